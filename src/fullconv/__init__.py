@@ -1,0 +1,66 @@
+"""Fully convolutional networks for semantic segmentation: the same answer everywhere, at any size.
+
+Every public name loads on first use, so that ``import fullconv`` loads no torch (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fullconv.card import Card
+    from fullconv.data import open_dataset
+    from fullconv.errors import FullconvError
+    from fullconv.evaluation import evaluate
+    from fullconv.images import read_image
+    from fullconv.nn import build
+    from fullconv.recipe import Recipe
+    from fullconv.prediction import Prediction, show
+    from fullconv.segmenter import Segmenter, load
+    from fullconv.training import train
+
+_PUBLIC = {
+    "Card": "fullconv.card",
+    "FullconvError": "fullconv.errors",
+    "Prediction": "fullconv.prediction",
+    "Recipe": "fullconv.recipe",
+    "Segmenter": "fullconv.segmenter",
+    "build": "fullconv.nn",
+    "evaluate": "fullconv.evaluation",
+    "load": "fullconv.segmenter",
+    "open_dataset": "fullconv.data",
+    "read_image": "fullconv.images",
+    "show": "fullconv.prediction",
+    "train": "fullconv.training",
+}
+
+__all__ = [
+    "Card",
+    "FullconvError",
+    "Prediction",
+    "Recipe",
+    "Segmenter",
+    "__version__",
+    "build",
+    "evaluate",
+    "load",
+    "open_dataset",
+    "read_image",
+    "show",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fullconv' has no attribute '{name}'")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

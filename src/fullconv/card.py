@@ -1,0 +1,192 @@
+"""The model card: everything about a model but its weights, as JSON in the header of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fullconv.errors import ModelFileError
+from fullconv.labels import MAX_CLASSES, VOID, voc_palette
+
+CARD_FORMAT = 1
+"""Version of the card; a reader refuses a newer one."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Labels(BaseModel):
+    """What the K outputs of one head mean, and how its masks are stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: tuple[str, ...]
+    """Names by class index."""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """RGB 0..255 by class index; VOC's where not given."""
+    ignore_index: int | tuple[int, ...] = VOID
+    """Mask values that are void."""
+    values: dict[int, int] | None = None
+    """Mask value -> class index (255 = void) where masks do not hold class indices; else None."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_palette(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("palette"):
+            data = {**data, "palette": voc_palette(len(data.get("classes", ())))}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Labels:
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise ValueError(f"a head has 1 to {MAX_CLASSES} classes, not {len(self.classes)}")
+        if len(set(self.classes)) != len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise ValueError(f"class '{twice}' is listed twice")
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if any(not 0 <= channel <= 255 for color in self.palette for channel in color):
+            raise ValueError("palette colours are three numbers from 0 to 255")
+        return self
+
+    @property
+    def void_values(self) -> tuple[int, ...]:
+        """Mask values that are void, as a tuple."""
+        return (self.ignore_index,) if isinstance(self.ignore_index, int) else self.ignore_index
+
+    def original_values(self) -> list[int]:
+        """Return the mask value of each class index: the smallest that maps to it, or the index itself."""
+        if self.values is None:
+            return list(range(len(self.classes)))
+        back = {index: value for value, index in sorted(self.values.items(), reverse=True) if index != VOID}
+        return [back.get(index, index) for index in range(len(self.classes))]
+
+
+class Card(BaseModel):
+    """A model in words and numbers; `fullconv info MODEL --json` prints it (interface 7)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = CARD_FORMAT
+    variant: str
+    """Name of the network, a row of the variants' table, or "custom"."""
+    backbone: str | None = None
+    network: dict[str, Any] = Field(default_factory=dict)
+    """Further keywords of `fullconv.build` that make this network."""
+    in_channels: int = Field(default=3, ge=1)
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    ignore_index: int | tuple[int, ...] = VOID
+    values: dict[int, int] | None = None
+    heads: dict[str, Labels] | None = None
+    """Labels by head for networks of several heads; `classes` and the rest are then the first head's."""
+    bands: tuple[int, ...] | None = None
+    """1-based bands of the picture that the network gets, in this order; None for all as stored."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order in which the first three channels enter the network; mean and std are in the picture's (RGB) order."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    range: tuple[float, float] = (0.0, 255.0)
+    """Picture values that become 0 and 1 before mean and std apply."""
+    scale: float = Field(default=1.0, gt=0)
+    """Working resolution: pictures are resized by this factor before the network; results are at their own size."""
+    stride: int | None = None
+    receptive_field: int | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    scores: dict[str, Any] = Field(default_factory=dict)
+    """`evaluate`'s numbers by split, without the confusion matrix."""
+    agreement: dict[str, Any] = Field(default_factory=dict)
+    """By precision: share of labels equal to fp32's and difference of mean IU on validation pictures."""
+    data: dict[str, Any] = Field(default_factory=dict)
+    """Fingerprint of the data and the stems of its splits."""
+    weights_origin: str | None = None
+    weights_license: str | None = None
+    fullconv: str = ""
+    """Version of the program that wrote the file."""
+    weights_sha256: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("palette"):
+            data = {**data, "palette": voc_palette(len(data.get("classes", ())))}
+        return data
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: int) -> int:
+        if not 1 <= value <= CARD_FORMAT:
+            raise ValueError(f"this file has card format {value}, this program reads up to {CARD_FORMAT}: update fullconv")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Card:
+        Labels(classes=self.classes, palette=self.palette, ignore_index=self.ignore_index, values=self.values)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.in_channels:
+                raise ValueError(f"{name} has {len(values)} numbers for {self.in_channels} channels")
+        if any(not value > 0 for value in self.std):
+            raise ValueError("std must be above 0 in every channel")
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range must rise, not go from {self.range[0]} to {self.range[1]}")
+        return self
+
+    @property
+    def num_classes(self) -> int | dict[str, int]:
+        """K, or K by head."""
+        if self.heads is None:
+            return len(self.classes)
+        return {name: len(labels.classes) for name, labels in self.heads.items()}
+
+    def labels(self, head: str | None = None) -> Labels:
+        """Return the labels of a head (None: the only or first one).
+
+        Raises:
+            ModelFileError: There is no such head.
+        """
+        if self.heads is None:
+            if head is not None:
+                raise ModelFileError(f"this model has one head without a name, no head '{head}'. Leave --head away.")
+            return Labels(
+                classes=self.classes, palette=self.palette, ignore_index=self.ignore_index, values=self.values
+            )
+        name = next(iter(self.heads)) if head is None else head
+        if name not in self.heads:
+            raise ModelFileError(f"this model has no head '{name}', it has {', '.join(self.heads)}.")
+        return self.heads[name]
+
+    def to_json(self) -> str:
+        """Write the card as JSON with sorted keys."""
+        import json
+
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "model card") -> Card:
+        """Read a card.
+
+        Raises:
+            ModelFileError: The text is no card; the message names the key.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ModelFileError(f"{where}: not a valid model card: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Put pydantic's first complaint into one sentence: key, value, reason."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the whole"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{key}: {str(first['msg']).removeprefix('Value error, ')}{more}."
+
+
+def single_channel_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> Mapping[str, tuple[float, ...]]:
+    """Spread three-channel statistics over another number of channels: one channel gets the means, others repeat."""
+    if channels == len(mean):
+        return {"mean": tuple(mean), "std": tuple(std)}
+    average = (sum(mean) / len(mean), sum(std) / len(std))
+    return {"mean": (average[0],) * channels, "std": (average[1],) * channels}

@@ -1,0 +1,24 @@
+"""Data sets: formats, pairs, what is wrong with them, augmentation, sampling.
+
+What needs torch is in `fullconv.data.loader`: `TrainingBatches` and `pictures`.
+"""
+
+from __future__ import annotations
+
+from fullconv.data.dataset import Dataset, open_dataset
+from fullconv.data.doctor import inspect, require_usable, summary
+from fullconv.data.problems import BadDataError, Problem
+from fullconv.data.samples import Sample
+from fullconv.data.statistics import Statistics
+
+__all__ = [
+    "BadDataError",
+    "Dataset",
+    "Problem",
+    "Sample",
+    "Statistics",
+    "inspect",
+    "open_dataset",
+    "require_usable",
+    "summary",
+]

@@ -1,0 +1,241 @@
+"""A data set: its classes, its splits, and its pictures and masks as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.card import Labels
+from fullconv.data.coding import MaskCoding, make_coding
+from fullconv.data.folder import Folder, open_root
+from fullconv.data.formats import Found
+from fullconv.data.formats.table import detect
+from fullconv.data.inference import infer_classes
+from fullconv.data.problems import BadDataError, Problem, errors
+from fullconv.data.samples import Colors, Sample
+from fullconv.data.scan import Scanner
+from fullconv.data.settings import DataSettings, parse_settings, read_settings
+from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, with_groups
+from fullconv.data.statistics import Statistics, gather
+from fullconv.errors import DataError, nearest
+from fullconv.images import read_image
+
+
+@dataclass
+class Dataset:
+    """Pictures with masks, in splits."""
+
+    root: Path
+    format: str
+    codings: dict[str, MaskCoding]
+    """What the masks of each head mean."""
+    bands: tuple[int, ...] | None
+    """1-based choice of bands, in order; None is all."""
+    splits: dict[str, list[Sample]]
+    """"train", "val", maybe "test"; sorted by stem."""
+    settings: DataSettings
+    problems: list[Problem] = field(default_factory=list)
+    """What was seen without decoding anything; `inspect` sees everything."""
+    skip_bad: bool = False
+    skipped: list[str] = field(default_factory=list)
+    """Stems that were left out because of `skip_bad`."""
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """Classes, colours and mask values by head."""
+        return {head: coding.labels for head, coding in self.codings.items()}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the first head."""
+        return next(iter(self.labels.values())).classes
+
+    @cached_property
+    def scanner(self) -> Scanner:
+        """Examines files, and remembers."""
+        return Scanner(self.root)
+
+    def samples(self, split: str) -> list[Sample]:
+        """Return the samples of a split, or of all splits for "all".
+
+        Raises:
+            DataError: There is no such split, or nothing in it.
+        """
+        if split == "all":
+            return [sample for members in self.splits.values() for sample in members]
+        if not self.splits.get(split):
+            there = [name for name, members in self.splits.items() if members]
+            hint = nearest(split, there)
+            raise DataError(f"{self.root}: there is no split '{split}', but {', '.join(there) or 'none'}.{hint}")
+        return self.splits[split]
+
+    def read_image(self, sample: Sample) -> NDArray[Any]:
+        """Read a picture, (H, W, C) uint8, uint16 or float32, with the chosen bands.
+
+        Raises:
+            InputError: It cannot be read.
+            DataError: It has too few bands.
+        """
+        return choose_bands(read_image(sample.image), self.bands, sample.image)
+
+    def read_mask(self, sample: Sample, head: str = "") -> NDArray[np.uint8]:
+        """Read a mask, (H, W) uint8: class indices and 255 for void.
+
+        Raises:
+            DataError, InputError: It cannot be read, or holds a value that means nothing; names file and value.
+        """
+        coding, source = self.codings[head], sample.masks[head]
+        colors: Colors = "all" if coding.by_color else "rgb" if coding.colors else "none"
+        return coding.decode(source.raw(colors), str(source.path))
+
+    def fingerprint(self) -> str:
+        """Return a hex digest of the splits, names and contents of all files and of what the masks mean."""
+        digest = hashlib.sha256()
+        digest.update(repr([(head, labels.model_dump()) for head, labels in self.labels.items()]).encode())
+        digest.update(repr(self.bands).encode())
+        for split in sorted(self.splits):
+            members = self.splits[split]
+            pictures = self.scanner.pictures(s.image for s in members)
+            for sample, facts in zip(members, pictures, strict=True):
+                digest.update(f"{split}|{sample.stem}|{facts.digest}\n".encode("utf-8", "surrogateescape"))
+            for head in self.codings:
+                for mask in self.scanner.masks(s.masks[head] for s in members):
+                    digest.update(f"{head}|{mask.digest}\n".encode())
+        return digest.hexdigest()
+
+    def statistics(self, split: str = "train", head: str = "") -> Statistics:
+        """Count classes and channels of a split (the files are decoded once, then remembered).
+
+        Raises:
+            DataError: The split is empty, or its pictures differ in kind.
+        """
+        members = self.samples(split)
+        pictures = self.scanner.pictures(s.image for s in members)
+        masks = self.scanner.masks(s.masks[head] for s in members)
+        return gather(pictures, masks, self.codings[head], self.bands, f"{self.root} ({split})")
+
+    def without(self, stems: Iterable[str]) -> Dataset:
+        """Return the data set without some samples; they are in `skipped`."""
+        gone = set(stems)
+        splits = {split: [s for s in members if s.stem not in gone] for split, members in self.splits.items()}
+        left_out = [s.stem for members in self.splits.values() for s in members if s.stem in gone]
+        return Dataset(
+            root=self.root,
+            format=self.format,
+            codings=self.codings,
+            bands=self.bands,
+            splits=splits,
+            settings=self.settings,
+            problems=self.problems,
+            skip_bad=self.skip_bad,
+            skipped=[*self.skipped, *left_out],
+        )
+
+
+def choose_bands(image: NDArray[Any], bands: tuple[int, ...] | None, where: Path) -> NDArray[Any]:
+    """Return (H, W, len(bands)) of (H, W, C), or all of it where bands is None.
+
+    Raises:
+        DataError: There are fewer bands than asked for.
+    """
+    if bands is None:
+        return image
+    if max(bands) > image.shape[2]:
+        raise DataError(f"{where}: has {image.shape[2]} bands, data.toml asks for band {max(bands)}. Correct bands.")
+    return np.ascontiguousarray(image[..., [band - 1 for band in bands]])
+
+
+def open_dataset(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002  # the name of the option and of the key in data.toml
+    skip_bad: bool = False,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> Dataset:
+    """Open a folder or `.zip` of pictures and masks.
+
+    Args:
+        path: The data folder.
+        format: Name of the layout where several fit.
+        skip_bad: Leave out pictures that have no mask or cannot be used, instead of stopping.
+        folds: Put train and val together and split them into this many parts; needs `fold`.
+        fold: The part that is val, from 0.
+
+    Returns:
+        The data set; what is wrong with it but does not keep it from being opened is in its `problems`.
+
+    Raises:
+        DataError: It cannot be used; the message names what is wrong, where, and the lines that mend it.
+    """
+    check_folds(folds, fold)
+    root = open_root(path)
+    settings = read_settings(root)
+    folder = Folder(root)
+    row = detect(folder, settings, format)
+    found = row.read(folder, settings)
+    settings = _complete(settings, found, root)
+    splits, problems = _split(found, settings, root, folds, fold)
+    _refuse_nothing(root, splits, problems)
+    codings = {"": _coding(root, settings, splits, skip_bad)}
+    return Dataset(
+        root=root,
+        format=row.family,
+        codings=codings,
+        bands=None if settings.bands is None else tuple(settings.bands),
+        splits=splits,
+        settings=settings,
+        problems=problems,
+        skip_bad=skip_bad,
+        skipped=sorted(found.partial) if skip_bad else [],
+    )
+
+
+def _complete(settings: DataSettings, found: Found, root: Path) -> DataSettings:
+    """Add the keys that the format knows to those that the user gave."""
+    if not found.settings:
+        return settings
+    given: dict[str, Any] = {key: getattr(settings, key) for key in settings.model_fields_set}
+    return parse_settings({**found.settings, **given}, str(root))
+
+
+def _split(
+    found: Found, settings: DataSettings, root: Path, folds: int | None, fold: int | None
+) -> tuple[dict[str, list[Sample]], list[Problem]]:
+    problems = list(found.problems)
+    splits = with_groups(found.splits, settings, root)
+    if settings.splits is not None:
+        splits, more = by_lists(splits, settings, root)
+        problems += more
+    splits = {split or "train": sorted(members, key=lambda s: s.stem) for split, members in splits.items()}
+    if folds is not None and fold is not None:
+        pool = sorted([*splits.get("train", []), *splits.get("val", [])], key=lambda s: s.stem)
+        splits["train"], splits["val"] = choose_fold(pool, folds, fold)
+    elif "val" not in splits and splits.get("train"):
+        splits["train"], splits["val"] = hold_out(splits["train"])
+    order = [split for split in ("train", "val", "test") if split in splits]
+    return {split: splits[split] for split in order}, problems + straddling(splits)
+
+
+def _refuse_nothing(root: Path, splits: Mapping[str, list[Sample]], problems: list[Problem]) -> None:
+    if not any(splits.values()):
+        bad = errors(problems)
+        raise BadDataError(str(root), bad) if bad else DataError(f"{root}: there is no picture with a mask.")
+
+
+def _coding(root: Path, settings: DataSettings, splits: Mapping[str, list[Sample]], skip_bad: bool) -> MaskCoding:
+    classes = settings.class_names()
+    if classes is None:
+        sources = [sample.masks[""] for members in splits.values() for sample in members]
+        classes = infer_classes(root, settings, sources, Scanner(root).masks(sources), skip_bad)
+    if len(classes) < 2:
+        raise DataError(f"{root / 'data.toml'}: {len(classes)} class is too few to tell apart. Name two or more.")
+    return make_coding(settings, classes)

@@ -1,0 +1,109 @@
+"""The words for what is wrong with files, gathered over a data set: a problem a code, not one a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fullconv.data.problems import SHOWN, Problem, Severity
+from fullconv.data.samples import Sample
+
+_AGAIN = "Copy or export them again, or leave the pairs out (--skip-bad)."
+
+WORDS: dict[str, tuple[Severity, str, str]] = {
+    "empty-file": ("error", "files are empty (0 bytes)", _AGAIN),
+    "truncated": ("error", "files are truncated: data are missing at the end", _AGAIN),
+    "not-a-picture": (
+        "error",
+        "files are no pictures, whatever their names say",
+        "Replace them, or leave the pairs out.",
+    ),
+    "unreadable": ("error", "files cannot be decoded", _AGAIN),
+    "missing-file": ("error", "files are not there", "Check the names, and links that lead nowhere."),
+    "too-large": ("error", "pictures are larger than allowed", "Set FULLCONV_MAX_PIXELS in the environment."),
+    "needs-extra": ("error", "files need a reader that is not installed", ""),
+    "bad-mask": ("error", "masks hold no whole numbers or are transparent", "Save them as indexed or grey PNG."),
+    "not-finite": ("error", "pictures hold NaN or infinite numbers", "Replace these numbers, for example by 0."),
+    "missing-band": ("error", "pictures have fewer bands than data.toml asks for", "Correct bands, or leave them out."),
+    "mask-size": (
+        "error",
+        "masks have another size than their pictures",
+        "Export both at one size, or leave the pairs out.",
+    ),
+    "jpeg-mask": ("error", "masks are stored as JPEG", "Export the masks again, as indexed PNG."),
+    "all-void": ("warning", "masks are void everywhere", "Check them; nothing can be learned from them."),
+    "unknown-label": ("error", "masks hold labels that are neither a class nor void", ""),
+    "unknown-color": ("error", "masks hold colours that are not named", ""),
+}
+"""Severity, cause and remedy by code, for what is wrong with single files."""
+
+_VALUES_SHOWN = 12
+
+
+@dataclass
+class _Finding:
+    files: list[str] = field(default_factory=list)
+    count: int = 0
+    stems: set[str] = field(default_factory=set)
+    detail: str = ""
+    values: set[int] = field(default_factory=set)
+
+
+class Findings:
+    """What is wrong with single files, by code."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._by_code: dict[str, _Finding] = {}
+
+    def add(self, code: str, sample: Sample, path: Path, detail: str = "", values: Sequence[int] = ()) -> None:
+        """Note one file; the detail of the first is told."""
+        finding = self._by_code.setdefault(code, _Finding(detail=detail))
+        finding.count += 1
+        finding.values.update(values)
+        finding.stems.add(sample.stem)
+        if len(finding.files) < SHOWN:
+            finding.files.append(self._name(path))
+
+    def unreadable(self, code: str, sample: Sample, path: Path, error: str) -> None:
+        """Note a file that cannot be decoded, with the reader's words."""
+        self.add(
+            code if code in WORDS else "unreadable", sample, path, error.removeprefix(f"{path}: ").removesuffix(".")
+        )
+
+    def unknown(self, sample: Sample, path: Path, values: Sequence[int], in_color: bool) -> None:
+        """Note a mask with numbers or colours that mean nothing."""
+        self.add("unknown-color" if in_color else "unknown-label", sample, path, values=values)
+
+    def problems(self) -> list[Problem]:
+        """Return a problem for each code that was seen."""
+        return [self._problem(code, finding) for code, finding in self._by_code.items()]
+
+    def _problem(self, code: str, finding: _Finding) -> Problem:
+        severity, cause, remedy = WORDS[code]
+        if finding.values:
+            shown = sorted(finding.values)[:_VALUES_SHOWN]
+            more = ", ..." if len(finding.values) > _VALUES_SHOWN else ""
+            if code == "unknown-color":
+                cause += f": {', '.join(f'#{value:06x}' for value in shown)}{more}"
+                remedy = 'Add them to colors in data.toml, as a class or "void".'
+            else:
+                cause += f": {', '.join(map(str, shown))}{more}"
+                remedy = _label_remedy(shown, bool(more))
+        elif finding.detail:
+            cause += f" ({finding.detail})"
+        return Problem(code, severity, finding.count, tuple(finding.files), cause, remedy, frozenset(finding.stems))
+
+    def _name(self, path: Path) -> str:
+        try:
+            return path.relative_to(self.root).as_posix()
+        except ValueError:  # an annotation file may name pictures elsewhere
+            return path.as_posix()
+
+
+def _label_remedy(values: Sequence[int], more: bool) -> str:
+    if more:
+        return "Check that these are class masks: resized or compressed masks and instance numbers are not."
+    listed = str(values[0]) if len(values) == 1 else f"[{', '.join(map(str, values))}]"
+    return f"Name them in classes or values of data.toml, or make them void: ignore_index = {listed}"

@@ -1,0 +1,52 @@
+"""All formats, and which of them fits a folder."""
+
+from __future__ import annotations
+
+from fullconv.data.folder import Folder
+from fullconv.data.formats import Format, pairs
+from fullconv.data.settings import DataSettings
+from fullconv.errors import DataError, nearest
+
+FORMATS: tuple[Format, ...] = (*pairs.FORMATS,)
+
+
+def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
+    """Find the format of a folder, or take the one that is named.
+
+    Raises:
+        DataError: None fits, several do, or there is none of that name; says how to go on.
+    """
+    wanted = name if name is not None else settings.format
+    rows = FORMATS if wanted is None else [row for row in FORMATS if wanted in (row.name, row.family)]
+    if not rows:
+        names = sorted({row.name for row in FORMATS} | {row.family for row in FORMATS})
+        raise DataError(
+            f"there is no format '{wanted}'.{nearest(str(wanted), names)} The formats are {', '.join(names)}."
+        )
+    fits = [(row, evidence) for row in rows if (evidence := row.detect(folder, settings)) is not None]
+    if not fits:
+        raise DataError(_nothing_fits(folder, settings, wanted))
+    if len(fits) > 1:
+        said = " and ".join(f"{row.name} ({evidence})" for row, evidence in fits)
+        choices = " or ".join(f"--format {row.name}" for row, _ in fits)
+        raise DataError(f"{folder.root}: {len(fits)} layouts fit: {said}. Say which: {choices}.")
+    return fits[0][0]
+
+
+def _nothing_fits(folder: Folder, settings: DataSettings, wanted: str | None) -> str:
+    there = ", ".join(f"{name}/" for name in list(folder.folders.values())[:8]) or "no folders"
+    for key, value in (("images", settings.images), ("masks", settings.masks)):
+        if value is not None and not (folder.root / value).is_dir() and not any(c in value for c in "*?["):
+            return f'{folder.root}: data.toml says {key} = "{value}", but there is no such folder; there is {there}.'
+    what = f"is not laid out as '{wanted}'" if wanted is not None else "is laid out as no data set that is known"
+    hint = ""
+    if wanted is None:
+        for inner in folder.folders.values():
+            deeper = Folder(folder.root / inner)
+            if any(row.detect(deeper, settings) for row in FORMATS):
+                hint = f" {inner}/ looks like one: did you mean {folder.root / inner}?"
+                break
+    return (
+        f"{folder.root}: {what} (it holds {there}).{hint} Put pictures in images/ and masks of the same names in"
+        ' masks/, or name your folders in data.toml: images = "...", masks = "...".'
+    )

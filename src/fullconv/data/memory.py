@@ -1,0 +1,85 @@
+"""What was found in a file, remembered until the file changes."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+
+def file_state(path: Path) -> str:
+    """What changes when a file does; empty where it cannot be asked."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_size}|{found.st_mtime_ns}|{found.st_ctime_ns}"
+
+
+class Memory:
+    """Facts by file in one SQLite file; without one (read-only home, full disc) everything is examined anew."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        self._path = path
+        self._version = version
+        self._base: sqlite3.Connection | None = None
+        self._new: list[tuple[bytes, str, str]] = []
+
+    def __enter__(self) -> Memory:
+        try:
+            self._open()
+        except sqlite3.OperationalError:  # no room, no rights, or locked for too long
+            self._base = None
+        except sqlite3.DatabaseError:  # damaged: the next run starts a new one
+            self._base = None
+            with suppress(OSError):
+                self._path.unlink()
+        except OSError:
+            self._base = None
+        return self
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # the generator that scans may be closed from another thread
+        self._base = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
+        version = self._base.execute("PRAGMA user_version").fetchone()[0]
+        if version != self._version:
+            self._base.execute("DROP TABLE IF EXISTS facts")
+            self._base.execute(f"PRAGMA user_version = {self._version}")
+        self._base.execute("PRAGMA journal_mode = WAL")
+        self._base.execute("PRAGMA synchronous = OFF")
+        self._base.execute("CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, state TEXT, facts TEXT)")
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+        if self._base is not None:
+            self._base.close()
+
+    def get(self, key: str, state: str) -> str | None:
+        """Return what was found when the file was in this state."""
+        if self._base is None or not state:
+            return None
+        with suppress(sqlite3.Error):
+            row = self._base.execute(
+                "SELECT facts FROM facts WHERE key = ? AND state = ?", (_key(key), state)
+            ).fetchone()
+            return None if row is None else str(row[0])
+        return None
+
+    def put(self, key: str, state: str, facts: str) -> None:
+        """Remember what was found."""
+        self._new.append((_key(key), state, facts))
+        if len(self._new) >= 256:
+            self._write()
+
+    def _write(self) -> None:
+        """Write in one short transaction, so that other scans of the same folder never wait for it."""
+        if self._base is not None and self._new:
+            with suppress(sqlite3.Error), self._base:
+                self._base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", self._new)
+        self._new.clear()
+
+
+def _key(key: str) -> bytes:
+    """A file name may hold bytes that are no text."""
+    return key.encode("utf-8", "surrogateescape")

@@ -1,0 +1,125 @@
+"""A picture with its masks, and where a mask comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fullconv.errors import DataError
+from fullconv.images.read import decode
+
+Colors = Literal["none", "rgb", "all"]
+"""Where colours count: nowhere (equal channels are numbers, others stay colours), in RGB files, or in palettes, too."""
+
+
+class MaskSource(Protocol):
+    """Where the mask of one picture comes from: a file of its own, or shapes in an annotation file."""
+
+    @property
+    def path(self) -> Path:
+        """The file to name when something is wrong."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What tells this mask from others in the same file; empty for a file of its own."""
+        ...
+
+    def raw(self, colors: Colors = "none") -> NDArray[Any]:
+        """Return its numbers (H, W) uint8 or uint16, or colours (H, W, 3) uint8.
+
+        Raises:
+            DataError, InputError: It cannot be read; the message names the file.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask that is a picture of its own."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """Nothing more than the path."""
+        return ""
+
+    def raw(self, colors: Colors = "none") -> NDArray[Any]:
+        """Return its numbers or colours."""
+        where = str(self.path)
+        array = decode(self.path, where, lambda image: raw_mask(image, where, colors))
+        return array if array.ndim == 2 or array.dtype == np.uint8 else _whole_numbers(array, where)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its masks."""
+
+    stem: str
+    """POSIX path without suffix, unique in the data set."""
+    image: Path
+    masks: Mapping[str, MaskSource] = field(hash=False)
+    """By head; "" for the only one."""
+    group: str | None = None
+    """Pictures of one group never straddle a split."""
+
+    @property
+    def mask(self) -> Path:
+        """The file of the first head's mask."""
+        return next(iter(self.masks.values())).path
+
+
+def raw_mask(image: Image.Image, where: str, colors: Colors = "none") -> NDArray[Any]:
+    """Return the numbers or colours of a loaded PIL image that is a mask, the right way up.
+
+    Raises:
+        DataError: It holds fractions, negative numbers, or transparency.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        if image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() != 255:
+            raise DataError(
+                f"{where}: the mask is transparent in places, so its labels are unsure. Save it without alpha."
+            )
+        image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
+    if colors == "all" and image.mode in ("L", "P", "1"):
+        image = image.convert("RGB")
+    if image.mode == "RGB":
+        planes = np.asarray(image)
+        return planes[..., 0].copy() if colors == "none" and is_grey(planes) else planes
+    if image.mode in ("L", "P"):
+        return np.asarray(image)
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8)
+    return _whole_numbers(np.asarray(image), where)
+
+
+def is_grey(planes: NDArray[Any]) -> bool:
+    """Whether all channels of (H, W, 3) are equal, so that it holds numbers rather than colours."""
+    return np.array_equal(planes[..., 0], planes[..., 1]) and np.array_equal(planes[..., 0], planes[..., 2])
+
+
+def _whole_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim != 2:
+        raise DataError(
+            f"{where}: a mask has one channel, or RGB colours, not {array.shape}. Save it as an indexed PNG."
+        )
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise DataError(
+            f"{where}: the mask holds fractions, so it was averaged or is no mask. Save it as whole numbers."
+        )
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 65535:
+        raise DataError(
+            f"{where}: the mask holds {low:g} to {high:g}; labels are 0 to 65535. Save it as class numbers."
+        )
+    return array.astype(np.uint16 if high > 255 else np.uint8)

@@ -1,0 +1,240 @@
+"""`data.toml` and `classes.txt`: what a user says about a data set."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fullconv.errors import DataError, FullconvError, nearest
+from fullconv.labels import MAX_CLASSES, Color, parse_color
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+VOID_NAME = "void"
+
+
+class DataSettings(BaseModel):
+    """The keys of `data.toml`, all optional; a key that is not here is an error with the nearest name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: str | None = None
+    """Name of the format; None detects it."""
+    classes: list[str] | None = None
+    """Names, index = position."""
+    palette: list[tuple[int, int, int]] | None = None
+    """RGB 0..255 by class, for painting only."""
+    ignore_index: int | list[int] | None = None
+    """Mask values that are void; 255 stays void unless it is a class."""
+    values: dict[int, str] | None = None
+    """Mask value -> class name or "void"."""
+    colors: dict[str, str] | None = None
+    """"#rrggbb" -> class name or "void", for RGB masks."""
+    unlabeled: str | None = None
+    """What polygons leave over: a class or "void"; None is class 0."""
+    groups: str | None = None
+    """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
+    images: str | None = None
+    """Folder or glob of pictures, relative to the data folder."""
+    masks: str | None = None
+    """Folder or glob of masks, relative to the data folder."""
+    mask_suffix: str = ""
+    """What a mask's stem has after the picture's."""
+    bands: list[int] | None = Field(default=None, min_length=1)
+    """1-based bands in the order in which they are used; None for all."""
+    splits: dict[Split, str] | None = None
+    """Split -> a text file with a stem or path a line."""
+
+    class_colors: list[Color] | None = Field(default=None, exclude=True)
+    """From classes.txt: colours by class, which also decode RGB masks."""
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _number_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for key in values:
+            if not re.fullmatch(r"\d{1,9}", str(key)):
+                raise ValueError(f"'{key}' is not a mask value, a whole number from 0")
+        return {int(key): name for key, name in values.items()}
+
+    @field_validator("palette", "class_colors", mode="before")
+    @classmethod
+    def _tuples(cls, palette: Any) -> Any:
+        return [tuple(color) if isinstance(color, list) else color for color in palette] if palette else palette
+
+    @field_validator("colors")
+    @classmethod
+    def _are_colors(cls, colors: dict[str, str] | None) -> dict[str, str] | None:
+        for color in colors or {}:
+            parse_color(color)
+        return colors
+
+    @field_validator("images", "masks")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        return None if path is None else inside(path)
+
+    @field_validator("splits")
+    @classmethod
+    def _lists_inside(cls, splits: dict[Split, str] | None) -> dict[Split, str] | None:
+        return None if splits is None else {split: inside(path) for split, path in splits.items()}
+
+    @field_validator("bands")
+    @classmethod
+    def _bands_count_from_one(cls, bands: list[int] | None) -> list[int] | None:
+        if bands and min(bands) < 1:
+            raise ValueError(f"bands are counted from 1, {min(bands)} is none")
+        return bands
+
+    @model_validator(mode="after")
+    def _agree(self) -> DataSettings:
+        if self.values is not None and self.colors is not None:
+            raise ValueError("give values (for masks of numbers) or colors (for RGB masks), not both")
+        if self.classes is not None:
+            self._check_classes(self.classes)
+        for key in ("values", "colors"):
+            table: dict[Any, str] | None = getattr(self, key)
+            if table is not None and not table:
+                raise ValueError(f"{key} is empty; leave it out, or name a class for each")
+            for source, name in (table or {}).items():
+                if self.classes is not None and name != VOID_NAME and name not in self.classes:
+                    raise ValueError(
+                        f"{key}: {source} = '{name}' is not among the classes.{nearest(name, self.classes)}"
+                    )
+        if self.unlabeled not in (None, VOID_NAME) and self.classes and self.unlabeled not in self.classes:
+            raise ValueError(f"unlabeled = '{self.unlabeled}' is neither a class nor 'void'")
+        return self
+
+    def _check_classes(self, classes: list[str]) -> None:
+        if not 2 <= len(classes) <= MAX_CLASSES:
+            raise ValueError(f"classes must name 2 to {MAX_CLASSES} classes, not {len(classes)}")
+        twice = next((name for name in classes if classes.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class '{twice}' is listed twice")
+        if VOID_NAME in classes and (self.values or self.colors):
+            raise ValueError("'void' means no class in values and colors, so no class can be called so")
+        if self.palette is not None and len(self.palette) != len(classes):
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(classes)} classes")
+        if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):
+            raise ValueError("palette colours are three numbers from 0 to 255")
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the class names: as listed, else in the order of `values` or `colors`, else None."""
+        if self.classes is not None:
+            return tuple(self.classes)
+        if self.values is not None:
+            names = [name for _, name in sorted(self.values.items()) if name != VOID_NAME]
+        elif self.colors is not None:
+            names = [name for name in self.colors.values() if name != VOID_NAME]
+        else:
+            return None
+        return tuple(dict.fromkeys(names))
+
+
+def inside(path: str) -> str:
+    """Return a relative path or glob with forward slashes.
+
+    Raises:
+        ValueError: It is empty, absolute, or leaves the data folder.
+    """
+    clean = path.replace("\\", "/")
+    parts = PurePosixPath(clean).parts
+    if not parts:
+        raise ValueError("the path is empty; name a folder or glob inside the data folder")
+    if clean.startswith("/") or re.match(r"[A-Za-z]:", clean) or ".." in parts:
+        raise ValueError(f"'{path}' leaves the data folder; name a path inside it")
+    return "/".join(parts)
+
+
+def read_settings(root: Path) -> DataSettings:
+    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder.
+
+    Raises:
+        DataError: A file cannot be read, a key is unknown or a value wrong; the message names it.
+    """
+    table: dict[str, Any] = {}
+    where = root / "data.toml"
+    if where.is_file():
+        try:
+            table = tomllib.loads(where.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error.strerror or error}). Check its permissions.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{where}: not valid TOML: {error}.") from error
+    if "class_colors" in table:
+        raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
+    listed = root / "classes.txt"
+    if "classes" not in table and listed.is_file():
+        names, colors = read_classes(listed)
+        table["classes"] = names
+        if colors is not None:
+            table.setdefault("palette", [list(color) for color in colors])
+            table["class_colors"] = [list(color) for color in colors]
+    return parse_settings(table, str(where))
+
+
+def parse_settings(table: dict[str, Any], where: str) -> DataSettings:
+    """Check the keys of a `data.toml`.
+
+    Raises:
+        DataError: A key is unknown (the nearest is named) or a value is wrong.
+    """
+    try:
+        return DataSettings.model_validate(table)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_sentence(error)}") from None
+    except FullconvError as error:  # a colour that is none
+        raise DataError(f"{where}: {error}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"] if part not in ("[key]", "list[int]", "int")]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        known = [name for name in DataSettings.model_fields if name != "class_colors"]
+        return f"there is no key '{key}'.{nearest(key, known)} The keys are {', '.join(known)}."
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    if loc[:1] == ["splits"] and first["type"] == "literal_error":
+        return f"there is no split '{loc[1]}'.{nearest(loc[1], SPLITS)} The splits are train, val and test."
+    if first["type"] == "value_error":
+        return f"{key}: {reason}." if key else f"{reason}."
+    return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
+
+
+def read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
+    """Read a `classes.txt`: a name a line, all or none with R G B at the end; empty lines and `#` lines are left out.
+
+    Raises:
+        DataError: It cannot be read, or colours are missing on some lines or out of 0 to 255.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
+    names: list[str] = []
+    colors: list[Color] = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        found = re.fullmatch(r"(.*?\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", text)
+        names.append(found[1].rstrip(",") if found else text)
+        if found:
+            red, green, blue = (int(found[i]) for i in (2, 3, 4))
+            if max(red, green, blue) > 255:
+                raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
+            colors.append((red, green, blue))
+    if colors and len(colors) != len(names):
+        raise DataError(f"{path}: {len(colors)} of {len(names)} classes have a colour. Give one to all, or to none.")
+    return names, colors or None

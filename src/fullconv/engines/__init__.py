@@ -1,0 +1,6 @@
+"""What turns pictures as stored into scores: one narrow seam, several runtimes."""
+
+from fullconv.engines.seam import Engine
+from fullconv.engines.torch_engine import TorchEngine
+
+__all__ = ["Engine", "TorchEngine"]

@@ -1,0 +1,79 @@
+"""Errors that a user can mend.
+
+::
+
+    FullconvError            exit code 2, one line, no traceback
+    +-- InputError           a picture, mask or array that cannot be used       (also ValueError)
+    +-- DataError            a data set that cannot be used                     (also ValueError)
+    +-- RecipeError          a setting that is unknown, wrong or in conflict    (also ValueError)
+    +-- NetworkError         a network that cannot be built or traced           (also ValueError)
+    +-- ModelFileError       a model file that is damaged, foreign or missing   (also ValueError)
+    +-- WeightsError         starting weights that cannot be had                (also OSError)
+    +-- RunError             a run folder that cannot be used or went wrong     (also RuntimeError)
+    +-- OutputError          a file or folder that cannot be written            (also OSError)
+    +-- MissingExtraError    an optional dependency that is not installed       (also ImportError)
+
+Every message says what happened, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FullconvError(Exception):
+    """Base of every error that a user can mend; the command line prints it and exits with 2."""
+
+    exit_code = 2
+
+
+class InputError(FullconvError, ValueError):
+    """A picture, mask or array cannot be used."""
+
+
+class DataError(FullconvError, ValueError):
+    """A data set cannot be used."""
+
+
+class RecipeError(FullconvError, ValueError):
+    """A setting is unknown, wrong or in conflict with another."""
+
+
+class NetworkError(FullconvError, ValueError):
+    """A network cannot be built, traced or tiled."""
+
+
+class ModelFileError(FullconvError, ValueError):
+    """A model file is damaged, foreign or missing."""
+
+
+class WeightsError(FullconvError, OSError):
+    """Starting weights cannot be had."""
+
+
+class RunError(FullconvError, RuntimeError):
+    """A run folder cannot be used, or a run went wrong."""
+
+
+class OutputError(FullconvError, OSError):
+    """A file or folder cannot be written."""
+
+
+class MissingExtraError(FullconvError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f'{purpose} needs {package}, which is not installed. Run: pip install "fullconv[{extra}]"')
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known name that is nearest to a word, or an empty string.
+
+    >>> nearest("resnet81", ["resnet18", "vgg16"])
+    " Did you mean 'resnet18'?"
+    >>> nearest("zzz", ["resnet18"])
+    ''
+    """
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,227 @@
+"""The run over many pictures: the next are read and the last are written while the network works."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fullconv.errors import FullconvError, InputError, OutputError
+from fullconv.files.inputs import expand, read_list, why_empty
+from fullconv.files.outputs import Counts, Format, Tables, Writer, written_labels
+from fullconv.files.plan import Picture, Plan
+from fullconv.images import read_image
+from fullconv.segmenter import Segmenter, Tile
+
+Progress = Callable[[int, int], None]
+"""Called with the number of pictures finished and of all pictures."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to predict and what to write."""
+
+    inputs: Sequence[str]
+    """Files, folders and globs."""
+    out: Path
+    listed: str | None = None
+    """A text file with a path a line, or "-"."""
+    format: Format = "index"
+    overlay: bool = False
+    probabilities: bool = False
+    skip_existing: bool = False
+    shard: tuple[int, int] | None = None
+    """(i, n) with i from 1."""
+    head: str | None = None
+    """Only this head of several."""
+    tile: Tile = "auto"
+    workers: int | None = None
+    """Threads that read and write; None is one a core, at most four."""
+
+
+@dataclass
+class Tally:
+    """How many pictures were finished, and how."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.done + self.skipped + self.failed
+
+
+def predict_files(
+    segmenter: Segmenter,
+    job: Job,
+    on_failure: Callable[[str, str], None] | None = None,
+    progress: Progress | None = None,
+    tally: Tally | None = None,
+) -> Tally:
+    """Predict pictures and write their label maps, `predictions.jsonl` and `summary.csv`.
+
+    Args:
+        segmenter: The model.
+        job: What to predict and what to write.
+        on_failure: Called with input and reason of each picture that failed; all others are finished.
+        progress: Called after each picture.
+        tally: Counted up on the way, for callers that want to know how far an interrupted run came.
+
+    Returns:
+        How many pictures were done, skipped (their results existed) and failed.
+
+    Raises:
+        InputError: There is nothing to predict, or a result would replace an input; nothing was written.
+        OutputError: The folder of results cannot be written.
+    """
+    writer = Writer(job.out, written_labels(segmenter.card, job.head), job.format, job.overlay, job.probabilities)
+    count = tally if tally is not None else Tally()
+    with Plan(job.out, job.shard) as plan:
+        empty = _collect(plan, job)
+        plan.settle(writer.endings)
+        total = plan.count() + len(empty)
+        _make_folder(job.out)
+        tables = Tables(writer, job.shard)
+        run = _Run(segmenter, job, writer, tables, count, on_failure)
+        try:
+            for text in empty:
+                run.fail(text, why_empty(text))
+            with closing(run.pictures(plan)) as finished:
+                for _ in finished:
+                    if progress is not None:
+                        progress(count.total, total)
+        except BaseException:
+            with suppress(OutputError):  # as on a full disc; what stopped the run is what to tell
+                tables.close()
+            tables.drop()
+            raise
+        tables.close()
+    return count
+
+
+def _collect(plan: Plan, job: Job) -> list[str]:
+    """Put all pictures into the plan; returns the inputs that stand for none.
+
+    Raises:
+        InputError: There is nothing at all to predict.
+    """
+    if not job.inputs and job.listed is None:
+        raise InputError("nothing to predict: name pictures, folders or patterns, or give --list FILE.")
+    empty = [text for text in job.inputs if not plan.add(expand(text, job.out))]
+    found = plan.add(read_list(job.listed)) if job.listed is not None else 0
+    if job.listed is not None and not found and not job.inputs:
+        raise InputError(f"--list {job.listed}: names no picture. Write a path a line.")
+    if len(empty) == len(job.inputs) and not found:
+        raise InputError(why_empty(empty[0]))
+    return empty
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{out}: is a file. Name a folder with -o.") from error
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be made ({error.strerror or error}). Choose another folder with -o."
+        ) from error
+
+
+class _Run:
+    """The pipeline: reading threads, the network in this one, writing threads; a bounded number on the way."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        job: Job,
+        writer: Writer,
+        tables: Tables,
+        tally: Tally,
+        on_failure: Callable[[str, str], None] | None,
+    ) -> None:
+        self.segmenter, self.job, self.writer, self.tables, self.tally = segmenter, job, writer, tables, tally
+        self.on_failure = on_failure
+        self.threads = max(1, job.workers if job.workers is not None else min(4, os.cpu_count() or 1))
+        self._writing: deque[tuple[Picture, Future[Counts]]] = deque()
+
+    def pictures(self, plan: Plan) -> Generator[None, None, None]:
+        """Work through a plan; yields after each picture that is finished."""
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fullconv")
+        reading: deque[tuple[Picture, Future[NDArray[Any] | Counts]]] = deque()
+        try:
+            for picture in plan:
+                reading.append((picture, pool.submit(self._read, picture)))
+                if len(reading) > self.threads:
+                    yield from self._next(*reading.popleft(), pool)
+            while reading:
+                yield from self._next(*reading.popleft(), pool)
+            yield from self._finish(0)
+        finally:
+            for _, pending in reading:
+                pending.cancel()
+            pool.shutdown(wait=True)
+            with suppress(OutputError):  # after a stop: record what was written until then
+                deque(self._finish(0), maxlen=0)
+
+    def fail(self, path: str, reason: str) -> None:
+        """Record a picture that cannot be predicted."""
+        self.tally.failed += 1
+        self.tables.add(path, "failed", None, reason)
+        if self.on_failure is not None:
+            self.on_failure(path, reason)
+
+    def _read(self, picture: Picture) -> NDArray[Any] | Counts:
+        existing = self.writer.existing(picture.name) if self.job.skip_existing else None
+        return existing if existing is not None else read_image(picture.path)
+
+    def _next(
+        self, picture: Picture, pending: Future[NDArray[Any] | Counts], pool: ThreadPoolExecutor
+    ) -> Generator[None, None, None]:
+        """Predict one picture that was read, and hand it to be written."""
+        try:
+            found = pending.result()
+        except FullconvError as error:
+            self.fail(picture.path, self._named(picture, error))
+            yield
+            return
+        if isinstance(found, dict):
+            self.tally.skipped += 1
+            self.tables.add(picture.path, "skipped", picture.name)
+            self.tables.count(picture.path, found)
+            yield
+            return
+        try:
+            prediction = self.segmenter.predict(found, self.job.tile, self.job.probabilities, self.job.head)
+        except InputError as error:
+            self.fail(picture.path, self._named(picture, error))
+            yield
+            return
+        self._writing.append((picture, pool.submit(self.writer.write, picture.name, prediction)))
+        yield from self._finish(self.threads)
+
+    def _finish(self, leave: int) -> Generator[None, None, None]:
+        """Record pictures that were written, waiting for the oldest while more than a number are under way."""
+        while len(self._writing) > leave or (self._writing and self._writing[0][1].done()):
+            picture, written = self._writing.popleft()
+            counts = written.result()
+            self.tally.done += 1
+            self.tables.add(picture.path, "done", picture.name)
+            self.tables.count(picture.path, counts)
+            yield
+
+    @staticmethod
+    def _named(picture: Picture, error: FullconvError) -> str:
+        """Return why a picture failed, with its path; the network knows it only as an array."""
+        text = str(error)
+        for word in ("picture: ", "array: "):
+            text = text.removeprefix(word)
+        return text if text.startswith(picture.path) else f"{picture.path}: {text}"

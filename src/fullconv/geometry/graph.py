@@ -1,0 +1,124 @@
+"""The geometry of a chain of layers and of any traceable network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fullconv.errors import NetworkError
+from fullconv.geometry.algebra import IDENTITY, Geometry
+from fullconv.geometry.call import Call
+from fullconv.geometry.layout import OTHER, Value, X, Y, rebuild
+from fullconv.geometry.modules import layer
+from fullconv.geometry.tracer import NodeGeometry, Tracer, first_line
+
+
+def chain(layers: Iterable[nn.Module], start: Geometry = IDENTITY) -> Geometry:
+    """Return the geometry behind layers that follow one another; nothing is run.
+
+    Args:
+        layers: Layers of ``torch.nn``, modules with a ``trace_geometry`` of their own, or ``nn.Sequential`` of these.
+            Any other module is unknown here: use ``trace``.
+        start: Of the first layer's input.
+
+    >>> chain([nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1)]).receptive_field
+    11
+    """
+    value = Value((), (OTHER, OTHER, Y, X), start)
+    for path, module in _flat("", layers):
+        kind = type(module).__name__
+        value = layer(module, Call(kind, path, kind, (value,)))
+    return value.known()
+
+
+def _flat(prefix: str, layers: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:
+    """List layers with their numbers, through any ``nn.Sequential``."""
+    found: list[tuple[str, nn.Module]] = []
+    for i, module in enumerate(layers):
+        path = f"{prefix}{i}"
+        nested = type(module) is nn.Sequential
+        found += _flat(f"{path}.", module) if nested else [(path, module)]  # type: ignore[arg-type]
+    return found
+
+
+def trace(module: nn.Module, example: Tensor) -> Any:
+    """Return the geometry of a network's outputs.
+
+    A module with a method ``trace_geometry(geometry, *other_geometries) -> Geometry`` is not looked into but asked; it
+    gets one geometry for each of its inputs that depend on the picture, and must keep the order of dimensions.
+
+    Args:
+        module: Any network that takes one tensor; it runs in evaluation mode.
+        example: (N, C, H, W), large enough for at least 2x2 cells in the smallest inner map: (1, 3, 64, 96) for
+            stride 32.
+
+    Returns:
+        What the network returns, with a ``Geometry`` for each tensor (None where it does not depend on the picture).
+
+    Raises:
+        NetworkError: The network cannot be traced, or branches with different strides meet.
+    """
+    return rebuild(_trace(module, example)[0], lambda leaf: leaf.geometry if isinstance(leaf, Value) else leaf)
+
+
+def trace_nodes(module: nn.Module, example: Tensor) -> list[NodeGeometry]:
+    """Return name, module, operation, shape and geometry of every value on the way, in order; else as ``trace``."""
+    return _trace(module, example)[1]
+
+
+class _Root(nn.Module):
+    """Holds the network one level down, so that a network which is a single layer can be traced, too."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.root = module
+
+    def forward(self, picture: Tensor) -> Any:
+        return self.root(picture)
+
+
+def _trace(module: nn.Module, example: Tensor) -> tuple[Any, list[NodeGeometry]]:
+    """Trace; a module that cannot be traced through is made opaque, and the whole is traced again."""
+    training = {child: child.training for child in module.modules()}
+    opaque: dict[str, str] = {}
+    try:
+        module.eval()
+        with torch.no_grad():
+            while True:
+                tracer = Tracer(example.clone(), opaque)
+                try:
+                    graph = tracer.trace(_Root(module))
+                except NetworkError:
+                    raise
+                except Exception as error:
+                    path, reason = _culprit(module, tracer, error)
+                    opaque[path] = reason
+                else:
+                    return _output(tracer, graph), tracer.rows
+    finally:
+        for child, mode in training.items():
+            child.training = mode
+
+
+def _culprit(module: nn.Module, tracer: Tracer, error: Exception) -> tuple[str, str]:
+    """Return the path of the innermost module that could not be traced, and why.
+
+    Raises:
+        NetworkError: It is the network itself.
+    """
+    path = tracer.failed
+    reason = first_line(error)
+    if path is None or path == "root" or path in tracer.opaque:
+        name = (path or "root").partition(".")[2]
+        where = f"{type(module).__name__}.{name}" if name else type(module).__name__
+        raise NetworkError(f"{where} cannot be traced: {reason}") from error
+    return path, reason
+
+
+def _output(tracer: Tracer, graph: fx.Graph) -> Any:
+    """Return the description of what the network returns."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    return rebuild(output.args[0], lambda leaf: tracer.result(leaf) if isinstance(leaf, fx.Node) else leaf)

@@ -1,0 +1,299 @@
+"""From a file, bytes, a PIL image or an array to (H, W, C)."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from fullconv.errors import FullconvError, InputError, MissingExtraError
+from fullconv.images import png, tiff
+from fullconv.images.limits import PictureError, check_pixels, max_pixels
+
+Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+
+ALPHA_GROUND = 255
+"""Transparent pictures are laid on white, as most viewers show them."""
+
+_AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
+_TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
+_MEND = "Copy or export it again, or leave it out"
+_bomb_lock = threading.Lock()
+
+
+def read_image(source: Source) -> NDArray[Any]:
+    """Read a picture with the numbers that its file holds.
+
+    EXIF orientation is applied. Palettes become RGB, CMYK and YCbCr become RGB, alpha is laid on white (a TIFF keeps
+    all its bands instead, as a fourth one is often infrared). Of several frames or pages the first is read. A truncated
+    or damaged file is an error, never filled in.
+
+    Args:
+        source: A path, the bytes of a file, a PIL image, or an array (H, W) or (H, W, C).
+
+    Returns:
+        (H, W, C) uint8, uint16 or float32; signed or 32-bit integers and other floats become float32.
+
+    Raises:
+        InputError: It is missing, empty, damaged, no picture, or larger than FULLCONV_MAX_PIXELS.
+        MissingExtraError: It needs a reader that is not installed (multi-band TIFF, HEIC).
+    """
+    if isinstance(source, np.ndarray):
+        return as_picture(source, "array")
+    if isinstance(source, Image.Image):
+        where = getattr(source, "filename", "") or "image"
+        return as_picture(_decode_safely(source, None, b"", where, to_picture), where)
+    where = "bytes" if isinstance(source, bytes) else str(Path(source))
+    return as_picture(decode(source, where, to_picture), where)
+
+
+def decode(
+    source: str | os.PathLike[str] | bytes, where: str, convert: Callable[[Image.Image], NDArray[Any]]
+) -> NDArray[Any]:
+    """Decode a file under all guards, and let `convert` make an array of the loaded PIL image.
+
+    What only the TIFF and deep PNG readers understand comes as their array (H, W, C), without `convert`.
+
+    Raises:
+        InputError: It is missing, empty, damaged, no picture, or larger than FULLCONV_MAX_PIXELS.
+        MissingExtraError: It needs a reader that is not installed.
+    """
+    with open_source(source) as file:
+        start = file.read(32)
+        _check_start(start, where)
+        if png.is_deep_color(start):
+            return _read_deep_png(file, start, where)
+        with open_picture(file, start, where) as image:
+            if image is None:
+                file.seek(0)
+                return tiff.read(file, where)
+            return _decode_safely(image, file, start, where, convert)
+
+
+def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+    """Return (height, width) after EXIF orientation, from the header alone.
+
+    Raises:
+        InputError: The file is missing, empty, or no picture.
+    """
+    where = "bytes" if isinstance(source, bytes) else str(Path(source))
+    with open_source(source) as file:
+        start = file.read(32)
+        _check_start(start, where)
+        with open_picture(file, start, where) as image:
+            if image is None:
+                file.seek(0)
+                return tiff.size(file, where)
+            if image.format == "TIFF":  # Pillow turns the size itself, but only in newer versions
+                return tiff.tagged_size(image)
+            turned = _orientation(image, file, start) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def as_picture(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """Return an array as (H, W, C) uint8, uint16 or float32.
+
+    Raises:
+        InputError: It has another number of dimensions, no pixels, or numbers that are no picture's.
+    """
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise InputError(f"{where}: a picture is (H, W) or (H, W, C) with at least one pixel, not {array.shape}.")
+    picture = array[..., None] if array.ndim == 2 else array
+    name = picture.dtype.newbyteorder("=").name
+    if name in _AS_STORED:
+        stored: NDArray[Any] = np.ascontiguousarray(picture, dtype=_AS_STORED[name])
+        return stored if stored.flags.writeable else stored.copy()  # torch warns of arrays that it must not write to
+    if name == "bool":
+        return np.where(picture, 255, 0).astype(np.uint8)
+    if name in _TO_FLOAT:
+        return np.ascontiguousarray(picture, dtype=np.float32)
+    raise InputError(f"{where}: {name} cannot be a picture. Convert it to uint8, uint16 or float32.")
+
+
+@contextmanager
+def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[IO[bytes]]:
+    """Open a path or bytes for reading; never hangs on a pipe."""
+    if isinstance(source, bytes):
+        yield io.BytesIO(source)
+        return
+    path = Path(source)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise PictureError("not-a-picture", f"{path}: is {kind}, not a picture. Name a picture file.")
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise PictureError("missing-file", f"{path}: no such file. Check the name.") from None
+    except OSError as error:
+        raise PictureError(
+            "unreadable", f"{path}: cannot be read ({error.strerror or error}). Check its permissions."
+        ) from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{source!r}: cannot be a file name ({error}).") from error
+    with file:
+        yield file
+
+
+def _check_start(start: bytes, where: str) -> None:
+    if not start:
+        raise PictureError("empty-file", f"{where}: is empty (0 bytes). {_MEND}.")
+    if not start.strip(b"\0"):
+        raise PictureError("truncated", f"{where}: begins with zeros, so its content was lost. {_MEND}.")
+    if start.startswith(b"version https://git-lfs"):
+        raise PictureError("not-a-picture", f"{where}: is a Git LFS pointer, not the picture itself. Run: git lfs pull")
+
+
+@contextmanager
+def open_picture(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Image | None]:
+    """Read a picture's header; None means that the TIFF reader must take it.
+
+    Pillow's own limit is replaced by `max_pixels`, which the user can raise; as it is a global, under a lock.
+    """
+    file.seek(0)
+    try:
+        image = _open_unlimited(file)
+    except UnidentifiedImageError:
+        if start.startswith(tiff.MAGIC):
+            yield None
+            return
+        image = _open_heif(file, start, where)
+    except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them
+        raise PictureError("unreadable", f"{where}: its header is damaged ({_reason(error)}). {_MEND}.") from error
+    with image:
+        check_pixels(image.height, image.width, where)
+        yield None if image.format == "TIFF" and tiff.needs_tifffile(image) else image
+
+
+def _open_unlimited(file: IO[bytes]) -> Image.Image:
+    with _bomb_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis"):
+        try:
+            import pillow_heif
+        except ImportError:
+            raise MissingExtraError("pillow-heif", "formats", f"{where}: a HEIC picture") from None
+        pillow_heif.register_heif_opener()
+        file.seek(0)
+        try:
+            return _open_unlimited(file)
+        except Exception as error:
+            raise PictureError("unreadable", f"{where}: its header is damaged ({_reason(error)}). {_MEND}.") from error
+    words = "a text file" if start.isascii() and start[:1].isalnum() else "no picture that can be read"
+    raise PictureError(
+        "not-a-picture", f"{where}: is {words}, whatever its name says. Replace it by a picture, or leave it out."
+    )
+
+
+def _decode_safely(
+    image: Image.Image, file: IO[bytes] | None, start: bytes, where: str, convert: Callable[[Image.Image], NDArray[Any]]
+) -> NDArray[Any]:
+    try:
+        _load(image)
+        # Pillow starts from zeros, so only a last row of zeros can be one that never came
+        doubtful = file is not None and start.startswith(png.SIGNATURE) and _is_zero_at_end(image, start)
+        array = convert(image)
+    except (FullconvError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged data
+        raise _damage(error, where) from error
+    if doubtful and file is not None and png.data_is_short(file, start):
+        raise _too_few_rows(where)
+    return array
+
+
+def _load(image: Image.Image) -> None:
+    if image.width * image.height <= (Image.MAX_IMAGE_PIXELS or max_pixels()):
+        image.load()
+        return
+    with _bomb_lock:  # some decoders check Pillow's own limit again
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image.load()
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _is_zero_at_end(image: Image.Image, start: bytes) -> bool:
+    found = png.header(start)
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return found is not None and (found[4] or not bool(np.asarray(last).any()))
+
+
+def to_picture(image: Image.Image) -> NDArray[Any]:
+    """Turn a loaded PIL image of any mode into (H, W) or (H, W, C), the right way up."""
+    deep = image.mode == "I" and image.format == "PNG"
+    image = ImageOps.exif_transpose(image)
+    if deep:  # older Pillow reads 16-bit PNG as 32-bit integers
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        return _on_ground(image)
+    if image.mode in ("L", "RGB", "F", "I") or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
+
+
+def _on_ground(image: Image.Image) -> NDArray[Any]:
+    grey = image.mode in ("LA", "La")
+    image = image.convert("RGBA")
+    if np.asarray(image.getchannel("A")).min() == 255:
+        flat = image.convert("RGB")
+    else:
+        flat = Image.new("RGBA", image.size, (ALPHA_GROUND,) * 3 + (255,))
+        flat.alpha_composite(image)
+        flat = flat.convert("RGB")
+    return np.asarray(flat.getchannel(0) if grey else flat)
+
+
+def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
+    file.seek(0)
+    data = file.read()
+    with open_picture(io.BytesIO(data), start, where) as image, open_picture(io.BytesIO(data), start, where) as again:
+        assert image is not None  # only TIFF gives None
+        assert again is not None
+        orientation = _orientation(image, io.BytesIO(data), start)
+        try:
+            array = png.read_deep_color(image, again, start)
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+            raise _damage(error, where) from error
+    if not array[-1].any() and png.data_is_short(io.BytesIO(data), start):
+        raise _too_few_rows(where)
+    return tiff.orient(array, orientation)
+
+
+def _damage(error: Exception, where: str) -> PictureError:
+    code = "truncated" if "truncated" in str(error) else "unreadable"
+    return PictureError(code, f"{where}: cannot be decoded ({_reason(error)}). {_MEND}.")
+
+
+def _too_few_rows(where: str) -> PictureError:
+    return PictureError("truncated", f"{where}: is truncated: it holds fewer rows than its header says. {_MEND}.")
+
+
+def _orientation(image: Image.Image, file: IO[bytes], start: bytes) -> int:
+    if start.startswith(png.SIGNATURE) and not png.has_exif(file):
+        return 1
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF says nothing; read_image decides the same
+        return 1
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,96 @@
+"""TIFF where Pillow is not enough: several bands of 16 bits or floats, planar storage, more than four bands."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fullconv.errors import InputError, MissingExtraError
+from fullconv.images.limits import PictureError, check_pixels
+
+MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_BITS, _SAMPLES, _ORIENTATION = 258, 277, 274
+
+
+def needs_tifffile(image: Image.Image) -> bool:
+    """Whether Pillow would change the numbers: it cuts several channels of 16 bits to 8, and guesses alpha."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return False
+    bits = tags.get(_BITS, (1,))
+    deepest = max(bits) if isinstance(bits, tuple) else int(bits)
+    samples = int(tags.get(_SAMPLES, 1))
+    return samples > 4 or (samples > 1 and deepest > 8) or samples == 2 or image.mode in ("RGBA", "RGBX", "RGBa")
+
+
+def read(file: IO[bytes], where: str) -> NDArray[Any]:
+    """Read the first page, (H, W, C) in the file's own type, orientation applied.
+
+    Raises:
+        MissingExtraError: tifffile is not installed.
+        InputError: The file is damaged or no picture.
+    """
+    page, array = _first_page(file, where, decode=True)
+    assert array is not None
+    if array.ndim == 3 and page.planarconfig == 2:  # (C, H, W)
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3:
+        raise InputError(
+            f"{where}: has {array.ndim} dimensions; a picture has height, width and bands. Export one page."
+        )
+    if page.photometric == 3 and page.colormap is not None:
+        table = (np.asarray(page.colormap) >> 8).astype(np.uint8).T
+        array = table[array[..., 0]]
+    tag = page.tags.get(_ORIENTATION)
+    return orient(array, 1 if tag is None else int(tag.value))
+
+
+def size(file: IO[bytes], where: str) -> tuple[int, int]:
+    """Height and width of the first page, orientation applied, without decoding."""
+    page, _ = _first_page(file, where, decode=False)
+    tag = page.tags.get(_ORIENTATION)
+    height, width = int(page.imagelength), int(page.imagewidth)
+    return (width, height) if tag is not None and int(tag.value) in (5, 6, 7, 8) else (height, width)
+
+
+def tagged_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of a TIFF that Pillow has opened, orientation applied."""
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    height, width = int(tags[257]), int(tags[256])
+    return (width, height) if tags.get(_ORIENTATION) in (5, 6, 7, 8) else (height, width)
+
+
+def _first_page(file: IO[bytes], where: str, decode: bool) -> tuple[Any, NDArray[Any] | None]:
+    try:
+        import tifffile
+    except ImportError:
+        raise MissingExtraError(
+            "tifffile", "geo", f"{where}: a TIFF with several bands or more than 8 bits a band"
+        ) from None
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages.first
+            check_pixels(int(page.imagelength), int(page.imagewidth), where)
+            return page, page.asarray() if decode else None
+    except InputError:
+        raise
+    except Exception as error:  # tifffile raises whatever its decoders do; each means that the file cannot be read
+        raise PictureError(
+            "unreadable", f"{where}: cannot be decoded ({error}). Copy or export it again, or leave it out."
+        ) from error
+
+
+def orient(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn (H, W, C) as EXIF's orientation 1 to 8 asks; other numbers mean 1."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return np.ascontiguousarray(array)

@@ -1,0 +1,358 @@
+"""Scores of label maps: one integer confusion matrix, and everything that is read from it.
+
+n_ij is the number of pixels of true class i that were predicted as j, t_i = sum_j n_ij, over the whole set::
+
+    pixel_accuracy      sum_i n_ii / sum_i t_i
+    mean_accuracy       mean_i  n_ii / t_i
+    mean_iou            mean_i  n_ii / (t_i + sum_j n_ji - n_ii)
+    freq_weighted_iou   sum_i t_i IU_i / sum_i t_i
+
+A set's matrix is the sum of its pictures' matrices, so the grouping of the pictures changes nothing. Void pixels are
+dropped before counting. Which classes a mean runs over is the policy:
+
+- ``"nan"`` (default): all but those that are neither in the truth nor predicted. A class that is only predicted has
+  IU 0 and counts.
+- ``"present_only"``: those in the truth, as the paper scores SIFT Flow.
+
+All scores are fractions in [0, 1], and NaN where there is nothing to score.
+
+Source: Long et al., CVPR 2015, section 5; `score.py` of the authors' release.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.errors import InputError, nearest
+from fullconv.labels import MAX_CLASSES, VOID
+
+Policy = Literal["nan", "present_only"]
+POLICIES: tuple[Policy, ...] = ("nan", "present_only")
+
+
+class Counts(NamedTuple):
+    """What scores need of a confusion matrix: three int64 arrays (..., K), pixels by class."""
+
+    hits: NDArray[np.int64]
+    """Predicted rightly: the diagonal."""
+    truth: NDArray[np.int64]
+    """In the truth: row sums."""
+    predicted: NDArray[np.int64]
+    """Predicted, where the truth is not void: column sums."""
+
+
+class Difference(NamedTuple):
+    """A difference of mean IU between two runs and its 95 % interval."""
+
+    value: float
+    """Second minus first."""
+    low: float
+    high: float
+
+
+def confusion_matrix(target: Any, prediction: Any, num_classes: int, ignore_index: int = VOID) -> NDArray[np.int64]:
+    """Count pixels by pair of true and predicted class.
+
+    Args:
+        target: Integers of any shape (array or tensor), 0..K-1 or ``ignore_index``. uint8 is fastest.
+        prediction: Integers of the same shape, 0..K-1; where the truth is void, any.
+        num_classes: K, at most 255.
+        ignore_index: Value of the truth whose pixels are not counted.
+
+    Returns:
+        (K, K) int64; rows are the truth, columns the prediction.
+
+    Raises:
+        InputError: The shapes differ, or a value is no class; the message has the value and the number of pixels.
+
+    >>> confusion_matrix(np.array([0, 1, 1, 255]), np.array([0, 1, 0, 1]), num_classes=2)
+    array([[1, 0],
+           [1, 1]])
+    """
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise InputError(f"a confusion matrix has 1 to {MAX_CLASSES} classes, not {num_classes}.")
+    truth, predicted = _integers(target, "target"), _integers(prediction, "prediction")
+    if truth.shape != predicted.shape:
+        raise InputError(f"target is {truth.shape} and prediction is {predicted.shape}: their shapes must be equal.")
+    if truth.dtype != np.uint8 or ignore_index != VOID or predicted.dtype != np.uint8:
+        truth, predicted = _squeezed(truth, predicted, num_classes, ignore_index)
+    # Both bytes make one 16-bit number, so that a single bincount finds void and impossible values too, without masks.
+    pairs = np.left_shift(truth, 8, dtype=np.uint16)
+    np.bitwise_or(pairs, predicted, out=pairs)
+    table = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
+    _refuse(table[num_classes:VOID].sum(axis=1), num_classes, "target", f"a class or void ({ignore_index})")
+    _refuse(table[:num_classes, num_classes:].sum(axis=0), num_classes, "prediction", "a class")
+    return table[:num_classes, :num_classes].astype(np.int64)
+
+
+def _integers(values: Any, name: str) -> NDArray[Any]:
+    """Return an array or a tensor of any device as an integer array."""
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if array.dtype.kind not in "iub":
+        raise InputError(f"{name} holds {array.dtype} numbers, not integers: pass labels, not scores.")
+    return array
+
+
+def _squeezed(
+    truth: NDArray[Any], predicted: NDArray[Any], num_classes: int, ignore_index: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Check integers of any width and return them as bytes, with void as 255."""
+    void = truth == ignore_index
+    wrong = ~void & ((truth < 0) | (truth >= num_classes))
+    for name, array, bad in (
+        ("target", truth, wrong),
+        ("prediction", predicted, ~void & ((predicted < 0) | (predicted >= num_classes))),
+    ):
+        if bad.any():
+            kind = f"a class or void ({ignore_index})" if name == "target" else "a class"
+            raise InputError(_complaint(name, int(array[bad].min()), int(bad.sum()), num_classes, kind))
+    return np.where(void, VOID, truth).astype(np.uint8), np.where(void, 0, predicted).astype(np.uint8)
+
+
+def _refuse(pixels: NDArray[np.int64], first: int, name: str, kind: str) -> None:
+    """Raise where any of the values first, first+1, ... was counted."""
+    if pixels.any():
+        raise InputError(_complaint(name, first + int(pixels.argmax()), int(pixels.sum()), first, kind))
+
+
+def _complaint(name: str, value: int, pixels: int, num_classes: int, kind: str) -> str:
+    return (
+        f"{name} holds {value}, which is not {kind}; classes are 0 to {num_classes - 1} ({pixels} such pixels in all)."
+    )
+
+
+def count(confusion: NDArray[np.int64] | Counts) -> Counts:
+    """Reduce confusion matrices (..., K, K) to what scores need; Counts stay as they are."""
+    if isinstance(confusion, Counts):
+        return confusion
+    matrix = np.asarray(confusion)
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise InputError(f"a confusion matrix is (K, K), not {matrix.shape}.")
+    return Counts(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1), matrix.sum(axis=-2))
+
+
+def total(pictures: Counts) -> Counts:
+    """Add up the counts of pictures (P, K) to those of the set (K,)."""
+    return Counts(*(part.sum(axis=0) for part in pictures))
+
+
+def iou(confusion: NDArray[np.int64] | Counts) -> NDArray[np.float64]:
+    """Intersection over union, (..., K) float64 in [0, 1]; NaN for a class neither in the truth nor predicted."""
+    hits, truth, predicted = count(confusion)
+    return _ratio(hits, truth + predicted - hits)
+
+
+def dice(confusion: NDArray[np.int64] | Counts) -> NDArray[np.float64]:
+    """Dice score (F1), (..., K) float64 in [0, 1]: 2 IU / (1 + IU); NaN where IU is."""
+    hits, truth, predicted = count(confusion)
+    return _ratio(2 * hits, truth + predicted)
+
+
+def accuracy(confusion: NDArray[np.int64] | Counts) -> NDArray[np.float64]:
+    """Share of a true class that was found (recall), (..., K) float64 in [0, 1]; NaN for a class not in the truth."""
+    hits, truth, _ = count(confusion)
+    return _ratio(hits, truth)
+
+
+def pixel_accuracy(confusion: NDArray[np.int64] | Counts) -> float:
+    """Share of valid pixels that are right; NaN where there are none."""
+    hits, truth, _ = count(confusion)
+    return float(_ratio(hits.sum(axis=-1), truth.sum(axis=-1)))
+
+
+def mean_accuracy(confusion: NDArray[np.int64] | Counts) -> float:
+    """Mean of `accuracy` over the classes in the truth."""
+    return float(_mean(accuracy(confusion)))
+
+
+def mean_iou(confusion: NDArray[np.int64] | Counts, policy: Policy = "nan") -> float:
+    """Mean of `iou` over the classes that the policy names.
+
+    Raises:
+        InputError: There is no such policy.
+    """
+    return float(mean_ious(confusion, policy))
+
+
+def mean_ious(confusion: NDArray[np.int64] | Counts, policy: Policy = "nan") -> NDArray[np.float64]:
+    """Mean IU of each matrix (..., K, K) or Counts (..., K), not of their sum; (...) float64."""
+    counts = count(confusion)
+    values = iou(counts)
+    if check_policy(policy) == "present_only":
+        values = np.where(counts.truth > 0, values, np.nan)
+    return _mean(values)
+
+
+def freq_weighted_iou(confusion: NDArray[np.int64] | Counts) -> float:
+    """Mean of `iou` weighted by the true pixels of each class."""
+    counts = count(confusion)
+    weighted = np.where(counts.truth > 0, counts.truth * np.nan_to_num(iou(counts)), 0.0)
+    return float(_ratio(weighted.sum(axis=-1), counts.truth.sum(axis=-1)))
+
+
+def check_policy(policy: str) -> Policy:
+    """Return the policy if there is one of that name.
+
+    Raises:
+        InputError: There is none; the nearest is named.
+    """
+    for known in POLICIES:
+        if policy == known:
+            return known
+    raise InputError(f"there is no policy '{policy}', only {' and '.join(POLICIES)}.{nearest(policy, POLICIES)}")
+
+
+def resample(pictures: Counts, samples: int = 1000, seed: int = 0) -> Counts:
+    """Draw pictures with replacement, as many as there are, and add up their counts.
+
+    Args:
+        pictures: Counts (P, K), a row a picture.
+        samples: How often.
+        seed: Equal seeds and numbers of pictures draw equal sets of pictures.
+
+    Returns:
+        Counts (samples, K).
+    """
+    number = len(pictures.hits)
+    random = np.random.default_rng(seed)
+    parts = []
+    # How often each picture is drawn is all that matters; float64 products of counts are exact below 2**53.
+    for start in range(0, samples, _CHUNK):
+        times = random.multinomial(number, np.full(number, 1 / number), size=min(_CHUNK, samples - start))
+        parts.append([(times.astype(np.float64) @ part).astype(np.int64) for part in pictures])
+    return Counts(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+_CHUNK = 100  # resamples at once: 40 MB for 50,000 pictures
+
+
+def bootstrap_interval(
+    confusions: NDArray[np.int64] | Counts, policy: Policy = "nan", samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of mean IU by percentile bootstrap over pictures.
+
+    It says how much the score would move with other pictures of the same kind; pictures of one film clip are more
+    alike than that, so there it is too narrow.
+
+    Args:
+        confusions: (P, K, K) int64, a matrix a picture; or Counts (P, K).
+        policy: See `mean_iou`.
+        samples: Number of resamples.
+        seed: Equal seeds give equal intervals.
+
+    Returns:
+        Lower and upper end; NaN and NaN for fewer than two pictures, which say nothing about other pictures.
+    """
+    pictures = count(confusions)
+    if len(pictures.hits) < 2:
+        return float("nan"), float("nan")
+    low, high = _percentiles(mean_ious(resample(pictures, samples, seed), policy)[:, None])[0]
+    return float(low), float(high)
+
+
+def class_intervals(confusions: NDArray[np.int64] | Counts, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """95 % interval of every class's IU by bootstrap over pictures, (K, 2) float64; NaN where there is none."""
+    pictures = count(confusions)
+    number, classes = pictures.hits.shape
+    if number < 2:
+        return np.full((classes, 2), np.nan)
+    return _percentiles(iou(resample(pictures, samples, seed)))
+
+
+def paired_difference(
+    confusions_a: NDArray[np.int64] | Counts,
+    confusions_b: NDArray[np.int64] | Counts,
+    policy: Policy = "nan",
+    samples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Difference of mean IU of two models on the same pictures, and its 95 % interval by paired bootstrap.
+
+    Both models are scored on the same resampled pictures, so what makes a picture hard for both cancels out.
+
+    Args:
+        confusions_a: (P, K, K) int64, or Counts (P, K), of the first model.
+        confusions_b: The same pictures in the same order, of the second model.
+        policy: See `mean_iou`.
+        samples: Number of resamples.
+        seed: Equal seeds give equal intervals.
+
+    Returns:
+        Mean IU of b minus that of a, and its interval: NaN for fewer than two pictures.
+
+    Raises:
+        InputError: The pictures are not the same: their number, classes, or true pixels differ.
+    """
+    a, b = count(confusions_a), count(confusions_b)
+    if a.truth.shape != b.truth.shape or (a.truth != b.truth).any():
+        raise InputError(
+            f"a paired comparison needs the same pictures in the same order: {a.truth.shape[0]} pictures of"
+            f" {a.truth.shape[-1]} classes and {b.truth.shape[0]} of {b.truth.shape[-1]} have other true pixels."
+        )
+    value = mean_iou(total(b), policy) - mean_iou(total(a), policy)
+    if len(a.hits) < 2:
+        return Difference(value, float("nan"), float("nan"))
+    differences = mean_ious(resample(b, samples, seed), policy) - mean_ious(resample(a, samples, seed), policy)
+    low, high = _percentiles(differences[:, None])[0]
+    return Difference(value, float(low), float(high))
+
+
+def band(target: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """Mark the pixels within some distance of a true edge, to score there only (a trimap).
+
+    An edge is where neighbouring labels differ; void counts as a label, as VOC draws its edges as strips of void.
+    ``np.where(band(target, 3), target, VOID)`` is the truth with all else void.
+
+    Args:
+        target: (H, W) uint8.
+        width: Largest distance in pixels, along rows, columns or diagonals; 1 marks the pixels that touch an edge.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        InputError: The width is below 1.
+    """
+    if width < 1:
+        raise InputError(f"a band along edges is at least 1 pixel wide, not {width}.")
+    highest = _window_max(_window_max(target, width, 0), width, 1)
+    lowest = 255 - _window_max(_window_max(255 - target, width, 0), width, 1)
+    marked: NDArray[np.bool_] = highest != lowest
+    return marked
+
+
+def _window_max(values: NDArray[np.uint8], reach: int, axis: int) -> NDArray[np.uint8]:
+    """Largest value within `reach` cells along an axis, by windows of doubling size."""
+    result = np.pad(values, [(reach, reach) if a == axis else (0, 0) for a in range(values.ndim)], mode="edge")
+    result = np.moveaxis(result, axis, 0)
+    span = 1
+    while span < 2 * reach + 1:
+        step = min(span, 2 * reach + 1 - span)
+        result = np.maximum(result[:-step], result[step:])
+        span += step
+    return np.moveaxis(result, 0, axis)
+
+
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
+    """Quotient as float64, NaN where the divisor is 0."""
+    quotient = np.full(np.shape(below), np.nan)
+    np.divide(above, below, out=quotient, where=np.asarray(below) > 0)
+    return quotient
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis without its NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+
+
+def _percentiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """2.5th and 97.5th percentile of each column of (samples, K) without its NaN, (K, 2); NaN where all are."""
+    result = np.full((values.shape[1], 2), np.nan)
+    for column, known in enumerate(~np.isnan(values).T):
+        if known.any():
+            result[column] = np.percentile(values[known, column], [2.5, 97.5])
+    return result

@@ -1,0 +1,182 @@
+"""The model file: one `.safetensors`, whose header carries the card. Opening one reads numbers and runs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fullconv.card import Card
+from fullconv.errors import ModelFileError
+from fullconv.storage import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CARD_KEY = "fullconv"
+MAX_HEADER_BYTES = 32 * 2**20
+MAX_TENSORS = 100_000
+_ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Read and check the header of a safetensors file, before anything of its size is allocated.
+
+    Returns:
+        Tensor descriptions by name (``dtype``, ``shape``, ``data_offsets``), and the metadata.
+
+    Raises:
+        ModelFileError: The file is missing, cut, damaged, or no safetensors file.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            lead = file.read(8)
+            length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else 0
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                raise ModelFileError(
+                    f"{path}: no model file: it does not begin as a safetensors file does, or is cut short"
+                    f" ({size} bytes). `fullconv import` reads foreign checkpoints."
+                )
+            header = json.loads(file.read(length).decode("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelFileError(f"{path}: there is no such model file.") from error
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ModelFileError(f"{path}: damaged: its header is not valid JSON. Copy or train it again.") from error
+    return _check_header(path, header, size - 8 - length)
+
+
+def _check_header(path: Path, header: Any, data_bytes: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Check names, types, shapes and offsets against the bytes that the file has."""
+
+    def damaged(reason: str) -> ModelFileError:
+        return ModelFileError(f"{path}: damaged: {reason}. Copy or train it again.")
+
+    if not isinstance(header, dict):
+        raise damaged("its header is no table")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise damaged("its metadata is no table of texts")
+    if len(header) > MAX_TENSORS:
+        raise damaged(f"it lists {len(header)} tensors, more than {MAX_TENSORS}")
+    spans = []
+    for name, entry in header.items():
+        try:
+            start, stop = entry["data_offsets"]
+            shape, item = entry["shape"], _ITEM_BYTES[entry["dtype"]]
+            count = 1
+            for side in shape:
+                if isinstance(side, bool) or not isinstance(side, int) or side < 0:
+                    raise TypeError
+                count *= side
+            fits = all(type(edge) is int for edge in (start, stop)) and stop - start == count * item
+        except (KeyError, TypeError, ValueError):
+            raise damaged(f"tensor '{name[:80]}' has no sound dtype, shape or place") from None
+        if not fits or start < 0:
+            raise damaged(f"tensor '{name[:80]}' does not fill its place")
+        if stop > data_bytes:
+            raise damaged(f"the file is cut: tensor '{name[:80]}' ends {stop - data_bytes} bytes after the file does")
+        spans.append((start, stop))
+    end = 0
+    for start, stop in sorted(spans):
+        if start != end:
+            raise damaged("its tensors overlap or leave gaps")
+        end = stop
+    if end != data_bytes:
+        raise damaged(f"it has {data_bytes - end} bytes after its last tensor")
+    return header, metadata
+
+
+def read_card(path: str | Path) -> Card:
+    """Read the card of a model file.
+
+    Raises:
+        ModelFileError: The file is damaged or foreign; the message says which.
+    """
+    _, metadata = read_header(path)
+    if CARD_KEY not in metadata:
+        raise ModelFileError(
+            f"{path}: a safetensors file without a fullconv card: not made by this program."
+            " `fullconv import` reads foreign checkpoints."
+        )
+    return Card.from_json(metadata[CARD_KEY], str(path))
+
+
+def read_model(path: str | Path, verify: bool = True) -> tuple[Card, dict[str, Tensor]]:
+    """Read card and weights of a model file.
+
+    Args:
+        path: The file.
+        verify: Compare the weights with the card's ``weights_sha256``.
+
+    Raises:
+        ModelFileError: The file is damaged or foreign.
+    """
+    card = read_card(path)
+    tensors = read_tensors(path)
+    if verify and card.weights_sha256 and weights_sha256(tensors) != card.weights_sha256:
+        raise ModelFileError(f"{path}: damaged: its weights are not those that its card names. Copy or train it again.")
+    return card, tensors
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file after checking its header.
+
+    Raises:
+        ModelFileError: The file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_header(path)
+    try:
+        return dict(load_file(str(path)))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: damaged: {error}. Copy or train it again.") from error
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hash over tensors sorted by name: name, dtype, shape, bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(str(value.dtype).removeprefix("torch.").encode())
+        digest.update(str(tuple(value.shape)).encode())
+        flat = value.reshape(-1).view(torch.uint8) if value.numel() else value
+        digest.update(flat.numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def write_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> Card:
+    """Write a model file: to a temporary name, to the disc, then renamed. Returns the card with its hash.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    card = card.model_copy(update={"weights_sha256": weights_sha256(kept)})
+    write_tensors(path, kept, {CARD_KEY: card.to_json()})
+    return card
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically and durably.
+
+    Raises:
+        OutputError: It cannot be written; nothing is left under the final name that was not there before.
+    """
+    from safetensors.torch import save
+
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_bytes(path, [save(kept, dict(metadata))])

@@ -1,0 +1,94 @@
+"""Networks from outside, in the two halves of ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import lcm, prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fullconv.errors import FullconvError, NetworkError
+from fullconv.geometry import IDENTITY, Geometry, halo, trace, trace_nodes
+from fullconv.nn.networks import Scores
+from fullconv.nn.upsampling import sample_axis
+
+
+class WholeNetwork(nn.Module):
+    """Any module from (N, C, H, W) to logits (N, K, H, W): its logits are its scores, at stride 1.
+
+    Args:
+        module: The module; put into eval mode.
+        in_channels: C.
+        num_classes: K.
+    """
+
+    def __init__(self, module: nn.Module, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.module = module.eval()
+        self.variant, self.settings = "custom", dict[str, Any]()
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.geometry, self.stride, self._map_sizes = _trace(self.module, in_channels)
+        self.score_stride, self.minimum_size = 1, 1
+        self.receptive_field = self.geometry.receptive_field
+        self.halo = halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
+
+    def forward(self, x: Tensor) -> Scores:
+        """Map (N, C, H, W) to logits (N, K, H, W)."""
+        return self.scores(x)
+
+    def scores(self, x: Tensor) -> Scores:
+        """Map (N, C, H, W) to logits (N, K, H, W).
+
+        Raises:
+            NetworkError: The module returns something else.
+        """
+        logits = self.module(x)
+        wanted = (x.shape[0], self.num_classes, *x.shape[-2:])
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise NetworkError(f"{type(self.module).__name__} returns {got} for {tuple(x.shape)}; wanted are logits {wanted}.")
+        return logits
+
+    def map_sizes(self) -> list[float]:
+        """Return the values that each layer's map holds, a pixel of the picture."""
+        return self._map_sizes
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size on which a picture of a size is computed: its own."""
+        return height, width
+
+    def upsample(
+        self,
+        scores: Scores,
+        size: tuple[int, int],
+        rows: tuple[int, int] | None = None,
+        working: tuple[int, int] | None = None,
+    ) -> Scores:
+        """Return rows of the logits, resized (half-pixel) where they were computed at another size."""
+        grown = cast(Tensor, scores)
+        a, b = rows if rows is not None else (0, size[0])
+        if working in (None, size):
+            return grown[..., a:b, :]
+        for dim, start, stop, full in ((-2, a, b, size[0]), (-1, 0, size[1], size[1])):
+            pixel = torch.arange(start, stop, dtype=torch.float64, device=grown.device)
+            grown = sample_axis(grown, dim, ((pixel + 0.5) * grown.shape[dim] / full - 0.5).clamp(min=0))
+        return grown
+
+
+def _trace(module: nn.Module, in_channels: int) -> tuple[Geometry, int, list[float]]:
+    """Return the geometry of a module's logits, the grid on which all its layers agree, and the size of its maps."""
+    parameter = next(module.parameters(), torch.zeros(()))
+    example = torch.zeros(1, in_channels, 64, 96, dtype=parameter.dtype, device=parameter.device)
+    unknown = replace(IDENTITY, unknown=(f"{type(module).__name__} (cannot be traced)",))
+    try:
+        geometry = trace(module, example)
+        nodes = trace_nodes(module, example)
+    except FullconvError:
+        return unknown, 1, []
+    if not isinstance(geometry, Geometry) or geometry.y.scale != 1 or geometry.x.scale != 1:
+        return unknown, 1, []
+    scales = [axis.scale for n in nodes if isinstance(n.geometry, Geometry) for axis in (n.geometry.y, n.geometry.x)]
+    sizes = [prod(n.shape) / (64 * 96) for n in nodes if len(n.shape) == 4]
+    return geometry, lcm(*(scale.numerator for scale in scales)), sizes

@@ -1,0 +1,324 @@
+"""Fully convolutional networks: backbone, head, and upsampling by geometry. Variants are rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullconv.errors import NetworkError, nearest
+from fullconv.geometry import Axis, Geometry, halo, trace, trace_nodes
+from fullconv.modelfile import CARD_KEY, read_header, read_tensors
+from fullconv.nn.backbones import build_backbone, feature_channels
+from fullconv.nn.heads import FCNHead, Heads, SkipHead
+from fullconv.nn.upsampling import interpolation_matrix, sample_axis, upsample_axis
+from fullconv.nn.weights import load_matching
+from fullconv.recipe import HeadSettings
+
+Scores = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table of variants."""
+
+    strides: tuple[int, ...]
+    """Strides of the scores that are summed, fine to coarse."""
+    about: str
+    output_stride: int = 32
+    """Below 32 the backbone is dilated."""
+    head: Literal["skip", "fcn"] = "skip"
+    rule: Literal["fixed", "size"] = "fixed"
+    """How scores grow to the picture: by a fixed factor and phase, or by its size, half-pixel (torchvision)."""
+    multiple: int = 32
+    """Pictures are padded right and bottom with their mean to a multiple of this, the coarsest stride."""
+    minimum: int = 64
+    """And to at least this, so that no inner map is one cell wide: bf16 convolutions of oneDNN go wrong there."""
+    backbone: str | None = None
+    """The only backbone of a published net."""
+    num_classes: int | None = None
+    """The published number."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "fcn32s": Variant((32,), "scores at stride 32 (Long et al. 2015)"),
+    "fcn16s": Variant((16, 32), "scores at strides 32 and 16, summed (Long et al. 2015)"),
+    "fcn8s": Variant((8, 16, 32), "scores at strides 32, 16 and 8, summed (Long et al. 2015)"),
+    "fcn4s": Variant((4, 8, 16, 32), "scores at strides 32, 16, 8 and 4, summed: one skip more than the paper"),
+    "fcn-os16": Variant((16,), "dilated to stride 16, torchvision's head", 16, "fcn", multiple=16),
+    "fcn-os8": Variant((8,), "dilated to stride 8, torchvision's head", 8, "fcn", multiple=8),
+    "torchvision-fcn_resnet50": Variant(
+        (8,), "torchvision's fcn_resnet50, equal to it at every size", 8, "fcn", "size", 1, 1, "resnet50", 21
+    ),
+    "torchvision-fcn_resnet101": Variant(
+        (8,), "torchvision's fcn_resnet101, equal to it at every size", 8, "fcn", "size", 1, 1, "resnet101", 21
+    ),
+}
+
+
+class Network(nn.Module):
+    """A fully convolutional network in two halves: `scores`, and `upsample` to the picture's size.
+
+    Args:
+        variant: Name in `VARIANTS`.
+        backbone: Features by stride.
+        head: Features to scores.
+        settings: Keywords of `build` that made it.
+    """
+
+    def __init__(self, variant: str, backbone: nn.Module, head: nn.Module, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        row = VARIANTS[variant]
+        self.variant, self.row, self.settings = variant, row, dict(settings)
+        self.in_channels: int = settings["in_channels"]
+        self.num_classes: int | dict[str, int] = settings["num_classes"]
+        self.backbone, self.head = backbone, head
+        self.geometry, coarsest = _trace(self, row)
+        self.score_stride = self.geometry.stride
+        self.stride = coarsest.stride
+        self.receptive_field = coarsest.receptive_field
+        self.halo: tuple[int, int, int, int] | None = (
+            halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
+        )
+        self.minimum_size = row.minimum
+        self.started_anew: list[str] = []
+        self._map_sizes: list[float] | None = None
+
+    def forward(self, x: Tensor) -> Scores:
+        """Map (N, C, H, W) to logits (N, K, H, W), or a dict of them by head: `upsample` of `scores`."""
+        return self.upsample(self.scores(x), (x.shape[-2], x.shape[-1]))
+
+    def scores(self, x: Tensor) -> Scores:
+        """Map (N, C, H, W) float, any H, W >= 1, to scores (N, K, h, w) at `score_stride`, or a dict by head."""
+        return cast(Scores, self.head(self.backbone(self.pad(x))))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Pad right and bottom with 0, the mean of normalised pictures, to the sizes that the variant works on."""
+        height, width = self.padded_size(x.shape[-2], x.shape[-1])
+        return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size on which a picture of a size is computed."""
+        m, least = self.row.multiple, self.row.minimum
+        return max(least, -(-height // m) * m), max(least, -(-width // m) * m)
+
+    def map_sizes(self) -> list[float]:
+        """Return the values that each layer's map holds, a pixel of the picture."""
+        if self._map_sizes is None:
+            height, width = 64, 96
+            example = torch.zeros(1, self.in_channels, height, width)
+            nodes = trace_nodes(_ScoreHalf(self.backbone, self.head), example.to(next(self.parameters())))
+            self._map_sizes = [prod(node.shape) / (height * width) for node in nodes if len(node.shape) == 4]
+        return self._map_sizes
+
+    def upsample(
+        self,
+        scores: Scores,
+        size: tuple[int, int],
+        rows: tuple[int, int] | None = None,
+        working: tuple[int, int] | None = None,
+    ) -> Scores:
+        """Grow scores to logits of the picture's size.
+
+        Args:
+            scores: (N, K, h, w), or a dict of them by head.
+            size: (H, W) of the result.
+            rows: (a, b): only these rows of the result; the same bits as those of the whole.
+            working: Size of the picture that the scores were computed on, where that is not ``size``.
+
+        Returns:
+            (N, K, H, W) or (N, K, b - a, W), or a dict of them.
+        """
+        if isinstance(scores, dict):
+            return {name: cast(Tensor, self.upsample(s, size, rows, working)) for name, s in scores.items()}
+        a, b = rows if rows is not None else (0, size[0])
+        if self.row.rule == "fixed" and working in (None, size):
+            return self._upsample_fixed(scores, size, a, b)
+        return self._upsample_sampled(scores, size, a, b, working or size)
+
+    def _upsample_fixed(self, scores: Tensor, size: tuple[int, int], a: int, b: int) -> Tensor:
+        factor, y, x = self.score_stride, self.geometry.y.offset, self.geometry.x.offset
+        if torch.is_grad_enabled() and scores.requires_grad:
+            rows = interpolation_matrix(size[0], scores.shape[-2], factor, y, "replicate", scores)[a:b]
+            columns = interpolation_matrix(size[1], scores.shape[-1], factor, x, "replicate", scores)
+            return rows @ (scores @ columns.T)
+        # Only the coarse rows that these rows lie between, wide first: the full-size map is written once.
+        low = min(max((a - _ceil(y)) // factor, 0), scores.shape[-2] - 1)
+        high = min(max((b - 1 - _ceil(y)) // factor + 1, 0), scores.shape[-2] - 1)
+        wide = upsample_axis(scores[..., low : high + 1, :], -1, factor, x, 0, size[1])
+        return upsample_axis(wide, -2, factor, y + low * factor, a, b)
+
+    def _upsample_sampled(
+        self, scores: Tensor, size: tuple[int, int], a: int, b: int, working: tuple[int, int]
+    ) -> Tensor:
+        axes = ((self.geometry.y, -2, a, b), (self.geometry.x, -1, 0, size[1]))
+        for (axis, dim, start, stop), full, work in zip(axes, size, working, strict=True):
+            pixel = torch.arange(start, stop, dtype=torch.float64, device=scores.device)
+            if self.row.rule == "size":
+                positions = ((pixel + 0.5) * scores.shape[dim] / full - 0.5).clamp(min=0)
+            else:
+                at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
+                positions = (at - float(axis.offset)) / float(axis.scale)
+            scores = sample_axis(scores, dim, positions)
+        return scores
+
+    def extra_repr(self) -> str:
+        """Show variant and geometry."""
+        return f"variant={self.variant}, stride={self.stride}, receptive_field={self.receptive_field}"
+
+
+def _ceil(value: Fraction) -> int:
+    return -(-value.numerator // value.denominator)
+
+
+class _ScoreHalf(nn.Module):
+    """The scores of a padded picture, for tracing."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Scores:
+        return cast(Scores, self.head(self.backbone(x)))
+
+
+def _trace(network: Network, row: Variant) -> tuple[Geometry, Geometry]:
+    """Return the geometry of the score map and of the coarsest score."""
+    example = torch.zeros(1, network.in_channels, 64, 96)
+    training = network.training
+    network.eval()
+    try:
+        geometry = trace(_ScoreHalf(network.backbone, network.head), example)
+        features = trace(network.backbone, example)
+    finally:
+        network.train(training)
+    if isinstance(geometry, dict):
+        geometry = next(iter(geometry.values()))
+    coarsest = features[max(row.strides)] if row.head == "skip" else geometry
+    if geometry.stride != min(row.strides):
+        raise NetworkError(f"{network.variant} was to score at stride {min(row.strides)}, not {geometry.stride}.")
+    return geometry, coarsest
+
+
+def _phases(backbone: nn.Module, strides: Sequence[int], in_channels: int) -> dict[int, Fraction]:
+    """Return where the first cell of each stride lies among the cells of the next finer one."""
+    features: dict[int, Geometry] = trace(backbone, torch.zeros(1, in_channels, 64, 96))
+    phases = {}
+    for coarse, fine in pairwise(sorted(strides, reverse=True)):
+        high, low = features[coarse], features[fine]
+        for axis in (high.y, high.x):
+            if axis.scale != coarse:
+                raise NetworkError(f"the backbone's stride-{coarse} features have a step of {float(axis.scale):g} pixels.")
+        phases[coarse] = _shift(high.y, low.y)
+        if _shift(high.x, low.x) != phases[coarse]:
+            raise NetworkError("the backbone treats rows and columns differently, which no variant here serves.")
+    return phases
+
+
+def _shift(coarse: Axis, fine: Axis) -> Fraction:
+    return (coarse.offset - fine.offset) / fine.scale
+
+
+def build(
+    variant: str,
+    *,
+    backbone: str | None = None,
+    num_classes: int | Mapping[str, int] | None = None,
+    in_channels: int = 3,
+    weights: str | Path | None = None,
+    norm: str = "batch",
+    width: float = 1.0,
+    head: HeadSettings | Mapping[str, Any] | None = None,
+) -> Network:
+    """Build a network.
+
+    Args:
+        variant: A name of interface 9, for example "fcn8s".
+        backbone: "tiny", a timm model, "alexnet" or "googlenet"; resnet18 by default; published nets have their own.
+        num_classes: Number of classes K, or K by head name; published nets know theirs.
+        in_channels: Channels of the pictures.
+        weights: None or "none", "imagenet", or a file: of the classifier, or a model of ours (also with other
+            classes; `started_anew` then lists the tensors that did not come from it).
+        norm: "batch" or "none", for the backbone tiny.
+        width: Multiplier of the backbone's channels, for tests and small machines.
+        head: Settings of the head.
+
+    Returns:
+        A module in eval mode.
+
+    Raises:
+        NetworkError: Variant or backbone are unknown, do not go together, or cannot serve.
+        WeightsError: The weights cannot be had.
+    """
+    row = _row(variant)
+    if row.backbone is not None and backbone not in (None, row.backbone):
+        raise NetworkError(f"{variant} is made of {row.backbone}; leave backbone = {backbone} away.")
+    name = row.backbone or backbone or "resnet18"
+    classes = num_classes if num_classes is not None else row.num_classes
+    if classes is None:
+        raise NetworkError(f"{variant} needs num_classes, the number of classes.")
+    counts = list(classes.values()) if isinstance(classes, Mapping) else [classes]
+    if any(not 1 <= count <= 255 for count in counts) or in_channels < 1:
+        raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {in_channels}.")
+    settings = head if isinstance(head, HeadSettings) else HeadSettings(**(head or {}))
+    origin = None if weights is None or str(weights) == "none" else weights
+    own = _own_model(origin)
+    features = build_backbone(
+        name, row.strides, in_channels, None if own else origin, fc=settings.fc, dropout=settings.dropout, norm=norm,
+        width=width, output_stride=row.output_stride,
+    )  # fmt: skip
+    features.eval()
+    made = _heads(row, features, classes, in_channels, settings)
+    kept = {"in_channels": in_channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
+            "backbone": name, "norm": norm, "width": width, "head": settings.model_dump()}  # fmt: skip
+    network = Network(variant, features, made, kept)
+    if own:
+        network.started_anew = load_matching(network, read_tensors(cast(Path, origin)))
+    return network.eval()
+
+
+def _row(variant: str) -> Variant:
+    if variant not in VARIANTS:
+        raise NetworkError(f"there is no variant '{variant}'.{nearest(variant, VARIANTS)} `fullconv models` lists them.")
+    return VARIANTS[variant]
+
+
+def _own_model(weights: str | Path | None) -> bool:
+    """Say whether a weights file is a model of ours."""
+    if weights is None or str(weights) == "imagenet" or Path(weights).suffix != ".safetensors":
+        return False
+    if not Path(weights).is_file():
+        return False
+    return CARD_KEY in read_header(weights)[1]
+
+
+def _heads(
+    row: Variant, features: nn.Module, classes: int | Mapping[str, int], in_channels: int, settings: HeadSettings
+) -> nn.Module:
+    """Make the head, or one a name."""
+    channels = feature_channels(features)
+    phases = _phases(features, row.strides, in_channels) if row.head == "skip" else {}
+
+    def one(count: int) -> nn.Module:
+        if row.head == "fcn":
+            return FCNHead(channels[row.strides[0]], count, row.strides[0])
+        return SkipHead({s: channels[s] for s in row.strides}, count, phases, settings.upsampling == "learned")
+
+    if isinstance(classes, Mapping):
+        return Heads({name: one(count) for name, count in classes.items()})
+    return one(classes)
+
+
+def map_scores(scores: Scores, change: Callable[[Tensor], Tensor]) -> Scores:
+    """Apply a function to scores of one head or several."""
+    if isinstance(scores, dict):
+        return {name: change(value) for name, value in scores.items()}
+    return change(scores)

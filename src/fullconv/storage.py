@@ -1,0 +1,59 @@
+"""Where files go: whole or not at all, and caches in the user's own folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from fullconv.errors import OutputError
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder of this program: $FULLCONV_CACHE, or where the system keeps caches."""
+    if own := os.environ.get("FULLCONV_CACHE"):
+        return Path(own)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "fullconv" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fullconv"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fullconv"
+
+
+def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
+    """Write a file so that its final name only ever shows the whole: temporary name, fsync, rename, fsync of the folder.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file as `write_bytes` does."""
+    write_bytes(path, [text.encode("utf-8")])
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut; Windows has no such call and needs none."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

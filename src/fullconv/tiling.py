@@ -1,0 +1,190 @@
+"""Tiles that give exactly the whole picture's scores.
+
+A score cell depends on a bounded window of the picture (`fullconv.geometry`). A tile whose window holds all that its
+cells read, and that starts on the network's grid, computes the very same numbers; where the window meets a border of
+the picture it ends there too, so that every layer pads as it does for the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fullconv.errors import NetworkError
+from fullconv.geometry import Axis
+from fullconv.nn import Network, Scores
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis."""
+
+    start: int
+    """First pixel of the window, on the grid."""
+    stop: int
+    """Pixel after the window's last; the picture's end for the last tiles."""
+    skip: int
+    """Cells of the window's scores before the tile's first."""
+    cells: int | None
+    """Cells of the tile; None takes all that are left (the last tile)."""
+
+
+def plan_axis(axis: Axis, length: int, padded: int, core: int, align: int, minimum: int) -> list[Span]:
+    """Cut one axis into tiles.
+
+    Args:
+        axis: Geometry of the score map along this axis.
+        length: Pixels of the picture.
+        padded: Pixels on which the whole picture is computed.
+        core: Pixels of a tile's core, a multiple of ``align``.
+        align: Grid on which windows start and end.
+        minimum: Least size of a window, below which the network would pad it.
+
+    Returns:
+        Spans in order; their cells follow each other without gap.
+    """
+    stride = int(axis.scale)
+    spans = []
+    for begin in range(0, padded, core):
+        last = begin + core >= padded
+        first_cell, next_cell = begin // stride, (begin + core) // stride
+        low = first_cell * stride + axis.lo
+        start = max(0, math.floor(low / align) * align) if begin else 0
+        high = (next_cell - 1) * stride + axis.hi + 1
+        stop = padded if last else min(padded, math.ceil(high / align) * align)
+        if padded - stop < align:  # what would be left beyond is less than a grid step: go to the true border
+            stop = padded
+        if stop - start < minimum:
+            start = max(0, math.floor((stop - minimum) / align) * align)
+            stop = min(padded, max(stop, start + math.ceil(minimum / align) * align))
+        spans.append(Span(start, min(stop, length) if stop == padded else stop, first_cell - start // stride,
+                          None if last else next_cell - first_cell))  # fmt: skip
+    return spans
+
+
+def plan(network: Network, height: int, width: int, core: int) -> tuple[list[Span], list[Span]]:
+    """Cut a picture into tiles of a core size, rounded up to the grid.
+
+    Raises:
+        NetworkError: A layer sees the whole picture, or has a reach that nobody knows.
+    """
+    if network.halo is None:
+        raise NetworkError(f"tiles cannot be exact: {why_not(network)} Use --tile none.")
+    align = network.stride
+    core = max(align, -(-core // align) * align)
+    padded = network.padded_size(height, width)
+    sizes = zip((network.geometry.y, network.geometry.x), (height, width), padded, strict=True)
+    rows, columns = (plan_axis(axis, n, p, core, align, network.minimum_size) for axis, n, p in sizes)
+    return rows, columns
+
+
+def why_not(network: Network) -> str:
+    """Return the sentence that names what keeps tiles from being exact."""
+    geometry = network.geometry
+    for names, what in (
+        (geometry.whole, "sees the whole picture"),
+        (geometry.unknown, "is an operation of unknown reach"),
+        (geometry.size_dependent, "depends on the picture's size"),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            return f"{names[0]} {what}{more}."
+    return ""
+
+
+def stitched_scores(
+    compute: Callable[[Tensor], Scores], image: Tensor, rows: list[Span], columns: list[Span]
+) -> Scores:
+    """Compute the scores of a picture tile by tile.
+
+    Args:
+        compute: Maps (1, H, W, C) as stored to scores.
+        image: (1, H, W, C).
+        rows: Plan of the rows.
+        columns: Plan of the columns.
+
+    Returns:
+        Scores of the whole picture.
+    """
+    bands: list[Scores] = []
+    for row in rows:
+        parts = []
+        for column in columns:
+            window = image[:, row.start : row.stop, column.start : column.stop]
+            parts.append(_cut(compute(window), row, column))
+        bands.append(_join(parts, -1))
+    return _join(bands, -2)
+
+
+def _cut(scores: Scores, row: Span, column: Span) -> Scores:
+    if isinstance(scores, dict):
+        return {name: _one(value, row, column) for name, value in scores.items()}
+    return _one(scores, row, column)
+
+
+def _one(scores: Tensor, row: Span, column: Span) -> Tensor:
+    for dim, span in ((-2, row), (-1, column)):
+        count = scores.shape[dim] - span.skip if span.cells is None else span.cells
+        scores = scores.narrow(dim, span.skip, count)
+    return scores.clone()  # lets go of the window's margins
+
+
+def _join(parts: list[Scores], dim: int) -> Scores:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}  # type: ignore[index, call-overload]
+    return torch.cat(parts, dim)  # type: ignore[arg-type]
+
+
+def strips(height: int, width: int, num_classes: int, budget: int = 16 * 2**20) -> Iterator[tuple[int, int]]:
+    """Cut a picture's rows so that a strip of logits (K, rows, W) float32 stays within a budget of bytes."""
+    rows = max(1, budget // (4 * num_classes * width))
+    for start in range(0, height, rows):
+        yield start, min(height, start + rows)
+
+
+def memory_free() -> int:
+    """Return the bytes of memory that are free, as far as the system says; 4 GiB where it does not."""
+    try:
+        for line in open("/proc/meminfo", encoding="ascii"):  # noqa: PTH123, SIM115
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 * 2**30
+
+
+def memory_allowed() -> int:
+    """Return the bytes that a prediction may take by default: a quarter of what is free."""
+    return memory_free() // 4
+
+
+def bytes_per_pixel(network: Network, item_bytes: int = 4) -> float:
+    """Estimate the memory that scoring takes, in bytes a pixel of the working picture.
+
+    Three maps of the largest layer are held at a time (input, output, and what a kernel works in), beside the
+    normalised picture.
+    """
+    largest = max(network.map_sizes(), default=float(network.in_channels))
+    return 3 * largest * item_bytes + 2 * network.in_channels * 4
+
+
+def tile_core(network: Network, height: int, width: int, allowed: int, item_bytes: int = 4) -> int | None:
+    """Return the largest core of a tile that keeps to the memory allowed, or None where the whole picture does.
+
+    Where tiles cannot be exact, the whole picture is the only answer.
+    """
+    padded = network.padded_size(height, width)
+    cost = bytes_per_pixel(network, item_bytes)
+    if network.halo is None or padded[0] * padded[1] * cost <= allowed:
+        return None
+    left, top, right, bottom = network.halo
+    margin = max(left + right, top + bottom)
+    side = int((allowed / cost) ** 0.5) - margin
+    align = network.stride
+    return max(align, 256 // align * align, side // align * align)

@@ -1,0 +1,110 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere. All of it on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Console:
+    """Progress of a run.
+
+    Args:
+        batch_size: Pictures a step, for pictures/s.
+        quiet: Show nothing but what `say` says.
+    """
+
+    def __init__(self, batch_size: int = 1, quiet: bool = False) -> None:
+        self.rich = RichConsole(stderr=True)
+        self.batch_size = batch_size
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.quiet = quiet
+        self.mean_iou: float | None = None
+        self._clock = (time.monotonic(), 0)
+        self._speed = 0.0
+        self._loss: float | None = None
+
+    def say(self, text: str) -> None:
+        """Say a sentence."""
+        if self.rich.is_terminal:
+            self.rich.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def start(self, step: int, steps: int) -> None:
+        """Begin to show progress."""
+        self._clock = (time.monotonic(), step)
+        if self.rich.is_terminal and not self.quiet:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"),
+                TimeRemainingColumn(), console=self.rich, transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=steps, completed=step, words="")
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        """Show a step."""
+        now = time.monotonic()
+        self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
+        since, then = self._clock
+        if now - since >= 2:
+            self._speed = (step - then) * self.batch_size / (now - since)
+            self._clock = (now, step)
+        if self.bar is not None and self.task is not None:
+            score = "" if self.mean_iou is None else f"  val mean IU {self.mean_iou:.3f}"
+            self.bar.update(self.task, completed=step, words=f"loss {self._loss:.3f}  {self._speed:.0f} pictures/s{score}")
+
+    def validating(self, done: int, total: int) -> None:
+        """Show how far a validation is."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, words=f"validating {done} of {total}")
+        if done == total:
+            self._clock = (time.monotonic(), self._clock[1])
+
+    def epoch(self, line: dict[str, Any], best: float | None, is_best: bool) -> None:
+        """Show an epoch's line."""
+        now, (since, then) = time.monotonic(), self._clock
+        if self._speed == 0 and line["step"] > then:
+            self._speed = (line["step"] - then) * self.batch_size / max(now - since, 1e-3)
+        words = f"epoch {line['epoch']}: loss {line['train_loss']:.4f}, lr {line['lr']:.2e}"
+        if line["val"] is not None and line["val"]["mean_iou"] is not None:
+            self.mean_iou = line["val"]["mean_iou"]
+            words += f", val mean IU {self.mean_iou:.4f}" + (" (best)" if is_best else f" (best {best:.4f})")
+        words += f", {self._speed:.0f} pictures/s, {duration(line['seconds'])}"
+        self._clock = (time.monotonic(), line["step"])
+        if not self.quiet:
+            self.say(words)
+
+    def stop(self) -> None:
+        """Stop showing progress."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people do.
+
+    >>> duration(95), duration(7300), duration(12)
+    ('1 min 35 s', '2 h 2 min', '12 s')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def amount(count: float) -> str:
+    """Write bytes as people do.
+
+    >>> amount(1.5e9), amount(2e6)
+    ('1.5 GB', '2 MB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

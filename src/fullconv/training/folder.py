@@ -1,0 +1,102 @@
+"""The run folder: who may write into it, and what stands in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from fullconv.errors import OutputError, RunError
+from fullconv.storage import write_text
+
+
+class RunFolder:
+    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.toml"
+        self.metrics = path / "metrics.jsonl"
+        self.model = path / "model.safetensors"
+        self.report = path / "report.html"
+        self.checkpoints = path / "checkpoints"
+        self.status = path / "status.json"
+
+    def prepare(self, resume: bool) -> None:
+        """Make the folder, or refuse one that holds something.
+
+        Raises:
+            RunError: It is not empty and this is no --resume.
+            OutputError: It cannot be made or written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path}: is a file, not a folder for a run. Give another -o.")
+        filled = self.path.is_dir() and any(name.name != ".lock" for name in self.path.iterdir())
+        if filled and not resume:
+            raise RunError(f"{self.path}: is not empty. Go on with that run by --resume, or give another -o.")
+        if filled and resume and not self.recipe.exists() and self.checkpoints.exists():
+            raise RunError(f"{self.path}: has checkpoints but no recipe.toml, so the run cannot go on. Give another -o.")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be made ({error.strerror or error}). Give another -o.") from error
+
+    def write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew, a line an epoch: no line twice, none missing."""
+        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
+
+    def write_status(self, status: str, step: int, steps: int) -> None:
+        """Say how far the run is: "running", "stopped" or "finished"."""
+        write_text(self.status, json.dumps({"status": status, "step": step, "steps": steps}) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        """Return what `write_status` wrote; empty where it did not."""
+        try:
+            status: dict[str, Any] = json.loads(self.status.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process off the folder; the system lets go of it however this one ends.
+
+        Raises:
+            RunError: Another process has it.
+        """
+        try:
+            file = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror or error}). Give another -o.") from error
+        with file:
+            if not _lock(file):
+                file.seek(0)
+                raise RunError(
+                    f"{self.path}: another process ({file.read().strip() or 'unknown'}) trains in this folder."
+                    " Wait for it, or give another -o."
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Take an exclusive lock without waiting; say whether it was free."""
+    if os.name == "posix":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+    import msvcrt
+
+    with suppress(OSError):
+        file.seek(0x7FFFFFFF)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        return True
+    return False

@@ -1,0 +1,205 @@
+"""What a run is going to be, decided once before its first step, written down, and used again when it goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullconv.data import Dataset, Statistics
+from fullconv.errors import RecipeError, RunError
+from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
+from fullconv.storage import write_text
+
+DEFAULT_EPOCHS = 60
+FREE_TO_CHANGE = ("workers", "checkpoint_every", "device")
+"""Settings that may differ when a run goes on: they change no number."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Choices that were made by measuring, before the step that they govern."""
+
+    steps: int
+    """Of the whole run."""
+    steps_per_epoch: int
+    precision: str
+    threads: int
+    """Of PyTorch: fp32 sums in another order with another number."""
+    seconds_per_step: float
+    validate_every: int
+    """Epochs between validations."""
+    validation_pictures: int
+    """Pictures of val that a validation scores; all of them at the end."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run, the last one maybe cut short."""
+        return -(-self.steps // self.steps_per_epoch)
+
+
+def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
+    """Fill in what the recipe leaves open and needs no measuring.
+
+    - Crops are four fifths of the median picture, at most 384 pixels a side, in steps of 32: whole pictures hold few
+      surprises, and small maps are quick.
+    - A batch holds 8 crops, or as many more as small crops leave room for, up to 16.
+    - AdamW starts at 2e-3 from scratch and at 5e-4 from pretrained weights; SGD at 0.05 and 0.01.
+    """
+    changes: dict[str, Any] = {}
+    if recipe.crop is None:
+        sizes = np.array(statistics.sizes, dtype=np.float64)
+        height, width = np.median(sizes, axis=0) * recipe.scale
+        changes["crop"] = (_crop_side(height), _crop_side(width))
+    if recipe.batch_size is None:
+        height, width = changes.get("crop", recipe.crop)
+        changes["batch_size"] = int(min(16, max(8, 8 * 288 * 384 // (height * width))))
+    scratch = recipe.weights == "none"
+    if recipe.lr is None:
+        rates = {"adamw": (2e-3, 5e-4), "sgd": (0.05, 0.01)}
+        changes["lr"] = rates[recipe.optimizer][0 if scratch else 1]
+    if recipe.weight_decay is None:
+        changes["weight_decay"] = 0.02 if recipe.optimizer == "adamw" else 5e-4
+    if recipe.epochs is None and recipe.minutes is None:
+        changes["epochs"] = DEFAULT_EPOCHS
+    if recipe.workers is None:
+        changes["workers"] = default_workers()
+    return recipe.model_copy(update=changes)
+
+
+def _crop_side(length: float) -> int:
+    """Four fifths of a side, in steps of 32, from 32 to 384."""
+    return int(min(384, max(32, 32 * round(0.8 * length / 32))))
+
+
+def default_workers() -> int:
+    """Return the loader processes: none on few cores, where a thread beside the step takes less away from it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores <= 4 else min(8, cores // 2)
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raise for combinations that cannot be, before anything is read.
+
+    Raises:
+        RecipeError: Two settings contradict each other.
+    """
+    if recipe.fold is not None and recipe.folds is None:
+        raise RecipeError(f"fold = {recipe.fold} needs folds, the number of parts: --set folds=5.")
+    if recipe.backbone == "tiny" and recipe.weights == "imagenet":
+        raise RecipeError("the backbone tiny has no ImageNet weights: add --weights none.")
+    if recipe.weights != "none" and recipe.width != 1:
+        raise RecipeError(f"width = {recipe.width:g} fits no published weights: add --weights none.")
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain nested tables."""
+    table: dict[str, Any] = recipe.model_dump(mode="json")
+    return table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with everything that was decided."""
+
+    recipe: Recipe
+    measured: Measured | None
+    origin: dict[str, Any]
+    """Versions, hardware, data fingerprint, git revision."""
+
+    def write(self, path: Path) -> None:
+        """Write recipe.toml."""
+        tables: dict[str, Any] = settings_of(self.recipe)
+        if self.measured is not None:
+            tables["measured"] = asdict(self.measured)
+        tables["origin"] = self.origin
+        write_text(path, HEADING + dump_toml(tables))
+
+
+HEADING = """# A run of fullconv, as it was decided before its first step.
+# fullconv train DATA -o NEW --recipe THIS repeats it; [measured] is used again then, [origin] is compared.
+"""
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a recipe file, with what was measured where it says so.
+
+    Raises:
+        RecipeError: It cannot be read, or holds unknown settings.
+    """
+    table = read_toml(path)
+    measured, origin = table.pop("measured", None), table.pop("origin", {})
+    recipe = parse_recipe(table, str(path))
+    if measured is None:
+        return Plan(recipe, None, origin)
+    try:
+        return Plan(recipe, Measured(**measured), origin)
+    except TypeError as error:
+        raise RecipeError(f"{path}: [measured] is not what this program writes ({error}). Remove that table.") from None
+
+
+def combine(base: Plan | None, given: Mapping[str, Any]) -> tuple[Recipe, Measured | None, list[str]]:
+    """Lay the settings given over those of a recipe file.
+
+    Returns:
+        The recipe, the measured choices where they still hold, and the names of settings that differ from the file.
+    """
+    if base is None:
+        return parse_recipe(given, "settings"), None, []
+    table = settings_of(base.recipe)
+    for key in ("epochs", "minutes"):
+        if key in given:
+            table["epochs"] = table["minutes"] = None
+    overlay = parse_recipe({**_flat({k: v for k, v in table.items() if v is not None}), **_flat(given)}, "settings")
+    changed = [key for key, value in settings_of(overlay).items() if value != settings_of(base.recipe).get(key)]
+    keeps = set(changed) <= {*FREE_TO_CHANGE, "seed"}
+    return overlay, base.measured if keeps else None, changed
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def continued(stored: Plan, given: Mapping[str, Any], where: Path) -> Plan:
+    """Return the plan of a run that goes on, with what may change.
+
+    Raises:
+        RunError: A setting given contradicts the run's.
+    """
+    table = _flat(settings_of(stored.recipe))
+    asked = _flat(settings_of(parse_recipe(given, "settings")))
+    for key in _flat(given):
+        free = key in FREE_TO_CHANGE or (key == "epochs" and _longer(stored, asked[key]))
+        if asked[key] != table.get(key) and not free:
+            raise RunError(
+                f"{where}: this run has {key} = {table.get(key)}, not {asked[key]}. Leave {_option(key)} away to go on"
+                " with it, or start another run in a new folder."
+            )
+    changes = {key: asked[key] for key in _flat(given) if key in (*FREE_TO_CHANGE, "epochs")}
+    measured = stored.measured
+    if measured is not None and changes.get("epochs") is not None and _longer(stored, changes["epochs"]):
+        steps = changes["epochs"] * measured.steps_per_epoch
+        measured = Measured(**{**asdict(measured), "steps": steps})
+    return Plan(stored.recipe.model_copy(update=changes), measured, stored.origin)
+
+
+def _longer(stored: Plan, epochs: Any) -> bool:
+    return stored.recipe.epochs is not None and epochs is not None and epochs > stored.recipe.epochs
+
+
+def _option(key: str) -> str:
+    options = {
+        "variant", "backbone", "weights", "epochs", "minutes", "batch_size", "crop", "scale", "lr", "seed", "augment",
+        "skip_bad", "precision",
+    }  # fmt: skip
+    return "--" + key.replace("_", "-") if key in options else f"--set {key}"

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+
+from fullconv.data.coding import make_coding
+from fullconv.data.settings import DataSettings, inside, parse_settings, read_classes, read_settings
+from fullconv.errors import DataError
+
+EVERY_KEY = """
+format = "pairs"
+classes = ["background", "crack"]
+palette = [[0, 0, 0], [255, 0, 0]]
+ignore_index = [254, 7]
+values = { 0 = "background", 255 = "crack", 7 = "void" }
+unlabeled = "background"
+groups = "^(site\\\\d+)_"
+images = "photos"
+masks = "labels"
+mask_suffix = "_mask"
+bands = [4, 3, 2]
+splits = { train = "train.txt", val = "val.txt", test = "test.txt" }
+"""
+
+
+def test_every_key_is_read(tmp_path):
+    (tmp_path / "data.toml").write_text(EVERY_KEY)
+    settings = read_settings(tmp_path)
+    assert settings.values == {0: "background", 255: "crack", 7: "void"}
+    assert settings.groups == r"^(site\d+)_"
+    assert settings.bands == [4, 3, 2]
+    assert settings.splits == {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
+    assert settings.palette == [(0, 0, 0), (255, 0, 0)]
+
+
+def test_without_files_nothing_is_set(tmp_path):
+    assert read_settings(tmp_path) == DataSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clases = []", r"data\.toml: there is no key 'clases'\. Did you mean 'classes'\? The keys are format, classes"),
+        ("class_colors = [[0, 0, 0]]", "there is no key 'class_colors'"),
+        ('classes = ["a"]', "classes must name 2 to 255 classes, not 1"),
+        ('classes = ["a", "a"]', "class 'a' is listed twice"),
+        ('classes = "a"', r"classes = 'a' cannot be: input should be a valid list"),
+        ("classes = [1, 2]", r"classes\.0 = 1 cannot be"),
+        ("ignore_index = 'x'", r"ignore_index = 'x' cannot be"),
+        ("ignore_index = 1.5", r"ignore_index = 1\.5 cannot be"),
+        ('classes = ["a", "b"]\npalette = [[0, 0, 0]]', "palette has 1 colours for 2 classes"),
+        ('classes = ["a", "b"]\npalette = [[0, 0, 0], [0, 0, 256]]', "three numbers from 0 to 255"),
+        ('values = { x = "a" }', "'x' is not a mask value, a whole number from 0"),
+        ('classes = ["road", "sky"]\nvalues = { 0 = "roud" }', r"values: 0 = 'roud' is not among the classes\. Did you mean 'road'"),
+        ('values = { 0 = "a" }\ncolors = { "#000000" = "a" }', "give values .* or colors .*, not both"),
+        ("values = {}", "values is empty"),
+        ('colors = { "red" = "a" }', "'red' is not a colour; write it as '#rrggbb'"),
+        ('classes = ["a", "b"]\nunlabeled = "c"', "unlabeled = 'c' is neither a class nor 'void'"),
+        ('classes = ["a", "void"]\nvalues = { 0 = "a", 1 = "void" }', "'void' means no class in values and colors"),
+        ("bands = [0, 1]", "bands are counted from 1, 0 is none"),
+        ("bands = []", r"bands = \[\] cannot be"),
+        ('images = "../other"', "images: '../other' leaves the data folder"),
+        ('masks = "/etc"', "masks: '/etc' leaves the data folder"),
+        ('masks = "C:/x"', "leaves the data folder"),
+        ('images = ""', "the path is empty"),
+        ('splits = { train = "../../x" }', "splits: '../../x' leaves the data folder"),
+        ('splits = { trian = "x" }', r"there is no split 'trian'\. Did you mean 'train'\?"),
+        ("classes = [", "data.toml: not valid TOML"),
+    ],
+)
+def test_a_wrong_data_toml_is_named_with_key_and_reason(tmp_path, text, words):
+    (tmp_path / "data.toml").write_text(text)
+    with pytest.raises(DataError, match=words) as caught:
+        read_settings(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_data_toml_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "data.toml").write_bytes(b'classes = ["\xff"]')
+    with pytest.raises(DataError, match="not valid TOML: 'utf-8' codec"):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["a/b", "a\\b", "./a/b"])
+def test_paths_inside_are_kept_with_forward_slashes(path):
+    assert inside(path) == "a/b"
+
+
+def test_classes_txt_names_classes(tmp_path):
+    (tmp_path / "classes.txt").write_text("# names\nroad\n\nbig tree\n", encoding="utf-8-sig")
+    assert read_settings(tmp_path).class_names() == ("road", "big tree")
+    (tmp_path / "data.toml").write_text('classes = ["a", "b"]')
+    assert read_settings(tmp_path).class_names() == ("a", "b")
+
+
+@pytest.mark.parametrize("form", ["big tree 0 128 0", "big tree, 0, 128, 0", "big tree\t0\t128\t0"])
+def test_colours_of_classes_txt_paint_and_decode(tmp_path, form):
+    (tmp_path / "classes.txt").write_text(f"road 255 0 0\n{form}\n")
+    settings = read_settings(tmp_path)
+    assert settings.class_names() == ("road", "big tree")
+    coding = make_coding(settings, ("road", "big tree"))
+    assert coding.labels.palette == ((255, 0, 0), (0, 128, 0))
+    assert coding.color_meaning(0x008000) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("road 1 2 3\nsky\n", r"classes\.txt: 1 of 2 classes have a colour\. Give one to all, or to none"),
+        ("road 1 2 300\n", r"classes\.txt, line 1: 1 2 300 is no colour"),
+    ],
+)
+def test_a_wrong_classes_txt_is_named_with_its_line(tmp_path, text, words):
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_a_classes_txt_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"classes\.txt: cannot be read.*Save it as UTF-8 text"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_names_follow_from_values_or_colors():
+    assert parse_settings({"values": {"7": "b", "0": "a", "9": "void"}}, "x").class_names() == ("a", "b")
+    assert parse_settings({"colors": {"#ff0000": "b", "#000000": "a"}}, "x").class_names() == ("b", "a")
+    assert DataSettings().class_names() is None

@@ -1,0 +1,344 @@
+"""Evaluation with a stand-in that labels by looking at the picture, against loops over pixels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullconv.card import Card
+from fullconv.data import open_dataset
+from fullconv.errors import DataError, InputError, OutputError
+from fullconv.evaluation import Report, check_classes, choose_samples, evaluate, score_files
+from fullconv.labels import encode_label_map
+from fullconv.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference
+
+CLASSES = ("ground", "disc", "box", "never")
+SIZES = [(9, 14), (12, 8), (7, 7)]
+
+
+class Stand:
+    """A model whose label of a pixel is its first channel, divided by 10."""
+
+    def __init__(self, classes=CLASSES, **card):
+        self.card = Card(variant="custom", classes=classes, **card)
+        self.engine = SimpleNamespace(name="stand-in", precision="fp32")
+        self.seen = []
+
+    def predict(self, image, *, head=None):
+        self.seen.append((image.shape, head))
+        return SimpleNamespace(label_map=image[..., 0] // 10)
+
+
+def truth_and_prediction(number, seed=0):
+    random = np.random.default_rng(seed + number)
+    size = SIZES[number % len(SIZES)]
+    truth = random.choice(np.array([0, 0, 1, 1, 2, 255], np.uint8), size)
+    prediction = np.where(random.random(size) < 0.8, truth % 255, random.integers(0, 3, size)).astype(np.uint8)
+    return truth, prediction
+
+
+def write_data(root: Path, number=5, classes=CLASSES, splits=("train", "val")):
+    for split in splits:
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for n in range(number):
+            truth, prediction = truth_and_prediction(n, seed=100 * splits.index(split))
+            picture = np.dstack([prediction * 10, prediction * 0, prediction * 0 + 7])
+            Image.fromarray(picture).save(root / split / "images" / f"{split}{n}.png")
+            Image.fromarray(truth).save(root / split / "masks" / f"{split}{n}.png")
+    (root / "data.toml").write_text(f"classes = {json.dumps(classes)}\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path / "data")
+
+
+def expected_confusion(number=5, seed=100):
+    return sum(confusion_matrix(*truth_and_prediction(n, seed), len(CLASSES)) for n in range(number))
+
+
+# values
+
+
+def test_the_matrix_is_that_of_all_pictures_at_their_own_sizes(data):
+    segmenter = Stand()
+    report = evaluate(segmenter, data)
+    np.testing.assert_array_equal(report.confusion, expected_confusion())
+    assert [shape for shape, _ in segmenter.seen] == [(*SIZES[n % 3], 3) for n in range(5)]
+    assert report.images == 5
+    assert report.pixels == sum((truth_and_prediction(n, 100)[0] != 255).sum() for n in range(5))
+    assert report.mean_iou == mean_iou(expected_confusion())
+    assert (report.engine, report.precision, report.split, report.policy) == ("stand-in", "fp32", "val", "nan")
+    assert report.seconds > 0
+
+
+def test_another_split_has_its_own_pictures_and_all_has_every_one(data):
+    assert evaluate(Stand(), data, "all").images == 10
+    np.testing.assert_array_equal(evaluate(Stand(), data, split="train").confusion, expected_confusion(seed=0))
+
+
+def test_a_choice_of_samples_is_scored_alone(data):
+    dataset = open_dataset(data)
+    report = evaluate(Stand(), dataset, samples=dataset.splits["val"][:2])
+    np.testing.assert_array_equal(report.confusion, expected_confusion(2))
+    assert list(report.per_image) == [sample.stem for sample in dataset.splits["val"][:2]]
+
+
+def test_the_order_of_pictures_changes_nothing_but_the_order(data):
+    dataset = open_dataset(data)
+    ways = [dataset.splits["val"], dataset.splits["val"][::-1]]
+    one, other = (evaluate(Stand(), dataset, samples=way) for way in ways)
+    np.testing.assert_array_equal(one.confusion, other.confusion)
+
+
+def test_the_json_has_the_keys_and_nulls_of_the_contract(data):
+    table = json.loads(json.dumps(evaluate(Stand(), data).to_dict(), allow_nan=False))
+    assert list(table) == [
+        "images", "pixels", "pixel_accuracy", "mean_accuracy", "mean_iou", "freq_weighted_iou", "classes",
+        "mean_iou_interval", "confusion", "policy", "engine", "precision", "failed", "seconds",
+    ]  # fmt: skip
+    assert list(table["classes"][0]) == ["index", "name", "iou", "dice", "accuracy", "pixels"]
+    assert [row["name"] for row in table["classes"]] == list(CLASSES)
+    assert table["classes"][3] == {
+        "index": 3,
+        "name": "never",
+        "iou": None,
+        "dice": None,
+        "accuracy": None,
+        "pixels": 0,
+    }
+    assert table["mean_iou_interval"][0] < table["mean_iou"] < table["mean_iou_interval"][1]
+    assert table["confusion"] == expected_confusion().tolist()
+    assert table["failed"] == []
+
+
+def test_a_class_that_is_only_predicted_counts_with_0_or_not_at_all(data):
+    path = data / "val" / "images" / "val0.png"
+    picture = np.asarray(Image.open(path)).copy()
+    picture[truth_and_prediction(0, 100)[0] != 255] = 30  # the class "never"
+    Image.fromarray(picture).save(path)
+    report, present = (evaluate(Stand(), data, policy=policy) for policy in ("nan", "present_only"))
+    row = report.to_dict()["classes"][3]
+    assert (row["iou"], row["dice"], row["accuracy"], row["pixels"]) == (0, 0, None, 0)
+    np.testing.assert_allclose(4 * report.mean_iou, 3 * present.mean_iou)
+    assert present.to_dict()["policy"] == "present_only"
+
+
+def test_the_interval_is_the_bootstrap_over_the_pictures(data):
+    report = evaluate(Stand(), data)
+    matrices = np.stack([confusion_matrix(*truth_and_prediction(n, 100), len(CLASSES)) for n in range(5)])
+    assert report.mean_iou_interval == bootstrap_interval(matrices)
+    assert report.class_intervals().shape == (4, 2)
+    assert paired_difference(report.counts, matrices) == (0, 0, 0)
+
+
+def test_one_picture_has_no_interval(data):
+    dataset = open_dataset(data)
+    report = evaluate(Stand(), dataset, samples=dataset.splits["val"][:1])
+    assert report.mean_iou_interval is None
+    assert report.to_dict()["mean_iou_interval"] is None
+    assert "interval" not in str(report)
+
+
+def test_nothing_but_void_is_null_everywhere():
+    report = score_files([], CLASSES)
+    table = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert [table[key] for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou")] == [None] * 4
+    assert (table["images"], table["pixels"], table["mean_iou_interval"]) == (0, 0, None)
+    assert report.counts.hits.shape == (0, 4)
+
+
+def test_scores_by_image_are_those_of_each_picture_alone(data):
+    for stem, score in evaluate(Stand(), data).scores_by_image().items():
+        truth, prediction = truth_and_prediction(int(stem[-1]), 100)
+        assert score == mean_iou(confusion_matrix(truth, prediction, len(CLASSES)))
+
+
+def test_the_words_of_a_report_hold_its_numbers(data):
+    report = evaluate(Stand(), data)
+    assert f"{report.mean_iou:.4f} (95 % interval" in str(report)
+    assert f"{report.classes[1]['iou']:.4f}" in str(report)
+    assert str(report).splitlines()[-1].split() == ["never", "-", "-", "-", "0"]
+
+
+def test_counting_along_edges_only_leaves_pixels_out(data, tmp_path):
+    blocks = np.kron(np.array([[0, 1], [2, 0]], np.uint8), np.ones((10, 10), np.uint8))
+    Image.fromarray(blocks).save(data / "val" / "masks" / "val0.png")
+    Image.fromarray(np.dstack([blocks * 10] * 3)).save(data / "val" / "images" / "val0.png")
+    dataset = open_dataset(data)
+    report = evaluate(Stand(), dataset, samples=dataset.splits["val"][:1], band=2)
+    assert report.pixels == 20 * 20 - 4 * 8 * 8
+
+
+def test_progress_is_told_after_every_picture(data):
+    calls = []
+    evaluate(Stand(), data, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(n, 5) for n in range(1, 6)]
+
+
+def test_a_head_is_passed_on_and_compared_with_its_own_classes(data):
+    heads = {"semantic": {"classes": CLASSES}, "other": {"classes": ("a", "b")}}
+    segmenter = Stand(heads=heads)
+    evaluate(segmenter, data, head="semantic")
+    assert {head for _, head in segmenter.seen} == {"semantic"}
+    with pytest.raises(DataError, match=r"only in the model: a, b; only in the data: ground"):
+        evaluate(segmenter, data, head="other")
+
+
+# files
+
+
+def test_scores_counted_from_written_label_maps_are_the_same_to_the_pixel(data, tmp_path):
+    dataset = open_dataset(data)
+    pairs = []
+    for sample in dataset.splits["val"]:
+        path = tmp_path / f"{sample.stem}.png"
+        label_map = Stand().predict(dataset.read_image(sample)).label_map
+        path.write_bytes(encode_label_map(label_map, Stand().card.palette))
+        pairs.append((sample.stem, dataset.read_mask(sample), path))
+    from_files, direct = score_files(pairs, CLASSES), evaluate(Stand(), dataset)
+    np.testing.assert_array_equal(from_files.confusion, direct.confusion)
+    np.testing.assert_array_equal(from_files.counts, direct.counts)
+
+
+def test_the_csv_has_a_row_a_picture_and_class_that_adds_up(data, tmp_path):
+    report = evaluate(Stand(), data)
+    report.save_per_image(tmp_path / "scores" / "all.csv")
+    with (tmp_path / "scores" / "all.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image", "class", "tp", "fp", "fn"]
+    assert len(rows) == 5 * 4
+    truth, prediction = truth_and_prediction(2, 100)
+    (row,) = (r for r in rows if r["image"] == "val2" and r["class"] == "disc")
+    valid = truth != 255
+    is_disc, says_disc = valid & (truth == 1), valid & (prediction == 1)
+    expected = [(is_disc & says_disc).sum(), (says_disc & ~is_disc).sum(), (is_disc & ~says_disc).sum()]
+    assert [int(row[key]) for key in ("tp", "fp", "fn")] == expected
+    total = {key: sum(int(r[key]) for r in rows if r["class"] == "disc") for key in ("tp", "fp", "fn")}
+    assert total["tp"] / sum(total.values()) == report.classes[1]["iou"]
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["all.csv"]
+
+
+def test_a_csv_that_cannot_be_written_is_named(data, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(OutputError, match=r"folder\.csv: cannot be written"):
+        evaluate(Stand(), data).save_per_image(tmp_path / "folder.csv")
+
+
+# what goes wrong
+
+
+def test_classes_that_differ_are_named(data):
+    with pytest.raises(
+        DataError, match=r"only in the model: road; only in the data: never\. If the masks mean"
+    ) as caught:
+        evaluate(Stand(classes=("ground", "disc", "box", "road")), data)
+    assert 'classes = ["ground", "disc", "box", "road"]' in str(caught.value)
+    with pytest.raises(DataError, match=r"data: classes of model and data differ: only in the data: never\."):
+        evaluate(Stand(classes=CLASSES[:3]), data)
+
+
+def test_classes_in_another_order_are_named():
+    with pytest.raises(DataError, match=r"class 1 is 'b' in the model and 'c' in the data"):
+        check_classes(["a", "b", "c"], ["a", "c", "b"], "data")
+    check_classes(("a", "b"), ["a", "b"], "data")
+
+
+def test_a_mask_of_another_size_is_named_with_both_sizes(data):
+    Image.fromarray(np.zeros((3, 5), np.uint8)).save(data / "val" / "masks" / "val1.png")
+    with pytest.raises(
+        DataError, match=r"val1\.png: mask and prediction of 'val1' differ in size: 5x3 and 8x12 pixels"
+    ):
+        evaluate(Stand(), data)
+
+
+def test_a_bad_picture_stops_or_is_recorded(data):
+    (data / "val" / "images" / "val3.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"val3\.png"):
+        evaluate(Stand(), data)
+    report = evaluate(Stand(), data, on_error="record")
+    assert report.images == 4
+    assert [Path(row["input"]).name for row in report.failed] == ["val3.png"]
+    assert "val3.png" in report.to_dict()["failed"][0]["reason"]
+    others = sum(confusion_matrix(*truth_and_prediction(n, 100), len(CLASSES)) for n in (0, 1, 2, 4))
+    np.testing.assert_array_equal(report.confusion, others)
+
+
+def test_where_all_pictures_fail_the_first_reason_is_said(data):
+    for path in (data / "val" / "images").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"none of 5 pictures could be scored\. The first: .*val0\.png"):
+        evaluate(Stand(), data, on_error="record")
+
+
+def test_a_bug_in_the_model_is_not_recorded_as_a_bad_picture(data):
+    segmenter = Stand()
+    segmenter.predict = lambda image, *, head=None: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        evaluate(segmenter, data, on_error="record")
+
+
+def test_an_unknown_split_or_policy_is_named(data):
+    with pytest.raises(DataError, match=r"no split 'vall'"):
+        evaluate(Stand(), data, split="vall")
+    with pytest.raises(InputError, match=r"no policy 'nann'.*Did you mean 'nan'"):
+        evaluate(Stand(), data, policy="nann")
+
+
+def test_a_file_with_an_impossible_class_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode_label_map(np.full((2, 2), 9, np.uint8), None))
+    pairs = [("a", np.zeros((2, 2), np.uint8), path)]
+    with pytest.raises(DataError, match=r"a\.png: prediction holds 9, which is not a class; classes are 0 to 3"):
+        score_files(pairs, CLASSES)
+    good = tmp_path / "b.png"
+    good.write_bytes(encode_label_map(np.zeros((2, 2), np.uint8), None))
+    report = score_files([*pairs, ("b", np.zeros((2, 2), np.uint8), good)], CLASSES, on_error="record")
+    assert (report.images, len(report.failed)) == (1, 1)
+
+
+# whose split
+
+
+def test_pictures_that_a_model_was_trained_on_are_not_scored_as_val(data):
+    dataset = open_dataset(data)
+    stems = [sample.stem for sample in dataset.samples("all")]
+    folds = {"train": stems[::2], "val": stems[1::2]}
+    report = evaluate(Stand(data={"splits": folds}), dataset)
+    assert sorted(report.per_image) == sorted(folds["val"])
+    assert report.notes == ["split 'val' is that of the model's training (5 pictures), not the data set's own"]
+    assert evaluate(Stand(data={"splits": folds}), dataset, split="all").images == 10
+
+
+def test_a_model_of_the_same_split_or_of_other_data_uses_the_split_of_the_data(data):
+    dataset = open_dataset(data)
+    own = {split: [s.stem for s in members] for split, members in dataset.splits.items()}
+    elsewhere = {"train": ["val0", "val1"], "val": ["train0", "elsewhere"]}
+    few = {"train": ["val0", "val1"], "val": ["train0"]}
+    for splits in (own, elsewhere, few, None):
+        card = Card(variant="custom", classes=CLASSES, data={"splits": splits} if splits else {})
+        assert choose_samples(dataset, card, "val") == (dataset.splits["val"], [])
+
+
+def test_a_picture_added_since_the_training_stays_in_the_split_of_the_data(tmp_path):
+    dataset = open_dataset(write_data(tmp_path / "data", number=10))
+    stems = [sample.stem for sample in dataset.samples("all")]
+    folds = {"train": stems[0:20:2], "val": stems[1:19:2]}  # val9 is new
+    card = Card(variant="custom", classes=CLASSES, data={"splits": folds})
+    chosen, _ = choose_samples(dataset, card, "val")
+    assert {sample.stem for sample in chosen} == {*folds["val"], "val9"}
+
+
+def test_scores_are_nan_where_nothing_is_valid():
+    report = Report(CLASSES, np.zeros((4, 4), np.int64), {})
+    assert math.isnan(report.mean_iou)
+    assert str(report).startswith("mean IU                 -\n")

@@ -1,0 +1,366 @@
+"""Scores against naive loops, the worked example of the paper's metrics, and laws."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fullconv.errors import InputError
+from fullconv.metrics import (
+    Counts,
+    accuracy,
+    band,
+    bootstrap_interval,
+    class_intervals,
+    confusion_matrix,
+    count,
+    dice,
+    freq_weighted_iou,
+    iou,
+    mean_accuracy,
+    mean_iou,
+    mean_ious,
+    paired_difference,
+    pixel_accuracy,
+    resample,
+    total,
+)
+
+TRUTH = np.array([[0, 0, 1, 1], [0, 1, 1, 255], [2, 2, 0, 0]], dtype=np.uint8)
+PREDICTION = np.array([[0, 1, 1, 1], [0, 1, 0, 3], [2, 0, 0, 0]], dtype=np.uint8)
+CLASSES = 5
+NAN = float("nan")
+
+
+def naive_confusion(target, prediction, num_classes, ignore_index=255):
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for true, predicted in zip(np.ravel(target).tolist(), np.ravel(prediction).tolist(), strict=True):
+        if true != ignore_index:
+            matrix[true, predicted] += 1
+    return matrix
+
+
+def naive_mean_iou(matrix, policy):
+    values = []
+    for k in range(len(matrix)):
+        truth, predicted = sum(matrix[k]), sum(row[k] for row in matrix)
+        if truth > 0 or (policy == "nan" and predicted > 0):
+            values.append(matrix[k][k] / (truth + predicted - matrix[k][k]))
+    return sum(values) / len(values) if values else NAN
+
+
+label_maps = hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, 3))
+truths = hnp.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 3, 255]))
+matrices = hnp.arrays(np.int64, (4, 4), elements=st.integers(0, 9))
+
+
+# the confusion matrix
+
+
+@given(truth=truths, prediction=label_maps)
+def test_the_matrix_is_that_of_a_loop_over_pixels(truth, prediction):
+    matrix = confusion_matrix(truth, prediction, 4)
+    assert matrix.dtype == np.int64
+    np.testing.assert_array_equal(matrix, naive_confusion(truth, prediction, 4))
+
+
+@given(truth=truths, prediction=label_maps, cut=st.integers(0, 6))
+def test_the_matrix_of_a_whole_is_the_sum_over_its_parts_in_any_grouping(truth, prediction, cut):
+    parts = [confusion_matrix(truth[rows], prediction[rows], 4) for rows in (slice(0, cut), slice(cut, None))]
+    np.testing.assert_array_equal(parts[1] + parts[0], confusion_matrix(truth, prediction, 4))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
+def test_integers_of_any_width_count_the_same(dtype):
+    matrix = confusion_matrix(TRUTH.astype(dtype), PREDICTION.astype(dtype), CLASSES)
+    np.testing.assert_array_equal(matrix, naive_confusion(TRUTH, PREDICTION, CLASSES))
+
+
+def test_tensors_count_as_arrays_do():
+    matrix = confusion_matrix(torch.from_numpy(TRUTH).long(), torch.from_numpy(PREDICTION), CLASSES)
+    np.testing.assert_array_equal(matrix, naive_confusion(TRUTH, PREDICTION, CLASSES))
+
+
+@pytest.mark.parametrize("ignore_index", [-1, 0, 1000])
+def test_another_void_value_drops_its_pixels(ignore_index):
+    truth = np.array([ignore_index, 1, 2, 2])
+    prediction = np.array([1, 1, 2, 1])
+    expected = naive_confusion(truth, prediction, 3, ignore_index)
+    np.testing.assert_array_equal(confusion_matrix(truth, prediction, 3, ignore_index=ignore_index), expected)
+
+
+def test_255_classes_fit_beside_void():
+    labels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(confusion_matrix(labels, labels, 255), np.eye(255, dtype=np.int64))
+
+
+def test_what_is_predicted_under_void_does_not_count():
+    everything = np.arange(256, dtype=np.uint8)
+    assert confusion_matrix(np.full(256, 255, np.uint8), everything, 2).sum() == 0
+    assert confusion_matrix(np.full(256, 255), everything.astype(np.int64) * 9, 2).sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_a_prediction_outside_the_classes_is_named_with_its_number_of_pixels(dtype):
+    prediction = np.array([0, 7, 255, 1], dtype=dtype)
+    with pytest.raises(InputError, match=r"prediction holds 7, which is not a class; classes are 0 to 2 \(2 such"):
+        confusion_matrix(np.zeros(4, dtype), prediction, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_a_label_outside_the_classes_is_named(dtype):
+    with pytest.raises(InputError, match=r"target holds 3, which is not a class or void \(255\); classes are 0 to 2"):
+        confusion_matrix(np.array([3, 0], dtype), np.zeros(2, dtype), 3)
+
+
+def test_a_negative_prediction_is_refused_and_does_not_wrap_around():
+    with pytest.raises(InputError, match=r"prediction holds -1"):
+        confusion_matrix(np.array([0]), np.array([-1]), 3)
+
+
+def test_other_shapes_other_types_and_other_numbers_of_classes_are_refused():
+    with pytest.raises(InputError, match=r"target is \(3, 4\) and prediction is \(4, 3\)"):
+        confusion_matrix(TRUTH, PREDICTION.T, CLASSES)
+    with pytest.raises(InputError, match=r"prediction holds float32 numbers, not integers"):
+        confusion_matrix(TRUTH, PREDICTION.astype(np.float32), CLASSES)
+    with pytest.raises(InputError, match=r"1 to 255 classes, not 256"):
+        confusion_matrix(TRUTH, PREDICTION, 256)
+    with pytest.raises(InputError, match=r"a confusion matrix is \(K, K\), not \(2, 3\)"):
+        iou(np.zeros((2, 3), np.int64))
+
+
+# scores
+
+
+def test_the_worked_example_to_twelve_digits():
+    matrix = confusion_matrix(TRUTH, PREDICTION, CLASSES)
+    assert math.isclose(pixel_accuracy(matrix), 8 / 11, abs_tol=1e-12)
+    assert math.isclose(mean_accuracy(matrix), (4 / 5 + 3 / 4 + 1 / 2) / 3, abs_tol=1e-12)
+    np.testing.assert_allclose(iou(matrix), [4 / 7, 3 / 5, 1 / 2, NAN, NAN], atol=1e-12)
+    np.testing.assert_allclose(dice(matrix), [8 / 11, 3 / 4, 2 / 3, NAN, NAN], atol=1e-12)
+    np.testing.assert_allclose(accuracy(matrix), [4 / 5, 3 / 4, 1 / 2, NAN, NAN], atol=1e-12)
+    assert math.isclose(mean_iou(matrix), (4 / 7 + 3 / 5 + 1 / 2) / 3, abs_tol=1e-12)
+    assert math.isclose(mean_iou(matrix), 0.55714, abs_tol=1e-5)
+    assert math.isclose(mean_iou(matrix, "present_only"), mean_iou(matrix), abs_tol=1e-12)
+    assert math.isclose(freq_weighted_iou(matrix), (5 * 4 / 7 + 4 * 3 / 5 + 2 * 1 / 2) / 11, abs_tol=1e-12)
+    assert math.isclose(freq_weighted_iou(matrix), 0.56883, abs_tol=1e-5)
+
+
+def test_a_class_that_is_only_predicted_has_iou_0_and_the_policies_differ():
+    prediction = PREDICTION.copy()
+    prediction[0, 0] = 3
+    matrix = confusion_matrix(TRUTH, prediction, CLASSES)
+    np.testing.assert_array_equal(iou(matrix)[3:], [0, NAN])
+    np.testing.assert_array_equal(dice(matrix)[3:], [0, NAN])
+    np.testing.assert_array_equal(accuracy(matrix)[3:], [NAN, NAN])
+    assert math.isclose(mean_iou(matrix, "nan"), 0.38214, abs_tol=1e-5)
+    assert math.isclose(mean_iou(matrix, "present_only"), 0.50952, abs_tol=1e-5)
+
+
+@given(matrix=matrices, policy=st.sampled_from(["nan", "present_only"]))
+def test_mean_iou_is_that_of_a_loop_over_classes(matrix, policy):
+    expected = naive_mean_iou(matrix.tolist(), policy)
+    np.testing.assert_allclose(mean_iou(matrix, policy), expected, rtol=1e-12)
+
+
+@given(matrix=matrices)
+def test_dice_is_twice_iou_over_one_plus_iou(matrix):
+    np.testing.assert_allclose(dice(matrix), 2 * iou(matrix) / (1 + iou(matrix)), rtol=1e-12)
+
+
+@given(matrix=matrices, order=st.permutations(range(4)))
+def test_naming_the_classes_in_another_order_changes_no_score(matrix, order):
+    shuffled = matrix[np.ix_(order, order)]
+    for score in (pixel_accuracy, mean_accuracy, mean_iou, freq_weighted_iou):
+        np.testing.assert_allclose(score(shuffled), score(matrix), rtol=1e-12)
+    np.testing.assert_array_equal(iou(shuffled), iou(matrix)[order])
+
+
+@given(matrix=matrices)
+def test_counts_give_the_scores_of_their_matrix(matrix):
+    for score in (pixel_accuracy, mean_accuracy, mean_iou, freq_weighted_iou):
+        np.testing.assert_array_equal(score(count(matrix)), score(matrix))
+
+
+def test_where_nothing_is_valid_every_score_is_nan():
+    nothing = np.zeros((3, 3), np.int64)
+    for score in (pixel_accuracy, mean_accuracy, mean_iou, freq_weighted_iou):
+        assert math.isnan(score(nothing))
+    assert np.isnan(iou(nothing)).all()
+
+
+def test_an_unknown_policy_is_refused_with_the_nearest():
+    with pytest.raises(
+        InputError, match=r"no policy 'present', only nan and present_only\. Did you mean 'present_only'"
+    ):
+        mean_iou(np.eye(2, dtype=np.int64), "present")
+
+
+# the bootstrap
+
+
+def pictures(number, classes=3, seed=0):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 50, (number, classes, classes)) + 60 * np.eye(classes, dtype=np.int64)
+
+
+def test_a_resample_is_a_sum_of_pictures_drawn_with_replacement():
+    drawn = resample(count(pictures(3)), samples=40, seed=1)
+    per_picture = count(pictures(3))
+    possible = {
+        tuple((a * per_picture.hits[0] + b * per_picture.hits[1] + (3 - a - b) * per_picture.hits[2]).tolist())
+        for a in range(4)
+        for b in range(4 - a)
+    }
+    assert {tuple(row) for row in drawn.hits.tolist()} <= possible
+    assert len({tuple(row) for row in drawn.hits.tolist()}) > 5
+
+
+def test_more_resamples_begin_with_the_same_ones():
+    few, many = (resample(count(pictures(5)), samples=n, seed=2) for n in (100, 250))
+    np.testing.assert_array_equal(many.truth[:100], few.truth)
+
+
+def test_the_interval_is_that_of_a_loop_over_resamples():
+    confusions = pictures(12)
+    low, high = bootstrap_interval(confusions, samples=2000)
+    random = np.random.default_rng(99)
+    scores = [naive_mean_iou(confusions[random.integers(0, 12, 12)].sum(axis=0), "nan") for _ in range(2000)]
+    np.testing.assert_allclose([low, high], np.percentile(scores, [2.5, 97.5]), atol=0.004)
+    assert low < mean_iou(confusions.sum(axis=0)) < high
+
+
+def test_the_interval_is_the_same_every_time_and_another_for_another_seed():
+    assert bootstrap_interval(pictures(20)) == bootstrap_interval(pictures(20))
+    assert bootstrap_interval(pictures(20)) != bootstrap_interval(pictures(20), seed=1)
+
+
+def test_equal_pictures_have_no_spread():
+    same = np.repeat(pictures(1), 9, axis=0)
+    np.testing.assert_allclose(bootstrap_interval(same), [mean_iou(same[0])] * 2)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_fewer_than_two_pictures_have_no_interval(number):
+    assert all(math.isnan(end) for end in bootstrap_interval(pictures(number)))
+    assert np.isnan(class_intervals(pictures(number))).all()
+    assert class_intervals(pictures(number)).shape == (3, 2)
+
+
+def test_a_thousand_resamples_of_a_hundred_pictures_take_well_under_a_second():
+    confusions = pictures(101, classes=11)
+    start = time.process_time()
+    bootstrap_interval(confusions, samples=1000)
+    assert time.process_time() - start < 0.5
+
+
+def test_class_intervals_hold_the_scores_and_skip_absent_classes():
+    confusions = np.pad(pictures(15), [(0, 0), (0, 1), (0, 1)])
+    intervals = class_intervals(confusions)
+    assert intervals.shape == (4, 2)
+    values = iou(confusions.sum(axis=0))
+    assert (intervals[:3, 0] < values[:3]).all()
+    assert (values[:3] < intervals[:3, 1]).all()
+    assert np.isnan(intervals[3]).all()
+
+
+def test_the_interval_follows_the_policy():
+    confusions = pictures(10)
+    confusions[:, 2] = 0  # never in the truth, but predicted
+    nan, present = (bootstrap_interval(confusions, policy) for policy in ("nan", "present_only"))
+    assert nan[1] < present[0]
+
+
+def test_a_model_does_not_differ_from_itself():
+    assert paired_difference(pictures(8), pictures(8)) == (0, 0, 0)
+
+
+def worse(confusions, pixels):
+    """Move some right pixels of class 0 to the wrong class 1; the truth stays."""
+    changed = confusions.copy()
+    changed[:, 0, 0] -= pixels
+    changed[:, 0, 1] += pixels
+    return changed
+
+
+def test_a_paired_difference_finds_what_intervals_of_each_run_hide():
+    good, bad = pictures(30), worse(pictures(30), 4)
+    value, low, high = paired_difference(good, bad)
+    assert math.isclose(value, mean_iou(bad.sum(axis=0)) - mean_iou(good.sum(axis=0)), abs_tol=1e-15)
+    assert low < value < high < 0
+    assert bootstrap_interval(bad)[1] > bootstrap_interval(good)[0]  # unpaired, the two overlap
+    turned = paired_difference(bad, good)
+    np.testing.assert_allclose([turned.low, turned.high], [-high, -low])
+
+
+def test_runs_on_other_pictures_are_not_compared():
+    with pytest.raises(InputError, match=r"same pictures in the same order: 4 pictures of 3 classes and 5"):
+        paired_difference(pictures(4), pictures(5))
+    with pytest.raises(InputError, match=r"have other true pixels"):
+        paired_difference(pictures(4), pictures(4, seed=1))
+
+
+def test_one_picture_gives_a_difference_without_an_interval():
+    value, low, high = paired_difference(pictures(1), worse(pictures(1), 5))
+    assert value < 0
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+# along edges
+
+
+def naive_band(target, width):
+    height, length = target.shape
+    marked = np.zeros(target.shape, bool)
+    for y in range(height):
+        for x in range(length):
+            window = target[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+            marked[y, x] = (window != target[y, x]).any()
+    return marked
+
+
+@settings(max_examples=50)
+@given(truth=truths, width=st.integers(1, 5))
+def test_the_band_is_where_a_window_holds_two_labels(truth, width):
+    np.testing.assert_array_equal(band(truth, width), naive_band(truth, width))
+
+
+def test_a_band_of_a_straight_edge_is_as_wide_as_asked_on_both_sides():
+    truth = np.zeros((9, 20), np.uint8)
+    truth[:, 10:] = 1
+    np.testing.assert_array_equal(np.flatnonzero(band(truth, 3)[4]), [7, 8, 9, 10, 11, 12])
+
+
+def test_a_band_below_one_pixel_is_refused():
+    with pytest.raises(InputError, match=r"at least 1 pixel wide, not 0"):
+        band(TRUTH, 0)
+
+
+def test_coarser_labels_lose_more_along_edges_and_score_lower():
+    """The paper's upper bounds: truth reduced by 32, 16, 8, 4 and enlarged again scores ever higher."""
+    y, x = np.mgrid[0:256, 0:256]
+    truth = (((y - 120) ** 2 + (x - 131) ** 2 < 90**2) + ((abs(y - 60) < 25) & (abs(x - 180) < 37))).astype(np.uint8)
+    scores, along_edges = [], []
+    for factor in (32, 16, 8, 4):
+        coarse = truth[factor // 2 :: factor, factor // 2 :: factor].repeat(factor, 0).repeat(factor, 1)
+        scores.append(mean_iou(confusion_matrix(truth, coarse, 3)))
+        trimap = np.where(band(truth, 4), truth, 255)
+        along_edges.append(mean_iou(confusion_matrix(trimap, coarse, 3)))
+    assert scores == sorted(scores)
+    assert along_edges == sorted(along_edges)
+    assert all(edge < score for edge, score in zip(along_edges, scores, strict=True))
+
+
+def test_totals_and_means_by_picture_are_two_things():
+    confusions = pictures(4)
+    np.testing.assert_array_equal(total(count(confusions)).hits, count(confusions.sum(axis=0)).hits)
+    assert isinstance(total(count(confusions)), Counts)
+    np.testing.assert_allclose(mean_ious(confusions), [mean_iou(one) for one in confusions])
