@@ -96,6 +96,14 @@ def test_another_void_value_drops_its_pixels(ignore_index):
     np.testing.assert_array_equal(confusion_matrix(truth, prediction, 3, ignore_index=ignore_index), expected)
 
 
+def test_bytes_with_another_void_value_count_as_wider_integers_do():
+    truth, prediction = np.array([0, 11, 1, 0], np.uint8), np.array([0, 1, 0, 1], np.uint8)
+    for ignore_index in (11, 0):
+        target = np.where(truth == 11, ignore_index, truth).astype(np.uint8)
+        expected = naive_confusion(target, prediction, 3, ignore_index)
+        np.testing.assert_array_equal(confusion_matrix(target, prediction, 3, ignore_index=ignore_index), expected)
+
+
 def test_255_classes_fit_beside_void():
     labels = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(confusion_matrix(labels, labels, 255), np.eye(255, dtype=np.int64))

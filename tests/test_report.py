@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -29,7 +30,7 @@ from fullconv.report.tables import MOST_CELLS, confusion_table, confusions_list
 
 CLASSES = ("ground", "disc", '<script>alert("x")</script>')
 CARD = Card(variant="fcn8s", backbone="tiny", classes=CLASSES, stride=32, fullconv="0.1.0", weights_sha256="ab" * 32)
-EMPTY_TAGS = {"meta", "img", "input", "path", "circle", "rect"}
+EMPTY_TAGS = {"meta", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -65,12 +66,13 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.said).split())
 
 
-def picture(number=0, size=(40, 60), classes=3, dtype=np.uint8, bands=3, wrong=0.1):
+def picture(number=0, size=(40, 60), classes=3, dtype=np.uint8, bands=3, wrong=0.1, noise=0.1):
     random = np.random.default_rng(number)
     truth = np.kron(random.integers(0, classes, (4, 6)), np.ones((size[0] // 4, size[1] // 6), int)).astype(np.uint8)
     prediction = np.where(random.random(truth.shape) < wrong, random.integers(0, classes, truth.shape), truth)
     truth[:2] = 255
-    image = (random.random((*truth.shape, bands)) * (255 if dtype == np.uint8 else 4000)).astype(dtype)
+    light = truth[..., None] + random.random((*truth.shape, bands)) * noise
+    image = (light * (255 if dtype == np.uint8 else 4000) / (classes + noise)).astype(dtype)
     return ReportPicture(f"street/{number}", image, truth, prediction.astype(np.uint8), number / 100)
 
 
@@ -127,7 +129,7 @@ def test_the_page_says_all_that_a_run_is(path):
     )  # fmt: skip
     page = Page(text)
     for words in (
-        "fcn8s on tiny", "streets · 3 classes · trained on 1\u202f200 pictures · 10 epochs in 5 min",
+        "fcn8s on tiny", "streets · 3 classes · trained on 1 200 pictures · 10 epochs in 5 min",
         "mean IU on val, 6 pictures", f"{100 * reports['val'].mean_iou:.1f} %",
         f"95 % interval {interval(*reports['val'].mean_iou_interval)}",
         "The model is that of epoch 6, which was best on val. The same pictures chose it",
@@ -163,7 +165,7 @@ def test_every_picture_has_words_and_every_table_has_headers(path):
     assert page.all("html") == [{"lang": "en"}]
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
 
 
 def test_test_scores_are_the_headline_where_there_are_any(path):
@@ -186,7 +188,10 @@ def test_a_run_without_validation_or_history_says_so(path):
 def test_losses_that_are_no_numbers_leave_the_curve_whole(path):
     lines = history(6)
     lines[2]["train_loss"], lines[3]["train_loss"] = float("nan"), None
-    assert "nan" not in written(path, history=lines).lower().replace("finance", "")
+    charts = re.findall("<svg.*?</svg>", written(path, history=lines))
+    assert len(charts) == 3
+    assert not [chart for chart in charts if "nan" in chart]
+    assert charts[1].count("<title>") == 4
 
 
 def test_one_picture_one_epoch_and_no_errors_are_enough(path):
@@ -301,16 +306,16 @@ def test_small_or_faultless_pictures_have_no_cut_out():
 
 
 def test_noise_is_shrunk_until_a_picture_takes_no_more_than_its_share():
-    noise = picture(size=(1000, 1500), wrong=0.5)
+    noise = picture(size=(1000, 1500), wrong=0.5, noise=9)
     text = article(noise, CARD.labels())
     assert len(text) < 1_500_000
     assert max(decoded(Page(text).all("img")[0]["src"]).size) < SIDES[0]
 
 
 def test_a_page_of_many_large_pictures_stays_under_its_limit(path, monkeypatch):
-    monkeypatch.setattr(gallery_module, "MOST_BYTES", 60_000)
+    monkeypatch.setattr(gallery_module, "MOST_BYTES", 300_000)
     text = written(path, pictures=(picture(n, size=(200, 300)) for n in range(12)))
-    assert len(text) < 60_000 + 60_000
+    assert len(text) < 300_000 + 30_000
     assert re.search(r"[1-9]\d? more would have made this file too large", Page(text).words)
 
 
@@ -412,7 +417,7 @@ def test_a_chart_holds_every_value_in_its_tooltips_and_stays_in_its_frame():
     places = np.array([[float(v) for v in pair.split()] for pair in line.split("L")])
     assert (places >= 0).all()
     assert (places <= [520, TALL]).all()
-    assert places[7, 1] == places[:, 1].min()  # up is more
+    assert places[13, 1] == places[:, 1].min()  # up is more
     assert len(places) == 30
 
 

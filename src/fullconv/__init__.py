@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fullconv.evaluation import evaluate
     from fullconv.images import read_image
     from fullconv.nn import build
-    from fullconv.recipe import Recipe
     from fullconv.prediction import Prediction, show
+    from fullconv.recipe import Recipe
     from fullconv.segmenter import Segmenter, load
     from fullconv.training import train
 

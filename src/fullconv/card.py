@@ -118,7 +118,9 @@ class Card(BaseModel):
     @classmethod
     def _known_format(cls, value: int) -> int:
         if not 1 <= value <= CARD_FORMAT:
-            raise ValueError(f"this file has card format {value}, this program reads up to {CARD_FORMAT}: update fullconv")
+            raise ValueError(
+                f"this file has card format {value}, this program reads up to {CARD_FORMAT}: update fullconv"
+            )
         return value
 
     @model_validator(mode="after")
@@ -184,7 +186,9 @@ def describe(error: ValidationError) -> str:
     return f"{key}: {str(first['msg']).removeprefix('Value error, ')}{more}."
 
 
-def single_channel_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> Mapping[str, tuple[float, ...]]:
+def single_channel_statistics(
+    mean: Sequence[float], std: Sequence[float], channels: int
+) -> Mapping[str, tuple[float, ...]]:
     """Spread three-channel statistics over another number of channels: one channel gets the means, others repeat."""
     if channels == len(mean):
         return {"mean": tuple(mean), "std": tuple(std)}

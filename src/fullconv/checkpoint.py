@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
     }  # fmt: skip
     write_tensors(fresh, kept, metadata)
     if last.exists():
-        os.replace(last, folder / "previous")
-    os.replace(fresh, last)
+        last.replace(folder / "previous")
+    fresh.replace(last)
     named = {_best_step(folder / name) for name in ("last", "previous")}
     for path in folder.glob("best-*"):
         if path.name.removeprefix("best-") not in named:

@@ -109,7 +109,7 @@ def _squeezed(
         if bad.any():
             kind = f"a class or void ({ignore_index})" if name == "target" else "a class"
             raise InputError(_complaint(name, int(array[bad].min()), int(bad.sum()), num_classes, kind))
-    return np.where(void, VOID, truth).astype(np.uint8), np.where(void, 0, predicted).astype(np.uint8)
+    return np.where(void, VOID, truth).astype(np.uint8), predicted.astype(np.uint8)
 
 
 def _refuse(pixels: NDArray[np.int64], first: int, name: str, kind: str) -> None:

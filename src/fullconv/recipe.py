@@ -128,7 +128,9 @@ class Recipe(BaseModel):
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"crop must be at least 1x1, not {self.crop[0]}x{self.crop[1]}")
         if self.fold is not None and self.folds is not None and self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} does not exist: with folds = {self.folds} they are 0 to {self.folds - 1}")
+            raise ValueError(
+                f"fold {self.fold} does not exist: with folds = {self.folds} they are 0 to {self.folds - 1}"
+            )
         return self
 
 
@@ -223,7 +225,7 @@ def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 
 
 def _key(key: str) -> str:
-    bare = key and all(c.isalnum() and c.isascii() or c in "-_" for c in key)
+    bare = key and all((c.isalnum() and c.isascii()) or c in "-_" for c in key)
     return key if bare else _value(key)
 
 

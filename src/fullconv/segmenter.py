@@ -17,8 +17,8 @@ from fullconv.engines import Engine, TorchEngine
 from fullconv.errors import FullconvError, InputError, ModelFileError, RecipeError
 from fullconv.images import read_image
 from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build
-from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.prediction import Prediction
+from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.tiling import memory_allowed, plan, stitched_scores, strips, tile_core
 
 Tile = int | Literal["auto", "none"]
@@ -57,7 +57,7 @@ class Segmenter:
         *,
         palette: Sequence[tuple[int, int, int]] = (),
         in_channels: int | None = None,
-        range: tuple[float, float] = (0.0, 255.0),
+        range: tuple[float, float] = (0.0, 255.0),  # noqa: A002  (the card's word)
         device: str = "auto",
         precision: str = "auto",
     ) -> Segmenter:
@@ -77,7 +77,7 @@ class Segmenter:
         channels = in_channels or getattr(network, "in_channels", None) or _first_channels(network)
         spread = single_channel_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         ours = isinstance(network, Network)
-        body = network if ours else cast(Network, WholeNetwork(network, channels, len(classes)))
+        body = cast(Network, network if ours else WholeNetwork(network, channels, len(classes)))
         card = Card(
             variant=getattr(body, "variant", "custom"), backbone=body.settings.get("backbone"),
             network=build_settings(body), in_channels=channels, classes=tuple(classes), palette=tuple(palette),
@@ -141,7 +141,9 @@ class Segmenter:
             OutputError: The file cannot be written.
         """
         if self.card.variant not in VARIANTS:
-            raise ModelFileError("a network from outside has no row in the variants' table, so no model file can hold it.")
+            raise ModelFileError(
+                "a network from outside has no row in the variants' table, so no model file can hold it."
+            )
         import fullconv
 
         card = self.card.model_copy(update={"fullconv": fullconv.__version__})
@@ -218,7 +220,9 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError:
         raise RecipeError(f"there is no device '{device}': use auto, cpu, cuda or cuda:0.") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise RecipeError(f"device {device} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices. Use cpu.")
+        raise RecipeError(
+            f"device {device} is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices. Use cpu."
+        )
     if chosen.type not in ("cpu", "cuda"):
         raise RecipeError(f"device {device} is not served: use auto, cpu, cuda or cuda:0.")
     return chosen
@@ -237,9 +241,7 @@ def choose_precision(precision: str) -> str:
     return precision
 
 
-def load(
-    path: str | Path, precision: str = "auto", engine: str = "auto", device: str = "auto"
-) -> Segmenter:
+def load(path: str | Path, precision: str = "auto", engine: str = "auto", device: str = "auto") -> Segmenter:
     """Load a model file, or the model of a run folder.
 
     Args:

@@ -137,7 +137,7 @@ def _join(parts: list[Scores], dim: int) -> Scores:
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], dict):
-        return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}  # type: ignore[index, call-overload]
+        return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}  # type: ignore[index]
     return torch.cat(parts, dim)  # type: ignore[arg-type]
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import draw, make_shapes, places, save_mask, save_picture
 from PIL import Image
 
 from fullconv.data import BadDataError, inspect, open_dataset
 from fullconv.errors import DataError, InputError
 from fullconv.labels import VOID
+from made import draw, make_shapes, places, save_mask, save_picture
 
 LAYOUTS = ["camvid", "split-first", "kind-first", "flat"]
 ENCODINGS = ["index", "palette", "rgb", "binary255"]
@@ -69,8 +69,8 @@ def test_a_zip_opens_like_its_folder(tmp_path):
 def test_two_layouts_that_fit_are_named_with_the_option(tmp_path):
     make_shapes(tmp_path, "camvid", pictures=4)
     make_shapes(tmp_path, "flat", pictures=5)
-    words = r"2 layouts fit: camvid \(train/ with trainannot/\) and flat \(images/ with masks/\)\. Say which: --format camvid or --format flat"
-    with pytest.raises(DataError, match=words):
+    words = r"2 layouts fit: camvid \(train/ with trainannot/\) and flat \(images/ with masks/\)\. Say which:"
+    with pytest.raises(DataError, match=words + " --format camvid or --format flat"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, format="camvid").samples("all")) == 4
     assert len(open_dataset(tmp_path, format="flat").samples("all")) == 5
@@ -94,7 +94,9 @@ def test_a_format_that_is_none_or_does_not_fit_is_refused(tmp_path, name, words)
 
 def test_a_folder_that_is_no_data_set_is_told_what_would_be_one(tmp_path):
     (tmp_path / "stuff").mkdir()
-    with pytest.raises(DataError, match=r"laid out as no data set that is known \(it holds stuff/\).*Put pictures in images/"):
+    with pytest.raises(
+        DataError, match=r"laid out as no data set that is known \(it holds stuff/\).*Put pictures in images/"
+    ):
         open_dataset(tmp_path)
     make_shapes(tmp_path / "inner", "flat", pictures=2)
     with pytest.raises(DataError, match=r"inner/ looks like one: did you mean .*inner\?"):
@@ -109,7 +111,9 @@ def test_named_folders_globs_and_suffixes_pair(tmp_path):
         path.rename(path.with_name(f"{path.stem}_mask.png"))
     settings = (tmp_path / "data.toml").read_text()
     for images, masks in (("photos", "labels"), ("photos/*.jpg", "labels/*.png")):
-        (tmp_path / "data.toml").write_text(f'images = "{images}"\nmasks = "{masks}"\nmask_suffix = "_mask"\n{settings}')
+        (tmp_path / "data.toml").write_text(
+            f'images = "{images}"\nmasks = "{masks}"\nmask_suffix = "_mask"\n{settings}'
+        )
         data = open_dataset(tmp_path)
         assert len(data.samples("all")) == 5
         assert data.format == "pairs"
@@ -124,7 +128,7 @@ def test_masks_may_lie_beside_their_pictures(tmp_path):
     (tmp_path / "data.toml").write_text(f'masks = "images"\nmask_suffix = "_m"\n{settings}')
     assert len(open_dataset(tmp_path).samples("all")) == 5
     (tmp_path / "data.toml").write_text(f'masks = "images"\n{settings}')
-    with pytest.raises(DataError, match="images and masks are the same folder. Set mask_suffix"):
+    with pytest.raises(DataError, match=r"images and masks are the same folder\. Set mask_suffix"):
         open_dataset(tmp_path)
 
 
@@ -138,7 +142,9 @@ def test_named_folders_may_hold_the_splits(tmp_path):
 
 def test_a_named_folder_that_is_not_there_is_told(tmp_path):
     make_shapes(tmp_path, "flat", pictures=2, toml='images = "fotos"\n')
-    with pytest.raises(DataError, match=r'data\.toml says images = "fotos", but there is no such folder; there is images/, masks/'):
+    with pytest.raises(
+        DataError, match=r'data\.toml says images = "fotos", but there is no such folder; there is images/, masks/'
+    ):
         open_dataset(tmp_path)
 
 
@@ -208,7 +214,10 @@ def remedy_mends(root: Path, words: str) -> None:
 
 def test_binary_masks_are_told_the_lines_that_mend_it(tmp_path):
     make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
-    remedy_mends(tmp_path, 'hold only 0 and 255.*classes = .*values = { 0 = "background", 255 = "foreground" }'.replace(".*", r"[\s\S]*"))
+    remedy_mends(
+        tmp_path,
+        'hold only 0 and 255.*classes = .*values = { 0 = "background", 255 = "foreground" }'.replace(".*", r"[\s\S]*"),
+    )
     assert open_dataset(tmp_path).classes == ("background", "foreground")
 
 
@@ -227,7 +236,7 @@ def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
     make_shapes(tmp_path, "flat", pictures=4, toml=False)
     rewrite(tmp_path, lambda mask: np.where(mask == VOID, 255, mask).astype(np.uint16))
     assert len(open_dataset(tmp_path).classes) == 4
-    rewrite(tmp_path, lambda mask: (mask.astype(np.uint16) * 256))
+    rewrite(tmp_path, lambda mask: mask.astype(np.uint16) * 256)
     remedy_mends(tmp_path, "masks hold the labels 0, 256, 512, 768, 65280")
 
 
@@ -258,7 +267,7 @@ def test_too_few_classes_are_an_error(tmp_path, value, words):
 def test_more_labels_than_classes_may_be_are_an_error(tmp_path):
     make_shapes(tmp_path, "flat", pictures=3, size=(40, 40), toml=False)
     rewrite(tmp_path, lambda mask: np.arange(1600, dtype=np.uint16).reshape(40, 40))
-    with pytest.raises(BadDataError, match="1599 different labels, more than 255 classes. .*not instance numbers"):
+    with pytest.raises(BadDataError, match=r"1599 different labels, more than 255 classes.*not instance numbers"):
         open_dataset(tmp_path)
 
 
@@ -393,6 +402,11 @@ def test_camvid_opens_as_published_where_it_is():
     if not root.is_dir():
         pytest.skip("CamVid is not here")
     data = open_dataset(root)
-    assert (data.format, len(data.splits["train"]), len(data.splits["val"]), len(data.classes)) == ("camvid", 367, 101, 11)
+    assert (data.format, len(data.splits["train"]), len(data.splits["val"]), len(data.classes)) == (
+        "camvid",
+        367,
+        101,
+        11,
+    )
     mask = data.read_mask(data.splits["train"][0])
     assert set(np.unique(mask)) <= {*range(11), VOID}

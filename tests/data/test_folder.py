@@ -42,7 +42,16 @@ def test_two_files_of_one_stem_are_told(tmp_path):
     ],
 )
 def test_globs_pair_by_what_their_wildcards_match(tmp_path, pattern, keys, stems):
-    touch(tmp_path, "photos/a.jpg", "photos/b.jpg", "photos/x.txt", "s1/rgb.png", "s2/rgb.png", "deep/m/n/c.png", "deep/m/d.png")
+    touch(
+        tmp_path,
+        "photos/a.jpg",
+        "photos/b.jpg",
+        "photos/x.txt",
+        "s1/rgb.png",
+        "s2/rgb.png",
+        "deep/m/n/c.png",
+        "deep/m/d.png",
+    )
     found = Folder(tmp_path).pictures(pattern)
     assert sorted(found.files) == sorted(keys)
     assert sorted(found.stems.values()) == sorted(stems)

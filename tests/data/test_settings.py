@@ -39,7 +39,10 @@ def test_without_files_nothing_is_set(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("clases = []", r"data\.toml: there is no key 'clases'\. Did you mean 'classes'\? The keys are format, classes"),
+        (
+            "clases = []",
+            r"data\.toml: there is no key 'clases'\. Did you mean 'classes'\? The keys are format, classes",
+        ),
         ("class_colors = [[0, 0, 0]]", "there is no key 'class_colors'"),
         ('classes = ["a"]', "classes must name 2 to 255 classes, not 1"),
         ('classes = ["a", "a"]', "class 'a' is listed twice"),
@@ -50,7 +53,10 @@ def test_without_files_nothing_is_set(tmp_path):
         ('classes = ["a", "b"]\npalette = [[0, 0, 0]]', "palette has 1 colours for 2 classes"),
         ('classes = ["a", "b"]\npalette = [[0, 0, 0], [0, 0, 256]]', "three numbers from 0 to 255"),
         ('values = { x = "a" }', "'x' is not a mask value, a whole number from 0"),
-        ('classes = ["road", "sky"]\nvalues = { 0 = "roud" }', r"values: 0 = 'roud' is not among the classes\. Did you mean 'road'"),
+        (
+            'classes = ["road", "sky"]\nvalues = { 0 = "roud" }',
+            r"values: 0 = 'roud' is not among the classes\. Did you mean 'road'",
+        ),
         ('values = { 0 = "a" }\ncolors = { "#000000" = "a" }', "give values .* or colors .*, not both"),
         ("values = {}", "values is empty"),
         ('colors = { "red" = "a" }', "'red' is not a colour; write it as '#rrggbb'"),

@@ -120,7 +120,10 @@ def listed(root: Path, **lists: str):
     for split, text in lists.items():
         (root / f"{split}.txt").write_text(text)
     keys = parse_settings({"splits": {split: f"{split}.txt" for split in lists}}, "data.toml")
-    pool = [Sample(s, root / "images" / f"{s}.png", {"": MaskFile(root / "masks" / f"{s}.png")}) for s in ("a", "b c", "d/e")]
+    pool = [
+        Sample(s, root / "images" / f"{s}.png", {"": MaskFile(root / "masks" / f"{s}.png")})
+        for s in ("a", "b c", "d/e")
+    ]
     return by_lists({"": pool}, keys, root)
 
 
@@ -133,7 +136,9 @@ def test_a_line_of_a_list_is_a_stem_or_a_path(tmp_path, line):
     assert names(splits["train"]) == ["a", "d/e"]
 
 
-@pytest.mark.parametrize("line", ["images/a.png masks/a.png", "a.png,a_mask.png", "/SegNet/images/a.png\t/SegNet/x.png"])
+@pytest.mark.parametrize(
+    "line", ["images/a.png masks/a.png", "a.png,a_mask.png", "/SegNet/images/a.png\t/SegNet/x.png"]
+)
 def test_a_line_may_name_picture_and_mask(tmp_path, line):
     assert names(listed(tmp_path, train=line)[0]["train"]) == ["a"]
 

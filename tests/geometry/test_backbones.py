@@ -13,6 +13,7 @@ from torch import nn
 from fullconv.geometry import chain, trace, trace_nodes
 
 EXAMPLE = torch.zeros(1, 3, 64, 96)
+SHAPE_ONLY = EXAMPLE.to("meta")
 # Name: receptive field and centre of cell 0 at stride 32; a network as thin as its family allows stands for the others.
 TRUTHS = {
     "resnet18": (435, 0),
@@ -43,6 +44,12 @@ regnetz_b16 rexnet_100 res2net50_14w_8s resnetblur18 resnetv2_50 seresnet18 skre
 def backbone(name: str) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model(name, features_only=True, pretrained=False).eval()
+
+
+def outline(name: str) -> nn.Module:
+    """Build a backbone without its numbers."""
+    with torch.device("meta"):
+        return timm.create_model(name, features_only=True, pretrained=False)
 
 
 def open_up(network: nn.Module) -> nn.Module:
@@ -77,7 +84,7 @@ def check_by_nan(name: str, limit: int) -> int:
 
 @pytest.mark.parametrize(("name", "truth"), TRUTHS.items())
 def test_a_backbone_has_its_field_and_its_centre(name, truth):
-    *_, geometry = trace(backbone(name), EXAMPLE)
+    *_, geometry = trace(outline(name), SHAPE_ONLY)
     assert (geometry.y.field(), geometry.y.offset, geometry.stride) == (*truth, 32)
     assert geometry.x == geometry.y
     assert geometry.y.spread == 0
@@ -91,7 +98,7 @@ def test_a_backbone_has_its_field_and_its_centre(name, truth):
 
 @pytest.mark.parametrize("name", SEEN)
 def test_one_nan_in_the_picture_comes_out_exactly_where_the_geometry_says(name):
-    assert check_by_nan(name, 450) >= 2
+    assert check_by_nan(name, 300) >= 2
 
 
 @pytest.mark.slow
@@ -114,13 +121,13 @@ def test_a_wrong_kernel_in_the_geometry_is_noticed():
 
 
 def test_the_gates_of_mobilenet_are_named():
-    *_, geometry = trace(backbone("mobilenetv3_large_100"), EXAMPLE)
+    *_, geometry = trace(outline("mobilenetv3_large_100"), SHAPE_ONLY)
     assert geometry.whole[0] == "blocks.2.0.se (SqueezeExcite: global average pooling)"
     assert len(geometry.whole) == 8
 
 
 def test_branches_of_resnet50d_that_meet_with_different_centres_are_named_with_their_spread():
-    first, *_, geometry = trace(backbone("resnet50d"), EXAMPLE)
+    first, *_, geometry = trace(outline("resnet50d"), SHAPE_ONLY)
     assert first.spreads == ()
     assert geometry.spreads == (
         ("layer2.0 (add_3)", Fraction(2)),
@@ -131,7 +138,7 @@ def test_branches_of_resnet50d_that_meet_with_different_centres_are_named_with_t
 
 
 def test_padding_that_depends_on_the_size_is_named():
-    *_, geometry = trace(backbone("tf_efficientnet_b0"), EXAMPLE)
+    *_, geometry = trace(outline("tf_efficientnet_b0"), SHAPE_ONLY)
     assert geometry.size_dependent[:2] == (
         "conv_stem (Conv2dSame: depends on the picture's size)",
         "blocks.1.0.conv_dw (Conv2dSame: depends on the picture's size)",
@@ -143,24 +150,26 @@ def test_padding_that_depends_on_the_size_is_named():
 @pytest.mark.parametrize(("depth", "field"), [(50, 443), (101, 987)])
 def test_torchvisions_head_has_its_field_and_its_resize_is_named(depth, field):
     make = getattr(torchvision.models.segmentation, f"fcn_resnet{depth}")
-    network = make(weights=None, weights_backbone=None)
-    rows = {row.path: row for row in trace_nodes(network, EXAMPLE)}
+    with torch.device("meta"):
+        network = make(weights=None, weights_backbone=None)
+    rows = {row.path: row for row in trace_nodes(network, SHAPE_ONLY)}
     head = rows["classifier.4"]
     assert (head.geometry.receptive_field, head.geometry.stride, head.shape[1:]) == (field, 8, (21, 8, 12))
-    out = trace(network, EXAMPLE)["out"]
+    out = trace(network, SHAPE_ONLY)["out"]
     assert out.size_dependent == ("FCN: resizing to a size; the factor depends on the picture's size",)
     assert out.stride == 1
 
 
 def test_torchvisions_classifiers_see_the_whole_picture_and_their_features_do_not():
-    alexnet = torchvision.models.alexnet(weights=None)
-    assert trace(alexnet, EXAMPLE).whole == ("avgpool (AdaptiveAvgPool2d: adaptive average pooling to (6, 6))",)
-    assert trace(alexnet.features, EXAMPLE).receptive_field == 195
-    vgg = torchvision.models.vgg16(weights=None).features
-    assert trace(vgg, EXAMPLE) == chain(vgg)
+    with torch.device("meta"):
+        alexnet = torchvision.models.alexnet(weights=None)
+        vgg = torchvision.models.vgg16(weights=None).features
+        googlenet = torchvision.models.googlenet(weights=None, init_weights=False)
+    assert trace(alexnet, SHAPE_ONLY).whole == ("avgpool (AdaptiveAvgPool2d: adaptive average pooling to (6, 6))",)
+    assert trace(alexnet.features, SHAPE_ONLY).receptive_field == 195
+    assert trace(vgg, SHAPE_ONLY) == chain(vgg)
     assert chain(vgg).receptive_field == 212
-    googlenet = torchvision.models.googlenet(weights=None, init_weights=False)
-    rows = {row.path: row.geometry for row in trace_nodes(googlenet, EXAMPLE)}
+    rows = {row.path: row.geometry for row in trace_nodes(googlenet, SHAPE_ONLY)}
     assert rows["inception5b"].bounded
     assert rows["avgpool"].whole == ("avgpool (AdaptiveAvgPool2d: global average pooling)",)
 
@@ -170,12 +179,12 @@ def test_torchvisions_classifiers_see_the_whole_picture_and_their_features_do_no
     FAMILIES.split(),
 )
 def test_many_families_can_be_traced_and_have_the_strides_that_timm_states(name):
-    network = backbone(name)
-    geometries = trace(network, EXAMPLE)
+    network = outline(name)
+    geometries = trace(network, SHAPE_ONLY)
     assert [geometry.stride for geometry in geometries] == network.feature_info.reduction()
     assert geometries[-1].unknown == ()
 
 
 def test_attention_is_named_and_never_bounded():
-    *_, geometry = trace(backbone("efficientvit_b0"), EXAMPLE)
+    *_, geometry = trace(outline("efficientvit_b0"), SHAPE_ONLY)
     assert "stages_2.blocks.1.context_module.main (LiteMLA: attention over positions)" in geometry.whole

@@ -202,14 +202,19 @@ class _Tally:
         self.colored: list[Sample] = []
         self.first: dict[bytes, tuple[str, Sample]] = {}
         self.twice: list[tuple[Sample, Sample]] = []
+        self.types: set[str] = set()
+        self.low, self.high = float("inf"), float("-inf")
 
     def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
         """Count one sample."""
-        if picture.digest:
+        if not picture.error:
             key = bytes.fromhex(picture.digest[:24])
             before = self.first.setdefault(key, (split, sample))
             if before[0] != split:
                 self.twice.append((before[1], sample))
+        if split == "train" and not picture.error:
+            self.types.add(picture.dtype)
+            self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
         if mask.error:
             return
         coding = self.dataset.codings[""]
@@ -223,7 +228,14 @@ class _Tally:
 
     def problems(self) -> list[Problem]:
         """Return what the counts say."""
-        return [*self._binary(), *self._colored(), *self._repeated(), *self._classes()]
+        return [*self._binary(), *self._colored(), *self._constant(), *self._repeated(), *self._classes()]
+
+    def _constant(self) -> list[Problem]:
+        if self.low != self.high or "uint8" in self.types:
+            return []
+        files = [sample.image.relative_to(self.dataset.root).as_posix() for sample in self.dataset.splits["train"]]
+        words = f"every pixel of every picture in train is {self.low:g}, so there is nothing to learn from"
+        return [problem("constant-pictures", "error", files, words, "Check how the pictures were exported.")]
 
     def _binary(self) -> list[Problem]:
         coding = self.dataset.codings[""]

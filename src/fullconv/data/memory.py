@@ -30,10 +30,11 @@ class Memory:
             self._open()
         except sqlite3.OperationalError:  # no room, no rights, or locked for too long
             self._base = None
-        except sqlite3.DatabaseError:  # damaged: the next run starts a new one
+        except sqlite3.DatabaseError:  # damaged: start a new one
             self._base = None
-            with suppress(OSError):
+            with suppress(OSError, sqlite3.Error):
                 self._path.unlink()
+                self._open()
         except OSError:
             self._base = None
         return self

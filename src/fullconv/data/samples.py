@@ -55,7 +55,7 @@ class MaskFile:
         """Return its numbers or colours."""
         where = str(self.path)
         array = decode(self.path, where, lambda image: raw_mask(image, where, colors))
-        return array if array.ndim == 2 or array.dtype == np.uint8 else _whole_numbers(array, where)
+        return array if array.ndim == 2 else tiff_mask(array, where, colors)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,15 @@ def raw_mask(image: Image.Image, where: str, colors: Colors = "none") -> NDArray
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)
     return _whole_numbers(np.asarray(image), where)
+
+
+def tiff_mask(array: NDArray[Any], where: str, colors: Colors = "none") -> NDArray[Any]:
+    """Return the numbers or colours of a mask that the TIFF reader gave as (H, W, C)."""
+    if array.shape[2] in (2, 4) and array.dtype == np.uint8 and array[..., -1].min() == 255:
+        array = array[..., :-1]  # opaque alpha
+    if array.shape[2] == 3 and array.dtype == np.uint8:
+        return array[..., 0].copy() if colors == "none" and is_grey(array) else array
+    return _whole_numbers(array, where)
 
 
 def is_grey(planes: NDArray[Any]) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.data.memory import Memory, file_state
-from fullconv.data.samples import MaskFile, MaskSource, raw_mask
+from fullconv.data.samples import MaskFile, MaskSource, raw_mask, tiff_mask
 from fullconv.errors import DataError, FullconvError
 from fullconv.images.limits import PictureError
 from fullconv.images.read import as_picture, decode, open_source, to_picture
@@ -85,7 +85,7 @@ def examine_picture(path: Path) -> PictureFacts:
     facts = PictureFacts()
 
     def count(image: Image.Image) -> NDArray[Any]:
-        if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        if _is_plain(image):
             _count_histogram(facts, image)
             return np.empty((0, 0), np.uint8)
         return to_picture(image)
@@ -98,6 +98,10 @@ def examine_picture(path: Path) -> PictureFacts:
     except FullconvError as error:
         facts.error, facts.code = _told(error)
     return facts
+
+
+def _is_plain(image: Image.Image) -> bool:
+    return image.mode in ("L", "RGB") and "transparency" not in image.info
 
 
 def _count_histogram(facts: PictureFacts, image: Image.Image) -> None:
@@ -139,6 +143,7 @@ def examine_mask(source: MaskSource) -> MaskFacts:
         if isinstance(source, MaskFile):
             data, facts.digest = _load(source.path)
             array = decode(data, where, count)
+            array = tiff_mask(array, where, "rgb") if array.ndim == 3 and not facts.format else array
         else:
             array = source.raw("rgb")
             facts.digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

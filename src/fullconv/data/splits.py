@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -206,8 +207,10 @@ def by_lists(
 
 
 def _names_of(sample: Sample, root: Path) -> set[str]:
-    inner = sample.image.relative_to(root).with_suffix("").as_posix()
-    return {sample.stem, inner, sample.stem.rpartition("/")[2]}
+    names = {sample.stem, sample.stem.rpartition("/")[2]}
+    with suppress(ValueError):  # a picture may lie outside of the data folder
+        names.add(sample.image.relative_to(root).with_suffix("").as_posix())
+    return names
 
 
 def _find(line: str, known: Mapping[str, Sample | None]) -> Sample | None:

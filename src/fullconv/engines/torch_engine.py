@@ -29,7 +29,7 @@ class TorchEngine:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         if precision == "bf16":
             network = copy.deepcopy(network).to(torch.bfloat16)
-        self.network: Network = network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[assignment, call-overload]
+        self.network: Network = network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[assignment]
 
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Scores:

@@ -53,7 +53,7 @@ def trace(module: nn.Module, example: Tensor) -> Any:
     Args:
         module: Any network that takes one tensor; it runs in evaluation mode.
         example: (N, C, H, W), large enough for at least 2x2 cells in the smallest inner map: (1, 3, 64, 96) for
-            stride 32.
+            stride 32. On the network's device; with both on "meta" nothing is computed.
 
     Returns:
         What the network returns, with a ``Geometry`` for each tensor (None where it does not depend on the picture).

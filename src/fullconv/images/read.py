@@ -28,6 +28,7 @@ ALPHA_GROUND = 255
 _AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 _TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
 _MEND = "Copy or export it again, or leave it out"
+_MAGIC = (png.SIGNATURE, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
 _bomb_lock = threading.Lock()
 
 
@@ -195,6 +196,8 @@ def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
             return _open_unlimited(file)
         except Exception as error:
             raise PictureError("unreadable", f"{where}: its header is damaged ({_reason(error)}). {_MEND}.") from error
+    if start.startswith(_MAGIC):
+        raise PictureError("unreadable", f"{where}: its header is damaged. {_MEND}.")
     words = "a text file" if start.isascii() and start[:1].isalnum() else "no picture that can be read"
     raise PictureError(
         "not-a-picture", f"{where}: is {words}, whatever its name says. Replace it by a picture, or leave it out."

@@ -6,61 +6,21 @@ Every backbone is a module with ``channels``, a dict ``{stride: C}``, and a ``fo
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
-import timm
-import torch
 from torch import Tensor, nn
 
-from fullconv.errors import NetworkError, nearest
+from fullconv.errors import NetworkError
+from fullconv.nn.pyramid import TESTED as TESTED
+from fullconv.nn.pyramid import build_pyramid
 from fullconv.nn.surgery import adapt_in_channels
 from fullconv.nn.tiny import Tiny
 from fullconv.nn.weights import backbone_file, load_renamed
 
-TESTED = {
-    "tiny": 0.4,
-    "mobilenetv3_large_100": 3.0,
-    "efficientnet_b0": 4.0,
-    "googlenet": 5.6,
-    "resnet18": 11.2,
-    "resnet34": 21.3,
-    "resnet50": 23.5,
-    "convnext_tiny": 27.8,
-    "resnet101": 42.5,
-    "alexnet": 57.0,
-    "vgg16": 134.3,
-    "vgg16_bn": 134.3,
-}
-"""Backbones that the tests build and train, by millions of parameters."""
-
 _VGG = re.compile(r"vgg(11|13|16|19)(_bn)?(\.\w+)?")
-
-
-class PyramidBackbone(nn.Module):
-    """A timm encoder in its ``features_only`` form.
-
-    Args:
-        body: timm's feature extractor; returns a list of maps.
-        strides: The strides to hand on.
-    """
-
-    def __init__(self, body: nn.Module, strides: Sequence[int]) -> None:
-        super().__init__()
-        self.body = body
-        info: Any = body.feature_info
-        position = {int(reduction): index for index, reduction in enumerate(info.reduction())}
-        self.positions = {stride: position[stride] for stride in sorted(strides)}
-        self.channels = {stride: int(info.channels()[index]) for stride, index in self.positions.items()}
-
-    def forward(self, x: Tensor) -> dict[int, Tensor]:
-        """Map (N, C, H, W) to features by stride."""
-        maps = self.body(x)
-        return {stride: maps[index] for stride, index in self.positions.items()}
 
 
 class PoolBackbone(nn.Module):
@@ -77,9 +37,7 @@ class PoolBackbone(nn.Module):
     at strides 8 and 16 are the convolutions before the next pool (conv4_3, conv5_3): another network.
     """
 
-    def __init__(
-        self, features: nn.Sequential, fc: nn.Sequential | None, strides: Sequence[int], first: int
-    ) -> None:
+    def __init__(self, features: nn.Sequential, fc: nn.Sequential | None, strides: Sequence[int], first: int) -> None:
         super().__init__()
         self.features = features
         self.fc = fc
@@ -113,7 +71,7 @@ class GoogLeNetBackbone(nn.Module):
     Source: Szegedy et al., CVPR 2015, as torchvision has it (3x3 where the paper has 5x5 branches).
     """
 
-    channels_of = {4: 192, 8: 480, 16: 832, 32: 1024}
+    channels_of: ClassVar[dict[int, int]] = {4: 192, 8: 480, 16: 832, 32: 1024}
 
     def __init__(self, body: nn.Module, strides: Sequence[int]) -> None:
         super().__init__()
@@ -130,54 +88,6 @@ class GoogLeNetBackbone(nn.Module):
         maps[16] = b.inception4e(b.inception4d(x))
         maps[32] = b.inception5b(b.inception5a(b.maxpool4(maps[16])))
         return {stride: maps[stride] for stride in self.channels}
-
-
-class StaticSameConv2d(nn.Conv2d):
-    """TensorFlow's "SAME" convolution with the padding it has on every map whose size its stride divides.
-
-    Our networks pad pictures to a multiple of 32, so that all their maps are such; on any other size TensorFlow's
-    padding would change with the size, and tiles would not agree with the whole.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pad by the static rule and convolve."""
-        (top, bottom), (left, right) = self.pads()
-        return nn.functional.conv2d(
-            nn.functional.pad(x, (left, right, top, bottom)),
-            self.weight, self.bias, self.stride, 0, self.dilation, self.groups,
-        )  # fmt: skip
-
-    def pads(self) -> list[tuple[int, int]]:
-        """Return (before, after) for rows and columns."""
-        sizes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
-        total = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, stride, dilation in sizes]
-        return [(t // 2, t - t // 2) for t in total]
-
-    def trace_geometry(self, geometry: Any) -> Any:
-        """Return the geometry of the output."""
-        from dataclasses import replace
-
-        axes = {}
-        for axis, name in enumerate(("y", "x")):
-            kernel, stride, dilation = self.kernel_size[axis], self.stride[axis], self.dilation[axis]
-            axes[name] = getattr(geometry, name).conv(kernel, stride, self.pads()[axis], dilation)
-        return replace(geometry, **axes)
-
-
-def make_same_padding_static(module: nn.Module) -> list[str]:
-    """Turn timm's size-dependent convolutions into static ones, in place; return the names of what is left.
-
-    Pools with size-dependent padding have no static form here and are returned by name.
-    """
-    from timm.layers import Conv2dSame
-
-    left = []
-    for name, child in module.named_modules():
-        if isinstance(child, Conv2dSame):
-            child.__class__ = StaticSameConv2d
-        elif type(child).__name__ in ("AvgPool2dSame", "MaxPool2dSame"):
-            left.append(name)
-    return left
 
 
 def build_backbone(
@@ -210,9 +120,13 @@ def build_backbone(
         WeightsError: Its weights cannot be had.
     """
     if norm != "batch" and name != "tiny":
-        raise NetworkError(f"norm = '{norm}' is for the backbone tiny; {name} has its own normalisation. Leave it away.")
+        raise NetworkError(
+            f"norm = '{norm}' is for the backbone tiny; {name} has its own normalisation. Leave it away."
+        )
     if weights is not None and width != 1:
-        raise NetworkError(f"width = {width:g} changes the shapes of {name}, so its weights do not fit: add weights none.")
+        raise NetworkError(
+            f"width = {width:g} changes the shapes of {name}, so its weights do not fit: add weights none."
+        )
     if weights is not None and name == "tiny" and str(weights) == "imagenet":
         raise NetworkError("the backbone tiny has no ImageNet weights: use --weights none.")
     file = None if weights is None else backbone_file(name, weights)
@@ -227,7 +141,7 @@ def build_backbone(
         if width != 1:
             raise NetworkError(f"width is not offered for {name}; use resnet18, vgg16 or tiny.")
         return (_alexnet if name == "alexnet" else _googlenet)(strides, in_channels, file, fc, dropout)
-    return _pyramid(name, strides, in_channels, file, width, output_stride)
+    return build_pyramid(name, strides, in_channels, file, width, output_stride)
 
 
 def _no_dilation(name: str, output_stride: int) -> None:
@@ -271,7 +185,9 @@ def _alexnet(strides: Sequence[int], in_channels: int, file: Path | None, fc: bo
 
 def _fc(fc6: nn.Conv2d, fc7: nn.Conv2d, dropout: float) -> nn.Sequential:
     """Return fc6 and fc7 as convolutions, each with ReLU and element-wise dropout (as the release has them)."""
-    return nn.Sequential(fc6, nn.ReLU(inplace=True), nn.Dropout(dropout), fc7, nn.ReLU(inplace=True), nn.Dropout(dropout))
+    return nn.Sequential(
+        fc6, nn.ReLU(inplace=True), nn.Dropout(dropout), fc7, nn.ReLU(inplace=True), nn.Dropout(dropout)
+    )
 
 
 def _initialize(module: nn.Module) -> None:
@@ -297,97 +213,6 @@ def _googlenet(
     return backbone
 
 
-def _width_settings(name: str, width: float) -> dict[str, Any]:
-    """Return the keywords that make a timm model narrower, where its family has them."""
-    if width == 1:
-        return {}
-    family = name.split(".")[0]
-    if re.fullmatch(r"resnet\d+", family):
-        return {"channels": tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))}
-    if re.fullmatch(r"convnext_(atto|femto|pico|nano|tiny|small)", family):
-        return {"dims": tuple(max(8, round(c * width)) for c in (96, 192, 384, 768))}
-    raise NetworkError(f"width is not offered for {name}; use a resnet, a vgg, a convnext or tiny.")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep timm's prints out of our output."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-def _pyramid(
-    name: str, strides: Sequence[int], in_channels: int, file: Path | None, width: float, output_stride: int
-) -> PyramidBackbone:
-    plain = name.split(".")[0]
-    if not timm.is_model(plain):
-        known = [*timm.list_models(), "tiny", "alexnet", "googlenet"]
-        raise NetworkError(f"there is no backbone '{name}'.{nearest(plain, known)} `fullconv models` lists them.")
-    settings: dict[str, Any] = _width_settings(name, width)
-    if output_stride != 32:
-        settings["output_stride"] = output_stride
-    if file is not None:
-        settings["pretrained_cfg_overlay"] = {"file": str(file), "hf_hub_id": None, "url": ""}
-    try:
-        with _quiet():
-            body = timm.create_model(
-                name, pretrained=file is not None, features_only=True, in_chans=in_channels, **settings
-            )
-    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise NetworkError(f"{name} cannot serve as a backbone ({reason}). {_nearest_that_can(name)}") from error
-    left = make_same_padding_static(body)
-    if left:
-        raise NetworkError(
-            f"{name} pads its pool {left[0]} by the picture's size, so tiles could not agree with the whole picture."
-            f" {_nearest_that_can(name)}"
-        )
-    _check_strides(name, body, strides, output_stride)
-    return PyramidBackbone(body, strides)
-
-
-def _check_strides(name: str, body: nn.Module, strides: Sequence[int], output_stride: int) -> None:
-    """Raise NetworkError unless the maps have the strides, layout and sizes that they say they have."""
-    info: Any = body.feature_info
-    reductions = [int(r) for r in info.reduction()]
-    absent = [stride for stride in strides if stride not in reductions]
-    if absent:
-        raise NetworkError(
-            f"{name} has no features at stride {absent[0]} (it has {', '.join(map(str, sorted(set(reductions))))})."
-            f" {_nearest_that_can(name)}"
-        )
-    in_channels = next(p for p in body.parameters() if p.ndim == 4).shape[1]
-    try:
-        with torch.no_grad():
-            maps = body.eval()(torch.zeros(1, in_channels * _groups(body), 64, 96))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise NetworkError(f"{name} does not take pictures of any size ({reason}). {_nearest_that_can(name)}") from error
-    for x, stride, channels in zip(maps, reductions, info.channels(), strict=True):
-        if stride in strides and tuple(x.shape) != (1, channels, 64 // stride, 96 // stride):
-            raise NetworkError(
-                f"{name} gives {tuple(x.shape)} at stride {stride} for a 64x96 picture, not"
-                f" {(1, channels, 64 // stride, 96 // stride)}. {_nearest_that_can(name)}"
-            )
-
-
-def _groups(body: nn.Module) -> int:
-    first = next(m for m in body.modules() if isinstance(m, nn.Conv2d))
-    return int(first.groups)
-
-
-def _nearest_that_can(name: str) -> str:
-    """Name the tested backbone whose number of parameters is nearest."""
-    with torch.device("meta"), _quiet():
-        try:
-            size = sum(p.numel() for p in timm.create_model(name, pretrained=False, num_classes=0).parameters()) / 1e6
-        except Exception:  # any family may refuse the meta device; then a middling size serves as well
-            size = 25.0
-    close = min((known for known in TESTED if known not in ("tiny", "alexnet", "googlenet")), key=lambda k: abs(TESTED[k] - size))
-    return f"Use {close}, the nearest in size that can."
-
-
 def feature_channels(backbone: nn.Module) -> Mapping[int, int]:
     """Return ``{stride: C}`` of a backbone."""
-    channels: Mapping[int, int] = backbone.channels
-    return channels
+    return cast(Mapping[int, int], backbone.channels)

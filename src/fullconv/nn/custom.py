@@ -48,7 +48,9 @@ class WholeNetwork(nn.Module):
         wanted = (x.shape[0], self.num_classes, *x.shape[-2:])
         if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise NetworkError(f"{type(self.module).__name__} returns {got} for {tuple(x.shape)}; wanted are logits {wanted}.")
+            raise NetworkError(
+                f"{type(self.module).__name__} returns {got} for {tuple(x.shape)}; wanted are logits {wanted}."
+            )
         return logits
 
     def map_sizes(self) -> list[float]:

@@ -67,10 +67,12 @@ class FCNHead(nn.Sequential):
         )
         self.stride = stride
 
-    def forward(self, features: Mapping[int, Tensor]) -> Tensor:  # type: ignore[override]
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Score ``{stride: (N, C, h, w)}`` as (N, K, h, w)."""
-        scores: Tensor = super().forward(features[self.stride])
-        return scores
+        x = features[self.stride]
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class Heads(nn.ModuleDict):

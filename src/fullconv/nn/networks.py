@@ -216,7 +216,9 @@ def _phases(backbone: nn.Module, strides: Sequence[int], in_channels: int) -> di
         high, low = features[coarse], features[fine]
         for axis in (high.y, high.x):
             if axis.scale != coarse:
-                raise NetworkError(f"the backbone's stride-{coarse} features have a step of {float(axis.scale):g} pixels.")
+                raise NetworkError(
+                    f"the backbone's stride-{coarse} features have a step of {float(axis.scale):g} pixels."
+                )
         phases[coarse] = _shift(high.y, low.y)
         if _shift(high.x, low.x) != phases[coarse]:
             raise NetworkError("the backbone treats rows and columns differently, which no variant here serves.")
@@ -287,7 +289,9 @@ def build(
 
 def _row(variant: str) -> Variant:
     if variant not in VARIANTS:
-        raise NetworkError(f"there is no variant '{variant}'.{nearest(variant, VARIANTS)} `fullconv models` lists them.")
+        raise NetworkError(
+            f"there is no variant '{variant}'.{nearest(variant, VARIANTS)} `fullconv models` lists them."
+        )
     return VARIANTS[variant]
 
 

@@ -51,11 +51,11 @@ def spread_stem(weight: Tensor, in_channels: int) -> Tensor:
 
 def adapt_in_channels(module: nn.Module, in_channels: int) -> None:
     """Give the first convolution of a module another number of input channels, in place, adapting its weights."""
-    for name, layer in module.named_modules():
+    for layer in module.modules():
         if not isinstance(layer, nn.Conv2d):
             continue
         if layer.in_channels != in_channels:
             layer.weight = nn.Parameter(spread_stem(layer.weight.detach(), in_channels).contiguous())
             layer.in_channels = in_channels
         return
-    raise ValueError(f"{type(module).__name__} has no convolution ({name}).")
+    raise ValueError(f"{type(module).__name__} has no convolution.")

@@ -45,9 +45,12 @@ def upsample_axis(
     """Interpolate the cells of one axis linearly at output positions ``start <= j < stop``.
 
     Args:
-        x: Any shape; ``dim`` (negative) is the axis, of n cells.
+        x: Any shape.
+        dim: The axis, counted from the end (negative), of n cells.
         factor: Output cells an input cell.
         phase: Output position of the centre of input cell 0.
+        start: First output position.
+        stop: One past the last.
         border: What lies beyond the first and last cell: their copies, or zeros (as a transposed convolution pads).
 
     Returns:
@@ -68,7 +71,7 @@ def upsample_axis(
 def _cells(x: Tensor, dim: int, low: int, high: int, border: Border) -> Tensor:
     """Take cells ``low..high`` of an axis, both included, some of which may lie outside."""
     n = x.shape[dim]
-    if 0 <= low and high < n:
+    if low >= 0 and high < n:
         return x.narrow(dim, low, high - low + 1)
     index = torch.arange(low, high + 1, device=x.device)
     cells = x.index_select(dim, index.clamp(0, n - 1))
@@ -82,8 +85,10 @@ def sample_axis(x: Tensor, dim: int, positions: Tensor, border: Border = "replic
     """Interpolate the cells of one axis linearly at any real positions.
 
     Args:
-        x: Any shape; ``dim`` (negative) is the axis, of n cells.
+        x: Any shape.
+        dim: The axis, counted from the end (negative), of n cells.
         positions: (m,) float64, in cells.
+        border: What lies beyond the first and last cell.
 
     Returns:
         ``x`` with m cells along ``dim``.

@@ -49,8 +49,9 @@ def published_weights(backbone: str) -> Published:
         url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
         return Published(url, f"{name}.safetensors", config.license or "not stated")
     if config is not None and config.url:
-        ending = Path(config.url.split("?")[0]).suffix or ".pth"
-        return Published(config.url, f"{name}{ending}", config.license or "not stated")
+        url = str(config.url)
+        ending = Path(url.split("?")[0]).suffix or ".pth"
+        return Published(url, f"{name}{ending}", config.license or "not stated")
     raise WeightsError(f"there are no published ImageNet weights for {backbone}: use --weights none.")
 
 
@@ -82,7 +83,9 @@ def fetch(published: Published, target: Path) -> Path:
     """
     by_hand = f"Put {published.url} at {target}, or use --weights none."
     if os.environ.get("FULLCONV_OFFLINE", "") not in ("", "0"):
-        raise WeightsError(f"the weights {published.filename} are not cached and FULLCONV_OFFLINE forbids fetching. {by_hand}")
+        raise WeightsError(
+            f"the weights {published.filename} are not cached and FULLCONV_OFFLINE forbids fetching. {by_hand}"
+        )
     try:
         with urllib.request.urlopen(published.url, timeout=30) as answer:
             size = int(answer.headers.get("Content-Length") or 0)

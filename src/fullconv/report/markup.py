@@ -82,7 +82,8 @@ def data_uri(image: Image.Image, kind: Literal["JPEG", "PNG"], quality: int = 82
     """Encode a PIL image as a data URI; JPEG without chroma subsampling, so that thin coloured marks stay sharp."""
     buffer = io.BytesIO()
     if kind == "JPEG":
-        image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        # Not optimized: Pillow sizes its buffer by the pixels, and noise without subsampling overflows it.
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
     else:
         image.save(buffer, "PNG", optimize=True)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -57,7 +57,9 @@ class Console:
             self._clock = (now, step)
         if self.bar is not None and self.task is not None:
             score = "" if self.mean_iou is None else f"  val mean IU {self.mean_iou:.3f}"
-            self.bar.update(self.task, completed=step, words=f"loss {self._loss:.3f}  {self._speed:.0f} pictures/s{score}")
+            self.bar.update(
+                self.task, completed=step, words=f"loss {self._loss:.3f}  {self._speed:.0f} pictures/s{score}"
+            )
 
     def validating(self, done: int, total: int) -> None:
         """Show how far a validation is."""

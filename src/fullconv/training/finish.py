@@ -97,7 +97,9 @@ def final_card(card: Card, reports: Mapping[str, Report], agreed: Mapping[str, A
             numbers.pop(key)
         scores[split] = numbers
     if state.best_step is not None:
-        scores["chosen"] = f"the best of {sum(1 for line in state.history if line['val'])} validations on val, step {state.best_step}"
+        scores["chosen"] = (
+            f"the best of {sum(1 for line in state.history if line['val'])} validations on val, step {state.best_step}"
+        )
     return card.model_copy(update={"scores": scores, "agreement": dict(agreed)})
 
 

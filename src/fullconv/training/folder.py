@@ -32,17 +32,28 @@ class RunFolder:
             RunError: It is not empty and this is no --resume.
             OutputError: It cannot be made or written.
         """
+        self.refuse_filled(resume)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be made ({error.strerror or error}). Give another -o.") from error
+
+    def refuse_filled(self, resume: bool) -> None:
+        """Refuse a folder that holds something, and touch nothing.
+
+        Raises:
+            RunError: It is not empty and this is no --resume, or there is nothing there to go on with.
+            OutputError: It is a file.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file, not a folder for a run. Give another -o.")
         filled = self.path.is_dir() and any(name.name != ".lock" for name in self.path.iterdir())
         if filled and not resume:
             raise RunError(f"{self.path}: is not empty. Go on with that run by --resume, or give another -o.")
-        if filled and resume and not self.recipe.exists() and self.checkpoints.exists():
-            raise RunError(f"{self.path}: has checkpoints but no recipe.toml, so the run cannot go on. Give another -o.")
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be made ({error.strerror or error}). Give another -o.") from error
+        if filled and not self.recipe.exists() and any(self.checkpoints.glob("*")):
+            raise RunError(
+                f"{self.path}: has checkpoints but no recipe.toml, so the run cannot go on. Give another -o."
+            )
 
     def write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
         """Write metrics.jsonl anew, a line an epoch: no line twice, none missing."""
@@ -70,7 +81,9 @@ class RunFolder:
         try:
             file = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror or error}). Give another -o.") from error
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror or error}). Give another -o."
+            ) from error
         with file:
             if not _lock(file):
                 file.seek(0)

@@ -48,7 +48,8 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
     else:
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
-    optimizer.parameter_names = [name for part in names for name in part]  # type: ignore[attr-defined]
+    for group, part in zip(optimizer.param_groups, names, strict=True):
+        group["names"] = part
     return optimizer
 
 
@@ -103,8 +104,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    parameters = (p for group in optimizer.param_groups for p in group["params"])
-    return zip(optimizer.parameter_names, parameters, strict=True)  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        yield from zip(group["names"], group["params"], strict=True)
 
 
 class MovingAverage:

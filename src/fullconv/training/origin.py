@@ -16,7 +16,11 @@ import fullconv
 
 def describe_machine() -> dict[str, str]:
     """Return facts about this machine by name."""
-    facts = {"system": f"{platform.system()} {platform.machine()}", "processor": _processor(), "python": platform.python_version()}
+    facts = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "python": platform.python_version(),
+    }
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name(0)
     return facts

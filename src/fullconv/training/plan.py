@@ -56,7 +56,7 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
         height, width = np.median(sizes, axis=0) * recipe.scale
         changes["crop"] = (_crop_side(height), _crop_side(width))
     if recipe.batch_size is None:
-        height, width = changes.get("crop", recipe.crop)
+        height, width = recipe.crop or changes["crop"]
         changes["batch_size"] = int(min(16, max(8, 8 * 288 * 384 // (height * width))))
     scratch = recipe.weights == "none"
     if recipe.lr is None:

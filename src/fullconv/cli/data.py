@@ -1,0 +1,71 @@
+"""Commands about data sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from fullconv.cli.options import DataArgument, DataFormat, Json
+from fullconv.cli.words import Progress, print_json, print_rich, results_only
+
+
+def check(data: DataArgument, json: Json = False, format: DataFormat = None) -> None:  # noqa: A002
+    """Say all that is wrong with DATA, at once.
+
+    Every picture and mask is looked at. The exit code is 0 exactly when train would start.
+    """
+    with results_only(), Progress("pictures") as progress:
+        found = _summary(data, format, progress)
+    if json:
+        print_json(found)
+    else:
+        _show(data, found)
+    raise typer.Exit(0 if found["ok"] else 2)
+
+
+def _summary(data: str, format: str | None, progress: Progress) -> dict[str, Any]:  # noqa: A002
+    from fullconv.data import BadDataError, open_dataset, summary
+
+    if format is None:
+        return summary(data, progress)
+    try:
+        dataset = open_dataset(data, format=format)
+    except BadDataError as error:
+        problems = [problem.to_dict() for problem in error.problems]
+        return {"ok": False, "format": format, "classes": [], "splits": {}, "problems": problems}
+    return summary(dataset, progress)
+
+
+def _show(data: str, found: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[Any] = []
+    if found["classes"]:
+        splits = ", ".join(f"{count} {split}" for split, count in found["splits"].items())
+        parts.append(f"{data}: {found['format']}, {len(found['classes'])} classes, {splits} pictures")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name, side in (("index", "right"), ("class", "left"), ("pixels", "right"), ("share", "right"),
+                           ("pictures", "right")):  # fmt: skip
+            table.add_column(name, justify=side)  # type: ignore[arg-type]
+        total = sum(row["pixels"] for row in found["classes"]) or 1
+        for row in found["classes"]:
+            share = f"{100 * row['pixels'] / total:.2f} %"
+            table.add_row(str(row["index"]), Text(row["name"]), f"{row['pixels']:,}", share, f"{row['pictures']:,}")
+        parts.append(table)
+    colors = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    for problem in found["problems"]:
+        line = Text(problem["severity"], style=colors[problem["severity"]])
+        parts.append(line.append(f" [{problem['code']}] {_sentence(problem)}", style="default not bold"))
+    bad = sum(problem["severity"] == "error" for problem in found["problems"])
+    parts.append(Text(f"{bad} error{'s' * (bad != 1)}: train would not start." if bad else "Ready for train."))
+    print_rich(*parts)
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    files, count = problem["files"], problem["count"]
+    shown = ", ".join(files[:5]) + (f" and {count - 5} more" if count > 5 else "")
+    named = f" ({count}: {shown})" if files else ""
+    return f"{problem['cause']}{named}. {problem['remedy']}".strip()

@@ -1,0 +1,18 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+DataFormat = Annotated[
+    str | None, typer.Option("--format", metavar="NAME", help="Layout of DATA, where several fit; else detected.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where to compute.")]
+Precision = Annotated[str, typer.Option("--precision", metavar="auto|fp32|bf16", help="auto is fp32.")]
+Engine = Annotated[str, typer.Option("--engine", metavar="auto|torch", help="What computes.")]
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model.safetensors, or a run folder.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Folder or .zip of pictures and masks.")]

@@ -1,0 +1,151 @@
+"""All commands, and the one place that turns what went wrong into words and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Annotated, Any, cast
+
+import typer
+
+from fullconv import __version__
+from fullconv.cli.data import check
+from fullconv.cli.learn import demo, train
+from fullconv.cli.models import info, models
+from fullconv.cli.use import evaluate, predict
+from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, print_json, use_utf8
+from fullconv.errors import FullconvError, nearest
+
+COMMANDS = (demo, check, train, evaluate, predict, info, models)
+"""In the order of `fullconv --help`."""
+
+app = typer.Typer(
+    name="fullconv",
+    help="Fully convolutional networks for semantic segmentation: the same answer everywhere, at any size.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for function in COMMANDS:
+    app.command()(function)
+
+_ClickException: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+"""Base of typer's usage errors; typer has brought its own click since 0.20, and used click's before."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fullconv {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _program(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        0 done; 2 something the user can mend, told in one line on stderr; 3 done in part; 130 and 143 stopped by
+        Ctrl-C and SIGTERM. A bug is raised, and so keeps its traceback and ends the process with 1.
+    """
+    started = time.monotonic()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    use_utf8()
+    try:
+        with _sigterm_raises():
+            code = _run(arguments, started)
+            sys.stdout.flush()
+            return code
+    except FullconvError as error:
+        return _mendable(str(error), arguments, error.exit_code)
+    except _ClickException as error:
+        return _mendable(_usage(error), arguments, 2)
+    except KeyboardInterrupt:
+        complain("stopped by Ctrl-C.")
+        return 130
+    except TerminatedError:
+        complain("stopped by SIGTERM.")
+        return SIGTERM_CODE
+    except BrokenPipeError:  # as in `fullconv models | head`: the reader has all that it wanted
+        _close_stdout()
+        return 0
+
+
+def _run(arguments: list[str], started: float) -> int:
+    command: Any = typer.main.get_command(app)
+    try:
+        with command.make_context("fullconv", arguments, obj=started) as context:
+            code = command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _mendable(words: str, arguments: Sequence[str], code: int) -> int:
+    """Tell what to mend; with --json on stdout, too, so that there is one JSON object whatever happens."""
+    complain(words)
+    if "--json" in arguments:
+        with suppress(BrokenPipeError):
+            print_json({"error": words})
+            sys.stdout.flush()
+    return code
+
+
+def _usage(error: Any) -> str:
+    """Put a usage error into one line, with the nearest name and where to read on."""
+    context = getattr(error, "ctx", None)
+    name = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        known = [option for param in context.command.params for option in param.opts if option.startswith("--")]
+        words = f"no such option: {name}.{nearest(str(name), [*known, '--help'])}"
+    else:
+        text = str(error.format_message()).replace("\n\t", " ").replace("\n", " ").strip()
+        words = text[:1].lower() + text[1:]
+    path = context.command_path if context is not None else "fullconv"
+    return f"{words} `{path} --help` tells more."
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that what was reached is saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _close_stdout() -> None:
+    """Keep Python from writing the rest to a closed pipe as it exits, which would print a traceback."""
+    import os
+
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), cast(int, sys.stdout.fileno()))

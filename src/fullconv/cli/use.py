@@ -1,0 +1,192 @@
+"""Commands that use a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from fullconv.cli.options import DataArgument, DataFormat, Device, Engine, Json, ModelArgument, Precision
+from fullconv.cli.words import Progress, TerminatedError, choose, complain, print_json, print_rich, results_only, say
+
+if TYPE_CHECKING:
+    from fullconv.evaluation import Report
+
+
+def evaluate(
+    model: ModelArgument,
+    data: DataArgument,
+    split: Annotated[str, typer.Option(metavar="val|test|train|all", help="Pictures to score.")] = "val",
+    per_image: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write image,class,tp,fp,fn for each picture and class.")
+    ] = None,
+    json: Json = False,
+    policy: Annotated[
+        str,
+        typer.Option(metavar="nan|present_only", help="Classes of the mean: all that occur, or those in the truth."),
+    ] = "nan",
+    format: DataFormat = None,  # noqa: A002
+    device: Device = "auto",
+    precision: Precision = "auto",
+    engine: Engine = "auto",
+) -> None:
+    """Score MODEL on the pictures of DATA.
+
+    Every picture is scored at its own resolution, by the same call that predicts.
+    """
+    choose("--split", split, ("val", "test", "train", "all"))
+    choose("--policy", policy, ("nan", "present_only"))
+    from fullconv.data import open_dataset
+    from fullconv.evaluation import evaluate as score
+    from fullconv.segmenter import load
+
+    with results_only(), Progress("pictures") as progress:
+        segmenter = load(model, precision=precision, engine=engine, device=device)
+        dataset = open_dataset(data, format=format)
+        chosen = cast(Literal["nan", "present_only"], policy)
+        report = score(cast(Any, segmenter), dataset, split, policy=chosen, progress=progress, on_error="record")
+    for note in report.notes:
+        say(note)
+    for failure in report.failed:
+        complain(failure["reason"])
+    if per_image is not None:
+        report.save_per_image(per_image)
+    if json:
+        print_json(report.to_dict())
+    else:
+        _show(report)
+    raise typer.Exit(3 if report.failed else 0)
+
+
+def _show(report: Report) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    def figure(value: float | None) -> str:
+        return "-" if value is None or value != value else f"{value:.4f}"
+
+    interval = report.mean_iou_interval
+    spread = f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+    lines = [
+        f"{report.images} pictures of {report.split}, {report.pixels:,} valid pixels",
+        f"mean IU            {figure(report.mean_iou)}{spread}",
+        f"pixel accuracy     {figure(report.pixel_accuracy)}",
+        f"mean accuracy      {figure(report.mean_accuracy)}",
+        f"freq. weighted IU  {figure(report.freq_weighted_iou)}",
+    ]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class")
+    for name in ("IU", "Dice", "accuracy", "pixels"):
+        table.add_column(name, justify="right")
+    for row in report.classes:
+        table.add_row(
+            Text(row["name"]), figure(row["iou"]), figure(row["dice"]), figure(row["accuracy"]), f"{row['pixels']:,}"
+        )
+    print_rich("\n".join(lines), table)
+
+
+def predict(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Folder of the results.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[INPUT]...", help="Pictures, folders, or patterns such as 'a/**/*.jpg'."),
+    ] = None,
+    listed: Annotated[
+        str | None, typer.Option("--list", metavar="FILE|-", help="Pictures from a file with a path a line, or stdin.")
+    ] = None,
+    format: Annotated[  # noqa: A002
+        str,
+        typer.Option(metavar="index|grey|color|original", help="What NAME.png holds; original: the data set's values."),
+    ] = "index",
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write NAME.overlay.png, to look at.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write NAME.npz: probabilities, float16 (K, H, W).")
+    ] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave pictures whose results exist.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts (from 1), the same on every machine.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this head of a model that has several.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What a picture may take, for example 2GB.  [default: a quarter]")
+    ] = None,
+    tile: Annotated[
+        str, typer.Option(metavar="auto|none|N", help="Side of a tile's core in pixels; the answer is the same.")
+    ] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read and write.")] = None,
+    engine: Engine = "auto",
+) -> None:
+    """Write a label map for every picture.
+
+    OUT gets NAME.png for each picture among INPUT, summary.csv (pixels and share of each class) and predictions.jsonl.
+    """
+    from fullconv.files.outputs import FORMATS, Format
+    from fullconv.files.plan import parse_shard
+    from fullconv.files.run import Job, Tally, predict_files
+    from fullconv.segmenter import load
+
+    job = Job(
+        inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
+        skip_existing, parse_shard(shard) if shard else None, head, parse_tile(tile), workers,
+    )  # fmt: skip
+    allowed = parse_bytes(memory) if memory else None
+    tally = Tally()
+    try:
+        with results_only(), Progress("pictures") as progress:
+            segmenter = load(model, precision=precision, engine=engine, device=device)
+            segmenter.memory = allowed
+            predict_files(segmenter, job, lambda path, reason: complain(reason), progress, tally)
+    except (KeyboardInterrupt, TerminatedError):
+        say(f"{_told(tally)}. What is in {out} stays; go on by the same command with --skip-existing.")
+        raise
+    say(f"{_told(tally)}; results are in {out}.")
+    raise typer.Exit(0 if not tally.failed else 2 if tally.failed == tally.total else 3)
+
+
+def _told(tally: Any) -> str:
+    words = [f"{tally.done} picture{'s' * (tally.done != 1)} predicted"]
+    words += [f"{tally.skipped} skipped"] if tally.skipped else []
+    words += [f"{tally.failed} failed"] if tally.failed else []
+    return ", ".join(words)
+
+
+def parse_tile(text: str) -> int | Literal["auto", "none"]:
+    """Read "auto", "none" or a number of pixels.
+
+    Raises:
+        RecipeError: It is none of these.
+    """
+    from fullconv.errors import RecipeError
+
+    if text == "auto" or text == "none":
+        return text  # type: ignore[return-value]
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise RecipeError(f"--tile {text}: write auto, none, or the side of a tile's core in pixels, for example 512.")
+
+
+def parse_bytes(text: str) -> int:
+    """Read "2GB", "500MB", "1.5GiB" or a number of bytes.
+
+    >>> parse_bytes("2GB"), parse_bytes("1.5 KiB")
+    (2000000000, 1536)
+
+    Raises:
+        RecipeError: It is no such size.
+    """
+    import re
+
+    from fullconv.errors import RecipeError
+
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    size = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ") if found else 0
+    if size < 1:
+        raise RecipeError(f"--memory {text}: write a size such as 2GB or 500MB.")
+    return int(size)

@@ -1,0 +1,119 @@
+"""What commands say and how: words and progress on stderr, results on stdout, both in UTF-8."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from fullconv.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SIGTERM_CODE = 143
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Of progress where stderr is no terminal."""
+
+
+class TerminatedError(BaseException):
+    """The process got SIGTERM; like KeyboardInterrupt no error that anything should handle on the way."""
+
+
+def use_utf8() -> None:
+    """Write UTF-8 whatever the system's code page is; what is no UTF-8 in a file's name is shown escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def complain(text: str) -> None:
+    """Say what went wrong."""
+    print(f"fullconv: {text}", file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Say something that is no result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def print_rich(*parts: RenderableType) -> None:
+    """Print tables and text on stdout; where that is no terminal, as wide as they need."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=160)
+    for part in parts:
+        console.print(part, highlight=False)
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Keep what libraries print out of stdout."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def choose(option: str, value: str, known: Sequence[str]) -> str:
+    """Return the value of an option that has a few words to choose from.
+
+    Raises:
+        RecipeError: It is none of them.
+    """
+    if value not in known:
+        raise RecipeError(f"{option} {value}: choose {', '.join(known[:-1])} or {known[-1]}.{nearest(value, known)}")
+    return value
+
+
+class Progress:
+    """How far a command is: a bar on a terminal, else a line now and then.
+
+    Args:
+        what: Of what there are so many, for example "pictures".
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._start = self._told = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that so many are done."""
+        if sys.stderr.isatty():
+            self._draw(done, total)
+            return
+        now = time.monotonic()
+        if now - self._told >= SECONDS_BETWEEN_LINES and done < total:
+            self._told = now
+            speed = done / (now - self._start)
+            say(
+                f"{done} of {total} {self.what}, {speed:.1f} a second, about {(total - done) / speed / 60:.0f} min left"
+            )
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self.what, total=total)
+        self._bar.update(self._task, completed=done, total=total)

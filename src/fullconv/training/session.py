@@ -1,0 +1,121 @@
+"""One process's part of a run: build, measure or take up, train, end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fullconv.card import Card
+from fullconv.checkpoint import read_checkpoint
+from fullconv.data import Dataset, Statistics
+from fullconv.segmenter import Segmenter, choose_device
+from fullconv.training.console import Console
+from fullconv.training.finish import finish, write_model
+from fullconv.training.folder import RunFolder
+from fullconv.training.loop import Loop, Stepper
+from fullconv.training.materials import forecast, make_batches, make_card, make_losses, make_network
+from fullconv.training.plan import Plan, resolve
+from fullconv.training.signals import stop_signals
+from fullconv.training.state import new_state
+from fullconv.training.trial import measure
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    status: str
+    """"done", "sigint" or "sigterm"."""
+    segmenter: Segmenter
+    skipped: list[str] = field(default_factory=list)
+    """Pictures that --skip-bad left out."""
+
+
+@dataclass
+class Session:
+    """One process's part of a run."""
+
+    plan: Plan
+    going_on: bool
+    origin: dict[str, Any]
+    dataset: Dataset
+    statistics: Statistics
+    folder: RunFolder
+    console: Console
+    notes: list[str]
+    started: float
+
+    def go(self) -> Outcome:
+        """Build, measure or take up, train, end."""
+        recipe = resolve(self.plan.recipe, self.dataset, self.statistics)
+        device = choose_device(recipe.device)
+        if recipe.deterministic:
+            _be_deterministic()
+        if self.plan.measured is not None:
+            torch.set_num_threads(self.plan.measured.threads)
+        torch.manual_seed(recipe.seed)
+        network = make_network(recipe, self.dataset, self.statistics.channels, device, self.console)
+        card = make_card(recipe, network, self.dataset, self.statistics, self.origin["fingerprint"])
+        losses, said = make_losses(recipe, self.dataset)
+        stepper = Stepper(recipe, card, losses, device, "fp32")
+        batches = make_batches(recipe, self.dataset, self.statistics)
+        for sentence in (*said, batches.explain):
+            self.console.say(sentence)
+            self.notes.append(sentence)
+        val = self.dataset.splits.get("val", [])
+        measured = self.plan.measured or measure(network, stepper, batches, self.dataset, val, self.started)
+        stepper.precision = measured.precision
+        self.plan = Plan(recipe, measured, self.plan.origin if self.going_on else self.origin)
+        self.plan.write(self.folder.recipe)
+        state = new_state(network, recipe)
+        if self.going_on and (found := read_checkpoint(self.folder.checkpoints)):
+            tensors, numbers, note = found
+            state.restore(tensors, numbers)
+            if note:
+                self.console.say(note)
+            self.folder.write_metrics(state.history)
+            self.console.say(f"Going on at step {state.step + 1} of {measured.steps}.")
+        for sentence in forecast(network, recipe, measured, device):
+            self.console.say(sentence)
+        with stop_signals() as stop:
+            loop = Loop(state, stepper, batches, measured, self.dataset, val, self.folder, self.console, stop)
+            self.console.batch_size = (recipe.batch_size or 1) * recipe.accumulate
+            self.console.start(state.step, measured.steps)
+            try:
+                status = loop.run()
+            finally:
+                self.console.stop()
+        return self._end(status, loop, card, str(device))
+
+    def _end(self, status: str, loop: Loop, card: Card, device: str) -> Outcome:
+        """Write what the run came to."""
+        state, steps = loop.state, loop.measured.steps
+        skipped = [*self.dataset.skipped, *state.skipped]
+        if status != "done":
+            segmenter = write_model(state, card, self.folder, device)
+            self.folder.write_status("stopped", state.step, steps)
+            self.console.say(
+                f"Stopped after step {state.step} of {steps}. The model so far is {self.folder.model};"
+                f" go on by the same command with --resume."
+            )
+            return Outcome(status, segmenter, skipped)
+        segmenter = finish(
+            state, card, self.plan, self.dataset, self.statistics, self.folder, self.console, self.notes, device
+        )
+        self.folder.write_status("finished", state.step, steps)
+        scores = segmenter.card.scores.get("val") or {}
+        interval = scores.get("mean_iou_interval")
+        if scores.get("mean_iou") is not None:
+            spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+            self.console.say(f"val mean IU {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
+        self.console.say(f"Model {self.folder.model}, report {self.folder.report}.")
+        return Outcome(status, segmenter, skipped)
+
+
+def _be_deterministic() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fullconv.data
+from fullconv.data import BadDataError, inspect, open_dataset, require_usable, summary
+from fullconv.data.findings import WORDS
+from made import make_shapes, save_mask, save_picture
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_shapes(tmp_path, "camvid", pictures=8)
+
+
+def only(root: Path):
+    (found,) = inspect(root)
+    return found
+
+
+def image(root: Path, number: int = 0) -> Path:
+    return root / "train" / f"shape{number:03d}.png"
+
+
+def mask(root: Path, number: int = 0) -> Path:
+    return root / "trainannot" / f"shape{number:03d}.png"
+
+
+def test_a_healthy_data_set_has_no_problem(data):
+    assert inspect(data) == []
+    assert inspect(open_dataset(data)) == []
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def replace_by_jpeg(path: Path, share: float = 1.0) -> None:
+    with Image.open(path) as opened:
+        picture = opened.copy()
+    path.unlink()
+    picture.save(path.with_suffix(".jpg"), quality=95)
+    cut(path.with_suffix(".jpg"), share)
+
+
+def as_tiff(path: Path, array: np.ndarray) -> None:
+    path.unlink()
+    save_picture(array, path.with_suffix(".tif"))
+
+
+def nan_tiff(root: Path) -> None:
+    for split in ("train", "val"):
+        for path in (root / split).iterdir():
+            array = np.asarray(Image.open(path)).mean(-1).astype(np.float32)
+            path.unlink()
+            array[0, 0] = np.nan if "000" in path.stem else 0
+            Image.fromarray(array).save(path.with_suffix(".tif"))
+
+
+FAULTS = [
+    ("missing-mask", lambda d: mask(d).unlink(), "train/shape000.png", "have no mask in trainannot/"),
+    ("missing-picture", lambda d: image(d).unlink(), "trainannot/shape000.png", "have no picture in train/"),
+    ("duplicate-stem", lambda d: shutil.copy(image(d), d / "train/shape000.bmp"), "train/shape000.png", "share a name but"),
+    ("other-file", lambda d: (d / "train/notes.txt").write_text("x"), "train/notes.txt", "no pictures by their suffix"),
+    ("empty-file", lambda d: image(d).write_bytes(b""), "train/shape000.png", r"empty \(0 bytes\)"),
+    ("empty-file", lambda d: mask(d).write_bytes(b""), "trainannot/shape000.png", r"empty \(0 bytes\)"),
+    ("truncated", lambda d: cut(image(d)), "train/shape000.png", "data are missing at the end"),
+    ("truncated", lambda d: replace_by_jpeg(image(d), 0.6), "train/shape000.jpg", r"truncated \("),
+    ("not-a-picture", lambda d: image(d).write_text("hello " * 9), "train/shape000.png", "is a text file"),
+    ("unreadable", lambda d: mask(d).write_bytes(b"\x89PNG\r\n\x1a\nxxxx"), "trainannot/shape000.png", "cannot be decoded"),
+    ("mask-size", lambda d: save_mask(np.zeros((64, 48), np.uint8), mask(d)), "trainannot/shape000.png",
+     "first is 48x64, its picture 64x48, turned by 90 degrees"),
+    ("unknown-label", lambda d: save_mask(np.full((48, 64), 200, np.uint8), mask(d)), "trainannot/shape000.png",
+     "neither a class nor void: 200"),
+    ("all-void", lambda d: save_mask(np.full((48, 64), 255, np.uint8), mask(d)), "trainannot/shape000.png", "void everywhere"),
+    ("channels-differ", lambda d: as_tiff(image(d), np.zeros((48, 64, 4), np.uint8)),
+     "train/shape000.tif", "most have 3, these 4"),
+    ("dtype-differs", lambda d: as_tiff(image(d), np.ones((48, 64, 3), np.uint16)),
+     "train/shape000.tif", "most have uint8, these uint16"),
+    ("grey-among-color", lambda d: save_picture(np.ones((48, 64, 1), np.uint8), image(d)), "train/shape000.png", "R = G = B"),
+    ("not-finite", nan_tiff, "train/shape000.tif", "1 numbers of the first are NaN"),
+    ("bad-mask", lambda d: as_tiff(mask(d), np.full((48, 64, 1), 0.5, np.float32)),
+     "trainannot/shape000.tif", "the mask holds fractions"),
+    ("jpeg-mask", lambda d: Image.open(mask(d)).point(lambda v: min(v, 0)).save(mask(d), "JPEG"), "trainannot/shape000.png",
+     "stored as JPEG"),
+    ("duplicate-across-splits", lambda d: shutil.copy(image(d), d / "val/shape006.png"), "val/shape006.png",
+     "as val/shape006.png and train/shape000.png"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "fault", "file", "words"), FAULTS, ids=[f"{i}-{f[0]}" for i, f in enumerate(FAULTS)])
+def test_a_fault_is_found_with_its_code_file_and_cause(data, code, fault, file, words):
+    fault(data)
+    found = only(data)
+    assert (found.code, found.count, found.files) == (code, 1, (file,))
+    assert re.search(words, found.cause), found.cause
+    if code in WORDS:
+        assert found.severity == WORDS[code][0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
+def test_a_link_that_leads_nowhere_is_found(data):
+    image(data).unlink()
+    image(data).symlink_to(data / "nowhere.png")
+    assert only(data).code == "missing-file"
+
+
+def test_a_picture_over_the_limit_is_found(data, monkeypatch):
+    save_picture(np.zeros((200, 200, 3), np.uint8), image(data))
+    monkeypatch.setenv("FULLCONV_MAX_PIXELS", "39999")
+    assert [p.code for p in inspect(data)] == ["too-large"]
+
+
+def test_a_reader_that_is_not_installed_is_named_with_its_install_line(tmp_path, monkeypatch):
+    make_shapes(tmp_path, "flat", pictures=4, channels=5, dtype="uint16", suffix=".tif")
+    data = open_dataset(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    assert any(p.code == "needs-extra" and "pip install" in p.cause for p in inspect(data))
+
+
+def test_missing_bands_are_found(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=4, toml="bands = [1, 4]\n")
+    found = only(tmp_path)
+    assert (found.code, found.count) == ("missing-band", 4)
+    assert "has 3, data.toml asks for band 4" in found.cause
+
+
+def test_everything_is_named_in_one_go_errors_first(data):
+    image(data, 0).write_bytes(b"")
+    mask(data, 1).unlink()
+    save_mask(np.full((48, 64), 99, np.uint8), mask(data, 2))
+    save_mask(np.full((48, 64), 255, np.uint8), mask(data, 3))
+    cut(mask(data, 4))
+    (data / "val" / "readme.md").write_text("x")
+    found = inspect(data)
+    assert {p.code for p in found} == {
+        "empty-file",
+        "missing-mask",
+        "unknown-label",
+        "all-void",
+        "truncated",
+        "other-file",
+    }
+    order = [p.severity for p in found]
+    assert order == sorted(order, key=["error", "warning", "note"].index)
+
+
+def test_twenty_files_are_named_and_all_are_counted(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=30, size=(16, 16))
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"")
+    found = only(tmp_path)
+    assert found.count == 30
+    assert len(found.files) == 20
+    assert len(found.stems) == 30
+
+
+def test_binary_masks_with_named_classes_are_found(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
+    (tmp_path / "data.toml").write_text('classes = ["wall", "crack"]\n')
+    found = only(tmp_path)
+    assert (found.code, found.severity, found.count) == ("binary-mask", "error", 4)
+    assert found.remedy.endswith('values = { 0 = "wall", 255 = "crack" }')
+    (tmp_path / "data.toml").write_text('classes = ["wall", "crack"]\nvalues = { 0 = "wall", 255 = "crack" }')
+    assert inspect(tmp_path) == []
+
+
+def test_rgb_masks_with_named_classes_but_no_colours_are_found(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=4, encoding="rgb", toml=False)
+    (tmp_path / "data.toml").write_text('classes = ["a", "b", "c", "d"]\n')
+    found = only(tmp_path)
+    assert (found.code, found.count, found.stems) == ("rgb-mask", 4, frozenset())
+    assert "colors = {" in found.remedy
+
+
+def test_one_rgb_mask_among_others_can_be_left_out(data):
+    save_mask(np.asarray(Image.open(mask(data))), mask(data), "rgb")
+    found = only(data)
+    assert (found.code, found.files, found.stems) == ("rgb-mask", ("trainannot/shape000.png",), frozenset({"shape000"}))
+
+
+def test_a_colour_that_is_not_named_is_found(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=4, encoding="rgb")
+    array = np.asarray(Image.open(mask(tmp_path))).copy()
+    array[0, 0] = (1, 2, 3)
+    Image.fromarray(array).save(mask(tmp_path))
+    found = only(tmp_path)
+    assert found.code == "unknown-color"
+    assert "#010203" in found.cause
+
+
+def test_classes_that_train_lacks_and_that_nothing_has_are_found(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=6, classes=3)
+    (tmp_path / "data.toml").write_text('classes = ["a", "b", "c", "d", "e"]')
+    save_mask(np.full((48, 64), 3, np.uint8), tmp_path / "valannot" / "shape005.png")
+    found = {p.code: p for p in inspect(tmp_path)}
+    assert set(found) == {"class-missing-in-train", "class-unused"}
+    assert found["class-missing-in-train"].files == ("d",)
+    assert found["class-unused"].files == ("e",)
+
+
+def test_empty_splits_are_found(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=4)
+    for path in [*(tmp_path / "val").iterdir(), *(tmp_path / "valannot").iterdir()]:
+        path.unlink()
+    assert [(p.code, p.severity) for p in inspect(tmp_path)] == [("empty-folder", "error"), ("empty-split", "warning")]
+    shutil.rmtree(tmp_path / "train")
+    shutil.rmtree(tmp_path / "trainannot")
+    assert {p.code for p in inspect(tmp_path)} == {"empty-folder"}
+
+
+def test_a_set_of_test_pictures_alone_cannot_train(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=4, test=2)
+    for name in ("train", "trainannot", "val", "valannot"):
+        shutil.rmtree(tmp_path / name)
+    assert [(p.code, p.severity) for p in inspect(tmp_path)] == [("empty-split", "error")]
+    assert len(open_dataset(tmp_path).samples("test")) == 2
+
+
+def test_pictures_of_one_and_the_same_number_are_found(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=4)
+    for path in (tmp_path / "images").iterdir():
+        save_picture(np.full((48, 64, 1), 77, np.uint16), path)
+    found = inspect(tmp_path)[0]
+    assert (found.code, found.severity, found.count) == ("constant-pictures", "error", 3)
+    assert "every pixel of every picture in train is 77" in found.cause
+
+
+def test_a_folder_that_cannot_be_opened_is_one_problem(tmp_path):
+    found = only(tmp_path / "nowhere")
+    assert (found.code, found.severity) == ("unusable", "error")
+    assert "no such folder" in found.cause
+    (tmp_path / "data.toml").write_text("x = 1")
+    assert "there is no key 'x'" in only(tmp_path).cause
+
+
+def test_summary_has_the_keys_of_the_interface_and_is_json(data):
+    mask(data).unlink()
+    told = json.loads(json.dumps(summary(data)))
+    assert list(told) == ["ok", "format", "classes", "splits", "problems"]
+    assert told["ok"] is False
+    assert told["splits"] == {"train": 5, "val": 2}
+    assert list(told["classes"][0]) == ["index", "name", "pixels", "pictures"]
+    assert list(told["problems"][0]) == ["code", "severity", "count", "files", "cause", "remedy"]
+    masks = [np.asarray(Image.open(p)) for p in data.rglob("*annot/*.png")]
+    assert [c["pixels"] for c in told["classes"]] == [int(sum((m == k).sum() for m in masks)) for k in range(4)]
+    assert [c["pictures"] for c in told["classes"]] == [int(sum((m == k).any() for m in masks)) for k in range(4)]
+    nothing = summary(data / "nowhere")
+    assert (nothing["ok"], nothing["format"], nothing["classes"], nothing["splits"]) == (False, None, [], {})
+
+
+def test_progress_is_told_after_each_sample(data):
+    seen = []
+    inspect(data, lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 8) for i in range(1, 9)]
+
+
+def test_training_stops_on_errors_and_names_all_of_them(data):
+    image(data, 0).write_bytes(b"")
+    save_mask(np.full((48, 64), 99, np.uint8), mask(data, 2))
+    with pytest.raises(
+        BadDataError, match=r"\[empty-file\][\s\S]*train/shape000\.png[\s\S]*\[unknown-label\][\s\S]*99"
+    ):
+        require_usable(open_dataset(data))
+
+
+def test_skip_bad_leaves_out_what_is_bad_and_records_it(data):
+    image(data, 0).write_bytes(b"")
+    mask(data, 1).unlink()
+    save_mask(np.full((48, 64), 99, np.uint8), mask(data, 2))
+    usable, problems = require_usable(open_dataset(data, skip_bad=True))
+    assert sorted(usable.skipped) == ["shape000", "shape001", "shape002"]
+    assert [s.stem for s in usable.splits["train"]] == ["shape003", "shape004", "shape005"]
+    assert {p.code for p in problems} == {"empty-file", "missing-mask", "unknown-label"}
+    usable.statistics()
+
+
+def test_skip_bad_cannot_mend_the_whole(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
+    (tmp_path / "data.toml").write_text('classes = ["wall", "crack"]\n')
+    with pytest.raises(BadDataError, match="binary-mask"):
+        require_usable(open_dataset(tmp_path, skip_bad=True))
+
+
+def test_skip_bad_with_nothing_left_is_an_error(data):
+    for number in range(6):
+        image(data, number).write_bytes(b"")
+    with pytest.raises(BadDataError, match="empty-file"):
+        require_usable(open_dataset(data, skip_bad=True))
+
+
+def test_nothing_is_written_into_the_data_folder(data):
+    before = sorted(p.relative_to(data) for p in data.rglob("*"))
+    summary(data)
+    open_dataset(data).fingerprint()
+    assert sorted(p.relative_to(data) for p in data.rglob("*")) == before
+
+
+def test_the_documentation_lists_every_code():
+    listed = set(
+        re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs" / "checks.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    used = set(WORDS)
+    for path in Path(fullconv.data.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "problem":
+                used.add(node.args[0].value if isinstance(node.args[0], ast.Constant) else "")
+    used |= {"channels-differ", "dtype-differs"}  # told by one call with a variable
+    assert listed == used - {""}
