@@ -65,7 +65,8 @@ def save_picture(image: NDArray[Any], path: Path) -> None:
     if path.suffix == ".tif" and (image.shape[2] > 1 or image.dtype != np.uint8):
         import tifffile
 
-        tifffile.imwrite(path, image, photometric="minisblack", planarconfig="contig")
+        planar = {"planarconfig": "contig"} if image.shape[2] > 1 else {}
+        tifffile.imwrite(path, image, photometric="minisblack", **planar)
         return
     plain = image[..., 0] if image.shape[2] == 1 else image
     Image.fromarray(plain).save(path, **({"quality": 92} if path.suffix in (".jpg", ".jpeg") else {}))

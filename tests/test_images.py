@@ -318,6 +318,40 @@ def test_a_png_with_fewer_rows_than_its_header_says_is_truncated(color, rows):
     read_image(png(array, color, 8))
 
 
+def jpeg(picture: np.ndarray, **options: object) -> bytes:
+    return encode(Image.fromarray(picture), "JPEG", **options)
+
+
+FLAT_END = np.concatenate([np.tile(PHOTO, (4, 3, 1)), np.full((40, 90, 3), 255, np.uint8)])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str
+)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_jpeg_whose_end_was_put_on_too_early_is_truncated(options, share):
+    whole = jpeg(np.tile(PHOTO, (4, 3, 1)), **options)
+    if options.get("progressive"):
+        share = 0.97  # earlier cuts leave a blurred picture, which is a valid file
+    short = whole[: int(share * len(whole))] + b"\xff\xd9"
+    with pytest.raises(InputError, match="is truncated"):
+        read_image(short)
+    with pytest.raises(InputError, match="is truncated|cannot be decoded"):
+        read_image(whole[: int(share * len(whole))] + bytes(500))
+
+
+@pytest.mark.parametrize("picture", [FLAT_END, FLAT_END[..., 0], np.zeros((50, 70, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str
+)
+@pytest.mark.parametrize("tail", [b"", bytes(100), b"more after the end" * 9])
+def test_a_whole_jpeg_with_a_flat_end_is_read(picture, options, tail):
+    thumbnail = Image.Exif()
+    thumbnail[270] = "\xff\xd9"
+    read = read_image(jpeg(picture, exif=thumbnail, **options) + tail)
+    assert read.shape[:2] == picture.shape[:2]
+
+
 def test_a_whole_png_with_a_black_last_row_is_read():
     black = PHOTO.copy()
     black[-5:] = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 import contract_tools as tools
@@ -12,14 +11,11 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _plain_environment():
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, with caches of our own, also for calls of the Python interface."""
-    before = dict(os.environ)
-    os.environ.update(tools.environment())
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    for name, value in tools.environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

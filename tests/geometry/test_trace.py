@@ -51,6 +51,8 @@ down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
         lambda m, x: F.normalize(m.conv(x)),
         lambda m, x: m.conv(x).amax(1, keepdim=True) + x,
         lambda m, x: torch.maximum(m.conv(x), x),
+        lambda m, x: torch.zeros_like(m.conv(x)) + round(x.shape[2] / 2),
+        lambda m, x: torch.where(x > 0, m.conv(x), 0),
         lambda m, x: torch.max(m.conv(x), x),
         lambda m, x: m.conv(x).max(dim=1)[0],
         lambda m, x: m.conv(x)[:, :2],
@@ -83,6 +85,7 @@ def test_what_works_cell_by_cell_adds_nothing(function):
         (lambda m, x: x * F.avg_pool2d(x, x.shape[2:]), "global pooling"),
         (lambda m, x: x * x.amax((2, 3))[:, :, None, None], "global maximum pooling"),
         (lambda m, x: x - x.sum(3, keepdim=True), "a sum over positions"),
+        (lambda m, x: x - x.mean(axis=3, keepdim=True), "global average pooling"),
         (lambda m, x: F.adaptive_max_pool2d(x, (2, 2)), "adaptive maximum pooling to (2, 2)"),
         (lambda m, x: x / x.norm(dim=(2, 3), keepdim=True), "norm over positions"),
         (lambda m, x: torch.softmax(x, -1), "softmax over positions"),
@@ -141,6 +144,11 @@ def test_a_gate_keeps_the_map_that_it_multiplies():
         (lambda m, x: F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True), "with antialias"),
         (lambda m, x: F.interpolate(x, scale_factor=1.2345678), r"resizing by 1.2345678"),
         (lambda m, x: x * 2 if x.mean() < 5 else x, "a decision by the picture's contents"),
+        (lambda m, x: x * 2 if x.mean() > 5 else x, "a decision by the picture's contents"),
+        (lambda m, x: x * x.mean().item(), "numbers from the picture (item)"),
+        (lambda m, x: x * float(x.mean()), "a decision by the picture's contents"),
+        (lambda m, x: x * x.mean().tolist(), "numbers from the picture (tolist)"),
+        (lambda m, x: torch.cat([x, x], axis=2), "joins maps along rows or columns"),
     ],
 )
 def test_an_operation_that_nobody_described_is_named_and_unbounded(function, what):
@@ -344,8 +352,8 @@ def test_the_layer_table_lists_every_value_in_order():
 
 
 def test_the_result_has_the_form_of_the_networks_output():
-    found = of(lambda m, x: {"out": m.conv(x), "list": [x, (x * 2, torch.ones(3))]}, conv=conv)
-    assert found == {"out": CONV, "list": [IDENTITY, (IDENTITY, None)]}
+    found = of(lambda m, x: {"out": m.conv(x), 8: [x, (x * 2, torch.ones(3))]}, conv=conv)
+    assert found == {"out": CONV, 8: [IDENTITY, (IDENTITY, None)]}
 
 
 def test_hooks_on_layers_are_heard():

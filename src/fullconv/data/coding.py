@@ -43,9 +43,12 @@ class MaskCoding:
 
     @cached_property
     def _table(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        meanings = [self.meaning(value) for value in range(65536)]
-        table = np.array([VOID if m is None else m for m in meanings], dtype=np.uint8)
-        return table, np.array([m is None for m in meanings])
+        table = np.full(65536, VOID, dtype=np.uint8)
+        unknown = np.ones(65536, dtype=np.bool_)
+        for value in {*range(256), *self.labels.void_values, *(self.labels.values or ())}:
+            if 0 <= value < 65536 and (meaning := self.meaning(value)) is not None:
+                table[value], unknown[value] = meaning, False
+        return table, unknown
 
     @cached_property
     def _color_table(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:

@@ -113,7 +113,7 @@ def choose_focus(
     mask: NDArray[np.uint8], likely: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[int, int] | None:
     """Draw a pixel of a class that is in the mask, classes by `likely` (K,); None where all is void."""
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[: len(likely)])
+    present = np.flatnonzero((np.bincount(mask.ravel(), minlength=256)[: len(likely)] > 0) & (likely > 0))
     if not len(present):
         return None
     odds = likely[present] / likely[present].sum()

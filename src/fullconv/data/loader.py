@@ -28,6 +28,9 @@ LEAST_STEPS = 50
 
 Item = TypeVar("Item")
 
+START_METHOD: str | None = None
+"""How workers start: "fork", "spawn", "forkserver", or None for the system's own way."""
+
 _ORDER, _CROP = 1, 2  # separate streams of random numbers from one seed
 
 
@@ -257,6 +260,7 @@ class TrainingBatches:
             num_workers=self.workers,
             prefetch_factor=2,
             persistent_workers=True,
+            multiprocessing_context=START_METHOD,
             collate_fn=_same,
         )
         for block in loader:

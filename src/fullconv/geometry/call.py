@@ -35,8 +35,10 @@ class Call:
     node: str = ""
 
     def arg(self, place: int, name: str, default: Any = None) -> Any:
-        """Return an argument by its place or name."""
-        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+        """Return an argument by its place or name; ``axis`` is PyTorch's other name for ``dim``."""
+        if len(self.args) > place:
+            return self.args[place]
+        return self.kwargs.get("axis" if name == "dim" and "axis" in self.kwargs else name, default)
 
     def number(self, place: int, name: str, default: Any = None) -> Any:
         """Return an argument with its numbers plain."""

@@ -38,6 +38,9 @@ class Seen:
     def __ceil__(self) -> Any:
         return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
 
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, digits), {})
+
     def __floor__(self) -> Any:
         return self.tracer.create_proxy("call_function", math.floor, (self,), {})
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fullconv.geometry import mixing, shapes, windows
 from fullconv.geometry.call import Call, Rule, pointwise, unknown
+from fullconv.geometry.layout import Sized, Value, leaves
 
 POINTWISE = """
 abs add addcdiv addcmul and bfloat16 ceil celu clamp clamp_max clamp_min clip clone contiguous cos cpu data detach div
@@ -16,6 +20,7 @@ logical_not logical_or logsigmoid lt masked_fill maximum minimum mish mul multip
 positive pow reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin softplus softshrink
 softsign sqrt square sub subtract tan tanh tanhshrink threshold to true_divide trunc type type_as where xor dropout
 dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout stochastic_depth drop_path
+zeros_like ones_like full_like empty_like rand_like randn_like
 """
 MIXING = """
 mean sum amax amin max min std var std_mean var_mean norm vector_norm prod median logsumexp any all argmax argmin
@@ -84,6 +89,9 @@ IGNORED = {
 }
 
 
+COUNTS = {"shape", "size", "numel", "stride", "storage_offset", "len", "getitem"}
+
+
 def name_of(target: Any) -> str:
     """Return the name of a function or method without underscores: ``add_`` and ``iadd`` are ``add``.
 
@@ -98,6 +106,14 @@ def name_of(target: Any) -> str:
             return f"{home}.{name}"
     name = name.strip("_")
     return ALIASES.get(name, name)
+
+
+def reveals(call: Call, found: Any) -> bool:
+    """Whether an operation handed the picture's contents to Python as numbers: ``x.mean().item()``."""
+    if call.name in IGNORED or call.name in COUNTS or all(value.geometry is None for value in call.values):
+        return False
+    harmless = (Value, Sized, Tensor, str, torch.dtype, torch.device, type(None))
+    return any(not isinstance(leaf, harmless) for leaf in leaves(found))
 
 
 def apply(call: Call) -> Any:

@@ -20,7 +20,7 @@ from fullconv.geometry.call import Call, unknown
 from fullconv.geometry.layout import OTHER, Sized, Value, X, Y, constant, rebuild, sized
 from fullconv.geometry.modules import layer, rule_of
 from fullconv.geometry.proxies import SeenProxy
-from fullconv.geometry.rules import apply, name_of
+from fullconv.geometry.rules import apply, name_of, reveals
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -214,6 +214,8 @@ class Tracer(fx.Tracer):
         else:
             found = apply(call)
         write_back(node, call, found, self.result)
+        if reveals(call, found):
+            self._guessed.append((self.scope.module_path, self._say(f"numbers from the picture ({call.name})")))
         if not call.values:
             found = _tainted(found, sized([list(args), kwargs])) if call.name != "getitem" else found
         return rebuild(found, self._hindsight)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError
-from fullconv.images import png, tiff
+from fullconv.images import jpeg, png, tiff
 from fullconv.images.limits import PictureError, check_pixels, max_pixels
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -28,7 +28,7 @@ ALPHA_GROUND = 255
 _AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 _TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
 _MEND = "Copy or export it again, or leave it out"
-_MAGIC = (png.SIGNATURE, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
+_MAGIC = (png.SIGNATURE, jpeg.START, b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
 _bomb_lock = threading.Lock()
 
 
@@ -218,7 +218,16 @@ def _decode_safely(
         raise _damage(error, where) from error
     if doubtful and file is not None and png.data_is_short(file, start):
         raise _too_few_rows(where)
+    if file is not None and start.startswith(jpeg.START):
+        file.seek(0)
+        if jpeg.data_is_short(file.read(), _plain(image), lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
+            raise _too_few_rows(where)
     return array
+
+
+def _plain(image: Image.Image) -> NDArray[Any]:
+    _load(image)
+    return np.asarray(image)
 
 
 def _load(image: Image.Image) -> None:

@@ -1,6 +1,7 @@
 """Backbones, heads, upsampling, networks, surgery, foreign weights."""
 
 from fullconv.nn.custom import WholeNetwork
-from fullconv.nn.networks import VARIANTS, Network, Scores, Variant, build, map_scores
+from fullconv.nn.networks import Network, Scores, build, map_scores
+from fullconv.nn.variants import VARIANTS, Variant
 
 __all__ = ["VARIANTS", "Network", "Scores", "Variant", "WholeNetwork", "build", "map_scores"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,49 +19,13 @@ from fullconv.geometry import Axis, Geometry, halo, trace, trace_nodes
 from fullconv.modelfile import CARD_KEY, read_header, read_tensors
 from fullconv.nn.backbones import build_backbone, feature_channels
 from fullconv.nn.heads import FCNHead, Heads, SkipHead
-from fullconv.nn.upsampling import interpolation_matrix, sample_axis, upsample_axis
+from fullconv.nn.published import LateFusion, PublishedHead, TwoTrunks, load_classifier, make_trunk, trace_trunk
+from fullconv.nn.upsampling import Border, interpolation_matrix, sample_axis, upsample_axis
+from fullconv.nn.variants import VARIANTS, Release, Variant
 from fullconv.nn.weights import load_matching
 from fullconv.recipe import HeadSettings
 
 Scores = Tensor | dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A row of the table of variants."""
-
-    strides: tuple[int, ...]
-    """Strides of the scores that are summed, fine to coarse."""
-    about: str
-    output_stride: int = 32
-    """Below 32 the backbone is dilated."""
-    head: Literal["skip", "fcn"] = "skip"
-    rule: Literal["fixed", "size"] = "fixed"
-    """How scores grow to the picture: by a fixed factor and phase, or by its size, half-pixel (torchvision)."""
-    multiple: int = 32
-    """Pictures are padded right and bottom with their mean to a multiple of this, the coarsest stride."""
-    minimum: int = 64
-    """And to at least this, so that no inner map is one cell wide: bf16 convolutions of oneDNN go wrong there."""
-    backbone: str | None = None
-    """The only backbone of a published net."""
-    num_classes: int | None = None
-    """The published number."""
-
-
-VARIANTS: dict[str, Variant] = {
-    "fcn32s": Variant((32,), "scores at stride 32 (Long et al. 2015)"),
-    "fcn16s": Variant((16, 32), "scores at strides 32 and 16, summed (Long et al. 2015)"),
-    "fcn8s": Variant((8, 16, 32), "scores at strides 32, 16 and 8, summed (Long et al. 2015)"),
-    "fcn4s": Variant((4, 8, 16, 32), "scores at strides 32, 16, 8 and 4, summed: one skip more than the paper"),
-    "fcn-os16": Variant((16,), "dilated to stride 16, torchvision's head", 16, "fcn", multiple=16),
-    "fcn-os8": Variant((8,), "dilated to stride 8, torchvision's head", 8, "fcn", multiple=8),
-    "torchvision-fcn_resnet50": Variant(
-        (8,), "torchvision's fcn_resnet50, equal to it at every size", 8, "fcn", "size", 1, 1, "resnet50", 21
-    ),
-    "torchvision-fcn_resnet101": Variant(
-        (8,), "torchvision's fcn_resnet101, equal to it at every size", 8, "fcn", "size", 1, 1, "resnet101", 21
-    ),
-}
 
 
 class Network(nn.Module):
@@ -77,6 +41,7 @@ class Network(nn.Module):
     def __init__(self, variant: str, backbone: nn.Module, head: nn.Module, settings: Mapping[str, Any]) -> None:
         super().__init__()
         row = VARIANTS[variant]
+        self.border: Border = "zero" if row.head == "release" else "replicate"
         self.variant, self.row, self.settings = variant, row, dict(settings)
         self.in_channels: int = settings["in_channels"]
         self.num_classes: int | dict[str, int] = settings["num_classes"]
@@ -147,14 +112,14 @@ class Network(nn.Module):
     def _upsample_fixed(self, scores: Tensor, size: tuple[int, int], a: int, b: int) -> Tensor:
         factor, y, x = self.score_stride, self.geometry.y.offset, self.geometry.x.offset
         if torch.is_grad_enabled() and scores.requires_grad:
-            rows = interpolation_matrix(size[0], scores.shape[-2], factor, y, "replicate", scores)[a:b]
-            columns = interpolation_matrix(size[1], scores.shape[-1], factor, x, "replicate", scores)
+            rows = interpolation_matrix(size[0], scores.shape[-2], factor, y, self.border, scores)[a:b]
+            columns = interpolation_matrix(size[1], scores.shape[-1], factor, x, self.border, scores)
             return rows @ (scores @ columns.T)
         # Only the coarse rows that these rows lie between, wide first: the full-size map is written once.
         low = min(max((a - _ceil(y)) // factor, 0), scores.shape[-2] - 1)
         high = min(max((b - 1 - _ceil(y)) // factor + 1, 0), scores.shape[-2] - 1)
-        wide = upsample_axis(scores[..., low : high + 1, :], -1, factor, x, 0, size[1])
-        return upsample_axis(wide, -2, factor, y + low * factor, a, b)
+        wide = upsample_axis(scores[..., low : high + 1, :], -1, factor, x, 0, size[1], self.border)
+        return upsample_axis(wide, -2, factor, y + low * factor, a, b, self.border)
 
     def _upsample_sampled(
         self, scores: Tensor, size: tuple[int, int], a: int, b: int, working: tuple[int, int]
@@ -167,7 +132,7 @@ class Network(nn.Module):
             else:
                 at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
                 positions = (at - float(axis.offset)) / float(axis.scale)
-            scores = sample_axis(scores, dim, positions)
+            scores = sample_axis(scores, dim, positions, self.border)
         return scores
 
     def extra_repr(self) -> str:
@@ -202,7 +167,7 @@ def _trace(network: Network, row: Variant) -> tuple[Geometry, Geometry]:
         network.train(training)
     if isinstance(geometry, dict):
         geometry = next(iter(geometry.values()))
-    coarsest = features[max(row.strides)] if row.head == "skip" else geometry
+    coarsest = geometry if row.head == "fcn" else _single(features[max(row.strides)])
     if geometry.stride != min(row.strides):
         raise NetworkError(f"{network.variant} was to score at stride {min(row.strides)}, not {geometry.stride}.")
     return geometry, coarsest
@@ -234,7 +199,7 @@ def build(
     *,
     backbone: str | None = None,
     num_classes: int | Mapping[str, int] | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     weights: str | Path | None = None,
     norm: str = "batch",
     width: float = 1.0,
@@ -246,7 +211,7 @@ def build(
         variant: A name of interface 9, for example "fcn8s".
         backbone: "tiny", a timm model, "alexnet" or "googlenet"; resnet18 by default; published nets have their own.
         num_classes: Number of classes K, or K by head name; published nets know theirs.
-        in_channels: Channels of the pictures.
+        in_channels: Channels of the pictures; 3, or what the published net takes.
         weights: None or "none", "imagenet", or a file: of the classifier, or a model of ours (also with other
             classes; `started_anew` then lists the tensors that did not come from it).
         norm: "batch" or "none", for the backbone tiny.
@@ -265,6 +230,8 @@ def build(
         raise NetworkError(f"{variant} is made of {row.backbone}; leave backbone = {backbone} away.")
     name = row.backbone or backbone or "resnet18"
     classes = num_classes if num_classes is not None else row.num_classes
+    if in_channels is None:
+        in_channels = row.in_channels
     if classes is None:
         raise NetworkError(f"{variant} needs num_classes, the number of classes.")
     counts = list(classes.values()) if isinstance(classes, Mapping) else [classes]
@@ -273,18 +240,61 @@ def build(
     settings = head if isinstance(head, HeadSettings) else HeadSettings(**(head or {}))
     origin = None if weights is None or str(weights) == "none" else weights
     own = _own_model(origin)
-    features = build_backbone(
-        name, row.strides, in_channels, None if own else origin, fc=settings.fc, dropout=settings.dropout, norm=norm,
-        width=width, output_stride=row.output_stride,
-    )  # fmt: skip
-    features.eval()
-    made = _heads(row, features, classes, in_channels, settings)
+    if row.release is not None:
+        name, features, made = _published(
+            row, row.release, backbone, classes, in_channels, width, None if own else origin
+        )
+    else:
+        features = build_backbone(
+            name, row.strides, in_channels, None if own else origin, fc=settings.fc, dropout=settings.dropout, norm=norm,
+            width=width, output_stride=row.output_stride,
+        )  # fmt: skip
+        features.eval()
+        made = _heads(row, features, classes, in_channels, settings)
     kept = {"in_channels": in_channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
             "backbone": name, "norm": norm, "width": width, "head": settings.model_dump()}  # fmt: skip
     network = Network(variant, features, made, kept)
     if own:
         network.started_anew = load_matching(network, read_tensors(cast(Path, origin)))
     return network.eval()
+
+
+def _published(
+    row: Variant,
+    release: Release,
+    backbone: str | None,
+    classes: int | Mapping[str, int],
+    in_channels: int,
+    width: float,
+    weights: str | Path | None,
+) -> tuple[str, nn.Module, nn.Module]:
+    """Make trunk and head of a net of the release; return them with the trunk's name."""
+    if backbone not in (None, release.trunk):
+        raise NetworkError(f"a published net has its own backbone; leave backbone = {backbone} away.")
+    if in_channels != row.in_channels and release.late:
+        raise NetworkError(f"late fusion takes {row.in_channels} channels, three a trunk, not {in_channels}.")
+    trunk = make_trunk(release.trunk, 3 if release.late else in_channels, row.strides, width)
+    if weights is not None:
+        load_classifier(trunk, release.trunk, str(weights))
+    features: nn.Module = TwoTrunks(trunk, copy.deepcopy(trunk)) if release.late else trunk
+    geometry = trace_trunk(trunk, 3 if release.late else in_channels)
+    coarsest = geometry[max(row.strides)]
+
+    def one(count: int) -> nn.Module:
+        if release.late:
+            return LateFusion(trunk.channels[32], count)
+        return PublishedHead(geometry, trunk.channels, count, release.scales)
+
+    assert coarsest.stride == max(row.strides)
+    made = (
+        Heads({name: one(count) for name, count in classes.items()}) if isinstance(classes, Mapping) else one(classes)
+    )
+    return release.trunk, features, made
+
+
+def _single(geometry: Any) -> Geometry:
+    """Return the geometry of one map, or of the first of a pair that share it."""
+    return cast(Geometry, geometry[0] if isinstance(geometry, (list, tuple)) else geometry)
 
 
 def _row(variant: str) -> Variant:

@@ -1,0 +1,48 @@
+"""JPEG whose data end too early although the file does not: libjpeg fills in the rest without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+START = b"\xff\xd8\xff"
+_END = 0xD9
+_PADDING = 16  # so many zeros at the end of a file without an end marker are no entropy-coded data
+_FILLER = bytes(i % 254 + 1 for i in range(4096))  # any data but markers
+
+
+def end_of_data(data: bytes) -> int | None:
+    """Return where the end marker of the first picture stands; None where there is none.
+
+    Entropy-coded data cannot hold it, but thumbnails in the header do, so segments are walked.
+    """
+    at = 2
+    while (at := data.find(b"\xff", at)) != -1 and at + 3 < len(data) + 2:
+        kind = data[at + 1] if at + 1 < len(data) else -1
+        if kind == _END:
+            return at
+        if kind in (0x00, 0xFF, 0x01) or 0xD0 <= kind <= 0xD8:  # stuffed bytes, fill bytes, restarts
+            at += 1 if kind == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def is_doubtful(picture: NDArray[Any]) -> bool:
+    """Whether the last block is flat, as libjpeg leaves it where data are missing; (H, W) or (H, W, C)."""
+    block = picture[-4:, -8:]
+    return bool((block == block[-1, -1]).all())
+
+
+def data_is_short(data: bytes, picture: NDArray[Any], decode: Callable[[bytes], NDArray[Any]]) -> bool:
+    """Whether a picture that was decoded from these bytes had data missing.
+
+    Other data are put before the end marker: a whole picture does not change, as nothing of them is needed.
+    """
+    end = end_of_data(data)
+    if end is None:
+        return data.endswith(bytes(_PADDING))
+    return is_doubtful(picture) and not np.array_equal(decode(data[:end] + _FILLER + data[end:]), picture)

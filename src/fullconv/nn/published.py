@@ -1,0 +1,314 @@
+"""The networks of the Caffe release: pad 100, ceil pooling, crops, and transposed convolutions that fade at the border.
+
+Layer names are the release's, flattened by part; `fullconv.nn.foreign` maps its files to them.
+
+Source: shelhamer/fcn.berkeleyvision.org; Long et al., CVPR 2015; Shelhamer et al., TPAMI 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fullconv.errors import NetworkError
+from fullconv.geometry import Geometry, crop_between, trace
+from fullconv.nn.upsampling import Upsample
+from fullconv.nn.weights import backbone_file, load_renamed
+
+PAD = 100
+"""Of the first convolution: with it fc6 sees at least its 7x7 cells of pool5 for every picture (97 would be enough)."""
+
+
+class Trunk(nn.Module):
+    """A classifier's layers by name, in order, some of whose outputs are handed on.
+
+    Args:
+        layers: By name.
+        taps: Name of a layer -> stride at which its output is scored.
+        channels: Of those outputs, by stride.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], taps: Mapping[str, int], channels: Mapping[int, int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+        self.taps = dict(taps)
+        self.channels = dict(channels)
+
+    def forward(self, x: Tensor) -> dict[int, Tensor]:
+        """Map (N, C, H, W) to features by stride."""
+        maps = {}
+        for name, layer in self.layers.items():
+            x = layer(x)
+            if name in self.taps:
+                maps[self.taps[name]] = x
+        return maps
+
+
+def vgg_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> Trunk:
+    """Return VGG-16 as the release has it: conv1_1 padded by 100, fc6 7x7 without padding, dropout element by element."""
+    plan = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+    layers: dict[str, nn.Module] = {}
+    before, channels = in_channels, {}
+    for block, (count, full) in enumerate(plan, start=1):
+        wide = _narrow(full, width)
+        for index in range(1, count + 1):
+            padding = PAD if (block, index) == (1, 1) else 1
+            layers[f"conv{block}_{index}"] = nn.Conv2d(before, wide, 3, padding=padding)
+            layers[f"relu{block}_{index}"] = nn.ReLU(inplace=True)
+            before = wide
+        layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
+        channels[2**block] = wide
+    channels[32] = _fc(layers, before, 7, _narrow(4096, width))
+    taps = {"pool3": 8, "pool4": 16, "drop7": 32}
+    return Trunk(layers, {k: v for k, v in taps.items() if v in strides}, {s: channels[s] for s in strides})
+
+
+def caffenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> Trunk:
+    """Return CaffeNet, the release's AlexNet: groups, local response normalisation, ReLU before pooling.
+
+    torchvision's AlexNet is another network (64-192-384-256-256, no normalisation, no groups).
+    """
+    a, b, c = (2 * _narrow(n // 2, width) for n in (96, 256, 384))
+    layers: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(in_channels, a, 11, 4, padding=PAD), "relu1": nn.ReLU(inplace=True),
+        "pool1": nn.MaxPool2d(3, 2, ceil_mode=True), "norm1": nn.LocalResponseNorm(5, 1e-4, 0.75),
+        "conv2": nn.Conv2d(a, b, 5, padding=2, groups=2), "relu2": nn.ReLU(inplace=True),
+        "pool2": nn.MaxPool2d(3, 2, ceil_mode=True), "norm2": nn.LocalResponseNorm(5, 1e-4, 0.75),
+        "conv3": nn.Conv2d(b, c, 3, padding=1), "relu3": nn.ReLU(inplace=True),
+        "conv4": nn.Conv2d(c, c, 3, padding=1, groups=2), "relu4": nn.ReLU(inplace=True),
+        "conv5": nn.Conv2d(c, b, 3, padding=1, groups=2), "relu5": nn.ReLU(inplace=True),
+        "pool5": nn.MaxPool2d(3, 2, ceil_mode=True),
+    }  # fmt: skip
+    wide = _fc(layers, b, 6, _narrow(4096, width))
+    return Trunk(layers, {"drop7": 32}, {32: wide})
+
+
+class Inception(nn.Module):
+    """GoogLeNet's module, with the 5x5 branch of the paper.
+
+    Source: Szegedy et al., CVPR 2015, figure 2b and table 1.
+    """
+
+    def __init__(self, before: int, plan: Sequence[int]) -> None:
+        super().__init__()
+        one, reduce3, three, reduce5, five, pool = plan
+        self.one = _conv_relu(before, one, 1)
+        self.three = nn.Sequential(_conv_relu(before, reduce3, 1), _conv_relu(reduce3, three, 3))
+        self.five = nn.Sequential(_conv_relu(before, reduce5, 1), _conv_relu(reduce5, five, 5))
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, padding=1, ceil_mode=True), _conv_relu(before, pool, 1))
+        self.out_channels = one + three + five + pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, h, w) to (N, C', h, w)."""
+        return torch.cat([self.one(x), self.three(x), self.five(x), self.pool(x)], dim=1)
+
+
+_INCEPTIONS = {
+    "3a": (64, 96, 128, 16, 32, 32), "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64), "4b": (160, 112, 224, 24, 64, 64), "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64), "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128), "5b": (384, 192, 384, 48, 128, 128),
+}  # fmt: skip
+"""1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection. Source: Szegedy et al., CVPR 2015, table 1."""
+
+
+def googlenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> Trunk:
+    """Return GoogLeNet up to its last Inception module: the average pool and the three classifiers are dropped."""
+    wide = [_narrow(n, width) for n in (64, 64, 192)]
+    layers: dict[str, nn.Module] = {
+        "conv1": _conv_relu(in_channels, wide[0], 7, 2, PAD), "pool1": nn.MaxPool2d(3, 2, ceil_mode=True),
+        "norm1": nn.LocalResponseNorm(5, 1e-4, 0.75), "conv2_reduce": _conv_relu(wide[0], wide[1], 1),
+        "conv2": _conv_relu(wide[1], wide[2], 3), "norm2": nn.LocalResponseNorm(5, 1e-4, 0.75),
+        "pool2": nn.MaxPool2d(3, 2, ceil_mode=True),
+    }  # fmt: skip
+    before = wide[2]
+    for name, plan in _INCEPTIONS.items():
+        module = Inception(before, [_narrow(n, width) for n in plan])
+        layers[f"inception_{name}"] = module
+        before = module.out_channels
+        if name in ("3b", "4e"):
+            layers[f"pool{name[0]}"] = nn.MaxPool2d(3, 2, ceil_mode=True)
+    layers["drop"] = nn.Dropout(0.4)
+    return Trunk(layers, {"drop": 32}, {32: before})
+
+
+def make_trunk(name: str, in_channels: int, strides: Sequence[int], width: float) -> Trunk:
+    """Make a trunk by name, its convolutions drawn so that what passes through keeps its variance (He et al., 2015)."""
+    makers = {"vgg": vgg_trunk, "caffenet": caffenet_trunk, "googlenet": googlenet_trunk}
+    trunk = makers[name](in_channels, strides, width)
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return trunk.eval()
+
+
+def load_classifier(trunk: Trunk, name: str, weights: str) -> None:
+    """Copy an ImageNet classifier into a trunk: fully connected layers become convolutions by a plain view.
+
+    Args:
+        trunk: Of `make_trunk`.
+        name: Its name.
+        weights: "imagenet" or a file of VGG-16 in torchvision's, timm's or Caffe's layout.
+
+    Raises:
+        NetworkError: The weights are of another network than this trunk.
+        WeightsError: They cannot be had.
+    """
+    if name != "vgg":
+        reason = (
+            "torchvision's GoogLeNet has 3x3 where the paper has 5x5 branches" if name == "googlenet"
+            else "torchvision's AlexNet has other widths, no groups and no local response normalisation"
+        )  # fmt: skip
+        raise NetworkError(f"{reason}, so its weights do not fit this net. Use weights none, or import a Caffe model.")
+    file = backbone_file("vgg16", weights)
+    indices = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    convs = [key for key in trunk.layers if key.startswith("conv")]
+    names = {f"features.{index}": f"layers.{conv}" for index, conv in zip(indices, convs, strict=True)}
+    names |= {conv: f"layers.{conv}" for conv in (*convs, "fc6", "fc7")}
+    for source in ("pre_logits.fc1", "classifier.0"):
+        names[source] = "layers.fc6"
+    for source in ("pre_logits.fc2", "classifier.3"):
+        names[source] = "layers.fc7"
+    load_renamed(trunk, file, names, "VGG-16")
+
+
+class TwoTrunks(nn.Module):
+    """Two whole trunks, on the first and on the second three channels; features are pairs by stride."""
+
+    def __init__(self, color: Trunk, hha: Trunk) -> None:
+        super().__init__()
+        self.color, self.hha = color, hha
+        self.channels = color.channels
+
+    def forward(self, x: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """Map (N, 6, H, W) to ``{stride: (of colour, of HHA)}``."""
+        color, hha = self.color(x[:, :3]), self.hha(x[:, 3:])
+        return {stride: (color[stride], hha[stride]) for stride in color}
+
+
+class LateFusion(nn.Module):
+    """Scores of two trunks, averaged before they are upsampled (the paper says summed; the release halves each)."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.score_color, self.score_hha = _score(channels, num_classes), _score(channels, num_classes)
+
+    def forward(self, features: Mapping[int, tuple[Tensor, Tensor]]) -> Tensor:
+        """Score ``{32: (colour, HHA)}`` as (N, K, h, w)."""
+        color, hha = features[32]
+        return 0.5 * self.score_color(color) + 0.5 * self.score_hha(hha)
+
+
+class PublishedHead(nn.Module):
+    """The release's skips: each coarse map grows by a transposed convolution, the skip's scores are cropped to it.
+
+    Args:
+        features: Geometry of the features by stride, from which the crops follow.
+        channels: Their channels.
+        num_classes: Number of classes K.
+        scales: By stride, the fixed factor that an at-once net applies to the features before scoring them.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[int, Geometry],
+        channels: Mapping[int, int],
+        num_classes: int,
+        scales: Mapping[int, float],
+    ) -> None:
+        super().__init__()
+        self.strides = sorted(channels, reverse=True)  # coarse to fine
+        self.scales = dict(scales)
+        self.score = nn.ModuleDict({str(s): _score(channels[s], num_classes) for s in self.strides})
+        self.grow = nn.ModuleDict()
+        self.crop = nn.ModuleDict()
+        axis = features[self.strides[0]].y
+        for coarse, fine in pairwise(self.strides):
+            factor = coarse // fine
+            kernel = 2 * factor  # of the transposed convolution
+            self.grow[str(fine)] = Upsample(num_classes, factor, Fraction(kernel - 1, 2), border="zero")
+            axis = axis.upsample(factor, Fraction(kernel - 1, 2))
+            self.crop[str(fine)] = Crop(crop_between(axis, features[fine].y))
+
+    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+        """Fuse ``{stride: (N, C, h, w)}`` into scores (N, K, h, w) at the finest stride."""
+        coarsest, *finer = self.strides
+        scores: Tensor = self.score[str(coarsest)](features[coarsest])
+        for stride in finer:
+            feature = features[stride]
+            if stride in self.scales:
+                feature = feature * self.scales[stride]
+            skip = self.crop[str(stride)](self.score[str(stride)](feature), scores)
+            scores = self.grow[str(stride)](scores, skip) + skip
+        return scores
+
+
+class Crop(nn.Module):
+    """Cut a map to the size that a coarser one grows to, 2n + 2, from a fixed offset on."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def trace_geometry(self, geometry: Geometry, coarse: Geometry) -> Geometry:
+        """Return the geometry of what is left."""
+        return replace(geometry, y=geometry.y.crop(self.offset), x=geometry.x.crop(self.offset))
+
+    def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
+        """Cut (N, K, H, W) to (N, K, 2h + 2, 2w + 2)."""
+        height, width = 2 * coarse.shape[-2] + 2, 2 * coarse.shape[-1] + 2
+        return x[..., self.offset : self.offset + height, self.offset : self.offset + width]
+
+
+def final_crop(scores: Geometry, factor: int, kernel: int) -> int:
+    """Return the crop of the last transposed convolution's output: 19 for FCN-32s, 27 for 16s, 31 for 8s.
+
+    Raises:
+        NetworkError: It is no whole number: this kernel does not go with this trunk.
+    """
+    shift = Fraction(kernel - 1, 2) - scores.y.offset
+    if shift.denominator != 1:
+        raise NetworkError(
+            f"a transposed convolution of {kernel} at stride {factor} would be off by {float(shift):g} pixels."
+        )
+    return int(shift)
+
+
+def trace_trunk(trunk: nn.Module, in_channels: int) -> dict[int, Geometry]:
+    """Return the geometry of a trunk's features by stride."""
+    found: dict[int, Geometry] = trace(trunk, torch.zeros(1, in_channels, 64, 96))
+    return found
+
+
+def _narrow(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+def _conv_relu(before: int, channels: int, kernel: int, stride: int = 1, padding: int | None = None) -> nn.Sequential:
+    pad = kernel // 2 if padding is None else padding
+    return nn.Sequential(nn.Conv2d(before, channels, kernel, stride, pad), nn.ReLU(inplace=True))
+
+
+def _fc(layers: dict[str, nn.Module], before: int, kernel: int, wide: int) -> int:
+    """Append fc6 and fc7 with their ReLUs and dropouts."""
+    layers["fc6"] = nn.Conv2d(before, wide, kernel)
+    layers["relu6"], layers["drop6"] = nn.ReLU(inplace=True), nn.Dropout(0.5)
+    layers["fc7"] = nn.Conv2d(wide, wide, 1)
+    layers["relu7"], layers["drop7"] = nn.ReLU(inplace=True), nn.Dropout(0.5)
+    return wide
+
+
+def _score(channels: int, num_classes: int) -> nn.Conv2d:
+    """Return a 1x1 score layer that starts at exactly 0, as the release's does for want of a filler."""
+    layer = nn.Conv2d(channels, num_classes, 1)
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,721 @@
+"""Section 3 of the interface: layouts, every key of data.toml, splits, and what is said about bad files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import contract_tools as tools
+import numpy as np
+import pytest
+from contract_tools import CLASSES, assert_mendable, call, fill, pairs, save, scene, toml
+from PIL import Image
+
+import fullconv
+
+PROBLEM_KEYS = {"code", "severity", "count", "files", "cause", "remedy"}
+
+
+def check(data: Path, *options: object) -> tools.Answer:
+    return call("check", data, "--json", *options)
+
+
+def good(data: Path) -> dict:
+    """The doctor's answer about a data set that it must accept."""
+    answer = check(data)
+    assert answer.rc == 0, str(answer)
+    found = answer.json()
+    assert found["ok"] is True
+    return found
+
+
+def names(found: dict) -> list[str]:
+    return [entry["name"] for entry in found["classes"]]
+
+
+def pixels(found: dict) -> list[int]:
+    return [entry["pixels"] for entry in found["classes"]]
+
+
+def errors(found: dict) -> list[dict]:
+    return [problem for problem in found["problems"] if problem["severity"] == "error"]
+
+
+def pictures_in(model: Path, data: Path, split: str, tmp_path: Path) -> set[str]:
+    """Which pictures a split holds, as evaluate --per-image names them."""
+    table = tmp_path / f"{split}.csv"
+    answer = call("evaluate", model, data, "--split", split, "--per-image", table, "--json")
+    assert answer.rc == 0, str(answer)
+    with table.open(encoding="utf-8", newline="") as lines:
+        return {Path(row["image"]).stem for row in csv.DictReader(lines)}
+
+
+# --- layouts ---------------------------------------------------------------------------------------------------------
+
+
+def layout_1(data: Path) -> Path:
+    fill(data / "train", data / "trainannot", 4)
+    fill(data / "val", data / "valannot", 2, seed=20)
+    fill(data / "test", data / "testannot", 3, seed=40)
+    return toml(data)
+
+
+def layout_2a(data: Path) -> Path:
+    for split, count, seed in (("train", 4, 0), ("val", 2, 20), ("test", 3, 40)):
+        fill(data / split / "images", data / split / "masks", count, seed=seed)
+    return toml(data)
+
+
+def layout_2b(data: Path) -> Path:
+    for split, count, seed in (("train", 4, 0), ("val", 2, 20), ("test", 3, 40)):
+        fill(data / "images" / split, data / "masks" / split, count, seed=seed)
+    return toml(data)
+
+
+@pytest.mark.parametrize("layout", [layout_1, layout_2a, layout_2b])
+def test_layouts_with_splits_are_recognised_and_counted(layout, tmp_path):
+    data = layout(tmp_path / "data")
+    before = tools.snapshot(data)
+    found = good(data)
+    assert {"ok", "format", "classes", "splits", "problems"} <= set(found)
+    assert isinstance(found["format"], str)
+    assert names(found) == list(CLASSES)
+    assert [entry["index"] for entry in found["classes"]] == [0, 1, 2]
+    seeds = [0, 1, 2, 3, 20, 21, 40, 41, 42]
+    masks = [scene(seed)[1] for seed in seeds]
+    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+    assert [entry["pictures"] for entry in found["classes"]] == [
+        sum(bool((m == c).any()) for m in masks) for c in range(3)
+    ]
+    assert set(found["splits"]) == {"train", "val", "test"}
+    dataset = fullconv.open_dataset(str(data))
+    assert {name: len(items) for name, items in dataset.splits.items()} == {"train": 4, "val": 2, "test": 3}
+    assert [getattr(c, "name", c) for c in dataset.classes] == list(CLASSES)
+    assert tools.snapshot(data) == before
+
+
+def test_test_folders_are_optional(tmp_path):
+    data = layout_1(tmp_path / "data")
+    shutil.rmtree(data / "test")
+    shutil.rmtree(data / "testannot")
+    dataset = fullconv.open_dataset(data)
+    assert len(dataset.splits["train"]) == 4
+    assert len(dataset.splits["val"]) == 2
+
+
+def test_a_fifth_goes_to_val_the_same_in_every_copy(tmp_path, model):
+    def make(data: Path, order: list[int]) -> Path:
+        for i in order:
+            picture, mask = scene(i, 8, 8)
+            save(picture, data / f"images/p{i:03d}.png")
+            save(mask, data / f"masks/p{i:03d}.png")
+        return toml(data)
+
+    one = make(tmp_path / "one", list(range(60)))
+    two = make(tmp_path / "elsewhere/two", list(range(59, -1, -1)))
+    dataset = fullconv.open_dataset(one)
+    assert len(dataset.splits["train"]) + len(dataset.splits["val"]) == 60
+    assert 4 <= len(dataset.splits["val"]) <= 20
+    val = pictures_in(model, one, "val", tmp_path)
+    assert len(val) == len(dataset.splits["val"])
+    assert val == pictures_in(model, two, "val", tmp_path)
+    train = pictures_in(model, one, "train", tmp_path)
+    assert not val & train
+    assert len(val | train) == 60
+
+
+@pytest.mark.parametrize("count", [4, 5, 10])
+def test_a_small_folder_still_gets_both_splits(tmp_path, count):
+    dataset = fullconv.open_dataset(pairs(tmp_path / "data", count))
+    assert len(dataset.splits["val"]) >= 1
+    assert len(dataset.splits["train"]) >= 1
+
+
+def test_train_without_val_gives_a_fifth_to_val(tmp_path):
+    data = tmp_path / "data"
+    fill(data / "train/images", data / "train/masks", 20, size=(8, 8))
+    dataset = fullconv.open_dataset(toml(data))
+    assert len(dataset.splits["val"]) >= 1
+    assert len(dataset.splits["train"]) + len(dataset.splits["val"]) == 20
+
+
+def test_two_layouts_that_fit_are_both_named_and_format_decides(tmp_path):
+    data = layout_1(tmp_path / "data")
+    fill(data / "images", data / "masks", 5, seed=70)
+    three = good(pairs(tmp_path / "three", 5))["format"]
+    one = good(layout_1(tmp_path / "one"))["format"]
+    assert_mendable(call("check", data), "--format")
+    assert_mendable(call("train", data, "-o", tmp_path / "run", *tools.QUICK), "--format")
+    if one != three:
+        assert_mendable(call("check", data), re.escape(one), re.escape(three))
+        assert check(data, "--format", three).json()["format"] == three
+        assert sum(pixels(check(data, "--format", one).json())) > sum(pixels(check(data, "--format", three).json()))
+        toml(data, f'format = "{one}"\nclasses = {json.dumps(CLASSES)}\n')
+        assert good(data)["format"] == one
+
+
+@pytest.mark.parametrize("top", ["", "shapes/"])
+def test_a_zip_is_as_good_as_the_folder(tmp_path, top):
+    data = layout_2a(tmp_path / "data")
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for file in sorted(data.rglob("*")):
+            if file.is_file():
+                target.write(file, top + file.relative_to(data).as_posix())
+    folder, zipped = good(data), good(archive)
+    assert names(zipped) == names(folder)
+    assert pixels(zipped) == pixels(folder)
+    assert len(fullconv.open_dataset(archive).splits["train"]) == 4
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["data.zip"]
+
+
+def test_a_zip_scores_as_the_folder_does(tmp_path, model, shapes):
+    archive = tmp_path / "shapes.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for file in sorted(shapes.rglob("*")):
+            if file.is_file():
+                target.write(file, file.relative_to(shapes).as_posix())
+    a = call("evaluate", model, shapes, "--json").json()
+    b = call("evaluate", model, archive, "--json").json()
+    assert a["confusion"] == b["confusion"]
+
+
+# --- data.toml and classes.txt ---------------------------------------------------------------------------------------
+
+
+def test_without_a_data_toml_classes_are_counted_and_255_is_void(tmp_path):
+    data = tmp_path / "data"
+    fill(data / "images", data / "masks", 6)
+    found = good(data)
+    assert names(found) == ["class0", "class1", "class2"]
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+
+
+def test_classes_txt_gives_names(tmp_path):
+    data = tmp_path / "data"
+    fill(data / "images", data / "masks", 6)
+    (data / "classes.txt").write_text("background\ndisc\nbox\n", "utf-8")
+    assert names(good(data)) == list(CLASSES)
+
+
+def painted(mask: np.ndarray) -> np.ndarray:
+    """The mask in colours; void is white."""
+    table = np.full((256, 3), 255, np.uint8)
+    table[:3] = tools.PALETTE
+    return table[mask]
+
+
+def test_classes_txt_with_colours_decodes_rgb_masks(tmp_path):
+    data = tmp_path / "data"
+    no_void = {"change": lambda mask: painted(np.where(mask == 255, 0, mask))}
+    fill(data / "images", data / "masks", 6, **no_void)
+    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in zip(CLASSES, tools.PALETTE, strict=True)]
+    (data / "classes.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    found = good(data)
+    assert names(found) == list(CLASSES)
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(found)[2] == sum(int((m == 2).sum()) for m in masks)
+
+
+def test_colors_decode_rgb_masks_and_void(tmp_path):
+    colours = {"#000000": "background", "#fa281e": "disc", "#143CF0": "box", "#ffffff": "void"}
+    lines = ", ".join(f'"{code}" = "{name}"' for code, name in colours.items())
+    data = pairs(tmp_path / "data", 6, f"classes = {json.dumps(CLASSES)}\ncolors = {{ {lines} }}\n", change=painted)
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+
+
+def test_palette_masks_are_read_as_indices(tmp_path):
+    data = tmp_path / "data"
+    for i in range(6):
+        picture, mask = scene(i)
+        save(picture, data / f"images/p{i}.png")
+        indexed = Image.fromarray(mask)
+        indexed.putpalette([v for c in range(256) for v in ((c * 37) % 256, (c * 91) % 256, (c * 53) % 256)])
+        (data / "masks").mkdir(exist_ok=True)
+        assert indexed.mode == "P"
+        indexed.save(data / f"masks/p{i}.png")
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(good(toml(data))) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+
+
+def test_values_map_mask_values_to_classes_and_void(tmp_path):
+    def change(mask: np.ndarray) -> np.ndarray:
+        return np.where(mask == 255, 7, np.where(mask == 0, 0, 255)).astype(np.uint8)
+
+    text = 'classes = ["background", "crack"]\nvalues = { 0 = "background", 255 = "crack", 7 = "void" }\n'
+    data = pairs(tmp_path / "data", 6, text, change=change)
+    masks = [scene(i)[1] for i in range(6)]
+    expected = [sum(int((m == 0).sum()) for m in masks), sum(int(((m == 1) | (m == 2)).sum()) for m in masks)]
+    assert pixels(good(data)) == expected
+
+
+@pytest.mark.parametrize(("ignore", "void"), [("9", (9, 255)), ("[9, 8]", (8, 9, 255)), ("255", (255,))])
+def test_ignore_index_is_a_number_or_a_list_and_255_stays_void(tmp_path, ignore, void):
+    def change(mask: np.ndarray) -> np.ndarray:
+        mask = mask.copy()
+        mask[:3] = void[0]
+        mask[3:6] = void[-1]
+        mask[6:8] = 255
+        return mask
+
+    text = f"classes = {json.dumps(CLASSES)}\nignore_index = {ignore}\n"
+    data = pairs(tmp_path / "data", 6, text, change=change)
+    masks = [change(scene(i)[1]) for i in range(6)]
+    assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+
+
+@pytest.mark.parametrize("how", ["regex", "csv"])
+def test_a_group_never_straddles_a_split(tmp_path, model, how):
+    data = tmp_path / "data"
+    stems = [f"site{i // 4}_{i % 4}" for i in range(40)]
+    for i, stem in enumerate(stems):
+        picture, mask = scene(i, 8, 8)
+        save(picture, data / f"images/{stem}.png")
+        save(mask, data / f"masks/{stem}.png")
+    groups = "^(site\\\\d+)_"
+    if how == "csv":
+        groups = "groups.csv"
+        rows = "".join(f"{stem},{stem.split('_')[0]}\n" for stem in stems)
+        (data / "groups.csv").write_text("stem,group\n" + rows, "utf-8")
+    toml(data, f'classes = {json.dumps(CLASSES)}\ngroups = "{groups}"\n')
+    good(data)
+    val = pictures_in(model, data, "val", tmp_path)
+    train = pictures_in(model, data, "train", tmp_path)
+    assert val
+    assert len(val | train) == 40
+    assert not {s.split("_")[0] for s in val} & {s.split("_")[0] for s in train}
+
+
+def test_images_masks_and_suffix_name_other_folders(tmp_path):
+    data = tmp_path / "data"
+    for i in range(6):
+        picture, mask = scene(i)
+        save(picture, data / f"photos/a{i}.jpg")
+        save(mask, data / f"labels/a{i}_mask.png")
+    toml(data, f'classes = {json.dumps(CLASSES)}\nimages = "photos"\nmasks = "labels"\nmask_suffix = "_mask"\n')
+    found = good(data)
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+
+
+def test_images_may_be_a_glob(tmp_path):
+    data = tmp_path / "data"
+    for i in range(6):
+        picture, mask = scene(i)
+        save(picture, data / f"photos/day{i % 2}/a{i}.jpg")
+        save(picture, data / f"photos/day{i % 2}/thumb{i}.png")
+        save(mask, data / f"labels/day{i % 2}/a{i}.png")
+    toml(data, f'classes = {json.dumps(CLASSES)}\nimages = "photos/*/*.jpg"\nmasks = "labels"\n')
+    found = good(data)
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+
+
+@pytest.mark.parametrize("folder", ["../outside", "absolute"])
+def test_images_are_never_outside_the_data_folder(tmp_path, folder):
+    data = tmp_path / "data"
+    fill(tmp_path / "outside", data / "labels", 4)
+    where = folder if folder.startswith("..") else (tmp_path / "outside").as_posix()
+    toml(data, f'classes = {json.dumps(CLASSES)}\nimages = "{where}"\nmasks = "labels"\n')
+    assert_mendable(call("check", data), "images|outside")
+
+
+@pytest.mark.parametrize("lines", ["stem", "file"])
+def test_splits_are_read_from_lists(tmp_path, model, lines):
+    data = pairs(tmp_path / "data", 6)
+    text = f'classes = {json.dumps(CLASSES)}\nsplits = {{ train = "train.txt", val = "val.txt", test = "test.txt" }}\n'
+    toml(data, text)
+    wanted = {"train": ["p00", "p03", "p05"], "val": ["p01"], "test": ["p02", "p04"]}
+    for split, stems in wanted.items():
+        ending = "" if lines == "stem" else ".png"
+        (data / f"{split}.txt").write_text("".join(f"{stem}{ending}\n" for stem in stems), "utf-8")
+    good(data)
+    dataset = fullconv.open_dataset(data)
+    assert {split: len(items) for split, items in dataset.splits.items()} == {"train": 3, "val": 1, "test": 2}
+    for split, stems in wanted.items():
+        assert pictures_in(model, data, split, tmp_path) == set(stems)
+
+
+def test_a_split_list_that_is_not_there_is_named(tmp_path):
+    text = f'classes = {json.dumps(CLASSES)}\nsplits = {{ train = "train.txt", val = "nowhere.txt" }}\n'
+    data = pairs(tmp_path / "data", 6, text)
+    (data / "train.txt").write_text("p00\np01\n", "utf-8")
+    assert_mendable(call("check", data), r"nowhere\.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ('clases = ["a", "b"]\n', ("clases", r"\bclasses\b")),
+        ('classes = ["a"\n', (r"data\.toml",)),
+        ('classes = "a"\n', (r"data\.toml", "classes")),
+        ('classes = ["background", "background", "box"]\n', ("background",)),
+        ('classes = ["background", "disc", "box"]\nvalues = { 0 = "background", 1 = "dics" }\n', ("dics", "disc")),
+        ('classes = ["background", "disc", "box"]\nformat = "pears"\n', ("pears",)),
+        ('classes = ["background", "disc", "box"]\ngroups = "^(site"\n', ("groups",)),
+    ],
+    ids=["unknown-key", "broken", "wrong-type", "doubled", "unknown-class", "unknown-format", "bad-regex"],
+)
+def test_a_wrong_data_toml_is_explained(tmp_path, text, patterns):
+    data = pairs(tmp_path / "data", 4, text)
+    assert_mendable(call("check", data), *patterns)
+    assert_mendable(call("train", data, "-o", tmp_path / "run", *tools.QUICK), *patterns)
+
+
+def test_a_trained_card_carries_bands_values_and_palette_and_original_gives_the_values_back(tmp_path):
+    data = tmp_path / "data"
+    for i in range(10):
+        picture, mask = scene(i)
+        save(picture, data / f"photos/a{i}.png")
+        save(np.select([mask == 255, mask == 0], [7, 0], 255).astype(np.uint8), data / f"labels/a{i}_mask.png")
+    toml(
+        data,
+        'classes = ["background", "crack"]\npalette = [[0, 0, 0], [255, 0, 9]]\n'
+        'values = { 0 = "background", 255 = "crack", 7 = "void" }\n'
+        'images = "photos"\nmasks = "labels"\nmask_suffix = "_mask"\nbands = [1]\n',
+    )
+    run = tmp_path / "run"
+    answer = call("train", data, "-o", run, *tools.QUICK)
+    assert answer.rc == 0, str(answer)
+    card = tools.card_of(run / "model.safetensors")
+    assert card["in_channels"] == 1
+    assert card["palette"] == [[0, 0, 0], [255, 0, 9]]
+    assert [c if isinstance(c, str) else c["name"] for c in card["classes"]] == ["background", "crack"]
+    assert len(card["mean"]) == len(card["std"]) == 1
+    assert '"255"' in json.dumps(card["values"]) or "255" in json.dumps(card["values"])
+    for form, wanted in (("index", {0, 1}), ("original", {0, 255})):
+        out = tmp_path / form
+        answer = call("predict", run / "model.safetensors", data / "photos/*.png", "-o", out, "--format", form)
+        assert answer.rc == 0, str(answer)
+        values = {int(v) for file in sorted(out.glob("a*.png")) for v in np.unique(tools.read(file))}
+        assert values <= wanted
+        assert len(values) == 2, "the net must find something for this test to say anything"
+    assert call("evaluate", run / "model.safetensors", data, "--json").json()["pixels"] > 0
+
+
+# --- bad data --------------------------------------------------------------------------------------------------------
+
+
+def no_folder(data: Path) -> None:
+    pass
+
+
+def empty_folder(data: Path) -> None:
+    data.mkdir()
+
+
+def no_masks(data: Path) -> None:
+    pairs(data, 5)
+    shutil.rmtree(data / "masks")
+
+
+def no_mask_at_all_fits(data: Path) -> None:
+    pairs(data, 5)
+    for file in (data / "masks").iterdir():
+        file.unlink()
+
+
+def other_size(data: Path) -> None:
+    pairs(data, 5)
+    save(scene(2, 40, 64)[1], data / "masks/p02.png")
+
+
+def label_200(data: Path) -> None:
+    pairs(data, 5, f"classes = {json.dumps([f'c{i}' for i in range(11)])}\n")
+    mask = scene(2)[1]
+    mask[5:9, 5:9] = 200
+    save(mask, data / "masks/p02.png")
+
+
+def black_and_white(data: Path) -> None:
+    fill(data / "images", data / "masks", 5, change=lambda m: np.where(m == 1, 255, 0).astype(np.uint8))
+
+
+def rgb_without_colours(data: Path) -> None:
+    fill(data / "images", data / "masks", 5, change=painted)
+
+
+def truncated_jpeg(data: Path) -> None:
+    pairs(data, 5, suffix=".jpg")
+    raw = (data / "images/p02.jpg").read_bytes()
+    (data / "images/p02.jpg").write_bytes(raw[: len(raw) // 2])
+
+
+def zero_byte_png(data: Path) -> None:
+    pairs(data, 5)
+    (data / "images/p02.png").write_bytes(b"")
+
+
+def zero_byte_mask(data: Path) -> None:
+    pairs(data, 5)
+    (data / "masks/p02.png").write_bytes(b"")
+
+
+def no_png(data: Path) -> None:
+    pairs(data, 5)
+    (data / "images/p02.png").write_text("this is no picture", "utf-8")
+
+
+def gaps(data: Path) -> None:
+    fill(data / "images", data / "masks", 5, change=lambda m: np.where(m == 2, 5, m).astype(np.uint8))
+
+
+def one_class(data: Path) -> None:
+    fill(data / "images", data / "masks", 5, change=np.zeros_like)
+
+
+def a_file(data: Path) -> None:
+    data.write_text("hello", "utf-8")
+
+
+BAD = {
+    no_folder: (r"\bdata\b", "no such|not exist|not found|no folder|there is no"),
+    empty_folder: (r"\bdata\b", "images", "masks"),
+    no_masks: ("mask",),
+    no_mask_at_all_fits: ("mask",),
+    other_size: ("p02", "64", "40", "48"),
+    label_200: ("p02", r"\b200\b"),
+    black_and_white: ("255", r"values\s*=\s*\{"),
+    rgb_without_colours: (r"colors\s*=\s*\{",),
+    truncated_jpeg: (r"p02\.jpg", "truncated|damaged|cut|broken|incomplete|ends early|unreadable|cannot be read"),
+    zero_byte_png: (r"p02\.png", r"empty|zero|0 bytes|no bytes"),
+    zero_byte_mask: (r"masks[/\\]p02\.png|p02\.png", r"empty|zero|0 bytes|no bytes"),
+    no_png: (r"p02\.png",),
+    gaps: (r"classes\s*=\s*\[|values\s*=\s*\{", r"\b5\b"),
+    one_class: ("class",),
+    a_file: (r"\bdata\b",),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+def test_bad_data_is_explained_by_check_and_refused_by_train_before_anything_is_written(tmp_path, spoil):
+    data, run = tmp_path / "data", tmp_path / "run"
+    spoil(data)
+    assert_mendable(call("check", data), *BAD[spoil])
+    assert_mendable(call("train", data, "-o", run, *tools.QUICK), *BAD[spoil])
+    assert not run.exists() or not any(run.iterdir())
+
+
+FILE_LEVEL = (other_size, label_200, truncated_jpeg, zero_byte_png, zero_byte_mask, no_png)
+
+
+@pytest.mark.parametrize("spoil", FILE_LEVEL, ids=lambda spoil: spoil.__name__)
+def test_check_json_names_the_bad_file_with_cause_and_remedy(tmp_path, spoil):
+    spoil(tmp_path / "data")
+    answer = check(tmp_path / "data")
+    assert answer.rc == 2, str(answer)
+    found = answer.json()
+    assert found["ok"] is False
+    for problem in found["problems"]:
+        assert set(problem) >= PROBLEM_KEYS
+        assert problem["severity"] in {"error", "warning", "note"}
+        assert len(problem["files"]) <= 20
+        assert problem["count"] >= 1
+        assert "\\" not in "".join(map(str, problem["files"]))
+    (problem,) = errors(found)
+    assert problem["count"] == 1
+    assert any("p02" in str(file) for file in problem["files"])
+    assert problem["cause"]
+    assert problem["remedy"]
+
+
+def test_check_json_answers_with_an_object_also_where_there_is_no_data(tmp_path):
+    answer = check(tmp_path / "nowhere")
+    assert answer.rc == 2
+    if answer.out.strip():
+        assert answer.json()["ok"] is False
+
+
+def everything_bad(data: Path) -> Path:
+    pairs(data, 40)
+    (data / "images/p02.png").write_bytes(b"")
+    (data / "images/p03.png").write_bytes((data / "images/p03.png").read_bytes()[:200])
+    save(scene(4, 20, 20)[1], data / "masks/p04.png")
+    mask = scene(5)[1]
+    mask[:4] = 77
+    save(mask, data / "masks/p05.png")
+    for i in range(10, 34):
+        (data / f"masks/p{i}.png").write_bytes(b"no picture")
+    return data
+
+
+def test_check_lists_everything_at_once_and_the_first_twenty_files_of_a_kind(tmp_path):
+    data = everything_bad(tmp_path / "data")
+    answer = check(data)
+    assert answer.rc == 2
+    found = answer.json()
+    text = json.dumps(errors(found))
+    for stem in ("p02", "p03", "p04", "p05", "p10"):
+        assert stem in text
+    many = max(errors(found), key=lambda problem: problem["count"])
+    assert many["count"] >= 24
+    assert len(many["files"]) == 20
+    assert len({problem["code"] for problem in errors(found)}) >= 3
+    assert_mendable(call("train", data, "-o", tmp_path / "run", *tools.QUICK), "p02", "p03", "p04", "p05")
+
+
+def test_codes_are_in_the_documentation(tmp_path):
+    docs = Path(__file__).parents[2] / "docs"
+    pages = "".join(page.read_text("utf-8") for page in docs.rglob("*.md"))
+    found = check(everything_bad(tmp_path / "data")).json()
+    for problem in found["problems"]:
+        assert problem["code"] in pages
+
+
+def test_skip_bad_trains_on_the_rest_records_what_it_left_out_and_exits_3(tmp_path):
+    data, run = everything_bad(tmp_path / "data"), tmp_path / "run"
+    answer = call("train", data, "-o", run, *tools.QUICK, "--skip-bad")
+    assert answer.rc == 3, str(answer)
+    assert "Traceback" not in answer.words
+    for stem in ("p02", "p03", "p04", "p05"):
+        assert stem in answer.words
+    assert call("info", run / "model.safetensors").rc == 0
+
+
+def test_pictures_without_masks_are_named(tmp_path):
+    data = pairs(tmp_path / "data", 8)
+    (data / "masks/p03.png").unlink()
+    answer = check(data)
+    problems = answer.json()["problems"]
+    assert any("p03" in json.dumps(problem["files"]) for problem in problems)
+    trained = call("train", data, "-o", tmp_path / "run", *tools.QUICK)
+    assert (answer.rc == 0) == (trained.rc == 0)
+    if trained.rc:
+        assert_mendable(trained, "p03", "mask")
+
+
+def test_masks_without_pictures_are_named(tmp_path):
+    data = pairs(tmp_path / "data", 8)
+    (data / "images/p03.png").unlink()
+    assert any("p03" in json.dumps(problem["files"]) for problem in check(data).json()["problems"])
+
+
+def test_check_never_writes_into_the_data(tmp_path):
+    data = everything_bad(tmp_path / "data")
+    before = tools.snapshot(data)
+    call("check", data)
+    check(data)
+    assert tools.snapshot(data) == before
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_read_image_gives_height_width_channels_as_stored(tmp_path):
+    picture, mask = scene(1)
+    deep = (np.arange(48 * 64).reshape(48, 64) * 20).astype(np.uint16)
+    cases = {
+        "rgb.png": (picture, np.uint8, 3),
+        "grey.png": (mask, np.uint8, 1),
+        "deep.png": (deep, np.uint16, 1),
+        "deep.tif": (deep, np.uint16, 1),
+        "float.tif": (deep.astype(np.float32) / 7, np.float32, 1),
+    }
+    for name, (array, dtype, channels) in cases.items():
+        image = fullconv.read_image(save(array, tmp_path / name))
+        assert image.dtype == dtype, name
+        assert image.shape == (48, 64, channels), name
+        np.testing.assert_array_equal(image, array.reshape(48, 64, channels))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_read_image_applies_every_exif_orientation(tmp_path, orientation):
+    picture = scene(1)[0]
+    stored = {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
+        6: np.rot90(picture, 1),
+        7: picture[::-1, ::-1].transpose(1, 0, 2),  # mirrored along the other diagonal, its own inverse
+        8: np.rot90(picture, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = save(np.ascontiguousarray(stored), tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(fullconv.read_image(file), picture)
+
+
+def test_pictures_of_five_bands_are_read_and_bands_choose(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    for i in range(8):
+        picture, mask = scene(i)
+        stack = np.concatenate([picture, picture[..., :2] // 2], axis=2).astype(np.uint16) * 16
+        tifffile.imwrite(data / f"images/p{i}.tif", stack, photometric="minisblack", planarconfig="contig")
+        save(mask, data / f"masks/p{i}.png")
+    assert fullconv.read_image(data / "images/p0.tif").shape == (48, 64, 5)
+    toml(data)
+    good(data)
+    toml(data, f"classes = {json.dumps(CLASSES)}\nbands = [4, 3, 2]\n")
+    good(data)
+    answer = call("train", data, "-o", tmp_path / "run", *tools.QUICK)
+    assert answer.rc == 0, str(answer)
+    assert tools.card_of(tmp_path / "run/model.safetensors")["in_channels"] == 3
+    toml(data, f"classes = {json.dumps(CLASSES)}\nbands = [4, 3, 9]\n")
+    assert_mendable(call("check", data), "band", r"\b9\b")
+
+
+def test_sixteen_bit_pictures_train_and_are_never_stretched_by_their_own_maximum(tmp_path):
+    data = tmp_path / "data"
+    for i in range(8):
+        picture, mask = scene(i)
+        save(picture[..., 0].astype(np.uint16) * 40, data / f"images/p{i}.png")
+        save(mask, data / f"masks/p{i}.png")
+    good(toml(data))
+    run = tmp_path / "run"
+    answer = call("train", data, "-o", run, *tools.QUICK)
+    assert answer.rc == 0, str(answer)
+    card = tools.card_of(run / "model.safetensors")
+    assert card["in_channels"] == 1
+    segmenter = fullconv.load(run / "model.safetensors", precision="fp32", device="cpu")
+    image = fullconv.read_image(data / "images/p0.png")
+    assert segmenter.predict(data / "images/p0.png").label_map.shape == (48, 64)
+    whole = segmenter.logits(image)
+    assert np.abs(whole - segmenter.logits(image // 2)).max() > 1e-3
+    np.testing.assert_array_equal(whole, segmenter.logits(image[..., 0]))
+
+
+def test_other_ways_to_store_a_picture_give_its_labels(tmp_path, segmenter):
+    picture = scene(5)[0]
+    rgb = Image.fromarray(picture)
+    palette = rgb.quantize(64)
+    reference = segmenter.predict(np.asarray(palette.convert("RGB"))).label_map
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(segmenter.predict(tmp_path / "palette.png").label_map, reference)
+    plain = segmenter.predict(picture).label_map
+    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
+    assert (segmenter.predict(tmp_path / "cmyk.jpg").label_map == plain).mean() > 0.97
+    Image.fromarray(np.dstack([picture, np.full((48, 64), 255, np.uint8)])).save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(segmenter.predict(tmp_path / "rgba.png").label_map, plain)
+    grey = np.asarray(rgb.convert("L"))
+    as_rgb = segmenter.predict(np.dstack([grey] * 3)).label_map
+    np.testing.assert_array_equal(segmenter.predict(save(grey, tmp_path / "grey.png")).label_map, as_rgb)
+
+
+def test_mixed_storage_in_one_data_set_is_used_rightly(tmp_path):
+    data = pairs(tmp_path / "data", 6)
+    with Image.open(data / "images/p00.png") as image:
+        image.load()
+        image.quantize(200).save(data / "images/p00.png")
+        image.convert("CMYK").save(data / "images/p01.jpg", quality=95)
+    (data / "images/p01.png").unlink()
+    picture = scene(2)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(np.rot90(picture, 1).copy(), data / "images/p02.jpg", exif=exif)
+    (data / "images/p02.png").unlink()
+    found = good(data)
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+    answer = call("train", data, "-o", tmp_path / "run", *tools.QUICK)
+    assert answer.rc == 0, str(answer)
+    assert tools.card_of(tmp_path / "run/model.safetensors")["in_channels"] == 3

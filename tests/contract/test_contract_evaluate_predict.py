@@ -1,0 +1,445 @@
+"""Sections 5 and 6 of the interface: honest numbers and label maps, and that the two agree to the pixel."""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import contract_tools as tools
+import numpy as np
+import pytest
+from contract_tools import CLASSES, assert_mendable, call, pairs, read, save, scene, spawn, toml
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def evaluated(model, shapes, tmp_path_factory) -> tuple[dict, list[dict]]:
+    """evaluate --json on val, and the rows of --per-image."""
+    table = tmp_path_factory.mktemp("evaluated") / "images.csv"
+    answer = call("evaluate", model, shapes, "--json", "--per-image", table, "--precision", "fp32")
+    assert answer.rc == 0, str(answer)
+    with table.open(encoding="utf-8", newline="") as lines:
+        return answer.json(), list(csv.DictReader(lines))
+
+
+def lines_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text("utf-8").splitlines()]
+
+
+def maps_in(out: Path) -> set[str]:
+    return {file.relative_to(out).as_posix() for file in out.rglob("*.png") if not file.name.endswith(".overlay.png")}
+
+
+def tracked(folder: Path) -> dict:
+    return {name: value[1] for name, value in tools.snapshot(folder).items()}
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_evaluate_prints_is_counted_from_the_label_maps_to_the_pixel(evaluated, predicted, shapes):
+    counted = [(read(mask), read(predicted / mask.name)) for mask in sorted((shapes / "val/masks").glob("*.png"))]
+    assert len(counted) == 4
+    matrix = tools.confusion_from(counted, len(CLASSES))
+    assert (matrix.sum(axis=0) > 0).sum() >= 2, "the net must find something for this test to say anything"
+    found, _ = evaluated
+    assert found["confusion"] == matrix.tolist()
+    assert found["pixels"] == int(matrix.sum())
+    assert found["images"] == 4
+
+
+def test_evaluate_json_has_all_keys_and_they_follow_from_the_confusion(evaluated):
+    found, _ = evaluated
+    assert set(found) >= tools.EVALUATE_KEYS
+    matrix = np.array(found["confusion"], dtype=float)
+    hit, truth, guess = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    union = truth + guess - hit
+    iou = [hit[i] / union[i] if union[i] else None for i in range(3)]
+    accuracy = [hit[i] / truth[i] if truth[i] else None for i in range(3)]
+    dice = [2 * hit[i] / (truth[i] + guess[i]) if union[i] else None for i in range(3)]
+
+    def mean(values: list) -> float:
+        kept = [v for v in values if v is not None]
+        return sum(kept) / len(kept)
+
+    assert found["pixel_accuracy"] == pytest.approx(hit.sum() / truth.sum(), abs=1e-9)
+    assert found["mean_accuracy"] == pytest.approx(mean(accuracy), abs=1e-9)
+    assert found["mean_iou"] == pytest.approx(mean(iou), abs=1e-9)
+    weighted = sum(truth[i] * iou[i] for i in range(3) if truth[i]) / truth.sum()
+    assert found["freq_weighted_iou"] == pytest.approx(weighted, abs=1e-9)
+    for i, entry in enumerate(found["classes"]):
+        assert set(entry) >= {"index", "name", "iou", "dice", "accuracy", "pixels"}
+        assert (entry["index"], entry["name"], entry["pixels"]) == (i, CLASSES[i], int(truth[i]))
+        assert entry["iou"] == (pytest.approx(iou[i], abs=1e-9) if iou[i] is not None else None)
+        assert entry["dice"] == (pytest.approx(dice[i], abs=1e-9) if dice[i] is not None else None)
+        assert entry["accuracy"] == (pytest.approx(accuracy[i], abs=1e-9) if accuracy[i] is not None else None)
+    low, high = found["mean_iou_interval"]
+    assert 0 <= low <= high <= 1
+    assert found["failed"] in ([], 0)
+    assert found["seconds"] > 0
+    assert found["precision"] == "fp32"
+    assert isinstance(found["policy"], str)
+    assert isinstance(found["engine"], str)
+
+
+def test_per_image_has_a_row_a_picture_and_class_that_adds_up(evaluated):
+    found, rows = evaluated
+    assert list(rows[0])[:5] == ["image", "class", "tp", "fp", "fn"]
+    assert len(rows) == 4 * 3
+    matrix = np.array(found["confusion"])
+    sums = defaultdict(lambda: np.zeros(3, dtype=np.int64))
+    for row in rows:
+        sums[row["class"]] += [int(row["tp"]), int(row["fp"]), int(row["fn"])]
+    for i, name in enumerate(CLASSES):
+        counted = sums[name] if name in sums else sums[str(i)]
+        hit = matrix[i, i]
+        assert counted.tolist() == [hit, matrix[:, i].sum() - hit, matrix[i].sum() - hit]
+    assert {Path(row["image"]).stem for row in rows} == {"p00", "p01", "odd", "turned"}
+    assert not any("\\" in row["image"] for row in rows)
+
+
+def test_splits_are_scored_separately_and_all_together(model, shapes, evaluated):
+    answers = {split: call("evaluate", model, shapes, "--split", split, "--json") for split in ("train", "test", "all")}
+    found = {split: answer.json() for split, answer in answers.items()} | {"val": evaluated[0]}
+    assert [found[s]["images"] for s in ("train", "val", "test", "all")] == [8, 4, 2, 14]
+    total = sum(np.array(found[split]["confusion"]) for split in ("train", "val", "test"))
+    assert np.abs(total - np.array(found["all"]["confusion"])).sum() == 0
+
+
+def test_scores_do_not_depend_on_batch_size_or_workers(model, shapes, evaluated):
+    answer = call("evaluate", model, shapes, "--json", "--batch-size", 3, "--workers", 1, "--precision", "fp32")
+    assert answer.rc == 0, str(answer)
+    difference = np.array(answer.json()["confusion"]) - np.array(evaluated[0]["confusion"])
+    assert np.abs(difference).sum() <= 2  # a batch may round other than a single picture; a tie may tip
+
+
+def test_evaluate_without_json_says_the_same_number(model, shapes, evaluated):
+    answer = call("evaluate", model, shapes, "--precision", "fp32")
+    assert answer.rc == 0, str(answer)
+    value = evaluated[0]["mean_iou"]
+    assert any(f"{value:.{digits}f}" in answer.out or f"{100 * value:.{digits}f}" in answer.out for digits in (1, 2, 3))
+    for name in CLASSES:
+        assert name in answer.out
+
+
+def test_an_absent_class_is_null_and_one_only_predicted_has_iou_zero(model, shapes, tmp_path):
+    data = toml(tmp_path / "data")
+    for split in ("train", "val"):
+        picture, mask = scene(201)
+        save(picture, data / split / "images/a.png")
+        save(np.where(mask == 2, 255, np.where(mask == 1, 0, mask)).astype(np.uint8), data / split / "masks/a.png")
+    found = call("evaluate", model, data, "--json").json()
+    matrix = np.array(found["confusion"])
+    for i in (1, 2):
+        entry = found["classes"][i]
+        assert entry["accuracy"] is None
+        assert entry["pixels"] == 0
+        assert entry["iou"] == (0 if matrix[:, i].sum() else None)
+        assert entry["dice"] == (0 if matrix[:, i].sum() else None)
+    kept = [entry["iou"] for entry in found["classes"] if entry["iou"] is not None]
+    assert found["mean_iou"] == pytest.approx(sum(kept) / len(kept))
+
+
+def test_one_broken_picture_is_named_and_the_rest_is_scored(model, shapes, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    (data / "val/images/p01.png").write_bytes(b"")
+    answer = call("evaluate", model, data, "--json")
+    assert answer.rc == 3, str(answer)
+    assert "p01" in answer.err
+    found = answer.json()
+    assert found["images"] == 3
+    assert "p01" in json.dumps(found["failed"])
+
+
+def test_where_all_pictures_are_broken_the_exit_is_2(model, shapes, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    for file in (data / "val/images").iterdir():
+        file.write_bytes(b"")
+    assert_mendable(call("evaluate", model, data), "p01")
+
+
+def test_classes_that_differ_are_named(model, shapes, tmp_path):
+    data = pairs(tmp_path / "data", 6, 'classes = ["background", "disc", "lorry"]\n')
+    assert_mendable(call("evaluate", model, data), "lorry", "box")
+    toml(data, 'classes = ["background", "disc", "box", "lorry"]\n')
+    assert_mendable(call("evaluate", model, data), "lorry")
+
+
+def test_a_split_that_is_not_there_is_said(model, tmp_path):
+    assert_mendable(call("evaluate", model, pairs(tmp_path / "data", 6), "--split", "test"), "test")
+    assert_mendable(call("evaluate", model, tmp_path / "data", "--split", "valid"), "val")
+
+
+def test_pictures_trained_on_are_never_scored_as_val(tmp_path):
+    data, run = pairs(tmp_path / "data", 10), tmp_path / "run"
+    assert call("train", data, "-o", run, *tools.QUICK).rc == 0
+    model, table = run / "model.safetensors", tmp_path / "table.csv"
+
+    def scored(split: str) -> set[str]:
+        answer = call("evaluate", model, data, "--split", split, "--per-image", table)
+        assert answer.rc == 0, str(answer)
+        return {Path(row["image"]).stem for row in csv.DictReader(table.open(encoding="utf-8", newline=""))}
+
+    train, val = scored("train"), scored("val")
+    assert train
+    assert val
+    assert not train & val
+    (data / f"images/{sorted(val)[0]}.png").unlink()
+    (data / f"masks/{sorted(val)[0]}.png").unlink()
+    for i in range(10, 30):
+        picture, mask = scene(i)
+        save(picture, data / f"images/p{i}.png")
+        save(mask, data / f"masks/p{i}.png")
+    assert not scored("val") & train
+
+
+# --- predict ---------------------------------------------------------------------------------------------------------
+
+
+def test_label_maps_are_indexed_pngs_of_the_picture_s_own_size_with_the_model_s_palette(predicted, shapes):
+    assert maps_in(predicted) == {"odd.png", "p00.png", "p01.png", "turned.png"}
+    for name, size in (("p00", (64, 48)), ("odd", (47, 33)), ("turned", (40, 64))):
+        with Image.open(predicted / f"{name}.png") as image:
+            assert image.mode == "P"
+            assert image.size == size
+            assert image.getpalette()[:9] == [value for colour in tools.PALETTE for value in colour]
+            assert set(np.unique(np.asarray(image))) <= {0, 1, 2}
+
+
+def test_summary_and_predictions_say_what_was_done(predicted, shapes):
+    with (predicted / "summary.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    text = (predicted / "summary.csv").read_text("utf-8")
+    for name in ("p00", "p01", "odd", "turned", *CLASSES):
+        assert name in text
+    wide = any(CLASSES[1] in column for column in rows[0])
+    assert len(rows) == (4 if wide else 12)
+    if not wide:
+        for row in rows:
+            stem = Path(next(iter(row.values()))).stem
+            labels = read(predicted / f"{stem}.png")
+            name = next(value for value in row.values() if value in CLASSES)
+            count = int((labels == CLASSES.index(name)).sum())
+            assert int(row["pixels"]) == count
+            assert float(row["share"]) == pytest.approx(count / labels.size, abs=1e-4)
+    records = lines_of(predicted)
+    assert len(records) == 4
+    for record in records:
+        assert set(record) >= {"input", "output", "status", "reason"}
+        assert "\\" not in record["input"] + record["output"]
+        assert Path(record["output"]).name in maps_in(predicted)
+    assert len({record["status"] for record in records}) == 1
+
+
+def nested(folder: Path) -> Path:
+    for i, name in enumerate(("x/a.png", "x/b.jpg", "y/z/a.png")):
+        save(scene(i)[0], folder / name)
+    (folder / "x/notes.txt").write_text("no picture", "utf-8")
+    return folder
+
+
+def test_paths_are_mirrored_from_the_folder_the_glob_or_the_file(model, tmp_path):
+    photos = nested(tmp_path / "photos")
+    for arguments, expected in (
+        ([photos], {"x/a.png", "x/b.png", "y/z/a.png"}),
+        ([f"{photos}/*/*.png"], {"x/a.png"}),
+        ([f"{photos}/**/*.png"], {"x/a.png", "y/z/a.png"}),
+        ([f"{photos}/x/*"], {"a.png", "b.png"}),
+        ([photos / "y/z/a.png"], {"a.png"}),
+        ([photos / "x", photos / "y"], {"a.png", "b.png", "z/a.png"}),
+    ):
+        out = tmp_path / "out"
+        answer = call("predict", model, *arguments, "-o", out)
+        if "x/*" in str(arguments[0]):
+            assert answer.rc in (0, 3), str(answer)  # notes.txt is matched: taken as no picture, or named as a bad one
+        else:
+            assert answer.rc == 0, str(answer)
+        assert maps_in(out) == expected, arguments
+        shutil.rmtree(out)
+
+
+def test_names_that_collide_keep_their_ending(model, tmp_path):
+    picture = scene(1)[0]
+    for name in ("a.jpg", "a.png", "b.png"):
+        save(picture, tmp_path / "photos" / name)
+    assert call("predict", model, tmp_path / "photos", "-o", tmp_path / "out").rc == 0
+    assert maps_in(tmp_path / "out") == {"a.jpg.png", "a.png.png", "b.png"}
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_an_output_never_replaces_an_input(model, tmp_path, given):
+    photos = nested(tmp_path / "photos")
+    before = tools.snapshot(photos)
+    what, out = (photos, photos) if given == "folder" else (photos / "x/a.png", photos / "x")
+    assert_mendable(call("predict", model, what, "-o", out), r"a\.png")
+    assert tools.snapshot(photos) == before
+
+
+def test_an_output_folder_inside_the_input_is_not_read(model, tmp_path):
+    photos = nested(tmp_path / "photos")
+    for _ in range(2):
+        answer = call("predict", model, photos, "-o", photos / "labels")
+        assert answer.rc == 0, str(answer)
+        assert len(lines_of(photos / "labels")) == 3
+    assert maps_in(photos / "labels") == {"x/a.png", "x/b.png", "y/z/a.png"}
+
+
+def test_forms_of_the_label_map_agree(model, shapes, predicted, tmp_path):
+    index = read(predicted / "odd.png")
+    forms = {}
+    for form in ("index", "grey", "color", "original"):
+        out = tmp_path / form
+        answer = call(
+            "predict", model, shapes / "val/images/odd.png", "-o", out, "--format", form, "--precision", "fp32"
+        )
+        assert answer.rc == 0, str(answer)
+        with Image.open(out / "odd.png") as image:
+            forms[form] = image.mode, np.asarray(image)
+    assert forms["index"][0] == "P"
+    assert forms["grey"][0] == "L"
+    assert forms["color"][0] == "RGB"
+    for form in ("index", "grey", "original"):
+        np.testing.assert_array_equal(forms[form][1], index)
+    np.testing.assert_array_equal(forms["color"][1], np.array(tools.PALETTE, np.uint8)[index])
+
+
+def test_overlays_and_probabilities_come_beside_the_label_map(model, shapes, tmp_path):
+    out = tmp_path / "out"
+    answer = call("predict", model, shapes / "val/images", "-o", out, "--overlay", "--probabilities")
+    assert answer.rc == 0, str(answer)
+    for name, (width, height) in (("odd", (47, 33)), ("turned", (40, 64))):
+        with Image.open(out / f"{name}.overlay.png") as image:
+            assert image.height > height  # the legend is below
+            assert image.width >= width
+        with np.load(out / f"{name}.npz") as archive:
+            p = archive["probabilities"]
+        assert p.dtype == np.float16
+        assert p.shape == (3, height, width)
+        np.testing.assert_allclose(p.astype(float).sum(axis=0), 1, atol=3e-3)
+        labels = read(out / f"{name}.png")
+        picked = np.take_along_axis(p, labels[None].astype(int), axis=0)[0]
+        assert (picked >= p.max(axis=0) - np.float16(2e-3)).all()
+
+
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_a_list_of_paths_is_read_from_a_file_or_from_stdin(model, shapes, tmp_path, source):
+    paths = [(shapes / f"val/images/{name}").as_posix() for name in ("odd.png", "turned.jpg")]
+    text = "\n".join(paths) + "\n"
+    (tmp_path / "list.txt").write_text(text, "utf-8")
+    given = tmp_path / "list.txt" if source == "file" else "-"
+    answer = call("predict", model, "--list", given, "-o", tmp_path / "out", stdin=text.encode())
+    assert answer.rc == 0, str(answer)
+    assert {Path(name).name for name in maps_in(tmp_path / "out")} == {"odd.png", "turned.png"}
+
+
+def test_skip_existing_leaves_what_is_there(model, shapes, predicted, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(predicted, out)
+    (out / "odd.png").unlink()
+    save(np.zeros((48, 64), np.uint8), out / "p00.png")
+    before = tracked(out)
+    answer = call("predict", model, shapes / "val/images", "-o", out, "--skip-existing", "--precision", "fp32")
+    assert answer.rc == 0, str(answer)
+    assert tracked(out)["p00.png"] == before["p00.png"]
+    assert tracked(out)["odd.png"] == tracked(predicted)["odd.png"]
+
+
+def test_shards_part_the_inputs_without_loss_or_overlap(model, shapes, tmp_path):
+    parts = []
+    for i in (0, 1, 2):
+        out = tmp_path / f"part{i}"
+        answer = call("predict", model, shapes / "train/images", "-o", out, "--shard", f"{i}/2")
+        assert answer.rc in (0, 2), str(answer)
+        if answer.rc == 0:
+            parts.append(maps_in(out))
+    assert len(parts) == 2
+    assert not parts[0] & parts[1]
+    assert len(parts[0] | parts[1]) == 8
+
+
+@pytest.mark.parametrize("shard", ["5/2", "a/b", "1/0", "-1/2"])
+def test_a_shard_that_cannot_be_is_refused(model, shapes, tmp_path, shard):
+    out = tmp_path / "out"
+    assert_mendable(call("predict", model, shapes / "val/images", "-o", out, f"--shard={shard}"), "shard")
+
+
+def test_tiles_give_the_label_map_of_the_whole(model, tmp_path):
+    picture = scene(9, 200, 150)[0]
+    save(picture, tmp_path / "large.png")
+    maps = {}
+    for tile in ("none", "auto", "32", "40", "64"):
+        out = tmp_path / f"tile-{tile}"
+        answer = call("predict", model, tmp_path / "large.png", "-o", out, "--tile", tile, "--precision", "fp32")
+        assert answer.rc == 0, str(answer)
+        maps[tile] = read(out / "large.png")
+    for tile, labels in maps.items():
+        assert labels.shape == (200, 150)
+        assert (labels != maps["none"]).mean() <= 1e-3, tile
+    assert_mendable(call("predict", model, tmp_path / "large.png", "-o", tmp_path / "x", "--tile", "big"), "tile")
+
+
+def test_memory_limits_are_taken(model, shapes, tmp_path):
+    out = tmp_path / "out"
+    answer = call("predict", model, shapes / "val/images/odd.png", "-o", out, "--memory", "2GB")
+    assert answer.rc == 0, str(answer)
+    assert_mendable(call("predict", model, shapes / "val", "-o", out, "--memory", "lots"), "memory")
+
+
+def test_one_bad_picture_is_named_the_others_are_written_and_the_exit_is_3(model, tmp_path):
+    photos = nested(tmp_path / "photos")
+    (photos / "x/bad.png").write_bytes(b"")
+    raw = (photos / "x/b.jpg").read_bytes()
+    (photos / "x/cut.jpg").write_bytes(raw[: len(raw) // 2])
+    answer = call("predict", model, photos, "-o", tmp_path / "out")
+    assert answer.rc == 3, str(answer)
+    assert "Traceback" not in answer.words
+    assert "bad.png" in answer.err
+    assert "cut.jpg" in answer.err
+    assert maps_in(tmp_path / "out") == {"x/a.png", "x/b.png", "y/z/a.png"}
+    records = {Path(record["input"]).name + record["status"]: record for record in lines_of(tmp_path / "out")}
+    assert len(records) >= 4
+    failed = [r for r in lines_of(tmp_path / "out") if Path(r["input"]).name in {"bad.png", "cut.jpg"}]
+    done = [r for r in lines_of(tmp_path / "out") if r not in failed]
+    assert len(failed) == 2
+    assert all(r["reason"] for r in failed)
+    assert not {r["status"] for r in failed} & {r["status"] for r in done}
+
+
+@pytest.mark.parametrize("what", ["bad", "missing", "empty-folder", "no-match"])
+def test_where_nothing_can_be_predicted_the_exit_is_2(model, tmp_path, what):
+    (tmp_path / "bad.png").write_bytes(b"")
+    (tmp_path / "empty-folder").mkdir()
+    given = {"bad": "bad.png", "missing": "missing.png", "empty-folder": "empty-folder", "no-match": "*.tiff"}[what]
+    assert_mendable(call("predict", model, tmp_path / given, "-o", tmp_path / "out"), given.replace("*", r"\*"))
+
+
+@pytest.mark.parametrize("where", ["a-file", "below-a-file"])
+def test_an_output_folder_that_cannot_be_made_is_said_before_any_work(model, shapes, tmp_path, where):
+    (tmp_path / "taken").write_text("here", "utf-8")
+    out = tmp_path / ("taken" if where == "a-file" else "taken/out")
+    assert_mendable(call("predict", model, shapes / "val/images", "-o", out), "taken")
+    assert_mendable(call("train", shapes, "-o", out, *tools.QUICK), "taken")
+    assert (tmp_path / "taken").read_text("utf-8") == "here"
+
+
+def limited(size: int):
+    """A process that cannot write a file longer than this, as on a full disc."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on file sizes here")
+def test_a_full_disc_leaves_nothing_half_written_by_predict(model, shapes, tmp_path):
+    out = tmp_path / "out"
+    answer = spawn("predict", model, shapes / "val/images", "-o", out, limit=limited(60))
+    assert answer.rc in (2, 3), str(answer)
+    assert "Traceback" not in answer.words
+    for file in out.rglob("*.png"):
+        read(file)  # whole, or not there
+    assert not list(out.rglob("*.png"))
+    assert any(word in answer.words.lower() for word in ("too large", "space", "written", "write")), str(answer)

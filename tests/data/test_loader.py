@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fullconv.data import open_dataset
+from fullconv.data.loader import LEAST_STEPS, TrainingBatches, _Maker
+from fullconv.errors import DataError
+from fullconv.labels import VOID
+from fullconv.preprocess import working_size
+from made import make_shapes, save_mask, save_picture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("shapes"), "camvid", pictures=14)
+
+
+@pytest.fixture
+def data(folder):
+    return open_dataset(folder)
+
+
+def loader(data, **options):
+    return TrainingBatches(data, "train", **{"batch_size": 4, "crop": (32, 40), "seed": 3, **options})
+
+
+def same(a, b):
+    assert a.step == b.step
+    assert a.stems == b.stems
+    assert torch.equal(a.images, b.images)
+    assert a.masks.keys() == b.masks.keys()
+    assert all(torch.equal(a.masks[head], b.masks[head]) for head in a.masks)
+
+
+def test_a_batch_holds_crops_as_stored_with_their_masks(data):
+    batch = next(loader(data).batches())
+    assert (batch.images.shape, batch.images.dtype) == ((4, 32, 40, 3), torch.uint8)
+    assert (batch.masks[""].shape, batch.masks[""].dtype) == ((4, 32, 40), torch.uint8)
+    assert set(batch.masks[""].unique().tolist()) <= {0, 1, 2, 3, VOID}
+    assert len(batch.stems) == 4
+    assert batch.step == 0
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_other_types_stay_what_they_are(tmp_path, dtype):
+    make_shapes(tmp_path, "camvid", pictures=5, channels=5, dtype=dtype, suffix=".tif")
+    batch = next(loader(open_dataset(tmp_path)).batches())
+    assert batch.images.shape == (4, 32, 40, 5)
+    assert batch.images.dtype == getattr(torch, dtype)
+
+
+def test_any_step_is_the_same_wherever_the_run_starts(data):
+    whole = list(loader(data).batches(0, 9))
+    for start in (1, 4, 8):
+        for batch, expected in zip(loader(data).batches(start, 9), whole[start:], strict=True):
+            same(batch, expected)
+
+
+def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=6, size=(96, 128))
+    data = open_dataset(tmp_path)
+    made = loader(data, crop=(32, 40))
+    assert "8 crops are taken from each decoded picture" in made.explain
+    whole = list(made.batches(0, 20))
+    assert [b.stems for b in whole[:8]] == [whole[0].stems] * 8
+    assert whole[8].stems != whole[0].stems
+    assert not torch.equal(whole[0].images, whole[1].images)
+    for start in (3, 8, 13):
+        for batch, expected in zip(loader(data, crop=(32, 40)).batches(start, 20), whole[start:], strict=True):
+            same(batch, expected)
+
+
+def test_each_picture_of_a_block_is_decoded_once(tmp_path, monkeypatch):
+    make_shapes(tmp_path, "camvid", pictures=6, size=(96, 128))
+    made = loader(open_dataset(tmp_path), batch_size=2, cache_bytes=0)
+    reads = []
+    original = _Maker._read
+    monkeypatch.setattr(_Maker, "_read", lambda self, index: reads.append(index) or original(self, index))
+    assert len(made._maker[0, 8]) == 8
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(data, workers):
+    expected = list(loader(data, sampling="rare").batches(2, 9))
+    made = loader(data, sampling="rare", workers=workers)
+    for batch, other in itertools.zip_longest(made.batches(2, 9), expected):
+        same(batch, other)
+
+
+def test_what_is_sent_to_workers_can_be_pickled(data):
+    maker = loader(data, sampling="rare")._maker
+    for batch, other in zip(maker[4, 6], pickle.loads(pickle.dumps(maker))[4, 6], strict=True):
+        same(batch, other)
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_change_nothing(data, monkeypatch):
+    monkeypatch.setattr("fullconv.data.loader.START_METHOD", "spawn")
+    expected = list(loader(data).batches(0, 2))
+    for batch, other in itertools.zip_longest(loader(data, workers=1).batches(0, 2), expected):
+        same(batch, other)
+
+
+def test_the_number_of_threads_and_the_size_of_the_cache_change_nothing(data):
+    expected = list(loader(data).batches(0, 6))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    others = list(loader(data, cache_bytes=0).batches(0, 6))
+    torch.set_num_threads(before)
+    for batch, other in zip(expected, others, strict=True):
+        same(batch, other)
+
+
+def test_ranks_share_out_the_batch(data):
+    whole = list(loader(data).batches(0, 3))
+    parts = [list(loader(data, rank=rank, ranks=2).batches(0, 3)) for rank in range(2)]
+    for step in range(3):
+        for rank in range(2):
+            assert parts[rank][step].stems == whole[step].stems[rank::2]
+            assert torch.equal(parts[rank][step].images, whole[step].images[rank::2])
+
+
+def test_another_seed_is_another_run(data):
+    one, other = next(loader(data).batches()), next(loader(data, seed=4).batches())
+    assert not torch.equal(one.images, other.images)
+
+
+def test_each_picture_comes_once_a_pass_in_an_order_of_its_own(data):
+    count = len(data.splits["train"])
+    stems = [stem for batch in loader(data, crop=(40, 56)).batches(0, 3 * count) for stem in batch.stems]
+    passes = [stems[i : i + count] for i in range(0, 4 * 3 * count, count)]
+    assert all(sorted(one) == sorted(passes[0]) for one in passes)
+    assert len({tuple(one) for one in passes}) > len(passes) // 2
+
+
+def test_a_crop_depends_on_its_epoch_and_position_only(data):
+    short, long = loader(data, steps_per_epoch=5), loader(data, steps_per_epoch=500)
+    for batch, other in zip(short.batches(0, 5), long.batches(0, 5), strict=True):
+        same(batch, other)
+    assert not torch.equal(next(short.batches(5)).images, next(long.batches(5)).images)
+
+
+def test_an_epoch_is_one_crop_a_picture_and_at_least_fifty_steps(data):
+    assert loader(data).steps_per_epoch == LEAST_STEPS == 50
+    assert loader(data, steps_per_epoch=7).steps_per_epoch == 7
+    many = open_dataset(data.root)
+    many.splits["train"] = many.splits["train"] * 40
+    assert loader(many, crop=(40, 56)).steps_per_epoch == 11 * 40 / 4
+    assert loader(many).steps_per_epoch == 2 * 11 * 40 / 4  # two crops fit into a picture
+
+
+def test_rare_sampling_centres_every_second_crop_on_a_class(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=6, size=(120, 160), classes=2)
+    for number, path in enumerate(sorted((tmp_path / "masks").iterdir())):
+        mask = np.zeros((120, 160), np.uint8)
+        mask[20 * number, 10 * number + 5] = 1
+        save_mask(mask, path)
+    data = open_dataset(tmp_path)
+    options = {"crop": (32, 40), "augment": "none"}
+    made = loader(data, **options)
+    assert made.sampling == "rare"
+    assert "0.0052 % of the pixels" in made.explain
+    hits = [bool((mask == 1).any()) for batch in made.batches(0, 20) for mask in batch.masks[""]]
+    assert np.mean(hits[0::2]) > 0.9
+    assert np.mean(hits[1::2]) < 0.5
+    uniform = loader(data, sampling="uniform", **options)
+    hits = [bool((mask == 1).any()) for batch in uniform.batches(0, 20) for mask in batch.masks[""]]
+    assert np.mean(hits) < 0.4
+
+
+def test_the_working_resolution_is_that_of_prediction(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=4, size=(50, 70))
+    data = open_dataset(tmp_path)
+    size = working_size(50, 70, 0.5)
+    made = TrainingBatches(data, "train", batch_size=3, crop=size, scale=0.5, augment="none")
+    batch = next(made.batches())
+    from fullconv.preprocess import rescale
+
+    by_stem = {s.stem: s for s in data.splits["train"]}
+    for image, mask, stem in zip(batch.images, batch.masks[""], batch.stems, strict=True):
+        whole = torch.from_numpy(data.read_image(by_stem[stem]))[None]
+        assert torch.equal(image, rescale(whole, 0.5)[0])
+        assert mask.shape == size
+        assert (mask != VOID).any()
+
+
+def test_grey_pictures_among_colour_get_three_channels(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=5)
+    save_picture(np.full((48, 64, 1), 99, np.uint8), tmp_path / "train" / "shape000.png")
+    stems = set()
+    for batch in loader(open_dataset(tmp_path)).batches(0, 3):
+        assert batch.images.shape[-1] == 3
+        stems |= set(batch.stems)
+    assert "shape000" in stems
+
+
+def test_a_picture_that_breaks_in_the_middle_of_a_run_is_named(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=8)
+    data = open_dataset(tmp_path)
+    for workers in (0, 1):
+        made = loader(data, workers=workers, cache_bytes=0)
+        data.splits["train"][2].image.write_bytes(b"")
+        with pytest.raises(
+            DataError, match=r"shape002\.png: is empty .*in the middle of the run; --skip-bad goes on without it"
+        ):
+            list(made.batches(0, 4))
+
+
+def test_with_skip_bad_the_next_picture_takes_its_place_and_it_is_recorded(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=8)
+    data = open_dataset(tmp_path, skip_bad=True)
+    made = [loader(data, workers=workers, cache_bytes=0) for workers in (0, 1)]
+    save_mask(np.full((48, 64), 99, np.uint8), data.splits["train"][2].mask)
+    first, second = (list(one.batches(0, 5)) for one in made)
+    for batch, other in zip(first, second, strict=True):
+        same(batch, other)
+    assert made[0].skipped == made[1].skipped
+    assert list(made[0].skipped) == ["shape002"]
+    assert "label 99" in made[0].skipped["shape002"]
+    assert all("shape002" not in batch.stems for batch in first)
+
+
+def test_no_picture_that_can_be_read_is_an_error_even_with_skip_bad(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=4)
+    data = open_dataset(tmp_path, skip_bad=True)
+    made = loader(data)
+    for sample in data.splits["train"]:
+        sample.image.write_bytes(b"")
+    with pytest.raises(DataError, match="not one of 3 pictures can be read"):
+        next(made.batches())
+
+
+def test_batches_are_made_while_the_caller_works_and_the_thread_ends_with_them(data):
+    made = loader(data).batches()
+    next(made)
+    time.sleep(0.3)
+    started = time.perf_counter()
+    next(made)
+    assert time.perf_counter() - started < 0.05
+    made.close()
+    assert not any(t.name == "fullconv-read-ahead" for t in threading.enumerate())

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fullconv.data import open_dataset
+from fullconv.data.reading import pictures, read_ahead, read_sample
+from fullconv.errors import DataError
+from made import make_shapes, save_mask
+
+
+@pytest.fixture
+def data(tmp_path):
+    return open_dataset(make_shapes(tmp_path, "camvid", pictures=9))
+
+
+def test_pictures_come_in_order_with_their_masks(data):
+    samples = data.samples("all")
+    read = list(pictures(data, samples, threads=3))
+    assert [sample.stem for sample, _, _ in read] == [sample.stem for sample in samples]
+    for sample, image, masks in read:
+        np.testing.assert_array_equal(image, data.read_image(sample))
+        np.testing.assert_array_equal(masks[""], data.read_mask(sample))
+
+
+def test_only_a_few_are_read_ahead(data):
+    asked = []
+
+    def samples():
+        for sample in data.samples("all"):
+            asked.append(sample)
+            yield sample
+
+    read = pictures(data, samples(), threads=2)
+    next(read)
+    time.sleep(0.1)
+    assert len(asked) <= 5
+    read.close()
+
+
+def test_a_bad_picture_raises_or_is_told_and_left_out(data):
+    samples = data.samples("all")
+    samples[1].image.write_bytes(b"")
+    save_mask(np.zeros((5, 7), np.uint8), samples[3].mask)
+    with pytest.raises(ValueError, match="is empty"):
+        list(pictures(data, samples))
+    told = []
+    read = list(pictures(data, samples, on_error=lambda sample, error: told.append((sample.stem, str(error)))))
+    assert len(read) == 7
+    assert [stem for stem, _ in told] == [samples[1].stem, samples[3].stem]
+    assert "the mask is 7x5, its picture" in told[1][1]
+
+
+def test_a_mask_of_another_size_is_an_error_that_names_both(data):
+    sample = data.samples("all")[0]
+    save_mask(np.zeros((5, 7), np.uint8), sample.mask)
+    with pytest.raises(
+        DataError, match=r"shape000\.png: the mask is 7x5, its picture shape000\.png 64x48\. Export both"
+    ):
+        read_sample(data, sample)
+
+
+def test_the_working_resolution_applies_to_both(data):
+    image, masks = read_sample(data, data.samples("all")[0], scale=0.25)
+    assert image.shape == (12, 16, 3)
+    assert masks[""].shape == (12, 16)
+
+
+def test_reading_ahead_keeps_order_passes_errors_on_and_ends_its_thread():
+    assert list(read_ahead(iter(range(50)), 3)) == list(range(50))
+
+    def failing():
+        yield 1
+        raise DataError("broken")
+
+    read = read_ahead(failing(), 2)
+    assert next(read) == 1
+    with pytest.raises(DataError, match="broken"):
+        next(read)
+    endless = read_ahead(iter(int, 1), 2)
+    next(endless)
+    endless.close()
+    assert not any(t.name == "fullconv-read-ahead" for t in threading.enumerate())
