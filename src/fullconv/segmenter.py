@@ -16,6 +16,7 @@ from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, single_channel_stat
 from fullconv.engines import Engine, TorchEngine
 from fullconv.errors import FullconvError, InputError, ModelFileError, RecipeError
 from fullconv.images import read_image
+from fullconv.importing import published_model
 from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
@@ -245,7 +246,7 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
     """Load a model file, or the model of a run folder.
 
     Args:
-        path: A `.safetensors` that this program wrote, or a run folder.
+        path: A `.safetensors` that this program wrote, a run folder, or a published name ("torchvision:fcn_resnet50").
         precision: "auto", "fp32" or "bf16".
         engine: "auto" or "torch".
         device: "auto", "cpu", "cuda" or "cuda:i".
@@ -253,6 +254,9 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
     Raises:
         ModelFileError: The file is missing, damaged or foreign.
     """
+    if ":" in str(path) and not Path(path).exists():
+        network, card = published_model(str(path))
+        return Segmenter(network, card, device=device, precision=precision, engine=engine)
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
     card, tensors = modelfile.read_model(file)

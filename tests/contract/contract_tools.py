@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 CLASSES = ("background", "disc", "box")
@@ -207,6 +208,12 @@ def call(*arguments: object, stdin: bytes = b"", **more: str) -> Answer:
     for stream in streams:
         stream.flush()
     return Answer(rc, out.getvalue(), err.getvalue())
+
+
+def file_size_limit():
+    """Makes limits for a process that cannot write a file longer than so many bytes, as on a full disc."""
+    resource = pytest.importorskip("resource")
+    return lambda size: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def assert_mendable(answer: Answer, *patterns: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -428,13 +427,8 @@ def test_an_output_folder_that_cannot_be_made_is_said_before_any_work(model, sha
     assert (tmp_path / "taken").read_text("utf-8") == "here"
 
 
-def limited(size: int):
-    """A process that cannot write a file longer than this, as on a full disc."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on file sizes here")
 def test_a_full_disc_leaves_nothing_half_written_by_predict(model, shapes, tmp_path):
+    limited = tools.file_size_limit()
     out = tmp_path / "out"
     answer = spawn("predict", model, shapes / "val/images", "-o", out, limit=limited(60))
     assert answer.rc in (2, 3), str(answer)

@@ -21,6 +21,8 @@ def start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fullconv.training"])
     begun = []
+    patch = pytest.MonkeyPatch()
+    patch.setenv("OMP_NUM_THREADS", "1")
 
     def begin(data: Path, run: Path, **settings):
         process = context.Process(target=train, args=(str(data), str(run)), kwargs={**SETTINGS, **settings})
@@ -32,6 +34,7 @@ def start():
     for process in begun:
         process.kill()
         process.join()
+    patch.undo()
 
 
 def finish(process) -> None:

@@ -11,6 +11,10 @@ from fullconv.card import Card
 from fullconv.nn import Network, Scores, map_scores
 from fullconv.preprocess import normalize
 
+SMALL = 64
+"""Pictures with a shorter side are not computed in bf16 by networks that do not pad them to this size: oneDNN's bf16
+convolutions go wrong on maps one cell wide."""
+
 
 class TorchEngine:
     """Run a network in PyTorch.
@@ -26,13 +30,16 @@ class TorchEngine:
 
     def __init__(self, network: nn.Module, card: Card, device: torch.device, precision: str = "fp32") -> None:
         self.card, self.device, self.precision = card, device, precision
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        exact = network.to(device).to(memory_format=torch.channels_last).eval()
+        self.exact: Network = exact  # type: ignore[assignment]
+        self.lower: Network | None = None
         if precision == "bf16":
-            network = copy.deepcopy(network).to(torch.bfloat16)
-        self.network: Network = network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[assignment]
+            self.lower = copy.deepcopy(self.exact).to(torch.bfloat16)
 
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Scores:
         """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
         x = normalize(images.to(self.device, non_blocking=True), self.card)
-        return map_scores(self.network.scores(x.to(self.dtype)), Tensor.float)
+        if self.lower is None or max(min(x.shape[-2:]), self.exact.minimum_size) < SMALL:
+            return map_scores(self.exact.scores(x), Tensor.float)
+        return map_scores(self.lower.scores(x.to(torch.bfloat16)), Tensor.float)

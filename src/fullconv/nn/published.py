@@ -203,7 +203,8 @@ class LateFusion(nn.Module):
     def forward(self, features: Mapping[int, tuple[Tensor, Tensor]]) -> Tensor:
         """Score ``{32: (colour, HHA)}`` as (N, K, h, w)."""
         color, hha = features[32]
-        return 0.5 * self.score_color(color) + 0.5 * self.score_hha(hha)
+        scores: Tensor = 0.5 * self.score_color(color) + 0.5 * self.score_hha(hha)
+        return scores
 
 
 class PublishedHead(nn.Module):

@@ -75,13 +75,13 @@ def backbone_file(backbone: str, weights: str | Path) -> Path:
     return target if target.is_file() else fetch(published, target)
 
 
-def fetch(published: Published, target: Path) -> Path:
+def fetch(published: Published, target: Path, instead: str = ", or use --weights none") -> Path:
     """Download a published file, saying first what, how large and under which licence.
 
     Raises:
         WeightsError: Fetching is forbidden by FULLCONV_OFFLINE=1, or fails.
     """
-    by_hand = f"Put {published.url} at {target}, or use --weights none."
+    by_hand = f"Put {published.url} at {target}{instead}."
     if os.environ.get("FULLCONV_OFFLINE", "") not in ("", "0"):
         raise WeightsError(
             f"the weights {published.filename} are not cached and FULLCONV_OFFLINE forbids fetching. {by_hand}"

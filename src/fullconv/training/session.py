@@ -77,7 +77,7 @@ class Session:
             if note:
                 self.console.say(note)
             self.folder.write_metrics(state.history)
-            self.console.say(f"Going on at step {state.step + 1} of {measured.steps}.")
+            self.console.say(f"Going on after step {state.step} of {measured.steps}.")
         for sentence in forecast(network, recipe, measured, device):
             self.console.say(sentence)
         with stop_signals() as stop:

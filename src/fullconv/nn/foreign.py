@@ -1,0 +1,168 @@
+"""Foreign checkpoints: which of our tensors each of theirs is.
+
+Three kinds: the Caffe release's own files (layer names), wkentaro/pytorch-fcn's (the same names as tensors), and
+torchvision's FCNs. Fixed transposed convolutions are checked and dropped, as ours are computed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fullconv.errors import WeightsError
+from fullconv.nn.caffe import read_caffemodel
+from fullconv.nn.networks import Network, build
+from fullconv.nn.upsampling import bilinear_kernel
+from fullconv.nn.variants import VARIANTS
+from fullconv.nn.weights import read_weights
+
+SHORT = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvision-fcn_resnet101"}
+"""Short names of `fullconv import --as`."""
+
+
+def importable() -> list[str]:
+    """Return the names that `fullconv import --as` takes."""
+    published = [name for name, row in VARIANTS.items() if row.release is not None]
+    return [*SHORT, *SHORT.values(), "fcn-os8", *published]
+
+
+def read_foreign(path: Path, variant: str) -> Network:
+    """Build a variant with the weights of a foreign checkpoint.
+
+    Args:
+        path: `.caffemodel`, `.pth` (read without running code) or `.safetensors`.
+        variant: One of `importable`.
+
+    Raises:
+        WeightsError: Tensors are missing, unknown, or of another size; they are named.
+    """
+    if VARIANTS[variant].release is not None:
+        if path.suffix == ".caffemodel":
+            blobs = read_caffemodel(path)
+            tensors = {f"{name}.{part}": blob for name, found in blobs.items()
+                       for part, blob in zip(("weight", "bias"), found, strict=False)}  # fmt: skip
+        else:
+            tensors = read_weights(path)
+        return _load_release(tensors, variant, path)
+    return _load_torchvision(read_weights(path), variant, path)
+
+
+def _load_torchvision(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Network:
+    head = tensors.get("classifier.4.weight")
+    if head is None:
+        raise WeightsError(f"{path}: no torchvision FCN: 'classifier.4.weight' is missing.")
+    deep = "backbone.layer3.22.conv1.weight" in tensors
+    backbone = "resnet101" if deep else "resnet50"
+    row = VARIANTS[variant]
+    if row.backbone not in (None, backbone):
+        raise WeightsError(f"{path}: these are weights of fcn_{backbone}; use --as fcn_{backbone}.")
+    network = build(variant, backbone=backbone, num_classes=int(head.shape[0]))
+    renamed = {}
+    for key, value in tensors.items():
+        if key.startswith("aux_classifier."):
+            continue  # torchvision's second head is for training
+        renamed[re.sub(r"^classifier\.", "head.", re.sub(r"^backbone\.", "backbone.body.", key))] = value
+    _load(network, renamed, path)
+    return network
+
+
+def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Network:
+    row = VARIANTS[variant]
+    scores = {key: value for key, value in tensors.items() if re.match(r"score_fr.*\.weight$", key)}
+    if not scores:
+        raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'.")
+    classes: int | dict[str, int]
+    if isinstance(row.num_classes, Mapping):
+        classes = {head: int(tensors[f"score_fr_{head}.weight"].shape[0]) for head in row.num_classes
+                   if f"score_fr_{head}.weight" in tensors}  # fmt: skip
+    else:
+        classes = int(next(iter(scores.values())).shape[0])
+    stem = next((value for key, value in tensors.items() if re.match(r"conv1(_1)?\w*\.weight$", key)), None)
+    network = build(variant, num_classes=classes or row.num_classes, width=_width(row.in_channels, stem))
+    renamed = {}
+    for key, value in tensors.items():
+        if key.startswith("upscore"):
+            _check_bilinear(key, value, path)
+        elif not key.startswith("scale_"):
+            renamed[_ours(key, variant)] = value
+    _load(network, renamed, path)
+    return network
+
+
+def _width(in_channels: int, stem: Tensor | None) -> float:
+    """Return the share of the published channels that a file has (tests make narrow ones)."""
+    if stem is None:
+        return 1.0
+    full = 96 if stem.shape[-1] == 11 else 64
+    return float(stem.shape[0]) / full
+
+
+def _ours(key: str, variant: str) -> str:
+    """Translate one of the release's names."""
+    layer, _, part = key.rpartition(".")
+    row = VARIANTS[variant]
+    if row.release is not None and row.release.late:
+        for modality in ("color", "hha"):
+            if layer.endswith(modality):
+                plain = layer.removesuffix(modality)
+                if plain == "score_fr":
+                    return f"head.score_{modality}.{part}"
+                return f"backbone.{modality}.layers.{plain}.{part}"
+    head = ""
+    if isinstance(row.num_classes, Mapping):
+        for name in row.num_classes:
+            if layer.endswith(f"_{name}"):
+                layer, head = layer.removesuffix(f"_{name}"), f"{name}."
+    strides = {"score_fr": 32, "score_pool4": 16, "score_pool3": 8}
+    if layer in strides:
+        return f"head.{head}score.{strides[layer]}.{part}"
+    layer = re.sub(r"^(conv1_1)_bgrd$", r"\1", layer)
+    return f"backbone.layers.{layer}.{part}"
+
+
+def _check_bilinear(key: str, value: Tensor, path: Path) -> None:
+    """Raise unless a transposed convolution is the fixed bilinear one, dense (K, K, k, k) or grouped (K, 1, k, k).
+
+    Files that were saved before the release's surgery filled them hold zeros: those are as good as fixed.
+    """
+    if value.ndim != 4 or not value.any():
+        return
+    if value.shape[1] > 1:
+        count = value.shape[0]
+        off = value[~torch.eye(count, value.shape[1], dtype=torch.bool)]
+        if off.any():
+            raise WeightsError(f"{path}: '{key}' mixes classes; only grouped upsampling can be taken over.")
+        value = value.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[:, None]
+    size = value.shape[-1]
+    factor = (size + 1) // 2
+    kernel = bilinear_kernel(factor, factor - 1 if size % 2 else factor - 0.5)[-size:].to(value.dtype)
+    if size % 2:
+        kernel = torch.cat([bilinear_kernel(factor, factor - 1)[1:]]).to(value.dtype)
+    wanted = torch.outer(kernel, kernel)
+    if (value - wanted).abs().max() > 1e-4:
+        raise WeightsError(f"{path}: '{key}' was trained; nets of the release keep it fixed and bilinear.")
+
+
+def _load(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors strictly, viewing fully connected weights as convolutions; name what does not fit."""
+    own = network.state_dict()
+    missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in tensors if key not in own]
+    for keys, what in ((missing, "missing"), (unknown, "unknown")):
+        if keys:
+            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+            raise WeightsError(
+                f"{path}: '{keys[0]}'{more} {'are' if more else 'is'} {what}: another network than asked for."
+            )
+    for key, value in tensors.items():
+        if value.numel() != own[key].numel():
+            raise WeightsError(f"{path}: '{key}' is {tuple(value.shape)}, not {tuple(own[key].shape)}.")
+    state = {
+        key: tensors[key].reshape(value.shape).to(value.dtype) if key in tensors else value
+        for key, value in own.items()
+    }
+    network.load_state_dict(state)

@@ -1,0 +1,180 @@
+"""Section 7 of the interface: one file that holds all a model needs, and words for files that are none."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import contract_tools as tools
+import pytest
+from contract_tools import CLASSES, assert_mendable, call
+
+import fullconv
+
+
+def numbers(value) -> list[float]:
+    if isinstance(value, dict):
+        return [n for item in value.values() for n in numbers(item)]
+    if isinstance(value, list):
+        return [n for item in value for n in numbers(item)]
+    return [value] if isinstance(value, float) else []
+
+
+def test_the_card_in_the_header_has_every_key(model):
+    card = tools.card_of(model)
+    assert set(card) >= tools.CARD_KEYS
+    assert (card["variant"], card["backbone"], card["in_channels"]) == ("fcn8s", "tiny", 3)
+    assert [c if isinstance(c, str) else c["name"] for c in card["classes"]] == list(CLASSES)
+    assert card["palette"][:3] == [list(colour) for colour in tools.PALETTE]
+    assert card["ignore_index"] in (255, [255])
+    assert len(card["mean"]) == len(card["std"]) == 3
+    assert card["scale"] == 1
+    assert card["stride"] == 32
+    assert card["fullconv"] == fullconv.__version__
+    assert len(card["weights_sha256"]) == 64
+    assert int(card["weights_sha256"], 16)
+    assert len(numbers(card["mean"])) == 3
+
+
+def test_the_card_keeps_recipe_scores_splits_and_where_the_weights_are_from(model, run, shapes):
+    card = tools.card_of(model)
+    assert card["recipe"]["backbone"] == "tiny"
+    assert card["recipe"]["seed"] == 7
+    assert {"train", "val"} <= set(card["data"]["splits"])
+    assert any("fingerprint" in key for key in card["data"])
+    found = call("evaluate", model, shapes, "--json", "--precision", "fp32").json()
+    assert any(abs(n - found["mean_iou"]) < 2e-3 for n in numbers(card["scores"]))
+    assert card["weights_origin"] is None or isinstance(card["weights_origin"], str)
+
+
+def test_no_path_of_the_machine_is_in_the_card(model, shapes):
+    assert Path.home().as_posix() + "/" not in json.dumps(tools.card_of(model))
+    assert str(shapes.parent) not in json.dumps(tools.card_of(model)["data"])
+
+
+def test_info_json_is_the_card(model):
+    answer = call("info", model, "--json")
+    assert answer.rc == 0, str(answer)
+    assert answer.json() == tools.card_of(model)
+
+
+def test_info_says_the_card_to_a_person(model):
+    answer = call("info", model)
+    assert answer.rc == 0, str(answer)
+    for word in ("fcn8s", "tiny", *CLASSES):
+        assert word in answer.out
+
+
+def test_the_file_needs_nothing_beside_it_and_may_have_any_name(model, shapes, tmp_path):
+    alone = tmp_path / "ünter wegs/my net.safetensors"
+    alone.parent.mkdir()
+    shutil.copy(model, alone)
+    answer = call("predict", alone, shapes / "val/images/odd.png", "-o", tmp_path / "out")
+    assert answer.rc == 0, str(answer)
+    assert (tmp_path / "out/odd.png").exists()
+
+
+def test_safetensors_reads_the_file(model):
+    safetensors = pytest.importorskip("safetensors")
+    with safetensors.safe_open(model, "np") as file:
+        assert set(file.keys()) == set(tools.tensors_of(model))
+        assert all(isinstance(value, str) for value in file.metadata().values())
+
+
+def cut(model: Path, bad: Path) -> None:
+    raw = model.read_bytes()
+    bad.write_bytes(raw[: len(raw) // 2])
+
+
+def cut_in_the_header(model: Path, bad: Path) -> None:
+    bad.write_bytes(model.read_bytes()[:100])
+
+
+def empty(model: Path, bad: Path) -> None:
+    bad.write_bytes(b"")
+
+
+def a_picture(model: Path, bad: Path) -> None:
+    tools.save(tools.scene(1)[0], bad.with_suffix(".png"))
+    bad.with_suffix(".png").rename(bad)
+
+
+def without_a_card(model: Path, bad: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    bad.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
+
+
+def a_huge_header(model: Path, bad: Path) -> None:
+    bad.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+
+
+def a_flipped_bit(model: Path, bad: Path) -> None:
+    raw = bytearray(model.read_bytes())
+    raw[-1000] ^= 64
+    bad.write_bytes(bytes(raw))
+
+
+def a_card_that_is_no_json(model: Path, bad: Path) -> None:
+    header = json.dumps({"__metadata__": {"fullconv": "{"}}).encode()
+    bad.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def missing(model: Path, bad: Path) -> None:
+    pass
+
+
+def a_folder(model: Path, bad: Path) -> None:
+    bad.mkdir()
+
+
+BAD = [
+    cut,
+    cut_in_the_header,
+    empty,
+    a_picture,
+    without_a_card,
+    a_huge_header,
+    a_card_that_is_no_json,
+    missing,
+    a_folder,
+]
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+def test_a_damaged_or_foreign_file_is_named_by_every_command(model, shapes, tmp_path, spoil):
+    bad = tmp_path / "bad.safetensors"
+    spoil(model, bad)
+    assert_mendable(call("predict", bad, shapes / "val/images", "-o", tmp_path / "out"), r"bad\.safetensors")
+    assert_mendable(call("evaluate", bad, shapes), r"bad\.safetensors")
+    assert_mendable(call("info", bad), r"bad\.safetensors")
+    assert not maps(tmp_path / "out")
+
+
+def maps(out: Path) -> list[Path]:
+    return list(out.rglob("*.png"))
+
+
+def test_weights_that_do_not_fit_their_digest_are_refused(model, shapes, tmp_path):
+    bad = tmp_path / "bad.safetensors"
+    a_flipped_bit(model, bad)
+    answer = call("predict", bad, shapes / "val/images", "-o", tmp_path / "out")
+    assert_mendable(answer, r"bad\.safetensors", "sha256|damaged|changed|differ")
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("name", ["bomb.safetensors", "bomb.pth", "bomb.pt"])
+def test_nothing_in_a_file_is_executed(tmp_path, shapes, name):
+    bomb = tmp_path / name
+    bomb.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    assert_mendable(call("info", bomb), "bomb")
+    assert_mendable(call("predict", bomb, shapes / "val/images", "-o", tmp_path / "out"), "bomb")
+    assert not (tmp_path / "exploded").exists()

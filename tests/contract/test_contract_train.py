@@ -1,0 +1,418 @@
+"""Section 4 of the interface: what a run says, leaves, refuses and survives."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import contract_tools as tools
+import pytest
+from contract_tools import QUICK, SMALL, assert_mendable, assert_same_run, call, pairs, spawn, start, toml
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+STRAIGHT = (*SMALL, "--epochs", 2, "--seed", 7)
+
+
+def wait_for(condition, process: subprocess.Popen | None = None, seconds: float = 120) -> bool:
+    """Until the condition holds; False where the process ended before it did."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if process is not None and process.poll() is not None:
+            return condition()
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return True
+
+
+def lines(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return len(file.read_text("utf-8").splitlines()) if file.exists() else 0
+
+
+# --- what a run leaves -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_holds_its_model_recipe_metrics_report_and_checkpoints(run):
+    assert {"model.safetensors", "recipe.toml", "metrics.jsonl", "report.html", "checkpoints"} <= {
+        file.name for file in run.iterdir()
+    }
+    tools.last_checkpoint(run)
+    assert not [file for file in run.rglob("*") if file.name.endswith((".tmp", ".part", "~"))]
+
+
+def test_metrics_have_a_line_an_epoch_of_at_least_fifty_steps_with_the_keys_of_evaluate(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        assert set(row) >= {"epoch", "step", "train_loss", "lr", "seconds", "val"}
+        assert row["seconds"] > 0
+        assert row["train_loss"] > 0
+        assert row["lr"] > 0
+        if row["val"] is not None:
+            assert set(row["val"]) >= tools.EVALUATE_KEYS
+    assert rows[1]["epoch"] == rows[0]["epoch"] + 1
+    assert rows[0]["step"] >= 49
+    assert rows[1]["step"] - rows[0]["step"] >= 50
+    assert rows[-1]["val"] is not None, "the full set is scored at the end"
+
+
+def test_the_recipe_is_resolved(run):
+    recipe = tomllib.loads((run / "recipe.toml").read_text("utf-8"))
+    text = json.dumps(recipe)
+    for name in ("variant", "backbone", "weights", "epochs", "batch_size", "crop", "scale", "lr", "seed", "augment"):
+        assert f'"{name}"' in text, name
+    assert recipe["variant"] == "fcn8s"
+    assert recipe["backbone"] == "tiny"
+    assert recipe["seed"] == 7
+    assert recipe["epochs"] == 2
+    assert "auto" not in json.dumps([recipe.get("precision"), recipe.get("batch_size"), recipe.get("device")])
+
+
+def test_settings_and_a_forecast_are_printed_to_stderr(trained):
+    _, answer = trained
+    said = answer.err.lower()
+    for word in ("fcn8s", "tiny", "32x32", "memory", "disk|disc", r"\d\s*(s|sec|seconds|min)\b"):
+        assert re.search(word, said), word
+    assert "model.safetensors" in answer.words
+
+
+def test_the_report_is_one_small_file_that_fetches_nothing(run):
+    page = (run / "report.html").read_text("utf-8")
+    assert len(page) < 20_000_000
+    for found in re.findall(r"""(?:src|href|srcset|data|action|poster)\s*=\s*["']([^"']+)""", page):
+        assert found.startswith(("data:", "#")), found[:80]
+    assert not re.search(r"url\(\s*[\"']?(?!data:|#)", page)
+    assert "@import" not in page
+    for word in ("disc", "box", "fcn8s", "tiny", "confusion", "truth", "best epoch"):
+        assert word in page.lower(), word
+
+
+def test_the_model_is_the_best_on_val(run, model, shapes):
+    rows = tools.metrics_of(run)
+    best = max(row["val"]["mean_iou"] for row in rows if row["val"])
+    found = call("evaluate", model, shapes, "--json", "--precision", "fp32").json()
+    assert found["mean_iou"] == pytest.approx(best, abs=2e-3)
+
+
+# --- the same run ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_run_also_with_other_workers(run, shapes, tmp_path):
+    answer = spawn("train", shapes, "-o", tmp_path / "again", *STRAIGHT, "--workers", 1)
+    assert answer.rc == 0, str(answer)
+    assert_same_run(run, tmp_path / "again")
+
+
+def test_a_recipe_and_a_command_give_the_same_run_and_another_seed_another(shapes, tmp_path):
+    answers = [
+        call("train", shapes, "-o", tmp_path / "a", *QUICK, "--seed", 1),
+        call("train", shapes, "-o", tmp_path / "b", "--recipe", tmp_path / "a/recipe.toml"),
+        call("train", shapes, "-o", tmp_path / "c", "--recipe", tmp_path / "a/recipe.toml", "--seed", 2),
+    ]
+    for answer in answers:
+        assert answer.rc == 0, str(answer)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    hashes = [tools.card_of(tmp_path / name / "model.safetensors")["weights_sha256"] for name in "abc"]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(12, marks=pytest.mark.slow)])
+def test_a_killed_run_resumes_to_the_same_result(run, shapes, tmp_path, closing, times):
+    target, log = tmp_path / "killed", tmp_path / "log"
+    command = ("train", shapes, "-o", target, *STRAIGHT, "--workers", 0, "--checkpoint-every", "0.3", "--resume")
+    draw = random.Random()
+    for _ in range(times):
+        process = start(*command, log=log)
+        closing(process)
+        wait_for(lambda: (target / "recipe.toml").exists(), process)
+        time.sleep(draw.uniform(0, 3.0))
+        process.kill()
+        process.wait()
+        if (target / "model.safetensors").exists():
+            tools.card_of(target / "model.safetensors")
+    answer = spawn(*command)
+    assert answer.rc == 0, str(answer)
+    assert_same_run(run, target)
+
+
+def test_sigterm_ends_with_143_and_a_usable_model_and_resume_goes_on_to_the_same_result(run, shapes, tmp_path, closing):
+    target, log = tmp_path / "stopped", tmp_path / "log"
+    command = ("train", shapes, "-o", target, *STRAIGHT, "--workers", 0)
+    process = start(*command, log=log)
+    closing(process)
+    wait_for(lambda: lines(target) >= 1, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143, log.read_text("utf-8")
+    said = log.read_text("utf-8")
+    assert "Traceback" not in said
+    assert "--resume" in said
+    assert call("info", target / "model.safetensors").rc == 0
+    answer = spawn(*command, "--resume")
+    assert answer.rc == 0, str(answer)
+    assert_same_run(run, target)
+
+
+def test_ctrl_c_ends_with_130_and_until_then_no_second_process_gets_at_the_run(shapes, tmp_path, closing):
+    target, log = tmp_path / "long", tmp_path / "log"
+    command = ("train", shapes, "-o", target, *SMALL, "--epochs", 2000, "--workers", 1)
+    process = start(*command, log=log)
+    closing(process)
+    assert wait_for(lambda: lines(target) >= 1, process), log.read_text("utf-8")
+    assert_mendable(call(*command, "--resume"), r"process|running|in use|already")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, log.read_text("utf-8")
+    said = log.read_text("utf-8")
+    assert "Traceback" not in said
+    assert "--resume" in said
+    out = tmp_path / "out"
+    assert call("predict", target / "model.safetensors", shapes / "val/images", "-o", out).rc == 0
+
+
+def test_an_early_stop_leaves_a_usable_model_or_says_that_there_is_none(shapes, tmp_path, closing):
+    target, log = tmp_path / "early", tmp_path / "log"
+    process = start("train", shapes, "-o", target, *SMALL, "--epochs", 2000, "--workers", 0, log=log)
+    closing(process)
+    assert wait_for(lambda: (target / "recipe.toml").exists(), process), log.read_text("utf-8")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143, log.read_text("utf-8")
+    assert "Traceback" not in log.read_text("utf-8")
+    assert "--resume" in log.read_text("utf-8")
+
+
+# --- resume ----------------------------------------------------------------------------------------------------------
+
+
+def test_resume_on_a_finished_run_does_nothing(run, shapes):
+    before = tools.snapshot(run)
+    answer = call("train", shapes, "-o", run, *STRAIGHT, "--workers", 0, "--resume")
+    assert answer.rc == 0, str(answer)
+    assert tools.snapshot(run) == before
+    answer = call("train", shapes, "-o", run, "--resume")
+    assert answer.rc == 0, str(answer)
+    assert tools.snapshot(run) == before
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--seed", "8"), ("--variant", "fcn32s"), ("--lr", "0.5"), ("--crop", "64x64"), ("--backbone", "resnet18")],
+    ids=lambda option: option[0][2:],
+)
+def test_resume_with_an_option_that_conflicts_names_it(run, shapes, option):
+    before = tools.snapshot(run)
+    assert_mendable(
+        call("train", shapes, "-o", run, "--resume", *option), rf"\b{option[0][2:]}\b", re.escape(option[1])
+    )
+    assert tools.snapshot(run) == before
+
+
+def test_resume_with_other_data_is_refused_or_said(run, tmp_path):
+    other = pairs(tmp_path / "other", 8)
+    before = tools.snapshot(run)
+    answer = call("train", other, "-o", run, "--resume")
+    assert answer.rc in (0, 2)
+    assert "Traceback" not in answer.words
+    assert tools.snapshot(run) == before
+
+
+def test_resume_starts_where_there_is_nothing_yet(shapes, tmp_path):
+    answer = call("train", shapes, "-o", tmp_path / "fresh", *QUICK, "--resume")
+    assert answer.rc == 0, str(answer)
+    assert (tmp_path / "fresh/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("content", ["run", "foreign"])
+def test_a_run_that_is_not_empty_is_left_untouched(run, shapes, tmp_path, content):
+    target = run
+    if content == "foreign":
+        target = tmp_path / "mine"
+        target.mkdir()
+        (target / "thesis.txt").write_text("mine", "utf-8")
+    before = tools.snapshot(target)
+    assert_mendable(call("train", shapes, "-o", target, *QUICK), re.escape(target.name), "--resume|empty")
+    assert tools.snapshot(target) == before
+    if content == "foreign":
+        assert_mendable(call("train", shapes, "-o", target, *QUICK, "--resume"), re.escape(target.name))
+        assert tools.snapshot(target) == before
+
+
+def test_the_data_is_never_written_to(run, model, predicted, shapes):
+    assert {file.name for file in shapes.iterdir()} == {"data.toml", "train", "val", "test"}
+    assert {file.suffix for file in shapes.rglob("*") if file.is_file()} == {".toml", ".png", ".jpg"}
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "patterns"),
+    [
+        (("--backbone", "resnet81"), ("resnet81", "resnet18")),
+        (("--backbone", "tinny"), ("tinny", r"\btiny\b")),
+        (("--variant", "fcn8"), ("fcn8s",)),
+        (("--augment", "strete"), ("street",)),
+        (("--precision", "fp23"), ("fp32",)),
+        (("--weights", "nowhere/weights.safetensors"), (r"nowhere/weights\.safetensors",)),
+        (("--crop", "big"), ("crop",)),
+        (("--crop", "0x32"), ("crop",)),
+        (("--epochs", "0"), ("epochs",)),
+        (("--epochs", "-1"), ("epochs",)),
+        (("--batch-size", "0"), (r"batch.size",)),
+        (("--minutes", "2"), ("minutes", "epochs")),
+        (("--lr", "-0.1"), (r"\blr\b",)),
+        (("--scale", "0"), ("scale",)),
+        (("--device", "cuda:99"), ("cuda",)),
+        (("--set", "momentun=0.9"), ("momentun", "momentum")),
+        (("--set", "seed=many"), ("seed", "many")),
+        (("--set", "nothing"), ("nothing", "key=value")),
+        (("--recipe", "nowhere.toml"), (r"nowhere\.toml",)),
+    ],
+    ids=lambda value: "=".join(value) if value and str(value[0]).startswith("--") else "",
+)
+def test_a_wrong_setting_is_named_before_anything_is_written(shapes, tmp_path, options, patterns):
+    assert_mendable(call("train", shapes, "-o", tmp_path / "run", *QUICK, *options), *patterns)
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+def test_a_wrong_key_in_a_recipe_is_answered_with_the_nearest(shapes, tmp_path):
+    (tmp_path / "recipe.toml").write_text('variant = "fcn8s"\nbackbones = "tiny"\n', "utf-8")
+    answer = call("train", shapes, "-o", tmp_path / "run", "--recipe", tmp_path / "recipe.toml")
+    assert_mendable(answer, "backbones", r"\bbackbone\b")
+
+
+def test_settings_of_the_recipe_can_be_set_by_key(shapes, tmp_path):
+    answer = call("train", shapes, "-o", tmp_path / "run", *QUICK, "--set", "seed=5", "--set", "deterministic=true")
+    assert answer.rc == 0, str(answer)
+    recipe = tomllib.loads((tmp_path / "run/recipe.toml").read_text("utf-8"))
+    assert recipe["seed"] == 5
+    assert recipe["deterministic"] is True
+
+
+def test_imagenet_weights_that_cannot_be_had_are_named_with_the_way_out(shapes, tmp_path):
+    answer = call("train", shapes, "-o", tmp_path / "run", "--backbone", "resnet18", "--epochs", "1")
+    assert_mendable(answer, "resnet18", "--weights none")
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(shapes, tmp_path):
+    answer = call("train", shapes, "-o", tmp_path / "run", *QUICK, "--lr", "1e30")
+    assert_mendable(answer, r"\bstep\b", r"nan|not a number|finite|inf")
+
+
+def test_an_own_model_with_other_classes_is_a_start_and_what_starts_anew_is_said(model, tmp_path):
+    data = pairs(tmp_path / "data", 8, 'classes = ["background", "disc", "box", "lorry"]\n')
+    arguments = [model if value == "none" else value for value in QUICK]
+    answer = call("train", data, "-o", tmp_path / "run", *arguments)
+    assert answer.rc == 0, str(answer)
+    assert re.search("anew|afresh|from scratch|fresh|new", answer.err, flags=re.IGNORECASE)
+    card = tools.card_of(tmp_path / "run/model.safetensors")
+    assert len(card["classes"]) == 4
+
+
+def test_scale_is_in_the_card_and_results_are_at_the_picture_s_own_size(shapes, tmp_path):
+    run = tmp_path / "run"
+    answer = call("train", shapes, "-o", run, *QUICK, "--scale", "0.5")
+    assert answer.rc == 0, str(answer)
+    assert tools.card_of(run / "model.safetensors")["scale"] == 0.5
+    out = tmp_path / "out"
+    assert call("predict", run / "model.safetensors", shapes / "val/images", "-o", out).rc == 0
+    pairs_found = [(tools.read(m), tools.read(out / m.name)) for m in sorted((shapes / "val/masks").iterdir())]
+    found = call("evaluate", run / "model.safetensors", shapes, "--json").json()
+    assert found["confusion"] == tools.confusion_from(pairs_found, 3).tolist()
+
+
+@pytest.mark.parametrize("augment", ["street", "aerial", "microscopy", "none"])
+@pytest.mark.slow
+def test_every_augmentation_preset_trains(shapes, tmp_path, augment):
+    assert call("train", shapes, "-o", tmp_path / "run", *QUICK, "--augment", augment).rc == 0
+
+
+def test_training_without_a_val_split_keeps_the_last_model_or_makes_a_val_split(tmp_path):
+    data = tmp_path / "data"
+    tools.fill(data / "train/images", data / "train/masks", 6)
+    answer = call("train", toml(data), "-o", tmp_path / "run", *QUICK)
+    assert answer.rc == 0, str(answer)
+    assert (tmp_path / "run/model.safetensors").exists()
+
+
+def test_a_full_disc_leaves_no_half_written_model(shapes, tmp_path):
+    limited = tools.file_size_limit()
+    run = tmp_path / "run"
+    answer = spawn("train", shapes, "-o", run, *QUICK, limit=limited(5000))
+    assert_mendable(answer, "written|space|too large|write")
+    assert not (run / "model.safetensors").exists()
+    assert not list((run / "checkpoints").glob("last*.safetensors")) if (run / "checkpoints").exists() else True
+
+
+def test_a_file_that_breaks_while_training_stops_the_run_with_its_name(tmp_path, closing):
+    data = pairs(tmp_path / "data", 12)
+    target, log = tmp_path / "run", tmp_path / "log"
+    process = start("train", data, "-o", target, *SMALL, "--epochs", 500, "--workers", 0, log=log)
+    closing(process)
+    assert wait_for(lambda: lines(target) >= 1, process), log.read_text("utf-8")
+    for file in (data / "images").iterdir():
+        file.write_bytes(b"")
+    try:
+        assert process.wait(30) == 2, log.read_text("utf-8")
+    except subprocess.TimeoutExpired:
+        pytest.skip("pictures this small are kept in memory")
+    assert re.search(r"p\d\d\.png", log.read_text("utf-8"))
+
+
+@pytest.mark.slow
+def test_folds_part_the_pictures(tmp_path, model):
+    data = pairs(tmp_path / "data", 20, 'classes = ["background", "disc", "box"]\nfolds = 5\n', size=(16, 16))
+    seen = []
+    for k in range(5):
+        run = tmp_path / f"run{k}"
+        answer = call("train", data, "-o", run, *QUICK, "--set", f"fold={k}")
+        assert answer.rc == 0, str(answer)
+        table = tmp_path / "table.csv"
+        answer = call("evaluate", run / "model.safetensors", data, "--per-image", table)
+        assert answer.rc == 0, str(answer)
+        seen.append({line.split(",")[0] for line in table.read_text("utf-8").splitlines()[1:]})
+    assert sum(map(len, seen)) == len(set().union(*seen)) == 20
+
+
+@pytest.mark.slow
+def test_minutes_are_kept_within_a_tenth(shapes, tmp_path):
+    began = time.monotonic()
+    options = [o for o in SMALL if o != "--epochs"]
+    answer = spawn("train", shapes, "-o", tmp_path / "run", *options, "--minutes", "0.5")
+    took = time.monotonic() - began
+    assert answer.rc == 0, str(answer)
+    assert 27 <= took <= 33
+    assert (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_learns_in_two_minutes_and_says_where_to_look(tmp_path):
+    began = time.monotonic()
+    answer = spawn("demo", "-o", tmp_path / "demo")
+    assert answer.rc == 0, str(answer)
+    assert time.monotonic() - began < 120
+    assert "report.html" in answer.words
+    (report,) = tmp_path.rglob("report.html")
+    best = max(row["val"]["mean_iou"] for row in tools.metrics_of(report.parent) if row["val"])
+    assert best >= 0.90
+
+
+@pytest.mark.slow
+def test_made_data_is_learnt(tmp_path):
+    data = pairs(tmp_path / "data", 40)
+    run = tmp_path / "run"
+    options = ("--variant", "fcn8s", "--backbone", "tiny", "--weights", "none", "--minutes", "0.5")
+    answer = spawn("train", data, "-o", run, *options)
+    assert answer.rc == 0, str(answer)
+    assert max(row["val"]["mean_iou"] for row in tools.metrics_of(run) if row["val"]) > 0.9
+    shutil.rmtree(run)
