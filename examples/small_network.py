@@ -78,7 +78,7 @@ def as_input(images: np.ndarray) -> Tensor:
     return (x - MEAN[0]) / STD[0]
 
 
-def train(network: nn.Module, images: np.ndarray, masks: np.ndarray, epochs: int, batch_size: int = 4) -> list[float]:
+def train(network: nn.Module, images: np.ndarray, masks: np.ndarray, epochs: int, batch_size: int = 2) -> list[float]:
     """Train with Adam; return the mean loss of every epoch."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     loss_of, losses = PixelLoss("cross_entropy"), []
@@ -91,13 +91,13 @@ def train(network: nn.Module, images: np.ndarray, masks: np.ndarray, epochs: int
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += float(loss)
+            total += loss.item()
         losses.append(total / -(-len(images) // batch_size))
         print(f"epoch {epoch} of {epochs}: loss {losses[-1]:.4f}")
     return losses
 
 
-def main(pictures: int = 32, epochs: int = 5, plot: str | None = None) -> dict[str, object]:
+def main(pictures: int = 16, epochs: int = 5, plot: str | None = None) -> dict[str, object]:
     """Train on some pictures, score on others; return what was printed."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -125,7 +125,7 @@ def main(pictures: int = 32, epochs: int = 5, plot: str | None = None) -> dict[s
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--plot", metavar="FILE.png", help="picture, mask and prediction side by side (matplotlib)")
     main(**vars(parser.parse_args()))

@@ -217,11 +217,12 @@ def test_the_csv_has_a_row_a_picture_and_class_that_adds_up(data, tmp_path):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["image", "class", "tp", "fp", "fn"]
     assert len(rows) == 5 * 4
-    truth, prediction = truth_and_prediction(2, 100)
-    (row,) = (r for r in rows if r["image"] == "val2" and r["class"] == "disc")
+    truth, prediction = truth_and_prediction(1, 100)
+    (row,) = (r for r in rows if r["image"] == "val1" and r["class"] == "disc")
     valid = truth != 255
     is_disc, says_disc = valid & (truth == 1), valid & (prediction == 1)
     expected = [(is_disc & says_disc).sum(), (says_disc & ~is_disc).sum(), (is_disc & ~says_disc).sum()]
+    assert expected[1] != expected[2]
     assert [int(row[key]) for key in ("tp", "fp", "fn")] == expected
     total = {key: sum(int(r[key]) for r in rows if r["class"] == "disc") for key in ("tp", "fp", "fn")}
     assert total["tp"] / sum(total.values()) == report.classes[1]["iou"]
@@ -322,7 +323,7 @@ def test_pictures_that_a_model_was_trained_on_are_not_scored_as_val(data):
 def test_a_model_of_the_same_split_or_of_other_data_uses_the_split_of_the_data(data):
     dataset = open_dataset(data)
     own = {split: [s.stem for s in members] for split, members in dataset.splits.items()}
-    elsewhere = {"train": ["val0", "val1"], "val": ["train0", "elsewhere"]}
+    elsewhere = {"train": [*own["val"], "elsewhere"], "val": own["train"]}
     few = {"train": ["val0", "val1"], "val": ["train0"]}
     for splits in (own, elsewhere, few, None):
         card = Card(variant="custom", classes=CLASSES, data={"splits": splits} if splits else {})

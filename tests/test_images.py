@@ -184,7 +184,7 @@ def test_exif_orientation_is_applied(kind, orientation):
     assert np.abs(read.astype(int) - PHOTO).max() <= (12 if kind == "JPEG" else 0)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_of_many_bands_and_of_sixteen_bits_is_applied(tmp_path, orientation):
     upright = RNG.integers(0, 65536, (6, 9, 5), dtype=np.uint16)
     write_bands(tmp_path / "a.tif", stored_for(upright, orientation), extratags=[(274, "H", 1, orientation, True)])
@@ -318,6 +318,13 @@ def test_a_png_with_fewer_rows_than_its_header_says_is_truncated(color, rows):
     read_image(png(array, color, 8))
 
 
+@pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_a_sixteen_bit_png_with_fewer_rows_is_truncated(color, channels):
+    deep = RNG.integers(1, 65536, (9, 9, channels), dtype=np.uint16)
+    with pytest.raises(InputError, match="is truncated: it holds fewer rows than its header says"):
+        read_image(png(deep, color, 16, rows=7))
+
+
 def jpeg(picture: np.ndarray, **options: object) -> bytes:
     return encode(Image.fromarray(picture), "JPEG", **options)
 
@@ -344,9 +351,7 @@ def test_a_jpeg_whose_end_was_put_on_too_early_is_truncated(options, share):
 )
 @pytest.mark.parametrize("tail", [b"", bytes(100), b"more after the end" * 9])
 def test_a_whole_jpeg_with_a_flat_end_is_read(picture, options, tail):
-    thumbnail = Image.Exif()
-    thumbnail[270] = "\xff\xd9"
-    read = read_image(jpeg(picture, exif=thumbnail, **options) + tail)
+    read = read_image(jpeg(picture, comment=b"\xff\xd9 as a thumbnail has", **options) + tail)
     assert read.shape[:2] == picture.shape[:2]
 
 

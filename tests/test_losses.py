@@ -95,10 +95,9 @@ def test_value_and_gradient_are_those_of_torch(layout, weights):
     table = None if weights is None else torch.tensor(weights)
     expected = F.cross_entropy(theirs, target.long(), table, ignore_index=255)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-    loss.backward()
-    expected.backward()
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-8)
-    assert ours.grad.is_contiguous(memory_format=layout)
+    (gradient,), (right,) = torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs)
+    torch.testing.assert_close(gradient, right, rtol=1e-5, atol=1e-8)
+    assert gradient.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -124,7 +123,7 @@ def test_the_gradient_of_bf16_logits_is_not_scaled_by_a_rounded_factor():
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_gradient_is_that_of_finite_differences(name):
-    logits, target = batch(n=2, h=2, w=3)
+    logits, target = batch(n=2, h=1, w=3)
     assert torch.autograd.gradcheck(lambda x: CASES[name](x, target), (logits,))
 
 

@@ -266,7 +266,7 @@ def test_panels_hold_the_palette_void_stripes_and_errors():
 
 def test_thin_errors_stay_visible_in_thumbnails():
     large = picture(size=(1200, 1800), wrong=0)
-    large.prediction[:, 901] = (large.truth[:, 901] + 1) % 3
+    large.prediction[:, 900] = (large.truth[:, 900] + 1) % 3  # a pixel that nearest-neighbour steps over
     errors = decoded(Page(article(large, CARD.labels())).all("img")[3]["src"])
     assert max(errors.size) == SIDES[0]
     column = np.asarray(errors)[50, 390:410].astype(int)

@@ -84,6 +84,7 @@ def test_a_stride_of_two_numbers_is_refused():
         _ = chain([grow(4, 2)]).stride
 
 
+@settings(deadline=None)
 @given(
     factor=st.integers(1, 5),
     phase=st.fractions(-3, 6, max_denominator=8),
@@ -102,6 +103,7 @@ def test_upsampling_at_any_phase_reads_the_cells_with_weight(factor, phase, cell
     assert (axis.lo, axis.hi) == (min(lo for lo, _ in needed), max(hi for _, hi in needed))
 
 
+@settings(deadline=None)
 @given(kernel=st.integers(1, 6), factor=st.integers(1, 4), padding=st.integers(0, 3))
 def test_a_transposed_window_has_the_tight_bounds_of_its_formula(kernel, factor, padding):
     axis = IDENTITY.y.transposed(kernel, factor, padding)

@@ -31,7 +31,7 @@ def of(function, **children) -> Geometry:
     return trace(Do(function, **children), EXAMPLE)
 
 
-conv = nn.Conv2d(4, 4, 3, padding=1)
+conv = nn.Conv2d(4, 4, (3, 5), padding=(1, 2))  # uneven, so that rows taken for columns are noticed
 CONV = chain([conv])
 down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
 
@@ -67,14 +67,14 @@ down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
         lambda m, x: m.conv(x).view(1, 2, 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape),
         lambda m, x: torch.einsum("nchw,ck->nkhw", m.conv(x), m.linear.weight),
         lambda m, x: m.conv(x).flip(1).roll(1, 1),
-        lambda m, x: F.conv2d(x, m.conv.weight * 2, m.conv.bias, padding=1),
+        lambda m, x: F.conv2d(x, m.conv.weight * 2, m.conv.bias, padding=(1, 2)),
     ],
 )
 def test_what_works_cell_by_cell_adds_nothing(function):
     found = of(function, conv=conv, linear=nn.Linear(4, 4))
     assert (found.bounded, found.y.scale, found.y.offset) == (True, 1, 0)
     assert (found.y.lo, found.y.hi) == (-1, 1)
-    assert (found.x.lo, found.x.hi) == (-1, 1)
+    assert (found.x.lo, found.x.hi) == (-2, 2)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +363,9 @@ def test_hooks_on_layers_are_heard():
     found = trace(Do(lambda m, x: (m.net(x), kept["out"]), net=network), EXAMPLE)
     handle.remove()
     assert found == (CONV, CONV)
+    handle = network[0].register_forward_hook(lambda module, inputs, output: output.mean((2, 3)))
+    assert trace(network, EXAMPLE).whole == ("Sequential: global average pooling",)
+    handle.remove()
 
 
 def test_tracing_leaves_the_network_as_it_was():

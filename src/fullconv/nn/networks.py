@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullconv.errors import NetworkError, nearest
+from fullconv.errors import NetworkError, RecipeError, nearest
 from fullconv.geometry import Axis, Geometry, halo, trace, trace_nodes
 from fullconv.modelfile import CARD_KEY, read_header, read_tensors
 from fullconv.nn.backbones import build_backbone, feature_channels
@@ -23,7 +23,7 @@ from fullconv.nn.published import LateFusion, PublishedHead, TwoTrunks, load_cla
 from fullconv.nn.upsampling import Border, interpolation_matrix, sample_axis, upsample_axis
 from fullconv.nn.variants import VARIANTS, Release, Variant
 from fullconv.nn.weights import load_matching
-from fullconv.recipe import HeadSettings
+from fullconv.recipe import HeadSettings, parse_recipe
 
 Scores = Tensor | dict[str, Tensor]
 
@@ -237,7 +237,7 @@ def build(
     counts = list(classes.values()) if isinstance(classes, Mapping) else [classes]
     if any(not 1 <= count <= 255 for count in counts) or in_channels < 1:
         raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {in_channels}.")
-    settings = head if isinstance(head, HeadSettings) else HeadSettings(**(head or {}))
+    settings = _head_settings(head)
     origin = None if weights is None or str(weights) == "none" else weights
     own = _own_model(origin)
     if row.release is not None:
@@ -295,6 +295,16 @@ def _published(
 def _single(geometry: Any) -> Geometry:
     """Return the geometry of one map, or of the first of a pair that share it."""
     return cast(Geometry, geometry[0] if isinstance(geometry, (list, tuple)) else geometry)
+
+
+def _head_settings(head: HeadSettings | Mapping[str, Any] | None) -> HeadSettings:
+    """Check the settings of the head as a recipe does."""
+    if isinstance(head, HeadSettings):
+        return head
+    try:
+        return parse_recipe({"head": head or {}}, "head").head
+    except RecipeError as error:
+        raise NetworkError(str(error).removeprefix("head: ")) from None
 
 
 def _row(variant: str) -> Variant:

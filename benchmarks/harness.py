@@ -1,0 +1,48 @@
+"""What every benchmark shares: alternating rounds, medians and quartiles, the machine, JSON that is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from fullconv.training.origin import describe_machine, describe_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def alternate(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Run contenders in turn, so that whatever else the machine does hits all alike; return seconds by name."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warm_up + rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summarize(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Return median and quartiles in seconds by name."""
+    summary = {}
+    for name, values in seconds.items():
+        low, middle, high = quantiles(values, n=4, method="inclusive")
+        summary[name] = {"median_s": middle, "quartile_1_s": low, "quartile_3_s": high, "rounds": len(values)}
+    return summary
+
+
+def keep(name: str, content: Mapping[str, Any]) -> Path:
+    """Write a result with machine, versions and commit; return its file."""
+    RESULTS.mkdir(exist_ok=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    path = RESULTS / f"{name}.json"
+    everything = {
+        "commit": commit.stdout.strip(), "machine": describe_machine(), "versions": describe_versions(), **content
+    }  # fmt: skip
+    path.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,89 @@
+"""A training step of the default network against the same network in plain PyTorch, in one run, alternating.
+
+Plain: float32, contiguous, unfused AdamW, `F.cross_entropy` with `ignore_index` on int64 labels, normalisation in
+float: what a training script usually holds. Ours: the step of `fullconv train`, with the precision that it chooses.
+Both see the same random pictures and labels.
+
+    python benchmarks/training_step.py [--rounds 7] [--batch 8] [--crop 288 384] [--classes 11]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from harness import alternate, keep, summarize
+
+import fullconv
+from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.data.loader import Batch
+from fullconv.losses import PixelLoss
+from fullconv.recipe import Recipe
+from fullconv.training.loop import Stepper
+from fullconv.training.state import new_state
+from fullconv.training.trial import choose_training_precision
+
+
+def plain_step(variant: str, backbone: str, classes: int, batch: Batch):
+    """Return a plain step over its own copy of the network."""
+    torch.manual_seed(0)
+    network = fullconv.build(variant, backbone=backbone, num_classes=classes).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, foreach=False, fused=False)
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    images = batch.images.permute(0, 3, 1, 2).contiguous()
+    target = batch.masks[""].long()
+
+    def step() -> float:
+        x = (images.float() / 255 - mean) / std
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(x), target, ignore_index=255)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def our_step(variant: str, backbone: str, classes: int, batch: Batch):
+    """Return our step, with its precision chosen as `train` does it."""
+    torch.manual_seed(0)
+    network = fullconv.build(variant, backbone=backbone, num_classes=classes)
+    network.to(memory_format=torch.channels_last)
+    card = Card(variant=variant, backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
+    recipe = Recipe(weights="none", lr=2e-3, weight_decay=0.02)
+    stepper = Stepper(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
+    stepper.precision = choose_training_precision(network, stepper, batch)
+    state = new_state(network, recipe)
+    return (lambda: stepper.step(state, [batch], 1000)), stepper.precision
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="fcn8s")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, nargs=2, default=(288, 384))
+    parser.add_argument("--classes", type=int, default=11)
+    options = parser.parse_args()
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.batch, *options.crop)
+    images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+    masks = torch.randint(0, options.classes, shape, dtype=torch.uint8, generator=generator)
+    batch = Batch(images, {"": masks}, [str(n) for n in range(options.batch)], 0)
+    ours, precision = our_step(options.variant, options.backbone, options.classes, batch)
+    runs = {"plain fp32": plain_step(options.variant, options.backbone, options.classes, batch), "fullconv": ours}
+    seconds = alternate(runs, options.rounds)
+    summary = summarize(seconds)
+    ratio = summary["plain fp32"]["median_s"] / summary["fullconv"]["median_s"]
+    for name, row in summary.items():
+        print(f"{name:12} {row['median_s']:.3f} s ({row['quartile_1_s']:.3f} to {row['quartile_3_s']:.3f})")
+    print(f"ratio {ratio:.2f}, ours in {precision}")
+    settings = {key: value for key, value in vars(options).items() if key != "rounds"}
+    path = keep("training_step", {"settings": settings, "precision": precision, "seconds": summary, "ratio": ratio})
+    print(f"kept in {path.name}")
+
+
+if __name__ == "__main__":
+    main()
