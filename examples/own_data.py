@@ -71,7 +71,12 @@ def main(data: Path | None = None, epochs: int = 2) -> dict[str, object]:
         prediction.save(Path(folder) / "labels.png")  # indexed, with the model's colours
         prediction.overlay().save(Path(folder) / "overlay.png")
         print(prediction)
-        return {"said": said, "mean_iou": report.mean_iou, "share": prediction.counts(), "files": len(list(run.iterdir()))}
+        return {
+            "said": said,
+            "mean_iou": report.mean_iou,
+            "share": prediction.counts(),
+            "files": len(list(run.iterdir())),
+        }
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def main(width: int = 64) -> dict[str, object]:
     network = fullconv.build("fcn8s", backbone="tiny", num_classes=len(CLASSES))
     with torch.inference_mode():
         real = network(picture)
-    print(f"fcn8s: {tuple(picture.shape)} -> {tuple(real.shape)}; a score sees {network.receptive_field} pixels each way")
+    print(
+        f"fcn8s: {tuple(picture.shape)} -> {tuple(real.shape)}; a score sees {network.receptive_field} pixels each way"
+    )
     return {
         "logits": tuple(logits.shape),
         "probabilities": probabilities.tolist(),

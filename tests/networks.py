@@ -86,6 +86,8 @@ def linearize(built: nn.Module) -> nn.Module:
             setattr(built.get_submodule(parent), child, replacement)
     with torch.no_grad():
         for name, weight in built.named_parameters():
+            if ".grow." in name:  # learned upsampling starts bilinear
+                continue
             if weight.ndim >= 2:
                 weight.fill_(1 / math.prod(weight.shape[1:]))
             else:

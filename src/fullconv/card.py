@@ -17,6 +17,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def _with_palette(data: Any) -> Any:
+    """Give a table of labels without colours VOC's; one without a list of classes is left for pydantic to refuse."""
+    if not isinstance(data, dict) or data.get("palette") or not isinstance(data.get("classes"), (list, tuple)):
+        return data
+    return {**data, "palette": voc_palette(len(data["classes"]))}
+
+
 class Labels(BaseModel):
     """What the K outputs of one head mean, and how its masks are stored."""
 
@@ -34,9 +41,7 @@ class Labels(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_palette(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("palette"):
-            data = {**data, "palette": voc_palette(len(data.get("classes", ())))}
-        return data
+        return _with_palette(data)
 
     @model_validator(mode="after")
     def _check(self) -> Labels:
@@ -110,9 +115,7 @@ class Card(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("palette"):
-            data = {**data, "palette": voc_palette(len(data.get("classes", ())))}
-        return data
+        return _with_palette(data)
 
     @field_validator("format")
     @classmethod
@@ -181,9 +184,9 @@ class Card(BaseModel):
 def describe(error: ValidationError) -> str:
     """Put pydantic's first complaint into one sentence: key, value, reason."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the whole"
+    key = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{key}: {str(first['msg']).removeprefix('Value error, ')}{more}."
+    return f"{key + ': ' if key else ''}{str(first['msg']).removeprefix('Value error, ')}{more}."
 
 
 def single_channel_statistics(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from fullconv.errors import InputError
 
 @dataclass(frozen=True)
 class Facts:
-    """Numbers of one network with 21 classes and three channels."""
+    """Numbers of one network with 21 classes and three channels; of a published net with its own."""
 
     parameters: int
     stride: int
@@ -32,6 +33,22 @@ MEASURED = {
     ("fcn-os8", "resnet18"): Facts(11_769_301, 8, 451),
     ("torchvision-fcn_resnet50", "resnet50"): Facts(32_957_013, 8, 443),
     ("torchvision-fcn_resnet101", "resnet101"): Facts(51_949_141, 8, 987),
+    ("voc-fcn32s", "vgg"): Facts(134_346_581, 32, 404),
+    ("siftflow-fcn32s", "vgg"): Facts(134_408_036, 32, 404),
+    ("pascalcontext-fcn32s", "vgg"): Facts(134_506_364, 32, 404),
+    ("voc-fcn16s", "vgg"): Facts(134_357_354, 32, 404),
+    ("siftflow-fcn16s", "vgg"): Facts(134_426_504, 32, 404),
+    ("pascalcontext-fcn16s", "vgg"): Facts(134_537_144, 32, 404),
+    ("voc-fcn8s", "vgg"): Facts(134_362_751, 32, 404),
+    ("siftflow-fcn8s", "vgg"): Facts(134_435_756, 32, 404),
+    ("pascalcontext-fcn8s", "vgg"): Facts(134_552_564, 32, 404),
+    ("voc-fcn8s-atonce", "vgg"): Facts(134_362_751, 32, 404),
+    ("voc-fcn-alexnet", "caffenet"): Facts(56_954_261, 32, 355),
+    ("voc-fcn-googlenet", "googlenet"): Facts(5_995_077, 32, 715),
+    ("nyud-fcn32s-color", "vgg"): Facts(134_424_424, 32, 404),
+    ("nyud-fcn32s-hha", "vgg"): Facts(134_424_424, 32, 404),
+    ("nyud-fcn32s-color-d", "vgg"): Facts(134_425_000, 32, 404),
+    ("nyud-fcn32s-color-hha", "vgg"): Facts(268_848_848, 32, 404),
     ("fcn8s", "tiny"): Facts(475_599, 32, 187),
     ("fcn8s", "mobilenetv3_large_100"): Facts(2_995_367, 32, None),
     ("fcn8s", "efficientnet_b0"): Facts(3_605_363, 32, None),
@@ -44,7 +61,7 @@ MEASURED = {
     ("fcn8s", "vgg16"): Facts(134_362_751, 32, 404),
     ("fcn8s", "vgg16_bn"): Facts(134_371_199, 32, 404),
 }
-"""What `measure` gives, kept because building all of them takes ten seconds; a test compares."""
+"""What `measure` gives, kept because building all of them takes 15 seconds; a test compares."""
 
 _ABOUT = {
     "tiny": "from scratch, for beginners, tests and the demo",
@@ -54,7 +71,7 @@ _ABOUT = {
 }
 
 NOTE = (
-    "Parameters are those of the whole network with 21 classes. Any timm encoder with features at these strides can be"
+    "Parameters are those of the whole network with 21 classes, of published nets with theirs. Any timm encoder with features at these strides can be"
     " --backbone; these are the ones that are tested."
 )
 
@@ -64,7 +81,10 @@ def table() -> dict[str, Any]:
     from fullconv.nn import VARIANTS
     from fullconv.nn.pyramid import TESTED
 
-    variants = [_row(name, name, row.backbone or "resnet18", row.about) for name, row in VARIANTS.items()]
+    own = {variant: backbone for variant, backbone in MEASURED if variant != "fcn8s"}
+    variants = [
+        _row(name, name, own.get(name, row.backbone or "resnet18"), row.about) for name, row in VARIANTS.items()
+    ]
     backbones = [_row(name, "fcn8s", name, _ABOUT.get(name, "")) for name in TESTED]
     return {"variants": variants, "backbones": backbones, "note": NOTE}
 
@@ -97,10 +117,11 @@ def measure(variant: str, backbone: str | None = None) -> Facts:
 def _build(variant: str, backbone: str | None) -> Any:
     import torch
 
-    from fullconv.nn import build
+    from fullconv.nn import VARIANTS, build
 
+    row = VARIANTS.get(variant)
     with torch.device("meta"):  # shapes only: no memory, no arithmetic
-        return build(variant, backbone=backbone, num_classes=21)
+        return build(variant, backbone=backbone, num_classes=(row.num_classes if row else None) or 21)
 
 
 def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[str, Any]:
@@ -116,7 +137,7 @@ def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[st
 
     network = _build(variant, backbone)
     padded = network.padded_size(*size)
-    half = nn.Sequential(network.backbone, network.head)
+    half = nn.Sequential(OrderedDict(backbone=network.backbone, head=network.head))
     name = network.settings["backbone"]
     return {
         "title": f"{variant} on {name}, picture {size[0]}x{size[1]}, computed on {padded[0]}x{padded[1]}",
@@ -124,7 +145,9 @@ def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[st
         "backbone": name,
         "size": list(size),
         "padded": list(padded),
-        "layers": [_layer(node) for node in trace_nodes(half, torch.zeros(1, 3, *padded, device="meta"))],
+        "layers": [
+            _layer(node) for node in trace_nodes(half, torch.zeros(1, network.in_channels, *padded, device="meta"))
+        ],
     }
 
 

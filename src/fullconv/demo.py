@@ -24,7 +24,7 @@ PICTURES = {"train": 80, "val": 20, "test": 20}
 SIZE = (128, 160)
 """Height and width of a picture."""
 
-SETTINGS = {"variant": "fcn8s", "backbone": "tiny", "weights": "none", "epochs": 14, "seed": 0}
+SETTINGS = {"variant": "fcn8s", "backbone": "tiny", "weights": "none", "epochs": 6}
 
 Float = NDArray[np.float64]
 

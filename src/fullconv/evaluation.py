@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -65,7 +66,7 @@ class Model(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Report:
     """Scores of one model on one set of pictures. Fractions in [0, 1]; NaN where there was nothing to score."""
 
@@ -115,13 +116,13 @@ class Report:
         """Intersection over union, weighted by true pixels."""
         return freq_weighted_iou(self.confusion)
 
-    @property
+    @cached_property
     def mean_iou_interval(self) -> tuple[float, float] | None:
         """95 % interval of mean IU by bootstrap over pictures; None for fewer than two pictures."""
         interval = bootstrap_interval(self.counts, self.policy)
         return None if math.isnan(interval[0]) else interval
 
-    @property
+    @cached_property
     def counts(self) -> Counts:
         """Counts (P, K), a row a picture, in the order of `per_image`."""
         empty = np.zeros((0, len(self.names)), np.int64)

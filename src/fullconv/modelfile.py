@@ -45,11 +45,13 @@ def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, 
                     f" ({size} bytes). `fullconv import` reads foreign checkpoints."
                 )
             header = json.loads(file.read(length).decode("utf-8"))
+    except ModelFileError:
+        raise
     except FileNotFoundError as error:
         raise ModelFileError(f"{path}: there is no such model file.") from error
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
         raise ModelFileError(f"{path}: damaged: its header is not valid JSON. Copy or train it again.") from error
     return _check_header(path, header, size - 8 - length)
 

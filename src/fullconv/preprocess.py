@@ -70,10 +70,11 @@ def normalize(images: Tensor, card: Card) -> Tensor:
 
 
 def as_tensor(image: NDArray[Any]) -> Tensor:
-    """Return a picture (H, W, C) as (1, H, W, C); uint16 becomes float32, as torch computes little on it."""
+    """Return a picture (H, W, C) as (1, H, W, C), several as they are; uint16 becomes float32: torch does little on it."""
     if image.dtype == np.uint16:
         image = image.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(image))[None]
+    tensor = torch.from_numpy(np.ascontiguousarray(image))
+    return tensor[None] if tensor.ndim == 3 else tensor
 
 
 def working_size(height: int, width: int, scale: float) -> tuple[int, int]:

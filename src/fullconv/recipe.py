@@ -35,7 +35,7 @@ class HeadSettings(BaseModel):
 class Recipe(BaseModel):
     """Settings of a run. None means: chosen from the data and the machine, said, and written to RUN/recipe.toml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # the network
     variant: str = "fcn8s"
@@ -147,12 +147,9 @@ def parse_recipe(settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         outer, dot, inner = key.partition(".")
-        if dot:
-            nested.setdefault(outer, {})[inner] = value
-        elif isinstance(value, Mapping):
-            nested.setdefault(key, {}).update(value)
-        else:
-            nested[key] = value
+        part = {inner: value} if dot else value
+        both = isinstance(part, Mapping) and isinstance(nested.get(outer, {}), Mapping)
+        nested[outer] = {**nested.get(outer, {}), **part} if both else part
     try:
         return Recipe.model_validate(nested)
     except ValidationError as error:
@@ -161,15 +158,17 @@ def parse_recipe(settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 def _sentence(error: ValidationError) -> str:
     """Put pydantic's first complaint into one sentence, with the nearest name for an unknown key."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "literal")
+    found = error.errors()
+    # Of several forms that a value may have, the complaint that got furthest into it is about the one that was meant.
+    first = max((e for e in found if e["loc"][:1] == found[0]["loc"][:1]), key=lambda e: len(e["loc"]))
+    # Names of forms ("literal['auto', ...]", "tuple[float, ...]") stand among the names of settings.
+    key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     if first["type"] == "extra_forbidden":
         known = list(Recipe.model_fields) + [f"head.{name}" for name in HeadSettings.model_fields]
         return f"there is no setting '{key}'.{nearest(key, known)}"
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "value_error" and not key:
         return f"{reason}."
-    key = key.split(".tuple")[0].split(".function")[0]
     return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
 
 
@@ -237,4 +236,12 @@ def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value if item is not None) + "]"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + '"'
+    return '"' + "".join(c if c.isprintable() else _escape(c) for c in text) + '"'
+
+
+def _escape(character: str) -> str:
+    """Write a character that cannot be printed as TOML does; half a surrogate pair is no character there."""
+    code = ord(character)
+    if 0xD800 <= code < 0xE000:
+        return "\ufffd"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

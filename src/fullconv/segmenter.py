@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,7 +19,7 @@ from fullconv.engines import Engine, TorchEngine
 from fullconv.errors import FullconvError, InputError, ModelFileError, RecipeError
 from fullconv.images import read_image
 from fullconv.importing import published_model
-from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build
+from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.tiling import memory_allowed, plan, stitched_scores, strips, tile_core
@@ -109,7 +111,42 @@ class Segmenter:
             NetworkError: Tiles were asked for and cannot be exact.
         """
         pixels = self._read(image)
-        size, working, scores = self._scores(pixels, tile)
+        return self._prediction(pixels, self._scores(pixels, tile), probabilities, head)
+
+    @torch.inference_mode()
+    def predict_many(
+        self, images: Sequence[Any], tile: Tile = "auto", probabilities: bool = False, head: str | None = None
+    ) -> list[Prediction]:
+        """Label several pictures; those that follow each other with one size and kind go through the network together.
+
+        The arguments and errors are those of `predict`, which is this for one picture.
+
+        Returns:
+            Predictions in the order of the pictures.
+        """
+        pixels = [self._read(image) for image in images]
+        done: list[Prediction] = []
+        for _, group in groupby(pixels, key=lambda picture: (picture.shape, picture.dtype)):
+            alike = list(group)
+            working = working_size(*alike[0].shape[:2], self.card.scale)
+            if len(alike) == 1 or self._core(tile, *working) is not None:
+                done += [self._prediction(one, self._scores(one, tile), probabilities, head) for one in alike]
+                continue
+            size, working, scores = self._scores(np.stack(alike), "none")
+            for index, one in enumerate(alike):
+                part = map_scores(scores, itemgetter(slice(index, index + 1)))
+                done.append(self._prediction(one, (size, working, part), probabilities, head))
+        return done
+
+    def _prediction(
+        self,
+        pixels: NDArray[Any],
+        scored: tuple[tuple[int, int], tuple[int, int], Scores],
+        probabilities: bool,
+        head: str | None,
+    ) -> Prediction:
+        """Grow the scores of one picture into labels."""
+        size, working, scores = scored
         heads = scores if isinstance(scores, dict) else {"": scores}
         if head is not None:
             self.card.labels(head)
@@ -156,9 +193,9 @@ class Segmenter:
         return select_bands(pixels, self.card, name)
 
     def _scores(self, pixels: NDArray[Any], tile: Tile) -> tuple[tuple[int, int], tuple[int, int], Scores]:
-        """Return the picture's size, its working size, and the stitched scores."""
+        """Return the size, the working size and the stitched scores of a picture, or of several as (N, H, W, C)."""
         images = rescale(as_tensor(pixels), self.card.scale)
-        height, width = pixels.shape[:2]
+        height, width = pixels.shape[-3:-1]
         working = working_size(height, width, self.card.scale)
         core = self._core(tile, *working)
         if core is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
@@ -39,8 +40,10 @@ def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+    finally:
+        with contextlib.suppress(OSError):  # renamed, or never made: a file where the folder should be, too long a name
+            temporary.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

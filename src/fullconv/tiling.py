@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -151,9 +152,10 @@ def strips(height: int, width: int, num_classes: int, budget: int = 16 * 2**20) 
 def memory_free() -> int:
     """Return the bytes of memory that are free, as far as the system says; 4 GiB where it does not."""
     try:
-        for line in open("/proc/meminfo", encoding="ascii"):  # noqa: PTH123, SIM115
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        with Path("/proc/meminfo").open(encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
     except OSError:
         pass
     return 4 * 2**30

@@ -67,7 +67,7 @@ OPTIONS = {
     "train": "--variant --backbone --weights --epochs --minutes --batch-size --crop --scale --lr --seed --augment "
     "--recipe --set --checkpoint-every --skip-bad --resume --device --precision --workers",
     "evaluate": "--split --per-image --json --device --precision --workers --batch-size",
-    "predict": "--format --overlay --probabilities --list --skip-existing --shard --memory --tile --device "
+    "predict": "--format --overlay --probabilities --list --skip-existing --shard --head --memory --tile --blend --device "
     "--precision --workers --batch-size",
     "info": "--json",
     "models": "--json",

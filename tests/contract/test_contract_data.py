@@ -597,6 +597,63 @@ def test_masks_without_pictures_are_named(tmp_path):
     assert any("p03" in json.dumps(problem["files"]) for problem in check(data).json()["problems"])
 
 
+def test_two_pictures_for_one_mask_are_named(tmp_path):
+    data = pairs(tmp_path / "data", 6)
+    save(scene(0)[0], data / "images/p00.jpg")
+    assert_mendable(call("check", data), r"p00\.jpg", r"p00\.png")
+
+
+def test_other_files_in_the_folders_do_no_harm(tmp_path):
+    data = pairs(tmp_path / "data", 6)
+    for file in list((data / "images").iterdir()):
+        file.rename(file.with_suffix(".PNG"))
+    for junk in ("images/.DS_Store", "images/Thumbs.db", "images/._p00.png", "masks/.DS_Store", "masks/readme.txt"):
+        (data / junk).write_bytes(b"junk")
+    masks = [scene(i)[1] for i in range(6)]
+    assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
+
+
+def test_a_zip_never_writes_beside_its_place(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as target:
+        target.writestr("../evil.txt", "evil")
+        target.writestr("images/a.png", b"")
+        target.writestr("masks/a.png", b"")
+    assert_mendable(call("check", tmp_path / "evil.zip"), r"evil\.zip", "evil.txt")
+    assert not list(tmp_path.parent.rglob("evil.txt"))
+    (tmp_path / "bad.zip").write_bytes(b"PK\3\4 no zip")
+    assert_mendable(call("check", tmp_path / "bad.zip"), r"bad\.zip")
+
+
+def test_brackets_in_names_are_neither_patterns_nor_markup(tmp_path):
+    data = pairs(tmp_path / "data [bold]", 6, 'classes = ["[red]a", "b, c", "[/x]"]\n')
+    answer = call("check", data)
+    assert answer.rc == 0, str(answer)
+    assert "data [bold]" in answer.words
+    assert "[red]a" in answer.words
+    assert names(good(data)) == ["[red]a", "b, c", "[/x]"]
+
+
+def test_masks_that_are_void_everywhere_are_named(tmp_path):
+    data = pairs(tmp_path / "data", 6)
+    save(np.full((48, 64), 255, np.uint8), data / "masks/p02.png")
+    answer = check(data)
+    assert answer.rc == 0, "a batch of void is finite, so this is no error"
+    assert any("p02" in json.dumps(problem["files"]) for problem in answer.json()["problems"])
+
+
+def test_masks_of_one_bit_and_sixteen_bit_are_indices(tmp_path):
+    for kind, classes in (("one", 2), ("sixteen", 3)):
+        data = toml(tmp_path / kind, f"classes = {json.dumps(CLASSES[:classes])}\n")
+        masks = []
+        for i in range(5):
+            picture, mask = scene(i, void=False)
+            mask = (mask > 0) if kind == "one" else mask.astype(np.uint16)
+            save(picture, data / f"images/p{i}.png")
+            save(mask, data / f"masks/p{i}.png")
+            masks.append(mask.astype(int))
+        assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(classes)]
+
+
 def test_check_never_writes_into_the_data(tmp_path):
     data = everything_bad(tmp_path / "data")
     before = tools.snapshot(data)

@@ -271,6 +271,43 @@ def test_names_that_collide_keep_their_ending(model, tmp_path):
     assert maps_in(tmp_path / "out") == {"a.jpg.png", "a.png.png", "b.png"}
 
 
+def test_the_same_name_from_two_places_never_overwrites(model, tmp_path):
+    photos = nested(tmp_path / "photos")
+    for i, given in enumerate(([photos / "x/a.png", photos / "y/z/a.png"], [photos / "x", photos / "y/z"])):
+        out = tmp_path / f"out{i}"
+        answer = call("predict", model, *given, "-o", out)
+        if answer.rc:
+            assert_mendable(answer, r"a\.png")
+        else:
+            outputs = [record["output"] for record in lines_of(out)]
+            assert len(outputs) == len(set(outputs)) == len(maps_in(out)) == 2 + i
+
+
+def test_names_made_by_a_collision_do_not_collide_again(model, tmp_path):
+    for name in ("a.jpg", "a.png", "a.jpg.png", "b.png", "b.overlay.png"):
+        save(scene(1)[0], tmp_path / "photos" / name)
+    answer = call("predict", model, tmp_path / "photos", "-o", tmp_path / "out", "--overlay")
+    assert answer.rc == 0, str(answer)
+    assert len({record["output"] for record in lines_of(tmp_path / "out")}) == 5
+    assert len(list((tmp_path / "out").glob("*.png"))) == 10
+
+
+def test_brackets_in_a_name_are_no_pattern(model, tmp_path):
+    save(scene(1)[0], tmp_path / "photos [1]/a [x].png")
+    for i, given in enumerate((tmp_path / "photos [1]", tmp_path / "photos [1]/a [x].png")):
+        answer = call("predict", model, given, "-o", tmp_path / f"out{i}")
+        assert answer.rc == 0, str(answer)
+        assert maps_in(tmp_path / f"out{i}") == {"a [x].png"}
+
+
+def test_a_missing_path_in_a_list_is_named_and_an_empty_list_is_refused(model, shapes, tmp_path):
+    text = f"{shapes.as_posix()}/val/images/odd.png\n{tmp_path.as_posix()}/nope.png\n"
+    answer = call("predict", model, "--list", "-", "-o", tmp_path / "out", stdin=text.encode())
+    assert answer.rc == 3, str(answer)
+    assert "nope.png" in answer.err
+    assert_mendable(call("predict", model, "--list", "-", "-o", tmp_path / "none"), "list")
+
+
 @pytest.mark.parametrize("given", ["folder", "file"])
 def test_an_output_never_replaces_an_input(model, tmp_path, given):
     photos = nested(tmp_path / "photos")

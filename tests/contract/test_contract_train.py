@@ -93,7 +93,7 @@ def test_the_report_is_one_small_file_that_fetches_nothing(run):
         assert found.startswith(("data:", "#")), found[:80]
     assert not re.search(r"url\(\s*[\"']?(?!data:|#)", page)
     assert "@import" not in page
-    for word in ("disc", "box", "fcn8s", "tiny", "confusion", "truth", "best epoch"):
+    for word in ("disc", "box", "fcn8s", "tiny", "confusion", "truth", "best on val"):
         assert word in page.lower(), word
 
 
@@ -179,7 +179,8 @@ def test_ctrl_c_ends_with_130_and_until_then_no_second_process_gets_at_the_run(s
     assert call("predict", target / "model.safetensors", shapes / "val/images", "-o", out).rc == 0
 
 
-def test_an_early_stop_leaves_a_usable_model_or_says_that_there_is_none(shapes, tmp_path, closing):
+@pytest.mark.slow
+def test_a_stop_before_the_first_step_also_says_how_to_go_on(shapes, tmp_path, closing):
     target, log = tmp_path / "early", tmp_path / "log"
     process = start("train", shapes, "-o", target, *SMALL, "--epochs", 2000, "--workers", 0, log=log)
     closing(process)
@@ -210,10 +211,19 @@ def test_resume_on_a_finished_run_does_nothing(run, shapes):
 )
 def test_resume_with_an_option_that_conflicts_names_it(run, shapes, option):
     before = tools.snapshot(run)
-    assert_mendable(
-        call("train", shapes, "-o", run, "--resume", *option), rf"\b{option[0][2:]}\b", re.escape(option[1])
-    )
+    name, value = option[0][2:], option[1].split("x")[0]
+    assert_mendable(call("train", shapes, "-o", run, "--resume", *option), rf"\b{name}\b", re.escape(value))
     assert tools.snapshot(run) == before
+
+
+def test_a_finished_run_can_be_lengthened(run, shapes, tmp_path):
+    longer = tmp_path / "longer"
+    shutil.copytree(run, longer)
+    answer = call("train", shapes, "-o", longer, "--resume", "--epochs", 3)
+    assert answer.rc == 0, str(answer)
+    rows = tools.metrics_of(longer)
+    assert [row["step"] for row in rows[:2]] == [row["step"] for row in tools.metrics_of(run)]
+    assert len(rows) == 3
 
 
 def test_resume_with_other_data_is_refused_or_said(run, tmp_path):
@@ -241,9 +251,6 @@ def test_a_run_that_is_not_empty_is_left_untouched(run, shapes, tmp_path, conten
     before = tools.snapshot(target)
     assert_mendable(call("train", shapes, "-o", target, *QUICK), re.escape(target.name), "--resume|empty")
     assert tools.snapshot(target) == before
-    if content == "foreign":
-        assert_mendable(call("train", shapes, "-o", target, *QUICK, "--resume"), re.escape(target.name))
-        assert tools.snapshot(target) == before
 
 
 def test_the_data_is_never_written_to(run, model, predicted, shapes):
@@ -282,6 +289,20 @@ def test_the_data_is_never_written_to(run, model, predicted, shapes):
 def test_a_wrong_setting_is_named_before_anything_is_written(shapes, tmp_path, options, patterns):
     assert_mendable(call("train", shapes, "-o", tmp_path / "run", *QUICK, *options), *patterns)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+def test_after_a_typing_error_the_corrected_command_runs(shapes, tmp_path):
+    assert call("train", shapes, "-o", tmp_path / "run", *QUICK, "--backbone", "tinny").rc == 2
+    answer = call("train", shapes, "-o", tmp_path / "run", *QUICK)
+    assert answer.rc == 0, str(answer)
+
+
+def test_the_speed_it_says_is_the_speed_it_has(trained):
+    run, answer = trained
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    said = [float(value.replace(",", "")) for value in re.findall(r"([\d.,]+) pictures/s", answer.words)]
+    assert said
+    assert max(said) < 100 / (rows[1]["seconds"] - rows[0]["seconds"]) * 20
 
 
 def test_a_wrong_key_in_a_recipe_is_answered_with_the_nearest(shapes, tmp_path):
@@ -354,6 +375,7 @@ def test_a_full_disc_leaves_no_half_written_model(shapes, tmp_path):
     assert not list((run / "checkpoints").glob("last*.safetensors")) if (run / "checkpoints").exists() else True
 
 
+@pytest.mark.slow
 def test_a_file_that_breaks_while_training_stops_the_run_with_its_name(tmp_path, closing):
     data = pairs(tmp_path / "data", 12)
     target, log = tmp_path / "run", tmp_path / "log"

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +127,7 @@ def test_a_picture_over_the_limit_is_found(data, monkeypatch):
 def test_a_reader_that_is_not_installed_is_named_with_its_install_line(tmp_path, monkeypatch):
     make_shapes(tmp_path, "flat", pictures=4, channels=5, dtype="uint16", suffix=".tif")
     data = open_dataset(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
     assert any(p.code == "needs-extra" and "pip install" in p.cause for p in inspect(data))
 
 
@@ -305,6 +307,11 @@ def test_nothing_is_written_into_the_data_folder(data):
     summary(data)
     open_dataset(data).fingerprint()
     assert sorted(p.relative_to(data) for p in data.rglob("*")) == before
+
+
+def test_looking_at_data_loads_no_torch(data):
+    code = f"import sys; from fullconv.data import summary; assert summary({str(data)!r})['ok']; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_documentation_lists_every_code():

@@ -238,12 +238,15 @@ def test_no_picture_that_can_be_read_is_an_error_even_with_skip_bad(tmp_path):
         next(made.batches())
 
 
-def test_batches_are_made_while_the_caller_works_and_the_thread_ends_with_them(data):
-    made = loader(data).batches()
-    next(made)
-    time.sleep(0.3)
-    started = time.perf_counter()
-    next(made)
-    assert time.perf_counter() - started < 0.05
-    made.close()
+def test_batches_are_made_while_the_caller_works_and_the_thread_ends_with_them(data, monkeypatch):
+    made = []
+    original = _Maker.__getitem__
+    monkeypatch.setattr(_Maker, "__getitem__", lambda self, block: made.append(block) or original(self, block))
+    batches = loader(data, crop=(40, 56)).batches()
+    next(batches)
+    give_up = time.monotonic() + 20
+    while len(made) < 4 and time.monotonic() < give_up:  # one taken, two waiting, one in the making
+        time.sleep(0.01)
+    assert made == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    batches.close()
     assert not any(t.name == "fullconv-read-ahead" for t in threading.enumerate())

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -130,7 +130,7 @@ def small(stride: int, kernel: int) -> list[nn.Module]:
     return [nn.Conv2d(1, 1, kernel, stride, kernel // 2, bias=False), nn.MaxPool2d(2, 1)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 5)), min_size=1, max_size=3),
     border=st.sampled_from([None, nn.ZeroPad2d(1), nn.ReplicationPad2d(2), nn.ReflectionPad2d(1)]),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from geometry_oracle import inside, place, reads, wrong
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -88,7 +88,7 @@ def shape_of(network: nn.Module) -> tuple[int, ...]:
         return (0, 0, 0, 0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cuts(), st.lists(plain_layers(), max_size=4))
 def test_the_ends_of_every_interval_are_read_and_nothing_beyond(cut, layers):
     network = build([cut, *layers])
@@ -103,7 +103,7 @@ def test_the_ends_of_every_interval_are_read_and_nothing_beyond(cut, layers):
             assert place(network, SIZE, dim, cells) == [axis.offset + axis.scale * j for j in cells]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(growing_layers(), plain_layers(), cuts()), min_size=1, max_size=4))
 def test_nothing_beyond_an_interval_is_read_when_maps_grow(layers):
     network = build(layers)
@@ -114,7 +114,7 @@ def test_nothing_beyond_an_interval_is_read_when_maps_grow(layers):
         assert wrong(axis, reads(network, SIZE, dim), tight=False) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(growing_layers(), plain_layers()), min_size=1, max_size=4))
 def test_a_chain_is_what_its_trace_is(layers):
     network = build(layers)

@@ -372,7 +372,7 @@ def test_tracing_leaves_the_network_as_it_was():
     network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
     network[1].eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    example = torch.rand(1, 4, 8, 8)
+    example = torch.randn(1, 4, 8, 8)
     kept = example.clone()
     trace(nn.Sequential(nn.ReLU(inplace=True), network), example)
     assert [module.training for module in network] == [True, False, True]

@@ -279,7 +279,7 @@ def test_a_net_without_classes_is_asked_for_them():
         ({"num_classes": 2, "backbone": "resnet18", "width": 0.5, "weights": "imagenet"}, "its weights do not fit"),
         ({"num_classes": 2, "backbone": "alexnet", "width": 0.5}, "width is not offered for alexnet"),
         ({"num_classes": 2, "backbone": "densenet121", "width": 0.5}, "width is not offered for densenet121"),
-        ({"num_classes": 2, "backbone": "tiny", "head": {"fcx": True}}, "head.fcx.*Did you mean 'fc'"),
+        ({"num_classes": 2, "backbone": "tiny", "head": {"fcx": True}}, "head.fcx.*Did you mean 'head.fc'"),
         ({"num_classes": 2, "backbone": "tiny", "head": {"dropout": 2}}, "head.dropout = 2"),
     ],
 )

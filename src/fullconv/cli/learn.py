@@ -114,5 +114,7 @@ def demo(
     from fullconv.demo import run_demo
 
     with results_only():
-        status = run_demo(out, say, started=context.obj)
-    raise typer.Exit(exit_code(status, []))
+        ended = run_demo(out, say, started=context.obj)
+    if ended.report is not None:
+        print(ended.report)
+    raise typer.Exit(exit_code(ended.status, []))

@@ -121,7 +121,7 @@ def _usage(error: Any) -> str:
         words = f"no such option: {name}.{nearest(str(name), [*known, '--help'])}"
     else:
         text = str(error.format_message()).replace("\n\t", " ").replace("\n", " ").strip()
-        words = text[:1].lower() + text[1:]
+        words = text[:1].lower() + text[1:] + ("" if text.endswith((".", "?")) else ".")
     path = context.command_path if context is not None else "fullconv"
     return f"{words} `{path} --help` tells more."
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from fullconv.cli.options import DataArgument, DataFormat, Device, Engine, Json, ModelArgument, Precision
+from fullconv.cli.options import (
+    DataArgument,
+    DataFormat,
+    BatchSize,
+    Device,
+    Engine,
+    Json,
+    ModelArgument,
+    Precision,
+    Workers,
+)
 from fullconv.cli.words import Progress, TerminatedError, choose, complain, print_json, print_rich, results_only, say
 
 if TYPE_CHECKING:
@@ -120,7 +130,8 @@ def predict(
     ] = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read and write.")] = None,
+    workers: Workers = None,
+    batch_size: BatchSize = 1,
     engine: Engine = "auto",
 ) -> None:
     """Write a label map for every picture.
@@ -134,7 +145,7 @@ def predict(
 
     job = Job(
         inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
-        skip_existing, parse_shard(shard) if shard else None, head, parse_tile(tile), workers,
+        skip_existing, parse_shard(shard) if shard else None, head, parse_tile(tile), workers, batch_size,
     )  # fmt: skip
     allowed = parse_bytes(memory) if memory else None
     tally = Tally()

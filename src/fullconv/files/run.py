@@ -44,6 +44,8 @@ class Job:
     tile: Tile = "auto"
     workers: int | None = None
     """Threads that read and write; None is one a core, at most four."""
+    batch_size: int = 1
+    """Pictures that go through the network together, where those that follow each other have one size."""
 
 
 @dataclass
@@ -151,6 +153,7 @@ class _Run:
         self.segmenter, self.job, self.writer, self.tables, self.tally = segmenter, job, writer, tables, tally
         self.on_failure = on_failure
         self.threads = max(1, job.workers if job.workers is not None else min(4, os.cpu_count() or 1))
+        self._batch: list[tuple[Picture, NDArray[Any]]] = []
         self._writing: deque[tuple[Picture, Future[Counts]]] = deque()
 
     def pictures(self, plan: Plan) -> Generator[None, None, None]:
@@ -160,10 +163,11 @@ class _Run:
         try:
             for picture in plan:
                 reading.append((picture, pool.submit(self._read, picture)))
-                if len(reading) > self.threads:
-                    yield from self._next(*reading.popleft(), pool)
+                if len(reading) > max(self.threads, self.job.batch_size):
+                    yield from self._take(*reading.popleft(), pool)
             while reading:
-                yield from self._next(*reading.popleft(), pool)
+                yield from self._take(*reading.popleft(), pool)
+            yield from self._predict(pool)
             yield from self._finish(0)
         finally:
             for _, pending in reading:
@@ -183,14 +187,14 @@ class _Run:
         existing = self.writer.existing(picture.name) if self.job.skip_existing else None
         return existing if existing is not None else read_image(picture.path)
 
-    def _next(
+    def _take(
         self, picture: Picture, pending: Future[NDArray[Any] | Counts], pool: ThreadPoolExecutor
     ) -> Generator[None, None, None]:
-        """Predict one picture that was read, and hand it to be written."""
+        """Take a picture that was read into the batch, or record why there is nothing to predict."""
         try:
             found = pending.result()
         except FullconvError as error:
-            self.fail(picture.path, self._named(picture, error))
+            self.fail(picture.path, _named(picture, error))
             yield
             return
         if isinstance(found, dict):
@@ -199,13 +203,28 @@ class _Run:
             self.tables.count(picture.path, found)
             yield
             return
+        self._batch.append((picture, found))
+        if len(self._batch) >= self.job.batch_size:
+            yield from self._predict(pool)
+
+    def _predict(self, pool: ThreadPoolExecutor) -> Generator[None, None, None]:
+        """Predict the batch, and hand its pictures to be written."""
+        batch, self._batch = self._batch, []
+        job = self.job
         try:
-            prediction = self.segmenter.predict(found, self.job.tile, self.job.probabilities, self.job.head)
+            pixels = [found for _, found in batch]
+            predictions = self.segmenter.predict_many(pixels, job.tile, job.probabilities, job.head)
         except InputError as error:
-            self.fail(picture.path, self._named(picture, error))
+            if len(batch) > 1:  # one of them; each by itself tells which
+                for item in batch:
+                    self._batch = [item]
+                    yield from self._predict(pool)
+                return
+            self.fail(batch[0][0].path, _named(batch[0][0], error))
             yield
             return
-        self._writing.append((picture, pool.submit(self.writer.write, picture.name, prediction)))
+        for (picture, _), prediction in zip(batch, predictions, strict=True):
+            self._writing.append((picture, pool.submit(self.writer.write, picture.name, prediction)))
         yield from self._finish(self.threads)
 
     def _finish(self, leave: int) -> Generator[None, None, None]:
@@ -218,10 +237,10 @@ class _Run:
             self.tables.count(picture.path, counts)
             yield
 
-    @staticmethod
-    def _named(picture: Picture, error: FullconvError) -> str:
-        """Return why a picture failed, with its path; the network knows it only as an array."""
-        text = str(error)
-        for word in ("picture: ", "array: "):
-            text = text.removeprefix(word)
-        return text if text.startswith(picture.path) else f"{picture.path}: {text}"
+
+def _named(picture: Picture, error: FullconvError) -> str:
+    """Return why a picture failed, with its path; the network knows it only as an array."""
+    text = str(error)
+    for word in ("picture: ", "array: "):
+        text = text.removeprefix(word)
+    return text if text.startswith(picture.path) else f"{picture.path}: {text}"

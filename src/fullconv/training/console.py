@@ -26,6 +26,7 @@ class Console:
         self.quiet = quiet
         self.mean_iou: float | None = None
         self._clock = (time.monotonic(), 0)
+        self._last = time.monotonic()  # of the latest step
         self._speed = 0.0
         self._loss: float | None = None
 
@@ -49,7 +50,7 @@ class Console:
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Show a step."""
-        now = time.monotonic()
+        now = self._last = time.monotonic()
         self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
         since, then = self._clock
         if now - since >= 2:
@@ -65,14 +66,15 @@ class Console:
         """Show how far a validation is."""
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, words=f"validating {done} of {total}")
-        if done == total:
-            self._clock = (time.monotonic(), self._clock[1])
+        if done == total:  # the clock of the steps stood still meanwhile
+            now = time.monotonic()
+            self._clock, self._last = (self._clock[0] + now - self._last, self._clock[1]), now
 
     def epoch(self, line: dict[str, Any], best: float | None, is_best: bool) -> None:
         """Show an epoch's line."""
-        now, (since, then) = time.monotonic(), self._clock
+        since, then = self._clock
         if self._speed == 0 and line["step"] > then:
-            self._speed = (line["step"] - then) * self.batch_size / max(now - since, 1e-3)
+            self._speed = (line["step"] - then) * self.batch_size / max(self._last - since, 1e-3)
         words = f"epoch {line['epoch']}: loss {line['train_loss']:.4f}, lr {line['lr']:.2e}"
         if line["val"] is not None and line["val"]["mean_iou"] is not None:
             self.mean_iou = line["val"]["mean_iou"]

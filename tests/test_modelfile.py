@@ -1,0 +1,260 @@
+"""Model files: what is written, what a damaged or foreign file is told, and that a failure leaves the old one."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save, save_file
+
+from fullconv.card import Card
+from fullconv.errors import FullconvError, ModelFileError, OutputError
+from fullconv.modelfile import read_card, read_header, read_model, read_tensors, weights_sha256, write_model
+
+CARD = Card(variant="fcn8s", backbone="tiny", classes=("ground", "Straße", "物"), scores={"val": {"mean_iou": 0.5}})
+TENSORS = {
+    "b.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3), "a": torch.tensor(3), "c": torch.zeros(0, 4),
+    "d": torch.ones(3, dtype=torch.bfloat16), "e": torch.tensor([True, False]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "model.safetensors"
+    write_model(path, CARD, TENSORS)
+    return path
+
+
+def raw(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(start: int, stop: int, dtype: str = "F32", shape: object = None) -> dict:
+    return {"dtype": dtype, "shape": [(stop - start) // 4] if shape is None else shape, "data_offsets": [start, stop]}
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_what_was_written_comes_back_bit_by_bit(written):
+    card, tensors = read_model(written)
+    assert card == CARD.model_copy(update={"weights_sha256": card.weights_sha256})
+    assert tensors.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        assert tensors[name].dtype == value.dtype
+        assert torch.equal(tensors[name], value)
+
+
+def test_the_card_is_json_under_one_key_of_a_plain_safetensors_file(written):
+    with safe_open(written, "pt") as file:
+        card = json.loads(file.metadata()["fullconv"])
+    assert card["classes"] == ["ground", "Straße", "物"]
+    assert {"format", "variant", "backbone", "palette", "ignore_index", "mean", "std", "range", "scale"} <= set(card)
+
+
+def test_the_hash_is_over_name_dtype_shape_and_bytes_in_the_order_of_names(written):
+    digest = hashlib.sha256()
+    for name in sorted(TENSORS):
+        value = TENSORS[name]
+        digest.update(name.encode() + str(value.dtype).removeprefix("torch.").encode())
+        digest.update(str(tuple(value.shape)).encode())
+        digest.update(value.view(torch.uint8).numpy().tobytes() if value.ndim and value.numel() else b"")
+        digest.update(struct.pack("<q", 3) if name == "a" else b"")
+    assert read_card(written).weights_sha256 == weights_sha256(TENSORS) == digest.hexdigest()
+
+
+def test_the_hash_sees_every_bit_name_shape_and_type():
+    base = {"a": torch.zeros(2, 2), "b": torch.zeros(1)}
+    others = [
+        {"a": torch.zeros(4), "b": torch.zeros(1)}, {"a": torch.zeros(2, 2), "c": torch.zeros(1)},
+        {"a": torch.zeros(2, 2), "b": -torch.zeros(1)}, {"a": torch.zeros(2, 2), "b": torch.zeros(1, dtype=torch.int32)},
+    ]  # fmt: skip
+    assert len({weights_sha256(tensors) for tensors in [base, *others]}) == 5
+    assert weights_sha256(dict(reversed(base.items()))) == weights_sha256(base)
+
+
+def test_the_memory_format_of_weights_changes_neither_file_nor_hash(tmp_path):
+    weight = torch.randn(4, 3, 2, 2)
+    for name, value in (("a", weight), ("b", weight.to(memory_format=torch.channels_last))):
+        write_model(tmp_path / name, CARD, {"w": value})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# --- damaged ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_cut_anywhere_is_named_as_damaged(written, tmp_path):
+    data = written.read_bytes()
+    for cut in sorted({0, 1, 7, 8, 9, 50, len(data) // 2, *range(len(data) - 40, len(data))}):
+        path = tmp_path / "cut.safetensors"
+        path.write_bytes(data[:cut])
+        with pytest.raises(ModelFileError, match=r"cut\.safetensors: (no model file|damaged)"):
+            read_model(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0), mask=st.integers(1, 255))
+def test_a_flipped_byte_is_never_a_traceback_and_never_another_weight(written, tmp_path, place, mask):
+    data = bytearray(written.read_bytes())
+    place %= len(data)
+    data[place] ^= mask
+    path = tmp_path / "flipped.safetensors"
+    path.write_bytes(bytes(data))
+    try:
+        _, tensors = read_model(path)
+    except ModelFileError as error:
+        assert "flipped.safetensors" in str(error)
+        assert "\n" not in str(error)
+    else:  # a flip in the card's words, or in blanks
+        assert weights_sha256(tensors) == weights_sha256(TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no model file: it does not begin as a safetensors file does, or is cut short \\(0 bytes\\)"),
+        (b"PK\x03\x04" + bytes(200), "no model file"),
+        (struct.pack("<Q", 2**63) + b"{}", "no model file"),
+        (struct.pack("<Q", 40 * 2**20) + bytes(50), "no model file"),
+        (raw(b"{} {"), "its header is not valid JSON"),
+        (raw(b"\xff\xfe{}"), "its header is not valid JSON"),
+        (raw(b"[" * 100_000), "its header is not valid JSON"),
+        (raw(b'{"a": ' + b"1" * 5000 + b"}"), "its header is not valid JSON"),
+        (raw([1]), "its header is no table"),
+        (raw({"__metadata__": {"fullconv": 3}}), "its metadata is no table of texts"),
+        (raw({"__metadata__": None}), "its metadata is no table of texts"),
+        (raw({"w": 3}), "tensor 'w' has no sound dtype, shape or place"),
+        (raw({"w": tensor(0, 4, "F31")}, bytes(4)), "tensor 'w' has no sound"),
+        (raw({"w": tensor(0, 4, ["F32"])}, bytes(4)), "tensor 'w' has no sound"),
+        (raw({"w": tensor(0, 4, shape=[-1])}, bytes(4)), "tensor 'w' has no sound"),
+        (raw({"w": tensor(0, 4, shape=[True])}, bytes(4)), "tensor 'w' has no sound"),
+        (raw({"w": tensor(0, 4, shape=[1.0])}, bytes(4)), "tensor 'w' has no sound"),
+        (raw({"w": {**tensor(0, 4), "data_offsets": [0, 4, 8]}}, bytes(4)), "tensor 'w' has no sound"),
+        (raw({"w": {**tensor(0, 4), "data_offsets": ["0", "4"]}}, bytes(4)), "tensor 'w' does not fill its place"),
+        (raw({"w": tensor(0, 4, shape=[2**40, 2**40])}, bytes(4)), "tensor 'w' does not fill its place"),
+        (raw({"w": {**tensor(0, 4), "data_offsets": [-4, 0]}}, bytes(4)), "tensor 'w' does not fill its place"),
+        (raw({"w": tensor(0, 8)}, bytes(4)), "the file is cut: tensor 'w' ends 4 bytes after the file does"),
+        (raw({"v": tensor(0, 8), "w": tensor(4, 12)}, bytes(12)), "its tensors overlap or leave gaps"),
+        (raw({"v": tensor(0, 4), "w": tensor(8, 12)}, bytes(12)), "its tensors overlap or leave gaps"),
+        (raw({"w": tensor(0, 4)}, bytes(9)), "it has 5 bytes after its last tensor"),
+        (raw({f"t{i}": 0 for i in range(100_001)}), "it lists 100001 tensors, more than 100000"),
+    ],
+)  # fmt: skip
+def test_a_damaged_header_is_named(tmp_path, content, words):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=rf"bad\.safetensors: .*{words}"):
+        read_header(path)
+
+
+def test_an_honest_header_of_our_own_making_is_accepted(tmp_path):
+    """The damages above are of this file."""
+    path = tmp_path / "good.safetensors"
+    path.write_bytes(raw({"w": tensor(0, 4)}, struct.pack("<f", 2.5)))
+    assert read_tensors(path)["w"].tolist() == [2.5]
+
+
+def test_weights_that_are_not_the_cards_are_noticed(written, tmp_path):
+    data = bytearray(written.read_bytes())
+    data[-1] ^= 1
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelFileError, match="its weights are not those that its card names"):
+        read_model(path)
+
+
+def test_a_missing_file_a_folder_and_a_foreign_file_are_told_apart(tmp_path):
+    with pytest.raises(ModelFileError, match=r"none\.safetensors: there is no such model file"):
+        read_model(tmp_path / "none.safetensors")
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        read_model(tmp_path)
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ModelFileError, match=r"without a fullconv card: .*`fullconv import` reads foreign"):
+        read_model(tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "format: this file has card format 2, this program reads up to 1: update fullconv"),
+        ({"format": 7, "later": True}, "card format 7, this program reads up to 1: update fullconv"),
+        ({"format": "x"}, "format: "),
+        ({"classes": 3}, "classes: "),
+        ({"classes": None}, "classes: "),
+        ({"classes": 3, "palette": []}, "classes: "),
+        ({"classes": None, "palette": None}, "classes: "),
+        ({"classes": []}, "a head has 1 to 255 classes, not 0"),
+        ({"classes": ["a", "a", "b"]}, "class 'a' is listed twice"),
+        ({"classes": [f"c{i}" for i in range(256)], "palette": []}, "a head has 1 to 255 classes, not 256"),
+        ({"palette": [[0, 0, 0]]}, "the palette has 1 colours for 3 classes"),
+        ({"palette": [[0, 0, 300]] * 3}, "palette colours are three numbers from 0 to 255"),
+        ({"mean": [0.5]}, "mean has 1 numbers for 3 channels"),
+        ({"std": [1, 1, 0]}, "std must be above 0"),
+        ({"range": [255, 0]}, "range must rise, not go from 255.0 to 0.0"),
+        ({"scale": 0}, "scale: "),
+        ({"nonsense": 1}, "nonsense: "),
+    ],
+)
+def test_a_card_that_cannot_be_is_named_by_key_in_one_line(tmp_path, change, words):
+    card = {**json.loads(CARD.to_json()), **change}
+    path = tmp_path / "card.safetensors"
+    path.write_bytes(save({"w": torch.zeros(1)}, {"fullconv": json.dumps(card)}))
+    with pytest.raises(ModelFileError) as caught:
+        read_card(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: not a valid model card: ")
+    assert words in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("text", ["", "null", "3", "[1]", '{"variant": ', "[" * 5000, '{"variant": "x"}'])
+def test_what_is_no_card_at_all_is_no_traceback(text):
+    with pytest.raises(ModelFileError, match="model card: not a valid model card"):
+        Card.from_json(text)
+
+
+# --- whole or not at all ---------------------------------------------------------------------------------------------
+
+
+def refuse(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disc_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+    path = tmp_path / "model.safetensors"
+    write_model(path, CARD, {"w": torch.zeros(3)})
+    before = path.read_bytes()
+    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), refuse)
+    with pytest.raises(OutputError, match=r"model\.safetensors: cannot be written \(No space left on device\)"):
+        write_model(path, CARD, {"w": torch.ones(3)})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_file_in_the_way_of_the_folder_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_model(tmp_path / "file" / "model.safetensors", CARD, {"w": torch.zeros(1)})
+
+
+def test_a_name_that_is_too_long_is_said(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_model(tmp_path / ("x" * 300), CARD, {"w": torch.zeros(1)})
+
+
+def test_errors_of_model_files_are_the_users(tmp_path):
+    with pytest.raises(FullconvError) as caught:
+        read_header(tmp_path / "none")
+    assert caught.value.exit_code == 2
+    assert isinstance(caught.value, ValueError)

@@ -1,0 +1,308 @@
+"""Runs as a user has them: folders, going on, stopping, and what is said."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from made import make_shapes
+from runs import SMALL, identity, lines, state
+
+import fullconv
+from fullconv.errors import OutputError, RecipeError, RunError
+from fullconv.modelfile import read_card
+from fullconv.training import train
+from fullconv.training.folder import RunFolder
+
+SHORT = {**SMALL, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(shapes, tmp_path_factory) -> Path:
+    """A finished run of one epoch; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    train(shapes, run, **SHORT)
+    return run
+
+
+def copied(run: Path, to: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(run, to))
+
+
+# --- what a run leaves -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_model_recipe_log_report_and_checkpoints(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {"model.safetensors", "recipe.toml", "metrics.jsonl", "report.html", "checkpoints", "status.json"}
+    (line,) = (json.loads(text) for text in (finished / "metrics.jsonl").read_text().splitlines())
+    assert set(line) == {"epoch", "step", "train_loss", "lr", "seconds", "val"}
+    assert (line["epoch"], line["step"]) == (1, 50)
+    assert 0 <= line["val"]["mean_iou"] <= 1
+    assert json.loads((finished / "status.json").read_text()) == {"status": "finished", "step": 50, "steps": 50}
+
+
+def test_the_card_holds_the_resolved_recipe_the_data_and_the_scores(finished, shapes):
+    card = read_card(finished / "model.safetensors")
+    assert card.recipe["lr"] == 2e-3
+    assert card.recipe["epochs"] == 1
+    assert card.scores["val"]["mean_iou"] == lines(finished)[-1]["val"]["mean_iou"]
+    assert set(card.agreement) == {"bf16"}
+    assert len(card.data["splits"]["train"]) == 9
+    assert card.fullconv == fullconv.__version__
+
+
+def test_the_same_recipe_gives_the_same_bits(finished, shapes, tmp_path):
+    train(shapes, tmp_path / "again", recipe=finished / "recipe.toml")
+    assert identity(tmp_path / "again") == identity(finished)
+
+
+def test_the_segmenter_that_train_returns_is_the_one_in_the_file(finished, shapes, tmp_path):
+    import numpy as np
+
+    returned = train(shapes, tmp_path / "run", **SHORT)
+    picture = next((shapes / "val").iterdir())
+    loaded = fullconv.load(tmp_path / "run")
+    assert np.array_equal(returned.predict(picture).label_map, loaded.predict(picture).label_map)
+    assert np.array_equal(returned.logits(picture), loaded.logits(picture))
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_empty_is_refused_untouched(shapes, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "precious.txt").write_text("mine")
+    with pytest.raises(RunError, match="is not empty. Go on with that run by --resume, or give another -o"):
+        train(shapes, run, **SHORT)
+    assert [path.name for path in run.iterdir()] == ["precious.txt"]
+
+
+def test_a_file_where_the_folder_should_be_is_said(shapes, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(OutputError, match="is a file, not a folder for a run"):
+        train(shapes, tmp_path / "run", **SHORT)
+
+
+def test_checkpoints_without_their_recipe_cannot_go_on(shapes, tmp_path, finished):
+    run = copied(finished, tmp_path / "run")
+    (run / "recipe.toml").unlink()
+    with pytest.raises(RunError, match=r"has checkpoints but no recipe\.toml"):
+        train(shapes, run, resume=True, **SHORT)
+
+
+def test_a_second_process_on_the_same_folder_is_refused(shapes, tmp_path, finished):
+    run = copied(finished, tmp_path / "run")
+    (run / "status.json").unlink()
+    with (run / ".lock").open("a+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=rf"another process \(process {os.getpid()}\) trains in this folder"):
+            train(shapes, run, resume=True, **SHORT)
+
+
+def test_half_written_files_of_a_killed_process_are_swept_away(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    for part in (tmp_path / ".model.safetensors.17.part", folder.checkpoints / ".last.17.part"):
+        part.write_bytes(b"half")
+    with folder.locked():
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_a_run_that_has_not_begun_is_begun_by_resume(shapes, tmp_path, finished):
+    train(shapes, tmp_path / "new", resume=True, **SHORT)
+    assert identity(tmp_path / "new") == identity(finished)
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_resume_on_a_finished_run_does_nothing(shapes, finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    train(shapes, finished, resume=True, **SHORT)
+    assert "this run is finished" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_killed_in_its_end_makes_no_step_more(shapes, tmp_path, finished):
+    run = copied(finished, tmp_path / "run")
+    (run / "status.json").write_text('{"status": "running", "step": 50, "steps": 50}')
+    (run / "model.safetensors").unlink()
+    train(shapes, run, resume=True, **SHORT)
+    assert identity(run) == identity(finished)
+
+
+def test_a_run_stopped_early_and_killed_in_its_end_makes_no_step_more(shapes, tmp_path):
+    settings = {**SMALL, "epochs": 9, "early_stop": 1, "lr": 1e-12, "ema": 0.0}
+    train(shapes, tmp_path / "run", **settings)
+    before = identity(tmp_path / "run")
+    assert state(tmp_path / "run")["step"] < 450
+    (tmp_path / "run" / "status.json").write_text('{"status": "running"}')
+    train(shapes, tmp_path / "run", resume=True, **settings)
+    assert identity(tmp_path / "run") == before
+
+
+def test_a_finished_run_is_lengthened(shapes, tmp_path, finished):
+    run = copied(finished, tmp_path / "run")
+    train(shapes, run, resume=True, **{**SHORT, "epochs": 2})
+    assert [line["step"] for line in lines(run)] == [50, 100]
+    assert lines(run)[0] == lines(finished)[0]
+    assert identity(run)[1] != identity(finished)[1]
+    assert re.search(r"^epochs = 2$", (run / "recipe.toml").read_text(), re.M)
+    train(shapes, run, resume=True)  # and is finished now, without a word of epochs
+    assert len(lines(run)) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"lr": 0.1}, r"this run has lr = 0\.002, not 0\.1\. Leave --lr away"),
+        ({"backbone": "resnet18"}, "this run has backbone = tiny, not resnet18"),
+        ({"crop": "64x64"}, r"this run has crop = \[32, 32\], not \[64, 64\]\. Leave --crop away"),
+        ({"ema": 0.5}, r"this run has ema = 0\.99, not 0\.5\. Leave --set ema away"),
+        ({"head": {"dropout": 0.1}}, r"this run has head\.dropout = 0\.5, not 0\.1\. Leave --set head\.dropout away"),
+        ({"epochs": 1, "seed": 5}, "this run has seed = 0, not 5. Leave --seed away"),
+    ],
+)
+def test_a_setting_that_contradicts_the_run_is_named(shapes, finished, given, words):
+    with pytest.raises(RunError, match=words):
+        train(shapes, finished, resume=True, **{**SHORT, **given})
+
+
+def test_fewer_epochs_than_the_run_has_are_a_contradiction(shapes, tmp_path, finished):
+    run = copied(finished, tmp_path / "run")
+    text = (run / "recipe.toml").read_text().replace("epochs = 1\n", "epochs = 3\n")
+    (run / "recipe.toml").write_text(text)
+    with pytest.raises(RunError, match="this run has epochs = 3, not 1"):
+        train(shapes, run, resume=True, **SHORT)
+
+
+def test_what_changes_no_number_may_change(shapes, finished):
+    train(shapes, finished, resume=True, **{**SHORT, "workers": 1, "checkpoint_every": 5.0})
+
+
+def test_other_data_are_refused(tmp_path, finished):
+    other = make_shapes(tmp_path / "data", pictures=12, size=(40, 48), seed=1)
+    run = copied(finished, tmp_path / "run")
+    (run / "status.json").unlink()
+    with pytest.raises(RunError, match="are not those that this run began with"):
+        train(other, run, resume=True, **SHORT)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(shapes, tmp_path, capsys, damage):
+    run = tmp_path / "run"
+    train(shapes, run, **{**SHORT, "checkpoint_every": 0.0})
+    before = identity(run)
+    last = run / "checkpoints" / "last"
+    data = bytearray(last.read_bytes())
+    data[-1000] ^= 4
+    last.write_bytes({"flip": bytes(data), "cut": bytes(data[:-1000]), "empty": b""}[damage])
+    (run / "status.json").unlink()
+    capsys.readouterr()
+    train(shapes, run, resume=True, **SHORT)
+    said = capsys.readouterr().err
+    assert re.search(r"last: .*Going on from previous, step 49\.", said)
+    assert identity(run) == before
+
+
+# --- stopping --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "sigint"), (signal.SIGTERM, "sigterm")])
+def test_a_signal_ends_a_run_with_a_usable_model(shapes, tmp_path, number, name):
+    run = tmp_path / "run"
+    code = (
+        "import sys; from pathlib import Path; from fullconv.training import run;"
+        f"print(run(Path(sys.argv[1]), Path(sys.argv[2]), { ({**SMALL, 'epochs': 200})!r}).status)"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(shapes), str(run)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert out.strip() == name
+    step = json.loads((run / "status.json").read_text())
+    assert step["status"] == "stopped"
+    assert f"Stopped after step {step['step']} of 10000." in said
+    assert "--resume" in said
+    assert fullconv.load(run).predict(next((shapes / "val").iterdir())).label_map.shape == (40, 48)
+    assert state(run)["step"] == step["step"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_pictures(shapes, tmp_path):
+    words = (
+        r"the loss became (nan|inf) at step \d+ \(pictures shape\d+, shape\d+\)\. .*--lr 2\.5e\+07, --set clip=1, or"
+    )
+    with pytest.raises(RunError, match=words):
+        train(
+            shapes,
+            tmp_path / "run",
+            **{**SHORT, "epochs": 3, "lr": 1e8, "optimizer": "sgd", "warmup": 0, "norm": "none"},
+        )
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backbone": "tiny", "weights": "imagenet"}, "the backbone tiny has no ImageNet weights: add --weights none"),
+        ({"width": 0.5, "weights": "imagenet"}, r"width = 0\.5 fits no published weights: add --weights none"),
+        ({"fold": 1}, "fold = 1 needs folds, the number of parts: --set folds=5"),
+        ({"epoch": 1}, r"settings: there is no setting 'epoch'\. Did you mean 'epochs'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_read(tmp_path, settings, words):
+    with pytest.raises(RecipeError, match=words):
+        train(tmp_path / "no data", tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_file_of_another_program_is_named(shapes, tmp_path):
+    (tmp_path / "r.toml").write_text("epochs = 1\n[measured]\nspeed = 3\n")
+    with pytest.raises(RecipeError, match=r"r\.toml: \[measured\] is not what this program writes"):
+        train(shapes, tmp_path / "run", recipe=tmp_path / "r.toml")
+
+
+def test_a_model_of_ours_starts_a_run_with_other_classes_and_says_what_starts_anew(tmp_path, finished, capsys):
+    data = make_shapes(tmp_path / "data", pictures=8, size=(40, 48), classes=6)
+    train(data, tmp_path / "run", **{**SHORT, "weights": str(finished / "model.safetensors")})
+    said = capsys.readouterr().err
+    assert re.search(
+        r"Starting anew, not from .*model\.safetensors: head\.score\.16, head\.score\.32, head\.score\.8\.", said
+    )
+    assert read_card(tmp_path / "run" / "model.safetensors").weights_origin == "model.safetensors"
+
+
+# --- the end to end --------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_learnt_in_half_a_minute(tmp_path):
+    data = make_shapes(tmp_path / "data", pictures=24, size=(64, 64), classes=3)
+    settings = {**SMALL, "crop": "64x64", "batch_size": 8, "epochs": 4, "augment": "aerial", "class_weights": "none"}
+    segmenter = train(data, tmp_path / "run", **settings)
+    report = fullconv.evaluate(segmenter, data, split="val")
+    assert report.mean_iou > 0.95
+    assert read_card(tmp_path / "run" / "model.safetensors").scores["val"]["mean_iou"] == report.mean_iou
