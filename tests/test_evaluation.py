@@ -108,6 +108,12 @@ def test_the_json_has_the_keys_and_nulls_of_the_contract(data):
     ]  # fmt: skip
     assert list(table["classes"][0]) == ["index", "name", "iou", "dice", "accuracy", "pixels"]
     assert [row["name"] for row in table["classes"]] == list(CLASSES)
+    matrix = expected_confusion()
+    both, hits = matrix.sum(0) + matrix.sum(1), matrix.diagonal()
+    assert [row["pixels"] for row in table["classes"]] == matrix.sum(1).tolist()
+    for k, row in enumerate(table["classes"][:3]):
+        scores = [hits[k] / (both[k] - hits[k]), 2 * hits[k] / both[k], hits[k] / matrix[k].sum()]
+        np.testing.assert_allclose([row["iou"], row["dice"], row["accuracy"]], scores)
     assert table["classes"][3] == {
         "index": 3,
         "name": "never",
@@ -166,7 +172,9 @@ def test_scores_by_image_are_those_of_each_picture_alone(data):
 def test_the_words_of_a_report_hold_its_numbers(data):
     report = evaluate(Stand(), data)
     assert f"{report.mean_iou:.4f} (95 % interval" in str(report)
-    assert f"{report.classes[1]['iou']:.4f}" in str(report)
+    row = report.classes[1]
+    figures = [f"{row[key]:.4f}" for key in ("iou", "dice", "accuracy")]
+    assert str(report).splitlines()[-3].split() == ["disc", *figures, str(row["pixels"])]
     assert str(report).splitlines()[-1].split() == ["never", "-", "-", "-", "0"]
 
 

@@ -177,6 +177,18 @@ def test_test_scores_are_the_headline_where_there_are_any(path):
     assert f"test 4 {percent(few.mean_iou)}" in page.words
 
 
+def test_scores_of_a_part_of_val_are_told_from_those_of_all(path):
+    page = Page(written(path, history=history(3, mean_iou=0.5, images=2)))
+    assert "While it trained, 2 of 3 val pictures were scored." in page.words
+    assert "While it trained" not in Page(written(path, history=history(3, mean_iou=0.5, images=3))).words
+
+
+def test_lines_that_share_a_chart_are_named_beside_its_title(path):
+    text = written(path, history=history(8))
+    assert re.findall("<figcaption><b>(.*?)</b>", text) == ["Validation, %", "Training loss", "Learning rate"]
+    assert re.findall('class="key tone-.">(.*?)<', text) == ["mean IU", "pixel accuracy"]
+
+
 def test_a_run_without_validation_or_history_says_so(path):
     page = Page(written(path, history=[{**line, "val": None} for line in history(3)]))
     assert "No epoch was chosen by a score; the model is that of the last one." in page.words
@@ -210,6 +222,7 @@ def test_nothing_but_void_is_a_page_too(path):
     void.truth[:] = 255
     page = Page(written(path, pictures=[void], reports={"val": report_of([void])}))
     assert "all void" in page.words
+    assert "Confusion" not in page.words
     assert "mean IU on val, 1 picture — %" in page.words
 
 

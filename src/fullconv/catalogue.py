@@ -71,8 +71,8 @@ _ABOUT = {
 }
 
 NOTE = (
-    "Parameters are those of the whole network with 21 classes, of published nets with theirs. Any timm encoder with features at these strides can be"
-    " --backbone; these are the ones that are tested."
+    "Parameters are those of the whole network with 21 classes, of published nets with theirs. Any timm encoder"
+    " with features at these strides can be --backbone; these are the ones that are tested."
 )
 
 

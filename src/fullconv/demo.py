@@ -69,7 +69,7 @@ def run_demo(out: Path, say: Callable[[str], None], started: float | None = None
     outcome = run(data, folder, SETTINGS, resume=True, started=started)
     if outcome.status != "done":
         return Demo(outcome.status)
-    report = evaluate(outcome.segmenter, data, "val")  # type: ignore[arg-type]  # its predict has more options
+    report = evaluate(outcome.segmenter, data, "val")
     say("Predicting the test pictures ...")
     predict_files(outcome.segmenter, Job([str(data / "test" / "images")], predictions, overlay=True))
     say(
@@ -149,7 +149,7 @@ def _ground(rng: np.random.Generator, size: tuple[int, int]) -> Float:
     mixed = 0.5 * _noise(rng, size, 40) + 0.25 * _noise(rng, size, 9) + 0.15 * _noise(rng, size, 2) + 0.1 * furrows
     hues = rng.uniform(0.04, 0.18, 2)
     dark, bright = (_rgb(hue, rng.uniform(0.05, 0.35), value) for hue, value in zip(hues, (0.25, 0.75), strict=True))
-    return dark + (bright - dark) * mixed[..., None]
+    return np.asarray(dark + (bright - dark) * mixed[..., None])
 
 
 def _shape(rng: np.random.Generator, size: tuple[int, int], name: str) -> tuple[Float, Float]:
@@ -184,7 +184,7 @@ def _bevelled(sides: Float, directions: list[tuple[Float, Float]], distance: Flo
     slope = np.clip((distance + 5) / 5, 0, 1) * 0.9
     x, y = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
     normal = np.stack([x * slope, y * slope, np.ones_like(x)], -1)
-    return normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+    return np.asarray(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
 
 
 def _shadow(inside: Float) -> Float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fullconv import modelfile
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, single_channel_statistics
 from fullconv.engines import Engine, TorchEngine
-from fullconv.errors import FullconvError, InputError, ModelFileError, RecipeError
+from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.importing import published_model
 from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
@@ -76,10 +76,15 @@ class Segmenter:
             range: Picture values that become 0 and 1.
             device: Where to run.
             precision: "auto", "fp32" or "bf16".
+
+        Raises:
+            NetworkError: One of ours has another number of classes than there are names.
         """
         channels = in_channels or getattr(network, "in_channels", None) or _first_channels(network)
         spread = single_channel_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         ours = isinstance(network, Network)
+        if ours and network.num_classes != len(classes):
+            raise NetworkError(f"the network has {network.num_classes} classes, {len(classes)} names were given.")
         body = cast(Network, network if ours else WholeNetwork(network, channels, len(classes)))
         card = Card(
             variant=getattr(body, "variant", "custom"), backbone=body.settings.get("backbone"),

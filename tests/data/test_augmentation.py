@@ -109,6 +109,11 @@ def test_all_flips_and_turns_occur():
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), plain)[0].tobytes() for s in range(200)
     }
     assert len(seen) == 8
+    turned = settings_for("none", (4, 4), 1, turn=True)
+    seen = {
+        augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), turned)[0].tobytes() for s in range(50)
+    }
+    assert len(seen) == 4
     street = settings_for("street", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), street)[0].tobytes() for s in range(50)
@@ -116,7 +121,7 @@ def test_all_flips_and_turns_occur():
     assert len(seen) == 2
 
 
-def test_scales_are_those_of_the_preset():
+def test_scales_are_those_of_the_settings():
     image, mask = coordinates(400, 400)
     ratios = []
     for seed in range(200):
@@ -124,7 +129,7 @@ def test_scales_are_those_of_the_preset():
             image,
             mask,
             np.random.default_rng(seed),
-            settings_for("street", (64, 64), 2, mirror=False, brightness=0, contrast=0),
+            settings_for("street", (64, 64), 2, scale=(0.5, 2.0), mirror=False, brightness=0, contrast=0),
         )
         ratios.append(63 / (cut[-1, 0, 0] - cut[0, 0, 0]))
     assert 0.45 < min(ratios) < 0.6
@@ -141,6 +146,7 @@ def test_a_focus_is_in_the_crop(focus):
         near = settings_for("street", (32, 48), scale=(1, 1))
         _, labels = augment(image, mask, np.random.default_rng(seed), near, focus)
         assert (labels == 1).sum() == 1
+        assert (labels != VOID).all()
         y, x = np.argwhere(labels == 1)[0]
         if 40 < focus[0] < 60 and 40 < focus[1] < 160:
             assert 7 <= y <= 24

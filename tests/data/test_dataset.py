@@ -104,6 +104,26 @@ def test_a_folder_that_is_no_data_set_is_told_what_would_be_one(tmp_path):
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("layout", "lost", "words"),
+    [
+        ("flat", "masks", r"images/ has no masks/ to go with it"),
+        ("flat", "images", r"masks/ has no pictures to go with it"),
+        ("camvid", "trainannot", r"train/ has no trainannot/ to go with it"),
+        ("split-first", "train/masks", r"train/images/ has no masks/ to go with it"),
+        ("kind-first", "masks", r"images/train/ has no masks/ to go with it"),
+    ],
+)
+def test_a_folder_that_lacks_its_other_half_is_named(tmp_path, layout, lost, words):
+    make_shapes(tmp_path, layout, pictures=4)
+    if layout != "flat":
+        for name in ("val", "valannot", "images/val", "masks/val"):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+    shutil.rmtree(tmp_path / lost)
+    with pytest.raises(DataError, match=words):
+        open_dataset(tmp_path)
+
+
 def test_named_folders_globs_and_suffixes_pair(tmp_path):
     make_shapes(tmp_path, "flat", pictures=5, suffix=".jpg")
     (tmp_path / "images").rename(tmp_path / "photos")
@@ -118,7 +138,14 @@ def test_named_folders_globs_and_suffixes_pair(tmp_path):
         data = open_dataset(tmp_path)
         assert len(data.samples("all")) == 5
         assert data.format == "pairs"
-        assert data.problems == []
+        assert inspect(data) == []
+
+
+def test_what_lacks_the_suffix_is_no_mask(tmp_path):
+    make_shapes(tmp_path, "flat", pictures=4, toml='mask_suffix = "_mask"\n')
+    for path in list((tmp_path / "masks").iterdir())[1:]:
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    assert [(p.code, p.count) for p in inspect(tmp_path)] == [("missing-mask", 1)]
 
 
 def test_masks_may_lie_beside_their_pictures(tmp_path):
@@ -275,7 +302,7 @@ def test_more_labels_than_classes_may_be_are_an_error(tmp_path):
 def test_one_class_in_values_is_too_few(tmp_path):
     make_shapes(tmp_path, "flat", pictures=3, toml=False)
     (tmp_path / "data.toml").write_text('values = { 0 = "a", 255 = "void" }')
-    with pytest.raises(DataError, match="1 class is too few to tell apart"):
+    with pytest.raises(DataError, match="there must be 2 to 255 classes, not 1"):
         open_dataset(tmp_path)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 import fullconv.data
 from fullconv.data import BadDataError, inspect, open_dataset, require_usable, summary
 from fullconv.data.findings import WORDS
-from made import make_shapes, save_mask, save_picture
+from made import make_shapes, places, save_mask, save_picture
 
 ROOT = Path(__file__).parents[2]
 
@@ -222,6 +222,21 @@ def test_empty_splits_are_found(tmp_path):
     assert {p.code for p in inspect(tmp_path)} == {"empty-folder"}
 
 
+@pytest.mark.parametrize("layout", ["camvid", "split-first", "kind-first"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_its_folder_of_masks_is_not_passed_over(tmp_path, layout, split):
+    make_shapes(tmp_path, layout, pictures=6, test=2)
+    images, masks = places(layout, split)
+    shutil.rmtree(tmp_path / masks)
+    found = only(tmp_path)
+    assert (found.code, found.severity) == ("missing-folder", "note" if split == "test" else "error")
+    assert found.files == (images,)
+    make_shapes(tmp_path, layout, pictures=6, test=2)
+    shutil.rmtree(tmp_path / images)
+    found = only(tmp_path)
+    assert (found.code, found.severity, found.files) == ("missing-folder", "error", (masks,))
+
+
 def test_a_set_of_test_pictures_alone_cannot_train(tmp_path):
     make_shapes(tmp_path, "camvid", pictures=4, test=2)
     for name in ("train", "trainannot", "val", "valannot"):
@@ -262,6 +277,14 @@ def test_summary_has_the_keys_of_the_interface_and_is_json(data):
     assert (nothing["ok"], nothing["format"], nothing["classes"], nothing["splits"]) == (False, None, [], {})
 
 
+def test_a_format_can_be_named_where_two_fit(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "flat", pictures=5)
+    assert [p.code for p in inspect(tmp_path)] == ["unusable"]
+    assert inspect(tmp_path, format="flat") == []
+    assert summary(tmp_path, format="camvid")["splits"] == {"train": 3, "val": 1}
+
+
 def test_progress_is_told_after_each_sample(data):
     seen = []
     inspect(data, lambda done, total: seen.append((done, total)))
@@ -288,6 +311,14 @@ def test_skip_bad_leaves_out_what_is_bad_and_records_it(data):
     usable.statistics()
 
 
+def test_skip_bad_takes_the_first_of_two_of_one_name(data):
+    shutil.copy(image(data), data / "train" / "shape000.bmp")
+    with pytest.raises(BadDataError, match="duplicate-stem"):
+        require_usable(open_dataset(data))
+    usable, _ = require_usable(open_dataset(data, skip_bad=True))
+    assert len(usable.splits["train"]) == 6
+
+
 def test_skip_bad_cannot_mend_the_whole(tmp_path):
     make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
     (tmp_path / "data.toml").write_text('classes = ["wall", "crack"]\n')
@@ -310,7 +341,7 @@ def test_nothing_is_written_into_the_data_folder(data):
 
 
 def test_looking_at_data_loads_no_torch(data):
-    code = f"import sys; from fullconv.data import summary; assert summary({str(data)!r})['ok']; assert 'torch' not in sys.modules"
+    code = f"import sys; from fullconv.data import summary; assert summary({str(data)!r})['ok'] and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -148,6 +148,14 @@ def test_a_crop_depends_on_its_epoch_and_position_only(data):
     assert not torch.equal(next(short.batches(5)).images, next(long.batches(5)).images)
 
 
+def test_the_same_place_of_another_epoch_is_another_crop(tmp_path):
+    data = open_dataset(make_shapes(tmp_path, "camvid", pictures=2))
+    made = loader(data, batch_size=1, steps_per_epoch=1, crop=(40, 56))
+    first, second = made.batches(0, 2)
+    assert first.stems == second.stems
+    assert not torch.equal(first.images, second.images)
+
+
 def test_an_epoch_is_one_crop_a_picture_and_at_least_fifty_steps(data):
     assert loader(data).steps_per_epoch == LEAST_STEPS == 50
     assert loader(data, steps_per_epoch=7).steps_per_epoch == 7

@@ -6,7 +6,7 @@ import pytest
 from fullconv.data import open_dataset
 from fullconv.errors import DataError
 from fullconv.labels import VOID
-from made import make_shapes, save_picture
+from made import make_shapes, save_mask, save_picture
 
 
 def everything(data, split="train"):
@@ -21,6 +21,7 @@ def everything(data, split="train"):
 )
 def test_numbers_are_those_of_all_pixels_together(tmp_path, channels, dtype, suffix):
     make_shapes(tmp_path, "camvid", pictures=6, channels=channels, dtype=dtype, suffix=suffix)
+    save_mask(np.zeros((48, 64), np.uint8), tmp_path / "trainannot" / "shape000.png")
     data = open_dataset(tmp_path)
     images, masks = everything(data)
     numbers = data.statistics()

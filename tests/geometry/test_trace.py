@@ -120,7 +120,8 @@ def attend(x):
 
 
 def test_a_gate_keeps_the_map_that_it_multiplies():
-    found = of(lambda m, x: m.down(x) * m.fc(x.mean((2, 3), keepdim=True)), down=down, fc=nn.Conv2d(4, 4, 1))
+    found = of(lambda m, x: m.fc(x.mean((2, 3), keepdim=True)) * m.down(x), down=down, fc=nn.Conv2d(4, 4, 1))
+    assert found.whole == ("Do: global average pooling",)
     assert replace(found, whole=()) == chain([down])
 
 

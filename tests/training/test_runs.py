@@ -200,11 +200,17 @@ def test_other_data_are_refused(tmp_path, finished):
         train(other, run, resume=True, **SHORT)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(shapes, tmp_path, capsys, damage):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def saved_often(shapes, tmp_path_factory) -> Path:
+    """A finished run with a checkpoint after every step; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "often"
     train(shapes, run, **{**SHORT, "checkpoint_every": 0.0})
-    before = identity(run)
+    return run
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(shapes, tmp_path, capsys, saved_often, damage):
+    run, before = copied(saved_often, tmp_path / "run"), identity(saved_often)
     last = run / "checkpoints" / "last"
     data = bytearray(last.read_bytes())
     data[-1000] ^= 4
@@ -300,8 +306,11 @@ def test_a_model_of_ours_starts_a_run_with_other_classes_and_says_what_starts_an
 
 
 def test_shapes_are_learnt_in_half_a_minute(tmp_path):
-    data = make_shapes(tmp_path / "data", pictures=24, size=(64, 64), classes=3)
-    settings = {**SMALL, "crop": "64x64", "batch_size": 8, "epochs": 4, "augment": "aerial", "class_weights": "none"}
+    data = make_shapes(tmp_path / "data", pictures=32, size=(64, 64), classes=3)
+    settings = {
+        **SMALL, "variant": "fcn4s", "crop": "64x64", "batch_size": 8, "epochs": 5, "augment": "aerial", "lr": 4e-3,
+        "class_weights": "none",
+    }  # fmt: skip
     segmenter = train(data, tmp_path / "run", **settings)
     report = fullconv.evaluate(segmenter, data, split="val")
     assert report.mean_iou > 0.95

@@ -15,26 +15,15 @@ def check(data: DataArgument, json: Json = False, format: DataFormat = None) -> 
 
     Every picture and mask is looked at. The exit code is 0 exactly when train would start.
     """
+    from fullconv.data import summary
+
     with results_only(), Progress("pictures") as progress:
-        found = _summary(data, format, progress)
+        found = summary(data, progress, format)
     if json:
         print_json(found)
     else:
         _show(data, found)
     raise typer.Exit(0 if found["ok"] else 2)
-
-
-def _summary(data: str, format: str | None, progress: Progress) -> dict[str, Any]:  # noqa: A002
-    from fullconv.data import BadDataError, open_dataset, summary
-
-    if format is None:
-        return summary(data, progress)
-    try:
-        dataset = open_dataset(data, format=format)
-    except BadDataError as error:
-        problems = [problem.to_dict() for problem in error.problems]
-        return {"ok": False, "format": format, "classes": [], "splits": {}, "problems": problems}
-    return summary(dataset, progress)
 
 
 def _show(data: str, found: dict[str, Any]) -> None:

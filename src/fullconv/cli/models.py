@@ -72,10 +72,9 @@ def _facts(card: Card) -> list[tuple[str, str]]:
             spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
             facts.append((f"mean IU on {split}", f"{scores['mean_iou']:.4f}{spread}"))
     splits = card.data.get("splits") or {}
-    if splits:
-        facts.append(
-            ("trained on", ", ".join(f"{len(stems)} {split}" for split, stems in splits.items()) + " pictures")
-        )
+    counts = [f"{len(splits[split])} {split}" for split in ("train", "val", "test") if splits.get(split)]
+    if counts:
+        facts.append(("data", f"{', '.join(counts)} pictures"))
     facts += [("written by", f"fullconv {card.fullconv}"), ("weights_sha256", card.weights_sha256)]
     return facts
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any, cast
@@ -21,8 +21,16 @@ from fullconv.cli.use import evaluate, predict
 from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, print_json, use_utf8
 from fullconv.errors import FullconvError, nearest
 
-COMMANDS = (demo, check, train, evaluate, predict, info, models)
-"""In the order of `fullconv --help`."""
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "check": check,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "info": info,
+    "models": models,
+}
+"""By name, in the order of `fullconv --help`."""
 
 app = typer.Typer(
     name="fullconv",
@@ -32,8 +40,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for function in COMMANDS:
-    app.command()(function)
+for command_name, function in COMMANDS.items():
+    app.command(command_name)(function)
 
 _ClickException: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -80,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FullconvError as error:
         return _mendable(str(error), arguments, error.exit_code)
     except _ClickException as error:
-        return _mendable(_usage(error), arguments, 2)
+        return _mendable(_usage(error, arguments), arguments, 2)
     except KeyboardInterrupt:
         complain("stopped by Ctrl-C.")
         return 130
@@ -112,7 +120,7 @@ def _mendable(words: str, arguments: Sequence[str], code: int) -> int:
     return code
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, arguments: Sequence[str]) -> str:
     """Put a usage error into one line, with the nearest name and where to read on."""
     context = getattr(error, "ctx", None)
     name = getattr(error, "option_name", None)
@@ -121,9 +129,23 @@ def _usage(error: Any) -> str:
         words = f"no such option: {name}.{nearest(str(name), [*known, '--help'])}"
     else:
         text = str(error.format_message()).replace("\n\t", " ").replace("\n", " ").strip()
-        words = text[:1].lower() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+        given = _given(getattr(error, "param", None), arguments)
+        text = f"{error.message}" if given and error.message else text
+        words = (f"{given}: " if given else "") + text[:1].lower() + text[1:]
+        words += "" if words.endswith((".", "?")) else "."
     path = context.command_path if context is not None else "fullconv"
     return f"{words} `{path} --help` tells more."
+
+
+def _given(param: Any, arguments: Sequence[str]) -> str:
+    """Return an option with its value as typed, which typer's words leave out; empty for other parameters."""
+    for option in param.opts if param is not None else ():
+        for place, word in enumerate(arguments):
+            if word == option and place + 1 < len(arguments):
+                return f"{word} {arguments[place + 1]}"
+            if option.startswith("--") and word.startswith(f"{option}="):
+                return word
+    return ""
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from fullconv.cli.options import (
+    BatchSize,
     DataArgument,
     DataFormat,
-    BatchSize,
     Device,
     Engine,
     Json,

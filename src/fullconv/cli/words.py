@@ -50,9 +50,12 @@ def print_rich(*parts: RenderableType) -> None:
     """Print tables and text on stdout; where that is no terminal, as wide as they need."""
     from rich.console import Console
 
-    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=160)
-    for part in parts:
-        console.print(part, highlight=False)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part, highlight=False)
+    lines = captured.get().splitlines()
+    print("\n".join(line.rstrip() for line in lines))  # here, as rich ends the program where a pipe is closed
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Augmentation:
 
 
 PRESETS = {
-    "street": Augmentation(scale=(0.5, 2.0), mirror=True, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03),
+    "street": Augmentation(scale=(0.6, 1.8), mirror=True, brightness=0.4, contrast=0.3, saturation=0.3, hue=0.03),
     "aerial": Augmentation(
         scale=(0.67, 1.5), mirror=True, flip=True, turn=True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02
     ),

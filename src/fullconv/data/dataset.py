@@ -236,6 +236,4 @@ def _coding(root: Path, settings: DataSettings, splits: Mapping[str, list[Sample
     if classes is None:
         sources = [sample.masks[""] for members in splits.values() for sample in members]
         classes = infer_classes(root, settings, sources, Scanner(root).masks(sources), skip_bad)
-    if len(classes) < 2:
-        raise DataError(f"{root / 'data.toml'}: {len(classes)} class is too few to tell apart. Name two or more.")
     return make_coding(settings, classes)

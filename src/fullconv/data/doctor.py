@@ -25,22 +25,31 @@ Progress = Callable[[int, int], None]
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def inspect(data: Dataset | str | os.PathLike[str], progress: Progress | None = None) -> list[Problem]:
+def inspect(
+    data: Dataset | str | os.PathLike[str],
+    progress: Progress | None = None,
+    format: str | None = None,  # noqa: A002  # the name of the option
+) -> list[Problem]:
     """Decode every picture and mask, and return what is wrong, errors first.
 
     Args:
         data: An opened data set, or its path.
         progress: Told after each sample.
+        format: Name of the layout of a path where several fit.
 
     Returns:
         Problems with a code of docs/checks.md; empty for a healthy data set.
     """
-    return _examine(data, progress)[1]
+    return _examine(data, progress, format)[1]
 
 
-def summary(data: Dataset | str | os.PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
-    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems (interface 3.4)."""
-    dataset, problems = _examine(data, progress)
+def summary(
+    data: Dataset | str | os.PathLike[str],
+    progress: Progress | None = None,
+    format: str | None = None,  # noqa: A002  # the name of the option
+) -> dict[str, Any]:
+    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems; arguments as of `inspect`."""
+    dataset, problems = _examine(data, progress, format)
     classes: list[dict[str, Any]] = []
     splits: dict[str, int] = {}
     if dataset is not None:
@@ -80,12 +89,14 @@ def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[
     return rest, problems
 
 
-def _examine(data: Dataset | str | os.PathLike[str], progress: Progress | None) -> tuple[Dataset | None, list[Problem]]:
+def _examine(
+    data: Dataset | str | os.PathLike[str], progress: Progress | None, name: str | None
+) -> tuple[Dataset | None, list[Problem]]:
     if isinstance(data, Dataset):
         dataset = data
     else:
         try:
-            dataset = open_dataset(data)
+            dataset = open_dataset(data, format=name)
         except BadDataError as error:
             return None, _sorted(error.problems)
         except FullconvError as error:

@@ -111,22 +111,32 @@ class DataSettings(BaseModel):
                     raise ValueError(
                         f"{key}: {source} = '{name}' is not among the classes.{nearest(name, self.classes)}"
                     )
+        void = (
+            []
+            if self.ignore_index is None
+            else [self.ignore_index]
+            if isinstance(self.ignore_index, int)
+            else self.ignore_index
+        )
+        if any(not 0 <= value <= 65535 for value in void):
+            raise ValueError("ignore_index is a mask value from 0 to 65535, or a list of them")
+        names = self.class_names()
+        if names is not None and not 2 <= len(names) <= MAX_CLASSES:
+            raise ValueError(f"there must be 2 to {MAX_CLASSES} classes, not {len(names)}")
+        if names is not None and self.palette is not None and len(self.palette) != len(names):
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(names)} classes")
+        if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):
+            raise ValueError("palette colours are three numbers from 0 to 255")
         if self.unlabeled not in (None, VOID_NAME) and self.classes and self.unlabeled not in self.classes:
             raise ValueError(f"unlabeled = '{self.unlabeled}' is neither a class nor 'void'")
         return self
 
     def _check_classes(self, classes: list[str]) -> None:
-        if not 2 <= len(classes) <= MAX_CLASSES:
-            raise ValueError(f"classes must name 2 to {MAX_CLASSES} classes, not {len(classes)}")
         twice = next((name for name in classes if classes.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"class '{twice}' is listed twice")
         if VOID_NAME in classes and (self.values or self.colors):
             raise ValueError("'void' means no class in values and colors, so no class can be called so")
-        if self.palette is not None and len(self.palette) != len(classes):
-            raise ValueError(f"palette has {len(self.palette)} colours for {len(classes)} classes")
-        if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):
-            raise ValueError("palette colours are three numbers from 0 to 255")
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the class names: as listed, else in the order of `values` or `colors`, else None."""
@@ -180,7 +190,7 @@ def read_settings(root: Path) -> DataSettings:
         if colors is not None:
             table.setdefault("palette", [list(color) for color in colors])
             table["class_colors"] = [list(color) for color in colors]
-    return parse_settings(table, str(where))
+    return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
 
 
 def parse_settings(table: dict[str, Any], where: str) -> DataSettings:

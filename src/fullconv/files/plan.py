@@ -39,8 +39,8 @@ _LENGTHEN_SHARED = f"""{_LENGTHEN} (
         SELECT folded(name) AS shared, MIN(level) AS least FROM pictures GROUP BY folded(name) HAVING COUNT(*) > 1
     ) ON folded(name) = shared AND level = least)"""
 _LENGTHEN_INNER = f"""{_LENGTHEN} (
-    SELECT b.place FROM pictures a JOIN pictures b ON folded(b.name) = folded(CAST(a.name || ? AS BLOB))
-    WHERE b.level = 0)"""
+    SELECT CASE WHEN b.level = 0 OR a.level > 0 THEN b.place ELSE a.place END
+    FROM pictures a JOIN pictures b ON folded(b.name) = folded(CAST(a.name || ? AS BLOB)))"""
 _DEEPEST = 300
 """No path has more folders."""
 

@@ -122,7 +122,10 @@ MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Both axes of a map, and why it may see more than they say."""
+    """Both axes of a map, and why it may see more than they say.
+
+    A value without rows and columns (a gate, a vector of features) keeps the axes of the map that it was made of.
+    """
 
     y: Axis
     x: Axis

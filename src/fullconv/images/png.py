@@ -80,7 +80,7 @@ def is_deep_color(start: bytes) -> bool:
 
 
 def read_deep_color(image: Image.Image, again: Image.Image, start: bytes) -> NDArray[np.uint16]:
-    """Decode a 16-bit PNG of 2 to 4 channels: (H, W, C) uint16, without its alpha (laid on white).
+    """Decode a 16-bit PNG of 2 to 4 channels: (H, W, C) uint16, alpha last.
 
     Pillow can take only one byte of each number, so it decodes twice: once the high bytes, and once the low ones by
     calling the file little-endian. (torchvision 0.29 reads 16 bits, but crashes on damaged headers.)
@@ -99,8 +99,13 @@ def read_deep_color(image: Image.Image, again: Image.Image, start: bytes) -> NDA
     else:
         high = _load_as(image, image.mode, f"{image.mode};16B").astype(np.uint16)
         picture = high << 8 | _load_as(again, again.mode, f"{again.mode};16L")
+    return np.asarray(picture, dtype=np.uint16)
+
+
+def without_alpha(picture: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Lay (H, W, 2 or 4) uint16 on white; without alpha it stays as it is."""
     if picture.shape[2] == 3:
-        return np.asarray(picture, dtype=np.uint16)
+        return picture
     alpha = picture[..., -1:].astype(np.uint64)
     laid = (picture[..., :-1] * alpha + 65535 * (65535 - alpha) + 32767) // 65535
     return np.asarray(laid, dtype=np.uint16)

@@ -286,7 +286,7 @@ def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
             raise _damage(error, where) from error
     if not array[-1].any() and png.data_is_short(io.BytesIO(data), start):
         raise _too_few_rows(where)
-    return tiff.orient(array, orientation)
+    return tiff.orient(png.without_alpha(array), orientation)
 
 
 def _damage(error: Exception, where: str) -> PictureError:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
 from fullconv.nn.pyramid import TESTED as TESTED
-from fullconv.nn.pyramid import build_pyramid
+from fullconv.nn.pyramid import build_pyramid, check_name
 from fullconv.nn.surgery import adapt_in_channels
 from fullconv.nn.tiny import Tiny
-from fullconv.nn.weights import backbone_file, load_renamed
+from fullconv.nn.weights import backbone_file, is_cached, load_renamed
 
 _VGG = re.compile(r"vgg(11|13|16|19)(_bn)?(\.\w+)?")
 
@@ -127,8 +127,14 @@ def build_backbone(
         raise NetworkError(
             f"width = {width:g} changes the shapes of {name}, so its weights do not fit: add weights none."
         )
-    if weights is not None and name == "tiny" and str(weights) == "imagenet":
-        raise NetworkError("the backbone tiny has no ImageNet weights: use --weights none.")
+    if weights is not None and name == "tiny":
+        what = "ImageNet" if str(weights) == "imagenet" else "published"
+        raise NetworkError(f"the backbone tiny has no {what} weights: use --weights none, or a model of ours.")
+    ours = name in ("tiny", "alexnet", "googlenet") or _VGG.fullmatch(name) is not None
+    if not ours:
+        check_name(name)
+        if str(weights) == "imagenet" and not is_cached(name):  # before fetching what could not be used
+            build_pyramid(name, strides, in_channels, None, width, output_stride)
     file = None if weights is None else backbone_file(name, weights)
     if name == "tiny":
         _no_dilation(name, output_stride)

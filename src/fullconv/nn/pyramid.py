@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fullconv.errors import NetworkError, nearest
+from fullconv.errors import NetworkError, WeightsError, nearest
 from fullconv.nn.padding import make_same_padding_static
+from fullconv.nn.weights import read_weights
 
 TESTED = {
     "tiny": 0.4,
@@ -74,6 +76,81 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+_REFUSALS = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError, NotImplementedError)
+"""What timm's families raise where they cannot be what is asked."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+
+
+def check_name(name: str) -> None:
+    """Raise NetworkError, naming the nearest, unless timm has a model of a name.
+
+    Raises:
+        NetworkError: There is no such model.
+    """
+    plain = name.split(".")[0]
+    if not timm.is_model(plain):
+        known = [*timm.list_models(), "tiny", "alexnet", "googlenet"]
+        raise NetworkError(f"there is no backbone '{name}'.{nearest(plain, known)} `fullconv models` lists them.")
+
+
+def _create(name: str, in_channels: int, file: Path | None, settings: dict[str, Any]) -> nn.Module:
+    """Let timm make an encoder, with the weights of a file where there is one."""
+    common = {"features_only": True, "in_chans": in_channels, **settings}
+    if file is None:
+        with _quiet():
+            body: nn.Module = timm.create_model(name, pretrained=False, **common)
+        return body
+    source = {"state_dict": read_weights(file), "file": None, "hf_hub_id": None, "url": ""}
+    with _quiet(), _missing_keys() as missing:
+        body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **common)
+    for module in body.modules():  # timm keeps the whole file in the model otherwise
+        if isinstance(config := getattr(module, "pretrained_cfg", None), dict):
+            config.pop("state_dict", None)
+    for key in missing:
+        if _holds(body, key):
+            raise ValueError(f"'{key}' is missing")
+    return body
+
+
+def _holds(body: nn.Module, key: str) -> bool:
+    """Say whether a tensor of the classifier is one of the encoder's, whose names timm may have flattened or wrapped."""
+    flat = "_" + key.replace(".", "_")
+    return any(f"_{own.replace('.', '_')}".endswith(flat) for own in body.state_dict())
+
+
+@contextlib.contextmanager
+def _missing_keys() -> Iterator[list[str]]:
+    """Collect the tensors that timm did not find in a file: it only logs them, and leaves them at random."""
+    found: list[str] = []
+
+    class Ears(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if match := re.match(r"Missing keys \((.+?)\)", record.getMessage()):
+                found.extend(match.group(1).split(", "))
+
+    logger, ears = logging.getLogger("timm.models._builder"), Ears()
+    level, spread = logger.level, logger.propagate
+    logger.addHandler(ears)
+    logger.setLevel(logging.INFO)  # older timm says it at that level
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(ears)
+        logger.setLevel(level)
+        logger.propagate = spread
+
+
+def _create_or_refuse(name: str, in_channels: int, settings: dict[str, Any]) -> None:
+    try:
+        _create(name, in_channels, None, settings)
+    except _REFUSALS as error:
+        raise NetworkError(f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}") from error
+
+
 def build_pyramid(
     name: str, strides: Sequence[int], in_channels: int, file: Path | None, width: float, output_stride: int
 ) -> PyramidBackbone:
@@ -81,32 +158,19 @@ def build_pyramid(
 
     Raises:
         NetworkError: There is no such model, or it cannot serve; the message names the nearest that can.
+        WeightsError: The file holds other weights.
     """
-    plain = name.split(".")[0]
-    if not timm.is_model(plain):
-        known = [*timm.list_models(), "tiny", "alexnet", "googlenet"]
-        raise NetworkError(f"there is no backbone '{name}'.{nearest(plain, known)} `fullconv models` lists them.")
+    check_name(name)
     settings: dict[str, Any] = _width_settings(name, width)
     if output_stride != 32:
         settings["output_stride"] = output_stride
-    if file is not None:
-        settings["pretrained_cfg_overlay"] = {"file": str(file), "hf_hub_id": None, "url": ""}
     try:
-        with _quiet():
-            body = timm.create_model(
-                name, pretrained=file is not None, features_only=True, in_chans=in_channels, **settings
-            )
-    except (
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AssertionError,
-        AttributeError,
-        KeyError,
-        NotImplementedError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise NetworkError(f"{name} cannot serve as a backbone ({reason}). {_nearest_that_can(name)}") from error
+        body = _create(name, in_channels, file, settings)
+    except _REFUSALS as error:
+        if file is not None:
+            _create_or_refuse(name, in_channels, settings)  # a family that cannot serve says so itself
+            raise WeightsError(f"{file}: not the weights of {name} ({_reason(error)}).") from error
+        raise NetworkError(f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}") from error
     left = make_same_padding_static(body)
     if left:
         raise NetworkError(
@@ -132,9 +196,8 @@ def _check_strides(name: str, body: nn.Module, strides: Sequence[int], output_st
         with torch.no_grad():
             maps = body.eval()(torch.zeros(1, in_channels * _groups(body), 64, 96))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise NetworkError(
-            f"{name} does not take pictures of any size ({reason}). {_nearest_that_can(name)}"
+            f"{name} does not take pictures of any size ({_reason(error)}). {_nearest_that_can(name)}"
         ) from error
     for x, stride, channels in zip(maps, reductions, info.channels(), strict=True):
         if stride in strides and tuple(x.shape) != (1, channels, 64 // stride, 96 // stride):

@@ -42,7 +42,10 @@ def published_weights(backbone: str) -> Published:
         return Published(entry.url, entry.url.rsplit("/", 1)[1], "bsd-3-clause")
     import timm
 
-    config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    try:
+        config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    except RuntimeError:  # a tag that the model does not have
+        config = None
     tag = f".{config.tag}" if config is not None and config.tag else ""
     name = backbone if "." in backbone else f"{backbone}{tag}"
     if config is not None and config.hf_hub_id:
@@ -53,6 +56,15 @@ def published_weights(backbone: str) -> Published:
         ending = Path(url.split("?")[0]).suffix or ".pth"
         return Published(url, f"{name}{ending}", config.license or "not stated")
     raise WeightsError(f"there are no published ImageNet weights for {backbone}: use --weights none.")
+
+
+def is_cached(backbone: str) -> bool:
+    """Say whether the published weights of a backbone are there already.
+
+    Raises:
+        WeightsError: Nobody publishes any that we know of.
+    """
+    return (cache_folder() / "weights" / published_weights(backbone).filename).is_file()
 
 
 def backbone_file(backbone: str, weights: str | Path) -> Path:

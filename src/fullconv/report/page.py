@@ -151,6 +151,11 @@ def _honesty(reports: Mapping[str, Report], head: str, history: Sequence[Mapping
             said.append("The test pictures had no part in that choice: test is the score to quote, val is optimistic.")
         elif head == "val":
             said.append("The same pictures chose it, so these scores are a little optimistic: prove it on unseen ones.")
+        seen = _series(history, "val", "images")
+        if seen and "val" in reports and seen[-1][1] < reports["val"].images:
+            said.append(
+                f"While it trained, {whole(seen[-1][1])} of {whole(reports['val'].images)} val pictures were scored."
+            )
     elif history:
         said.append("No epoch was chosen by a score; the model is that of the last one.")
     if reports[head].mean_iou_interval is not None:

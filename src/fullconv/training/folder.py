@@ -47,13 +47,24 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file, not a folder for a run. Give another -o.")
-        filled = self.path.is_dir() and any(name.name != ".lock" for name in self.path.iterdir())
+        filled = self.path.is_dir() and any(not self._ours(path) for path in self.path.iterdir())
         if filled and not resume:
             raise RunError(f"{self.path}: is not empty. Go on with that run by --resume, or give another -o.")
-        if filled and not self.recipe.exists() and any(self.checkpoints.glob("*")):
-            raise RunError(
-                f"{self.path}: has checkpoints but no recipe.toml, so the run cannot go on. Give another -o."
-            )
+        if filled and not self.recipe.exists():
+            raise RunError(f"{self.path}: holds no run that could go on (there is no recipe.toml). Give another -o.")
+
+    def _ours(self, path: Path) -> bool:
+        """Say whether a path is what a run that never began leaves behind."""
+        return path.name == ".lock" or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
+
+    def forget(self) -> None:
+        """Take away what `prepare` made, where the run never began."""
+        if self.recipe.exists():
+            return
+        with suppress(OSError):
+            (self.path / ".lock").unlink(missing_ok=True)
+            self.checkpoints.rmdir()
+            self.path.rmdir()
 
     def write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
         """Write metrics.jsonl anew, a line an epoch: no line twice, none missing."""

@@ -134,12 +134,15 @@ class Loop:
         if self._waited_enough():
             return "done"  # killed between the last step and the end: one step more would give other weights
         saved = time.monotonic()
+        if signal := self.stop():
+            self.save()
+            return signal
         for group in self._groups():
             loss = self.stepper.step(self.state, group, self.measured.steps)
             self.state.loss = (self.state.loss[0] + loss, self.state.loss[1] + 1)
             self.state.skipped.update(self.batches.skipped)
             self.console.step(self.state.step, self.measured.steps, loss)
-            if self._epoch_ends():
+            if self.measured.epoch_ends(self.state.step):
                 self._end_epoch()
             finished = self.state.step >= self.measured.steps or self._waited_enough()
             signal = self.stop()
@@ -173,14 +176,10 @@ class Loop:
                 yield group
                 group = []
 
-    def _epoch_ends(self) -> bool:
-        step = self.state.step
-        return step % self.measured.steps_per_epoch == 0 or step == self.measured.steps
-
     def _end_epoch(self) -> None:
         """Validate where it is due, and write the epoch's line."""
         state, recipe = self.state, self.stepper.recipe
-        epoch = -(-state.step // self.measured.steps_per_epoch)
+        epoch = self.measured.epoch(state.step)
         mean_loss = state.loss[0] / max(1.0, state.loss[1])
         state.loss = (0.0, 0.0)
         report = self._validate(epoch)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fullconv.data import Dataset, Statistics
+from fullconv.data.loader import LEAST_STEPS
 from fullconv.errors import RecipeError, RunError
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
 from fullconv.storage import write_text
@@ -38,8 +39,17 @@ class Measured:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run, the last one maybe cut short."""
-        return -(-self.steps // self.steps_per_epoch)
+        """Epochs of the whole run; fewer than 50 steps at its end belong to the epoch before."""
+        whole, rest = divmod(self.steps, self.steps_per_epoch)
+        return max(1, whole + (rest >= min(LEAST_STEPS, self.steps_per_epoch)))
+
+    def epoch_ends(self, step: int) -> bool:
+        """Say whether an epoch ends after so many steps."""
+        return step == self.steps or (step % self.steps_per_epoch == 0 and step < self.epochs * self.steps_per_epoch)
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch, from 1, that a number of steps done belongs to."""
+        return min(self.epochs, -(-step // self.steps_per_epoch))
 
 
 def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
@@ -182,7 +192,7 @@ def continued(stored: Plan, given: Mapping[str, Any], where: Path) -> Plan:
         free = key in FREE_TO_CHANGE or (key == "epochs" and _longer(stored, asked[key]))
         if asked[key] != table.get(key) and not free:
             raise RunError(
-                f"{where}: this run has {key} = {table.get(key)}, not {asked[key]}. Leave {_option(key)} away to go on"
+                f"{where}: this run has {key} = {_shown(table.get(key))}, not {_shown(asked[key])}. Leave {_option(key)} away to go on"
                 " with it, or start another run in a new folder."
             )
     changes = {key: asked[key] for key in _flat(given) if key in (*FREE_TO_CHANGE, "epochs")}
@@ -191,6 +201,11 @@ def continued(stored: Plan, given: Mapping[str, Any], where: Path) -> Plan:
         steps = changes["epochs"] * measured.steps_per_epoch
         measured = Measured(**{**asdict(measured), "steps": steps})
     return Plan(stored.recipe.model_copy(update=changes), measured, stored.origin)
+
+
+def _shown(value: Any) -> str:
+    """Write a value as one types it: a crop as 288x384."""
+    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _longer(stored: Plan, epochs: Any) -> bool:

@@ -88,10 +88,14 @@ def run(
         raise RunError(
             f"{out}: the data in {data} are not those that this run began with. Put them back, or begin a new run."
         )
+    session = Session(plan, stored is not None, origin, dataset, statistics, folder, console, notes, started)
+    session.build()
     folder.prepare(resume)
-    with folder.locked():
-        session = Session(plan, stored is not None, origin, dataset, statistics, folder, console, notes, started)
-        return session.go()
+    try:
+        with folder.locked():
+            return session.go()
+    finally:
+        folder.forget()
 
 
 def _finished(folder: RunFolder, plan: Plan) -> bool:

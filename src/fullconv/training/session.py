@@ -11,6 +11,9 @@ import torch
 from fullconv.card import Card
 from fullconv.checkpoint import read_checkpoint
 from fullconv.data import Dataset, Statistics
+from fullconv.data.loader import TrainingBatches
+from fullconv.nn import Network
+from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
 from fullconv.training.console import Console
 from fullconv.training.finish import finish, write_model
@@ -19,7 +22,7 @@ from fullconv.training.loop import Loop, Stepper
 from fullconv.training.materials import forecast, make_batches, make_card, make_losses, make_network
 from fullconv.training.plan import Plan, resolve
 from fullconv.training.signals import stop_signals
-from fullconv.training.state import new_state
+from fullconv.training.state import TrainState, new_state
 from fullconv.training.trial import measure
 
 
@@ -47,48 +50,65 @@ class Session:
     console: Console
     notes: list[str]
     started: float
+    recipe: Recipe = field(init=False)
+    network: Network = field(init=False)
+    stepper: Stepper = field(init=False)
+    batches: TrainingBatches = field(init=False)
 
-    def go(self) -> Outcome:
-        """Build, measure or take up, train, end."""
-        recipe = resolve(self.plan.recipe, self.dataset, self.statistics)
+    def build(self) -> None:
+        """Make everything that a run is made of; the run folder is not touched."""
+        recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics)
         device = choose_device(recipe.device)
         if recipe.deterministic:
             _be_deterministic()
         if self.plan.measured is not None:
             torch.set_num_threads(self.plan.measured.threads)
         torch.manual_seed(recipe.seed)
-        network = make_network(recipe, self.dataset, self.statistics.channels, device, self.console)
-        card = make_card(recipe, network, self.dataset, self.statistics, self.origin["fingerprint"])
+        self.network = make_network(recipe, self.dataset, self.statistics.channels, device, self.console)
+        card = make_card(recipe, self.network, self.dataset, self.statistics, self.origin["fingerprint"])
         losses, said = make_losses(recipe, self.dataset)
-        stepper = Stepper(recipe, card, losses, device, "fp32")
-        batches = make_batches(recipe, self.dataset, self.statistics)
-        for sentence in (*said, batches.explain):
+        self.stepper = Stepper(recipe, card, losses, device, "fp32")
+        self.batches = make_batches(recipe, self.dataset, self.statistics)
+        for sentence in (*said, self.batches.explain):
             self.console.say(sentence)
             self.notes.append(sentence)
+
+    def go(self) -> Outcome:
+        """Measure or take up, train, end."""
         val = self.dataset.splits.get("val", [])
-        measured = self.plan.measured or measure(network, stepper, batches, self.dataset, val, self.started)
-        stepper.precision = measured.precision
-        self.plan = Plan(recipe, measured, self.plan.origin if self.going_on else self.origin)
-        self.plan.write(self.folder.recipe)
-        state = new_state(network, recipe)
-        if self.going_on and (found := read_checkpoint(self.folder.checkpoints)):
-            tensors, numbers, note = found
-            state.restore(tensors, numbers)
-            if note:
-                self.console.say(note)
-            self.folder.write_metrics(state.history)
-            self.console.say(f"Going on after step {state.step} of {measured.steps}.")
-        for sentence in forecast(network, recipe, measured, device):
-            self.console.say(sentence)
+        measured = self.plan.measured or measure(
+            self.network, self.stepper, self.batches, self.dataset, val, self.started
+        )
+        self.stepper.precision = measured.precision
+        self.plan = Plan(self.recipe, measured, self.plan.origin if self.going_on else self.origin)
         with stop_signals() as stop:
-            loop = Loop(state, stepper, batches, measured, self.dataset, val, self.folder, self.console, stop)
-            self.console.batch_size = (recipe.batch_size or 1) * recipe.accumulate
+            self.plan.write(self.folder.recipe)
+            state = new_state(self.network, self.recipe)
+            if self.going_on:
+                self._take_up(state)
+            for sentence in forecast(self.network, self.recipe, measured, self.stepper.device):
+                self.console.say(sentence)
+            loop = Loop(state, self.stepper, self.batches, measured, self.dataset, val, self.folder, self.console, stop)
+            self.console.batch_size = (self.recipe.batch_size or 1) * self.recipe.accumulate
             self.console.start(state.step, measured.steps)
             try:
                 status = loop.run()
             finally:
                 self.console.stop()
-        return self._end(status, loop, card, str(device))
+        return self._end(status, loop, self.stepper.card, str(self.stepper.device))
+
+    def _take_up(self, state: TrainState) -> None:
+        """Become what the newest whole checkpoint holds, where there is one."""
+        found = read_checkpoint(self.folder.checkpoints)
+        if found is None:
+            return
+        tensors, numbers, note = found
+        state.restore(tensors, numbers)
+        if note:
+            self.console.say(note)
+        self.folder.write_metrics(state.history)
+        assert self.plan.measured is not None
+        self.console.say(f"Going on at step {state.step + 1} of {self.plan.measured.steps}.")
 
     def _end(self, status: str, loop: Loop, card: Card, device: str) -> Outcome:
         """Write what the run came to."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from fullconv.data.folder import Folder, Pictures, is_glob
 from fullconv.data.formats import Format, Found
-from fullconv.data.problems import Problem, problem
+from fullconv.data.problems import Problem, Severity, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import SPLITS, DataSettings
 from fullconv.errors import DataError
@@ -26,38 +27,50 @@ def _split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, st
     return found
 
 
-def _camvid_places(folder: Folder, settings: DataSettings) -> dict[str, tuple[str, str]]:
+class _Sides(NamedTuple):
+    """Folders or globs of pictures and of masks by split; "" where there are no splits."""
+
+    pictures: dict[str, str]
+    masks: dict[str, str]
+
+    def both(self) -> dict[str, tuple[str, str]]:
+        """The splits that have both."""
+        return {split: (self.pictures[split], self.masks[split]) for split in self.pictures if split in self.masks}
+
+
+def _camvid(folder: Folder, settings: DataSettings) -> _Sides:
     if settings.images or settings.masks:
-        return {}
-    pictures, masks = _split_folders(folder.folders), _split_folders(folder.folders, "annot")
-    return {split: (pictures[split], masks[split]) for split in SPLITS if split in pictures and split in masks}
+        return _Sides({}, {})
+    return _Sides(_split_folders(folder.folders), _split_folders(folder.folders, "annot"))
 
 
-def _split_first_places(folder: Folder, settings: DataSettings) -> dict[str, tuple[str, str]]:
-    images, masks = _kinds(settings)
-    if is_glob(images) or is_glob(masks):
-        return {}
-    places = {}
+def _split_first(folder: Folder, settings: DataSettings) -> _Sides:
+    sides = _Sides({}, {})
+    if any(is_glob(kind) for kind in _kinds(settings)):
+        return sides
     for split, name in _split_folders(folder.folders).items():
         inner = folder.folders_in(name)
-        if images.lower() in inner and masks.lower() in inner:
-            places[split] = (f"{name}/{inner[images.lower()]}", f"{name}/{inner[masks.lower()]}")
-    return places
+        for side, kind in zip(sides, _kinds(settings), strict=True):
+            if kind.lower() in inner:
+                side[split] = f"{name}/{inner[kind.lower()]}"
+    return sides
 
 
-def _kind_first_places(folder: Folder, settings: DataSettings) -> dict[str, tuple[str, str]]:
-    images, masks = _place(folder, settings)
-    if images is None or masks is None or is_glob(images) or is_glob(masks):
-        return {}
-    left, right = _split_folders(folder.folders_in(images)), _split_folders(folder.folders_in(masks))
-    return {s: (f"{images}/{left[s]}", f"{masks}/{right[s]}") for s in SPLITS if s in left and s in right}
+def _kind_first(folder: Folder, settings: DataSettings) -> _Sides:
+    sides = _Sides({}, {})
+    for side, kind in zip(sides, _place(folder, settings), strict=True):
+        if kind is not None and not is_glob(kind):
+            side.update({split: f"{kind}/{name}" for split, name in _split_folders(folder.folders_in(kind)).items()})
+    return sides
 
 
-def _flat_places(folder: Folder, settings: DataSettings) -> dict[str, tuple[str, str]]:
-    images, masks = _place(folder, settings)
-    if images is None or masks is None or _kind_first_places(folder, settings):
-        return {}
-    return {"": (images, masks)}
+def _flat(folder: Folder, settings: DataSettings) -> _Sides:
+    sides = _Sides({}, {})
+    if not _kind_first(folder, settings).both():
+        for side, kind in zip(sides, _place(folder, settings), strict=True):
+            if kind is not None:
+                side[""] = kind
+    return sides
 
 
 def _kinds(settings: DataSettings) -> tuple[str, str]:
@@ -75,43 +88,53 @@ def _on_disk(folder: Folder, name: str) -> str | None:
     return folder.folders.get(name.lower())
 
 
-_PLACES = {
-    "camvid": _camvid_places,
-    "split-first": _split_first_places,
-    "kind-first": _kind_first_places,
-    "flat": _flat_places,
-}
-
-
-def _format(name: str, family: str) -> Format:
+def _format(name: str, family: str, sides: Callable[[Folder, DataSettings], _Sides]) -> Format:
     def detect(folder: Folder, settings: DataSettings) -> str | None:
-        places = _PLACES[name](folder, settings)
-        return "{}/ with {}/".format(*next(iter(places.values()))) if places else None
+        both = sides(folder, settings).both()
+        return "{}/ with {}/".format(*next(iter(both.values()))) if both else None
 
     def read(folder: Folder, settings: DataSettings) -> Found:
-        return read_pairs(folder, settings, _PLACES[name](folder, settings))
+        return read_pairs(folder, settings, sides(folder, settings))
 
     return Format(name, family, detect, read)
 
 
 FORMATS = (
-    _format("camvid", "camvid"),
-    _format("split-first", "pairs"),
-    _format("kind-first", "pairs"),
-    _format("flat", "pairs"),
+    _format("camvid", "camvid", _camvid),
+    _format("split-first", "pairs", _split_first),
+    _format("kind-first", "pairs", _kind_first),
+    _format("flat", "pairs", _flat),
 )
 
 
-def read_pairs(folder: Folder, settings: DataSettings, places: Mapping[str, tuple[str, str]]) -> Found:
+def half(folder: Folder, settings: DataSettings) -> str | None:
+    """Name a folder of pictures whose masks are not there, or the other way round, where nothing fits."""
+    for name, sides in (("masks", _split_first), ("masks", _kind_first), ("masks", _flat), ("annot", _camvid)):
+        pictures, masks = sides(folder, settings)
+        for split, place in pictures.items():
+            return f"{place}/ has no {'masks' if name == 'masks' else f'{split}annot'}/ to go with it"
+        for place in masks.values():
+            return f"{place}/ has no pictures to go with it"
+    return None
+
+
+def read_pairs(folder: Folder, settings: DataSettings, sides: _Sides) -> Found:
     """Pair the pictures and masks of each split by name."""
-    if not places:
-        images, masks = _kinds(settings)
-        raise DataError(
-            f"{folder.root}: found no {images}/ with {masks}/. Name the folders in data.toml: images, masks."
-        )
     found = Found(splits={})
-    for split, (images, masks) in places.items():
+    for split, (images, masks) in sides.both().items():
         _pair(folder, settings, split, images, masks, found)
+    for split, place in sides.pictures.items():
+        if split not in sides.masks:
+            words = f"{place}/ has pictures, but there is no folder with their masks"
+            severity: Severity = "note" if split == "test" else "error"  # of many sets the test masks are kept back
+            remedy = "" if split == "test" else "Add the masks, or move the folder away."
+            found.problems.append(problem("missing-folder", severity, [place], words, remedy))
+    for split, place in sides.masks.items():
+        if split not in sides.pictures:
+            words = f"{place}/ has masks, but there is no folder with their pictures"
+            found.problems.append(
+                problem("missing-folder", "error", [place], words, "Add them, or move the folder away.")
+            )
     _make_stems_unique(found)
     return found
 

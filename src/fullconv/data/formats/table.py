@@ -40,7 +40,9 @@ def _nothing_fits(folder: Folder, settings: DataSettings, wanted: str | None) ->
             return f'{folder.root}: data.toml says {key} = "{value}", but there is no such folder; there is {there}.'
     what = f"is not laid out as '{wanted}'" if wanted is not None else "is laid out as no data set that is known"
     hint = ""
-    if wanted is None:
+    if (missing := pairs.half(folder, settings)) is not None:
+        hint = f" {missing}."
+    elif wanted is None:
         for inner in folder.folders.values():
             deeper = Folder(folder.root / inner)
             if any(row.detect(deeper, settings) for row in FORMATS):

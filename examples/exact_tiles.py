@@ -1,0 +1,48 @@
+"""Tiles that give the whole picture's answer, on a picture larger than any that the network was trained on.
+
+A picture of shapes is made, 480x640 pixels, and its logits are computed at once and in tiles of several sizes. They differ by
+the rounding of a different order of sums, and no label differs. `docs/geometry.md` says why.
+
+Run it: python examples/exact_tiles.py MODEL [--save FILE.png], for example demo/run, which `make demo` made
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import fullconv
+from fullconv.demo import draw
+from fullconv.tiling import plan
+
+
+def main(model: Path, save: Path | None = None, height: int = 480, width: int = 640) -> dict[int, tuple[float, int]]:
+    """Print, by size of tile, how far logits are apart and how many labels differ."""
+    segmenter = fullconv.load(model)
+    picture, _ = draw(np.random.default_rng(5), (height, width))
+    if save is not None:
+        Image.fromarray(picture).save(save)
+    whole = segmenter.logits(picture, tile="none")
+    found = {}
+    for side in (32, 64, 128, 256):
+        tiled = segmenter.logits(picture, tile=side)
+        difference = float(np.abs(whole - tiled).max() / np.abs(whole).max())
+        labels = int((whole.argmax(0) != tiled.argmax(0)).sum())
+        rows, columns = plan(segmenter.network, height, width, side)
+        largest = max(s.stop - s.start for s in rows), max(s.stop - s.start for s in columns)
+        print(
+            f"tiles of {side}: {len(rows) * len(columns)} windows of up to {largest[0]}x{largest[1]};"
+            f" {difference:.1e} of the largest logit apart, {labels} labels differ"
+        )
+        found[side] = (difference, labels)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--save", metavar="FILE.png", type=Path, help="write the picture")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,263 @@
+"""Starting weights: the cache, other people's names for the same tensors, our own models, and files that must not run."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import urllib.request
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from networks import pictures
+from safetensors.torch import save_file
+
+from fullconv.card import Card
+from fullconv.errors import NetworkError, WeightsError
+from fullconv.modelfile import write_model
+from fullconv.nn import build
+from fullconv.nn.weights import Published, fetch, published_weights, read_weights
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "weights"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def resnet18(seed: int = 5) -> dict[str, torch.Tensor]:
+    """timm's state dict of resnet18, whose names are torchvision's, too."""
+    torch.manual_seed(seed)
+    return timm.create_model("resnet18", pretrained=False).state_dict()
+
+
+def check_resnet(built, state) -> None:
+    own = built.backbone.body.state_dict()
+    assert own
+    assert not {key for key in own if not torch.equal(own[key], state[key])}
+
+
+def test_imagenet_weights_are_taken_from_the_cache(cache):
+    state = resnet18()
+    save_file(state, cache / published_weights("resnet18").filename)
+    check_resnet(build("fcn8s", backbone="resnet18", num_classes=3, weights="imagenet"), state)
+
+
+@pytest.mark.parametrize("wrapped", [False, "state_dict", "model", "model_state_dict"])
+def test_a_file_of_torchvisions_names_serves_also_wrapped(tmp_path, wrapped):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save({wrapped: state, "epoch": 3} if wrapped else state, tmp_path / "resnet18.pth")
+    check_resnet(build("fcn8s", backbone="resnet18", num_classes=3, weights=tmp_path / "resnet18.pth"), state)
+
+
+@pytest.mark.slow
+def test_timms_and_torchvisions_vgg16_make_the_same_network(tmp_path):
+    torch.manual_seed(0)
+    theirs = torchvision.models.vgg16(weights=None).eval()
+    state = theirs.state_dict()
+    torch.save(state, tmp_path / "tv.pth")
+    renamed = {key: value for key, value in state.items() if key.startswith("features.")}
+    for old, new, shape in (("0", "fc1", (4096, 512, 7, 7)), ("3", "fc2", (4096, 4096, 1, 1))):
+        renamed[f"pre_logits.{new}.weight"] = state[f"classifier.{old}.weight"].reshape(shape).clone()
+        renamed[f"pre_logits.{new}.bias"] = state[f"classifier.{old}.bias"]
+    timm.create_model("vgg16", pretrained=False, num_classes=0).load_state_dict(renamed)  # strict: it is timm's layout
+    save_file(renamed, tmp_path / "timm.safetensors")
+    x = pictures(1, 3, 224, 224)
+    out = {}
+    for name in ("tv.pth", "timm.safetensors"):
+        built = build("fcn32s", backbone="vgg16", num_classes=2, weights=tmp_path / name)
+        with torch.inference_mode():
+            out[name] = built.backbone(x)[32]
+    assert torch.equal(out["tv.pth"], out["timm.safetensors"])
+    with torch.inference_mode():  # fcn.md 8.9: in the middle no padding is seen, so fc7 is the classifier's
+        flat = theirs.classifier[:6](theirs.features(x).flatten(1))
+    middle = out["tv.pth"][0, :, 3, 3]
+    torch.testing.assert_close(middle, flat[0], rtol=0, atol=1e-5 * float(flat.abs().max()))
+
+
+def test_a_fully_connected_layer_is_the_convolution_that_sees_its_map_once():
+    from fullconv.nn.surgery import convolutionalize
+
+    linear = torch.nn.Linear(3 * 7 * 5, 4)
+    x = pictures(2, 3, 7, 5)
+    torch.testing.assert_close(convolutionalize(linear, (7, 5))(x)[..., 0, 0], linear(x.flatten(1)))
+    wrong = linear(x.permute(0, 2, 3, 1).flatten(1))  # a map flattened in another order: another classifier
+    assert (wrong - linear(x.flatten(1))).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="a layer of 105 inputs cannot see maps of 2x2 cells"):
+        convolutionalize(linear, (2, 2))
+
+
+@pytest.mark.parametrize("in_channels", [1, 2, 4, 5])
+def test_a_pretrained_stem_is_adapted_and_not_drawn_anew(tmp_path, in_channels):
+    state = resnet18()
+    save_file(state, tmp_path / "w.safetensors")
+    built = build("fcn8s", backbone="resnet18", num_classes=2, in_channels=in_channels, weights=tmp_path / "w.safetensors")
+    stem, given = built.backbone.body.conv1.weight, state["conv1.weight"]
+    if in_channels == 1:  # a grey picture is answered as its RGB copy
+        wanted = given.sum(1, keepdim=True)
+    else:  # the three in turn, so scaled that the answer keeps its size
+        wanted = given.repeat(1, 2, 1, 1)[:, :in_channels] * 3 / in_channels
+    torch.testing.assert_close(stem.detach(), wanted)
+
+
+@pytest.mark.parametrize("backbone", ["vgg16_bn", "tiny"])
+def test_our_own_stems_are_adapted_by_the_same_rule(backbone):
+    built = build("fcn8s", backbone=backbone, num_classes=2, in_channels=5, width=1 / 16)
+    first = next(m for m in built.modules() if isinstance(m, torch.nn.Conv2d))
+    assert (first.in_channels, first.weight.shape[1]) == (5, 5)
+
+
+# --- what cannot be had ----------------------------------------------------------------------------------------------
+
+
+def test_offline_the_file_its_place_and_the_way_out_are_named(cache):
+    with pytest.raises(WeightsError) as caught:
+        build("fcn8s", backbone="resnet18", num_classes=2, weights="imagenet")
+    text = str(caught.value)
+    published = published_weights("resnet18")
+    for part in (published.filename, published.url, str(cache / published.filename), "--weights none", "FULLCONV_OFFLINE"):
+        assert part in text
+    assert isinstance(caught.value, OSError)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "convnext_tiny", "alexnet", "googlenet", "mobilenetv3_large_100"])
+def test_published_weights_have_an_address_a_name_and_a_licence(name):
+    published = published_weights(name)
+    assert published.url.startswith("https://")
+    assert "/" not in published.filename
+    assert published.license
+
+
+def test_a_network_that_fails_is_told_with_the_way_out(cache, monkeypatch):
+    monkeypatch.delenv("FULLCONV_OFFLINE")
+
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with pytest.raises(WeightsError, match=r"cannot be fetched \(no route to host\)\. Put https://.* at .*--weights none"):
+        build("fcn8s", backbone="resnet18", num_classes=2, weights="imagenet")
+
+
+class Answer(io.BytesIO):
+    def __init__(self, data: bytes, length: int) -> None:
+        super().__init__(data)
+        self.headers = {"Content-Length": str(length)}
+
+
+def test_a_fetch_says_file_size_and_licence_and_keeps_only_what_is_whole(tmp_path, monkeypatch, capsys):
+    import hashlib
+
+    monkeypatch.delenv("FULLCONV_OFFLINE")
+    data = b"w" * 2_000_000
+    name = f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    published = Published("https://example.org/x", name, "mit")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer(data, len(data)))
+    assert fetch(published, tmp_path / name).read_bytes() == data
+    assert "Fetching https://example.org/x (2 MB, licence: mit)" in capsys.readouterr().err
+    for answer, words in ((Answer(data[:-1], len(data)), "connection ended after"), (Answer(data[:-1], 0), "hash")):
+        monkeypatch.setattr(urllib.request, "urlopen", lambda *_, answer=answer, **__: answer)
+        with pytest.raises(WeightsError, match=words):
+            fetch(published, tmp_path / "again" / name)
+        assert list((tmp_path / "again").iterdir()) == []
+
+
+def test_a_weights_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"none\.pth: there is no such weights file"):
+        build("fcn8s", backbone="resnet18", num_classes=2, weights=tmp_path / "none.pth")
+
+
+def test_a_backbone_without_published_weights_is_named():
+    with pytest.raises(WeightsError, match="there are no published ImageNet weights for .*: use --weights none"):
+        build("fcn8s", backbone="resnet14t.no_such_tag", num_classes=2, weights="imagenet")
+
+
+class Bomb:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+@pytest.mark.parametrize("make", [lambda b, f: torch.save({"w": b}, f), lambda b, f: f.write_bytes(pickle.dumps(b))])
+def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path, make):
+    place = tmp_path / "boom"
+    make(Bomb(place), tmp_path / "bomb.pth")
+    with pytest.raises(WeightsError, match=r"bomb\.pth: cannot be read as weights without running code"):
+        build("fcn8s", backbone="vgg16_bn", num_classes=2, weights=tmp_path / "bomb.pth")
+    with pytest.raises(WeightsError, match=r"bomb\.pth: cannot be read as weights without running code"):
+        build("fcn8s", backbone="resnet18", num_classes=2, weights=tmp_path / "bomb.pth")
+    assert not place.exists()
+    pickle.loads(pickle.dumps(Bomb(place)))  # it would have
+    assert place.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"w": 3}, {}, {"state_dict": {}}])
+def test_a_file_without_tensors_is_told_so(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds no table of tensors by name"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg11", "convnext_atto"])
+@pytest.mark.parametrize("tensors", [{"conv1.weight": torch.zeros(1)}, {"layer.weight": torch.zeros(3)}, "resnet34"])
+def test_weights_of_another_network_are_told_apart_and_never_left_at_random(tmp_path, backbone, tensors):
+    state = {f"encoder.{k}": v for k, v in resnet18().items()} if tensors == "resnet34" else tensors
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=rf"w\.safetensors: not the weights of {backbone}") as caught:
+        build("fcn8s", backbone=backbone, num_classes=2, weights=tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_deeper_net_of_the_same_family_is_told_apart(tmp_path):
+    save_file(resnet18(), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"not the weights of resnet34 \('layer\d"):
+        build("fcn8s", backbone="resnet34", num_classes=2, weights=tmp_path / "w.safetensors")
+
+
+def test_a_foreign_file_is_not_silently_left_away_by_the_backbone_that_has_none(tmp_path):
+    save_file(resnet18(), tmp_path / "w.safetensors")
+    with pytest.raises(NetworkError, match="tiny has no published weights: use --weights none, or a model of ours"):
+        build("fcn8s", backbone="tiny", num_classes=2, weights=tmp_path / "w.safetensors")
+
+
+def test_a_network_does_not_keep_the_file_that_it_was_made_from(tmp_path):
+    save_file(resnet18(), tmp_path / "w.safetensors")
+    built = build("fcn8s", backbone="resnet18", num_classes=2, weights=tmp_path / "w.safetensors")
+    for module in built.modules():
+        config = getattr(module, "pretrained_cfg", None) or {}
+        assert not config.get("state_dict")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("resnet81", "Did you mean 'resnet"), ("vit_tiny_patch16_224", "the nearest in size that can")],
+)
+def test_a_backbone_that_cannot_be_is_told_so_before_anything_is_fetched(cache, name, words):
+    with pytest.raises(NetworkError, match=words):
+        build("fcn8s", backbone=name, num_classes=2, weights="imagenet")
+
+
+# --- our own models --------------------------------------------------------------------------------------------------
+
+
+def test_an_own_model_of_other_classes_lends_what_fits_and_lists_what_starts_anew(tmp_path):
+    torch.manual_seed(0)
+    old = build("fcn8s", backbone="tiny", num_classes=3)
+    write_model(tmp_path / "old.safetensors", Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")), old.state_dict())
+    new = build("fcn8s", backbone="tiny", num_classes=5, weights=tmp_path / "old.safetensors")
+    assert sorted(new.started_anew) == [f"head.score.{s}.{part}" for s in (16, 32, 8) for part in ("bias", "weight")]
+    for name, value in new.backbone.state_dict().items():
+        assert torch.equal(value, old.backbone.state_dict()[name])
+    same = build("fcn8s", backbone="tiny", num_classes=3, weights=str(tmp_path / "old.safetensors"))
+    assert same.started_anew == []
+    x = pictures(1, 3, 50, 40)
+    assert torch.equal(same(x), old(x))
+    fewer = build("fcn16s", backbone="tiny", num_classes=3, weights=tmp_path / "old.safetensors")
+    assert fewer.started_anew == []  # a part of a network is taken from the whole

@@ -1,0 +1,315 @@
+"""Prediction: any picture in, its own size out, the same answer for every tile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made import draw
+from networks import enliven
+from PIL import Image
+from torch import nn
+
+import fullconv
+from fullconv.card import Card
+from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter, choose_device, load
+
+CLASSES = ("ground", "disc", "box")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def made(scale: float = 1.0, in_channels: int = 3, **card) -> Segmenter:
+    torch.manual_seed(0)
+    network = enliven(build("fcn8s", backbone="tiny", num_classes=len(CLASSES), in_channels=in_channels))
+    statistics = {"mean": (0.5,) * in_channels, "std": (0.25,) * in_channels}
+    full = {"variant": "fcn8s", "backbone": "tiny", "in_channels": in_channels, "classes": CLASSES, **statistics}
+    return Segmenter(network, Card(**{**full, "scale": scale, **card}), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return made()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return draw(np.random.default_rng(0), (70, 101), 3)[0]
+
+
+# --- what goes in ----------------------------------------------------------------------------------------------------
+
+
+def test_path_pil_image_and_array_are_the_same_picture(segmenter, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    maps = [
+        segmenter.predict(source).label_map
+        for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(picture), picture)
+    ]
+    assert maps[0].shape == (70, 101)
+    assert maps[0].dtype == np.uint8
+    assert len(np.unique(maps[0])) > 1
+    assert all(np.array_equal(maps[0], other) for other in maps[1:])
+
+
+def test_grey_is_r_equal_to_g_equal_to_b(segmenter, picture):
+    grey = picture[..., 0]
+    rgb = np.stack([grey] * 3, axis=-1)
+    for source in (grey, grey[..., None], Image.fromarray(grey)):
+        assert np.array_equal(segmenter.logits(source), segmenter.logits(rgb))
+
+
+def test_alpha_is_laid_on_white(segmenter, picture):
+    alpha = np.full((*picture.shape[:2], 1), 255, np.uint8)
+    alpha[:20] = 0
+    white = picture.copy()
+    white[:20] = 255
+    rgba = Image.fromarray(np.concatenate([picture, alpha], axis=-1))
+    assert np.array_equal(segmenter.logits(rgba), segmenter.logits(white))
+
+
+def test_bands_that_the_model_does_not_know_are_refused_in_words(segmenter):
+    for bands, words in (
+        (2, "has 2 bands, the model wants 3"),
+        (4, "has 4 bands, the model wants 3. Convert it to RGB, or give an array of its bands"),
+    ):
+        with pytest.raises(InputError, match=words):
+            segmenter.predict(np.zeros((9, 9, bands), np.uint8))
+    with pytest.raises(InputError, match="has 1 band, the model wants 5"):
+        made(in_channels=5).predict(np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError, match="the model wants bands 7, 1"):
+        made(in_channels=2, bands=(7, 1)).predict(np.zeros((9, 9, 3), np.uint8))
+
+
+def test_the_cards_bands_are_taken_in_its_order():
+    five = np.random.default_rng(0).integers(0, 255, (33, 40, 5), np.uint8)
+    chosen = made(bands=(4, 1, 2))
+    assert np.array_equal(chosen.logits(five), chosen.logits(five[..., [3, 0, 1]]))
+
+
+def test_the_range_is_the_cards_and_never_the_pictures(picture):
+    eight, sixteen = made(), made(range=(0.0, 65535.0))
+    floats = made(range=(0.0, 1.0))
+    wanted = eight.logits(picture)
+    np.testing.assert_allclose(sixteen.logits(picture.astype(np.uint16) * 257), wanted, atol=1e-4)
+    np.testing.assert_allclose(floats.logits(picture.astype(np.float32) / 255), wanted, atol=1e-4)
+    dark = (picture // 200).astype(np.uint8)  # an almost black picture stays one
+    assert np.abs(eight.logits(dark) - eight.logits(dark * 200)).max() > 0.01
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(height=st.integers(1, 90), width=st.integers(1, 90), tile=st.sampled_from(["auto", "none", 1, 32, 64]))
+def test_the_answer_has_the_pictures_size_and_does_not_depend_on_the_tile(segmenter, height, width, tile):
+    image = np.random.default_rng(height * 100 + width).integers(0, 255, (height, width, 3), np.uint8)
+    whole, tiled = segmenter.logits(image), segmenter.logits(image, tile=tile)
+    assert tiled.shape == (3, height, width)
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
+    assert segmenter.predict(image, tile=tile).label_map.shape == (height, width)
+
+
+@pytest.mark.parametrize("tile", [0, -3, 1.5, "some", True])
+def test_a_tile_that_cannot_be_is_told_what_can(segmenter, picture, tile):
+    with pytest.raises(InputError, match='tile is "auto", "none" or a number of pixels from 1'):
+        segmenter.predict(picture, tile=tile)
+
+
+def test_memory_is_kept_to_by_tiles(picture):
+    small = made()
+    big = np.tile(picture, (12, 9, 1))
+    small.memory = 1
+    seen = []
+    scores = small.engine.scores
+    small.engine.scores = lambda images: seen.append(images.shape[1:3]) or scores(images)
+    tiled = small.predict(big)
+    assert len(seen) > 1
+    small.memory = None
+    assert (tiled.label_map != small.predict(big, tile="none").label_map).mean() < 1e-4
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.37, 2.0])
+def test_at_another_working_resolution_the_answer_has_the_pictures_own_size(picture, scale):
+    other = made(scale)
+    prediction = other.predict(picture, probabilities=True)
+    assert prediction.label_map.shape == (70, 101)
+    assert prediction.probabilities.shape == (3, 70, 101)
+    assert np.array_equal(other.logits(picture, tile=32).argmax(0), prediction.label_map)
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_probabilities_sum_to_one_and_confidence_is_that_of_the_class_chosen(segmenter, picture):
+    prediction = segmenter.predict(picture, probabilities=True)
+    chances = prediction.probabilities
+    assert chances.dtype == np.float32
+    np.testing.assert_allclose(chances.sum(0), 1, atol=1e-5)
+    assert np.array_equal(chances.argmax(0), prediction.label_map)
+    np.testing.assert_allclose(prediction.confidence, chances.max(0), atol=1e-6)
+    assert segmenter.predict(picture).probabilities is None
+    np.testing.assert_allclose(segmenter.predict(picture).confidence, chances.max(0), atol=1e-6)
+
+
+def test_a_prediction_saves_an_indexed_png_and_shows_itself(segmenter, picture, tmp_path):
+    prediction = segmenter.predict(picture)
+    prediction.save(tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), prediction.label_map)
+        assert image.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+    shown = prediction.overlay()
+    assert shown.mode == "RGB"
+    assert shown.width >= 101
+    assert shown.height > 70  # the legend below
+    assert prediction._repr_png_().startswith(b"\x89PNG")
+    assert sum(prediction.counts().values()) == 70 * 101
+    assert "Prediction(70x101: " in repr(prediction)
+    assert prediction.classes == CLASSES
+
+
+def test_show_draws_picture_mask_and_prediction_side_by_side(segmenter, picture):
+    prediction = segmenter.predict(picture)
+    figure = fullconv.show(picture, prediction.label_map, prediction)
+    assert [axis.get_title() for axis in figure.axes] == ["picture", "mask", "prediction"]
+    assert len(fullconv.show(picture).axes) == 1
+    assert len(fullconv.show(picture.astype(np.float32), prediction=prediction).axes) == 2
+
+
+def test_bf16_answers_almost_the_same_and_leaves_the_network_as_it_was(segmenter, picture):
+    low = Segmenter(segmenter.network, segmenter.card, device="cpu", precision="bf16")
+    exact, rough = segmenter.logits(picture), low.logits(picture)
+    assert rough.dtype == np.float32
+    assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
+    assert next(segmenter.network.parameters()).dtype == torch.float32
+
+
+# --- any module ------------------------------------------------------------------------------------------------------
+
+
+def test_a_beginners_module_becomes_a_segmenter():
+    """The four by four picture of a first lesson."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    segmenter = Segmenter.from_network(net, classes=["road", "sky"])
+    prediction = segmenter.predict(np.zeros((4, 4, 3), np.uint8), probabilities=True)
+    assert prediction.probabilities.shape == (2, 4, 4)
+    np.testing.assert_allclose(prediction.probabilities[:, 1, 2].sum(), 1, atol=1e-6)
+    assert segmenter.card.mean == (0.485, 0.456, 0.406)
+    np.testing.assert_allclose(
+        segmenter.logits(np.full((40, 50, 3), 7, np.uint8), tile=16), segmenter.logits(np.full((40, 50, 3), 7, np.uint8)), atol=1e-6
+    )
+    with pytest.raises(ModelFileError, match="a network from outside has no row in the variants' table"):
+        segmenter.save("never.safetensors")
+
+
+def test_the_mean_and_std_given_are_those_used():
+    net = nn.Conv2d(1, 2, 1)
+    nn.init.ones_(net.weight)
+    nn.init.zeros_(net.bias)
+    segmenter = Segmenter.from_network(net, ["a", "b"], mean=[0.5], std=[0.25], range=(0, 100))
+    assert segmenter.logits(np.full((1, 1), 75, np.uint8))[0, 0, 0] == pytest.approx((0.75 - 0.5) / 0.25)
+
+
+def test_our_own_network_keeps_its_name_and_can_be_saved(tmp_path, picture):
+    torch.manual_seed(0)
+    segmenter = Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=2, norm="none"), ["a", "b"])
+    assert (segmenter.card.variant, segmenter.card.backbone, segmenter.card.stride) == ("fcn8s", "tiny", 32)
+    segmenter.save(tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    assert np.array_equal(again.logits(picture), segmenter.logits(picture))
+
+
+def test_a_list_of_classes_of_another_length_is_refused(picture):
+    with pytest.raises(NetworkError, match="the network has 3 classes, 2 names were given"):
+        Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=3), ["a", "b"])
+
+
+def test_a_network_of_two_heads_answers_by_name(picture, tmp_path):
+    torch.manual_seed(0)
+    network = build("fcn8s", backbone="tiny", num_classes={"what": 3, "where": 2})
+    heads = {"what": {"classes": CLASSES}, "where": {"classes": ("left", "right")}}
+    card = Card(variant="fcn8s", backbone="tiny", classes=CLASSES, heads=heads)
+    segmenter = Segmenter(network, card, device="cpu")
+    prediction = segmenter.predict(picture)
+    assert set(prediction.label_maps) == {"what", "where"}
+    assert np.array_equal(prediction.label_map, prediction.label_maps["what"])
+    only = segmenter.predict(picture, head="where")
+    assert np.array_equal(only.label_map, prediction.label_maps["where"])
+    assert only.classes == ("left", "right")
+    with pytest.raises(ModelFileError, match="this model has no head 'when', it has what, where"):
+        segmenter.predict(picture, head="when")
+    segmenter.save(tmp_path / "m.safetensors")
+    assert np.array_equal(load(tmp_path / "m.safetensors").predict(picture, head="where").label_map, only.label_map)
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(segmenter, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "model.safetensors"
+    segmenter.save(path)
+    return path
+
+
+def test_a_loaded_model_answers_with_the_same_bits(segmenter, saved, picture):
+    for path in (saved, saved.parent, str(saved)):
+        assert np.array_equal(load(path, device="cpu").logits(picture), segmenter.logits(picture))
+
+
+def rewritten(saved: Path, to: Path, change: dict) -> Path:
+    from safetensors.torch import save_file
+
+    from fullconv.modelfile import read_model
+
+    card, tensors = read_model(saved)
+    save_file(tensors, to, {"fullconv": json.dumps({**json.loads(card.to_json()), **change})})
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"variant": "fcn2s"}, "its network 'fcn2s' is not known here: update fullconv"),
+        ({"backbone": "resnet99"}, "its network cannot be built: there is no backbone 'resnet99'"),
+        ({"classes": ["a", "b"], "palette": []}, "damaged: its weights do not fit its network"),
+        ({"network": {"wide": 3}}, "damaged: its weights do not fit its network"),
+        ({"variant": "fcn32s"}, "damaged: its weights do not fit its network"),
+    ],
+)
+def test_a_card_that_does_not_fit_its_weights_is_told_so(saved, tmp_path, change, words):
+    path = rewritten(saved, tmp_path / "m.safetensors", change)
+    with pytest.raises(ModelFileError, match=words) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "cuda:9"}, "device cuda:9 is not there: PyTorch sees"),
+        ({"device": "gpu"}, "there is no device 'gpu': use auto, cpu, cuda or cuda:0"),
+        ({"device": "meta"}, "device meta is not served"),
+        ({"precision": "fp8"}, "there is no precision 'fp8' here"),
+        ({"engine": "tensorrt"}, "there is no engine 'tensorrt' here"),
+    ],
+)
+def test_a_device_precision_or_engine_that_is_not_there_is_said(saved, options, words):
+    with pytest.raises(RecipeError, match=words):
+        load(saved, **options)
+
+
+def test_auto_takes_what_is_there():
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,163 @@
+"""What is decided before the first step: steps, validations, defaults, and what may change later."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fullconv.errors import RunError
+from fullconv.recipe import Recipe, parse_recipe
+from fullconv.training.console import Console, amount, duration
+from fullconv.training.loop import spread
+from fullconv.training.origin import differences
+from fullconv.training.plan import Measured, Plan, combine, continued, default_workers, read_plan, resolve
+from fullconv.training.trial import plan_steps
+
+MEASURED = Measured(
+    steps=500, steps_per_epoch=50, precision="bf16", threads=2, seconds_per_step=0.1, validate_every=1,
+    validation_pictures=20,
+)  # fmt: skip
+seconds = st.floats(1e-3, 20)
+
+
+@given(minutes=st.floats(0.2, 600), per_epoch=st.integers(50, 5000), step=seconds, picture=seconds,
+       pictures=st.integers(0, 5000))  # fmt: skip
+def test_a_run_by_time_keeps_to_its_time_and_validates_in_a_fifth_of_it(minutes, per_epoch, step, picture, pictures):
+    left = 60 * minutes
+    steps, every, count = plan_steps(
+        epochs=None, left=left, steps_per_epoch=per_epoch, step_seconds=step, picture_seconds=picture,
+        pictures=pictures, validate_every=None,
+    )  # fmt: skip
+    assert steps >= 1
+    assert every >= 1
+    assert 0 <= count <= pictures
+    validations = steps // (every * per_epoch)
+    spent = steps * step + validations * count * picture
+    assert spent <= left * 1.001 or steps == 1
+    if count > 1:
+        assert validations * count * picture <= 0.2001 * spent
+    if steps > 20 and count > 1:
+        assert steps * step + (validations + 1) * count * picture >= 0.7 * left  # and uses it
+
+
+@given(epochs=st.integers(1, 500), per_epoch=st.integers(50, 500), step=seconds, picture=seconds,
+       pictures=st.integers(0, 3000))  # fmt: skip
+def test_a_run_by_epochs_has_its_epochs(epochs, per_epoch, step, picture, pictures):
+    steps, every, count = plan_steps(
+        epochs=epochs, left=None, steps_per_epoch=per_epoch, step_seconds=step, picture_seconds=picture,
+        pictures=pictures, validate_every=None,
+    )  # fmt: skip
+    assert steps == epochs * per_epoch
+    assert 1 <= every <= max(1, epochs // 20)
+    if count > 1:
+        assert count * picture <= 0.25001 * every * per_epoch * step
+
+
+def test_the_users_word_on_validations_holds():
+    steps, every, _ = plan_steps(
+        epochs=10, left=None, steps_per_epoch=50, step_seconds=1.0, picture_seconds=9.0, pictures=9, validate_every=3
+    )
+    assert (steps, every) == (500, 3)
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_a_subset_is_evenly_spread_and_has_no_picture_twice(total, count):
+    chosen = spread(list(range(total)), count)  # type: ignore[type-var]
+    assert len(chosen) == min(total, count)
+    assert chosen == sorted(set(chosen))
+
+
+# --- defaults --------------------------------------------------------------------------------------------------------
+
+
+def resolved(sizes=((360, 480),), **settings) -> Recipe:
+    statistics = SimpleNamespace(sizes=list(sizes))
+    return resolve(parse_recipe(settings), None, statistics)  # type: ignore[arg-type]
+
+
+def test_what_is_left_open_is_chosen_by_data_and_start():
+    r = resolved(weights="none")
+    assert (r.crop, r.batch_size, r.lr, r.epochs, r.weight_decay) == ((288, 384), 8, 2e-3, 60, 0.02)
+    assert r.workers == default_workers()
+    assert resolved().lr == 5e-4
+    assert resolved(optimizer="sgd").lr == 0.01
+    assert resolved(minutes=3).epochs is None
+    assert resolved(lr=0.3, crop="40x50", batch_size=3).model_dump(include={"lr", "crop", "batch_size"}) == {
+        "lr": 0.3, "crop": (40, 50), "batch_size": 3
+    }  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(1, 9000), st.integers(1, 9000)), min_size=1, max_size=5), st.floats(0.01, 8))
+def test_crops_and_batches_are_within_reason_for_any_pictures(sizes, scale):
+    r = resolved(sizes, scale=scale)
+    assert all(32 <= side <= 384 and side % 32 == 0 for side in r.crop)
+    assert 8 <= r.batch_size <= 16
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path):
+    plan = Plan(resolved(class_weights=[1, 2.5], head={"fc": False}), MEASURED, {"data": "x", "versions": {"torch": "2"}})
+    plan.write(tmp_path / "recipe.toml")
+    assert read_plan(tmp_path / "recipe.toml") == plan
+
+
+def test_settings_lie_over_a_recipe_file_and_measures_hold_where_they_still_can(tmp_path):
+    plan = Plan(resolved(epochs=10), MEASURED, {})
+    same, measured, changed = combine(plan, {"seed": 4, "workers": 3})
+    assert (same.seed, measured, set(changed)) == (4, MEASURED, {"seed", "workers"})
+    other, measured, changed = combine(plan, {"minutes": 5})
+    assert (other.minutes, other.epochs, measured) == (5, None, None)
+    assert set(changed) == {"minutes", "epochs"}
+    assert combine(None, {"lr": 1})[0].lr == 1
+    inner, measured, _ = combine(plan, {"head.fc": False})
+    assert (inner.head.fc, measured) == (False, None)
+
+
+def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
+    plan = Plan(resolved(epochs=10), MEASURED, {})
+    assert continued(plan, {}, tmp_path) == plan
+    longer = continued(plan, {"epochs": 12, "workers": 1}, tmp_path)
+    assert longer.measured is not None
+    assert (longer.measured.steps, longer.measured.epochs, longer.recipe.workers) == (600, 12, 1)
+    with pytest.raises(RunError, match="this run has epochs = 10, not 9. Leave --epochs away"):
+        continued(plan, {"epochs": 9}, tmp_path)
+    with pytest.raises(RunError, match="this run has schedule = poly, not cosine. Leave --set schedule away"):
+        continued(plan, {"schedule": "cosine"}, tmp_path)
+
+
+def test_differences_of_versions_and_machines_are_named():
+    before = {"data": "a", "fingerprint": "1", "versions": {"torch": "2.4", "timm": "1"}, "git": "abc"}
+    now = {"data": "b", "fingerprint": "2", "versions": {"torch": "2.5", "timm": "1"}}
+    assert differences(before, now) == [
+        "fingerprint was 1, is 2", "torch was 2.4, is 2.5", "git was abc, is absent"
+    ]  # fmt: skip
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_durations_and_amounts_read_as_people_write_them():
+    assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3600, 90_000)] == [
+        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "25 h 0 min"
+    ]  # fmt: skip
+    assert amount(12e6) == "12 MB"
+
+
+def test_the_speed_that_is_shown_leaves_out_the_validation(capsys, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    console = Console(batch_size=4)
+    console.start(0, 50)
+    for step in range(1, 11):
+        clock[0] += 0.1
+        console.step(step, 50, 1.0)
+    clock[0] += 30
+    console.validating(5, 5)
+    val = {"mean_iou": 0.5}
+    console.epoch({"epoch": 1, "step": 10, "train_loss": 1.0, "lr": 0.1, "seconds": 31.0, "val": val}, 0.5, True)
+    assert "val mean IU 0.5000 (best), 40 pictures/s, 31 s" in capsys.readouterr().err
