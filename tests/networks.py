@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ def served() -> list[tuple[str, str]]:
     return pairs
 
 
-@lru_cache(maxsize=None)
+@cache
 def network(variant: str, backbone: str, num_classes: int = 3, **settings: Any) -> Network:
     """A narrow network with lively statistics; shared, so never to be changed."""
     torch.manual_seed(0)

@@ -38,6 +38,14 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # these pictures are too small for more
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", pictures=8, size=(32, 40), test=2)
@@ -183,6 +191,7 @@ def test_a_stopped_prediction_says_how_to_go_on(run, model, tmp_path, number, co
     said = run("predict", model, tmp_path / "in", "-o", out, "--device", "cpu", "--workers", 1)
     assert said.code == code
     assert f"fullconv: stopped by {name}." in said.err
+    assert "once more stops at once" in said.err
     assert "go on by the same command with --skip-existing" in said.err
     done = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert 0 < len(done) == len(list(out.glob("*.png"))) < 600

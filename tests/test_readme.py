@@ -22,7 +22,7 @@ from PIL import Image
 
 import fullconv
 from fullconv.card import Card
-from fullconv.cli import COMMANDS, main
+from fullconv.cli import main
 from fullconv.data.settings import DataSettings, parse_settings, read_settings
 from fullconv.demo import make_shapes
 from fullconv.files import Job, predict_files
@@ -256,13 +256,17 @@ def options_of(page: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def helps() -> dict[str, set[str]]:
     """The options of every command, as `--help` shows them; "" is the program itself."""
-    found = {}
-    for name in ("", *(function.__name__ for function in COMMANDS)):
+
+    def helped(*words: str) -> str:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            assert main([*([name] if name else []), "--help"]) == 0
-        found[name] = {*re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", out.getvalue())}
-    return found
+            assert main([*words, "--help"]) == 0
+        return out.getvalue()
+
+    program = helped()
+    commands = re.findall(r"^  ([a-z]+) ", program.partition("Commands:")[2], re.MULTILINE)
+    pages = {"": program, **{name: helped(name) for name in commands}}
+    return {name: {*re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", page)} for name, page in pages.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)

@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made import draw
-from networks import enliven
 from PIL import Image
 from torch import nn
 
@@ -20,6 +18,8 @@ from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter, choose_device, load
+from made import draw
+from networks import enliven
 
 CLASSES = ("ground", "disc", "box")
 
@@ -207,7 +207,9 @@ def test_a_beginners_module_becomes_a_segmenter():
     np.testing.assert_allclose(prediction.probabilities[:, 1, 2].sum(), 1, atol=1e-6)
     assert segmenter.card.mean == (0.485, 0.456, 0.406)
     np.testing.assert_allclose(
-        segmenter.logits(np.full((40, 50, 3), 7, np.uint8), tile=16), segmenter.logits(np.full((40, 50, 3), 7, np.uint8)), atol=1e-6
+        segmenter.logits(np.full((40, 50, 3), 7, np.uint8), tile=16),
+        segmenter.logits(np.full((40, 50, 3), 7, np.uint8)),
+        atol=1e-6,
     )
     with pytest.raises(ModelFileError, match="a network from outside has no row in the variants' table"):
         segmenter.save("never.safetensors")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import enliven, pictures
 from torch import nn
 
 from fullconv import tiling
@@ -17,6 +16,7 @@ from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
 from fullconv.nn import WholeNetwork, build
 from fullconv.tiling import bytes_per_pixel, plan, plan_axis, stitched_scores, strips, tile_core, why_not
+from networks import enliven, pictures
 
 NETS = [
     *[(variant, "tiny", 0.25) for variant in ("fcn32s", "fcn16s", "fcn8s", "fcn4s")],

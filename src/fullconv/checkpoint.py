@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,9 +33,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
     last, fresh = folder / "last", folder / ".fresh"
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     model = {name.removeprefix("network."): t for name, t in kept.items() if name.startswith("network.")}
-    metadata = {
-        STATE_KEY: json.dumps(state), HASH_KEY: weights_sha256(kept), "weights_sha256": weights_sha256(model)
-    }  # fmt: skip
+    text = json.dumps(state)
+    metadata = {STATE_KEY: text, HASH_KEY: _checksum(kept, text), "weights_sha256": weights_sha256(model)}
     write_tensors(fresh, kept, metadata)
     if last.exists():
         last.replace(folder / "previous")
@@ -43,6 +43,11 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
     for path in folder.glob("best-*"):
         if path.name.removeprefix("best-") not in named:
             path.unlink(missing_ok=True)
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+    """Return the hash over tensors and numbers: a flipped bit in either would change how the run goes on."""
+    return hashlib.sha256((weights_sha256(tensors) + state).encode()).hexdigest()
 
 
 def best_file(folder: Path, step: int) -> Path:
@@ -92,6 +97,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (KeyError, ValueError) as error:
         raise ModelFileError(f"{path}: damaged: it holds no state of a run.") from error
     tensors = read_tensors(path)
-    if weights_sha256(tensors) != wanted or not isinstance(state, dict):
+    if _checksum(tensors, metadata[STATE_KEY]) != wanted or not isinstance(state, dict):
         raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
     return tensors, state

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from fullconv.data import Dataset, open_dataset
 from fullconv.errors import DataError
 from fullconv.evaluation import Progress, Report, evaluate
@@ -73,14 +75,13 @@ def compare(
             f"{dataset.root}: one of the models was trained on every picture of {split}. Choose another split."
         )
     reports = [evaluate(cast(Any, model), dataset, split, samples=samples, progress=progress) for model in (a, b)]
-    found = paired_difference(*(_in_order(report, [sample.stem for sample in samples]) for report in reports))
+    stems = [sample.stem for sample in samples]
+    found = paired_difference(_in_order(reports[0], stems), _in_order(reports[1], stems))
     interval = None if len(samples) < 2 else (found.low, found.high)
     return Comparison(reports[0], reports[1], found.value, interval)
 
 
 def _in_order(report: Report, stems: list[str]) -> Counts:
     """Return a report's counts with the pictures in a given order."""
-    from numpy import stack
-
     rows = [report.per_image[stem] for stem in stems]
-    return Counts(*(stack(part) for part in zip(*rows, strict=True)))
+    return Counts(*(np.stack(part) for part in zip(*rows, strict=True)))

@@ -65,7 +65,7 @@ def run_demo(out: Path, say: Callable[[str], None], started: float | None = None
         raise RunError(f"{out}: holds something that is no demo. Give another folder with -o.")
     if not (data / "data.toml").is_file():
         say(f"Making {sum(PICTURES.values())} pictures of shapes in {data} ...")
-        make_shapes(data)
+        make_shapes(data, SIZE)
     outcome = run(data, folder, SETTINGS, resume=True, started=started)
     if outcome.status != "done":
         return Demo(outcome.status)

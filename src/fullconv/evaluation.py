@@ -7,13 +7,14 @@ import io
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ from fullconv.metrics import (
 )
 from fullconv.storage import write_text
 
+Item = TypeVar("Item")
+
 Progress = Callable[[int, int], None]
 """Called with the number of pictures done and of all pictures."""
 
@@ -63,6 +66,10 @@ class Model(Protocol):
 
     def predict(self, image: Any, *, head: str | None = None) -> Labelled:
         """Label every pixel of a picture (H, W, C)."""
+        ...
+
+    def predict_many(self, images: Sequence[Any], *, head: str | None = None) -> Sequence[Labelled]:
+        """Label several pictures."""
         ...
 
 
@@ -216,6 +223,8 @@ def evaluate(
     band: int | None = None,
     progress: Progress | None = None,
     on_error: Literal["raise", "record"] = "raise",
+    batch_size: int = 1,
+    workers: int = 1,
 ) -> Report:
     """Score a model on a split of a data set.
 
@@ -231,6 +240,8 @@ def evaluate(
         band: Score only within so many pixels of true edges.
         progress: Called after each picture.
         on_error: "record" goes on after a picture that cannot be read or scored, and names it in `failed`.
+        batch_size: Pictures that go through the network together, where those that follow each other have one size.
+        workers: Threads that read the next pictures.
 
     Returns:
         The scores; they hold one confusion matrix for the whole set, whatever the order of the pictures.
@@ -250,21 +261,60 @@ def evaluate(
     def read(sample: Sample) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         return dataset.read_image(sample), dataset.read_mask(sample, data_head)
 
-    with closing(_ahead(read, members)) as queue:
-        for done, (sample, pending) in enumerate(queue, start=1):
-            try:
-                image, mask = pending.result()
-                tally.add(sample.stem, mask, segmenter.predict(image, head=head).label_map, str(sample.mask))
-            except FullconvError as error:
-                if on_error == "raise":
-                    raise
-                tally.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
+    def fail(sample: Sample, error: FullconvError) -> None:
+        if on_error == "raise":
+            raise error
+        tally.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
+
+    done = 0
+    with closing(_ahead(read, members, max(workers, 1))) as queue:
+        for batch in _batches(queue, max(batch_size, 1)):
+            scored = []
+            for sample, pending in batch:
+                try:
+                    scored.append((sample, *pending.result()))
+                except FullconvError as error:
+                    fail(sample, error)
+            for sample, mask, label_map in _label(segmenter, scored, head, fail):
+                try:
+                    tally.add(sample.stem, mask, label_map, str(sample.mask))
+                except FullconvError as error:
+                    fail(sample, error)
+            done += len(batch)
             if progress is not None:
                 progress(done, len(members))
     report = tally.report(str(dataset.root))
     report.engine, report.precision = segmenter.engine.name, segmenter.engine.precision
     report.split, report.notes, report.seconds = split, notes, time.perf_counter() - start
     return report
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Cut an iterable into lists of a size, the last one maybe shorter."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def _label(
+    segmenter: Model,
+    scored: Sequence[tuple[Sample, NDArray[Any], NDArray[np.uint8]]],
+    head: str | None,
+    fail: Callable[[Sample, FullconvError], None],
+) -> Iterator[tuple[Sample, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Predict pictures, together where there are several, and yield sample, truth and label map of each."""
+    if len(scored) > 1:
+        predictions = segmenter.predict_many([image for _, image, _ in scored], head=head)
+        for (sample, _, mask), prediction in zip(scored, predictions, strict=True):
+            yield sample, mask, prediction.label_map
+        return
+    for sample, image, mask in scored:
+        try:
+            label_map = segmenter.predict(image, head=head).label_map
+        except FullconvError as error:
+            fail(sample, error)
+            continue
+        yield sample, mask, label_map
 
 
 def score_files(
@@ -391,15 +441,15 @@ def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample],
 
 
 def _ahead(
-    read: Callable[[Sample], tuple[NDArray[Any], NDArray[np.uint8]]], samples: Sequence[Sample]
+    read: Callable[[Sample], tuple[NDArray[Any], NDArray[np.uint8]]], samples: Sequence[Sample], threads: int
 ) -> Generator[tuple[Sample, Future[tuple[NDArray[Any], NDArray[np.uint8]]]], None, None]:
-    """Read the next pictures in another thread while the network runs; at most two are waiting."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    """Read the next pictures in other threads while the network runs; at most two a thread are waiting."""
+    with ThreadPoolExecutor(max_workers=threads) as pool:
         waiting: deque[tuple[Sample, Future[tuple[NDArray[Any], NDArray[np.uint8]]]]] = deque()
         try:
             for sample in samples:
                 waiting.append((sample, pool.submit(read, sample)))
-                if len(waiting) > 2:
+                if len(waiting) > 2 * threads:
                     yield waiting.popleft()
             while waiting:
                 yield waiting.popleft()

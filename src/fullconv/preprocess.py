@@ -14,14 +14,21 @@ from fullconv.card import Card
 from fullconv.errors import InputError
 
 
-def select_bands(image: NDArray[Any], card: Card, name: str = "picture") -> NDArray[Any]:
+def select_bands(image: NDArray[Any], card: Card, name: str = "picture", stored: bool = False) -> NDArray[Any]:
     """Take the card's bands of a picture (H, W, C), or check that it has as many as the network wants.
+
+    Args:
+        image: The picture.
+        card: Its `bands` are those of a file; None is all.
+        name: For the message.
+        stored: Whether the picture is as a file holds it; else one with as many bands as the network wants is taken to
+            have them chosen already.
 
     Raises:
         InputError: The picture has other bands than the card.
     """
     channels = image.shape[2]
-    if card.bands is not None and channels != card.in_channels:
+    if card.bands is not None and (stored or channels != card.in_channels):
         if channels < max(card.bands):
             raise InputError(
                 f"{name}: has {channels} bands, the model wants bands {', '.join(map(str, card.bands))}."

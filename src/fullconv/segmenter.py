@@ -115,7 +115,7 @@ class Segmenter:
             InputError: The picture cannot be read, or has other bands than the card.
             NetworkError: Tiles were asked for and cannot be exact.
         """
-        pixels = self._read(image)
+        pixels = self.read(image)
         return self._prediction(pixels, self._scores(pixels, tile), probabilities, head)
 
     @torch.inference_mode()
@@ -129,11 +129,12 @@ class Segmenter:
         Returns:
             Predictions in the order of the pictures.
         """
-        pixels = [self._read(image) for image in images]
+        pixels = [self.read(image) for image in images]
         done: list[Prediction] = []
         for _, group in groupby(pixels, key=lambda picture: (picture.shape, picture.dtype)):
             alike = list(group)
-            working = working_size(*alike[0].shape[:2], self.card.scale)
+            height, width = alike[0].shape[:2]
+            working = working_size(height, width, self.card.scale)
             if len(alike) == 1 or self._core(tile, *working) is not None:
                 done += [self._prediction(one, self._scores(one, tile), probabilities, head) for one in alike]
                 continue
@@ -169,7 +170,7 @@ class Segmenter:
     @torch.inference_mode()
     def logits(self, image: Any, tile: Tile = "none", head: str | None = None) -> NDArray[np.float32]:
         """Return the logits of a picture at its own size, (K, H, W) float32; for checks and small pictures."""
-        size, working, scores = self._scores(self._read(image), tile)
+        size, working, scores = self._scores(self.read(image), tile)
         if isinstance(scores, dict):
             self.card.labels(head)
             scores = scores[head or next(iter(scores))]
@@ -192,10 +193,18 @@ class Segmenter:
         card = self.card.model_copy(update={"fullconv": fullconv.__version__})
         self.card = modelfile.write_model(path, card, self.network.state_dict())
 
-    def _read(self, image: Any) -> NDArray[Any]:
-        pixels = read_image(image)
+    def read(self, image: Any) -> NDArray[Any]:
+        """Read a picture as `predict` does: (H, W, C) in the card's bands.
+
+        Args:
+            image: Path or PIL image, whose bands are chosen by the card; or an array, (H, W) or (H, W, C), which is
+                taken to be in the card's bands where it has as many.
+
+        Raises:
+            InputError: The picture cannot be read, or has other bands than the card.
+        """
         name = str(image) if isinstance(image, (str, Path)) else "picture"
-        return select_bands(pixels, self.card, name)
+        return select_bands(read_image(image), self.card, name, stored=not isinstance(image, np.ndarray))
 
     def _scores(self, pixels: NDArray[Any], tile: Tile) -> tuple[tuple[int, int], tuple[int, int], Scores]:
         """Return the size, the working size and the stitched scores of a picture, or of several as (N, H, W, C)."""

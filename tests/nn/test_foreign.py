@@ -150,10 +150,10 @@ def test_upsampling_that_was_trained_or_mixes_classes_is_refused(tmp_path):
     mixed = state["upscore2.weight"].clone()
     mixed[0, 1] = 1
     torch.save({**state, "upscore2.weight": mixed}, tmp_path / "a.pth")
-    with pytest.raises(fullconv.FullconvError, match="'upscore2.weight' mixes classes"):
+    with pytest.raises(fullconv.FullconvError, match=r"'upscore2.weight' mixes classes"):
         import_file(tmp_path / "a.pth", "voc-fcn8s")
     torch.save({**state, "upscore8.weight": state["upscore8.weight"] * 1.1}, tmp_path / "b.pth")
-    with pytest.raises(fullconv.FullconvError, match="'upscore8.weight' was trained"):
+    with pytest.raises(fullconv.FullconvError, match=r"'upscore8.weight' was trained"):
         import_file(tmp_path / "b.pth", "voc-fcn8s")
 
 
@@ -178,7 +178,7 @@ def test_a_cut_caffemodel_is_named(cut, tmp_path):
 def test_a_caffemodel_whose_blob_lies_about_its_size_is_named(tmp_path):
     lie = field(7, 2, field(1, 2, varint(2**40))) + field(5, 2, struct.pack("<f", 1))
     (tmp_path / "a.caffemodel").write_bytes(field(100, 2, field(1, 2, b"conv1_1") + field(7, 2, lie)))
-    with pytest.raises(fullconv.FullconvError, match="damaged, or no .caffemodel"):
+    with pytest.raises(fullconv.FullconvError, match=r"damaged, or no .caffemodel"):
         read_caffemodel(tmp_path / "a.caffemodel")
 
 

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from networks import DILATED, SKIPS, WIDTHS, linearize
 from torch import Tensor
 
 from fullconv.nn import Network, build
+from networks import DILATED, SKIPS, WIDTHS, linearize
 
 NARROW = [(variant, name, {}) for variant in ("fcn32s", "fcn8s", "fcn4s") for name in WIDTHS]
 NARROW += [("fcn16s", "tiny", {}), ("fcn16s", "vgg16", {}), ("fcn8s", "vgg16", {"fc": False})]

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import pictures
 
 from fullconv.nn.upsampling import (
     Upsample,
@@ -19,6 +18,7 @@ from fullconv.nn.upsampling import (
     sample_axis,
     upsample_axis,
 )
+from networks import pictures
 
 PHASES = [
     Fraction(0),

@@ -12,7 +12,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import pictures
 from safetensors.torch import save_file
 
 from fullconv.card import Card
@@ -20,6 +19,7 @@ from fullconv.errors import NetworkError, WeightsError
 from fullconv.modelfile import write_model
 from fullconv.nn import build
 from fullconv.nn.weights import Published, fetch, published_weights, read_weights
+from networks import pictures
 
 
 @pytest.fixture
@@ -96,12 +96,13 @@ def test_a_fully_connected_layer_is_the_convolution_that_sees_its_map_once():
 def test_a_pretrained_stem_is_adapted_and_not_drawn_anew(tmp_path, in_channels):
     state = resnet18()
     save_file(state, tmp_path / "w.safetensors")
-    built = build("fcn8s", backbone="resnet18", num_classes=2, in_channels=in_channels, weights=tmp_path / "w.safetensors")
+    built = build(
+        "fcn8s", backbone="resnet18", num_classes=2, in_channels=in_channels, weights=tmp_path / "w.safetensors"
+    )
     stem, given = built.backbone.body.conv1.weight, state["conv1.weight"]
-    if in_channels == 1:  # a grey picture is answered as its RGB copy
-        wanted = given.sum(1, keepdim=True)
-    else:  # the three in turn, so scaled that the answer keeps its size
-        wanted = given.repeat(1, 2, 1, 1)[:, :in_channels] * 3 / in_channels
+    wanted = given.repeat(1, 2, 1, 1)[:, :in_channels] * 3 / in_channels  # in turn; the answer keeps its size
+    if in_channels == 1:
+        wanted = given.sum(1, keepdim=True)  # a grey picture is answered as its RGB copy
     torch.testing.assert_close(stem.detach(), wanted)
 
 
@@ -120,12 +121,20 @@ def test_offline_the_file_its_place_and_the_way_out_are_named(cache):
         build("fcn8s", backbone="resnet18", num_classes=2, weights="imagenet")
     text = str(caught.value)
     published = published_weights("resnet18")
-    for part in (published.filename, published.url, str(cache / published.filename), "--weights none", "FULLCONV_OFFLINE"):
+    for part in (
+        published.filename,
+        published.url,
+        str(cache / published.filename),
+        "--weights none",
+        "FULLCONV_OFFLINE",
+    ):
         assert part in text
     assert isinstance(caught.value, OSError)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg16", "convnext_tiny", "alexnet", "googlenet", "mobilenetv3_large_100"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vgg16", "convnext_tiny", "alexnet", "googlenet", "mobilenetv3_large_100"]
+)
 def test_published_weights_have_an_address_a_name_and_a_licence(name):
     published = published_weights(name)
     assert published.url.startswith("https://")
@@ -140,7 +149,9 @@ def test_a_network_that_fails_is_told_with_the_way_out(cache, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with pytest.raises(WeightsError, match=r"cannot be fetched \(no route to host\)\. Put https://.* at .*--weights none"):
+    with pytest.raises(
+        WeightsError, match=r"cannot be fetched \(no route to host\)\. Put https://.* at .*--weights none"
+    ):
         build("fcn8s", backbone="resnet18", num_classes=2, weights="imagenet")
 
 
@@ -173,7 +184,7 @@ def test_a_weights_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_backbone_without_published_weights_is_named():
-    with pytest.raises(WeightsError, match="there are no published ImageNet weights for .*: use --weights none"):
+    with pytest.raises(WeightsError, match=r"there are no published ImageNet weights for .*: use --weights none"):
         build("fcn8s", backbone="resnet14t.no_such_tag", num_classes=2, weights="imagenet")
 
 
@@ -250,7 +261,9 @@ def test_a_backbone_that_cannot_be_is_told_so_before_anything_is_fetched(cache, 
 def test_an_own_model_of_other_classes_lends_what_fits_and_lists_what_starts_anew(tmp_path):
     torch.manual_seed(0)
     old = build("fcn8s", backbone="tiny", num_classes=3)
-    write_model(tmp_path / "old.safetensors", Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")), old.state_dict())
+    write_model(
+        tmp_path / "old.safetensors", Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")), old.state_dict()
+    )
     new = build("fcn8s", backbone="tiny", num_classes=5, weights=tmp_path / "old.safetensors")
     assert sorted(new.started_anew) == [f"head.score.{s}.{part}" for s in (16, 32, 8) for part in ("bias", "weight")]
     for name, value in new.backbone.state_dict().items():

@@ -17,9 +17,9 @@ from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
 from fullconv.nn import build
 from fullconv.recipe import Recipe, parse_recipe
+from fullconv.training.console import Console
 from fullconv.training.loop import Stepper, set_training_mode
 from fullconv.training.materials import make_batches, make_card, make_losses, make_network
-from fullconv.training.console import Console
 from fullconv.training.optimizer import (
     MovingAverage,
     learning_rate,
@@ -46,7 +46,13 @@ def small(**settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"backbone_lr": 0.1, "bias_lr": 2.0}, {"bias_decay": True}, {"optimizer": "sgd"}, {"head.upsampling": "learned"}],
+    [
+        {},
+        {"backbone_lr": 0.1, "bias_lr": 2.0},
+        {"bias_decay": True},
+        {"optimizer": "sgd"},
+        {"head.upsampling": "learned"},
+    ],
 )
 def test_every_trainable_tensor_is_in_exactly_one_group(settings):
     r = recipe(**settings)

@@ -101,7 +101,9 @@ def test_crops_and_batches_are_within_reason_for_any_pictures(sizes, scale):
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path):
-    plan = Plan(resolved(class_weights=[1, 2.5], head={"fc": False}), MEASURED, {"data": "x", "versions": {"torch": "2"}})
+    plan = Plan(
+        resolved(class_weights=[1, 2.5], head={"fc": False}), MEASURED, {"data": "x", "versions": {"torch": "2"}}
+    )
     plan.write(tmp_path / "recipe.toml")
     assert read_plan(tmp_path / "recipe.toml") == plan
 
@@ -124,9 +126,9 @@ def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
     longer = continued(plan, {"epochs": 12, "workers": 1}, tmp_path)
     assert longer.measured is not None
     assert (longer.measured.steps, longer.measured.epochs, longer.recipe.workers) == (600, 12, 1)
-    with pytest.raises(RunError, match="this run has epochs = 10, not 9. Leave --epochs away"):
+    with pytest.raises(RunError, match=r"this run has epochs = 10, not 9. Leave --epochs away"):
         continued(plan, {"epochs": 9}, tmp_path)
-    with pytest.raises(RunError, match="this run has schedule = poly, not cosine. Leave --set schedule away"):
+    with pytest.raises(RunError, match=r"this run has schedule = poly, not cosine. Leave --set schedule away"):
         continued(plan, {"schedule": "cosine"}, tmp_path)
 
 

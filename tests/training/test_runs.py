@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from made import make_shapes
 from runs import SMALL, identity, lines, state
 
 import fullconv
@@ -21,6 +20,7 @@ from fullconv.errors import OutputError, RecipeError, RunError
 from fullconv.modelfile import read_card
 from fullconv.training import train
 from fullconv.training.folder import RunFolder
+from made import make_shapes
 
 SHORT = {**SMALL, "epochs": 1}
 
@@ -84,7 +84,7 @@ def test_a_folder_that_is_not_empty_is_refused_untouched(shapes, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "precious.txt").write_text("mine")
-    with pytest.raises(RunError, match="is not empty. Go on with that run by --resume, or give another -o"):
+    with pytest.raises(RunError, match=r"is not empty. Go on with that run by --resume, or give another -o"):
         train(shapes, run, **SHORT)
     assert [path.name for path in run.iterdir()] == ["precious.txt"]
 

@@ -18,7 +18,17 @@ from fullconv.cli.options import (
     Precision,
     Workers,
 )
-from fullconv.cli.words import Progress, TerminatedError, choose, complain, print_json, print_rich, results_only, say
+from fullconv.cli.words import (
+    Progress,
+    TerminatedError,
+    choose,
+    complain,
+    print_json,
+    print_rich,
+    results_only,
+    say,
+    stop_requests,
+)
 
 if TYPE_CHECKING:
     from fullconv.evaluation import Report
@@ -153,7 +163,8 @@ def predict(
         with results_only(), Progress("pictures") as progress:
             segmenter = load(model, precision=precision, engine=engine, device=device)
             segmenter.memory = allowed
-            predict_files(segmenter, job, lambda path, reason: complain(reason), progress, tally)
+            with stop_requests() as stop:
+                predict_files(segmenter, job, lambda path, reason: complain(reason), progress, tally, stop)
     except (KeyboardInterrupt, TerminatedError):
         say(f"{_told(tally)}. What is in {out} stays; go on by the same command with --skip-existing.")
         raise

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fullconv.errors import RecipeError, nearest
 
@@ -74,6 +78,42 @@ def choose(option: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise RecipeError(f"{option} {value}: choose {', '.join(known[:-1])} or {known[-1]}.{nearest(value, known)}")
     return value
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request, so that what was begun is finished; a second one stops at once.
+
+    Yields:
+        Whether a stop was asked for.
+
+    Raises:
+        KeyboardInterrupt, TerminatedError: At the end, where it was.
+    """
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked:
+            _raise_for(number)
+        asked.append(number)
+        with suppress(OSError):  # not print: it may be in the middle of another one
+            os.write(2, b"Stopping after this picture; once more stops at once.\n")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        _raise_for(asked[0])
+
+
+def _raise_for(number: int) -> NoReturn:
+    raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError
 
 
 class Progress:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from fullconv.errors import FullconvError, InputError, OutputError
-from fullconv.files.inputs import expand, read_list, why_empty
+from fullconv.files.inputs import Found, expand, read_list, why_empty
 from fullconv.files.outputs import Counts, Format, Tables, Writer, written_labels
 from fullconv.files.plan import Picture, Plan
-from fullconv.images import read_image
 from fullconv.segmenter import Segmenter, Tile
 
 Progress = Callable[[int, int], None]
@@ -68,6 +68,7 @@ def predict_files(
     on_failure: Callable[[str, str], None] | None = None,
     progress: Progress | None = None,
     tally: Tally | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Tally:
     """Predict pictures and write their label maps, `predictions.jsonl` and `summary.csv`.
 
@@ -77,6 +78,7 @@ def predict_files(
         on_failure: Called with input and reason of each picture that failed; all others are finished.
         progress: Called after each picture.
         tally: Counted up on the way, for callers that want to know how far an interrupted run came.
+        stop: Asked before each picture whether to end; what was begun is finished then.
 
     Returns:
         How many pictures were done, skipped (their results existed) and failed.
@@ -88,12 +90,12 @@ def predict_files(
     writer = Writer(job.out, written_labels(segmenter.card, job.head), job.format, job.overlay, job.probabilities)
     count = tally if tally is not None else Tally()
     with Plan(job.out, job.shard) as plan:
-        empty = _collect(plan, job)
+        empty = _collect(plan, job, stop or _never)
         plan.settle(writer.endings)
         total = plan.count() + len(empty)
         _make_folder(job.out)
         tables = Tables(writer, job.shard)
-        run = _Run(segmenter, job, writer, tables, count, on_failure)
+        run = _Run(segmenter, job, writer, tables, count, on_failure, stop or _never)
         try:
             for text in empty:
                 run.fail(text, why_empty(text))
@@ -110,16 +112,26 @@ def predict_files(
     return count
 
 
-def _collect(plan: Plan, job: Job) -> list[str]:
-    """Put all pictures into the plan; returns the inputs that stand for none.
+def _never() -> bool:
+    return False
+
+
+def _collect(plan: Plan, job: Job, stop: Callable[[], bool]) -> list[str]:
+    """Put all pictures into the plan, until a stop is asked for; returns the inputs that stand for none.
 
     Raises:
         InputError: There is nothing at all to predict.
     """
     if not job.inputs and job.listed is None:
         raise InputError("nothing to predict: name pictures, folders or patterns, or give --list FILE.")
-    empty = [text for text in job.inputs if not plan.add(expand(text, job.out))]
-    found = plan.add(read_list(job.listed)) if job.listed is not None else 0
+
+    def until_stopped(found: Iterator[Found]) -> Iterator[Found]:
+        return takewhile(lambda _: not stop(), found)
+
+    empty = [text for text in job.inputs if not plan.add(until_stopped(expand(text, job.out)))]
+    found = plan.add(until_stopped(read_list(job.listed))) if job.listed is not None else 0
+    if stop():
+        return []
     if job.listed is not None and not found and not job.inputs:
         raise InputError(f"--list {job.listed}: names no picture. Write a path a line.")
     if len(empty) == len(job.inputs) and not found:
@@ -149,9 +161,10 @@ class _Run:
         tables: Tables,
         tally: Tally,
         on_failure: Callable[[str, str], None] | None,
+        stop: Callable[[], bool],
     ) -> None:
         self.segmenter, self.job, self.writer, self.tables, self.tally = segmenter, job, writer, tables, tally
-        self.on_failure = on_failure
+        self.on_failure, self.stop = on_failure, stop
         self.threads = max(1, job.workers if job.workers is not None else min(4, os.cpu_count() or 1))
         self._batch: list[tuple[Picture, NDArray[Any]]] = []
         self._writing: deque[tuple[Picture, Future[Counts]]] = deque()
@@ -161,13 +174,14 @@ class _Run:
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fullconv")
         reading: deque[tuple[Picture, Future[NDArray[Any] | Counts]]] = deque()
         try:
-            for picture in plan:
+            for picture in takewhile(lambda _: not self.stop(), plan):
                 reading.append((picture, pool.submit(self._read, picture)))
                 if len(reading) > max(self.threads, self.job.batch_size):
                     yield from self._take(*reading.popleft(), pool)
-            while reading:
+            while reading and not self.stop():
                 yield from self._take(*reading.popleft(), pool)
-            yield from self._predict(pool)
+            if self._batch and not self.stop():
+                yield from self._predict(pool)
             yield from self._finish(0)
         finally:
             for _, pending in reading:
@@ -185,7 +199,7 @@ class _Run:
 
     def _read(self, picture: Picture) -> NDArray[Any] | Counts:
         existing = self.writer.existing(picture.name) if self.job.skip_existing else None
-        return existing if existing is not None else read_image(picture.path)
+        return existing if existing is not None else self.segmenter.read(picture.path)
 
     def _take(
         self, picture: Picture, pending: Future[NDArray[Any] | Counts], pool: ThreadPoolExecutor

@@ -148,7 +148,9 @@ def _create_or_refuse(name: str, in_channels: int, settings: dict[str, Any]) -> 
     try:
         _create(name, in_channels, None, settings)
     except _REFUSALS as error:
-        raise NetworkError(f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}") from error
+        raise NetworkError(
+            f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}"
+        ) from error
 
 
 def build_pyramid(
@@ -170,7 +172,9 @@ def build_pyramid(
         if file is not None:
             _create_or_refuse(name, in_channels, settings)  # a family that cannot serve says so itself
             raise WeightsError(f"{file}: not the weights of {name} ({_reason(error)}).") from error
-        raise NetworkError(f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}") from error
+        raise NetworkError(
+            f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}"
+        ) from error
     left = make_same_padding_static(body)
     if left:
         raise NetworkError(

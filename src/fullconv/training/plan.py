@@ -192,8 +192,8 @@ def continued(stored: Plan, given: Mapping[str, Any], where: Path) -> Plan:
         free = key in FREE_TO_CHANGE or (key == "epochs" and _longer(stored, asked[key]))
         if asked[key] != table.get(key) and not free:
             raise RunError(
-                f"{where}: this run has {key} = {_shown(table.get(key))}, not {_shown(asked[key])}. Leave {_option(key)} away to go on"
-                " with it, or start another run in a new folder."
+                f"{where}: this run has {key} = {_shown(table.get(key))}, not {_shown(asked[key])}. Leave {_option(key)}"
+                " away to go on with it, or start another run in a new folder."
             )
     changes = {key: asked[key] for key in _flat(given) if key in (*FREE_TO_CHANGE, "epochs")}
     measured = stored.measured

@@ -1,0 +1,37 @@
+"""The tree of errors, and the nearest name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from fullconv import errors
+from fullconv.errors import FullconvError, MissingExtraError, nearest
+
+KINDS = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, FullconvError)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_of_the_user_ends_with_two_and_is_drawn_in_the_tree(kind):
+    assert kind.exit_code == 2
+    assert kind.__doc__
+    drawn = re.search(rf"{kind.__name__} .*?(?:\(also (\w+)\))?$", errors.__doc__, re.M)
+    assert drawn
+    if drawn[1]:
+        assert issubclass(
+            kind, getattr(__builtins__, drawn[1]) if inspect.ismodule(__builtins__) else __builtins__[drawn[1]]
+        )
+
+
+def test_a_missing_extra_is_the_line_to_type():
+    error = MissingExtraError("rasterio", "geo", "a GeoTIFF")
+    assert str(error) == 'a GeoTIFF needs rasterio, which is not installed. Run: pip install "fullconv[geo]"'
+    assert isinstance(error, ImportError)
+
+
+def test_the_nearest_name_is_named_or_none():
+    assert nearest("fcn8", ["fcn32s", "fcn8s"]) == " Did you mean 'fcn8s'?"
+    assert nearest("zzz", ["fcn32s", "fcn8s"]) == ""
+    assert nearest("x", []) == ""
