@@ -22,7 +22,7 @@ from fullconv.importing import published_model
 from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
-from fullconv.tiling import memory_allowed, plan, stitched_scores, strips, tile_core
+from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core
 
 Tile = int | Literal["auto", "none"]
 
@@ -49,6 +49,8 @@ class Segmenter:
         self.engine: Engine = TorchEngine(self.network, card, self.device, choose_precision(precision))
         self.memory: int | None = None
         """Bytes that a prediction may take; None allows a quarter of what is free."""
+        self.blend = False
+        """Whether tiles that cannot be exact are averaged instead of refused."""
 
     @classmethod
     def from_network(
@@ -214,6 +216,12 @@ class Segmenter:
         core = self._core(tile, *working)
         if core is None:
             return (height, width), working, self.engine.scores(images)
+        if self.blend:
+            if self.network.halo is not None:
+                raise InputError(
+                    "tiles of this network are exact, and averaging them would only blur: leave --blend away."
+                )
+            return (height, width), working, blended_scores(self.engine.scores, images, self.network, core)
         rows, columns = plan(self.network, *working, core)
         return (height, width), working, stitched_scores(self.engine.scores, images, rows, columns)
 

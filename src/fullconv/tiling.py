@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -74,7 +75,11 @@ def plan(network: Network, height: int, width: int, core: int) -> tuple[list[Spa
         NetworkError: A layer sees the whole picture, or has a reach that nobody knows.
     """
     if network.halo is None:
-        raise NetworkError(f"tiles cannot be exact: {why_not(network)} Use --tile none.")
+        raise NetworkError(
+            f"tiles cannot be exact: {why_not(network)} Use --tile none, or --blend for overlapping tiles that are"
+            " averaged, which is not exact."
+        )
+        )
     align = network.stride
     core = max(align, -(-core // align) * align)
     padded = network.padded_size(height, width)
@@ -140,6 +145,60 @@ def _join(parts: list[Scores], dim: int) -> Scores:
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}  # type: ignore[index]
     return torch.cat(parts, dim)  # type: ignore[arg-type]
+
+
+def blended_scores(compute: Callable[[Tensor], Scores], image: Tensor, network: Network, core: int) -> Scores:
+    """Average the scores of tiles that overlap by half, the middle of a tile weighing most.
+
+    This is not the whole picture's answer: it is for networks whose layers see the whole picture, where no tile is.
+
+    Args:
+        compute: Maps (1, h, w, C) as stored to scores.
+        image: (1, H, W, C).
+        network: The network, for its grid.
+        core: Side of a tile in pixels, rounded up to the grid.
+    """
+    align = network.stride
+    side = max(2 * align, network.minimum_size, -(-core // align) * align)
+    spans = [_overlapping(n, side, align) for n in image.shape[1:3]]
+    parts = [
+        ((top, left), compute(image[:, top : top + side, left : left + side])) for top in spans[0] for left in spans[1]
+    ]
+    if isinstance(parts[0][1], dict):
+        names = parts[0][1].keys()
+        return {n: _average([(at, s[n]) for at, s in parts], network.score_stride) for n in names}  # type: ignore[call-overload]
+    return _average([(at, cast(Tensor, s)) for at, s in parts], network.score_stride)
+
+
+def _overlapping(length: int, side: int, align: int) -> list[int]:
+    """Return where tiles begin: every half side, and where the last one reaches the end."""
+    if length <= side:
+        return [0]
+    step = max(align, side // 2 // align * align)
+    last = -(-(length - side) // align) * align
+    return [*range(0, last, step), last]
+
+
+def _average(parts: list[tuple[tuple[int, int], Tensor]], stride: int) -> Tensor:
+    """Add scores up at their places, weighted, and divide by the weights."""
+    height = max(top // stride + s.shape[-2] for (top, _), s in parts)
+    width = max(left // stride + s.shape[-1] for (_, left), s in parts)
+    first = parts[0][1]
+    total = first.new_zeros(*first.shape[:2], height, width)
+    weights = first.new_zeros(height, width)
+    for (top, left), scores in parts:
+        h, w = scores.shape[-2:]
+        weight = torch.outer(_hat(h), _hat(w)).to(scores)
+        rows, columns = slice(top // stride, top // stride + h), slice(left // stride, left // stride + w)
+        total[..., rows, columns] += scores * weight
+        weights[rows, columns] += weight
+    return total / weights
+
+
+def _hat(n: int) -> Tensor:
+    """Return weights that rise to the middle and fall again, (n,)."""
+    up = torch.arange(1, n + 1, dtype=torch.float32)
+    return torch.minimum(up, up.flip(0))
 
 
 def strips(height: int, width: int, num_classes: int, budget: int = 16 * 2**20) -> Iterator[tuple[int, int]]:
