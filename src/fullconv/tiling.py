@@ -79,7 +79,6 @@ def plan(network: Network, height: int, width: int, core: int) -> tuple[list[Spa
             f"tiles cannot be exact: {why_not(network)} Use --tile none, or --blend for overlapping tiles that are"
             " averaged, which is not exact."
         )
-        )
     align = network.stride
     core = max(align, -(-core // align) * align)
     padded = network.padded_size(height, width)
