@@ -16,7 +16,7 @@ SOURCE = Path(fullconv.__file__).parent
 ROOMS = [
     "errors", "storage", "labels", "recipe", "card", "constants", "modelfile", "geometry", "nn", "losses",
     "metrics", "images", "preprocess", "data", "engines", "tiling", "prediction", "importing", "segmenter",
-    "evaluation", "comparison", "report", "checkpoint", "training", "files", "catalogue", "demo", "export", "scale",
+    "rasters", "evaluation", "comparison", "report", "checkpoint", "training", "files", "catalogue", "demo", "export", "scale",
     "serve", "cli",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(ROOMS)}

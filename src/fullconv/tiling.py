@@ -8,6 +8,7 @@ the picture it ends there too, so that every layer pads as it does for the whole
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
-from fullconv.nn import Network, Scores
+from fullconv.nn import Network, Scores, WholeNetwork
+from fullconv.nn.upsampling import sample_axis
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,25 @@ def stitched_scores(
     Returns:
         Scores of the whole picture.
     """
-    bands: list[Scores] = []
-    for row in rows:
-        parts = []
-        for column in columns:
-            window = image[:, row.start : row.stop, column.start : column.stop]
-            parts.append(_cut(compute(window), row, column))
-        bands.append(_join(parts, -1))
-    return _join(bands, -2)
+
+    def read(row: Span, column: Span) -> Tensor:
+        return image[:, row.start : row.stop, column.start : column.stop]
+
+    return _join([band_scores(compute, read, row, columns) for row in rows], -2)
+
+
+def band_scores(
+    compute: Callable[[Tensor], Scores], read: Callable[[Span, Span], Tensor], row: Span, columns: list[Span]
+) -> Scores:
+    """Compute the scores of one row of tiles.
+
+    Args:
+        compute: Maps (1, h, w, C) as stored to scores.
+        read: Gives the window of a tile, (1, h, w, C).
+        row: Of the plan of the rows.
+        columns: Plan of the columns.
+    """
+    return _join([_cut(compute(read(row, column)), row, column) for column in columns], -1)
 
 
 def _cut(scores: Scores, row: Span, column: Span) -> Scores:
@@ -146,6 +159,69 @@ def _join(parts: list[Scores], dim: int) -> Scores:
     return torch.cat(parts, dim)  # type: ignore[arg-type]
 
 
+def rows_ready(network: Network, known: int, height: int, total: int) -> int:
+    """Return how many rows of the logits the first rows of the scores are enough for.
+
+    Args:
+        network: The network, for how it grows scores.
+        known: Rows of the scores, from the top.
+        height: Rows of the picture.
+        total: Rows of the whole picture's scores; only networks that grow scores by the picture's size look at it.
+    """
+    return bisect_left(range(height), known, key=lambda row: _cells_around(network, row, height, total)[1])
+
+
+def first_needed(network: Network, row: int, height: int, total: int) -> int:
+    """Return the first row of the scores that a row of the logits or one below it reads."""
+    return max(0, _cells_around(network, row, height, total)[0])
+
+
+def grows_by_size(network: Network) -> bool:
+    """Say whether a network grows its scores to the picture's size, so that their number matters."""
+    return not isinstance(network, WholeNetwork) and network.row.rule == "size"
+
+
+def _cells_around(network: Network, row: int, height: int, total: int) -> tuple[int, int]:
+    """Return the two rows of the scores between which a row of the logits lies; beyond a border, where it lies there."""
+    if isinstance(network, WholeNetwork):  # its scores are its logits
+        return row, row
+    if grows_by_size(network):
+        low = math.floor(max((row + 0.5) * total / height - 0.5, 0))
+    else:
+        low = (row - math.ceil(network.geometry.y.offset)) // network.score_stride
+    return low, low + 1
+
+
+def upsample_rows(
+    network: Network, scores: Tensor, first: int, total: int, size: tuple[int, int], rows: tuple[int, int]
+) -> Tensor:
+    """Grow some rows of the scores to rows of the logits: the same bits as of the whole picture's scores.
+
+    Args:
+        network: The network.
+        scores: (N, K, n, w): rows ``first`` to ``first + n`` of the whole picture's scores, all that the rows read.
+        first: Place of the first row.
+        total: Rows of the whole picture's scores.
+        size: (H, W) of the picture.
+        rows: (a, b) of the picture.
+
+    Returns:
+        Logits (N, K, b - a, W).
+    """
+    a, b = rows
+    if not grows_by_size(network):
+        shift = first * network.score_stride
+        return cast(Tensor, network.upsample(scores, size, (a - shift, b - shift)))
+    for dim, start, stop, cells, full, skip in (
+        (-2, a, b, total, size[0], first),
+        (-1, 0, size[1], scores.shape[-1], size[1], 0),
+    ):
+        pixel = torch.arange(start, stop, dtype=torch.float64, device=scores.device)
+        at = ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+        scores = sample_axis(scores, dim, at - skip, network.border)
+    return scores
+
+
 def blended_scores(compute: Callable[[Tensor], Scores], image: Tensor, network: Network, core: int) -> Scores:
     """Average the scores of tiles that overlap by half, the middle of a tile weighing most.
 
@@ -165,7 +241,8 @@ def blended_scores(compute: Callable[[Tensor], Scores], image: Tensor, network: 
     ]
     if isinstance(parts[0][1], dict):
         names = parts[0][1].keys()
-        return {n: _average([(at, s[n]) for at, s in parts], network.score_stride) for n in names}  # type: ignore[call-overload]
+        maps = [(at, cast("dict[str, Tensor]", s)) for at, s in parts]
+        return {n: _average([(at, s[n]) for at, s in maps], network.score_stride) for n in names}
     return _average([(at, cast(Tensor, s)) for at, s in parts], network.score_stride)
 
 

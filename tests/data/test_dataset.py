@@ -438,3 +438,20 @@ def test_camvid_opens_as_published_where_it_is():
     )
     mask = data.read_mask(data.splits["train"][0])
     assert set(np.unique(mask)) <= {*range(11), VOID}
+
+
+def test_folds_of_data_toml_are_overridden_by_those_that_are_given(tmp_path):
+    make_shapes(tmp_path, "split-first", pictures=10, test=2, toml="folds = 5\n")
+    folds = [open_dataset(tmp_path, fold=k) for k in range(5)]
+    assert sorted(s.stem for data in folds for s in data.splits["val"]) == [f"shape{i:03d}" for i in range(10)]
+    assert open_dataset(tmp_path).splits == folds[0].splits
+    assert len(open_dataset(tmp_path, folds=2, fold=1).splits["val"]) == 5
+    with pytest.raises(DataError, match="fold 5 does not exist"):
+        open_dataset(tmp_path, fold=5)
+
+
+@pytest.mark.parametrize("folds", ["1", "true", '"5"'])
+def test_folds_of_data_toml_that_cannot_be_are_refused(tmp_path, folds):
+    make_shapes(tmp_path, "flat", pictures=4, toml=f"folds = {folds}\n")
+    with pytest.raises(DataError, match="folds = "):
+        open_dataset(tmp_path)

@@ -356,3 +356,55 @@ def test_the_documentation_lists_every_code():
                 used.add(node.args[0].value if isinstance(node.args[0], ast.Constant) else "")
     used |= {"channels-differ", "dtype-differs"}  # told by one call with a variable
     assert listed == used - {""}
+
+
+@pytest.mark.parametrize(
+    ("make", "cause", "remedy"),
+    [
+        (lambda d: d / "nowhere", "nowhere: no such folder", "Check the name."),
+        (lambda d: d, "the folder is empty", "Put pictures in images/"),
+        (lambda d: (d / "a.txt").write_text("x") and d / "a.txt", "a.txt: is a file", "A data set is a folder"),
+        (lambda d: (d / "images").mkdir() or d, "images/ has no masks/ to go with it", "Put pictures in images/"),
+        (lambda d: (d / "data.toml").write_text("x = 1") and d, "there is no key 'x'", "The keys are"),
+        (lambda d: (d / "data.toml").write_text("x =") and d, "not valid TOML", "Correct data.toml."),
+    ],
+)
+def test_advice_on_what_cannot_be_opened_is_the_remedy(tmp_path, make, cause, remedy):
+    found = only(make(tmp_path))
+    assert (found.code, found.severity) == ("unusable", "error")
+    assert cause in found.cause
+    assert remedy not in found.cause
+    assert remedy in found.remedy
+
+
+def test_advice_on_a_format_that_is_none_is_the_remedy(data):
+    (found,) = inspect(data, format="camvit")
+    assert found.cause == "there is no format 'camvit'"
+    assert found.remedy.startswith("Did you mean 'camvid'? The formats are")
+
+
+def test_a_data_set_without_anything_to_learn_is_an_error(data):
+    for path in (data / "trainannot").iterdir():
+        save_mask(np.full((48, 64), 255, np.uint8), path)
+    found = inspect(data)
+    assert [(p.code, p.severity, p.count) for p in found] == [("nothing-to-learn", "error", 6)]
+    with pytest.raises(BadDataError, match="nothing-to-learn"):
+        require_usable(open_dataset(data, skip_bad=True))
+
+
+@pytest.mark.parametrize("toml", [True, False])
+def test_what_is_wrong_with_one_file_is_said_once(tmp_path, toml):
+    make_shapes(tmp_path, "camvid", pictures=8, toml=toml)
+    mask(tmp_path).write_bytes(b"")
+    found = only(tmp_path)
+    assert (found.code, found.count) == ("empty-file", 1)
+    assert found.cause.count("empty") == found.cause.count("0 bytes") == 1
+    assert found.remedy.count("Copy or export") == 1
+    assert "Copy" not in found.cause
+
+
+def test_the_layout_is_reported_by_the_name_that_was_given(tmp_path):
+    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "flat", pictures=5)
+    assert summary(tmp_path, format="flat")["format"] == "flat"
+    assert summary(tmp_path, format="pairs")["format"] == "pairs"

@@ -34,7 +34,7 @@ def _show(data: str, found: dict[str, Any]) -> None:
     parts: list[Any] = []
     if found["classes"]:
         splits = ", ".join(f"{count} {split}" for split, count in found["splits"].items())
-        parts.append(f"{data}: {found['format']}, {len(found['classes'])} classes, {splits} pictures")
+        parts.append(Text(f"{data}: {found['format']}, {len(found['classes'])} classes, {splits} pictures"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name, side in (("index", "right"), ("class", "left"), ("pixels", "right"), ("share", "right"),
                            ("pictures", "right")):  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fullconv.cli.options import DataArgument, DataFormat, Device, Engine, Json, Precision
-from fullconv.cli.words import Progress, print_json, results_only, say
+from fullconv.cli.words import Progress, choose, print_json, results_only, say
 
 IMPORTABLE = (
     "fcn_resnet50 fcn_resnet101 torchvision-fcn_resnet50 torchvision-fcn_resnet101 fcn-os8 voc-fcn32s voc-fcn16s voc-fcn8s"
@@ -57,8 +57,6 @@ def compare(
 
     Both are scored on the same pictures; the interval is by paired bootstrap over them.
     """
-    from fullconv.cli.words import choose
-
     choose("--split", split, ("val", "test", "train", "all"))
     from fullconv.comparison import compare as compare_models
     from fullconv.data import open_dataset

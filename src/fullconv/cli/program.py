@@ -15,6 +15,7 @@ import typer
 
 from fullconv import __version__
 from fullconv.cli.data import check
+from fullconv.cli.foreign import compare, import_model
 from fullconv.cli.learn import demo, train
 from fullconv.cli.models import info, models
 from fullconv.cli.use import evaluate, predict
@@ -27,8 +28,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "import": import_model,
     "info": info,
     "models": models,
+    "compare": compare,
 }
 """By name, in the order of `fullconv --help`."""
 

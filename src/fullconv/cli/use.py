@@ -138,6 +138,10 @@ def predict(
     tile: Annotated[
         str, typer.Option(metavar="auto|none|N", help="Side of a tile's core in pixels; the answer is the same.")
     ] = "auto",
+    blend: Annotated[
+        bool,
+        typer.Option("--blend", help="Average overlapping tiles, where a layer sees the whole picture: not exact."),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
@@ -148,6 +152,7 @@ def predict(
 
     OUT gets NAME.png for each picture among INPUT, summary.csv (pixels and share of each class) and predictions.jsonl.
     """
+    from fullconv.errors import RecipeError
     from fullconv.files.outputs import FORMATS, Format
     from fullconv.files.plan import parse_shard
     from fullconv.files.run import Job, Tally, predict_files
@@ -162,7 +167,11 @@ def predict(
     try:
         with results_only(), Progress("pictures") as progress:
             segmenter = load(model, precision=precision, engine=engine, device=device)
-            segmenter.memory = allowed
+            segmenter.memory, segmenter.blend = allowed, blend
+            if blend:
+                if job.tile in ("auto", "none"):
+                    raise RecipeError("--blend needs --tile N, the side of the tiles that it averages.")
+                say("Tiles are averaged: the answer is not exactly the whole picture's.")
             with stop_requests() as stop:
                 predict_files(segmenter, job, lambda path, reason: complain(reason), progress, tally, stop)
     except (KeyboardInterrupt, TerminatedError):

@@ -167,8 +167,8 @@ def open_dataset(
         path: The data folder.
         format: Name of the layout where several fit.
         skip_bad: Leave out pictures that have no mask or cannot be used, instead of stopping.
-        folds: Put train and val together and split them into this many parts; needs `fold`.
-        fold: The part that is val, from 0.
+        folds: Put train and val together and split them into this many parts; data.toml's where not given.
+        fold: The part that is val, from 0; needs folds here or in data.toml.
 
     Returns:
         The data set; what is wrong with it but does not keep it from being opened is in its `problems`.
@@ -176,9 +176,11 @@ def open_dataset(
     Raises:
         DataError: It cannot be used; the message names what is wrong, where, and the lines that mend it.
     """
-    check_folds(folds, fold)
     root = open_root(path)
     settings = read_settings(root)
+    if folds is None and settings.folds is not None:
+        folds, fold = settings.folds, fold or 0
+    check_folds(folds, fold)
     folder = Folder(root)
     row = detect(folder, settings, format)
     found = row.read(folder, settings)
@@ -188,7 +190,7 @@ def open_dataset(
     codings = {"": _coding(root, settings, splits, skip_bad)}
     return Dataset(
         root=root,
-        format=row.family,
+        format=format or settings.format or row.family,
         codings=codings,
         bands=None if settings.bands is None else tuple(settings.bands),
         splits=splits,
@@ -234,6 +236,7 @@ def _refuse_nothing(root: Path, splits: Mapping[str, list[Sample]], problems: li
 def _coding(root: Path, settings: DataSettings, splits: Mapping[str, list[Sample]], skip_bad: bool) -> MaskCoding:
     classes = settings.class_names()
     if classes is None:
-        sources = [sample.masks[""] for members in splits.values() for sample in members]
-        classes = infer_classes(root, settings, sources, Scanner(root).masks(sources), skip_bad)
+        everyone = [sample for members in splits.values() for sample in members]
+        facts = Scanner(root).masks(sample.masks[""] for sample in everyone)
+        classes = infer_classes(root, settings, everyone, facts, skip_bad)
     return make_coding(settings, classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -100,7 +101,7 @@ def _examine(
         except BadDataError as error:
             return None, _sorted(error.problems)
         except FullconvError as error:
-            return None, [problem("unusable", "error", [str(data)], str(error).removesuffix("."), "")]
+            return None, [_unusable(str(data), str(error))]
     findings = Findings(dataset.root)
     problems = [*dataset.problems, *_empty_splits(dataset)]
     kinds: dict[tuple[int, str], list[Sample]] = {}
@@ -123,6 +124,16 @@ def _examine(
     return dataset, _sorted(_without_repetition(problems))
 
 
+def _unusable(name: str, words: str) -> Problem:
+    """Tell an error's first sentence as the cause, and the rest as the remedy."""
+    skip = len(name) if words.startswith(name) else 0  # a full stop in the name ends no sentence
+    end = re.search(r"[.;] (?=[A-Z])", words[skip:])
+    cause, remedy = (words, "") if end is None else (words[: skip + end.start()], words[skip + end.end() :])
+    if not remedy and "data.toml" in words:
+        remedy = "Correct data.toml."
+    return problem("unusable", "error", [name], cause.removesuffix("."), remedy)
+
+
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda found: _ORDER[found.severity])
 
@@ -130,7 +141,9 @@ def _sorted(problems: Sequence[Problem]) -> list[Problem]:
 def _without_repetition(problems: list[Problem]) -> list[Problem]:
     """Leave out what follows from a larger problem: 0/255 masks also have all-void ones."""
     codes = {found.code for found in problems}
-    hidden = {"all-void", "class-missing-in-train", "class-unused"} if codes & {"binary-mask", "rgb-mask"} else set()
+    hidden = {"all-void"} if "nothing-to-learn" in codes else set()
+    if codes & {"binary-mask", "rgb-mask"}:
+        hidden = {"all-void", "nothing-to-learn", "class-missing-in-train", "class-unused"}
     return [found for found in problems if found.code not in hidden]
 
 
@@ -215,6 +228,7 @@ class _Tally:
         self.twice: list[tuple[Sample, Sample]] = []
         self.types: set[str] = set()
         self.low, self.high = float("inf"), float("-inf")
+        self.void: list[Sample] = []
 
     def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
         """Count one sample."""
@@ -235,11 +249,21 @@ class _Tally:
                 self.colored.append(sample)
         elif not coding.by_color:
             self.numbers.update({value & 255 if mask.in_color else value for value in mask.counts})
-        self.pixels[split] += class_counts(mask, coding)[0]
+        counts, _, unknown = class_counts(mask, coding)
+        self.pixels[split] += counts
+        if split == "train" and not unknown and not counts.any():
+            self.void.append(sample)
 
     def problems(self) -> list[Problem]:
         """Return what the counts say."""
-        return [*self._binary(), *self._colored(), *self._constant(), *self._repeated(), *self._classes()]
+        return [
+            *self._binary(),
+            *self._colored(),
+            *self._constant(),
+            *self._void(),
+            *self._repeated(),
+            *self._classes(),
+        ]
 
     def _constant(self) -> list[Problem]:
         if self.low != self.high or "uint8" in self.types:
@@ -247,6 +271,13 @@ class _Tally:
         files = [sample.image.relative_to(self.dataset.root).as_posix() for sample in self.dataset.splits["train"]]
         words = f"every pixel of every picture in train is {self.low:g}, so there is nothing to learn from"
         return [problem("constant-pictures", "error", files, words, "Check how the pictures were exported.")]
+
+    def _void(self) -> list[Problem]:
+        if not self.void or len(self.void) < len(self.dataset.splits["train"]):
+            return []
+        words = "every mask in train is void everywhere, so there is nothing to learn from"
+        remedy = "Name the numbers that are classes in values of data.toml, or export the masks again."
+        return [problem("nothing-to-learn", "error", [self._name(s) for s in self.void], words, remedy)]
 
     def _binary(self) -> list[Problem]:
         coding = self.dataset.codings[""]

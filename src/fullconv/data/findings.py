@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,10 +68,9 @@ class Findings:
             finding.files.append(self._name(path))
 
     def unreadable(self, code: str, sample: Sample, path: Path, error: str) -> None:
-        """Note a file that cannot be decoded, with the reader's words."""
-        self.add(
-            code if code in WORDS else "unreadable", sample, path, error.removeprefix(f"{path}: ").removesuffix(".")
-        )
+        """Note a file that cannot be decoded, with the reader's words but for its advice."""
+        code = code if code in WORDS else "unreadable"
+        self.add(code, sample, path, reason(code, error, path))
 
     def unknown(self, sample: Sample, path: Path, values: Sequence[int], in_color: bool) -> None:
         """Note a mask with numbers or colours that mean nothing."""
@@ -100,6 +100,16 @@ class Findings:
             return path.relative_to(self.root).as_posix()
         except ValueError:  # an annotation file may name pictures elsewhere
             return path.as_posix()
+
+
+def reason(code: str, error: str, path: Path) -> str:
+    """Return what a reader's words add to those of the code: no name, no advice, nothing twice."""
+    if code in ("empty-file", "missing-file"):
+        return ""
+    words = error.removeprefix(f"{path}: ")
+    if code != "needs-extra":  # its line to install is all that helps
+        words = re.split(r"\. (?=[A-Z])", words, maxsplit=1)[0]
+    return words.removesuffix(".")
 
 
 def _label_remedy(values: Sequence[int], more: bool) -> str:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fullconv.data.findings import Findings
 from fullconv.data.problems import BadDataError, Problem, problem
-from fullconv.data.samples import MaskSource
+from fullconv.data.samples import Sample
 from fullconv.data.scan import MaskFacts
 from fullconv.data.settings import DataSettings
 from fullconv.data.statistics import all_grey
@@ -17,7 +18,7 @@ _COLORS_SHOWN = 40
 
 
 def infer_classes(
-    root: Path, settings: DataSettings, sources: Sequence[MaskSource], facts: Iterable[MaskFacts], skip_bad: bool
+    root: Path, settings: DataSettings, samples: Sequence[Sample], facts: Iterable[MaskFacts], skip_bad: bool
 ) -> tuple[str, ...]:
     """Name the classes class0, class1, ... that the masks hold.
 
@@ -27,18 +28,18 @@ def infer_classes(
     numbers: Counter[int] = Counter()
     colors: Counter[int] = Counter()
     colored: list[str] = []
-    broken: list[Problem] = []
-    names = [source.path.relative_to(root).as_posix() for source in sources]
-    for name, found in zip(names, facts, strict=True):
+    broken = Findings(root)
+    names = [sample.mask.relative_to(root).as_posix() for sample in samples]
+    for sample, name, found in zip(samples, names, facts, strict=True):
         if found.error:
-            broken.append(problem(found.code, "error", [name], found.error.removesuffix("."), ""))
+            broken.unreadable(found.code, sample, sample.mask, found.error)
         elif found.in_color and not all_grey(found):
             colors.update(found.counts)
             colored.append(name)
         else:
             numbers.update({value & 255 if found.in_color else value: n for value, n in found.counts.items()})
-    if broken and not skip_bad:
-        raise BadDataError(str(root), broken)
+    if (problems := broken.problems()) and not skip_bad:
+        raise BadDataError(str(root), problems)
     if colored:
         raise BadDataError(str(root), [color_problem(colored, colors)])
     void = {settings.ignore_index} if isinstance(settings.ignore_index, int) else set(settings.ignore_index or ())

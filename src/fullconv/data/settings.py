@@ -53,6 +53,8 @@ class DataSettings(BaseModel):
     """1-based bands in the order in which they are used; None for all."""
     splits: dict[Split, str] | None = None
     """Split -> a text file with a stem or path a line."""
+    folds: int | None = Field(default=None, ge=2)
+    """Put train and val together and cut them into this many parts, of which one is val."""
 
     class_colors: list[Color] | None = Field(default=None, exclude=True)
     """From classes.txt: colours by class, which also decode RGB masks."""

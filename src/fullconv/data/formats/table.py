@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fullconv.data.folder import Folder
-from fullconv.data.formats import Format, pairs
+from fullconv.data.formats import Format, coco, labelme, pairs, voc
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
 
-FORMATS: tuple[Format, ...] = (*pairs.FORMATS,)
+FORMATS: tuple[Format, ...] = (*pairs.FORMATS, *voc.FORMATS, *coco.FORMATS, *labelme.FORMATS)
 
 
 def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
@@ -33,6 +33,12 @@ def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
     return fits[0][0]
 
 
+_ADVICE = (
+    "Put pictures in images/ and masks of the same names in masks/, or name your folders in data.toml:"
+    ' images = "...", masks = "...".'
+)
+
+
 def _nothing_fits(folder: Folder, settings: DataSettings, wanted: str | None) -> str:
     there = ", ".join(f"{name}/" for name in list(folder.folders.values())[:8]) or "no folders"
     for key, value in (("images", settings.images), ("masks", settings.masks)):
@@ -41,14 +47,11 @@ def _nothing_fits(folder: Folder, settings: DataSettings, wanted: str | None) ->
     what = f"is not laid out as '{wanted}'" if wanted is not None else "is laid out as no data set that is known"
     hint = ""
     if (missing := pairs.half(folder, settings)) is not None:
-        hint = f" {missing}."
-    elif wanted is None:
+        return f"{folder.root}: {what} (it holds {there}): {missing}. {_ADVICE}"
+    if wanted is None:
         for inner in folder.folders.values():
             deeper = Folder(folder.root / inner)
             if any(row.detect(deeper, settings) for row in FORMATS):
                 hint = f" {inner}/ looks like one: did you mean {folder.root / inner}?"
                 break
-    return (
-        f"{folder.root}: {what} (it holds {there}).{hint} Put pictures in images/ and masks of the same names in"
-        ' masks/, or name your folders in data.toml: images = "...", masks = "...".'
-    )
+    return f"{folder.root}: {what} (it holds {there}).{hint} {_ADVICE}"

@@ -1,0 +1,154 @@
+"""LabelMe: a JSON file beside each picture, or with the picture in it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullconv.data.folder import Folder, walk
+from fullconv.data.formats import Format, Found
+from fullconv.data.formats.locate import Locator
+from fullconv.data.formats.naming import Naming
+from fullconv.data.formats.shapes import DrawnMask, Shape, points
+from fullconv.data.problems import problem
+from fullconv.data.samples import Sample
+from fullconv.data.settings import DataSettings
+from fullconv.errors import DataError
+from fullconv.images.read import decode
+from fullconv.storage import cache_folder, write_bytes
+
+_KEY = re.compile(r'"(shapes|imagePath|imageData)"\s*:')
+_LINE, _POINT = 10, 5
+"""Width of lines and radius of points, as labelme draws them."""
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def _files(folder: Folder) -> list[Path]:
+    return [path for path in walk(folder.root) if path.suffix.lower() == ".json"]
+
+
+def detect(folder: Folder, settings: DataSettings) -> str | None:
+    """Find a JSON file that has labelme's keys."""
+    if settings.masks:
+        return None
+    for path in _files(folder)[:50]:
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(2048).decode("utf-8-sig", "replace")
+                file.seek(max(path.stat().st_size - 2048, 0))
+                tail = file.read().decode("utf-8", "replace")
+            if head.lstrip().startswith("{") and len(set(_KEY.findall(head + tail))) >= 2:
+                return path.relative_to(folder.root).as_posix()
+    return None
+
+
+def read(folder: Folder, settings: DataSettings) -> Found:
+    """Draw the shapes of every file, in their order."""
+    found = Found(splits={})
+    tables = {path: table for path in _files(folder) if "shapes" in (table := _load(path))}
+    names = sorted({str(shape.get("label")) for table in tables.values() for shape in _shapes(table)})
+    naming = Naming(settings, names, folder.root)
+    locator = Locator(folder, settings)
+    bad: list[str] = []
+    for path, table in tables.items():
+        inner = path.relative_to(folder.root)
+        stem, said = inner.with_suffix("").as_posix(), inner.as_posix()
+        picture = _embedded(table, path) if table.get("imageData") else None
+        if picture is None:
+            written = str(table.get("imagePath") or "")
+            picture = locator.find(written or path.stem, path.parent, said=said)
+            if picture is None and written and (picture := locator.find(path.stem, path.parent, said=said)) is not None:
+                locator.missing.remove(said)
+                locator.mended.append(said)
+            elif picture is None:
+                locator.missing = list(dict.fromkeys(locator.missing))
+        if picture is None:
+            continue
+        drawn = []
+        for entry in _shapes(table):
+            label = naming.index(str(entry.get("label")), stem)
+            shape = None if label is None else _shape(entry, label)
+            if shape is not None:
+                drawn.append(shape)
+            elif label is not None:
+                bad.append(stem)
+        mask = DrawnMask(path, naming.key, picture, None, naming.unlabeled, tuple(drawn))
+        split = next((_SPLITS[part.lower()] for part in inner.parts[:-1] if part.lower() in _SPLITS), "")
+        found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
+    if len(found.splits) > 1 and "" in found.splits:
+        found.splits.setdefault("train", []).extend(found.splits.pop(""))
+    found.problems += locator.problems(any(found.splits.values())) + naming.problems()
+    if bad:
+        words = "shapes cannot be drawn: too few points, no numbers, or a kind that is not known"
+        found.problems.append(problem("bad-shape", "error", bad, words, "Draw them again, or remove them.", bad))
+    found.settings = naming.settings()
+    return found
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}). Save it again, or remove it.") from None
+    return table if isinstance(table, dict) else {}
+
+
+def _shapes(table: dict[str, Any]) -> list[dict[str, Any]]:
+    shapes = table.get("shapes")
+    return [shape for shape in shapes if isinstance(shape, dict)] if isinstance(shapes, list) else []
+
+
+def _embedded(table: dict[str, Any], path: Path) -> Path | None:
+    """Unpack the picture of a file into the cache; None where it is damaged."""
+    try:
+        data = base64.b64decode(table["imageData"], validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        return None
+    suffix = Path(str(table.get("imagePath") or "").replace("\\", "/")).suffix or ".png"
+    target = cache_folder() / "embedded" / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
+    if not target.is_file():
+        write_bytes(target, [data])
+    return target
+
+
+def _shape(entry: dict[str, Any], label: int) -> Shape | None:
+    kind = entry.get("shape_type") or "polygon"
+    found = points(entry.get("points"))
+    if found is None:
+        return None
+    x, y = found[0]
+    if kind == "polygon":
+        return Shape("polygon", label, (found,)) if len(found) > 2 else None
+    if kind == "rectangle" and len(found) in (2, 4):
+        xs, ys = [p[0] for p in found], [p[1] for p in found]
+        return Shape("rectangle", label, (min(xs), min(ys), max(xs), max(ys)))
+    if kind == "oriented_rectangle" and len(found) == 4:
+        return Shape("polygon", label, (found,))
+    if kind == "circle" and len(found) == 2:
+        radius = math.hypot(found[1][0] - x, found[1][1] - y)
+        return Shape("ellipse", label, (x - radius, y - radius, x + radius, y + radius))
+    if kind in ("point", "points"):
+        if len(found) == 1:
+            return Shape("ellipse", label, (x - _POINT, y - _POINT, x + _POINT, y + _POINT))
+        return None
+    if kind in ("line", "linestrip") and len(found) > 1:
+        return Shape("line", label, found, _LINE)
+    if kind == "mask" and len(found) == 2:
+        try:
+            data = base64.b64decode(entry["mask"], validate=True)
+            bits = decode(data, "mask", lambda image: np.asarray(image.convert("L")))
+        except (KeyError, TypeError, ValueError):
+            return None
+        return Shape("bitmap", label, (round(x), round(y), bits != 0))
+    return None
+
+
+FORMATS = (Format("labelme", "labelme", detect, read),)

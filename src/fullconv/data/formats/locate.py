@@ -1,0 +1,91 @@
+"""Find the pictures that an annotation file names: as written, or by their last part where the path is foreign."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from fullconv.data.folder import Folder, is_glob
+from fullconv.data.problems import Problem, problem
+from fullconv.data.settings import DataSettings
+
+
+class Locator:
+    """All pictures of a data folder by path, name and stem."""
+
+    def __init__(self, folder: Folder, settings: DataSettings) -> None:
+        self.root = folder.root
+        where = settings.images or ""
+        listed = folder.pictures(where)
+        self._bases = [where] if where and not is_glob(where) else []
+        self._paths: dict[str, Path] = {}
+        self._ends: dict[str, list[Path]] = {}
+        for path in [*listed.files.values(), *(second for _, second in listed.twice)]:
+            inner = path.relative_to(self.root)
+            self._paths[inner.as_posix()] = path
+            for end in {inner.name, inner.stem}:
+                self._ends.setdefault(end, []).append(path)
+        self.mended: list[str] = []
+        """Annotation files or entries whose path was wrong, with a picture found all the same."""
+        self.missing: list[str] = []
+
+    def find(self, name: str, near: Path, split: str = "", said: str = "") -> Path | None:
+        """Return the picture of a name, written in a file that lies in `near`; None is remembered as missing.
+
+        Args:
+            name: As written, also with foreign folders and slashes.
+            near: Folder of the annotation file.
+            split: Preferred part of the path where several share the name.
+            said: What to name in a problem; the name itself where empty.
+        """
+        clean = name.replace("\\", "/")
+        here = near.relative_to(self.root)
+        for base in (here, *map(Path, self._bases), here / "images", Path(), Path("images")):
+            if (path := self._paths.get(_join(base, clean))) is not None:
+                return path
+        if not (last := PurePosixPath(clean).name):
+            self.missing.append(said or name)
+            return None
+        for end in (last, PurePosixPath(last).stem):
+            fits = self._ends.get(end, [])
+            if len(fits) > 1:
+                fits = (
+                    [path for path in fits if _ends_with(path, clean)]
+                    or [p for p in fits if near in p.parents]
+                    or [p for p in fits if split and any(part.lower().startswith(split) for part in p.parts[:-1])]
+                )
+            if len(fits) == 1:
+                foreign = re.match(r"/|[A-Za-z]:|.*\.\./", clean) is not None
+                if foreign or end != last or ("/" in clean and not _ends_with(fits[0], clean)):
+                    self.mended.append(said or name)
+                return fits[0]
+        self.missing.append(said or name)
+        return None
+
+    def problems(self, some: bool) -> list[Problem]:
+        """Say what was not found, and what was found elsewhere than written."""
+        found = []
+        if self.missing:
+            words = "pictures that annotations name are not there, and are left out"
+            remedy = "Add the pictures, or name their folder: images in data.toml."
+            found.append(problem("missing-picture", "warning" if some else "error", self.missing, words, remedy))
+        if self.mended:
+            words = "annotations name their picture by a path that is not there; the one of the same name was taken"
+            found.append(problem("path-mended", "note", self.mended, words, ""))
+        return found
+
+
+def _join(base: Path, name: str) -> str:
+    parts: list[str] = []
+    for part in [*base.parts, *PurePosixPath(name).parts]:
+        if part == "..":
+            if not parts:
+                return ""
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _ends_with(path: Path, name: str) -> bool:
+    return path.as_posix().endswith("/" + name.lstrip("/"))

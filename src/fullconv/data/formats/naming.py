@@ -1,0 +1,77 @@
+"""Classes of annotations that name what they draw; what no shape covers is `unlabeled`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fullconv.data.problems import Problem, problem
+from fullconv.data.settings import VOID_NAME, DataSettings
+from fullconv.errors import DataError, nearest
+from fullconv.labels import VOID
+
+_BACKGROUND = ("background", "_background_", "__background__", "bg")
+_IGNORED = (VOID_NAME, "__ignore__", "_ignore_", "ignore")
+
+
+class Naming:
+    """From the names in annotation files to class indices.
+
+    Args:
+        settings: What the user says: classes, unlabeled.
+        names: All names in the annotations, in their order.
+        root: The data folder.
+    """
+
+    def __init__(self, settings: DataSettings, names: Iterable[str], root: Path) -> None:
+        for key in ("values", "colors"):
+            if getattr(settings, key) is not None:
+                raise DataError(
+                    f"{root / 'data.toml'}: {key} is for masks that are pictures. Take it out: names count."
+                )
+        there = list(dict.fromkeys(name for name in names if name not in _IGNORED))
+        rest = settings.unlabeled
+        if settings.classes is not None:
+            self.classes = list(settings.classes)
+            if rest is None and self.classes[0] in there and self.classes[0].lower() not in _BACKGROUND:
+                raise DataError(
+                    f"{root / 'data.toml'}: what no shape covers would be '{self.classes[0]}', which shapes draw, too."
+                    ' Put "background" first in classes, or set unlabeled = "void".'
+                )
+        else:
+            first = (
+                rest if rest not in (None, VOID_NAME) else next((n for n in there if n.lower() in _BACKGROUND), None)
+            )
+            if first is None and rest is None:
+                first = "background"
+            self.classes = [*([first] if first else []), *(name for name in there if name != first)]
+        self._index = {name: i for i, name in enumerate(self.classes)}
+        self._index.update({name: VOID for name in _IGNORED if name not in self._index})
+        self.rest = self.classes[0] if rest is None else rest
+        self.unlabeled = VOID if self.rest == VOID_NAME else self._index.get(self.rest, 0)
+        self._unknown: dict[str, list[str]] = {}
+
+    def index(self, name: str, stem: str) -> int | None:
+        """Return the class index (or VOID) of a name in the annotation of a picture; None is remembered."""
+        if (found := self._index.get(name)) is None:
+            self._unknown.setdefault(name, []).append(stem)
+        return found
+
+    @property
+    def key(self) -> str:
+        """What a drawn mask depends on."""
+        return f"{self.unlabeled}|{'|'.join(self.classes)}"
+
+    def problems(self) -> list[Problem]:
+        """Say what the rest is, and which names are no class."""
+        words = f"what no shape covers is '{self.rest}'"
+        found = [problem("unlabeled", "note", [], words, 'Set unlabeled in data.toml for another class, or "void".')]
+        for name, stems in self._unknown.items():
+            words = f"shapes are called '{name}', which is not among the classes"
+            remedy = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"
+            found.append(problem("unknown-class", "error", stems, words, remedy, stems))
+        return found
+
+    def settings(self) -> dict[str, object]:
+        """Return the keys of data.toml that follow."""
+        return {"classes": self.classes}

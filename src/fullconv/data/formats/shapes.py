@@ -1,0 +1,131 @@
+"""Masks that are drawn from the shapes of an annotation file, later ones on top."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from fullconv.data.samples import Colors
+from fullconv.errors import MissingExtraError
+from fullconv.images import image_size
+from fullconv.images.limits import check_pixels
+
+FARTHEST = 1_000_000
+"""Coordinates beyond this are no pixels."""
+
+Kind = Literal["polygon", "rectangle", "ellipse", "line", "bitmap", "coco-polygon", "coco-rle"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape: what it is drawn as, where, and the class index (or VOID) that it draws."""
+
+    kind: Kind
+    label: int
+    points: Any
+    """Rings ((x, y), ...) of a polygon, the first outside and the others holes; corners (x0, y0, x1, y1); points of a
+    line; for a bitmap (left, top, (h, w) array); for COCO flat rings or an RLE."""
+    width: int = 1
+    """Of a line, in pixels."""
+
+
+@dataclass(frozen=True)
+class DrawnMask:
+    """A mask that is drawn when it is asked for; a `MaskSource`."""
+
+    path: Path
+    key: str
+    """The picture's name, and what the drawing depends on besides the file."""
+    picture: Path
+    size: tuple[int, int] | None
+    """Height and width as the annotation says; the picture's own where None."""
+    unlabeled: int
+    shapes: tuple[Shape, ...]
+
+    def raw(self, colors: Colors = "none") -> NDArray[Any]:
+        """Return class indices and VOID, (H, W) uint8."""
+        height, width = self.size or image_size(self.picture)[:2]
+        check_pixels(height, width, str(self.path))
+        mask = np.full((height, width), self.unlabeled, np.uint8)
+        for shape in self.shapes:
+            _draw(mask, shape)
+        return mask
+
+
+def _draw(mask: NDArray[np.uint8], shape: Shape) -> None:
+    if shape.kind in ("coco-polygon", "coco-rle"):
+        mask[_coco(shape, *mask.shape[:2])] = shape.label
+        return
+    if shape.kind == "bitmap":
+        left, top, bits = shape.points
+        y, x = max(top, 0), max(left, 0)
+        window = mask[y : max(top + bits.shape[0], 0), x : max(left + bits.shape[1], 0)]
+        window[bits[y - top :, x - left :][: window.shape[0], : window.shape[1]] != 0] = shape.label
+        return
+    flat = [c for ring in shape.points for c in ring] if shape.kind == "polygon" else list(shape.points)
+    if shape.kind in ("rectangle", "ellipse"):
+        flat = [(flat[0], flat[1]), (flat[2], flat[3])]
+    left, top = (max(math.floor(min(p[i] for p in flat)) - shape.width, 0) for i in (0, 1))
+    right, bottom = (math.ceil(max(p[i] for p in flat)) + shape.width + 1 for i in (0, 1))
+    window = mask[top : max(bottom, 0), left : max(right, 0)]
+    if not window.size:
+        return
+    image = Image.new("1", (window.shape[1], window.shape[0]))
+    pen = ImageDraw.Draw(image)
+
+    def moved(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(x - left, y - top) for x, y in points]
+
+    if shape.kind == "polygon":
+        pen.polygon(moved(shape.points[0]), fill=1, outline=1)
+        for hole in shape.points[1:]:
+            pen.polygon(moved(hole), fill=0, outline=0)
+    elif shape.kind == "rectangle":
+        pen.rectangle(moved(flat), fill=1, outline=1)
+    elif shape.kind == "ellipse":
+        pen.ellipse(moved(flat), fill=1, outline=1)
+    else:
+        pen.line(moved(flat), fill=1, width=shape.width)
+    window[np.asarray(image)] = shape.label
+
+
+def _coco(shape: Shape, height: int, width: int) -> NDArray[np.bool_]:
+    try:
+        from pycocotools import mask as tools
+    except ImportError:
+        raise MissingExtraError("pycocotools", "formats", "drawing COCO annotations") from None
+    if shape.kind == "coco-rle":
+        code = shape.points
+        packed = tools.frPyObjects(code, height, width) if isinstance(code["counts"], list) else code
+    else:
+        packed = tools.merge(tools.frPyObjects([list(ring) for ring in shape.points], height, width))
+    return np.asarray(tools.decode(packed)).astype(bool)
+
+
+def number(value: object) -> float | None:
+    """Return a finite number of pixels, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value) if abs(value) <= FARTHEST else None
+
+
+def points(value: object, least: int = 1) -> tuple[tuple[float, float], ...] | None:
+    """Return a list [[x, y], ...] as tuples; None where it is none, or has too few."""
+    if not isinstance(value, list) or len(value) < least:
+        return None
+    found = []
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) < 2:
+            return None
+        x, y = number(pair[0]), number(pair[1])
+        if x is None or y is None:
+            return None
+        found.append((x, y))
+    return tuple(found)

@@ -1,0 +1,193 @@
+"""From a raster to its label map: bands on disc as they finish, then the GeoTIFF, then polygons."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.errors import InputError, NetworkError
+from fullconv.labels import VOID
+from fullconv.modelfile import weights_sha256
+from fullconv.rasters.bands import Bands
+from fullconv.rasters.polygons import check_polygons, write_polygons
+from fullconv.rasters.result import finished_counts, write_result
+from fullconv.rasters.source import Raster, import_rasterio
+from fullconv.rasters.spool import Spool, spooled_job
+from fullconv.segmenter import Segmenter, Tile
+from fullconv.tiling import Span, bytes_per_pixel, memory_allowed, plan, tile_core, why_not
+
+LARGEST_CORE = 4096
+"""Pixels; beyond it the margins of tiles cost little and bands only hold more."""
+Progress = Callable[[int, int], None]
+"""Called with the number of rows finished and of all rows."""
+
+
+@dataclass(frozen=True)
+class RasterResult:
+    """What was written."""
+
+    path: Path
+    """The label map."""
+    counts: NDArray[np.int64]
+    """Pixels by class, (K,)."""
+    void: int
+    """Pixels without data."""
+    polygons: Path | None = None
+
+
+def predict_raster(
+    segmenter: Segmenter,
+    source: str | Path,
+    out: str | Path,
+    *,
+    tile: Tile = "auto",
+    memory: int | None = None,
+    resume: bool = False,
+    overviews: bool = False,
+    polygons: str | Path | None = None,
+    progress: Progress | None = None,
+    head: str | None = None,
+) -> RasterResult:
+    """Label every pixel of a raster of any size in constant memory, with the labels of the whole at once.
+
+    The result is a GeoTIFF on the same grid: tiled, compressed, with the classes' colours and names, and 255 where the
+    raster holds no data (nodata value, alpha band, mask, not a number). It gets its name when it is complete.
+
+    Args:
+        segmenter: The model.
+        source: A GeoTIFF, BigTIFF, VRT, or another raster that GDAL reads; 8 or 16 bits or floats.
+        out: The label map, a name that ends in .tif or .tiff.
+        tile: Side of a tile's core in pixels, rounded up to the stride; the answer does not depend on it.
+        memory: Bytes that a tile may take; None is the segmenter's, or a quarter of what is free.
+        resume: Go on with a job that was stopped; the file is the same in the end. Nothing is done for a finished one.
+        overviews: Also keep the label map at halved resolutions.
+        polygons: Also write one polygon for each patch of a class: a .geojson in longitude and latitude (RFC 7946).
+        progress: Called after each band.
+        head: Of several; the first by default.
+
+    Returns:
+        Where it is, and the pixels of each class.
+
+    Raises:
+        MissingExtraError: rasterio is not installed.
+        InputError: The raster is missing, damaged, no raster, or has other bands than the card.
+        NetworkError: Tiles cannot be exact, and the whole is too large.
+        RunError: What is to go on was begun with another raster, model or tile.
+        OutputError: The label map cannot be written; what is done stays for ``resume``.
+    """
+    rasterio = import_rasterio()
+    target = _check(segmenter, Path(source), Path(out), None if polygons is None else Path(polygons))
+    labels = segmenter.card.labels(head)
+    with Raster(source, segmenter.card) as raster:
+        spool_path = target.with_name(f".{target.name}.rows")
+        begun = spooled_job(spool_path) if resume else None
+        core = _core(segmenter, raster, tile, memory, begun)
+        job = _describe(segmenter, raster, head, core)
+        mark = hashlib.sha256(json.dumps([job, overviews], sort_keys=True).encode()).hexdigest()
+        counts = finished_counts(target, mark) if resume and begun is None else None
+        if counts is None:
+            rows, columns = _plan(segmenter, raster, core)
+            name = head or next(iter(segmenter.card.heads or [""]))
+            cache = raster.cache_bytes(max(span.stop - span.start for span in rows))
+            spool = Spool(spool_path, job, resume)
+            try:
+                with rasterio.Env(GDAL_CACHEMAX=cache):
+                    _label(Bands(segmenter, raster, rows, columns, name), spool, progress)
+                counts = write_result(target, spool.rows(), raster, labels, mark, overviews)
+            except InputError:  # a damaged raster: there is nothing to go on with
+                spool.drop()
+                raise
+            except BaseException:
+                spool.close()
+                raise
+            spool.drop()
+    if polygons is not None:
+        write_polygons(target, Path(polygons), labels)
+    return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), Path(polygons) if polygons else None)
+
+
+def _label(bands: Bands, spool: Spool, progress: Progress | None) -> None:
+    """Compute the bands that the spool does not hold yet."""
+    height = bands.size[0]
+    while spool.state.band < len(bands.rows):
+        state, strips = bands.label(spool.state)
+        spool.append(state, strips)
+        if progress is not None:
+            progress(state.row, height)
+
+
+def _check(segmenter: Segmenter, source: Path, out: Path, polygons: Path | None) -> Path:
+    """Refuse what cannot be done before anything is read."""
+    if segmenter.card.scale != 1:
+        raise InputError(
+            f"{source}: the model works at {segmenter.card.scale:g} of a picture's resolution, rasters are predicted at"
+            " their own. Resample the raster by this factor first, for example by gdalwarp -tr."
+        )
+    if segmenter.blend:
+        raise InputError("rasters are predicted by exact tiles only: leave --blend away.")
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise InputError(f"{out}: the label map of a raster is a GeoTIFF. Give it a name that ends in .tif")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"{out}: is the raster itself, which would be replaced. Choose another name.")
+    if polygons is not None:
+        check_polygons(polygons)
+    return out
+
+
+def _core(
+    segmenter: Segmenter, raster: Raster, tile: Tile, memory: int | None, begun: Mapping[str, Any] | None
+) -> int | None:
+    """Return the side of a tile's core, or None for the whole at once.
+
+    Raises:
+        InputError: ``tile`` is none.
+        NetworkError: Tiles cannot be exact, and the whole needs more memory than is allowed.
+    """
+    if tile == "none":
+        return None
+    if tile != "auto":
+        if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+            raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
+        align = segmenter.network.stride
+        return -(-tile // align) * align
+    if begun is not None and "tile" in begun:  # what was chosen then holds, however much is free now
+        return int(begun["tile"]) if begun["tile"] is not None else None
+    network, size = segmenter.network, (raster.height, raster.width)
+    allowed = memory or segmenter.memory or memory_allowed()
+    item = 2 if segmenter.engine.precision == "bf16" else 4
+    core = tile_core(network, *size, allowed, item)
+    if core is None and network.halo is None:
+        height, width = network.padded_size(*size)
+        if height * width * bytes_per_pixel(network, item) > allowed:
+            raise NetworkError(
+                f"{raster.path}: is too large for the memory allowed, and tiles cannot be exact: {why_not(network)}"
+                " Cut it, or use a model whose tiles are exact."
+            )
+    return None if core is None else min(core, LARGEST_CORE)
+
+
+def _plan(segmenter: Segmenter, raster: Raster, core: int | None) -> tuple[list[Span], list[Span]]:
+    if core is None:
+        return [Span(0, raster.height, 0, None)], [Span(0, raster.width, 0, None)]
+    return plan(segmenter.network, raster.height, raster.width, core)
+
+
+def _describe(segmenter: Segmenter, raster: Raster, head: str | None, core: int | None) -> dict[str, Any]:
+    """Return all that the labels depend on."""
+    import fullconv
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in segmenter.network.state_dict().items()}
+    card = segmenter.card.model_copy(update={"weights_sha256": ""}).to_json()
+    model = hashlib.sha256((weights_sha256(weights) + card).encode()).hexdigest()
+    engine = segmenter.engine
+    return {
+        "raster": raster.fingerprint(), "model": model, "head": head, "tile": core, "engine": engine.name,
+        "precision": engine.precision, "device": segmenter.device.type, "version": fullconv.__version__,
+    }  # fmt: skip

@@ -1,0 +1,80 @@
+"""Patches of a class as polygons: traced in the finished label map, so that no tile shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from fullconv.card import Labels
+from fullconv.errors import InputError
+from fullconv.labels import VOID, format_color
+from fullconv.rasters.source import import_rasterio, quiet
+from fullconv.storage import write_bytes
+
+DIGITS = 9
+"""Of longitude and latitude: a tenth of a millimetre."""
+
+
+def check_polygons(path: Path) -> None:
+    """Raise InputError if polygons cannot be written in the format that a name asks for."""
+    if path.suffix.lower() not in (".geojson", ".json"):
+        raise InputError(f"{path}: polygons are written as GeoJSON. Give it a name that ends in .geojson")
+
+
+def write_polygons(label_map: Path, path: Path, labels: Labels) -> None:
+    """Write one polygon for each patch of a class (pixels that share edges) as GeoJSON.
+
+    Places are longitude and latitude (RFC 7946) where the label map has a coordinate system, else its own coordinates.
+    Void becomes no polygon.
+
+    Args:
+        label_map: The finished GeoTIFF.
+        path: The GeoJSON.
+        labels: Names and colours of the classes.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    rasterio = import_rasterio()
+    with quiet(), rasterio.open(label_map) as result:
+        write_bytes(path, _parts(result, labels))
+
+
+def _parts(result: Any, labels: Labels) -> Iterator[bytes]:
+    from rasterio.features import shapes
+    from rasterio.warp import transform_geom
+
+    yield b'{"type": "FeatureCollection", "features": ['
+    lead = "\n"
+    for geometry, value in shapes(import_rasterio().band(result, 1), transform=result.transform):
+        index = int(value)
+        if index == VOID or index >= len(labels.classes):
+            continue
+        placed = geometry
+        if result.crs is not None:
+            placed = transform_geom(result.crs, "EPSG:4326", geometry, precision=DIGITS)
+        feature = {
+            "type": "Feature",
+            "properties": {
+                "class": labels.classes[index],
+                "index": index,
+                "color": format_color(labels.palette[index]),
+            },
+            "geometry": {"type": placed["type"], "coordinates": _wound(placed["coordinates"])},
+        }
+        yield (lead + json.dumps(feature, ensure_ascii=False)).encode()
+        lead = ",\n"
+    yield b"\n]}\n"
+
+
+def _wound(rings: Any) -> list[list[list[float]]]:
+    """Turn rings as RFC 7946 wants them: the outer one against the clock, holes with it."""
+    turned = []
+    for place, ring in enumerate(rings):
+        points = [list(point) for point in ring]
+        area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise(points))
+        turned.append(points if (area > 0) == (place == 0) else points[::-1])
+    return turned

@@ -1,0 +1,93 @@
+"""`fullconv import` and `fullconv compare`, as one calls them."""
+
+import json
+
+import pytest
+import torch
+
+import fullconv
+from fullconv.cli.foreign import IMPORTABLE
+from fullconv.cli.program import main
+from fullconv.comparison import compare
+from fullconv.nn.foreign import importable
+from made import make_shapes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare") / "data"
+    make_shapes(folder, layout="camvid", pictures=12, size=(40, 56))
+    return folder
+
+
+def model(data, path, seed):
+    dataset = fullconv.open_dataset(data)
+    torch.manual_seed(seed)
+    network = fullconv.build("fcn8s", backbone="tiny", num_classes=len(dataset.classes))
+    segmenter = fullconv.Segmenter.from_network(network, dataset.classes)
+    segmenter.save(path)
+    return segmenter
+
+
+def test_the_names_in_the_help_are_those_that_can_be_imported():
+    assert sorted(IMPORTABLE.split()) == sorted(importable())
+
+
+def test_a_torchvision_file_becomes_a_model_file_that_predicts(tmp_path, capsys):
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True).eval()
+    torch.save(theirs.state_dict(), tmp_path / "a.pth")
+    out = tmp_path / "a.safetensors"
+    assert main(["import", str(tmp_path / "a.pth"), "--as", "fcn_resnet50", "-o", str(out)]) == 0
+    segmenter = fullconv.load(out)
+    assert segmenter.card.classes[15] == "person"
+    x = torch.randint(0, 256, (33, 47, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (segmenter.card.mean, segmenter.card.std))
+    with torch.no_grad():
+        wanted = theirs(((x.permute(2, 0, 1) / 255 - mean) / std)[None])["out"][0]
+    found = torch.from_numpy(segmenter.logits(x.numpy()))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
+
+
+def test_an_import_that_would_replace_its_own_file_is_refused(tmp_path, capsys):
+    file = tmp_path / "a.pth"
+    torch.save({"x": torch.zeros(1)}, file)
+    assert main(["import", str(file), "--as", "fcn_resnet50", "-o", str(file)]) == 2
+    assert "is the file to be imported" in capsys.readouterr().err
+
+
+def test_a_foreign_file_of_another_network_is_named(tmp_path, capsys):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "a.pth")
+    code = main(["import", str(tmp_path / "a.pth"), "--as", "fcn_resnet50", "-o", str(tmp_path / "m.safetensors")])
+    assert code == 2
+    assert "a.pth: no torchvision FCN: 'classifier.4.weight' is missing" in capsys.readouterr().err
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_model_against_itself_differs_by_nothing(data, tmp_path, capsys):
+    model(data, tmp_path / "a.safetensors", 1)
+    path = str(tmp_path / "a.safetensors")
+    assert main(["compare", path, path, str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["difference"], found["interval"], found["noise"]) == (0.0, [0.0, 0.0], True)
+
+
+def test_two_models_are_compared_on_the_same_pictures(data, tmp_path):
+    a, b = model(data, tmp_path / "a.safetensors", 1), model(data, tmp_path / "b.safetensors", 2)
+    found = compare(a, b, data, "all")
+    reports = [fullconv.evaluate(m, data, split="all") for m in (a, b)]
+    assert found.difference == pytest.approx(reports[1].mean_iou - reports[0].mean_iou)
+    assert found.interval[0] <= found.difference <= found.interval[1]
+    assert ("within noise" in str(found)) == found.noise
+
+
+def test_pictures_that_a_model_was_trained_on_are_left_out(data, tmp_path):
+    a, b = model(data, tmp_path / "a.safetensors", 1), model(data, tmp_path / "b.safetensors", 2)
+    stems = [sample.stem for sample in fullconv.open_dataset(data).splits["val"]]
+    a.card = a.card.model_copy(update={"data": {"splits": {"train": stems[:1]}}})
+    assert compare(a, b, data).a.images == len(stems) - 1
+    b.card = b.card.model_copy(update={"data": {"splits": {"train": stems}}})
+    with pytest.raises(fullconv.FullconvError, match="was trained on every picture of val"):
+        compare(a, b, data)
