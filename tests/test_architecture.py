@@ -80,7 +80,7 @@ def test_every_module_says_what_it_is_for(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
 def test_a_module_stays_readable_in_one_sitting(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
 
 
 @pytest.mark.parametrize(

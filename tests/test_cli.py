@@ -369,6 +369,9 @@ def test_evaluate_prints_a_table_or_one_object_and_writes_a_csv(run, data, model
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
     assert sum(int(row["tp"]) for row in rows) == sum(found["confusion"][k][k] for k in range(4))
+    options = ("--workers", 2, "--batch-size", 3, "--precision", "fp32", "--engine", "torch", "--device", "cpu")
+    batched = json.loads(run("evaluate", model, data, "--split", "all", "--json", *options).out)
+    assert np.abs(np.array(batched["confusion"]) - found["confusion"]).sum() <= 20  # a batch may round otherwise
     present = json.loads(run("evaluate", model, data, "--policy", "present_only", "--json").out)
     assert present["policy"] == "present_only"
 

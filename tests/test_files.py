@@ -180,6 +180,10 @@ def test_an_overlay_never_has_the_name_of_another_label_map(tmp_path):
     with Plan(tmp_path) as plan:
         plan.add(found)
         assert list(names(plan, ".png", ".overlay.png").values()) == ["a", "a.overlay.jpg"]
+    with Plan(tmp_path) as plan:  # one that has its name from a collision
+        plan.add([*found[:1], ("/p/1/a.overlay", "a.overlay"), ("/p/2/a.overlay", "a.overlay")])
+        named = list(names(plan, ".png", ".overlay.png").values())
+        assert named == ["a.jpg", "1/a.overlay", "2/a.overlay"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -397,7 +401,7 @@ def test_every_head_has_its_label_map_or_one_has(two_heads, tmp_path):
 
 
 def test_skip_existing_leaves_whole_results_and_still_counts_them(segmenter, tmp_path):
-    for name in ("a.png", "b.png", "c.png"):
+    for name in ("a.png", "b.png", "c.png", "d.png"):
         picture(tmp_path / "in" / name)
     out = tmp_path / "out"
     job = Job([str(tmp_path / "in")], out, skip_existing=True)
@@ -405,14 +409,15 @@ def test_skip_existing_leaves_whole_results_and_still_counts_them(segmenter, tmp
     before = rows(out)
     (out / "b.png").unlink()
     (out / "c.png").write_bytes((out / "c.png").read_bytes()[:40])  # left by something else than this program
+    Image.new("L", (32, 24), 9).save(out / "d.png")  # no label map of these classes
     stamp = (out / "a.png").stat().st_mtime_ns
     tally = predict_files(segmenter, job)
-    assert (tally.done, tally.skipped) == (2, 1)
+    assert (tally.done, tally.skipped) == (3, 1)
     assert (out / "a.png").stat().st_mtime_ns == stamp
     assert rows(out) == before
-    assert [line["status"] for line in log(out)] == ["skipped", "done", "done"]
+    assert [line["status"] for line in log(out)] == ["skipped", "done", "done", "done"]
     more = predict_files(segmenter, Job([str(tmp_path / "in")], out, skip_existing=True, overlay=True))
-    assert more.done == 3  # their overlays were not there
+    assert more.done == 4  # their overlays were not there
 
 
 def test_shards_write_tables_of_their_own(segmenter, tmp_path):
@@ -457,7 +462,12 @@ def test_results_cannot_go_where_a_file_is(segmenter, tmp_path, inside):
     taken = tmp_path / "taken"
     taken.write_text("mine")
     out = taken / "out" if inside else taken
-    with pytest.raises(OutputError, match=r"taken.*(is a file\. Name a folder with -o|cannot be made)"):
+    words = (
+        r"out: cannot be made .*Choose another folder with -o"
+        if inside
+        else r"taken: is a file\. Name a folder with -o"
+    )
+    with pytest.raises(OutputError, match=words):
         predict_files(segmenter, Job([str(tmp_path / "in")], out))
     assert taken.read_text() == "mine"
 

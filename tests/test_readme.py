@@ -363,30 +363,40 @@ def test_every_data_toml_that_is_shown_is_one(page):
         assert parse_settings(tomllib.loads(block), page.name).class_names()
 
 
-def test_the_masks_of_annotation_tools_are_read_as_shown(tmp_path):
-    cvat, labelme = blocks(ROOT / "docs" / "data.md", "toml")
+def test_folders_of_ones_own_are_read_as_shown(tmp_path):
+    painted, beside = blocks(ROOT / "docs" / "data.md", "toml")
     colors = [(0, 0, 0), (250, 50, 83)]
-    assert format_color(colors[1]) in cvat
+    assert format_color(colors[1]) in painted
     mask = np.zeros((8, 8), np.uint8)
     mask[2:5, 2:5] = 1
     for number in range(5):
-        for root, folder in (("cvat", "SegmentationClass"), ("labelme", "SegmentationClassPNG")):
-            image = Image.fromarray(np.array(colors, np.uint8)[mask]) if root == "cvat" else Image.fromarray(mask)
-            for inside, picture in (("JPEGImages", Image.new("RGB", (8, 8), (number, 0, 0))), (folder, image)):
-                (tmp_path / root / inside).mkdir(parents=True, exist_ok=True)
-                picture.save(tmp_path / root / inside / f"{number}.{'jpg' if inside == 'JPEGImages' else 'png'}")
-    for root, settings in (("cvat", cvat), ("labelme", labelme)):
+        picture = Image.new("RGB", (8, 8), (number, 0, 0))
+        for place, image in (
+            (f"colors/photos/{number}.jpg", picture),
+            (f"colors/painted/{number}.png", Image.fromarray(np.array(colors, np.uint8)[mask])),
+            (f"beside/all/{number}.jpg", picture),
+            (f"beside/all/{number}_mask.png", Image.fromarray(mask)),
+        ):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / place)
+    for root, settings in (("colors", painted), ("beside", beside)):
         (tmp_path / root / "data.toml").write_text(settings, encoding="utf-8")
         dataset = fullconv.open_dataset(tmp_path / root)
         assert dataset.classes == ("background", "crack")
+        assert len(dataset.samples("all")) == 5
         assert (dataset.read_mask(dataset.samples("all")[0]) == mask).all()
 
 
 def test_the_layouts_that_are_shown_are_those_that_are_known():
+    from fullconv.data.formats import pairs
     from fullconv.data.formats.table import FORMATS
 
-    shown = {row[0].strip("`") for row in rows(ROOT / "docs" / "data.md", 2)} - set(DataSettings.model_fields)
-    assert shown == {row.name for row in FORMATS}
+    plain, others = (
+        {row[0].strip("`") for row in rows(ROOT / "docs" / page, 2)} - set(DataSettings.model_fields)
+        for page in ("data.md", "formats.md")
+    )
+    assert plain == {row.name for row in pairs.FORMATS}
+    assert plain | others >= {row.name for row in FORMATS}
 
 
 def test_the_table_of_the_card_is_complete():

@@ -68,6 +68,7 @@ def run_demo(out: Path, say: Callable[[str], None], started: float | None = None
         make_shapes(data, SIZE)
     outcome = run(data, folder, SETTINGS, resume=True, started=started)
     if outcome.status != "done":
+        say(f"The demo goes on where it was by: fullconv demo -o {out}")
         return Demo(outcome.status)
     report = evaluate(outcome.segmenter, data, "val")
     say("Predicting the test pictures ...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -178,6 +179,23 @@ class Segmenter:
             scores = scores[head or next(iter(scores))]
         grown = cast(Tensor, self.network.upsample(scores, size, None, working))
         return cast("NDArray[np.float32]", grown[0].float().cpu().numpy())
+
+    def predict_raster(self, source: str | Path, out: str | Path, **options: Any) -> Any:
+        """Label a raster of any size in constant memory: `fullconv.rasters.predict_raster` with this segmenter.
+
+        Args:
+            source: A GeoTIFF, BigTIFF or VRT.
+            out: The label map, a GeoTIFF on the same grid.
+            options: ``tile``, ``memory``, ``resume``, ``overviews``, ``polygons``, ``progress``, ``head``.
+
+        Returns:
+            What was written, with the pixels of each class.
+
+        Raises:
+            FullconvError: As `fullconv.rasters.predict_raster` says.
+        """
+        # by name: rasters is built on this module, and only this method leads to it
+        return import_module("fullconv.rasters").predict_raster(self, source, out, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the model file: weights and card.

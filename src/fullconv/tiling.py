@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
-from fullconv.nn import Network, Scores, WholeNetwork
+from fullconv.nn import Network, Scores, Variant
 from fullconv.nn.upsampling import sample_axis
 
 
@@ -178,12 +178,18 @@ def first_needed(network: Network, row: int, height: int, total: int) -> int:
 
 def grows_by_size(network: Network) -> bool:
     """Say whether a network grows its scores to the picture's size, so that their number matters."""
-    return not isinstance(network, WholeNetwork) and network.row.rule == "size"
+    row = _variant(network)
+    return row is not None and row.rule == "size"
+
+
+def _variant(network: Network) -> Variant | None:
+    """Return the row of a network in the table of variants; a network from outside has none."""
+    return getattr(network, "row", None)
 
 
 def _cells_around(network: Network, row: int, height: int, total: int) -> tuple[int, int]:
     """Return the two rows of the scores between which a row of the logits lies; beyond a border, where it lies there."""
-    if isinstance(network, WholeNetwork):  # its scores are its logits
+    if _variant(network) is None:  # its scores are its logits
         return row, row
     if grows_by_size(network):
         low = math.floor(max((row + 0.5) * total / height - 0.5, 0))

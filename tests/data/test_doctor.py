@@ -408,3 +408,26 @@ def test_the_layout_is_reported_by_the_name_that_was_given(tmp_path):
     make_shapes(tmp_path, "flat", pictures=5)
     assert summary(tmp_path, format="flat")["format"] == "flat"
     assert summary(tmp_path, format="pairs")["format"] == "pairs"
+
+
+def test_masks_that_count_from_1_are_found_and_the_line_mends_them(data):
+    for path in [*(data / "trainannot").iterdir(), *(data / "valannot").iterdir()]:
+        labels = np.asarray(Image.open(path))
+        save_mask(np.where(labels == 255, 255, labels + 1).astype(np.uint8), path)
+    found = only(data)
+    assert (found.code, found.severity, found.count) == ("off-by-one", "error", 8)
+    line = found.remedy.splitlines()[1]
+    assert line == 'values = { 1 = "ground", 2 = "disc", 3 = "box", 4 = "triangle" }'
+    (data / "data.toml").write_text((data / "data.toml").read_text() + line)
+    assert inspect(data) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [((47, 64), "off by one pixel"), ((24, 32), "scaled by 0.5"), ((96, 128), "scaled by 2")],
+)
+def test_how_a_mask_differs_in_size_is_said(data, size, words):
+    save_mask(np.zeros(size, np.uint8), mask(data))
+    found = only(data)
+    assert found.code == "mask-size"
+    assert found.cause.endswith(f"{words})")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from orthophotos import CLASSES, labels_of, made, narrow
 from torch import nn
 
-from conftest import CLASSES, labels_of, made, narrow
 from fullconv.rasters import predict_raster
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import first_needed, rows_ready, upsample_rows

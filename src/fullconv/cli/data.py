@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from fullconv.cli.options import DataArgument, DataFormat, Json
-from fullconv.cli.words import Progress, print_json, print_rich, results_only
+from fullconv.cli.words import Progress, choose, complain, print_json, print_rich, results_only, say
 
 
 def check(data: DataArgument, json: Json = False, format: DataFormat = None) -> None:  # noqa: A002
@@ -58,3 +58,33 @@ def _sentence(problem: dict[str, Any]) -> str:
     shown = ", ".join(files[:5]) + (f" and {count - 5} more" if count > 5 else "")
     named = f" ({count}: {shown})" if files else ""
     return f"{problem['cause']}{named}. {problem['remedy']}".strip()
+
+
+def convert(
+    data: DataArgument,
+    output: Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="Folder to make.")],
+    to: Annotated[str, typer.Option("--to", metavar="pairs|voc|coco", help="What to write.")] = "pairs",
+    json: Json = False,
+    format: DataFormat = None,  # noqa: A002
+) -> None:
+    """Write DATA as clean files: pictures as they are, masks of class numbers.
+
+    What cannot be read is named and left out; the exit code is then 3.
+    """
+    from fullconv.data.convert import TARGETS
+    from fullconv.data.convert import convert as write
+
+    choose("--to", to, TARGETS)
+    with results_only(), Progress("pictures") as progress:
+        done = write(data, output, to, format, progress)
+    for problem in done.problems:
+        complain(f"[{problem.code}] {problem}")
+    for _, reason in done.failed:
+        complain(reason)
+    if json:
+        failed = [{"input": name, "reason": reason} for name, reason in done.failed]
+        problems = [problem.to_dict() for problem in done.problems]
+        print_json({"written": done.written, "failed": failed, "problems": problems})
+    else:
+        say(f"{done.written} pictures with masks written to {output}.")
+    raise typer.Exit(3 if done.failed or done.problems else 0)

@@ -13,7 +13,7 @@ DataFormat = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where to compute.")]
 Precision = Annotated[str, typer.Option("--precision", metavar="auto|fp32|bf16", help="auto is fp32.")]
 Engine = Annotated[str, typer.Option("--engine", metavar="auto|torch", help="What computes.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads that read and write ahead.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads for files, beside the network.")]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Pictures of one size that go through the network together.")
 ]

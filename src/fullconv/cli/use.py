@@ -49,6 +49,8 @@ def evaluate(
     format: DataFormat = None,  # noqa: A002
     device: Device = "auto",
     precision: Precision = "auto",
+    workers: Workers = None,
+    batch_size: BatchSize = 1,
     engine: Engine = "auto",
 ) -> None:
     """Score MODEL on the pictures of DATA.
@@ -64,8 +66,10 @@ def evaluate(
     with results_only(), Progress("pictures") as progress:
         segmenter = load(model, precision=precision, engine=engine, device=device)
         dataset = open_dataset(data, format=format)
-        chosen = cast(Literal["nan", "present_only"], policy)
-        report = score(cast(Any, segmenter), dataset, split, policy=chosen, progress=progress, on_error="record")
+        report = score(
+            segmenter, dataset, split, policy=cast(Literal["nan", "present_only"], policy), progress=progress,
+            on_error="record", batch_size=batch_size, workers=workers or 1,
+        )  # fmt: skip
     for note in report.notes:
         say(note)
     for failure in report.failed:
@@ -126,6 +130,12 @@ def predict(
         bool, typer.Option("--probabilities", help="Also write NAME.npz: probabilities, float16 (K, H, W).")
     ] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave pictures whose results exist.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with rasters where a stopped run ended; leave finished results.")
+    ] = False,
+    polygons: Annotated[
+        Path | None, typer.Option(metavar="FILE.geojson", help="Also write the patches of one raster as polygons.")
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts (from 1), the same on every machine.")
     ] = None,
@@ -151,6 +161,7 @@ def predict(
     """Write a label map for every picture.
 
     OUT gets NAME.png for each picture among INPUT, summary.csv (pixels and share of each class) and predictions.jsonl.
+    A georeferenced TIFF of any size gets NAME.tif on its own grid.
     """
     from fullconv.errors import RecipeError
     from fullconv.files.outputs import FORMATS, Format
@@ -160,7 +171,8 @@ def predict(
 
     job = Job(
         inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
-        skip_existing, parse_shard(shard) if shard else None, head, parse_tile(tile), workers, batch_size,
+        skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers, batch_size,
+        polygons,
     )  # fmt: skip
     allowed = parse_bytes(memory) if memory else None
     tally = Tally()

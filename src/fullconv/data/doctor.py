@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fullconv.data.dataset import Dataset, open_dataset
-from fullconv.data.findings import Findings
-from fullconv.data.inference import binary_problem, color_problem
+from fullconv.data.findings import Findings, shown
 from fullconv.data.problems import BadDataError, Problem, errors, problem
 from fullconv.data.samples import Sample
 from fullconv.data.scan import MaskFacts, PictureFacts
 from fullconv.data.statistics import all_grey, class_counts, common_kind
+from fullconv.data.tally import Tally
 from fullconv.errors import FullconvError
-from fullconv.labels import VOID
 
 Progress = Callable[[int, int], None]
 """Called with how many samples are done, and how many there are."""
@@ -105,7 +103,7 @@ def _examine(
     findings = Findings(dataset.root)
     problems = [*dataset.problems, *_empty_splits(dataset)]
     kinds: dict[tuple[int, str], list[Sample]] = {}
-    tally = _Tally(dataset)
+    tally = Tally(dataset)
     total = sum(len(members) for members in dataset.splits.values())
     done = 0
     for split, members in dataset.splits.items():
@@ -142,6 +140,8 @@ def _without_repetition(problems: list[Problem]) -> list[Problem]:
     """Leave out what follows from a larger problem: 0/255 masks also have all-void ones."""
     codes = {found.code for found in problems}
     hidden = {"all-void"} if "nothing-to-learn" in codes else set()
+    if "off-by-one" in codes:
+        hidden = {"unknown-label", "class-missing-in-train", "class-unused"}
     if codes & {"binary-mask", "rgb-mask"}:
         hidden = {"all-void", "nothing-to-learn", "class-missing-in-train", "class-unused"}
     return [found for found in problems if found.code not in hidden]
@@ -180,8 +180,8 @@ def _look_at_mask(
         return
     if not picture.error and facts.size != picture.size:
         (h, w), (height, width) = facts.size, picture.size
-        turned = ", turned by 90 degrees" if (h, w) == (width, height) and h != w else ""
-        findings.add("mask-size", sample, path, f"the first is {w}x{h}, its picture {width}x{height}{turned}")
+        said = f"the first is {w}x{h}, its picture {width}x{height}{_relation(facts.size, picture.size)}"
+        findings.add("mask-size", sample, path, said)
     if facts.format in ("JPEG", "MPO"):
         findings.add("jpeg-mask", sample, path, "JPEG changes numbers near every edge")
     coding = dataset.codings[""]
@@ -195,135 +195,36 @@ def _look_at_mask(
         findings.add("all-void", sample, path, "they hold no class at all")
 
 
+def _relation(mask: tuple[int, int], picture: tuple[int, int]) -> str:
+    """Say how a mask of another size came to be, where the sizes tell."""
+    (h, w), (height, width) = mask, picture
+    if (h, w) == (width, height):
+        return ", turned by 90 degrees"
+    if max(abs(h - height), abs(w - width)) <= 1:
+        return ", off by one pixel"
+    if min(h, w) > 1 and abs(h / height - w / width) * max(height, width) <= max(h / height, w / width, 1):
+        return f", scaled by {h / height:.3g}"
+    return ""
+
+
 def _different_kinds(dataset: Dataset, kinds: dict[tuple[int, str], list[Sample]]) -> list[Problem]:
     """Name the pictures whose channels or type are not those of most."""
     if len(kinds) < 2 or (dataset.bands is not None and len({dtype for _, dtype in kinds}) == 1):
         return []
     if common_kind(kinds) is not None:
-        grey = [sample.image.relative_to(dataset.root).as_posix() for sample in kinds[1, "uint8"]]
+        grey = [shown(sample.image, dataset.root) for sample in kinds[1, "uint8"]]
         return [problem("grey-among-color", "note", grey, "pictures are grey and are read as R = G = B", "")]
     most = max(kinds, key=lambda kind: len(kinds[kind]))
     found = []
     for code, position, words in (("channels-differ", 0, "channels"), ("dtype-differs", 1, "number type")):
         other = [s for kind, members in kinds.items() if kind[position] != most[position] for s in members]
         if other:
-            files = [sample.image.relative_to(dataset.root).as_posix() for sample in other]
+            files = [shown(sample.image, dataset.root) for sample in other]
             kinds_said = sorted({str(kind[position]) for kind in kinds if kind[position] != most[position]})
             cause = f"pictures differ in {words}: most have {most[position]}, these {', '.join(kinds_said)}"
             remedy = "Convert all to one kind, or leave these out."
             found.append(problem(code, "error", files, cause, remedy, (sample.stem for sample in other)))
     return found
-
-
-class _Tally:
-    """What shows only over the whole data set."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.pixels = {split: np.zeros(len(dataset.classes), np.int64) for split in dataset.splits}
-        self.numbers: Counter[int] = Counter()
-        self.colors: Counter[int] = Counter()
-        self.colored: list[Sample] = []
-        self.first: dict[bytes, tuple[str, Sample]] = {}
-        self.twice: list[tuple[Sample, Sample]] = []
-        self.types: set[str] = set()
-        self.low, self.high = float("inf"), float("-inf")
-        self.void: list[Sample] = []
-
-    def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
-        """Count one sample."""
-        if not picture.error:
-            key = bytes.fromhex(picture.digest[:24])
-            before = self.first.setdefault(key, (split, sample))
-            if before[0] != split:
-                self.twice.append((before[1], sample))
-        if split == "train" and not picture.error:
-            self.types.add(picture.dtype)
-            self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
-        if mask.error:
-            return
-        coding = self.dataset.codings[""]
-        if mask.in_color and not all_grey(mask):
-            if not coding.colors:
-                self.colors.update(mask.counts)
-                self.colored.append(sample)
-        elif not coding.by_color:
-            self.numbers.update({value & 255 if mask.in_color else value for value in mask.counts})
-        counts, _, unknown = class_counts(mask, coding)
-        self.pixels[split] += counts
-        if split == "train" and not unknown and not counts.any():
-            self.void.append(sample)
-
-    def problems(self) -> list[Problem]:
-        """Return what the counts say."""
-        return [
-            *self._binary(),
-            *self._colored(),
-            *self._constant(),
-            *self._void(),
-            *self._repeated(),
-            *self._classes(),
-        ]
-
-    def _constant(self) -> list[Problem]:
-        if self.low != self.high or "uint8" in self.types:
-            return []
-        files = [sample.image.relative_to(self.dataset.root).as_posix() for sample in self.dataset.splits["train"]]
-        words = f"every pixel of every picture in train is {self.low:g}, so there is nothing to learn from"
-        return [problem("constant-pictures", "error", files, words, "Check how the pictures were exported.")]
-
-    def _void(self) -> list[Problem]:
-        if not self.void or len(self.void) < len(self.dataset.splits["train"]):
-            return []
-        words = "every mask in train is void everywhere, so there is nothing to learn from"
-        remedy = "Name the numbers that are classes in values of data.toml, or export the masks again."
-        return [problem("nothing-to-learn", "error", [self._name(s) for s in self.void], words, remedy)]
-
-    def _binary(self) -> list[Problem]:
-        coding = self.dataset.codings[""]
-        named = coding.labels.values is not None or self.dataset.settings.ignore_index is not None
-        if named or len(self.dataset.classes) != 2 or set(self.numbers) not in ({0, VOID}, {VOID}) or self.colored:
-            return []
-        files = [self._name(s) for members in self.dataset.splits.values() for s in members]
-        return [binary_problem(files, self.dataset.classes)]
-
-    def _colored(self) -> list[Problem]:
-        if not self.colored:
-            return []
-        told = color_problem([self._name(s) for s in self.colored], self.colors)
-        some = len(self.colored) < sum(len(members) for members in self.dataset.splits.values())
-        stems = frozenset(s.stem for s in self.colored) if some else frozenset()
-        return [Problem(told.code, told.severity, told.count, told.files, told.cause, told.remedy, stems)]
-
-    def _repeated(self) -> list[Problem]:
-        if not self.twice:
-            return []
-        root = self.dataset.root
-        files = [second.image.relative_to(root).as_posix() for _, second in self.twice]
-        first = self.twice[0][0].image.relative_to(root).as_posix()
-        words = (
-            f"pictures are in two splits with the same bytes, as {files[0]} and {first}, so scores would be too good"
-        )
-        return [problem("duplicate-across-splits", "warning", files, words, "Remove them from one of the splits.")]
-
-    def _classes(self) -> list[Problem]:
-        found = []
-        names = self.dataset.classes
-        train = self.pixels.get("train")
-        everywhere = sum(self.pixels.values(), np.zeros(len(names), np.int64))
-        if train is not None and train.any():
-            lost = [names[i] for i in np.flatnonzero((train == 0) & (everywhere > 0))]
-            if lost:
-                words = "classes are in val or test but not in train, so they cannot be learned"
-                remedy = "Move pictures with them to train, or take the classes off."
-                found.append(problem("class-missing-in-train", "warning", lost, words, remedy))
-        unused = [names[i] for i in np.flatnonzero(everywhere == 0)]
-        if unused and everywhere.any():
-            found.append(problem("class-unused", "note", unused, "classes are in no mask", ""))
-        return found
-
-    def _name(self, sample: Sample) -> str:
-        return sample.masks[""].path.relative_to(self.dataset.root).as_posix()
 
 
 def _frequencies(dataset: Dataset) -> tuple[Any, Any]:

@@ -96,10 +96,15 @@ class Findings:
         return Problem(code, severity, finding.count, tuple(finding.files), cause, remedy, frozenset(finding.stems))
 
     def _name(self, path: Path) -> str:
-        try:
-            return path.relative_to(self.root).as_posix()
-        except ValueError:  # an annotation file may name pictures elsewhere
-            return path.as_posix()
+        return shown(path, self.root)
+
+
+def shown(path: Path, root: Path) -> str:
+    """Return how a problem names a file."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:  # unpacked from an annotation file
+        return path.as_posix()
 
 
 def reason(code: str, error: str, path: Path) -> str:

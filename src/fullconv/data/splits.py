@@ -186,7 +186,7 @@ def by_lists(
     problems: list[Problem] = []
     for split, name in settings.splits.items():
         missing = []
-        for line in _read_list(root / name):
+        for line in read_list(root / name):
             found = _find(line, known)
             if found is None:
                 missing.append(line)
@@ -223,7 +223,8 @@ def _find(line: str, known: Mapping[str, Sample | None]) -> Sample | None:
     return None
 
 
-def _read_list(path: Path) -> list[str]:
+def read_list(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

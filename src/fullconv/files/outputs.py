@@ -87,9 +87,9 @@ class Writer:
         except FullconvError:
             return None  # not a label map in this format, so it is written anew
 
-    def path(self, name: str, head: str | None = None) -> str:
+    def path(self, name: str, head: str | None = None, last: str = ".png") -> str:
         """Return the path of a label map, with "/"."""
-        return (self.out / f"{name}{_ending(next(iter(self.labels)) if head is None else head)}").as_posix()
+        return (self.out / f"{name}{_ending(next(iter(self.labels)) if head is None else head, last)}").as_posix()
 
 
 def _ending(head: str, last: str = ".png") -> str:
@@ -213,13 +213,15 @@ class Tables:
         self._heads = list(writer.labels) != [""]
         self._row(["image", *(["head"] if self._heads else []), "class", "pixels", "share"])
 
-    def add(self, path: str, status: str, name: str | None = None, reason: str | None = None) -> None:
+    def add(
+        self, path: str, status: str, name: str | None = None, reason: str | None = None, last: str = ".png"
+    ) -> None:
         """Add a line to the log: a picture is "done", "skipped" or "failed"."""
         line: dict[str, Any] = {"input": Path(path).as_posix(), "output": None, "status": status, "reason": reason}
         if name is not None:
-            line["output"] = self.writer.path(name)
+            line["output"] = self.writer.path(name, None, last)
             if self._heads:
-                line["outputs"] = {head: self.writer.path(name, head) for head in self.writer.labels}
+                line["outputs"] = {head: self.writer.path(name, head, last) for head in self.writer.labels}
         text = json.dumps(line, ensure_ascii=False)
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):  # a name that is no UTF-8
             text = json.dumps(line)

@@ -8,16 +8,18 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fullconv.errors import FullconvError, InputError, OutputError
+from fullconv.errors import FullconvError, InputError, MissingExtraError, NetworkError, OutputError, RunError
 from fullconv.files.inputs import Found, expand, read_list, why_empty
 from fullconv.files.outputs import Counts, Format, Tables, Writer, written_labels
 from fullconv.files.plan import Picture, Plan
+from fullconv.files.rasters import StoppedError, check_single_raster, predict_georeferenced
+from fullconv.rasters import is_georeferenced
 from fullconv.segmenter import Segmenter, Tile
 
 Progress = Callable[[int, int], None]
@@ -46,6 +48,8 @@ class Job:
     """Threads that read and write; None is one a core, at most four."""
     batch_size: int = 1
     """Pictures that go through the network together, where those that follow each other have one size."""
+    polygons: Path | None = None
+    """GeoJSON of the patches of the one raster that is given."""
 
 
 @dataclass
@@ -93,6 +97,8 @@ def predict_files(
         empty = _collect(plan, job, stop or _never)
         plan.settle(writer.endings)
         total = plan.count() + len(empty)
+        if job.polygons is not None:
+            check_single_raster([picture.path for picture in islice(plan, 2)])
         _make_folder(job.out)
         tables = Tables(writer, job.shard)
         run = _Run(segmenter, job, writer, tables, count, on_failure, stop or _never)
@@ -172,7 +178,7 @@ class _Run:
     def pictures(self, plan: Plan) -> Generator[None, None, None]:
         """Work through a plan; yields after each picture that is finished."""
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fullconv")
-        reading: deque[tuple[Picture, Future[NDArray[Any] | Counts]]] = deque()
+        reading: deque[tuple[Picture, Future[NDArray[Any] | Counts | None]]] = deque()
         try:
             for picture in takewhile(lambda _: not self.stop(), plan):
                 reading.append((picture, pool.submit(self._read, picture)))
@@ -197,12 +203,15 @@ class _Run:
         if self.on_failure is not None:
             self.on_failure(path, reason)
 
-    def _read(self, picture: Picture) -> NDArray[Any] | Counts:
+    def _read(self, picture: Picture) -> NDArray[Any] | Counts | None:
+        """Return the pixels, or the counts of results that exist; None for a raster, which is read by windows."""
+        if is_georeferenced(picture.path):
+            return None
         existing = self.writer.existing(picture.name) if self.job.skip_existing else None
         return existing if existing is not None else self.segmenter.read(picture.path)
 
     def _take(
-        self, picture: Picture, pending: Future[NDArray[Any] | Counts], pool: ThreadPoolExecutor
+        self, picture: Picture, pending: Future[NDArray[Any] | Counts | None], pool: ThreadPoolExecutor
     ) -> Generator[None, None, None]:
         """Take a picture that was read into the batch, or record why there is nothing to predict."""
         try:
@@ -210,6 +219,9 @@ class _Run:
         except FullconvError as error:
             self.fail(picture.path, _named(picture, error))
             yield
+            return
+        if found is None:
+            yield from self._raster(picture)
             return
         if isinstance(found, dict):
             self.tally.skipped += 1
@@ -220,6 +232,21 @@ class _Run:
         self._batch.append((picture, found))
         if len(self._batch) >= self.job.batch_size:
             yield from self._predict(pool)
+
+    def _raster(self, picture: Picture) -> Generator[None, None, None]:
+        """Label a georeferenced raster by windows; what a stop leaves is gone on with by the same command."""
+        try:
+            counts = predict_georeferenced(self.segmenter, self.job, self.writer, picture, self.stop)
+        except StoppedError:
+            return
+        except (InputError, NetworkError, RunError, MissingExtraError) as error:
+            self.fail(picture.path, _named(picture, error))
+            yield
+            return
+        self.tally.done += 1
+        self.tables.add(picture.path, "done", picture.name, last=".tif")
+        self.tables.count(picture.path, counts)
+        yield
 
     def _predict(self, pool: ThreadPoolExecutor) -> Generator[None, None, None]:
         """Predict the batch, and hand its pictures to be written."""

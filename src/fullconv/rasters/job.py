@@ -25,6 +25,8 @@ from fullconv.tiling import Span, bytes_per_pixel, memory_allowed, plan, tile_co
 
 LARGEST_CORE = 4096
 """Pixels; beyond it the margins of tiles cost little and bands only hold more."""
+_READ = {"variant", "classes", "palette", "heads", "bands", "channel_order", "mean", "std", "range"}
+"""What of a card the label map depends on."""
 Progress = Callable[[int, int], None]
 """Called with the number of rows finished and of all rows."""
 
@@ -184,8 +186,8 @@ def _describe(segmenter: Segmenter, raster: Raster, head: str | None, core: int 
     import fullconv
 
     weights = {name: value.detach().cpu().contiguous() for name, value in segmenter.network.state_dict().items()}
-    card = segmenter.card.model_copy(update={"weights_sha256": ""}).to_json()
-    model = hashlib.sha256((weights_sha256(weights) + card).encode()).hexdigest()
+    card = segmenter.card.model_dump(mode="json", include=_READ)
+    model = hashlib.sha256((weights_sha256(weights) + json.dumps(card, sort_keys=True)).encode()).hexdigest()
     engine = segmenter.engine
     return {
         "raster": raster.fingerprint(), "model": model, "head": head, "tile": core, "engine": engine.name,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from fullconv.card import Labels
 from fullconv.errors import InputError
-from fullconv.labels import VOID, format_color
+from fullconv.labels import format_color
 from fullconv.rasters.source import import_rasterio, quiet
 from fullconv.storage import write_bytes
 
 DIGITS = 9
 """Of longitude and latitude: a tenth of a millimetre."""
+BATCH = 4096
+"""Polygons whose places are computed together."""
 
 
 def check_polygons(path: Path) -> None:
@@ -49,29 +51,32 @@ def _parts(result: Any, labels: Labels) -> Iterator[bytes]:
 
     yield b'{"type": "FeatureCollection", "features": ['
     lead = "\n"
-    for geometry, value in shapes(import_rasterio().band(result, 1), transform=result.transform):
-        index = int(value)
-        if index == VOID or index >= len(labels.classes):
-            continue
-        placed = geometry
+    found = shapes(import_rasterio().band(result, 1), transform=result.transform)
+    patches = ((geometry, int(value)) for geometry, value in found if int(value) < len(labels.classes))
+    while batch := list(islice(patches, BATCH)):
+        geometries = [geometry for geometry, _ in batch]
         if result.crs is not None:
-            placed = transform_geom(result.crs, "EPSG:4326", geometry, precision=DIGITS)
-        feature = {
-            "type": "Feature",
-            "properties": {
-                "class": labels.classes[index],
-                "index": index,
-                "color": format_color(labels.palette[index]),
-            },
-            "geometry": {"type": placed["type"], "coordinates": _wound(placed["coordinates"])},
-        }
-        yield (lead + json.dumps(feature, ensure_ascii=False)).encode()
-        lead = ",\n"
+            geometries = transform_geom(result.crs, "EPSG:4326", geometries, precision=DIGITS)
+        for geometry, (_, index) in zip(geometries, batch, strict=True):
+            name, color = labels.classes[index], format_color(labels.palette[index])
+            feature = {
+                "type": "Feature", "properties": {"class": name, "index": index, "color": color},
+                "geometry": _wound(geometry),
+            }  # fmt: skip
+            yield (lead + json.dumps(feature, ensure_ascii=False)).encode()
+            lead = ",\n"
     yield b"\n]}\n"
 
 
-def _wound(rings: Any) -> list[list[list[float]]]:
+def _wound(geometry: Mapping[str, Any]) -> dict[str, Any]:
     """Turn rings as RFC 7946 wants them: the outer one against the clock, holes with it."""
+    kind, parts = geometry["type"], geometry["coordinates"]
+    if kind == "MultiPolygon":  # cut where it crosses the date line
+        return {"type": kind, "coordinates": [_rings(part) for part in parts]}
+    return {"type": kind, "coordinates": _rings(parts)}
+
+
+def _rings(rings: Sequence[Any]) -> list[list[list[float]]]:
     turned = []
     for place, ring in enumerate(rings):
         points = [list(point) for point in ring]

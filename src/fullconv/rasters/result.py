@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fullconv.card import Labels
 from fullconv.errors import OutputError
 from fullconv.labels import VOID, full_palette
-from fullconv.rasters.source import Raster, import_rasterio, quiet
+from fullconv.rasters.source import Raster, import_rasterio, quiet, raster_errors
 
 BLOCK = 512
 JOB = "FULLCONV_JOB"
@@ -59,7 +59,7 @@ def write_result(
         temporary.replace(path)
     except OutputError:
         raise
-    except (OSError, rasterio.errors.RasterioError) as error:
+    except raster_errors() as error:
         raise OutputError(
             f"{path}: cannot be written ({_reason(error)}). Make room, or choose another place."
         ) from error
@@ -150,8 +150,17 @@ def finished_counts(path: Path, job: str) -> NDArray[np.int64] | None:
                 if result.tags().get(JOB) != job:
                     return None
             return _read_back(path)[1]
-    except rasterio.errors.RasterioError:
+    except raster_errors():
         return None
+
+
+def is_label_map(path: Path) -> bool:
+    """Say whether a file is a label map that this program has written for a raster."""
+    try:
+        with quiet(), import_rasterio().open(path) as result:
+            return JOB in result.tags()
+    except raster_errors():
+        return False
 
 
 def _reason(error: BaseException) -> str:

@@ -39,11 +39,20 @@ def import_rasterio() -> Any:
     return rasterio
 
 
+def raster_errors() -> tuple[type[Exception], ...]:
+    """Return what rasterio raises where a file cannot be read or written."""
+    rasterio = import_rasterio()
+    from rasterio._err import CPLE_BaseError  # GDAL's own, which some calls let through
+
+    return rasterio.errors.RasterioError, CPLE_BaseError, OSError
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Open rasters that lie nowhere on Earth without a warning: they are served like all others."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*geotransform.*|.*not georeferenced.*")
+        warnings.filterwarnings("ignore", category=PendingDeprecationWarning)  # rasterio 1.4 on affine 3
         yield
 
 
@@ -66,11 +75,11 @@ class Raster:
             what = "is a folder" if self.path.is_dir() else "no such file"
             raise InputError(f"{self.path}: {what}. Name a raster, for example a GeoTIFF.")
         self._window = rasterio.windows.Window
-        self._errors = (rasterio.errors.RasterioError, OSError, ValueError)
+        self._errors = raster_errors()
         try:
             with quiet():
                 self.dataset = rasterio.open(self.path)
-        except rasterio.errors.RasterioError as error:
+        except self._errors as error:
             raise InputError(f"{self.path}: cannot be read as a raster ({_first_line(error)}). {_MEND}.") from error
         try:
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
@@ -82,8 +91,7 @@ class Raster:
             raise
         low, high = card.range
         self._range = low, high
-        mean = np.array(card.mean, np.float64) * (high - low) + low
-        self._mean = np.repeat(mean, len(self.bands))[: len(self.bands)] if len(mean) == 1 else mean
+        self._mean = np.array(card.mean, np.float64) * (high - low) + low
 
     def __enter__(self) -> Raster:
         return self
@@ -197,7 +205,9 @@ def _choose_bands(dataset: Any, card: Card, where: str) -> list[int]:
         numbers.remove(alpha)
     stored = np.array(numbers, np.int64).reshape(1, 1, -1)
     chosen = select_bands(stored, card, where, stored=True).reshape(-1).tolist()
-    return list(dict.fromkeys(chosen)) if len(set(chosen)) == 1 else [int(band) for band in chosen]
+    if card.bands is None and len(set(chosen)) == 1:  # grey, read once
+        return [int(chosen[0])]
+    return [int(band) for band in chosen]
 
 
 def _check_types(dataset: Any, bands: list[int], where: str) -> None:

@@ -147,9 +147,10 @@ class Spool:
         self._file.truncate()
 
     def _error(self, error: OSError) -> OutputError:
+        more = " With --resume the job goes on from what is there." if self._labels else ""
         return OutputError(
-            f"{self.path}: cannot be written ({error.strerror or error}). Make room or choose another place; with"
-            " --resume the job goes on from what is there."
+            f"{self.path.parent}: cannot be written to ({error.strerror or error}). Make room, or choose another place."
+            f"{more}"
         )
 
 

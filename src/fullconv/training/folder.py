@@ -55,7 +55,8 @@ class RunFolder:
 
     def _ours(self, path: Path) -> bool:
         """Say whether a path is what a run that never began leaves behind."""
-        return path.name == ".lock" or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
+        half = path.name.startswith(".") and path.name.endswith(".part")  # killed while it wrote recipe.toml
+        return path.name == ".lock" or half or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
 
     def forget(self) -> None:
         """Take away what `prepare` made, where the run never began."""

@@ -12,7 +12,7 @@ from fullconv.data.folder import Folder
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.shapes import DrawnMask, Shape, number
+from fullconv.data.formats.shapes import DrawnMask, Shape, number, unpack
 from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
@@ -51,7 +51,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     categories: dict[Any, str] = {}
     for table in tables.values():
         for entry in table["categories"]:
-            categories.setdefault(entry.get("id"), str(entry.get("name")))
+            categories.setdefault(_id(entry, "id"), str(entry.get("name")))
     ordered = [categories[key] for key in sorted(categories, key=lambda k: (not isinstance(k, int), str(k).zfill(12)))]
     naming = Naming(settings, ordered, folder.root)
     locator = Locator(folder, settings)
@@ -59,14 +59,14 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     seen: set[str] = set()
     for path, table in tables.items():
         split = _split_of(path, folder.root)
-        names = {entry.get("id"): str(entry.get("name")) for entry in table["categories"]}
+        names = {_id(entry, "id"): str(entry.get("name")) for entry in table["categories"]}
         by_picture: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for entry in table["annotations"]:
-            by_picture[entry.get("image_id")].append(entry)
+            by_picture[_id(entry, "image_id")].append(entry)
         for image in table["images"]:
             name = str(image.get("file_name", ""))
             picture = locator.find(name, path.parent, split)
-            drawn = by_picture.pop(image.get("id"), [])
+            drawn = by_picture.pop(_id(image, "id"), [])
             if picture is None:
                 continue
             stem = PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/")
@@ -78,7 +78,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             mask = DrawnMask(path, f"{stem}|{naming.key}", picture, size if whole else None, naming.unlabeled, shapes)
             found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
         if by_picture:
-            lost = [str(entry.get("id")) for drawn in by_picture.values() for entry in drawn]
+            lost = [str(_id(entry, "id")) for drawn in by_picture.values() for entry in drawn]
             words = f"annotations of {path.name} belong to no picture of its images, and are left out"
             found.problems.append(problem("orphan-annotation", "warning", lost, words, "Correct their image_id."))
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + reader.problems()
@@ -107,6 +107,12 @@ def _split_of(path: Path, root: Path) -> str:
     return ""
 
 
+def _id(entry: dict[str, Any], key: str) -> int | str:
+    """Return a number or text that tells entries apart, whatever is written there."""
+    value = entry.get(key)
+    return value if isinstance(value, int) else str(value)
+
+
 class _Reader:
     """Turns annotations into shapes, and remembers what is no shape."""
 
@@ -120,7 +126,9 @@ class _Reader:
     ) -> list[Shape]:
         found = []
         for entry in entries:
-            label = self.naming.index(names.get(entry.get("category_id"), f"category {entry.get('category_id')}"), stem)
+            label = self.naming.index(
+                names.get(_id(entry, "category_id"), f"category {entry.get('category_id')}"), stem
+            )
             if label is None:
                 continue
             shape = self._shape(entry, VOID if entry.get("iscrowd") else label, size)
@@ -140,7 +148,7 @@ class _Reader:
             stated = outline.get("size")
             if not isinstance(stated, list) or len(stated) != 2 or (size is not None and tuple(stated) != size):
                 return None
-            runs = _runs(counts) if isinstance(counts, str) else counts
+            runs = unpack(counts) if isinstance(counts, str) else counts
             whole = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
             if not whole or sum(runs) != stated[0] * stated[1]:  # type: ignore[arg-type]
                 return None
@@ -170,29 +178,11 @@ class _Reader:
 def _box(value: object) -> tuple[float, ...] | None:
     if not isinstance(value, list) or len(value) != 4:
         return None
-    numbers = [number(part) for part in value]
-    if None in numbers or min(numbers[2:]) <= 0:  # type: ignore[type-var]
+    numbers = [found for part in value if (found := number(part)) is not None]
+    if len(numbers) < 4 or min(numbers[2:]) <= 0:
         return None
     x, y, w, h = numbers
-    return (x, y, x + w - 1, y + h - 1) if w >= 1 and h >= 1 else (x, y, x, y)  # type: ignore[operator, return-value]
-
-
-def _runs(text: str) -> list[int] | None:
-    """Unpack a compressed run length code as pycocotools does, which does not check it."""
-    runs: list[int] = []
-    value, shift = 0, 0
-    for char in text:
-        code = ord(char) - 48
-        if not 0 <= code < 64 or shift > 30:
-            return None
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    return None if shift else runs
+    return (x, y, x + max(w - 1, 0), y + max(h - 1, 0))
 
 
 FORMATS = (Format("coco", "coco", detect, read),)

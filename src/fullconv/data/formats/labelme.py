@@ -61,15 +61,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     for path, table in tables.items():
         inner = path.relative_to(folder.root)
         stem, said = inner.with_suffix("").as_posix(), inner.as_posix()
-        picture = _embedded(table, path) if table.get("imageData") else None
-        if picture is None:
-            written = str(table.get("imagePath") or "")
-            picture = locator.find(written or path.stem, path.parent, said=said)
-            if picture is None and written and (picture := locator.find(path.stem, path.parent, said=said)) is not None:
-                locator.missing.remove(said)
-                locator.mended.append(said)
-            elif picture is None:
-                locator.missing = list(dict.fromkeys(locator.missing))
+        picture = _picture(table, path, locator, said)
         if picture is None:
             continue
         drawn = []
@@ -86,11 +78,25 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
     found.problems += locator.problems(any(found.splits.values())) + naming.problems()
-    if bad:
+    if bad := list(dict.fromkeys(bad)):
         words = "shapes cannot be drawn: too few points, no numbers, or a kind that is not known"
         found.problems.append(problem("bad-shape", "error", bad, words, "Draw them again, or remove them.", bad))
     found.settings = naming.settings()
     return found
+
+
+def _picture(table: dict[str, Any], path: Path, locator: Locator, said: str) -> Path | None:
+    """Find the picture of a file: as written, else by the file's own stem, else in the file."""
+    written = str(table.get("imagePath") or "")
+    own = locator.beside(path)
+    picture = locator.find(written or path.stem, path.parent, said=said)
+    if picture is None and (picture := own or (_embedded(table, path) if table.get("imageData") else None)) is not None:
+        locator.missing.remove(said)
+        locator.mended += [said] if own is not None and written else []
+    elif picture is not None and picture.stem != path.stem and own is not None:
+        locator.mended.append(said)  # the file was copied from another picture's
+        return own
+    return picture
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -112,7 +118,8 @@ def _embedded(table: dict[str, Any], path: Path) -> Path | None:
         data = base64.b64decode(table["imageData"], validate=True)
     except (binascii.Error, ValueError, TypeError):
         return None
-    suffix = Path(str(table.get("imagePath") or "").replace("\\", "/")).suffix or ".png"
+    suffix = Path(str(table.get("imagePath") or "").replace("\\", "/")).suffix
+    suffix = suffix if re.fullmatch(r"\.\w{1,5}", suffix, re.ASCII) else ".png"
     target = cache_folder() / "embedded" / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
     if not target.is_file():
         write_bytes(target, [data])

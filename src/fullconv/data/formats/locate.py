@@ -47,20 +47,22 @@ class Locator:
             self.missing.append(said or name)
             return None
         for end in (last, PurePosixPath(last).stem):
-            fits = self._ends.get(end, [])
+            fits = _longest(self._ends.get(end, []), clean)
             if len(fits) > 1:
-                fits = (
-                    [path for path in fits if _ends_with(path, clean)]
-                    or [p for p in fits if near in p.parents]
-                    or [p for p in fits if split and any(part.lower().startswith(split) for part in p.parts[:-1])]
-                )
+                fits = [path for path in fits if near in path.parents] or [
+                    p for p in fits if split and any(part.lower().startswith(split) for part in p.parts[:-1])
+                ]
             if len(fits) == 1:
                 foreign = re.match(r"/|[A-Za-z]:|.*\.\./", clean) is not None
-                if foreign or end != last or ("/" in clean and not _ends_with(fits[0], clean)):
+                if foreign or end != last or ("/" in clean and not fits[0].as_posix().endswith("/" + clean)):
                     self.mended.append(said or name)
                 return fits[0]
         self.missing.append(said or name)
         return None
+
+    def beside(self, path: Path) -> Path | None:
+        """Return the picture of the same stem in the same folder."""
+        return next((p for p in self._ends.get(path.stem, []) if p.parent == path.parent and p.stem == path.stem), None)
 
     def problems(self, some: bool) -> list[Problem]:
         """Say what was not found, and what was found elsewhere than written."""
@@ -87,5 +89,13 @@ def _join(base: Path, name: str) -> str:
     return "/".join(parts)
 
 
-def _ends_with(path: Path, name: str) -> bool:
-    return path.as_posix().endswith("/" + name.lstrip("/"))
+def _longest(paths: list[Path], name: str) -> list[Path]:
+    """Return those that share most of the last folders with a name."""
+    wanted = PurePosixPath(name).parts[-2::-1]
+
+    def shared(path: Path) -> int:
+        pairs = zip(path.parts[-2::-1], wanted, strict=False)
+        return next((i for i, (one, other) in enumerate(pairs) if one != other), len(wanted))
+
+    most = max(map(shared, paths), default=0)
+    return [path for path in paths if shared(path) == most]

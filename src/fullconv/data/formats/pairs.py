@@ -13,6 +13,7 @@ from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import SPLITS, DataSettings
 from fullconv.errors import DataError
 
+_USUAL = ("_mask", "_L", "_gtFine_labelIds")
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -27,7 +28,7 @@ def _split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, st
     return found
 
 
-class _Sides(NamedTuple):
+class Sides(NamedTuple):
     """Folders or globs of pictures and of masks by split; "" where there are no splits."""
 
     pictures: dict[str, str]
@@ -38,14 +39,14 @@ class _Sides(NamedTuple):
         return {split: (self.pictures[split], self.masks[split]) for split in self.pictures if split in self.masks}
 
 
-def _camvid(folder: Folder, settings: DataSettings) -> _Sides:
+def _camvid(folder: Folder, settings: DataSettings) -> Sides:
     if settings.images or settings.masks:
-        return _Sides({}, {})
-    return _Sides(_split_folders(folder.folders), _split_folders(folder.folders, "annot"))
+        return Sides({}, {})
+    return Sides(_split_folders(folder.folders), _split_folders(folder.folders, "annot"))
 
 
-def _split_first(folder: Folder, settings: DataSettings) -> _Sides:
-    sides = _Sides({}, {})
+def _split_first(folder: Folder, settings: DataSettings) -> Sides:
+    sides = Sides({}, {})
     if any(is_glob(kind) for kind in _kinds(settings)):
         return sides
     for split, name in _split_folders(folder.folders).items():
@@ -56,16 +57,16 @@ def _split_first(folder: Folder, settings: DataSettings) -> _Sides:
     return sides
 
 
-def _kind_first(folder: Folder, settings: DataSettings) -> _Sides:
-    sides = _Sides({}, {})
+def _kind_first(folder: Folder, settings: DataSettings) -> Sides:
+    sides = Sides({}, {})
     for side, kind in zip(sides, _place(folder, settings), strict=True):
         if kind is not None and not is_glob(kind):
             side.update({split: f"{kind}/{name}" for split, name in _split_folders(folder.folders_in(kind)).items()})
     return sides
 
 
-def _flat(folder: Folder, settings: DataSettings) -> _Sides:
-    sides = _Sides({}, {})
+def _flat(folder: Folder, settings: DataSettings) -> Sides:
+    sides = Sides({}, {})
     if not _kind_first(folder, settings).both():
         for side, kind in zip(sides, _place(folder, settings), strict=True):
             if kind is not None:
@@ -88,7 +89,7 @@ def _on_disk(folder: Folder, name: str) -> str | None:
     return folder.folders.get(name.lower())
 
 
-def _format(name: str, family: str, sides: Callable[[Folder, DataSettings], _Sides]) -> Format:
+def _format(name: str, family: str, sides: Callable[[Folder, DataSettings], Sides]) -> Format:
     def detect(folder: Folder, settings: DataSettings) -> str | None:
         both = sides(folder, settings).both()
         return "{}/ with {}/".format(*next(iter(both.values()))) if both else None
@@ -118,7 +119,7 @@ def half(folder: Folder, settings: DataSettings) -> str | None:
     return None
 
 
-def read_pairs(folder: Folder, settings: DataSettings, sides: _Sides) -> Found:
+def read_pairs(folder: Folder, settings: DataSettings, sides: Sides) -> Found:
     """Pair the pictures and masks of each split by name."""
     found = Found(splits={})
     for split, (images, masks) in sides.both().items():
@@ -140,8 +141,8 @@ def read_pairs(folder: Folder, settings: DataSettings, sides: _Sides) -> Found:
 
 
 def _pair(folder: Folder, settings: DataSettings, split: str, images: str, masks: str, found: Found) -> None:
-    suffix = settings.mask_suffix
     pictures, labels = folder.pictures(images), folder.pictures(masks)
+    suffix = settings.mask_suffix or ("" if images == masks else _known_suffix(pictures, labels))
     files = dict(pictures.files)
     if images == masks:  # masks lie beside their pictures
         files = {key: path for key, path in files.items() if not (suffix and key.endswith(suffix))}
@@ -215,6 +216,15 @@ class _Where:
     def empty(self) -> Problem:
         words = f"there are no pictures in {self.images}/ and no masks in {self.masks}/"
         return problem("empty-folder", "error", [self.images, self.masks], words, "Put pictures and masks there.")
+
+
+def _known_suffix(pictures: Pictures, labels: Pictures) -> str:
+    """Return a usual suffix of masks where no mask has its picture's own name, and most have that suffix."""
+    if not any(key in labels.files for key in pictures.files):
+        for suffix in _USUAL:
+            if 2 * sum(key + suffix in labels.files for key in pictures.files) > len(pictures.files):
+                return suffix
+    return ""
 
 
 def _common_suffix(alone: list[str], labels: Pictures) -> str | None:

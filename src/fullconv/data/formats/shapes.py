@@ -17,7 +17,7 @@ from fullconv.errors import MissingExtraError
 from fullconv.images import image_size
 from fullconv.images.limits import check_pixels
 
-FARTHEST = 1_000_000
+FARTHEST = 100_000
 """Coordinates beyond this are no pixels."""
 
 Kind = Literal["polygon", "rectangle", "ellipse", "line", "bitmap", "coco-polygon", "coco-rle"]
@@ -106,14 +106,35 @@ def _coco(shape: Shape, height: int, width: int) -> NDArray[np.bool_]:
         packed = tools.frPyObjects(code, height, width) if isinstance(code["counts"], list) else code
     else:
         packed = tools.merge(tools.frPyObjects([list(ring) for ring in shape.points], height, width))
-    return np.asarray(tools.decode(packed)).astype(bool)
+    runs = unpack(packed["counts"].decode("ascii") if isinstance(packed["counts"], bytes) else packed["counts"])
+    assert runs is not None
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(width, height).T
+
+
+def unpack(text: str) -> list[int] | None:
+    """Unpack a compressed run length code as pycocotools does, which does not check it."""
+    runs: list[int] = []
+    value, shift = 0, 0
+    for char in text:
+        code = ord(char) - 48
+        if not 0 <= code < 64 or shift > 30:
+            return None
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return None if shift else runs
 
 
 def number(value: object) -> float | None:
     """Return a finite number of pixels, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if abs(value) <= FARTHEST else None
+    return float(value) if -FARTHEST <= value <= FARTHEST else None  # false of NaN, and of integers of any length
 
 
 def points(value: object, least: int = 1) -> tuple[tuple[float, float], ...] | None:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from fullconv.data.folder import Folder
-from fullconv.data.formats import Format, coco, labelme, pairs, voc
+from fullconv.data.formats import Format, coco, cvat, labelme, labelstudio, listed, pairs, scenes, supervisely, voc
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
 
-FORMATS: tuple[Format, ...] = (*pairs.FORMATS, *voc.FORMATS, *coco.FORMATS, *labelme.FORMATS)
+FORMATS: tuple[Format, ...] = (
+    *pairs.FORMATS,
+    *voc.FORMATS,
+    *coco.FORMATS,
+    *cvat.FORMATS,
+    *labelme.FORMATS,
+    *labelstudio.FORMATS,
+    *scenes.FORMATS,
+    *supervisely.FORMATS,
+    *listed.FORMATS,
+)
+
+_WEAK = ("list", "suffix")
+"""Families that count where nothing else fits: CamVid and VOC have lists, too."""
 
 
 def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
@@ -26,6 +39,7 @@ def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
     fits = [(row, evidence) for row in rows if (evidence := row.detect(folder, settings)) is not None]
     if not fits:
         raise DataError(_nothing_fits(folder, settings, wanted))
+    fits = [fit for fit in fits if fit[0].family not in _WEAK] or fits
     if len(fits) > 1:
         said = " and ".join(f"{row.name} ({evidence})" for row, evidence in fits)
         choices = " or ".join(f"--format {row.name}" for row, _ in fits)

@@ -1,0 +1,213 @@
+"""Write any data set that can be read as clean files: index masks, or the annotations of COCO."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.data.dataset import Dataset, open_dataset
+from fullconv.data.findings import shown
+from fullconv.data.problems import Problem, errors
+from fullconv.data.samples import Sample
+from fullconv.errors import DataError, FullconvError, MissingExtraError, OutputError, nearest
+from fullconv.labels import VOID, encode_label_map
+from fullconv.storage import write_bytes, write_text
+
+Target = Literal["pairs", "voc", "coco"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+@dataclass
+class Converted:
+    """What was written, and what was not."""
+
+    written: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Picture and reason."""
+    problems: list[Problem] = field(default_factory=list)
+    """Errors that left something out before it was read, such as pictures without masks."""
+
+
+def convert(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    to: str = "pairs",
+    format: str | None = None,  # noqa: A002  # the name of the option
+    progress: Callable[[int, int], None] | None = None,
+) -> Converted:
+    """Write a data set into an empty folder; pictures are copied as they are.
+
+    Args:
+        data: Folder or `.zip` of a layout that is recognised.
+        out: Folder to make.
+        to: "pairs" (train/images, train/masks, ...), "voc" or "coco".
+        format: Name of the layout where several fit.
+        progress: Told after each picture.
+
+    Returns:
+        How many were written, and which were not and why.
+
+    Raises:
+        DataError: The data set cannot be read, or nothing in it.
+        OutputError: The folder is not empty, lies in the data folder, or cannot be written.
+    """
+    if to not in TARGETS:
+        raise DataError(f"there is no format '{to}' to write.{nearest(to, TARGETS)} Choose {', '.join(TARGETS)}.")
+    dataset = open_dataset(data, format=format, skip_bad=True)
+    target = Path(out).expanduser()
+    _refuse(target, dataset.root)
+    writer = {"pairs": _Pairs, "voc": _Voc, "coco": _Coco}[to](dataset, target)
+    result = Converted(problems=errors(dataset.problems))
+    total = sum(len(members) for members in dataset.splits.values())
+    for split, members in dataset.splits.items():
+        for sample in members:
+            try:
+                mask = _read(dataset, sample)
+            except FullconvError as error:
+                result.failed.append((shown(sample.image, dataset.root), str(error)))
+            else:
+                writer.add(split, sample, mask)
+                result.written += 1
+            if progress is not None:
+                progress(result.written + len(result.failed), total)
+    if result.written:
+        writer.finish()
+    elif result.failed:
+        raise DataError(f"{dataset.root}: no picture can be converted: {result.failed[0][1]}")
+    return result
+
+
+def _refuse(target: Path, root: Path) -> None:
+    try:
+        full = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be read ({error.strerror or error}). Name another folder.") from error
+    if full:
+        raise OutputError(f"{target}: is not empty. Name a new folder.")
+    if root.resolve() in (target.resolve(), *target.resolve().parents):
+        raise OutputError(f"{target}: lies in the data folder. Name a folder outside it.")
+
+
+def _read(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
+    image, mask = dataset.read_image(sample), dataset.read_mask(sample)
+    if mask.shape != image.shape[:2]:
+        sizes = f"{mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}"
+        raise DataError(f"{sample.mask}: the mask is {sizes}. Export both at one size.")
+    return mask
+
+
+class _Writer:
+    """Puts pictures somewhere, and says in data.toml what the masks mean."""
+
+    def __init__(self, dataset: Dataset, out: Path) -> None:
+        self.dataset, self.out = dataset, out
+        self.labels = dataset.codings[""].labels
+        self.by_split: dict[str, list[str]] = {}
+        self.groups: list[tuple[str, str]] = []
+
+    def name(self, split: str, sample: Sample) -> str:
+        """Return the stem that is written."""
+        return sample.stem
+
+    def add(self, split: str, sample: Sample, mask: NDArray[np.uint8]) -> None:
+        """Write one picture with its mask."""
+        stem = self.name(split, sample)
+        self.by_split.setdefault(split, []).append(stem)
+        if sample.group is not None:
+            self.groups.append((stem, sample.group))
+        self.write(split, stem, sample.image, mask)
+
+    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
+        """Write the files of one picture."""
+        raise NotImplementedError
+
+    def copy(self, image: Path, target: Path) -> None:
+        """Copy a picture, byte by byte."""
+        with image.open("rb") as file:
+            write_bytes(target, iter(lambda: file.read(1 << 20), b""))
+
+    def mask(self, mask: NDArray[np.uint8], target: Path) -> None:
+        """Write class indices as an indexed PNG."""
+        write_bytes(target, [encode_label_map(mask, self.labels.palette)])
+
+    def finish(self, *lines: str) -> None:
+        """Write data.toml."""
+        listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.labels.classes)
+        text = [f"classes = [{listed}]", f"palette = {[list(color) for color in self.labels.palette]}", *lines]
+        if self.dataset.bands is not None:
+            text.append(f"bands = {list(self.dataset.bands)}")
+        if self.groups:
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows(self.groups)
+            write_text(self.out / "groups.csv", table.getvalue())
+            text.append('groups = "groups.csv"')
+        write_text(self.out / "data.toml", "\n".join(text) + "\n")
+
+
+class _Pairs(_Writer):
+    def name(self, split: str, sample: Sample) -> str:
+        return sample.stem.removeprefix(f"{split}/")
+
+    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
+        self.copy(image, self.out / split / "images" / f"{stem}{image.suffix}")
+        self.mask(mask, self.out / split / "masks" / f"{stem}.png")
+
+
+class _Voc(_Writer):
+    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
+        self.copy(image, self.out / "JPEGImages" / f"{stem}{image.suffix}")
+        self.mask(mask, self.out / "SegmentationClass" / f"{stem}.png")
+
+    def finish(self, *lines: str) -> None:
+        for split, stems in self.by_split.items():
+            write_text(self.out / "ImageSets" / "Segmentation" / f"{split}.txt", "\n".join(stems) + "\n")
+        super().finish(*lines)
+
+
+class _Coco(_Writer):
+    def __init__(self, dataset: Dataset, out: Path) -> None:
+        super().__init__(dataset, out)
+        try:
+            from pycocotools import mask as tools
+        except ImportError:
+            raise MissingExtraError("pycocotools", "formats", "writing COCO annotations") from None
+        self.tools = tools
+        self.tables: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+
+    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
+        name = f"{stem}{image.suffix}"
+        self.copy(image, self.out / "images" / name)
+        images, annotations = self.tables.setdefault(split, ([], []))
+        number = len(images) + 1
+        images.append({"id": number, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]})
+        for value in np.unique(mask).tolist():
+            if value == 0:
+                continue  # what no annotation covers
+            code = self.tools.encode(np.asfortranarray(mask == value).view(np.uint8))
+            entry = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": 1 if value == VOID else value,
+                "iscrowd": int(value == VOID),
+                "area": int(self.tools.area(code)),
+                "bbox": self.tools.toBbox(code).tolist(),
+                "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
+            }
+            annotations.append(entry)
+
+    def finish(self, *lines: str) -> None:
+        categories = [{"id": i, "name": name} for i, name in enumerate(self.labels.classes) if i]
+        for split, (images, drawn) in self.tables.items():
+            table = {"images": images, "annotations": drawn, "categories": categories}
+            text = json.dumps(table, ensure_ascii=False)
+            write_text(self.out / "annotations" / f"instances_{split}.json", text)
+        super().finish(*lines, f"unlabeled = {json.dumps(self.labels.classes[0], ensure_ascii=False)}")

@@ -1,0 +1,131 @@
+"""Cityscapes (leftImg8bit, gtFine) and ADE20K in its scene-parsing layout (images, annotations; 0 is void)."""
+
+from __future__ import annotations
+
+import re
+
+from fullconv.constants import LABELS
+from fullconv.data.folder import Folder
+from fullconv.data.formats import Format, Found
+from fullconv.data.problems import problem
+from fullconv.data.samples import MaskFile, Sample
+from fullconv.data.settings import VOID_NAME, DataSettings
+from fullconv.errors import DataError
+
+_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""labelIds of the 19 classes that count, in the order of their trainIds; all others are void."""
+_LAST_ID = 33
+_SPLITS = {"train": "train", "val": "val", "test": "test"}
+_ADE_SPLITS = {
+    "training": "train",
+    "validation": "val",
+    "train": "train",
+    "val": "val",
+    "testing": "test",
+    "test": "test",
+}
+_ADE_CLASSES = 150
+
+
+def detect_cityscapes(folder: Folder, settings: DataSettings) -> str | None:
+    """Find the two folders."""
+    fine = "leftimg8bit" in folder.folders and "gtfine" in folder.folders
+    return None if not fine or settings.masks else f"{folder.folders['leftimg8bit']}/ with {folder.folders['gtfine']}/"
+
+
+def read_cityscapes(folder: Folder, settings: DataSettings) -> Found:
+    """Pair by city and number; trainIds where there are some for all pictures, else labelIds."""
+    found = Found(splits={})
+    images, truth = folder.folders["leftimg8bit"], folder.folders["gtfine"]
+    masks = folder.pictures(truth)
+    kinds = {k: sum(key.endswith(f"_{k}") for key in masks.files) for k in ("labelTrainIds", "labelIds")}
+    kind = "labelTrainIds" if kinds["labelTrainIds"] >= max(kinds["labelIds"], 1) else "labelIds"
+    alone: dict[str, list[str]] = {}
+    for key, path in folder.pictures(images).files.items():
+        split = _SPLITS.get(key.split("/")[0].lower())
+        if split is None:
+            continue
+        stem = re.sub(r"_leftImg8bit$", "", key)
+        mask = masks.files.get(f"{stem}_gtFine_{kind}")
+        found.splits.setdefault(split, [])
+        if mask is None:
+            alone.setdefault(split, []).append(stem)
+        else:
+            found.splits[split].append(Sample(stem, path, {"": MaskFile(mask)}))
+    _without(found, alone, f"{truth}/ as ..._gtFine_{kind}.png")
+    labels = LABELS["cityscapes"][""]
+    known: dict[str, object] = {"classes": list(labels.classes), "palette": [list(c) for c in labels.palette]}
+    if kind == "labelIds":
+        names = dict(zip(_IDS, labels.classes, strict=True))
+        known["values"] = {i: names.get(i, VOID_NAME) for i in range(_LAST_ID + 1)}
+    found.settings = known
+    return found
+
+
+def _without(found: Found, alone: dict[str, list[str]], where: str) -> None:
+    for split, stems in alone.items():
+        severity = "note" if split == "test" and not found.splits[split] else "error"
+        words = f"pictures have no mask in {where}"
+        remedy = "" if severity == "note" else "Add the masks, or move the pictures away."
+        gone = [] if severity == "note" else stems
+        found.problems.append(problem("missing-mask", severity, stems, words, remedy, gone))  # type: ignore[arg-type]
+        found.partial |= set(gone)
+
+
+def detect_ade(folder: Folder, settings: DataSettings) -> str | None:
+    """Find images/training with annotations/training."""
+    if settings.masks or not {"images", "annotations"} <= folder.folders.keys():
+        return None
+    inner = folder.folders_in(folder.folders["annotations"])
+    split = next((name for name in ("training", "validation") if name in inner), None)
+    if split is None or split not in folder.folders_in(folder.folders["images"]):
+        return None
+    return f"{folder.folders['images']}/{split}/ with {folder.folders['annotations']}/{split}/"
+
+
+def read_ade(folder: Folder, settings: DataSettings) -> Found:
+    """Pair by name; 0 is void, and class k of objectInfo150 is k - 1."""
+    found = Found(splits={})
+    images, truth = folder.folders["images"], folder.folders["annotations"]
+    masks = folder.pictures(truth)
+    if any(re.search(r"_seg$|_parts_\d+$", key) for key in masks.files):
+        raise DataError(
+            f"{folder.root}: these are masks of the full ADE20K release, whose red and green code the class."
+            " Take the scene-parsing release (SceneParse150), whose masks hold class numbers."
+        )
+    alone: dict[str, list[str]] = {}
+    for key, path in folder.pictures(images).files.items():
+        split = _ADE_SPLITS.get(key.split("/")[0].lower())
+        if split is None:
+            continue
+        found.splits.setdefault(split, [])
+        if key in masks.files:
+            found.splits[split].append(Sample(key, path, {"": MaskFile(masks.files[key])}))
+        else:
+            alone.setdefault(split, []).append(key)
+    _without(found, alone, f"{truth}/")
+    names = list(settings.class_names() or _names(folder))
+    values = {} if settings.values is not None else {"values": {0: VOID_NAME, **dict(enumerate(names, 1))}}
+    found.settings = {"classes": names, **values}
+    return found
+
+
+def _names(folder: Folder) -> list[str]:
+    """Read objectInfo150.txt, the first name of each row; class1 ... class150 without it."""
+    path = folder.root / "objectInfo150.txt"
+    rows: list[str] = []
+    if path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
+        rows = [line.split("\t")[-1].split(",")[0].strip() for line in lines if re.match(r"\d+\s", line)]
+    if len(rows) < 2:
+        return [f"class{i}" for i in range(1, _ADE_CLASSES + 1)]
+    return [name if rows.count(name) == 1 else f"{name} {i}" for i, name in enumerate(rows, 1)]
+
+
+FORMATS = (
+    Format("cityscapes", "cityscapes", detect_cityscapes, read_cityscapes),
+    Format("ade20k", "ade20k", detect_ade, read_ade),
+)

@@ -1,0 +1,61 @@
+"""Georeferenced TIFFs among the pictures: each becomes a GeoTIFF, by windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fullconv.errors import InputError
+from fullconv.files.outputs import Counts, Writer
+from fullconv.files.plan import Picture
+from fullconv.rasters import is_georeferenced, is_label_map, predict_raster
+from fullconv.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from fullconv.files.run import Job
+
+
+class StoppedError(Exception):
+    """A stop was asked for between two bands of a raster."""
+
+
+def predict_georeferenced(
+    segmenter: Segmenter, job: Job, writer: Writer, picture: Picture, stop: Callable[[], bool]
+) -> Counts:
+    """Label one raster; one that another run has begun or finished is gone on with where existing results are kept.
+
+    Raises:
+        InputError: It cannot be read, or options do not go with a raster.
+        StoppedError: A stop was asked for.
+    """
+    extra = [f"--format {job.format}"] if job.format != "index" else []
+    extra += ["--overlay"] if job.overlay else []
+    extra += ["--probabilities"] if job.probabilities else []
+    if extra:
+        raise InputError(
+            f"{picture.path}: is georeferenced, so its result is a GeoTIFF of labels. Leave {' and '.join(extra)} away."
+        )
+
+    def progress(done: int, total: int) -> None:
+        if done < total and stop():
+            raise StoppedError
+
+    counts: Counts = {}
+    for head in writer.labels:
+        target = Path(writer.path(picture.name, head, ".tif"))
+        if target.exists() and not is_label_map(target):  # another input, it may be
+            raise InputError(f"{target}: is there already, and no label map of this program. Choose another folder.")
+        result = predict_raster(
+            segmenter, picture.path, target, tile=job.tile,
+            resume=job.skip_existing, polygons=job.polygons, progress=progress, head=head or job.head,
+        )  # fmt: skip
+        counts[head] = result.counts
+    return counts
+
+
+def check_single_raster(paths: Sequence[str]) -> None:
+    """Raise InputError unless the pictures are one raster, whose polygons are asked for."""
+    if len(paths) != 1 or not is_georeferenced(paths[0]):
+        what = "several pictures are given" if len(paths) > 1 else f"{paths[0] if paths else 'nothing'} is none"
+        raise InputError(f"--polygons: takes one georeferenced raster, and {what}. Predict it by itself.")

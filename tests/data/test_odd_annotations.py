@@ -1,0 +1,74 @@
+"""Annotation files in which one thing after the other is something else: a problem each, never a crash."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import test_coco
+import test_labelme
+import test_labelstudio
+import test_supervisely
+
+from fullconv.data import inspect
+
+ODD = [None, [], {}, "", -1, 1e308, 10**400, True, [[[]]], "../x", "a\0b"]
+
+
+def places(value, path=()):
+    """Yield the path of everything in a JSON value."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+def changed(value, path, odd):
+    value = copy.deepcopy(value)
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = odd
+    return value
+
+
+def coco(root):
+    square = test_coco.square(1, 1, 6)
+    rle = {"size": [20, 30], "counts": [0, 3, 597]}
+    test_coco.coco(root, [{"image_id": 70, "category_id": 7, "segmentation": [square], "bbox": [1, 1, 2, 2]},
+                          {"image_id": 71, "category_id": 3, "segmentation": rle}])  # fmt: skip
+    return root / "instances.json"
+
+
+def labelme(root):
+    mask = test_labelme.packed(test_labelme.np.ones((3, 3), "uint8"))
+    test_labelme.labelme(root, "eins", [test_labelme.box("a", 1, 1, 5, 5)])
+    test_labelme.labelme(root, "zwei", [test_labelme.box("a", 1, 1, 5, 5), test_labelme.shape(
+        "b", [[1, 1], [3, 3]], "mask", mask=mask)], data=mask)  # fmt: skip
+    return root / "zwei.json"
+
+
+def supervisely(root):
+    make = test_supervisely
+    outline = make.polygon("car", make.square(0, 0, 9), make.square(2, 2, 3))
+    make.make(root, [outline, make.bitmap(make.np.eye(3), 1, 1)])
+    return root / "ds0" / "ann" / "bild ü 0.png.json"
+
+
+def labelstudio(root):
+    strokes = test_labelstudio.row("brushlabels", "car", rle=[0, 0, 1])
+    test_labelstudio.make(root, [test_labelstudio.BOX, test_labelstudio.POLYGON, strokes])
+    return root / "project-1.json"
+
+
+@pytest.mark.parametrize("make", [coco, labelme, supervisely, labelstudio])
+def test_whatever_an_annotation_holds_is_no_crash(tmp_path, make):
+    path = make(tmp_path)
+    table = json.loads(path.read_text(encoding="utf-8"))
+    for number, place in enumerate(places(table)):
+        for odd in ODD[number % 3 :: 3]:
+            path.write_text(json.dumps(changed(table, place, odd)), encoding="utf-8")
+            for found in inspect(tmp_path):
+                assert found.cause, (place, odd)
