@@ -183,7 +183,8 @@ def test_pictures_trained_on_are_never_scored_as_val(tmp_path):
     def scored(split: str) -> set[str]:
         answer = call("evaluate", model, data, "--split", split, "--per-image", table)
         assert answer.rc == 0, str(answer)
-        return {Path(row["image"]).stem for row in csv.DictReader(table.open(encoding="utf-8", newline=""))}
+        with table.open(encoding="utf-8", newline="") as file:
+            return {Path(row["image"]).stem for row in csv.DictReader(file)}
 
     train, val = scored("train"), scored("val")
     assert train

@@ -278,7 +278,6 @@ def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_pictures(shapes,
     [
         ({"backbone": "tiny", "weights": "imagenet"}, "the backbone tiny has no ImageNet weights: add --weights none"),
         ({"width": 0.5, "weights": "imagenet"}, r"width = 0\.5 fits no published weights: add --weights none"),
-        ({"fold": 1}, "fold = 1 needs folds, the number of parts: --set folds=5"),
         ({"epoch": 1}, r"settings: there is no setting 'epoch'\. Did you mean 'epochs'"),
     ],
 )

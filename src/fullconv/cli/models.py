@@ -22,7 +22,12 @@ def info(model: ModelArgument, json: Json = False) -> None:
     from fullconv.modelfile import read_card
 
     path = Path(model)
-    card = read_card(path / "model.safetensors" if path.is_dir() else path)
+    if ":" in model and not path.exists():
+        from fullconv.importing import published_model
+
+        card = published_model(model)[1]
+    else:
+        card = read_card(path / "model.safetensors" if path.is_dir() else path)
     if json:
         print_json(card.model_dump(mode="json"))
     else:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from fullconv import __version__
-from fullconv.cli.data import check
+from fullconv.cli.data import check, convert
 from fullconv.cli.foreign import compare, import_model
 from fullconv.cli.learn import demo, train
 from fullconv.cli.models import info, models
@@ -25,6 +25,7 @@ from fullconv.errors import FullconvError, nearest
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "check": check,
+    "convert": convert,
     "train": train,
     "evaluate": evaluate,
     "predict": predict,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullconv.errors import NetworkError, RecipeError, nearest
+from fullconv.errors import NetworkError, RecipeError, WeightsError, nearest
 from fullconv.geometry import Axis, Geometry, halo, trace, trace_nodes
 from fullconv.modelfile import CARD_KEY, read_header, read_tensors
 from fullconv.nn.backbones import build_backbone, feature_channels
@@ -239,6 +239,8 @@ def build(
         raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {in_channels}.")
     settings = _head_settings(head)
     origin = None if weights is None or str(weights) == "none" else weights
+    if origin is not None and str(origin) != "imagenet" and not Path(origin).is_file():
+        raise WeightsError(f'{origin}: there is no such weights file. Give a file, "imagenet" or "none".')
     own = _own_model(origin)
     if row.release is not None:
         name, features, made = _published(

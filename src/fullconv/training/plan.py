@@ -98,8 +98,6 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         RecipeError: Two settings contradict each other.
     """
-    if recipe.fold is not None and recipe.folds is None:
-        raise RecipeError(f"fold = {recipe.fold} needs folds, the number of parts: --set folds=5.")
     if recipe.backbone == "tiny" and recipe.weights == "imagenet":
         raise RecipeError("the backbone tiny has no ImageNet weights: add --weights none.")
     if recipe.weights != "none" and recipe.width != 1:
