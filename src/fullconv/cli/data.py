@@ -67,9 +67,9 @@ def convert(
     json: Json = False,
     format: DataFormat = None,  # noqa: A002
 ) -> None:
-    """Write DATA as clean files: pictures as they are, masks of class numbers.
+    """Write DATA as clean files.
 
-    What cannot be read is named and left out; the exit code is then 3.
+    Pictures as they are, masks of class numbers. What cannot be read is named and left out; the exit code is then 3.
     """
     from fullconv.data.convert import TARGETS
     from fullconv.data.convert import convert as write
