@@ -163,3 +163,12 @@ def test_the_speed_that_is_shown_leaves_out_the_validation(capsys, monkeypatch):
     val = {"mean_iou": 0.5}
     console.epoch({"epoch": 1, "step": 10, "train_loss": 1.0, "lr": 0.1, "seconds": 31.0, "val": val}, 0.5, True)
     assert "val mean IU 0.5000 (best), 40 pictures/s, 31 s" in capsys.readouterr().err
+
+
+def test_a_recipe_file_says_what_auto_came_to_and_is_read_again(tmp_path):
+    plan = Plan(Recipe(), None, {"data": "x"}, {"sampling": "rare", "class_weights": {"only": [0.5, 2.0]}})
+    plan.write(tmp_path / "recipe.toml")
+    text = (tmp_path / "recipe.toml").read_text(encoding="utf-8")
+    assert 'sampling = "rare"' in text.partition("[decided]")[2]
+    assert "only = [0.5, 2.0]" in text
+    assert read_plan(tmp_path / "recipe.toml").recipe == Recipe()

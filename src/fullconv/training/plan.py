@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,16 @@ class Plan:
     measured: Measured | None
     origin: dict[str, Any]
     """Versions, hardware, data fingerprint, git revision."""
+    decided: dict[str, Any] = field(default_factory=dict)
+    """What "auto" came to, to be read by people: the same data give the same again."""
 
     def write(self, path: Path) -> None:
         """Write recipe.toml."""
         tables: dict[str, Any] = settings_of(self.recipe)
         if self.measured is not None:
             tables["measured"] = asdict(self.measured)
+        if self.decided:
+            tables["decided"] = self.decided
         tables["origin"] = self.origin
         write_text(path, HEADING + dump_toml(tables))
 
@@ -141,6 +145,7 @@ def read_plan(path: Path) -> Plan:
     """
     table = read_toml(path)
     measured, origin = table.pop("measured", None), table.pop("origin", {})
+    table.pop("decided", None)
     recipe = parse_recipe(table, str(path))
     if measured is None:
         return Plan(recipe, None, origin)

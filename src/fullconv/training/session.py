@@ -80,7 +80,12 @@ class Session:
             self.network, self.stepper, self.batches, self.dataset, val, self.started
         )
         self.stepper.precision = measured.precision
-        self.plan = Plan(self.recipe, measured, self.plan.origin if self.going_on else self.origin)
+        weights = {head: loss.class_weights for head, loss in self.stepper.losses.items() if loss.class_weights}
+        decided = {
+            "sampling": self.batches.sampling,
+            "class_weights": {head or "only": w for head, w in weights.items()},
+        }
+        self.plan = Plan(self.recipe, measured, self.plan.origin if self.going_on else self.origin, decided)
         with stop_signals() as stop:
             self.plan.write(self.folder.recipe)
             state = new_state(self.network, self.recipe)
