@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,7 @@ def _read(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
     return mask
 
 
-class _Writer:
+class _Writer(ABC):
     """Puts pictures somewhere, and says in data.toml what the masks mean."""
 
     def __init__(self, dataset: Dataset, out: Path) -> None:
@@ -126,9 +127,9 @@ class _Writer:
             self.groups.append((stem, sample.group))
         self.write(split, stem, sample.image, mask)
 
+    @abstractmethod
     def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
         """Write the files of one picture."""
-        raise NotImplementedError
 
     def copy(self, image: Path, target: Path) -> None:
         """Copy a picture, byte by byte."""
