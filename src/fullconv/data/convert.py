@@ -66,7 +66,8 @@ def convert(
     dataset = open_dataset(data, format=format, skip_bad=True)
     target = Path(out).expanduser()
     _refuse(target, dataset.root)
-    writer = {"pairs": _Pairs, "voc": _Voc, "coco": _Coco}[to](dataset, target)
+    kinds: dict[str, Callable[[Dataset, Path], _Writer]] = {"pairs": _Pairs, "voc": _Voc, "coco": _Coco}
+    writer = kinds[to](dataset, target)
     result = Converted(problems=errors(dataset.problems))
     total = sum(len(members) for members in dataset.splits.values())
     for split, members in dataset.splits.items():
