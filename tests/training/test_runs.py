@@ -18,6 +18,7 @@ from runs import SMALL, identity, lines, state
 import fullconv
 from fullconv.errors import OutputError, RecipeError, RunError
 from fullconv.modelfile import read_card
+from fullconv.recipe import HeadSettings
 from fullconv.training import train
 from fullconv.training.folder import RunFolder
 from made import make_shapes
@@ -316,3 +317,12 @@ def test_shapes_are_learnt_in_half_a_minute(tmp_path):
     report = fullconv.evaluate(segmenter, data, split="val")
     assert report.mean_iou > 0.95
     assert read_card(tmp_path / "run" / "model.safetensors").scores["val"]["mean_iou"] == report.mean_iou
+
+
+def test_settings_of_the_head_may_be_an_object_also_when_a_run_goes_on(shapes, tmp_path):
+    settings = {"variant": "fcn8s", "backbone": "tiny", "weights": "none", "crop": (32, 32), "batch_size": 2}
+    head = HeadSettings(upsampling="learned")
+    first = train(shapes, tmp_path / "run", epochs=1, head=head, **settings)
+    again = train(shapes, tmp_path / "run", epochs=1, head=head, resume=True, **settings)
+    assert again.card.weights_sha256 == first.card.weights_sha256
+    assert again.card.network["head"]["upsampling"] == "learned"

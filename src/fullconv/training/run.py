@@ -10,7 +10,7 @@ from typing import Any
 from fullconv.data import Dataset, open_dataset
 from fullconv.data.doctor import require_usable
 from fullconv.errors import RunError
-from fullconv.recipe import Recipe
+from fullconv.recipe import HeadSettings, Recipe
 from fullconv.segmenter import Segmenter, load
 from fullconv.training.console import Console
 from fullconv.training.folder import RunFolder
@@ -39,7 +39,8 @@ def train(
         RecipeError: A setting is unknown or cannot be.
         RunError: The folder is in use or not empty, or the loss is not a number any more.
     """
-    return run(Path(data), Path(out), settings, resume=resume, recipe=recipe).segmenter
+    plain = {key: value.model_dump() if isinstance(value, HeadSettings) else value for key, value in settings.items()}
+    return run(Path(data), Path(out), plain, resume=resume, recipe=recipe).segmenter
 
 
 def run(
