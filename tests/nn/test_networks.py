@@ -293,3 +293,21 @@ def test_a_backbone_that_cannot_be_dilated_says_so(name):
 def test_a_published_net_refuses_another_backbone():
     with pytest.raises(NetworkError, match="torchvision-fcn_resnet50 is made of resnet50; leave backbone = vgg16 away"):
         build("torchvision-fcn_resnet50", backbone="vgg16")
+
+
+@pytest.mark.parametrize(
+    ("variant", "backbone", "head", "words"),
+    [
+        (
+            "fcn8s",
+            "tiny",
+            {"fc": False},
+            r"head\.fc = False does nothing in fcn8s on tiny; it is for skip variants on VGG",
+        ),
+        ("fcn8s", "tiny", {"dropout": 0.1}, r"head\.dropout = 0\.1 does nothing"),
+        ("fcn32s", "tiny", {"upsampling": "learned"}, r"head\.upsampling = learned does nothing in fcn32s on tiny"),
+    ],
+)
+def test_a_setting_of_the_head_that_would_do_nothing_is_refused(variant, backbone, head, words):
+    with pytest.raises(NetworkError, match=words):
+        build(variant, backbone=backbone, num_classes=3, head=head)

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import SMALL, identity, lines, state
 
@@ -279,6 +280,8 @@ def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_pictures(shapes,
     [
         ({"backbone": "tiny", "weights": "imagenet"}, "the backbone tiny has no ImageNet weights: add --weights none"),
         ({"width": 0.5, "weights": "imagenet"}, r"width = 0\.5 fits no published weights: add --weights none"),
+        ({"weights": "none", "momentum": 0.5}, r"momentum = 0\.5 does nothing with adamw: add --set optimizer=sgd"),
+        ({"weights": "none", "focal_gamma": 3}, "focal_gamma = 3 does nothing without a focal loss"),
         ({"epoch": 1}, r"settings: there is no setting 'epoch'\. Did you mean 'epochs'"),
     ],
 )
@@ -326,3 +329,14 @@ def test_settings_of_the_head_may_be_an_object_also_when_a_run_goes_on(shapes, t
     again = train(shapes, tmp_path / "run", epochs=1, head=head, resume=True, **settings)
     assert again.card.weights_sha256 == first.card.weights_sha256
     assert again.card.network["head"]["upsampling"] == "learned"
+
+
+@pytest.mark.parametrize("variant", ["voc-fcn16s", "voc-fcn-alexnet"])
+def test_a_published_net_trains_from_the_data_at_hand(shapes, tmp_path, variant):
+    settings = {"weights": "none", "width": 1 / 16, "crop": (32, 32), "batch_size": 2, "epochs": 1}
+    trained = train(shapes, tmp_path / "run", variant=variant, **settings)
+    again = fullconv.load(tmp_path / "run")
+    assert again.card.weights_sha256 == trained.card.weights_sha256
+    assert again.card.variant == variant
+    picture = np.random.default_rng(0).integers(0, 256, (33, 41, 3), dtype=np.uint8)
+    assert again.predict(picture).label_map.shape == (33, 41)

@@ -140,8 +140,6 @@ def _check_bilinear(key: str, value: Tensor, path: Path) -> None:
     size = value.shape[-1]
     factor = (size + 1) // 2
     kernel = bilinear_kernel(factor, factor - 1 if size % 2 else factor - 0.5)[-size:].to(value.dtype)
-    if size % 2:
-        kernel = torch.cat([bilinear_kernel(factor, factor - 1)[1:]]).to(value.dtype)
     wanted = torch.outer(kernel, kernel)
     if (value - wanted).abs().max() > 1e-4:
         raise WeightsError(f"{path}: '{key}' was trained; nets of the release keep it fixed and bilinear.")

@@ -238,6 +238,7 @@ def build(
     if any(not 1 <= count <= 255 for count in counts) or in_channels < 1:
         raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {in_channels}.")
     settings = _head_settings(head)
+    _refuse_idle(row, variant, name, settings)
     origin = None if weights is None or str(weights) == "none" else weights
     if origin is not None and str(origin) != "imagenet" and not Path(origin).is_file():
         raise WeightsError(f'{origin}: there is no such weights file. Give a file, "imagenet" or "none".')
@@ -259,6 +260,26 @@ def build(
     if own:
         network.started_anew = load_matching(network, read_tensors(cast(Path, origin)))
     return network.eval()
+
+
+def _refuse_idle(row: Variant, variant: str, backbone: str, settings: HeadSettings) -> None:
+    """Raise for settings of the head that would do nothing with this network.
+
+    Raises:
+        NetworkError: One of them differs from its default; the message says where it acts.
+    """
+    has_fc = row.head == "skip" and (backbone.startswith("vgg") or backbone == "alexnet")
+    plain = HeadSettings()
+    for key, where, acts in (
+        ("fc", "skip variants on VGG and AlexNet encoders", has_fc),
+        ("dropout", "skip variants on VGG and AlexNet encoders", has_fc),
+        ("upsampling", "fcn16s, fcn8s and fcn4s", row.head == "skip" and len(row.strides) > 1),
+    ):
+        value = getattr(settings, key)
+        if value != getattr(plain, key) and not acts:
+            raise NetworkError(
+                f"head.{key} = {value} does nothing in {variant} on {backbone}; it is for {where}. Leave it away."
+            )
 
 
 def _published(

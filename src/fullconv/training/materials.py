@@ -21,6 +21,9 @@ from fullconv.tiling import why_not
 from fullconv.training.console import Console, amount, duration
 from fullconv.training.plan import Measured
 
+_CLASSIFIER = {"vgg": "vgg16"}
+"""ImageNet classifier that a published net's trunk starts from."""
+
 
 def make_network(recipe: Recipe, dataset: Dataset, channels: int, device: torch.device, console: Console) -> Network:
     """Build the network and put it where it will be trained, saying what of its weights starts anew."""
@@ -67,7 +70,7 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
 def _normalization(recipe: Recipe, s: Statistics) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
     """Return mean, std and range: those of the starting weights, else those of the training set."""
     if recipe.weights == "imagenet" and s.channels == 3 and s.dtype == "uint8":
-        mean, std = _pretrained_statistics(recipe.backbone)
+        mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
         return mean, std, s.range
     if recipe.weights.endswith(".safetensors") and Path(recipe.weights).is_file():
         text = read_header(recipe.weights)[1].get(CARD_KEY)
@@ -81,7 +84,7 @@ def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
     if recipe.weights == "none":
         return None, None
     if recipe.weights == "imagenet":
-        published = published_weights(recipe.backbone)
+        published = published_weights(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
         return published.url, published.license
     return Path(recipe.weights).name, None
 

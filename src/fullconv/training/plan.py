@@ -13,6 +13,7 @@ import numpy as np
 from fullconv.data import Dataset, Statistics
 from fullconv.data.loader import LEAST_STEPS
 from fullconv.errors import RecipeError, RunError
+from fullconv.nn import VARIANTS
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
 from fullconv.storage import write_text
 
@@ -61,6 +62,10 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
     - AdamW starts at 2e-3 from scratch and at 5e-4 from pretrained weights; SGD at 0.05 and 0.01.
     """
     changes: dict[str, Any] = {}
+    row = VARIANTS.get(recipe.variant)
+    own = None if row is None else row.release.trunk if row.release is not None else row.backbone
+    if own is not None and recipe.backbone == Recipe.model_fields["backbone"].default:
+        changes["backbone"] = own  # a published net has its own
     if recipe.crop is None:
         sizes = np.array(statistics.sizes, dtype=np.float64)
         height, width = np.median(sizes, axis=0) * recipe.scale
@@ -102,6 +107,12 @@ def check_names(recipe: Recipe) -> None:
         raise RecipeError("the backbone tiny has no ImageNet weights: add --weights none.")
     if recipe.weights != "none" and recipe.width != 1:
         raise RecipeError(f"width = {recipe.width:g} fits no published weights: add --weights none.")
+    if recipe.optimizer == "adamw" and recipe.momentum != Recipe.model_fields["momentum"].default:
+        raise RecipeError(f"momentum = {recipe.momentum:g} does nothing with adamw: add --set optimizer=sgd.")
+    if "focal" not in recipe.loss and recipe.focal_gamma != Recipe.model_fields["focal_gamma"].default:
+        raise RecipeError(
+            f"focal_gamma = {recipe.focal_gamma:g} does nothing without a focal loss: add --set loss=focal."
+        )
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
