@@ -109,6 +109,26 @@ class Network(nn.Module):
             return self._upsample_fixed(scores, size, a, b)
         return self._upsample_sampled(scores, size, a, b, working or size)
 
+    def interpolation(self, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return `upsample` as two matrices, float64: logits of a picture are ``rows @ scores @ columns.T``.
+
+        Args:
+            scores: (N, K, h, w).
+            size: (H, W) of the logits.
+
+        Returns:
+            rows (H, h) and columns (W, w).
+        """
+        sides = []
+        for axis, cells, full in zip((self.geometry.y, self.geometry.x), scores.shape[-2:], size, strict=True):
+            unit = torch.eye(cells, dtype=torch.float64)
+            if self.row.rule == "fixed":
+                grown = upsample_axis(unit, -2, self.score_stride, axis.offset, 0, full, self.border)
+            else:
+                grown = sample_axis(unit, -2, self._positions(axis, 0, full, cells, full, full, unit), self.border)
+            sides.append(grown.to(scores.device))
+        return sides[0], sides[1]
+
     def _upsample_fixed(self, scores: Tensor, size: tuple[int, int], a: int, b: int) -> Tensor:
         factor, y, x = self.score_stride, self.geometry.y.offset, self.geometry.x.offset
         if torch.is_grad_enabled() and scores.requires_grad:
@@ -126,14 +146,17 @@ class Network(nn.Module):
     ) -> Tensor:
         axes = ((self.geometry.y, -2, a, b), (self.geometry.x, -1, 0, size[1]))
         for (axis, dim, start, stop), full, work in zip(axes, size, working, strict=True):
-            pixel = torch.arange(start, stop, dtype=torch.float64, device=scores.device)
-            if self.row.rule == "size":
-                positions = ((pixel + 0.5) * scores.shape[dim] / full - 0.5).clamp(min=0)
-            else:
-                at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
-                positions = (at - float(axis.offset)) / float(axis.scale)
+            positions = self._positions(axis, start, stop, scores.shape[dim], full, work, scores)
             scores = sample_axis(scores, dim, positions, self.border)
         return scores
+
+    def _positions(self, axis: Axis, start: int, stop: int, cells: int, full: int, work: int, like: Tensor) -> Tensor:
+        """Return where output pixels lie among an axis's cells, (stop - start,) float64."""
+        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
+        if self.row.rule == "size":
+            return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+        at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
+        return (at - float(axis.offset)) / float(axis.scale)
 
     def extra_repr(self) -> str:
         """Show variant and geometry."""

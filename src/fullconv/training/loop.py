@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.errors import RunError
 from fullconv.evaluation import Report, evaluate
-from fullconv.losses import PixelLoss
+from fullconv.losses import LossSums, PixelLoss
 from fullconv.modelfile import CARD_KEY, write_tensors
 from fullconv.nn import Network
 from fullconv.preprocess import normalize
@@ -62,8 +62,7 @@ class Stepper:
         state.optimizer.zero_grad(set_to_none=True)
         value = 0.0
         for batch, part in zip(batches, masks, strict=True):
-            logits = self.logits(network, batch.images)
-            share = self._share(logits, part, totals)
+            share = self._share(self.sums(network, batch.images, part), totals)
             share.backward()  # type: ignore[no-untyped-call]
             value += float(share.detach())
         if not math.isfinite(value):
@@ -76,20 +75,23 @@ class Stepper:
         state.step += 1
         return value
 
-    def logits(self, network: Network, images: Tensor) -> dict[str, Tensor]:
-        """Return logits (N, K, h, w) by head of pictures as stored (N, h, w, C)."""
+    def sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
+        """Return each head's share of the loss, for pictures as stored (N, h, w, C) and labels (N, h, w) by head."""
         if images.dtype == torch.uint16:
             images = images.to(torch.float32)
         x = normalize(images.to(self.device, non_blocking=True), self.card)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = network(x)
-        return logits if isinstance(logits, dict) else {next(iter(self.losses)): logits}
+            scores = network.scores(x)
+        by_head = scores if isinstance(scores, dict) else {next(iter(self.losses)): scores}
+        return {
+            head: loss.sums_of_scores(
+                by_head[head], *network.interpolation(by_head[head], (x.shape[-2], x.shape[-1])), masks[head]
+            )
+            for head, loss in self.losses.items()
+        }
 
-    def _share(self, logits: dict[str, Tensor], masks: dict[str, Tensor], totals: dict[str, Tensor]) -> Tensor:
-        parts = []
-        for head, loss in self.losses.items():
-            sums = loss.sums(logits[head], masks[head])
-            parts.append(sums.numerator / totals[head].to(sums.numerator.dtype))
+    def _share(self, sums: Mapping[str, LossSums], totals: dict[str, Tensor]) -> Tensor:
+        parts = [part.numerator / totals[head].to(part.numerator.dtype) for head, part in sums.items()]
         return torch.stack(parts).sum()
 
 
