@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from math import prod
@@ -47,6 +48,12 @@ class Network(nn.Module):
         self.num_classes: int | dict[str, int] = settings["num_classes"]
         self.backbone, self.head = backbone, head
         self.geometry, coarsest = _trace(self, row)
+        if (phase := settings.get("phase")) is not None:
+            self.geometry = replace(
+                self.geometry,
+                y=replace(self.geometry.y, offset=Fraction(phase)),
+                x=replace(self.geometry.x, offset=Fraction(phase)),
+            )
         self.score_stride = self.geometry.stride
         self.stride = coarsest.stride
         self.receptive_field = coarsest.receptive_field
@@ -227,6 +234,7 @@ def build(
     norm: str = "batch",
     width: float = 1.0,
     head: HeadSettings | Mapping[str, Any] | None = None,
+    phase: float | None = None,
 ) -> Network:
     """Build a network.
 
@@ -240,6 +248,8 @@ def build(
         norm: "batch" or "none", for the backbone tiny.
         width: Multiplier of the backbone's channels, for tests and small machines.
         head: Settings of the head.
+        phase: Pixel on which the first score is put, for weights that were trained with another one than geometry
+            gives: 3.5 for torchvision's in "fcn-os8".
 
     Returns:
         A module in eval mode.
@@ -262,6 +272,8 @@ def build(
         raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {in_channels}.")
     settings = _head_settings(head)
     _refuse_idle(row, variant, name, settings)
+    if phase is not None and (row.rule == "size" or row.release is not None):
+        raise NetworkError(f"phase = {phase:g} does nothing in {variant}, whose scores lie where its authors put them.")
     origin = None if weights is None or str(weights) == "none" else weights
     if origin is not None and str(origin) != "imagenet" and not Path(origin).is_file():
         raise WeightsError(f'{origin}: there is no such weights file. Give a file, "imagenet" or "none".')
@@ -278,7 +290,7 @@ def build(
         features.eval()
         made = _heads(row, features, classes, in_channels, settings)
     kept = {"in_channels": in_channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
-            "backbone": name, "norm": norm, "width": width, "head": settings.model_dump()}  # fmt: skip
+            "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
     network = Network(variant, features, made, kept)
     if own:
         network.started_anew = load_matching(network, read_tensors(cast(Path, origin)))
