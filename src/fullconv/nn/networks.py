@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fullconv.errors import NetworkError, RecipeError, WeightsError, nearest
-from fullconv.geometry import Axis, Geometry, halo, trace, trace_nodes
+from fullconv.geometry import Axis, Geometry, halo, trace, trace_graph, trace_nodes
 from fullconv.modelfile import CARD_KEY, read_header, read_tensors
 from fullconv.nn.backbones import build_backbone, feature_channels
 from fullconv.nn.heads import FCNHead, Heads, SkipHead
@@ -81,6 +81,12 @@ class Network(nn.Module):
         """Return the size on which a picture of a size is computed."""
         m, least = self.row.multiple, self.row.minimum
         return max(least, -(-height // m) * m), max(least, -(-width // m) * m)
+
+    def graph(self) -> tuple[nn.Module, fx.Graph]:
+        """Return the graph from a padded picture to its scores, as `fullconv.geometry.trace_graph` does."""
+        weight = next(self.parameters())
+        example = torch.zeros(1, self.in_channels, 64, 96, dtype=weight.dtype, device=weight.device)
+        return trace_graph(_ScoreHalf(self.backbone, self.head), example)
 
     def map_sizes(self) -> list[float]:
         """Return the values that each layer's map holds, a pixel of the picture."""
