@@ -18,8 +18,8 @@ from fullconv.cli.data import check, convert
 from fullconv.cli.foreign import compare, import_model
 from fullconv.cli.learn import demo, train
 from fullconv.cli.models import info, models
-from fullconv.cli.track import runs
 from fullconv.cli.serve import serve
+from fullconv.cli.track import runs
 from fullconv.cli.use import evaluate, predict
 from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, print_json, use_utf8
 from fullconv.errors import FullconvError, nearest
