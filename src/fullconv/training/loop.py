@@ -17,17 +17,23 @@ from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.errors import RunError
 from fullconv.evaluation import Report, evaluate
+from fullconv.labels import colorize
 from fullconv.losses import LossSums, PixelLoss
 from fullconv.modelfile import CARD_KEY, write_tensors
 from fullconv.nn import Network
+from fullconv.prediction import display
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter
+from fullconv.tracking import Tracker, log_epoch, log_panels
 from fullconv.training.console import Console
 from fullconv.training.folder import RunFolder
 from fullconv.training.optimizer import learning_rate, set_learning_rate
 from fullconv.training.plan import Measured
 from fullconv.training.state import TrainState
+
+TRACKED_PICTURES = 4
+"""Val pictures that trackers show."""
 
 
 @dataclass
@@ -129,6 +135,7 @@ class Loop:
     console: Console
     stop: Callable[[], str | None]
     """Returns the name of the signal that asks for an end."""
+    trackers: Sequence[Tracker] = ()
     started: float = field(default_factory=time.monotonic)
 
     def run(self) -> str:
@@ -196,6 +203,7 @@ class Loop:
         }
         state.history.append(line)
         self.folder.write_metrics(state.history)
+        log_epoch(self.trackers, line)
         self.console.epoch(line, state.best, state.best_step == state.step)
         if report is not None:
             self._warn_of_one_class(report, epoch)
@@ -207,6 +215,8 @@ class Loop:
         chosen = spread(self.val, self.measured.validation_pictures)
         with evaluation_of(self.state, self.stepper) as segmenter:
             report = evaluate(segmenter, self.dataset, "val", samples=chosen, progress=self.console.validating)
+            if self.trackers:
+                self._track_pictures(segmenter)
         score = report.mean_iou
         if self.state.best is None or score > self.state.best:
             self.state.best, self.state.best_step, self.state.waited = score, self.state.step, 0
@@ -215,6 +225,17 @@ class Loop:
         else:
             self.state.waited += 1
         return report
+
+    def _track_pictures(self, segmenter: Segmenter) -> None:
+        """Log a few val pictures, always the same: picture, truth, prediction."""
+        for sample in spread(self.val, TRACKED_PICTURES):
+            image = self.dataset.read_image(sample)
+            label_map = segmenter.predict(image).label_map
+            head = next(iter(self.dataset.labels))
+            palette = self.dataset.labels[head].palette
+            masks = (self.dataset.read_mask(sample, head), label_map)
+            panels = [display(image), *(colorize(mask, palette) for mask in masks)]
+            log_panels(self.trackers, f"val/{sample.stem}", panels, self.state.step)
 
     def _waited_enough(self) -> bool:
         patience = self.stepper.recipe.early_stop

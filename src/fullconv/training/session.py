@@ -15,6 +15,7 @@ from fullconv.data.loader import TrainingBatches
 from fullconv.nn import Network
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
+from fullconv.tracking import open_trackers, require_trackers
 from fullconv.training.console import Console
 from fullconv.training.finish import finish, write_model
 from fullconv.training.folder import RunFolder
@@ -58,6 +59,7 @@ class Session:
     def build(self) -> None:
         """Make everything that a run is made of; the run folder is not touched."""
         recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics)
+        require_trackers(recipe.track)
         device = choose_device(recipe.device)
         if recipe.deterministic:
             _be_deterministic()
@@ -93,13 +95,27 @@ class Session:
                 self._take_up(state)
             for sentence in forecast(self.network, self.recipe, measured, self.stepper.device):
                 self.console.say(sentence)
-            loop = Loop(state, self.stepper, self.batches, measured, self.dataset, val, self.folder, self.console, stop)
+            trackers = open_trackers(self.recipe.track, self.folder.path, self.recipe.model_dump(), state.step)
+            loop = Loop(
+                state,
+                self.stepper,
+                self.batches,
+                measured,
+                self.dataset,
+                val,
+                self.folder,
+                self.console,
+                stop,
+                trackers,
+            )
             self.console.batch_size = (self.recipe.batch_size or 1) * self.recipe.accumulate
             self.console.start(state.step, measured.steps)
             try:
                 status = loop.run()
             finally:
                 self.console.stop()
+                for tracker in trackers:
+                    tracker.close()
         return self._end(status, loop, self.stepper.card, str(self.stepper.device))
 
     def _take_up(self, state: TrainState) -> None:
