@@ -19,7 +19,7 @@ from fullconv.cli.foreign import compare, import_model
 from fullconv.cli.learn import demo, train
 from fullconv.cli.models import info, models
 from fullconv.cli.serve import serve
-from fullconv.cli.track import runs
+from fullconv.cli.track import rank, runs
 from fullconv.cli.use import evaluate, predict
 from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, print_json, use_utf8
 from fullconv.errors import FullconvError, nearest
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
     "compare": compare,
     "runs": runs,
+    "rank": rank,
     "serve": serve,
 }
 """By name, in the order of `fullconv --help`."""

@@ -31,7 +31,9 @@ from fullconv.cli.words import (
 )
 
 if TYPE_CHECKING:
+    from fullconv.card import Card
     from fullconv.evaluation import Report
+    from fullconv.files import Job
 
 
 def evaluate(
@@ -152,6 +154,15 @@ def predict(
         bool,
         typer.Option("--blend", help="Average overlapping tiles, where a layer sees the whole picture: not exact."),
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cvat|labelme|coco|labelstudio", help="Also write annotations for such a tool to correct."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="With --to: largest distance in pixels that an outline may be moved.")
+    ] = 1.0,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
@@ -174,6 +185,7 @@ def predict(
         skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers, batch_size,
         polygons,
     )  # fmt: skip
+    _check_annotations(to, job)
     allowed = parse_bytes(memory) if memory else None
     tally = Tally()
     try:
@@ -190,7 +202,35 @@ def predict(
         say(f"{_told(tally)}. What is in {out} stays; go on by the same command with --skip-existing.")
         raise
     say(f"{_told(tally)}; results are in {out}.")
+    if to is not None and tally.failed < tally.total:
+        _annotate(to, job, segmenter.card, tolerance)
     raise typer.Exit(0 if not tally.failed else 2 if tally.failed == tally.total else 3)
+
+
+def _check_annotations(tool: str | None, job: Job) -> None:
+    """Refuse what cannot be written as annotations, before anything is computed."""
+    if tool is None:
+        return
+    from fullconv.annotations import TOOLS
+    from fullconv.errors import RecipeError
+    from fullconv.rasters.source import import_rasterio
+
+    choose("--to", tool, tuple(TOOLS))
+    import_rasterio()
+    if job.format != "index":
+        raise RecipeError(f"--to {tool} reads label maps of indices: leave --format {job.format} away.")
+
+
+def _annotate(tool: str, job: Job, card: Card, tolerance: float) -> None:
+    """Write the finished label maps as annotations, of the first head where there are several."""
+    from fullconv.annotations import write_annotations
+    from fullconv.files.outputs import written_labels
+
+    labels = next(iter(written_labels(card, job.head).values()))
+    mark = f".{job.shard[0]}-of-{job.shard[1]}" if job.shard else ""
+    with results_only():
+        written = write_annotations(tool, job.out, job.out / f"predictions{mark}.jsonl", labels, tolerance)
+    say(f"{written}: annotations for {tool}, outlines within {tolerance:g} px.")
 
 
 def _told(tally: Any) -> str:
