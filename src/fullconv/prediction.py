@@ -174,4 +174,12 @@ def show(image: Any, mask: NDArray[np.uint8] | None = None, prediction: Predicti
         axis.set_title(title)
         axis.axis("off")
     figure.tight_layout()
+    # A notebook draws figures by itself only after pyplot was imported, and else prints their name.
+    figure._repr_png_ = lambda: _png_of(figure)
     return figure
+
+
+def _png_of(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
