@@ -175,7 +175,7 @@ def show(image: Any, mask: NDArray[np.uint8] | None = None, prediction: Predicti
         axis.axis("off")
     figure.tight_layout()
     # A notebook draws figures by itself only after pyplot was imported, and else prints their name.
-    figure._repr_png_ = lambda: _png_of(figure)
+    figure._repr_png_ = lambda: _png_of(figure)  # type: ignore[attr-defined]
     return figure
 
 
