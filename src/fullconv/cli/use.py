@@ -48,6 +48,9 @@ def evaluate(
         str,
         typer.Option(metavar="nan|present_only", help="Classes of the mean: all that occur, or those in the truth."),
     ] = "nan",
+    head: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this head of a model that has several.")
+    ] = None,
     format: DataFormat = None,  # noqa: A002
     device: Device = "auto",
     precision: Precision = "auto",
@@ -62,27 +65,31 @@ def evaluate(
     choose("--split", split, ("val", "test", "train", "all"))
     choose("--policy", policy, ("nan", "present_only"))
     from fullconv.data import open_dataset
-    from fullconv.evaluation import evaluate as score
+    from fullconv.evaluation import evaluate_heads, save_per_image
     from fullconv.segmenter import load
 
     with results_only(), Progress("pictures") as progress:
         segmenter = load(model, precision=precision, engine=engine, device=device)
         dataset = open_dataset(data, format=format)
-        report = score(
-            segmenter, dataset, split, policy=cast(Literal["nan", "present_only"], policy), progress=progress,
+        reports = evaluate_heads(
+            segmenter, dataset, split, head=head, policy=cast(Literal["nan", "present_only"], policy), progress=progress,
             on_error="record", batch_size=batch_size, workers=workers or 1,
         )  # fmt: skip
-    for note in report.notes:
-        say(note)
-    for failure in report.failed:
-        complain(failure["reason"])
+    first = next(iter(reports.values()))
+    failures = {failure["reason"]: None for report in reports.values() for failure in report.failed}
+    for sentence in first.notes:
+        say(sentence)
+    for reason in failures:
+        complain(reason)
     if per_image is not None:
-        report.save_per_image(per_image)
+        save_per_image(reports, per_image)
     if json:
-        print_json(report.to_dict())
+        heads = {name: report.to_dict() for name, report in reports.items()}
+        print_json({**first.to_dict(), **({"heads": heads} if len(heads) > 1 else {})})
     else:
-        _show(report)
-    raise typer.Exit(3 if report.failed else 0)
+        for report in reports.values():
+            _show(report)
+    raise typer.Exit(3 if failures else 0)
 
 
 def _show(report: Report) -> None:
@@ -96,6 +103,7 @@ def _show(report: Report) -> None:
     interval = report.mean_iou_interval
     spread = f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
     lines = [
+        *([f"head {report.head}"] if report.head else []),
         f"{report.images} pictures of {report.split}, {report.pixels:,} valid pixels",
         f"mean IU            {figure(report.mean_iou)}{spread}",
         f"pixel accuracy     {figure(report.pixel_accuracy)}",
@@ -144,6 +152,10 @@ def predict(
     head: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this head of a model that has several.")
     ] = None,
+    bands_from: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Pictures of the same names with further bands, such as depth."),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="What a picture may take, for example 2GB.  [default: a quarter]")
     ] = None,
@@ -183,7 +195,7 @@ def predict(
     job = Job(
         inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
         skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers, batch_size,
-        polygons,
+        polygons, bands_from,
     )  # fmt: skip
     _check_annotations(to, job)
     allowed = parse_bytes(memory) if memory else None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,6 +78,30 @@ class MaskFacts:
 Facts = TypeVar("Facts", PictureFacts, MaskFacts)
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+def together(facts: Sequence[PictureFacts]) -> PictureFacts:
+    """Return what a picture holds whose bands lie in several files of one size."""
+    if len(facts) == 1:
+        return facts[0]
+    wrong = next((found for found in facts if found.error), None)
+    if wrong is not None:
+        return wrong
+    first = facts[0]
+    dtype = np.result_type(*(np.dtype(found.dtype) for found in facts)).name
+    both = PictureFacts(
+        digest=hashlib.sha256("|".join(found.digest for found in facts).encode()).hexdigest(), size=first.size,
+        channels=sum(found.channels for found in facts), dtype=dtype, strange=sum(found.strange for found in facts),
+    )  # fmt: skip
+    for found in facts:
+        if found.size != first.size:
+            (h, w), (height, width) = found.size, first.size
+            both.error, both.code = f"is {w}x{h} pixels, its picture {width}x{height}", "band-size"
+        both.total += found.total
+        both.squares += found.squares
+        both.low += found.low
+        both.high += found.high
+    return both
 
 
 def examine_picture(path: Path) -> PictureFacts:

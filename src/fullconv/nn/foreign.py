@@ -24,6 +24,10 @@ SHORT = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvisi
 """Short names of `fullconv import --as`."""
 
 
+_SUFFIXES = {"semantic": "sem", "geometric": "geo"}
+"""What the release's layers of a head end in."""
+
+
 def importable() -> list[str]:
     """Return the names that `fullconv import --as` takes."""
     published = [name for name, row in VARIANTS.items() if row.release is not None]
@@ -80,8 +84,8 @@ def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Ne
         raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'.")
     classes: int | dict[str, int]
     if isinstance(row.num_classes, Mapping):
-        classes = {head: int(tensors[f"score_fr_{head}.weight"].shape[0]) for head in row.num_classes
-                   if f"score_fr_{head}.weight" in tensors}  # fmt: skip
+        classes = {head: int(tensors[f"score_fr_{_SUFFIXES[head]}.weight"].shape[0]) for head in row.num_classes
+                   if f"score_fr_{_SUFFIXES[head]}.weight" in tensors}  # fmt: skip
     else:
         classes = int(next(iter(scores.values())).shape[0])
     stem = next((value for key, value in tensors.items() if re.match(r"conv1(_1)?\w*(\.0)?\.weight$", key)), None)
@@ -164,8 +168,8 @@ def _ours(key: str, variant: str) -> str:
     head = ""
     if isinstance(row.num_classes, Mapping):
         for name in row.num_classes:
-            if layer.endswith(f"_{name}"):
-                layer, head = layer.removesuffix(f"_{name}"), f"{name}."
+            if layer.endswith(f"_{_SUFFIXES[name]}"):
+                layer, head = layer.removesuffix(f"_{_SUFFIXES[name]}"), f"{name}."
     strides = {"score_fr": 32, "score_pool4": 16, "score_pool3": 8}
     if layer in strides:
         return f"head.{head}score.{strides[layer]}.{part}"
