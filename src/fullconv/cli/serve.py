@@ -13,7 +13,7 @@ from fullconv.cli.words import TerminatedError, say
 
 def serve(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A model.safetensors, or a run folder.")
+        str | None, typer.Argument(metavar="MODEL", help="A model.safetensors, or a run folder.")
     ] = None,
     named: Annotated[
         list[str] | None,
