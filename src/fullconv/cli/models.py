@@ -90,7 +90,7 @@ def models(
     size: Annotated[str, typer.Option(metavar="HxW", help="With VARIANT: size of the picture.")] = "224x224",
     json: Json = False,
 ) -> None:
-    """List variants, backbones and recipes, or the layers of a variant.
+    """List variants, backbones and recipes, or a variant's layers.
 
     With their parameters, strides and receptive fields, and whether tiles give exactly the whole picture's answer.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -140,6 +141,8 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
         text = str(error.format_message()).replace("\n\t", " ").replace("\n", " ").strip()
         given = _given(getattr(error, "param", None), arguments)
         text = f"{error.message}" if given and error.message else text
+        if unknown := re.match(r"No such command '(.*?)'", text):  # typer names all that are near
+            text = f"{unknown[0]}.{nearest(unknown[1], COMMANDS)}"
         words = (f"{given}: " if given else "") + text[:1].lower() + text[1:]
         words += "" if words.endswith((".", "?")) else "."
     path = context.command_path if context is not None else "fullconv"
