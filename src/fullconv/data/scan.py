@@ -19,6 +19,7 @@ from PIL import Image
 from fullconv.data.memory import Memory, file_state
 from fullconv.data.samples import MaskFile, MaskSource, raw_mask, tiff_mask
 from fullconv.errors import DataError, FullconvError
+from fullconv.images.color import has_other_colors
 from fullconv.images.limits import PictureError
 from fullconv.images.read import as_picture, decode, open_source, to_picture
 from fullconv.storage import cache_folder
@@ -125,7 +126,7 @@ def examine_picture(path: Path) -> PictureFacts:
 
 
 def _is_plain(image: Image.Image) -> bool:
-    return image.mode in ("L", "RGB") and "transparency" not in image.info
+    return image.mode in ("L", "RGB") and "transparency" not in image.info and not has_other_colors(image)
 
 
 def _count_histogram(facts: PictureFacts, image: Image.Image) -> None:
