@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,6 +26,8 @@ from torch.autograd.function import once_differentiable
 
 from fullconv.errors import RecipeError, nearest
 from fullconv.labels import VOID
+
+AddUp = Callable[[Tensor], Tensor]
 
 TERMS = ("cross_entropy", "focal", "dice")
 """Losses that a recipe's sum can name."""
@@ -78,7 +80,7 @@ class PixelLoss:
         self.reduction = reduction
         self._tables: dict[torch.device, Tensor] = {}
 
-    def sums(self, logits: Tensor, target: Tensor) -> LossSums:
+    def sums(self, logits: Tensor, target: Tensor, add_up: AddUp | None = None) -> LossSums:
         """Return numerator and denominator of a micro-batch.
 
         Computed in float32 for bf16 and fp16 logits (float64 for float64); the gradient has the logits' type.
@@ -86,6 +88,8 @@ class PixelLoss:
         Args:
             logits: (N, K, H, W) float, any memory format. What they are under void changes nothing.
             target: (N, H, W) uint8 or int64, 0..K-1 or void.
+            add_up: Where processes share the micro-batch: adds a tensor up over them, in place. Only dice, which is no
+                sum over pixels, asks for it; the processes' numerators then add up to that of the whole micro-batch.
 
         Raises:
             RecipeError: The class weights are not K.
@@ -97,8 +101,10 @@ class PixelLoss:
         numerator: Tensor | None = None
         for factor, name in self.terms:
             if name == "dice":
-                value = _Dice.apply(logits, target, weights)
-                value = value * denominator.to(value.dtype)
+                value = _Dice.apply(logits, target, weights, add_up)
+                share = denominator if add_up is None else add_up(denominator.clone())
+                # Each process has the whole value, and adds its part of it; of the gradient it has its own pixels' part.
+                value = _Part.apply(value, denominator.to(value.dtype), share.to(value.dtype))
             else:
                 gamma = self.focal_gamma if name == "focal" else 0.0
                 value = _CrossEntropy.apply(logits, target, weights, gamma)
@@ -248,7 +254,7 @@ class _Dice(torch.autograd.Function):
     """1 - weighted mean over the true classes of 2 I / S, I = sum(p y), S = sum(p) + sum(y) over valid pixels."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, table: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, table: Tensor, add_up: AddUp | None) -> Tensor:
         classes = logits.shape[1]
         shared, summed, present = (torch.zeros(classes, dtype=torch.float64, device=logits.device) for _ in range(3))
         for _, planes, labels, safe in _pictures(logits, target):
@@ -259,6 +265,8 @@ class _Dice(torch.autograd.Function):
             pixels = torch.zeros_like(present).index_add_(0, safe.flatten(), valid.flatten().double())
             present += pixels
             summed += p.sum(dim=(1, 2)) + pixels
+        if add_up is not None:
+            shared, summed, present = add_up(torch.stack([shared, summed, present]))
         weights = table[:classes] * (present > 0)
         weights = weights / weights.sum().clamp(min=torch.finfo(torch.float64).tiny)
         summed = summed.clamp(min=1)  # it is that, in every class of the truth
@@ -280,4 +288,19 @@ class _Dice(torch.autograd.Function):
             pull = by_class - (p * by_class).sum(dim=0) - (truly * p_true)
             pull.scatter_(0, safe[None], pull.gather(0, safe[None]) + truly)
             gradient[n] = p.mul_(pull).mul_((labels != VOID) * upstream)
-        return gradient, None, None
+        return gradient, None, None, None
+
+
+class _Part(torch.autograd.Function):
+    """A value that all processes have, times this one's part of the denominator; its gradient is that of the whole."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, part: Tensor, whole: Tensor) -> Tensor:
+        ctx.save_for_backward(whole)
+        return value * part
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (whole,) = ctx.saved_tensors
+        return upstream * whole, None, None

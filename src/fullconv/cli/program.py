@@ -16,7 +16,7 @@ import typer
 from fullconv import __version__
 from fullconv.cli.data import check, convert
 from fullconv.cli.foreign import compare, import_model
-from fullconv.cli.learn import demo, train
+from fullconv.cli.learn import debug, demo, train
 from fullconv.cli.models import info, models
 from fullconv.cli.use import evaluate, predict
 from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, print_json, use_utf8
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "models": models,
     "compare": compare,
+    "debug": debug,
 }
 """By name, in the order of `fullconv --help`."""
 

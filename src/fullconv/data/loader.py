@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -251,6 +251,10 @@ class TrainingBatches:
                 for batch in block:
                     self.skipped.update(batch.skipped)
                     yield batch
+
+    def whole(self, step: int) -> Batch:
+        """Make the batch of a step with the crops of all ranks."""
+        return _Maker(replace(self._plan, slots=range(self._plan.batch_size), cache_bytes=0))[step, step + 1][0]
 
     def _by_workers(self, blocks: _Blocks) -> Generator[list[Batch], None, None]:
         loader = DataLoader(

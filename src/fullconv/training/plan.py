@@ -16,6 +16,7 @@ from fullconv.errors import RecipeError, RunError
 from fullconv.nn import VARIANTS
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
 from fullconv.storage import write_text
+from fullconv.training.processes import ALONE, Processes
 
 DEFAULT_EPOCHS = 60
 FREE_TO_CHANGE = ("workers", "checkpoint_every", "device")
@@ -37,6 +38,8 @@ class Measured:
     """Epochs between validations."""
     validation_pictures: int
     """Pictures of val that a validation scores; all of them at the end."""
+    processes: int = 1
+    """That train together; another number adds up in another order."""
 
     @property
     def epochs(self) -> int:
@@ -53,7 +56,7 @@ class Measured:
         return min(self.epochs, -(-step // self.steps_per_epoch))
 
 
-def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
+def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE) -> Recipe:
     """Fill in what the recipe leaves open and needs no measuring.
 
     - Crops are four fifths of the median picture, at most 384 pixels a side, in steps of 32: whole pictures hold few
@@ -72,7 +75,7 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
         changes["crop"] = (_crop_side(height), _crop_side(width))
     if recipe.batch_size is None:
         height, width = recipe.crop or changes["crop"]
-        changes["batch_size"] = int(min(16, max(8, 8 * 288 * 384 // (height * width))))
+        changes["batch_size"] = max(processes.ranks, int(min(16, max(8, 8 * 288 * 384 // (height * width)))))
     scratch = recipe.weights == "none"
     if recipe.lr is None:
         rates = {"adamw": (2e-3, 5e-4), "sgd": (0.05, 0.01)}
@@ -82,7 +85,7 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
     if recipe.epochs is None and recipe.minutes is None:
         changes["epochs"] = DEFAULT_EPOCHS
     if recipe.workers is None:
-        changes["workers"] = default_workers()
+        changes["workers"] = default_workers(processes.local_ranks)
     return recipe.model_copy(update=changes)
 
 
@@ -91,9 +94,10 @@ def _crop_side(length: float) -> int:
     return int(min(384, max(32, 32 * round(0.8 * length / 32))))
 
 
-def default_workers() -> int:
-    """Return the loader processes: none on few cores, where a thread beside the step takes less away from it."""
+def default_workers(processes: int = 1) -> int:
+    """Return the loader processes of each process here: none on few cores, where a thread takes less from the step."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= processes
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
@@ -113,6 +117,8 @@ def check_names(recipe: Recipe) -> None:
         raise RecipeError(
             f"focal_gamma = {recipe.focal_gamma:g} does nothing without a focal loss: add --set loss=focal."
         )
+    if recipe.sync_batchnorm and recipe.freeze == "norm":
+        raise RecipeError("sync_batchnorm = true does nothing with freeze = norm: leave one of them away.")
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -132,15 +138,18 @@ class Plan:
     decided: dict[str, Any] = field(default_factory=dict)
     """What "auto" came to, to be read by people: the same data give the same again."""
 
-    def write(self, path: Path) -> None:
-        """Write recipe.toml."""
+    def tables(self) -> dict[str, Any]:
+        """Return all of it as plain nested tables, as recipe.toml holds them."""
         tables: dict[str, Any] = settings_of(self.recipe)
         if self.measured is not None:
             tables["measured"] = asdict(self.measured)
         if self.decided:
             tables["decided"] = self.decided
-        tables["origin"] = self.origin
-        write_text(path, HEADING + dump_toml(tables))
+        return {**tables, "origin": self.origin}
+
+    def write(self, path: Path) -> None:
+        """Write recipe.toml."""
+        write_text(path, HEADING + dump_toml(self.tables()))
 
 
 HEADING = """# A run of fullconv, as it was decided before its first step.
@@ -154,10 +163,19 @@ def read_plan(path: Path) -> Plan:
     Raises:
         RecipeError: It cannot be read, or holds unknown settings.
     """
-    table = read_toml(path)
+    return plan_of(read_toml(path), str(path))
+
+
+def plan_of(tables: Mapping[str, Any], path: str) -> Plan:
+    """Return the plan that tables hold; `path` names where they are from.
+
+    Raises:
+        RecipeError: A setting is unknown, or [measured] is not what this program writes.
+    """
+    table = dict(tables)
     measured, origin = table.pop("measured", None), table.pop("origin", {})
     table.pop("decided", None)
-    recipe = parse_recipe(table, str(path))
+    recipe = parse_recipe(table, path)
     if measured is None:
         return Plan(recipe, None, origin)
     try:
