@@ -112,6 +112,13 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0)
     checkpoint_every: float = Field(default=300.0, ge=0)
     """Seconds between checkpoints."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Who else shows the run, with commas between several; each writes into the run folder."""
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _split_track(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("crop", mode="before")
     @classmethod

@@ -215,7 +215,7 @@ def parse_tile(text: str) -> int | Literal["auto", "none"]:
     raise RecipeError(f"--tile {text}: write auto, none, or the side of a tile's core in pixels, for example 512.")
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "--memory") -> int:
     """Read "2GB", "500MB", "1.5GiB" or a number of bytes.
 
     >>> parse_bytes("2GB"), parse_bytes("1.5 KiB")
@@ -231,5 +231,5 @@ def parse_bytes(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
     size = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ") if found else 0
     if size < 1:
-        raise RecipeError(f"--memory {text}: write a size such as 2GB or 500MB.")
+        raise RecipeError(f"{option} {text}: write a size such as 2GB or 500MB.")
     return int(size)

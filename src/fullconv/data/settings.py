@@ -19,6 +19,7 @@ else:
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Boxes = Literal["fill", "void", "skip"]
 VOID_NAME = "void"
 
 
@@ -41,6 +42,8 @@ class DataSettings(BaseModel):
     """"#rrggbb" -> class name or "void", for RGB masks."""
     unlabeled: str | None = None
     """What polygons leave over: a class or "void"; None is class 0."""
+    boxes: Boxes | None = None
+    """What annotated boxes draw: their class, void, or nothing; None is what their format is used for."""
     groups: str | None = None
     """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
     images: str | None = None

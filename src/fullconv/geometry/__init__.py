@@ -11,7 +11,7 @@ Source: Long et al., CVPR 2015; Caffe's ``coord_map``.
 """
 
 from fullconv.geometry.algebra import IDENTITY, Axis, Geometry, crop_between, halo, merge
-from fullconv.geometry.graph import chain, trace, trace_nodes
+from fullconv.geometry.graph import chain, trace, trace_graph, trace_nodes
 from fullconv.geometry.tracer import NodeGeometry
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "halo",
     "merge",
     "trace",
+    "trace_graph",
     "trace_nodes",
 ]

@@ -61,12 +61,27 @@ def trace(module: nn.Module, example: Tensor) -> Any:
     Raises:
         NetworkError: The network cannot be traced, or branches with different strides meet.
     """
-    return rebuild(_trace(module, example)[0], lambda leaf: leaf.geometry if isinstance(leaf, Value) else leaf)
+    output = _output(*_trace(module, example))
+    return rebuild(output, lambda leaf: leaf.geometry if isinstance(leaf, Value) else leaf)
 
 
 def trace_nodes(module: nn.Module, example: Tensor) -> list[NodeGeometry]:
     """Return name, module, operation, shape and geometry of every value on the way, in order; else as ``trace``."""
-    return _trace(module, example)[1]
+    return _trace(module, example)[0].rows
+
+
+def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:
+    """Return what a network does with an example as a graph, else as ``trace``.
+
+    Returns:
+        The module in which the graph's targets are paths, and the graph. Each node's ``meta`` holds its ``value`` with
+        the example and the ``result``, a ``Value`` for each tensor; that of a map its row of the layer table as ``layer``.
+    """
+    tracer, graph = _trace(module, example)
+    for node in graph.nodes:
+        if node.op != "output":
+            tracer.result(node)
+    return tracer.root, graph
 
 
 class _Root(nn.Module):
@@ -80,7 +95,7 @@ class _Root(nn.Module):
         return self.root(picture)
 
 
-def _trace(module: nn.Module, example: Tensor) -> tuple[Any, list[NodeGeometry]]:
+def _trace(module: nn.Module, example: Tensor) -> tuple[Tracer, fx.Graph]:
     """Trace; a module that cannot be traced through is made opaque, and the whole is traced again."""
     training = {child: child.training for child in module.modules()}
     opaque: dict[str, str] = {}
@@ -97,7 +112,7 @@ def _trace(module: nn.Module, example: Tensor) -> tuple[Any, list[NodeGeometry]]
                     path, reason = _culprit(module, tracer, error)
                     opaque[path] = reason
                 else:
-                    return _output(tracer, graph), tracer.rows
+                    return tracer, graph
     finally:
         for child, mode in training.items():
             child.training = mode

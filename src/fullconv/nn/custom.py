@@ -7,10 +7,10 @@ from math import lcm, prod
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fullconv.errors import FullconvError, NetworkError
-from fullconv.geometry import IDENTITY, Geometry, halo, trace, trace_nodes
+from fullconv.geometry import IDENTITY, Geometry, halo, trace, trace_graph, trace_nodes
 from fullconv.nn.networks import Scores
 from fullconv.nn.upsampling import sample_axis
 
@@ -53,6 +53,10 @@ class WholeNetwork(nn.Module):
             )
         return logits
 
+    def graph(self) -> tuple[nn.Module, fx.Graph]:
+        """Return the graph from a picture to its logits, as `fullconv.geometry.trace_graph` does."""
+        return trace_graph(self.module, _example(self.module, self.in_channels))
+
     def map_sizes(self) -> list[float]:
         """Return the values that each layer's map holds, a pixel of the picture."""
         return self._map_sizes
@@ -79,10 +83,14 @@ class WholeNetwork(nn.Module):
         return grown
 
 
+def _example(module: nn.Module, in_channels: int) -> Tensor:
+    weight = next(module.parameters(), torch.zeros(()))
+    return torch.zeros(1, in_channels, 64, 96, dtype=weight.dtype, device=weight.device)
+
+
 def _trace(module: nn.Module, in_channels: int) -> tuple[Geometry, int, list[float]]:
     """Return the geometry of a module's logits, the grid on which all its layers agree, and the size of its maps."""
-    parameter = next(module.parameters(), torch.zeros(()))
-    example = torch.zeros(1, in_channels, 64, 96, dtype=parameter.dtype, device=parameter.device)
+    example = _example(module, in_channels)
     unknown = replace(IDENTITY, unknown=(f"{type(module).__name__} (cannot be traced)",))
     try:
         geometry = trace(module, example)

@@ -67,11 +67,15 @@ def write_report(
         "Set-up": setup_section(card, recipe or {}, machine or {}),
     }
     title = card.variant + (f" on {card.backbone}" if card.backbone else "")
-    write_text(path, _page(title, _subtitle(labels, history, data or {}), sections, card.fullconv))
+    footer = (
+        f"Written by fullconv {text(card.fullconv)}. IU is intersection over union (IoU). All scores come"
+        " from one confusion matrix over all pictures, each at its own size; void pixels do not count."
+    )
+    write_text(path, document(title, _subtitle(labels, history, data or {}), sections, footer))
 
 
-def _page(title: str, subtitle: str, sections: Mapping[str, str], version: str) -> str:
-    """Put the sections that have content into a document."""
+def document(title: str, subtitle: str, sections: Mapping[str, str], footer: str, kind: str = "report") -> str:
+    """Put the sections that have content (HTML by name) into a page that loads nothing; ``footer`` is HTML."""
     filled = {name: content for name, content in sections.items() if content}
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in filled)
     first = next(iter(filled))
@@ -83,11 +87,9 @@ def _page(title: str, subtitle: str, sections: Mapping[str, str], version: str) 
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{text(title)}: report</title><style>{STYLE}</style></head><body>"
+        f"<title>{text(title)}: {kind}</title><style>{STYLE}</style></head><body>"
         f'<header class="top"><h1>{text(title)}</h1><p class="subtitle">{text(subtitle)}</p><nav>{links}</nav></header>'
-        f"<main>{body}<footer>Written by fullconv {text(version)}. IU is intersection over union (IoU). All scores come"
-        " from one confusion matrix over all pictures, each at its own size; void pixels do not count.</footer></main>"
-        "</body></html>\n"
+        f"<main>{body}<footer>{footer}</footer></main></body></html>\n"
     )
 
 
@@ -100,11 +102,12 @@ def _subtitle(labels: Labels, history: Sequence[Mapping[str, Any]], data: Mappin
     if history:
         seconds = sum(float(line.get("seconds") or 0) for line in history)
         epochs = f"{len(history)} epoch{'s' * (len(history) != 1)}"
-        parts.append(epochs + (f" in {_duration(seconds)}" if seconds else ""))
+        parts.append(epochs + (f" in {duration(seconds)}" if seconds else ""))
     return " · ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time in seconds, minutes, or hours and minutes."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"

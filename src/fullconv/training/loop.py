@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,14 @@ from fullconv.checkpoint import write_best
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.evaluation import Report
-from fullconv.losses import PixelLoss
+from fullconv.labels import colorize
+from fullconv.losses import LossSums, PixelLoss
 from fullconv.nn import Network
+from fullconv.prediction import display
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter
+from fullconv.tracking import Tracker, log_epoch, log_panels
 from fullconv.training.console import Console
 from fullconv.training.evidence import NotFiniteError, keep_evidence
 from fullconv.training.folder import RunFolder
@@ -35,6 +38,8 @@ CHECKPOINT_SHARE = 0.02
 """Of the time since the one before, that a checkpoint at the end of an epoch may take."""
 DISK_SPEED = 200e6
 """Bytes a second at which the first checkpoint is expected to be written."""
+TRACKED_PICTURES = 4
+"""Val pictures that trackers show."""
 
 
 @dataclass
@@ -48,6 +53,10 @@ class Stepper:
     device: torch.device
     precision: str
     processes: Processes = ALONE
+
+    def __post_init__(self) -> None:
+        for loss in self.losses.values():
+            loss.add_up = self.processes.sum if self.processes.ranks > 1 else None
 
     def step(self, state: TrainState, batches: Sequence[Batch], steps: int) -> float:
         """Make one step from one micro-batch or several; return its loss.
@@ -95,8 +104,7 @@ class Stepper:
         value = 0.0
         with memory_errors():
             for batch, part in zip(batches, masks, strict=True):
-                logits = self.logits(network, batch.images)
-                share = self._share(logits, part, totals)
+                share = self._share(self.sums(network, batch.images, part), totals)
                 share.backward()  # type: ignore[no-untyped-call]
                 value += float(share.detach())
         if processes.ranks > 1:
@@ -108,21 +116,23 @@ class Stepper:
             raise NotFiniteError(value, state.step)
         return value
 
-    def logits(self, network: Network, images: Tensor) -> dict[str, Tensor]:
-        """Return logits (N, K, h, w) by head of pictures as stored (N, h, w, C)."""
+    def sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
+        """Return each head's share of the loss, for pictures as stored (N, h, w, C) and labels (N, h, w) by head."""
         if images.dtype == torch.uint16:
             images = images.to(torch.float32)
         x = normalize(images.to(self.device, non_blocking=True), self.card)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = network(x)
-        return logits if isinstance(logits, dict) else {next(iter(self.losses)): logits}
+            scores = network.scores(x)
+        by_head = scores if isinstance(scores, dict) else {next(iter(self.losses)): scores}
+        return {
+            head: loss.sums_of_scores(
+                by_head[head], *network.interpolation(by_head[head], (x.shape[-2], x.shape[-1])), masks[head]
+            )
+            for head, loss in self.losses.items()
+        }
 
-    def _share(self, logits: dict[str, Tensor], masks: dict[str, Tensor], totals: dict[str, Tensor]) -> Tensor:
-        parts = []
-        for head, loss in self.losses.items():
-            add_up = None if self.processes.ranks == 1 else self.processes.sum
-            sums = loss.sums(logits[head], masks[head], add_up)
-            parts.append(sums.numerator / totals[head].to(sums.numerator.dtype))
+    def _share(self, sums: Mapping[str, LossSums], totals: dict[str, Tensor]) -> Tensor:
+        parts = [part.numerator / totals[head].to(part.numerator.dtype) for head, part in sums.items()]
         return torch.stack(parts).sum()
 
 
@@ -157,6 +167,7 @@ class Loop:
     console: Console
     stop: Callable[[], str | None]
     """Returns the name of the signal that asks for an end."""
+    trackers: Sequence[Tracker] = ()
     started: float = field(default_factory=time.monotonic)
     whole: bool = field(default=True, init=False)
     """Whether the state is that of a moment at which a run can go on: not while an epoch ends."""
@@ -285,6 +296,7 @@ class Loop:
         self.whole = True
         if self.processes.first:
             self.folder.write_metrics(state.history)
+        log_epoch(self.trackers, line)
         self.console.epoch(line, state.best, state.best_step == state.step)
         if report is not None:
             self._warn_of_one_class(report, epoch)
@@ -298,6 +310,8 @@ class Loop:
             report = evaluate_together(
                 self.processes, segmenter, self.dataset, "val", chosen, progress=self.console.validating
             )
+            if self.trackers:
+                self._track_pictures(segmenter)
         score = report.mean_iou
         if self.state.best is None or score > self.state.best:
             self.state.best, self.state.best_step, self.state.waited = score, self.state.step, 0
@@ -306,6 +320,17 @@ class Loop:
         else:
             self.state.waited += 1
         return report
+
+    def _track_pictures(self, segmenter: Segmenter) -> None:
+        """Log a few val pictures, always the same: picture, truth, prediction."""
+        for sample in spread(self.val, TRACKED_PICTURES):
+            image = self.dataset.read_image(sample)
+            label_map = segmenter.predict(image).label_map
+            head = next(iter(self.dataset.labels))
+            palette = self.dataset.labels[head].palette
+            masks = (self.dataset.read_mask(sample, head), label_map)
+            panels = [display(image), *(colorize(mask, palette) for mask in masks)]
+            log_panels(self.trackers, f"val/{sample.stem}", panels, self.state.step)
 
     def _waited_enough(self) -> bool:
         patience = self.stepper.recipe.early_stop

@@ -21,7 +21,7 @@ from fullconv.segmenter import build_settings
 from fullconv.tiling import why_not
 from fullconv.training.console import Console, amount, duration
 from fullconv.training.plan import Measured
-from fullconv.training.processes import Processes
+from fullconv.training.processes import ALONE, Processes
 
 CACHE_BYTES = 1 << 30
 """Of decoded pictures in the memory of a machine."""
@@ -120,7 +120,9 @@ def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss],
     return losses, said
 
 
-def make_batches(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes) -> TrainingBatches:
+def make_batches(
+    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE
+) -> TrainingBatches:
     """Return this process's part of the training batches of a resolved recipe.
 
     Raises:

@@ -13,9 +13,11 @@ from fullconv.card import Card
 from fullconv.checkpoint import read_checkpoint
 from fullconv.data import Dataset, Statistics
 from fullconv.data.loader import TrainingBatches
+from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
+from fullconv.tracking import open_trackers, require_trackers
 from fullconv.training.console import Console
 from fullconv.training.evidence import NotFiniteError
 from fullconv.training.finish import finish, write_model
@@ -64,6 +66,7 @@ class Session:
     def build(self) -> None:
         """Make everything that a run is made of; the run folder is not touched."""
         recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics, self.processes)
+        require_trackers(recipe.track)
         device = choose_device(own_device(recipe.device, self.processes))
         if recipe.deterministic:
             _be_deterministic()
@@ -95,15 +98,18 @@ class Session:
     def _fits(self, crops: int, size: tuple[int, int]) -> bool:
         """Say whether so many crops go through the network and back."""
         network, channels = self.network, self.statistics.channels
-        network.zero_grad(set_to_none=True)
-        if self.stepper.device.type == "cuda":
+        alone = replace(self.stepper, processes=ALONE)  # the others are not trying anything
+        network.eval().zero_grad(set_to_none=True)
+        if alone.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
             with memory_errors():
-                logits = self.stepper.logits(network, torch.zeros(crops, *size, channels, dtype=torch.uint8))
-                target = torch.zeros(crops, *size, dtype=torch.uint8, device=self.stepper.device)
-                for head, loss in self.stepper.losses.items():
-                    loss(logits[head], target).backward(retain_graph=True)  # type: ignore[no-untyped-call]
+                images = torch.zeros(crops, *size, channels, dtype=torch.uint8)
+                masks = {
+                    head: torch.zeros(crops, *size, dtype=torch.uint8, device=alone.device) for head in alone.losses
+                }
+                shares = [ratio(*sums) for sums in alone.sums(network, images, masks).values()]
+                torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
         except OutOfMemoryError:
             return False
         return True
@@ -138,7 +144,20 @@ class Session:
                 self._take_up(state)
             for sentence in forecast(self.network, self.recipe, measured, self.stepper.device):
                 self.console.say(sentence)
-            loop = Loop(state, self.stepper, self.batches, measured, self.dataset, val, self.folder, self.console, stop)
+            track = self.recipe.track if self.processes.first else ()
+            trackers = open_trackers(track, self.folder.path, self.recipe.model_dump(), state.step)
+            loop = Loop(
+                state,
+                self.stepper,
+                self.batches,
+                measured,
+                self.dataset,
+                val,
+                self.folder,
+                self.console,
+                stop,
+                trackers,
+            )
             self.console.batch_size = (self.recipe.batch_size or 1) * self.recipe.accumulate
             self.console.start(state.step, measured.steps)
             try:
@@ -148,6 +167,8 @@ class Session:
                 raise
             finally:
                 self.console.stop()
+                for tracker in trackers:
+                    tracker.close()
         return self._end(status, loop, self.stepper.card, str(self.stepper.device))
 
     def _take_up(self, state: TrainState) -> None:

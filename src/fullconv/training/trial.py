@@ -15,6 +15,7 @@ import torch
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.evaluation import evaluate
+from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
 from fullconv.training.evidence import NotFiniteError
@@ -51,8 +52,8 @@ def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) 
         for _ in range(3):
             start = time.perf_counter()
             with memory_errors():
-                logits = stepper.logits(trial, images)
-                sum(loss(logits[head], masks[head]) for head, loss in stepper.losses.items()).backward()  # type: ignore[union-attr]
+                shares = [ratio(*sums) for sums in stepper.sums(trial, images, masks).values()]
+                torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
             best = min(best, time.perf_counter() - start)
         seconds[precision] = best
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"

@@ -49,6 +49,7 @@ class Naming:
         self._index.update({name: VOID for name in _IGNORED if name not in self._index})
         self.rest = self.classes[0] if rest is None else rest
         self.unlabeled = VOID if self.rest == VOID_NAME else self._index.get(self.rest, 0)
+        self._boxes = settings.boxes
         self._unknown: dict[str, list[str]] = {}
 
     def index(self, name: str, stem: str) -> int | None:
@@ -60,7 +61,7 @@ class Naming:
     @property
     def key(self) -> str:
         """What a drawn mask depends on."""
-        return f"{self.unlabeled}|{'|'.join(self.classes)}"
+        return f"{self._boxes}|{self.unlabeled}|{'|'.join(self.classes)}"
 
     def problems(self) -> list[Problem]:
         """Say what the rest is, and which names are no class."""

@@ -1,0 +1,31 @@
+"""Pictures of any size with the whole picture's answer: plans of tiles, stitching, rows, memory."""
+
+from fullconv.tiling.difference import Difference, first_difference
+from fullconv.tiling.memory import bytes_per_pixel, memory_allowed, memory_free, tile_core
+from fullconv.tiling.plans import Span, plan, plan_axis, why_not
+from fullconv.tiling.rows import first_needed, grows_by_size, rows_ready, strips, upsample_rows
+from fullconv.tiling.stitching import band_scores, blended_scores, stitched_scores
+from fullconv.tiling.stream import RowProgram, RowStream
+
+__all__ = [
+    "Difference",
+    "RowProgram",
+    "RowStream",
+    "Span",
+    "band_scores",
+    "blended_scores",
+    "bytes_per_pixel",
+    "first_difference",
+    "first_needed",
+    "grows_by_size",
+    "memory_allowed",
+    "memory_free",
+    "plan",
+    "plan_axis",
+    "rows_ready",
+    "stitched_scores",
+    "strips",
+    "tile_core",
+    "upsample_rows",
+    "why_not",
+]
