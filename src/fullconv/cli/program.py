@@ -17,7 +17,7 @@ import typer
 from fullconv import __version__
 from fullconv.cli.data import check, convert
 from fullconv.cli.foreign import compare, import_model
-from fullconv.cli.learn import demo, train
+from fullconv.cli.learn import debug, demo, train
 from fullconv.cli.models import info, models
 from fullconv.cli.serve import serve
 from fullconv.cli.track import rank, runs
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "models": models,
     "compare": compare,
+    "debug": debug,
     "runs": runs,
     "rank": rank,
     "serve": serve,

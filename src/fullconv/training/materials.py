@@ -11,6 +11,7 @@ from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.data import Dataset, Statistics
 from fullconv.data.imbalance import class_weights
 from fullconv.data.loader import TrainingBatches
+from fullconv.errors import RunError
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, read_header
 from fullconv.nn import Network, build
@@ -20,6 +21,10 @@ from fullconv.segmenter import build_settings
 from fullconv.tiling import why_not
 from fullconv.training.console import Console, amount, duration
 from fullconv.training.plan import Measured
+from fullconv.training.processes import ALONE, Processes
+
+CACHE_BYTES = 1 << 30
+"""Of decoded pictures in the memory of a machine."""
 
 _CLASSIFIER = {"vgg": "vgg16"}
 """ImageNet classifier that a published net's trunk starts from."""
@@ -124,14 +129,26 @@ def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss],
     return losses, said
 
 
-def make_batches(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> TrainingBatches:
-    """Return the training batches of a resolved recipe."""
+def make_batches(
+    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE
+) -> TrainingBatches:
+    """Return this process's part of the training batches of a resolved recipe.
+
+    Raises:
+        RunError: A batch has fewer crops than there are processes.
+    """
     assert recipe.batch_size is not None
     assert recipe.crop is not None
+    if recipe.batch_size < processes.ranks:
+        raise RunError(
+            f"a batch of {recipe.batch_size} crops is too small for {processes.ranks} processes: give each at least one"
+            f" by --batch-size {processes.ranks}, or start fewer."
+        )
     return TrainingBatches(
         dataset, "train", batch_size=recipe.batch_size, crop=recipe.crop, scale=recipe.scale,
         augment=recipe.augment, seed=recipe.seed, sampling=recipe.sampling, workers=recipe.workers or 0,
-        statistics=statistics,
+        statistics=statistics, cache_bytes=CACHE_BYTES // processes.local_ranks, rank=processes.rank,
+        ranks=processes.ranks,
     )  # fmt: skip
 
 
@@ -146,7 +163,8 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
         f"{recipe.variant} on {network.settings['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
         f" parameters; {recipe.batch_size} {seen}"
         f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.optimizer}, lr {recipe.lr:g},"
-        f" {recipe.schedule}; {m.precision} on {device}, {m.threads} threads, {recipe.workers} workers.",
+        f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
+        f" {m.threads} threads, {recipe.workers} workers.",
         f"{m.steps} steps in {m.epochs} epochs, {m.seconds_per_step:.2f} s a step: about"
         f" {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {amount(peak_memory())}, disk about {amount(disk)}."
         f" Validation every {m.validate_every} epoch{'s' * (m.validate_every > 1)} on {m.validation_pictures} pictures.",
