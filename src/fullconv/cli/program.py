@@ -15,6 +15,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from fullconv import __version__
+from fullconv.cli.batch import batch
 from fullconv.cli.data import check, convert
 from fullconv.cli.foreign import compare, import_model
 from fullconv.cli.learn import debug, demo, train
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
     "compare": compare,
     "debug": debug,
+    "batch": batch,
     "runs": runs,
     "rank": rank,
     "serve": serve,
