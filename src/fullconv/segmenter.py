@@ -285,7 +285,9 @@ def best_class(logits: Tensor) -> NDArray[np.uint8]:
 
 def build_settings(network: Any) -> dict[str, Any]:
     """Return the keywords of `build` that the card keeps besides variant, backbone and classes."""
-    return {k: v for k, v in network.settings.items() if k in ("norm", "width", "head")}
+    kept = {k: v for k, v in network.settings.items() if k in ("norm", "width", "head")}
+    phase = network.settings.get("phase")
+    return kept if phase is None else {**kept, "phase": phase}
 
 
 def _first_channels(network: nn.Module) -> int:

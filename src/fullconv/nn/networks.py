@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from math import prod
@@ -47,6 +48,12 @@ class Network(nn.Module):
         self.num_classes: int | dict[str, int] = settings["num_classes"]
         self.backbone, self.head = backbone, head
         self.geometry, coarsest = _trace(self, row)
+        if (phase := settings.get("phase")) is not None:
+            self.geometry = replace(
+                self.geometry,
+                y=replace(self.geometry.y, offset=Fraction(phase)),
+                x=replace(self.geometry.x, offset=Fraction(phase)),
+            )
         self.score_stride = self.geometry.stride
         self.stride = coarsest.stride
         self.receptive_field = coarsest.receptive_field
@@ -114,6 +121,26 @@ class Network(nn.Module):
             return self._upsample_fixed(scores, size, a, b)
         return self._upsample_sampled(scores, size, a, b, working or size)
 
+    def interpolation(self, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return `upsample` as two matrices, float64: logits of a picture are ``rows @ scores @ columns.T``.
+
+        Args:
+            scores: (N, K, h, w).
+            size: (H, W) of the logits.
+
+        Returns:
+            rows (H, h) and columns (W, w).
+        """
+        sides = []
+        for axis, cells, full in zip((self.geometry.y, self.geometry.x), scores.shape[-2:], size, strict=True):
+            unit = torch.eye(cells, dtype=torch.float64)
+            if self.row.rule == "fixed":
+                grown = upsample_axis(unit, -2, self.score_stride, axis.offset, 0, full, self.border)
+            else:
+                grown = sample_axis(unit, -2, self._positions(axis, 0, full, cells, full, full, unit), self.border)
+            sides.append(grown.to(scores.device))
+        return sides[0], sides[1]
+
     def _upsample_fixed(self, scores: Tensor, size: tuple[int, int], a: int, b: int) -> Tensor:
         factor, y, x = self.score_stride, self.geometry.y.offset, self.geometry.x.offset
         if torch.is_grad_enabled() and scores.requires_grad:
@@ -131,14 +158,17 @@ class Network(nn.Module):
     ) -> Tensor:
         axes = ((self.geometry.y, -2, a, b), (self.geometry.x, -1, 0, size[1]))
         for (axis, dim, start, stop), full, work in zip(axes, size, working, strict=True):
-            pixel = torch.arange(start, stop, dtype=torch.float64, device=scores.device)
-            if self.row.rule == "size":
-                positions = ((pixel + 0.5) * scores.shape[dim] / full - 0.5).clamp(min=0)
-            else:
-                at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
-                positions = (at - float(axis.offset)) / float(axis.scale)
+            positions = self._positions(axis, start, stop, scores.shape[dim], full, work, scores)
             scores = sample_axis(scores, dim, positions, self.border)
         return scores
+
+    def _positions(self, axis: Axis, start: int, stop: int, cells: int, full: int, work: int, like: Tensor) -> Tensor:
+        """Return where output pixels lie among an axis's cells, (stop - start,) float64."""
+        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
+        if self.row.rule == "size":
+            return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+        at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
+        return (at - float(axis.offset)) / float(axis.scale)
 
     def extra_repr(self) -> str:
         """Show variant and geometry."""
@@ -209,6 +239,7 @@ def build(
     norm: str = "batch",
     width: float = 1.0,
     head: HeadSettings | Mapping[str, Any] | None = None,
+    phase: float | None = None,
 ) -> Network:
     """Build a network.
 
@@ -222,6 +253,8 @@ def build(
         norm: "batch" or "none", for the backbone tiny.
         width: Multiplier of the backbone's channels, for tests and small machines.
         head: Settings of the head.
+        phase: Pixel on which the first score is put, for weights that were trained with another one than geometry
+            gives: 3.5 for torchvision's in "fcn-os8".
 
     Returns:
         A module in eval mode.
@@ -244,6 +277,8 @@ def build(
         raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {in_channels}.")
     settings = _head_settings(head)
     _refuse_idle(row, variant, name, settings)
+    if phase is not None and (row.rule == "size" or row.release is not None):
+        raise NetworkError(f"phase = {phase:g} does nothing in {variant}, whose scores lie where its authors put them.")
     origin = None if weights is None or str(weights) == "none" else weights
     if origin is not None and str(origin) != "imagenet" and not Path(origin).is_file():
         raise WeightsError(f'{origin}: there is no such weights file. Give a file, "imagenet" or "none".')
@@ -260,7 +295,7 @@ def build(
         features.eval()
         made = _heads(row, features, classes, in_channels, settings)
     kept = {"in_channels": in_channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
-            "backbone": name, "norm": norm, "width": width, "head": settings.model_dump()}  # fmt: skip
+            "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
     network = Network(variant, features, made, kept)
     if own:
         network.started_anew = load_matching(network, read_tensors(cast(Path, origin)))

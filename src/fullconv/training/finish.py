@@ -12,7 +12,7 @@ from fullconv.card import Card
 from fullconv.checkpoint import best_file
 from fullconv.data import Dataset, Sample, Statistics
 from fullconv.errors import FullconvError
-from fullconv.evaluation import Report, evaluate
+from fullconv.evaluation import Report, evaluate_heads
 from fullconv.metrics import confusion_matrix, mean_iou
 from fullconv.modelfile import read_tensors
 from fullconv.report import ReportPicture, choose_pictures, summarize_data, write_report
@@ -44,13 +44,13 @@ def write_model(state: TrainState, card: Card, folder: RunFolder, device: str) -
     return segmenter
 
 
-def score(segmenter: Segmenter, dataset: Dataset, console: Console) -> dict[str, Report]:
-    """Score the model on all of val and test, by the call that users make."""
+def score(segmenter: Segmenter, dataset: Dataset, console: Console) -> dict[str, dict[str, Report]]:
+    """Score every head of the model on all of val and test, by the call that users make."""
     reports = {}
     for split in ("val", "test"):
         if dataset.splits.get(split):
             console.say(f"Scoring all of {split} in {segmenter.engine.precision} ...")
-            reports[split] = evaluate(segmenter, dataset, split, progress=console.validating, on_error="record")
+            reports[split] = evaluate_heads(segmenter, dataset, split, progress=console.validating, on_error="record")
     return reports
 
 
@@ -88,14 +88,19 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     return {"bf16": {"labels": equal / total, "mean_iou_difference": difference, "pictures": pictures}}
 
 
-def final_card(card: Card, reports: Mapping[str, Report], agreed: Mapping[str, Any], state: TrainState) -> Card:
-    """Return the card with the scores of the run."""
+def final_card(
+    card: Card, reports: Mapping[str, Mapping[str, Report]], agreed: Mapping[str, Any], state: TrainState
+) -> Card:
+    """Return the card with the scores of the run: those of the first head, and of all in `heads` where there are several."""
     scores: dict[str, Any] = {}
-    for split, report in reports.items():
-        numbers = report.to_dict()
-        for key in ("confusion", "failed", "seconds"):
-            numbers.pop(key)
-        scores[split] = numbers
+    for split, by_head in reports.items():
+        numbers = {
+            head: {
+                key: value for key, value in report.to_dict().items() if key not in ("confusion", "failed", "seconds")
+            }
+            for head, report in by_head.items()
+        }
+        scores[split] = next(iter(numbers.values())) | ({"heads": numbers} if len(numbers) > 1 else {})
     if state.best_step is not None:
         scores["chosen"] = (
             f"the best of {sum(1 for line in state.history if line['val'])} validations on val, step {state.best_step}"
@@ -134,9 +139,10 @@ def finish(
     segmenter.save(folder.model)
     if reports:
         split = "val" if "val" in reports else next(iter(reports))
+        firsts = {name: next(iter(by_head.values())) for name, by_head in reports.items()}
         write_report(
-            folder.report, card=segmenter.card, history=state.history, reports=reports,
-            pictures=report_pictures(segmenter, dataset, reports[split], split), recipe=settings_of(plan.recipe),
+            folder.report, card=segmenter.card, history=state.history, reports=firsts, heads=reports,
+            pictures=report_pictures(segmenter, dataset, firsts[split], split), recipe=settings_of(plan.recipe),
             data=summarize_data(dataset), notes=notes, machine={**describe_machine(), **describe_versions()},
         )  # fmt: skip
     return segmenter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,18 +16,24 @@ from fullconv.checkpoint import best_file
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.errors import RunError
-from fullconv.evaluation import Report, evaluate
-from fullconv.losses import PixelLoss
+from fullconv.evaluation import Report, evaluate_heads
+from fullconv.labels import colorize
+from fullconv.losses import LossSums, PixelLoss
 from fullconv.modelfile import CARD_KEY, write_tensors
 from fullconv.nn import Network
+from fullconv.prediction import display
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter
+from fullconv.tracking import Tracker, log_epoch, log_panels
 from fullconv.training.console import Console
 from fullconv.training.folder import RunFolder
 from fullconv.training.optimizer import learning_rate, set_learning_rate
 from fullconv.training.plan import Measured
 from fullconv.training.state import TrainState
+
+TRACKED_PICTURES = 4
+"""Val pictures that trackers show."""
 
 
 @dataclass
@@ -62,8 +68,7 @@ class Stepper:
         state.optimizer.zero_grad(set_to_none=True)
         value = 0.0
         for batch, part in zip(batches, masks, strict=True):
-            logits = self.logits(network, batch.images)
-            share = self._share(logits, part, totals)
+            share = self._share(self.sums(network, batch.images, part), totals)
             share.backward()  # type: ignore[no-untyped-call]
             value += float(share.detach())
         if not math.isfinite(value):
@@ -76,20 +81,23 @@ class Stepper:
         state.step += 1
         return value
 
-    def logits(self, network: Network, images: Tensor) -> dict[str, Tensor]:
-        """Return logits (N, K, h, w) by head of pictures as stored (N, h, w, C)."""
+    def sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
+        """Return each head's share of the loss, for pictures as stored (N, h, w, C) and labels (N, h, w) by head."""
         if images.dtype == torch.uint16:
             images = images.to(torch.float32)
         x = normalize(images.to(self.device, non_blocking=True), self.card)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = network(x)
-        return logits if isinstance(logits, dict) else {next(iter(self.losses)): logits}
+            scores = network.scores(x)
+        by_head = scores if isinstance(scores, dict) else {next(iter(self.losses)): scores}
+        return {
+            head: loss.sums_of_scores(
+                by_head[head], *network.interpolation(by_head[head], (x.shape[-2], x.shape[-1])), masks[head]
+            )
+            for head, loss in self.losses.items()
+        }
 
-    def _share(self, logits: dict[str, Tensor], masks: dict[str, Tensor], totals: dict[str, Tensor]) -> Tensor:
-        parts = []
-        for head, loss in self.losses.items():
-            sums = loss.sums(logits[head], masks[head])
-            parts.append(sums.numerator / totals[head].to(sums.numerator.dtype))
+    def _share(self, sums: Mapping[str, LossSums], totals: dict[str, Tensor]) -> Tensor:
+        parts = [part.numerator / totals[head].to(part.numerator.dtype) for head, part in sums.items()]
         return torch.stack(parts).sum()
 
 
@@ -127,6 +135,7 @@ class Loop:
     console: Console
     stop: Callable[[], str | None]
     """Returns the name of the signal that asks for an end."""
+    trackers: Sequence[Tracker] = ()
     started: float = field(default_factory=time.monotonic)
 
     def run(self) -> str:
@@ -182,7 +191,7 @@ class Loop:
         epoch = self.measured.epoch(state.step)
         mean_loss = state.loss[0] / max(1.0, state.loss[1])
         state.loss = (0.0, 0.0)
-        report = self._validate(epoch)
+        reports = self._validate(epoch)
         line = {
             "epoch": epoch,
             "step": state.step,
@@ -190,29 +199,44 @@ class Loop:
             "lr": learning_rate(state.step - 1, self.measured.steps, recipe),
             "seconds": round(state.seconds + time.monotonic() - self.started, 3),
             # A score's own seconds vary from run to run; two runs that are the same have the same lines.
-            "val": None if report is None else {**report.to_dict(), "seconds": None},
+            "val": None if reports is None else without_seconds(reports),
         }
         state.history.append(line)
         self.folder.write_metrics(state.history)
+        log_epoch(self.trackers, line)
         self.console.epoch(line, state.best, state.best_step == state.step)
-        if report is not None:
+        for report in (reports or {}).values():
             self._warn_of_one_class(report, epoch)
 
-    def _validate(self, epoch: int) -> Report | None:
+    def _validate(self, epoch: int) -> dict[str, Report] | None:
         due = epoch % self.measured.validate_every == 0 or self.state.step == self.measured.steps
         if not self.val or not due:
             return None
         chosen = spread(self.val, self.measured.validation_pictures)
         with evaluation_of(self.state, self.stepper) as segmenter:
-            report = evaluate(segmenter, self.dataset, "val", samples=chosen, progress=self.console.validating)
-        score = report.mean_iou
+            progress = self.console.validating
+            reports = evaluate_heads(segmenter, self.dataset, "val", samples=chosen, progress=progress)
+            if self.trackers:
+                self._track_pictures(segmenter)
+        score = mean_over_heads(reports)
         if self.state.best is None or score > self.state.best:
             self.state.best, self.state.best_step, self.state.waited = score, self.state.step, 0
             metadata = {CARD_KEY: self.stepper.card.to_json()}
             write_tensors(best_file(self.folder.checkpoints, self.state.step), self.state.weights(), metadata)
         else:
             self.state.waited += 1
-        return report
+        return reports
+
+    def _track_pictures(self, segmenter: Segmenter) -> None:
+        """Log a few val pictures, always the same: picture, truth, prediction."""
+        for sample in spread(self.val, TRACKED_PICTURES):
+            image = self.dataset.read_image(sample)
+            label_map = segmenter.predict(image).label_map
+            head = next(iter(self.dataset.labels))
+            palette = self.dataset.labels[head].palette
+            masks = (self.dataset.read_mask(sample, head), label_map)
+            panels = [display(image), *(colorize(mask, palette) for mask in masks)]
+            log_panels(self.trackers, f"val/{sample.stem}", panels, self.state.step)
 
     def _waited_enough(self) -> bool:
         patience = self.stepper.recipe.early_stop
@@ -227,6 +251,18 @@ class Loop:
                 f"Everything is predicted as '{name}' after {epoch} epochs. If that does not change soon, try"
                 " --set class_weights=inverse_log --set sampling=rare, and look at `fullconv check`."
             )
+
+
+def mean_over_heads(reports: Mapping[str, Report]) -> float:
+    """Return the score by which the best weights are chosen: mean IU, averaged over the heads."""
+    return sum(report.mean_iou for report in reports.values()) / len(reports)
+
+
+def without_seconds(reports: Mapping[str, Report]) -> dict[str, Any]:
+    """Return what `evaluate --json` prints, but for the time that it took; that of all heads where there are several."""
+    numbers = {head: {**report.to_dict(), "seconds": None} for head, report in reports.items()}
+    first = next(iter(numbers.values()))
+    return first if len(numbers) == 1 else {**first, "heads": numbers, "mean_iou_over_heads": mean_over_heads(reports)}
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:

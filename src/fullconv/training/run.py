@@ -17,6 +17,8 @@ from fullconv.training.folder import RunFolder
 from fullconv.training.origin import describe_origin, differences
 from fullconv.training.plan import Plan, check_names, combine, continued, read_plan
 from fullconv.training.session import Outcome, Session
+from fullconv.training.shipped import check_start, read_recipe
+from fullconv.training.staged import record_of, run_stages
 
 
 def train(
@@ -28,7 +30,8 @@ def train(
         data: Folder or `.zip` of pictures and masks.
         out: Run folder; new, or one that goes on with ``resume=True``.
         resume: Go on where the run stopped; begin where there is nothing yet.
-        recipe: A recipe file whose settings hold where no keyword says otherwise.
+        recipe: A recipe file, or the name of one that comes with the package ("voc-fcn8s-staged"), whose settings hold
+            where no keyword says otherwise.
         settings: The recipe's names, for example ``variant="fcn8s", epochs=50``.
 
     Returns:
@@ -53,6 +56,7 @@ def run(
     format: str | None = None,  # noqa: A002  (the name of the option)
     console: Console | None = None,
     started: float | None = None,
+    staged: bool = False,
 ) -> Outcome:
     """Train as `train` does, and say how it ended.
 
@@ -61,18 +65,26 @@ def run(
         out: The run folder.
         settings: Those that the user gave, by the recipe's names.
         resume: Go on.
-        recipe: A recipe file.
+        recipe: A recipe file, or the name of one that comes with the package.
         format: Layout of the data where several fit.
         console: Where to say what happens.
         started: `time.monotonic` when the program started; minutes count from there.
+        staged: Whether this is the last stage of several, the earlier ones of which lie in the run folder.
     """
     started = time.monotonic() if started is None else started
     console = console or Console()
-    folder = RunFolder(out)
-    base = read_plan(Path(recipe)) if recipe is not None else None
+    named = read_recipe(recipe) if recipe is not None else None
+    if (named is not None and named.stages) or (resume and not staged and record_of(out).exists()):
+        return run_stages(
+            run, named, data, out, settings, resume=resume, console=console, started=started, format=format
+        )
+    folder = RunFolder(out, staged)
+    base = read_plan(named.path) if named is not None else None
     wanted, measured, _ = combine(base, settings)
     check_names(wanted)
     stored = read_plan(folder.recipe) if resume and folder.recipe.exists() else None
+    if named is not None and stored is None:
+        check_start(named, settings)
     plan = continued(stored, settings, out) if stored is not None else Plan(wanted, measured, {})
     folder.refuse_filled(resume)
     if stored is not None and _finished(folder, plan):

@@ -15,12 +15,14 @@ from fullconv.data.loader import TrainingBatches
 from fullconv.nn import Network
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
+from fullconv.tracking import open_trackers, require_trackers
 from fullconv.training.console import Console
 from fullconv.training.finish import finish, write_model
 from fullconv.training.folder import RunFolder
 from fullconv.training.loop import Loop, Stepper
 from fullconv.training.materials import forecast, make_batches, make_card, make_losses, make_network
 from fullconv.training.plan import Plan, resolve
+from fullconv.training.rates import check_rate
 from fullconv.training.signals import stop_signals
 from fullconv.training.state import TrainState, new_state
 from fullconv.training.trial import measure
@@ -58,6 +60,8 @@ class Session:
     def build(self) -> None:
         """Make everything that a run is made of; the run folder is not touched."""
         recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics)
+        require_trackers(recipe.track)
+        check_rate(recipe, self.statistics)
         device = choose_device(recipe.device)
         if recipe.deterministic:
             _be_deterministic()
@@ -93,13 +97,27 @@ class Session:
                 self._take_up(state)
             for sentence in forecast(self.network, self.recipe, measured, self.stepper.device):
                 self.console.say(sentence)
-            loop = Loop(state, self.stepper, self.batches, measured, self.dataset, val, self.folder, self.console, stop)
+            trackers = open_trackers(self.recipe.track, self.folder.path, self.recipe.model_dump(), state.step)
+            loop = Loop(
+                state,
+                self.stepper,
+                self.batches,
+                measured,
+                self.dataset,
+                val,
+                self.folder,
+                self.console,
+                stop,
+                trackers,
+            )
             self.console.batch_size = (self.recipe.batch_size or 1) * self.recipe.accumulate
             self.console.start(state.step, measured.steps)
             try:
                 status = loop.run()
             finally:
                 self.console.stop()
+                for tracker in trackers:
+                    tracker.close()
         return self._end(status, loop, self.stepper.card, str(self.stepper.device))
 
     def _take_up(self, state: TrainState) -> None:
@@ -131,11 +149,13 @@ class Session:
             state, card, self.plan, self.dataset, self.statistics, self.folder, self.console, self.notes, device
         )
         self.folder.write_status("finished", state.step, steps)
-        scores = segmenter.card.scores.get("val") or {}
-        interval = scores.get("mean_iou_interval")
-        if scores.get("mean_iou") is not None:
-            spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-            self.console.say(f"val mean IU {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
+        val = segmenter.card.scores.get("val") or {}
+        for head, scores in (val.get("heads") or {"": val}).items():
+            interval = scores.get("mean_iou_interval")
+            if scores.get("mean_iou") is not None:
+                spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+                named = f"val mean IU of {head}" if head else "val mean IU"
+                self.console.say(f"{named} {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
         self.console.say(f"Model {self.folder.model}, report {self.folder.report}.")
         return Outcome(status, segmenter, skipped)
 

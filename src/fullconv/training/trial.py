@@ -13,6 +13,7 @@ import torch
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.evaluation import evaluate
+from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
 from fullconv.training.loop import Stepper, spread
@@ -46,8 +47,8 @@ def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) 
         best = math.inf
         for _ in range(3):
             start = time.perf_counter()
-            logits = stepper.logits(trial, images)
-            sum(loss(logits[head], masks[head]) for head, loss in stepper.losses.items()).backward()  # type: ignore[union-attr]
+            shares = [ratio(*sums) for sums in stepper.sums(trial, images, masks).values()]
+            torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
             best = min(best, time.perf_counter() - start)
         seconds[precision] = best
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
@@ -101,6 +102,7 @@ def plan_steps(
     *,
     epochs: int | None,
     left: float | None,
+    steps: int | None = None,
     steps_per_epoch: int,
     step_seconds: float,
     picture_seconds: float,
@@ -112,6 +114,7 @@ def plan_steps(
     Args:
         epochs: Of the run, or None for a run by time.
         left: Seconds for steps and validations, for a run by time.
+        steps: Of the run, for one whose steps are given.
         steps_per_epoch: Steps an epoch.
         step_seconds: Of one step.
         picture_seconds: Of validating one picture.
@@ -127,13 +130,18 @@ def plan_steps(
     """
     epoch_seconds = steps_per_epoch * step_seconds
     allowed = VALIDATION_SHARE / (1 - VALIDATION_SHARE) * epoch_seconds  # a validation every epoch may take this
-    expected = epochs if epochs is not None else max(1.0, (left or 0.0) / epoch_seconds)
+    if steps is not None:
+        expected: float = max(1.0, steps / steps_per_epoch)
+    else:
+        expected = epochs if epochs is not None else max(1.0, (left or 0.0) / epoch_seconds)
     most_every = max(1, math.floor(expected / 20))  # at least 20 validations a run, where it has 20 epochs
     needed = math.ceil(pictures * picture_seconds / allowed) if allowed > 0 else 1
     every = validate_every or min(max(1, needed), most_every)
     count = pictures
     if pictures * picture_seconds > allowed * every and picture_seconds > 0:
         count = max(1, min(pictures, math.floor(allowed * every / picture_seconds)))
+    if steps is not None:
+        return steps, every, count
     if epochs is not None:
         return epochs * steps_per_epoch, every, count
     per_step = step_seconds + count * picture_seconds / (every * steps_per_epoch)
@@ -174,7 +182,7 @@ def measure(
         end = full * len(val) + (picture + full) * min(FINAL_PICTURES, len(val)) + full * 24 + 3.0
         left = total - (time.monotonic() - started) - end
     steps, every, count = plan_steps(
-        epochs=recipe.epochs, left=left, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
+        epochs=recipe.epochs, left=left, steps=recipe.steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
         step_seconds=step_seconds, picture_seconds=picture, pictures=len(val), validate_every=recipe.validate_every,
     )  # fmt: skip
     return Measured(
