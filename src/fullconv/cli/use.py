@@ -151,7 +151,7 @@ def predict(
         bool, typer.Option("--resume", help="Go on with rasters where a stopped run ended; leave finished results.")
     ] = False,
     polygons: Annotated[
-        Path | None, typer.Option(metavar="FILE.geojson", help="Also write the patches of one raster as polygons.")
+        Path | None, typer.Option(metavar="FILE.gpkg|geojson", help="Also write the patches of one raster as polygons.")
     ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts (from 1), the same on every machine.")

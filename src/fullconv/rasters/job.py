@@ -71,7 +71,8 @@ def predict_raster(
             free.
         resume: Go on with a job that was stopped; the file is the same in the end. Nothing is done for a finished one.
         overviews: Also keep the label map at halved resolutions.
-        polygons: Also write one polygon for each patch of a class: a .geojson in longitude and latitude (RFC 7946).
+        polygons: Also write one polygon for each patch of a class: a .gpkg in the raster's coordinates, or a .geojson in
+            longitude and latitude (RFC 7946).
         progress: Called after each band.
         head: Of several; the first by default.
 
