@@ -15,7 +15,7 @@ import fullconv
 SOURCE = Path(fullconv.__file__).parent
 ROOMS = [
     "errors", "storage", "labels", "recipe", "card", "constants", "modelfile", "geometry", "nn", "losses",
-    "metrics", "images", "preprocess", "data", "engines", "tiling", "prediction", "importing", "segmenter",
+    "metrics", "images", "preprocess", "data", "engines", "tiling", "views", "prediction", "importing", "segmenter",
     "rasters", "evaluation", "comparison", "runs", "tracking", "report", "checkpoint", "training", "files", "annotations",
     "ranking", "catalogue", "demo", "export", "scale", "serve", "cli",
 ]  # fmt: skip

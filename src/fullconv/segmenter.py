@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
@@ -20,10 +22,11 @@ from fullconv.engines import Engine, TorchEngine
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.importing import published_model
-from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
+from fullconv.nn import VARIANTS, Network, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core
+from fullconv.views import Seen, View, grow, parse_views
 
 Tile = int | Literal["auto", "none"]
 
@@ -52,6 +55,8 @@ class Segmenter:
         """Bytes that a prediction may take; None allows a quarter of what is free."""
         self.blend = False
         """Whether tiles that cannot be exact are averaged instead of refused."""
+        self.tta = ""
+        """Test-time augmentation: "flip", factors of size, or both ("flip,0.75,1.25"); probabilities are averaged."""
 
     @classmethod
     def from_network(
@@ -138,47 +143,47 @@ class Segmenter:
             alike = list(group)
             height, width = alike[0].shape[:2]
             working = working_size(height, width, self.card.scale)
-            if len(alike) == 1 or self._core(tile, *working) is not None:
+            if len(alike) == 1 or self.tta or self._core(tile, *working) is not None:
                 done += [self._prediction(one, self._scores(one, tile), probabilities, head) for one in alike]
                 continue
-            size, working, scores = self._scores(np.stack(alike), "none")
+            (seen,) = self._scores(np.stack(alike), "none")
             for index, one in enumerate(alike):
-                part = map_scores(scores, itemgetter(slice(index, index + 1)))
-                done.append(self._prediction(one, (size, working, part), probabilities, head))
+                part = map_scores(seen.scores, itemgetter(slice(index, index + 1)))
+                done.append(self._prediction(one, [replace(seen, scores=part)], probabilities, head))
         return done
 
     def _prediction(
-        self,
-        pixels: NDArray[Any],
-        scored: tuple[tuple[int, int], tuple[int, int], Scores],
-        probabilities: bool,
-        head: str | None,
+        self, pixels: NDArray[Any], seen: Sequence[Seen], probabilities: bool, head: str | None
     ) -> Prediction:
         """Grow the scores of one picture into labels."""
-        size, working, scores = scored
-        heads = scores if isinstance(scores, dict) else {"": scores}
+        size = pixels.shape[0], pixels.shape[1]
+        heads = list(seen[0].scores) if isinstance(seen[0].scores, dict) else [""]
         if head is not None:
             self.card.labels(head)
-            heads = {head: heads[head]}
+            heads = [head]
+
+        def grown(name: str, rows: tuple[int, int]) -> Tensor:
+            return grow(self.network, seen, size, rows, name)
+
         maps, kept = {}, None
-        for index, (name, part) in enumerate(heads.items()):
-            maps[name], chances = self._labels(part, size, working, probabilities and index == 0)
+        for index, name in enumerate(heads):
+            maps[name], chances = self._labels(partial(grown, name), size, name, probabilities and index == 0)
             kept = chances if index == 0 else kept
-        first = next(iter(heads))
         return Prediction(
-            label_maps=maps, labels=self.card.labels(first or None), probabilities=kept, image=pixels,
-            logits=lambda rows: cast(Tensor, self.network.upsample(heads[first], size, rows, working))[0],
+            label_maps=maps, labels=self.card.labels(heads[0] or None), probabilities=kept, image=pixels,
+            logits=partial(grown, heads[0]),
         )  # fmt: skip
 
     @torch.inference_mode()
     def logits(self, image: Any, tile: Tile = "none", head: str | None = None) -> NDArray[np.float32]:
         """Return the logits of a picture at its own size, (K, H, W) float32; for checks and small pictures."""
-        size, working, scores = self._scores(self.read(image), tile)
-        if isinstance(scores, dict):
+        pixels = self.read(image)
+        seen = self._scores(pixels, tile)
+        if isinstance(seen[0].scores, dict):
             self.card.labels(head)
-            scores = scores[head or next(iter(scores))]
-        grown = cast(Tensor, self.network.upsample(scores, size, None, working))
-        return cast("NDArray[np.float32]", grown[0].float().cpu().numpy())
+            head = head or next(iter(seen[0].scores))
+        grown = grow(self.network, seen, (pixels.shape[0], pixels.shape[1]), None, head or "")
+        return cast("NDArray[np.float32]", grown.float().cpu().numpy())
 
     def predict_raster(self, source: str | Path, out: str | Path, **options: Any) -> Any:
         """Label a raster of any size in constant memory: `fullconv.rasters.predict_raster` with this segmenter.
@@ -226,22 +231,25 @@ class Segmenter:
         name = str(image) if isinstance(image, (str, Path)) else "picture"
         return select_bands(read_image(image), self.card, name, stored=not isinstance(image, np.ndarray))
 
-    def _scores(self, pixels: NDArray[Any], tile: Tile) -> tuple[tuple[int, int], tuple[int, int], Scores]:
-        """Return the size, the working size and the stitched scores of a picture, or of several as (N, H, W, C)."""
-        images = rescale(as_tensor(pixels), self.card.scale)
-        height, width = pixels.shape[-3:-1]
-        working = working_size(height, width, self.card.scale)
+    def _scores(self, pixels: NDArray[Any], tile: Tile) -> list[Seen]:
+        """Return the stitched scores of a picture in all views, or of several pictures as (N, H, W, C)."""
+        views = parse_views(self.tta)
+        return [self._seen(pixels[..., ::-1, :] if view.mirrored else pixels, view, tile) for view in views]
+
+    def _seen(self, pixels: NDArray[Any], view: View, tile: Tile) -> Seen:
+        images = rescale(as_tensor(pixels), self.card.scale * view.scale)
+        working = working_size(pixels.shape[-3], pixels.shape[-2], self.card.scale * view.scale)
         core = self._core(tile, *working)
         if core is None:
-            return (height, width), working, self.engine.scores(images)
+            return Seen(view, working, self.engine.scores(images))
         if self.blend:
             if self.network.halo is not None:
                 raise InputError(
                     "tiles of this network are exact, and averaging them would only blur: leave --blend away."
                 )
-            return (height, width), working, blended_scores(self.engine.scores, images, self.network, core)
+            return Seen(view, working, blended_scores(self.engine.scores, images, self.network, core))
         rows, columns = plan(self.network, *working, core)
-        return (height, width), working, stitched_scores(self.engine.scores, images, rows, columns)
+        return Seen(view, working, stitched_scores(self.engine.scores, images, rows, columns))
 
     def _core(self, tile: Tile, height: int, width: int) -> int | None:
         """Return the side of a tile's core, or None for the whole picture."""
@@ -255,14 +263,14 @@ class Segmenter:
         return tile
 
     def _labels(
-        self, scores: Tensor, size: tuple[int, int], working: tuple[int, int], probabilities: bool
+        self, grown: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], head: str, probabilities: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Grow scores strip by strip into labels, so that (K, H, W) is held only where it is asked for."""
-        classes = scores.shape[1]
+        """Turn logits strip by strip into labels, so that (K, H, W) is held only where it is asked for."""
+        classes = len(self.card.labels(head or None).classes)
         label_map = np.empty(size, np.uint8)
         kept = np.empty((classes, *size), np.float32) if probabilities else None
         for a, b in strips(*size, classes):
-            logits = cast(Tensor, self.network.upsample(scores, size, (a, b), working))[0]
+            logits = grown((a, b))
             label_map[a:b] = best_class(logits)
             if kept is not None:
                 kept[:, a:b] = logits.softmax(0).cpu().numpy()

@@ -17,6 +17,9 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads f
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Pictures of one size that go through the network together.")
 ]
+Tta = Annotated[
+    str, typer.Option("--tta", metavar="flip,FACTOR...", help="Average mirror images and other sizes: flip,0.75,1.25")
+]
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model.safetensors, or a run folder.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Folder or .zip of pictures and masks.")]

@@ -16,6 +16,7 @@ from fullconv.cli.options import (
     Json,
     ModelArgument,
     Precision,
+    Tta,
     Workers,
 )
 from fullconv.cli.words import (
@@ -57,6 +58,7 @@ def evaluate(
     workers: Workers = None,
     batch_size: BatchSize = 1,
     engine: Engine = "auto",
+    tta: Tta = "",
 ) -> None:
     """Score MODEL on the pictures of DATA.
 
@@ -67,9 +69,12 @@ def evaluate(
     from fullconv.data import open_dataset
     from fullconv.evaluation import evaluate_heads, save_per_image
     from fullconv.segmenter import load
+    from fullconv.views import parse_views
 
+    parse_views(tta)
     with results_only(), Progress("pictures") as progress:
         segmenter = load(model, precision=precision, engine=engine, device=device)
+        segmenter.tta = tta
         dataset = open_dataset(data, format=format)
         reports = evaluate_heads(
             segmenter, dataset, split, head=head, policy=cast(Literal["nan", "present_only"], policy), progress=progress,
@@ -77,6 +82,8 @@ def evaluate(
         )  # fmt: skip
     first = next(iter(reports.values()))
     failures = {failure["reason"]: None for report in reports.values() for failure in report.failed}
+    if tta:
+        say(f"Test-time augmentation ({tta}): the mean probabilities of {len(parse_views(tta))} views are scored.")
     for sentence in first.notes:
         say(sentence)
     for reason in failures:
@@ -144,7 +151,7 @@ def predict(
         bool, typer.Option("--resume", help="Go on with rasters where a stopped run ended; leave finished results.")
     ] = False,
     polygons: Annotated[
-        Path | None, typer.Option(metavar="FILE.geojson", help="Also write the patches of one raster as polygons.")
+        Path | None, typer.Option(metavar="FILE.gpkg|geojson", help="Also write the patches of one raster as polygons.")
     ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="i/n", help="Only the i-th of n parts (from 1), the same on every machine.")
@@ -180,6 +187,7 @@ def predict(
     workers: Workers = None,
     batch_size: BatchSize = 1,
     engine: Engine = "auto",
+    tta: Tta = "",
 ) -> None:
     """Write a label map for every picture.
 
@@ -191,6 +199,7 @@ def predict(
     from fullconv.files.plan import parse_shard
     from fullconv.files.run import Job, Tally, predict_files
     from fullconv.segmenter import load
+    from fullconv.views import parse_views
 
     job = Job(
         inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
@@ -198,12 +207,13 @@ def predict(
         polygons, bands_from,
     )  # fmt: skip
     _check_annotations(to, job)
+    parse_views(tta)
     allowed = parse_bytes(memory) if memory else None
     tally = Tally()
     try:
         with results_only(), Progress("pictures") as progress:
             segmenter = load(model, precision=precision, engine=engine, device=device)
-            segmenter.memory, segmenter.blend = allowed, blend
+            segmenter.memory, segmenter.blend, segmenter.tta = allowed, blend, tta
             if blend:
                 if job.tile in ("auto", "none"):
                     raise RecipeError("--blend needs --tile N, the side of the tiles that it averages.")

@@ -50,7 +50,7 @@ class Job:
     batch_size: int = 1
     """Pictures that go through the network together, where those that follow each other have one size."""
     polygons: Path | None = None
-    """GeoJSON of the patches of the one raster that is given."""
+    """GeoPackage or GeoJSON of the patches of the one raster that is given."""
     bands_from: Path | None = None
     """Folder with pictures of the same names, whose bands follow those of the inputs."""
 

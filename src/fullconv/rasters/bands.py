@@ -15,6 +15,7 @@ from fullconv.rasters.scores import BandScores
 from fullconv.rasters.source import Raster
 from fullconv.segmenter import Segmenter, best_class
 from fullconv.tiling import first_needed, grows_by_size, rows_ready, strips, upsample_rows
+from fullconv.views import mean_logits
 
 
 @dataclass(frozen=True)
@@ -92,4 +93,4 @@ class Bands:
         if len(self.views) == 1:
             return logits
         plain, mirrored = logits.chunk(2)
-        return plain.softmax(0) + mirrored.flip(-1).softmax(0)
+        return mean_logits([plain, mirrored.flip(-1)])

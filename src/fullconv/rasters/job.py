@@ -22,6 +22,7 @@ from fullconv.rasters.source import Raster, import_rasterio
 from fullconv.rasters.spool import Spool, spooled_job
 from fullconv.rasters.way import Way, choose_way
 from fullconv.segmenter import Segmenter, Tile
+from fullconv.views import parse_views
 
 _READ = {"variant", "classes", "palette", "heads", "bands", "channel_order", "mean", "std", "range"}
 """What of a card the label map depends on."""
@@ -70,7 +71,8 @@ def predict_raster(
             free.
         resume: Go on with a job that was stopped; the file is the same in the end. Nothing is done for a finished one.
         overviews: Also keep the label map at halved resolutions.
-        polygons: Also write one polygon for each patch of a class: a .geojson in longitude and latitude (RFC 7946).
+        polygons: Also write one polygon for each patch of a class: a .gpkg in the raster's coordinates, or a .geojson in
+            longitude and latitude (RFC 7946).
         progress: Called after each band.
         head: Of several; the first by default.
 
@@ -132,6 +134,11 @@ def _check(segmenter: Segmenter, source: Path, out: Path, polygons: Path | None)
         )
     if segmenter.blend:
         raise InputError("rasters are predicted by exact tiles only: leave --blend away.")
+    if any(view.scale != 1 for view in parse_views(segmenter.tta)):
+        raise InputError(
+            f"{source}: rasters are predicted at their own resolution, so of test-time augmentation they take --tta flip"
+            f" only, not {segmenter.tta}."
+        )
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(f"{out}: the label map of a raster is a GeoTIFF. Give it a name that ends in .tif")
     if out.exists() and source.exists() and out.samefile(source):
@@ -150,6 +157,6 @@ def _describe(segmenter: Segmenter, raster: Raster, head: str | None, way: Way) 
     model = hashlib.sha256((weights_sha256(weights) + json.dumps(card, sort_keys=True)).encode()).hexdigest()
     engine = segmenter.engine
     return {
-        "raster": raster.fingerprint(), "model": model, "head": head, "tile": way.tile, "rows": way.rows,
+        "raster": raster.fingerprint(), "model": model, "head": head, "tile": way.tile, "rows": way.rows, "tta": segmenter.tta,
         "engine": engine.name, "precision": engine.precision, "device": segmenter.device.type, "version": fullconv.__version__,
     }  # fmt: skip

@@ -22,6 +22,7 @@ from fullconv.tiling import (
     whole_bytes,
     why_not,
 )
+from fullconv.views import parse_views
 
 LARGEST_CORE = 4096
 """Pixels; beyond it the margins of tiles cost little and bands only hold more."""
@@ -43,12 +44,13 @@ class Way:
 
     def views(self, segmenter: Segmenter, raster: Raster, head: str) -> list[BandScores]:
         """Return what gives the scores of the raster, and of its mirror image where both are averaged."""
+        flips = [view.mirrored for view in parse_views(segmenter.tta)]
         if self.rows is not None and self.program is not None:
-            return [StreamedScores(segmenter, raster, self.program, self.rows, head, False)]
+            return [StreamedScores(segmenter, raster, self.program, self.rows, head, flip) for flip in flips]
         rows, columns = [Span(0, raster.height, 0, None)], [Span(0, raster.width, 0, None)]
         if self.tile is not None:
             rows, columns = plan(segmenter.network, raster.height, raster.width, self.tile)
-        return [TiledScores(segmenter, raster, rows, columns, head, False)]
+        return [TiledScores(segmenter, raster, rows, columns, head, flip) for flip in flips]
 
 
 def choose_way(
@@ -83,6 +85,8 @@ def choose_way(
     allowed = memory or segmenter.memory or memory_allowed()
     if program is not None:
         free = allowed - AROUND - raster.cache_bytes(0, True)
+        if segmenter.tta:
+            free = free * 9 // 10  # what layers keep is kept for each view
         rows = band_rows(program, raster.height, raster.width, free, item)
         if rows is not None:
             return _by_rows(raster, program, rows)
