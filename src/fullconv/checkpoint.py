@@ -45,6 +45,17 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
             path.unlink(missing_ok=True)
 
 
+def _lost_best(folder: Path, state: Mapping[str, Any]) -> str | None:
+    """Return why the best weights that a state names cannot be read; None where they can, or where it names none."""
+    if state.get("best_step") is None:
+        return None
+    try:
+        read_best(folder, state["best_step"])
+    except ModelFileError as error:
+        return str(error)
+    return None
+
+
 def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write the state of a run into one file, with a checksum over all of it.
 
@@ -90,15 +101,19 @@ def _best_step(path: Path) -> str | None:
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None] | None:
-    """Read the newest checkpoint that is whole.
+    """Read the newest checkpoint that is whole, and whose best weights are.
+
+    Where the best weights are lost and no checkpoint is older than they are, the newest is taken without them: they are
+    chosen anew from the validations to come.
 
     Returns:
-        Tensors, state, and a sentence where a newer one was damaged; None where there is no checkpoint yet.
+        Tensors, state, and a sentence where something newer was damaged; None where there is no checkpoint yet.
 
     Raises:
         RunError: There are checkpoints, and all are damaged.
     """
     said = []
+    without_best: tuple[str, dict[str, Tensor], dict[str, Any]] | None = None
     candidates = [folder / name for name in (".fresh", "last", "previous")]
     present = [path for path in candidates if path.exists()]
     for path in present:
@@ -108,8 +123,19 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], st
             if path.name != ".fresh":  # cut in the middle of writing: expected, and `last` is whole
                 said.append(str(error))
             continue
+        if lost := _lost_best(folder, state):
+            said += [lost] if lost not in said else []
+            without_best = without_best or (path.name, tensors, state)
+            continue
         note = f"{' '.join(said)} Going on from {path.name}, step {state['step']}." if said else None
         return tensors, state, note
+    if without_best is not None:
+        name, tensors, state = without_best
+        note = (
+            f"{' '.join(said)} Going on from {name}, step {state['step']}; the best weights are chosen anew from here on, so"
+            " the run may end with others than it would have."
+        )
+        return tensors, {**state, "best": None, "best_step": None, "waited": 0}, note
     if not [path for path in present if path.name != ".fresh"]:
         return None
     raise RunError(f"{folder}: no checkpoint can be used: {' '.join(said)} Start the run again in a new folder.")

@@ -25,8 +25,12 @@ from fullconv.importing import published_model
 from fullconv.nn import VARIANTS, Network, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
+from fullconv.recipe import parse_recipe
 from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core
 from fullconv.views import Seen, View, grow, parse_views
+
+NETWORK_SETTINGS = {"norm", "width", "head", "phase"}
+"""Keywords of `build` that a card may hold beside those that have a place of their own."""
 
 Tile = int | Literal["auto", "none"]
 
@@ -358,7 +362,11 @@ def network_of(card: Card, tensors: dict[str, Tensor], file: Path) -> Network:
     """
     if card.variant not in VARIANTS:
         raise ModelFileError(f"{file}: its network '{card.variant}' is not known here: update fullconv.")
+    settings = set(card.network)
+    if not settings <= NETWORK_SETTINGS:  # above all no "weights", which would be fetched
+        raise ModelFileError(f"{file}: its card has network settings that are unknown: {settings - NETWORK_SETTINGS}.")
     try:
+        parse_recipe({key: card.network[key] for key in ("norm", "width", "head") if key in settings}, "its card")
         network = build(
             card.variant, backbone=card.backbone, num_classes=card.num_classes, in_channels=card.in_channels,
             **card.network,
@@ -366,7 +374,7 @@ def network_of(card: Card, tensors: dict[str, Tensor], file: Path) -> Network:
         network.load_state_dict(tensors)
     except FullconvError as error:
         raise ModelFileError(f"{file}: its network cannot be built: {error}") from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        first = str(error).splitlines()[-1].strip()[:200]
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+        first = (str(error).splitlines() or ["too large"])[-1].strip()[:200]
         raise ModelFileError(f"{file}: damaged: its weights do not fit its network ({first}).") from error
     return network

@@ -15,6 +15,7 @@ from fullconv.card import Card
 from fullconv.checkpoint import write_best
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
+from fullconv.errors import OutputError
 from fullconv.evaluation import Report
 from fullconv.labels import colorize
 from fullconv.losses import LossSums, PixelLoss
@@ -187,9 +188,15 @@ class Loop:
         Raises:
             NotFiniteError: The loss is not a number any more; batch and state are kept for `fullconv debug`.
             LostError: Another process is gone; a checkpoint was written where that could be.
+            OutputError: The run folder cannot be written; what was there before is whole.
         """
         try:
             return self._run()
+        except OutputError as error:
+            raise OutputError(
+                f"{error} Step {self.state.step} is lost, the checkpoint before it is whole: make room or mend that folder, and"
+                " go on by the same command with --resume."
+            ) from error
         except LostError as error:
             if self.processes.first and self.whole:
                 self.save()
