@@ -215,6 +215,7 @@ def test_schemathesis_finds_no_500(start):
     """Every operation of the OpenAPI with generated cases, good ones and bad ones."""
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, given, settings
+    from hypothesis.errors import Unsatisfiable
 
     service = start("--max-pixels", "1000000")
     schema = schemathesis.openapi.from_url(f"{service.address}/openapi.json")
@@ -229,7 +230,7 @@ def test_schemathesis_finds_no_500(start):
                 asked.append(answer.status_code)
                 assert answer.status_code < 500, f"{case.method} {case.path}: {answer.status_code} {answer.text[:200]}"
 
-            with suppress(NotImplementedError):  # an operation that nothing can be wrong about
+            with suppress(Unsatisfiable):  # an operation that nothing can be wrong about
                 check()
     assert len(asked) > 150
     assert {200, 422} <= set(asked)
