@@ -1,6 +1,6 @@
 """The service under load, on loopback: pictures a second beside `fullconv predict`, latency, and a soak with kills.
 
-python benchmarks/serve.py [--model MODEL] [--pictures 16] [--requests 10000]
+python benchmarks/serve.py [--model MODEL] [--pictures 16] [--requests 10000] [--kill-every 500]
 
 Clients are processes of their own. Without MODEL, an FCN-8s on ResNet-18 with random weights and pictures of 480x360.
 """
@@ -352,7 +352,8 @@ def main() -> None:
             if given.only in (None, name):
                 content[name] = step()
                 print(name, json.dumps(content[name], indent=1), flush=True)
-    keep("serve" if given.only is None else f"serve_{given.only}", content)
+    name = "serve" if given.only is None else f"serve_{given.only}"
+    keep(name if given.kill_every <= given.requests else f"{name}_without_kills", content)
 
 
 def half(throughput: dict[str, Any]) -> float:

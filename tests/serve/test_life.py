@@ -82,6 +82,7 @@ def stop_under_load(service, expected: bytes) -> None:
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_leaves_no_copy_behind(start):
     service = start()
     (copy,) = service.copies()

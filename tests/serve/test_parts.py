@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import io
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,13 @@ def test_all_requests_together_may_hold_only_so_much():
             second.add(1)
         assert (caught.value.status, caught.value.headers["Retry-After"]) == (503, "2")
     assert bodies.held == 0
+
+
+@pytest.mark.parametrize("name", ["kinds", "settings", "problems"])
+def test_the_examples_of_a_module_are_right(name):
+    found = doctest.testmod(import_module(f"fullconv.serve.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 def test_the_page_is_part_of_the_package():
