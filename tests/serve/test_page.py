@@ -267,7 +267,7 @@ def violations(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(browser, service, scheme):
-    tab = Tab(browser, service, color_scheme=scheme, viewport={"width": 380, "height": 760})
+    tab = Tab(browser, service, color_scheme=scheme, viewport={"width": 380, "height": 760}, has_touch=True)
     page = tab.page
     narrow = "document.documentElement.scrollWidth <= window.innerWidth"
     page.wait_for_selector("#chips li")
@@ -280,6 +280,8 @@ def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(brows
     tab.wait("good.png")
     assert violations(page) == []
     assert page.evaluate(narrow)
+    page.touchscreen.tap(190, 420)
+    assert re.match(rf"({'|'.join(CLASSES)}) \d+ %", page.inner_text("#tip"))
     page.goto(f"{service.address}/docs")
     page.wait_for_selector("section")
     assert violations(page) == []
