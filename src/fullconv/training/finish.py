@@ -55,7 +55,7 @@ def score(
     reports = {}
     for split in ("val", "test"):
         if dataset.splits.get(split):
-            console.say(f"Scoring all of {split} in {segmenter.engine.precision} ...")
+            console.say(f"Scoring all of {split} ...")
             reports[split] = evaluate_together(
                 processes,
                 segmenter,
@@ -77,7 +77,10 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     """
     if not val:
         return {}
-    lower = Segmenter(segmenter.network, segmenter.card, str(segmenter.device), "bf16")
+    exact, lower = (
+        Segmenter(segmenter.network, segmenter.card, str(segmenter.device), precision, "torch")
+        for precision in ("fp32", "bf16")
+    )
     classes = len(segmenter.card.classes)
     both = {"fp32": np.zeros((classes, classes), np.int64), "bf16": np.zeros((classes, classes), np.int64)}
     equal = total = pictures = 0
@@ -88,7 +91,7 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
             image, truth = dataset.read_image(sample), dataset.read_mask(sample, head)
         except FullconvError:
             continue
-        maps = {"fp32": segmenter.predict(image).label_map, "bf16": lower.predict(image).label_map}
+        maps = {"fp32": exact.predict(image).label_map, "bf16": lower.predict(image).label_map}
         for precision, label_map in maps.items():
             both[precision] += confusion_matrix(truth, label_map, classes)
         equal += int((maps["fp32"] == maps["bf16"]).sum())
@@ -147,12 +150,18 @@ def finish(
     processes: Processes = ALONE,
 ) -> Segmenter:
     """Write the model with its scores, and the report; all processes score, the first one writes."""
-    segmenter = write_model(state, card, folder, device, processes)
+    written = write_model(state, card, folder, device, processes)
+    val = dataset.splits.get("val", [])
+    agreed = processes.told(lambda: agreement(written, dataset, val))
+    # Scored as users will score it: what is chosen for them by default depends on the agreement. Several processes may
+    # be on several machines, where the choice may differ.
+    chosen = "auto" if processes.ranks == 1 else "torch"
+    known = written.card.model_copy(update={"agreement": agreed})
+    segmenter = Segmenter(state.network, known, device, "auto" if processes.ranks == 1 else "fp32", chosen)
     reports = score(segmenter, dataset, console, processes)
     if not processes.first:
         return segmenter
-    val = dataset.splits.get("val", [])
-    segmenter.card = final_card(card, reports, agreement(segmenter, dataset, val), state)
+    segmenter.card = final_card(card, reports, agreed, state)
     segmenter.save(folder.model)
     if reports:
         split = "val" if "val" in reports else next(iter(reports))

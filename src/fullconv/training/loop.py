@@ -385,7 +385,7 @@ class evaluation_of:  # noqa: N801  (a context manager reads as a phrase)
         if self.state.ema is not None:
             self.kept = {name: value.clone() for name, value in network.state_dict().items()}
             network.load_state_dict(self.state.ema.tensors)
-        return Segmenter(network, self.stepper.card, str(self.stepper.device), self.stepper.precision)
+        return Segmenter(network, self.stepper.card, str(self.stepper.device), self.stepper.precision, "torch")
 
     def __exit__(self, *_: Any) -> None:
         if self.kept is not None:

@@ -14,6 +14,7 @@ import torch
 
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
+from fullconv.engines import AutoEngine
 from fullconv.evaluation import evaluate
 from fullconv.losses import ratio
 from fullconv.nn import Network
@@ -180,17 +181,19 @@ def measure(
     stepper.precision = processes.told(lambda: precision)
     total = None if recipe.minutes is None else 60 * recipe.minutes
     step_seconds = seconds_per_step(network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total))
-    quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision)
-    exact = Segmenter(network, stepper.card, str(stepper.device))
+    quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision, "torch")
+    exact = Segmenter(network, stepper.card, str(stepper.device), "fp32", "torch")
     picture = processes.all_do(lambda: seconds_per_picture(quick, dataset, val)) / processes.ranks
     full = processes.all_do(lambda: seconds_per_picture(exact, dataset, val)) / processes.ranks
+    chooser = Segmenter(network, stepper.card, str(stepper.device)).engine
+    choosing = chooser.seconds_to_choose(full) if isinstance(chooser, AutoEngine) else 0.0
     network.train()
     left = None
     if total is not None:
         # The end: every picture once in the precision of the answer, some in both, the report's pictures again.
         # The pictures of the first are shared out, those of the others are not.
         alone = processes.ranks * ((picture + full) * min(FINAL_PICTURES, len(val)) + full * 24)
-        end = full * len(val) + alone + 3.0
+        end = full * len(val) + alone + choosing + 3.0
         left = total - (time.monotonic() - started) - end
     steps, every, count = plan_steps(
         epochs=recipe.epochs, left=left, steps=recipe.steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
