@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.constants import channel_means
 from fullconv.data import Dataset, Statistics
 from fullconv.data.imbalance import class_weights
 from fullconv.data.loader import TrainingBatches
@@ -57,8 +59,7 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
     labels = dataset.labels
     first = next(iter(labels.values()))
     mean, std, value_range = _normalization(recipe, statistics)
-    start = _starting_card(recipe)
-    order = start.channel_order if start is not None and start.in_channels == network.in_channels else "rgb"
+    order = _channel_order(recipe, network.in_channels)
     origin, license_name = _weights_origin(recipe)
     return Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
@@ -76,12 +77,15 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
 
 def _normalization(recipe: Recipe, s: Statistics) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
     """Return mean, std and range: those of the starting weights, else those of the training set."""
-    if recipe.weights == "imagenet" and s.channels == 3 and s.dtype == "uint8":
-        mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
-        return mean, std, s.range
     card = _starting_card(recipe)
     if card is not None and card.in_channels == s.channels:
         return card.mean, card.std, card.range
+    if recipe.weights.endswith(".caffemodel") and s.channels >= 3:
+        # Caffe's nets take 0..255 without the mean, undivided: the range 0..1 leaves the numbers as they are.
+        return (*channel_means(recipe.variant)[:3], *s.fill[3:]), (1.0,) * s.channels, (0.0, 1.0)
+    if recipe.weights != "none" and card is None and s.channels == 3 and s.dtype == "uint8":
+        mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
+        return mean, std, s.range
     return tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
 
 
@@ -91,6 +95,15 @@ def _starting_card(recipe: Recipe) -> Card | None:
         return None
     text = read_header(recipe.weights)[1].get(CARD_KEY)
     return Card.from_json(text, recipe.weights) if text else None
+
+
+def _channel_order(recipe: Recipe, channels: int) -> Literal["rgb", "bgr"]:
+    """Return the order of channels that the starting weights were trained with."""
+    card = _starting_card(recipe)
+    if card is not None and card.in_channels == channels:
+        return card.channel_order
+    caffe = recipe.weights.endswith(".caffemodel") and channels >= 3 and recipe.variant != "nyud-fcn32s-hha"
+    return "bgr" if caffe else "rgb"
 
 
 def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
