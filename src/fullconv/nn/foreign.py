@@ -123,7 +123,7 @@ def release_tensors(network: Network) -> dict[str, Tensor]:
         for layer, size in growing.items():
             weight = torch.zeros(count, count, size, size)
             weight[range(count), range(count)] = _plane(size)
-            tensors[f"{layer}_{head}.weight" if head else f"{layer}.weight"] = weight
+            tensors[f"{layer}_{_SUFFIXES.get(head, head)}.weight" if head else f"{layer}.weight"] = weight
     return tensors
 
 
@@ -136,7 +136,7 @@ def _theirs(key: str) -> str:
     match = re.fullmatch(r"head\.(?:(\w+)\.)?score\.(\d+)\.(\w+)", key)
     assert match is not None, key
     layer = {"32": "score_fr", "16": "score_pool4", "8": "score_pool3"}[match[2]]
-    return f"{layer}_{match[1]}.{match[3]}" if match[1] else f"{layer}.{match[3]}"
+    return f"{layer}_{_SUFFIXES.get(match[1], match[1])}.{match[3]}" if match[1] else f"{layer}.{match[3]}"
 
 
 def _plane(size: int) -> Tensor:
