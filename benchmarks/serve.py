@@ -353,7 +353,9 @@ def main() -> None:
                 content[name] = step()
                 print(name, json.dumps(content[name], indent=1), flush=True)
     name = "serve" if given.only is None else f"serve_{given.only}"
-    keep(name if given.kill_every <= given.requests else f"{name}_without_kills", content)
+    name += "" if given.backbone == "resnet18" else f"_{given.backbone}"
+    name += "" if given.kill_every <= given.requests else "_without_kills"
+    keep(name, {"network": str(given.model or f"fcn8s on {given.backbone}, 11 classes, 480x360"), **content})
 
 
 def half(throughput: dict[str, Any]) -> float:

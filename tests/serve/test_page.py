@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +372,32 @@ def test_a_service_that_is_gone_is_told(browser, start):
     tab.give(("one.png", PICTURE))
     tab.page.wait_for_selector(".box.bad")
     assert "cannot be reached" in tab.page.inner_text("#message")
+    tab.close()
+
+
+def eventually(question: Callable[[], bool], page: Any) -> bool:
+    """Ask until the answer is yes; the page's policy forbids to wait inside it."""
+    for _ in range(200):
+        if question():
+            return True
+        page.wait_for_timeout(50)
+    return False
+
+
+@pytest.mark.slow
+def test_another_model_and_another_head_answer_for_the_same_pictures(browser, start, model, two_headed):
+    tab = Tab(browser, start("--model", f"pair={two_headed}"))
+    page = tab.page
+    page.wait_for_selector("#chips li")
+    tab.give(("one.png", PICTURE))
+    tab.wait("one.png")
+    names = "[...document.querySelectorAll('#classes label')].map((one) => one.textContent).sort().join()"
+    assert page.evaluate(names) == "box,disc,ground,triangle"
+    assert not page.is_visible("#head")
+    page.select_option("#model", "pair")
+    assert eventually(lambda: page.evaluate(names) == "a,b,c", page)
+    page.select_option("#head", "state")
+    assert eventually(lambda: page.evaluate(names) == "dry,wet", page)
     tab.close()
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fullconv.card import Labels
+from fullconv.errors import InputError, MissingExtraError, ModelFileError
+from fullconv.images.limits import PictureError
 from fullconv.serve.answers import polygons, run_lengths, table
 from fullconv.serve.bodies import Bodies, picture_of_form
 from fullconv.serve.frames import read_frame, write_frame
@@ -98,6 +100,23 @@ def test_the_file_of_a_form_comes_out_as_it_went_in(content, more):
     assert picture_of_form(body, kind) == content
     with pytest.raises(Refusal, match="multipart form"):
         picture_of_form(body[:-10], kind)
+
+
+def test_noise_has_too_many_runs():
+    with pytest.raises(Refusal, match="more than 4,000,000 runs"):
+        run_lengths(np.random.default_rng(0).integers(0, 3, (2500, 2500), dtype=np.uint8), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InputError("x"), 422), (PictureError("not-a-picture", "x"), 415), (PictureError("truncated", "x"), 422),
+     (PictureError("too-large", "x"), 413), (MissingExtraError("p", "formats", "x"), 415), (MemoryError(), 413),
+     (ModelFileError("x"), 422), (ValueError("a bug"), 500)],
+)  # fmt: skip
+def test_what_goes_wrong_with_a_picture_has_its_status(error, status):
+    from fullconv.serve.worker import as_refusal
+
+    assert as_refusal(error).status == status
 
 
 def test_all_requests_together_may_hold_only_so_much():

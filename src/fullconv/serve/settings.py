@@ -26,6 +26,8 @@ class Settings:
     """0 takes any that is free."""
     token: str | None = None
     """What a request must carry as ``Authorization: Bearer``; None lets everybody in who reaches the address."""
+    any_host: bool = False
+    """Whether requests under another host's name are answered, too, as those that a proxy passes on."""
     copies: int = 1
     """Processes a model."""
     batch_size: int = 1
