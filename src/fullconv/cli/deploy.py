@@ -35,7 +35,7 @@ def export(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write MODEL as a file for other runtimes, and prove that it agrees.
+    """Export MODEL to another runtime, with proof of agreement.
 
     Preprocessing is inside: pictures (N, H, W, 3) uint8 RGB of any size in, label maps (N, H, W) uint8 out. Its answers
     are compared with the model's in fp32; a file that differs is not written, and the layer is named.
