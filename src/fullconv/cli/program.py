@@ -16,6 +16,7 @@ import typer
 
 from fullconv import __version__
 from fullconv.cli.batch import batch
+from fullconv.cli.bench import bench
 from fullconv.cli.data import check, convert
 from fullconv.cli.deploy import export
 from fullconv.cli.foreign import compare, import_model
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
     "compare": compare,
     "debug": debug,
+    "bench": bench,
     "batch": batch,
     "runs": runs,
     "rank": rank,

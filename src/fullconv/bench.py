@@ -1,0 +1,233 @@
+"""How fast a model is here, and what memory it takes: engines and precisions side by side.
+
+What is timed is `Segmenter.predict` from a decoded picture to its label map, as users call it, on random pictures. Contenders
+take turns, so that whatever else the machine does hits all alike; medians and quartiles are given.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fullconv.engines.runtimes import ENGINES, cores, is_installed, versions
+from fullconv.errors import FullconvError, InputError, RecipeError, nearest
+from fullconv.nn import VARIANTS, build
+from fullconv.segmenter import Segmenter, choose_device, load
+from fullconv.training.origin import describe_machine
+
+SIZES = ((360, 480), (512, 512))
+"""Height and width of the pictures, where nobody says otherwise."""
+COMBINATIONS = (
+    ("torch", "fp32"),
+    ("torch", "bf16"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("onnxruntime", "fp32"),
+)
+"""Engines and precisions that compute any model; int8 needs an exported file."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured."""
+
+    model: str
+    """A model as `load` takes it, or a variant, which gets random weights."""
+    backbone: str | None = None
+    classes: int = 21
+    """Of a variant that is not published with a number of its own."""
+    device: str = "auto"
+
+    def open(self, engine: str, precision: str) -> Segmenter:
+        """Return it with an engine and a precision.
+
+        Raises:
+            InputError: It is neither a model nor a variant.
+            FullconvError: It cannot be loaded so.
+        """
+        if self.model in VARIANTS:
+            row = VARIANTS[self.model]
+            count = row.num_classes or self.classes
+            if not isinstance(count, int):
+                raise InputError(f"{self.model} has several heads. Give a model file of it.")
+            torch.manual_seed(0)
+            network = build(self.model, backbone=self.backbone, num_classes=count)
+            card = Segmenter.from_network(
+                network, [f"class{k}" for k in range(count)], device="cpu", precision="fp32"
+            ).card
+            return Segmenter(network, card, self.device, precision, engine)
+        if self.backbone is not None:
+            raise RecipeError(f"--backbone {self.backbone} is for variants; {self.model} has its own. Leave it away.")
+        if not Path(self.model).exists() and ":" not in self.model:
+            hint = nearest(self.model, VARIANTS)
+            raise InputError(f"{self.model}: is no model file and no variant.{hint} `fullconv models` lists variants.")
+        return load(self.model, precision=precision, engine=engine, device=self.device)
+
+
+def choose_contenders(subject: Subject, engine: str, precision: str) -> list[tuple[str, str]]:
+    """Return engines and precisions to measure: all that are here, or those asked for.
+
+    Raises:
+        RecipeError: Nothing fits what was asked for.
+    """
+    on_gpu = choose_device(subject.device).type != "cpu"
+    if Path(subject.model).suffix in (".onnx", ".xml", ".pt2"):
+        return [(engine, precision)]  # the file has its own
+    if engine != "auto" and engine not in ENGINES:
+        raise RecipeError(f"there is no engine '{engine}' here.{nearest(engine, ENGINES)} Use {', '.join(ENGINES)}.")
+    found = [
+        (name, kind)
+        for name, kind in COMBINATIONS
+        if engine in ("auto", name) and precision in ("auto", kind)
+        if engine == name or (is_installed(name) and not (on_gpu and name != "torch"))
+    ]
+    if not found:
+        raise RecipeError(
+            f"--engine {engine} --precision {precision}: nothing computes so. int8 needs a file that `fullconv export` made."
+        )
+    return found
+
+
+def picture(size: tuple[int, int], channels: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return a random picture (H, W, C) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
+
+
+def bench(
+    subject: Subject,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    engine: str = "auto",
+    precision: str = "auto",
+    *,
+    rounds: int = 7,
+    batch_size: int = 1,
+    workers: int = 1,
+    memory: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        subject: The model or variant.
+        sizes: Height and width of pictures.
+        engine: "auto" for all that are installed, or one.
+        precision: Likewise.
+        rounds: Timed calls each.
+        batch_size: Pictures a call.
+        workers: Calls at a time.
+        memory: Measure peak memory, too, each in a process of its own (where the system tells it).
+        say: Takes a sentence on what is left out.
+
+    Returns:
+        ``model``, ``machine``, ``versions``, ``threads``, and ``rows``: ``engine``, ``precision``, ``size``, ``median_s`` and
+        quartiles of a call, ``pictures_per_s``, ``peak_mb`` above the loaded program (None where unknown), ``labels_equal`` to
+        fp32 in torch (None for that one).
+    """
+    segmenters: dict[tuple[str, str], Segmenter] = {}
+    for choice in choose_contenders(subject, engine, precision):
+        try:
+            segmenters[choice] = subject.open(*choice)
+        except FullconvError as error:
+            if engine != "auto" and precision != "auto":
+                raise
+            say(f"{choice[0]} {choice[1]} is left out: {error}")
+    if not segmenters:
+        raise InputError(f"{subject.model}: no engine here can compute it.")
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        rows += _bench_size(subject, segmenters, size, rounds, batch_size, workers, memory)
+    return {
+        "model": subject.model, "backbone": subject.backbone, "machine": describe_machine() | {"cores": str(cores())},
+        "versions": versions(), "threads": torch.get_num_threads(), "batch_size": batch_size, "workers": workers,
+        "rounds": rounds, "rows": rows,
+    }  # fmt: skip
+
+
+def _bench_size(
+    subject: Subject,
+    segmenters: dict[tuple[str, str], Segmenter],
+    size: tuple[int, int],
+    rounds: int,
+    batch_size: int,
+    workers: int,
+    memory: bool,
+) -> list[dict[str, Any]]:
+    channels = next(iter(segmenters.values())).card.in_channels
+    pictures = [picture(size, channels, seed) for seed in range(batch_size)]
+    times: dict[tuple[str, str], list[float]] = {choice: [] for choice in segmenters}
+    maps: dict[tuple[str, str], NDArray[np.uint8]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for turn in range(rounds + 1):  # the first warms up
+            for choice, segmenter in segmenters.items():
+                start = time.perf_counter()
+                calls = [pool.submit(segmenter.predict_many, pictures) for _ in range(workers)]
+                answers = [call.result() for call in calls]
+                if turn:
+                    times[choice].append(time.perf_counter() - start)
+                maps[choice] = answers[0][0].label_map
+    exact = maps.get(("torch", "fp32"))
+    if exact is None and ("auto", "auto") not in segmenters:
+        exact = subject.open("torch", "fp32").predict(pictures[0]).label_map if _is_ours(subject) else None
+    rows = []
+    for choice, seconds in times.items():
+        low, middle, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else (seconds[0],) * 3
+        told = segmenters[choice].engine
+        equal = None if exact is None or choice == ("torch", "fp32") else float((maps[choice] == exact).mean())
+        rows.append({
+            "engine": told.name, "precision": told.precision, "size": list(size), "median_s": middle,
+            "quartile_1_s": low, "quartile_3_s": high, "pictures_per_s": workers * batch_size / middle,
+            "peak_mb": _peak(subject, choice, size, batch_size) if memory else None, "labels_equal": equal,
+        })  # fmt: skip
+    return rows
+
+
+def _is_ours(subject: Subject) -> bool:
+    return Path(subject.model).suffix not in (".onnx", ".xml", ".pt2")
+
+
+def high_water() -> int | None:
+    """Return the peak resident memory of this process in kB; None where the system does not tell it.
+
+    `ru_maxrss` would count the parent's, too.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
+
+
+def _peak(subject: Subject, choice: tuple[str, str], size: tuple[int, int], batch_size: int) -> float | None:
+    """Return what a prediction takes at its peak above the program with torch loaded, in MB, in a process of its own."""
+    if high_water() is None:
+        return None
+    asked = json.dumps({**vars(subject), "choice": choice, "size": size, "batch": batch_size})
+    code = "import sys; from fullconv.bench import tell_peak; tell_peak(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    return float(done.stdout.split()[-1])
+
+
+def tell_peak(asked: str) -> None:
+    """Predict twice and print the peak memory in MB above that of the loaded program; for `_peak`'s process."""
+    given = json.loads(asked)
+    choice, size, batch = given.pop("choice"), given.pop("size"), given.pop("batch")
+    before = cast(int, high_water())
+    segmenter = Subject(**given).open(*choice)
+    pictures = [picture(tuple(size), segmenter.card.in_channels, seed) for seed in range(batch)]
+    for _ in range(2):
+        segmenter.predict_many(pictures)
+    print((cast(int, high_water()) - before) / 1024)

@@ -1,0 +1,85 @@
+"""The command that measures speed and memory."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fullconv.cli.options import BatchSize, Device, Engine, Json
+from fullconv.cli.words import print_json, print_rich, results_only, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def bench(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|VARIANT", help="A model or exported file, or a variant with random weights.")
+    ],
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HxW", help="Of the pictures; may be given again.  [default: 360x480, 512x512]"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each.")] = 7,
+    backbone: Annotated[str | None, typer.Option(help="Of a VARIANT.  [default: resnet18]")] = None,
+    classes: Annotated[int, typer.Option(min=2, max=255, help="Of a VARIANT.")] = 21,
+    memory: Annotated[
+        bool, typer.Option(" /--no-memory", help="Leave peak memory out, which starts a process each.")
+    ] = True,
+    json: Json = False,
+    device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="auto|fp32|bf16|int8", help="auto: all that can be.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 1,
+    batch_size: BatchSize = 1,
+    engine: Engine = "auto",
+) -> None:
+    """Measure speed and memory of engines and precisions here.
+
+    From a decoded picture to its label map, on random pictures, in turn; medians and quartiles.
+    """
+    from fullconv.bench import SIZES, Subject
+    from fullconv.bench import bench as measure
+
+    sizes = [_size(text) for text in size] if size else SIZES
+    with results_only():
+        found = measure(
+            Subject(model, backbone, classes, device), sizes, engine, precision, rounds=rounds, batch_size=batch_size,
+            workers=workers, memory=memory, say=say,
+        )  # fmt: skip
+    if json:
+        print_json(found)
+        return
+    machine = found["machine"]
+    where = machine.get("gpu") if device.startswith("cuda") else f"{machine['processor']}, {found['threads']} threads"
+    print_rich(f"{model}{f' on {backbone}' if backbone else ''}: {where}", _table(found["rows"]))
+
+
+def _size(text: str) -> tuple[int, int]:
+    from fullconv.errors import RecipeError
+
+    match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text.strip())
+    if match is None:
+        raise RecipeError(f"--size {text}: write height and width, for example 512x512.")
+    return int(match[1]), int(match[2])
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("size", "engine", "precision"):
+        table.add_column(name)
+    for name in ("ms", "quartiles", "pictures/s", "peak MB", "labels as fp32"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        equal, peak = row["labels_equal"], row["peak_mb"]
+        table.add_row(
+            f"{row['size'][0]}x{row['size'][1]}", row["engine"], row["precision"], f"{1000 * row['median_s']:.1f}",
+            f"{1000 * row['quartile_1_s']:.1f} to {1000 * row['quartile_3_s']:.1f}", f"{row['pictures_per_s']:.2f}",
+            "-" if peak is None else f"{peak:.0f}", "-" if equal is None else f"{100 * equal:.2f} %",
+        )  # fmt: skip
+    return table
