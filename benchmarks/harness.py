@@ -15,15 +15,20 @@ from fullconv.training.origin import describe_machine, describe_versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def alternate(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Run contenders in turn, so that whatever else the machine does hits all alike; return seconds by name."""
+def alternate(
+    runs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Run contenders in turn, so that whatever else the machine does hits all alike; return seconds of a clock by name."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

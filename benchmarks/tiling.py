@@ -1,10 +1,17 @@
-"""Memory and speed of `predict_raster`, and what the margins of tiles cost.
+"""Memory and speed of `predict_raster`, what tiles and rows cost, and how others' tiles differ from the whole picture.
 
 Memory: rasters of several sizes (3 bands, uint8, tiled) are made on disc and labelled, each in its own process, whose
-peak is read at its end. It should hardly grow with the raster. Tiles: one raster with cores of several sides; the time
-a pixel over that of the whole at once, beside what (core + halo)^2 / core^2 predicts.
+peak is read at its end. It should hardly grow with the raster.
 
-    python benchmarks/tiling.py [--gigapixels 0.02 0.1] [--cores 256 512 1024] [--precision bf16] [--memory 500000000]
+Cores: one picture by tiles with cores of several sides, by rows (every cell computed once), and at once; time a pixel
+over that of the whole, beside what (core + halo)^2 / core^2 predicts.
+
+Peers: one picture at once, by rows, by our tiles, by MONAI's `sliding_window_inference` and by averaged tiles as
+recipes around segmentation libraries have them; time, memory, and how far each is from the whole picture's logits.
+
+Time is the process's CPU time on one thread, so that what else the machine does counts little.
+
+    python benchmarks/tiling.py [--gigapixels 0.02 0.1] [--cores 512 1024 2048] [--peers 2048] [--precision bf16]
 """
 
 from __future__ import annotations
@@ -25,8 +32,9 @@ from harness import alternate, keep, summarize
 from rasterio.windows import Window
 
 import fullconv
+from fullconv.preprocess import normalize
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import band_scores, plan
+from fullconv.tiling import RowProgram, RowStream, band_scores, hand_back, plan, stitched_scores
 
 CLASSES = ("ground", "water", "roof")
 
@@ -55,18 +63,28 @@ def model(variant: str, backbone: str, precision: str) -> Segmenter:
     return Segmenter.from_network(network, CLASSES, precision=precision)
 
 
-def one(options: argparse.Namespace) -> None:
-    """Label one raster in this process, and print its peak."""
-    import resource
+def resident(key: str) -> int:
+    """Return the bytes of memory that this process holds (VmRSS), or held at most since the last reset (VmHWM); Linux."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
+
+def one(options: argparse.Namespace) -> None:
+    """Label one raster in this process, and print what it took beside the loaded program."""
     from fullconv.rasters import predict_raster
 
     segmenter = model(options.variant, options.backbone, options.precision)
-    start = time.perf_counter()
-    predict_raster(segmenter, options.one, Path(options.one).with_name("labels.tif"), memory=options.memory)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    segmenter.predict(np.zeros((70, 70, 3), np.uint8))
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    start, used = time.perf_counter(), time.process_time()
+    tile = int(options.tile) if options.tile.isdigit() else options.tile
+    out = Path(options.one).with_name("labels.tif")
+    predict_raster(segmenter, options.one, out, memory=options.memory, tile=tile)
+    print(json.dumps({
+        "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used,
+        "loaded_bytes": before, "peak_bytes": resident("VmHWM"),
+    }))  # fmt: skip
 
 
 def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -76,22 +94,40 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
             path = Path(folder) / "raster.tif"
             side = make_raster(path, gigapixels)
             command = [sys.executable, __file__, "--one", str(path), "--variant", options.variant, "--backbone",
-                       options.backbone, "--precision", options.precision, "--memory", str(options.memory)]  # fmt: skip
+                       options.backbone, "--precision", options.precision, "--memory", str(options.memory), "--tile",
+                       options.tile]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         row = {"gigapixels": gigapixels, "side_px": side, **json.loads(done.stdout)}
         row["pixels_per_second"] = side * side / row["seconds"]
+        row["pixels_per_cpu_second"] = side * side / row["cpu_seconds"]
         rows.append(row)
-        peak, speed = row["peak_bytes"] / 1e9, row["pixels_per_second"] / 1e6
-        print(f"{gigapixels:5.2f} gigapixels  peak {peak:.2f} GB  {speed:.2f} megapixels/s", flush=True)
+        peak, own = row["peak_bytes"] / 1e9, (row["peak_bytes"] - row["loaded_bytes"]) / 1e6
+        speed, steady = row["pixels_per_second"] / 1e6, row["pixels_per_cpu_second"] / 1e6
+        print(
+            f"{gigapixels:5.2f} gigapixels  peak {peak:.2f} GB, {own:.0f} MB of it for the job; {speed:.2f} megapixels/s,"
+            f" {steady:.2f} a second of one core",
+            flush=True,
+        )
     return rows
 
 
+def by_rows(program: RowProgram, picture: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return the scores of a picture (1, C, H, W), band by band."""
+    stream = RowStream(program, *picture.shape[-2:])
+    parts = [stream.push(picture[:, :, row : row + rows]) for row in range(0, picture.shape[-2], rows)]
+    return torch.cat([part for part in parts if isinstance(part, torch.Tensor)], dim=-2)
+
+
+@torch.inference_mode()
 def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time the scores of one picture by tiles of several cores, and of the whole at once, in turn."""
+    """Time the scores of one picture by tiles of several cores, by rows, and of the whole at once, in turn."""
     segmenter = model(options.variant, options.backbone, options.precision)
-    network, side = segmenter.network, options.side
+    side = options.side
+    network = segmenter.engine.chosen(side, side)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=generator)
+    program = RowProgram(network)
+    weight = next(network.parameters())
 
     def tiled(core: int) -> None:
         rows, columns = plan(network, side, side, core)
@@ -100,20 +136,97 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
                 segmenter.engine.scores, lambda r, c: image[:, r.start : r.stop, c.start : c.stop], row, columns
             )
 
+    def streamed(rows: int) -> None:
+        stream = RowStream(program, side, side)
+        for row in range(0, side, rows):
+            stream.push(normalize(image[:, row : row + rows], segmenter.card).to(weight.dtype))
+
     runs = {str(core): (lambda core=core: tiled(core)) for core in options.cores if core < side}
+    for rows in (64, 256, 1024):
+        runs[f"rows {rows}"] = lambda rows=rows: streamed(rows)
     runs["whole"] = lambda: segmenter.engine.scores(image)
-    found = summarize(alternate(runs, options.rounds))
+    found = summarize(alternate(runs, options.rounds, clock=time.process_time))
     left, top, right, bottom = network.halo
     rows = []
-    for core in (int(name) for name in runs if name != "whole"):
-        spans = plan(network, side, side, core)
-        inside = [sum(span.stop - span.start for span in part) / side for part in spans]
-        ratio = found[str(core)]["median_s"] / found["whole"]["median_s"]
-        rows.append({
-            "core_px": core, **found[str(core)], "over_whole": ratio, "pixels_computed_over_whole": inside[0] * inside[1],
-            "predicted_inside": (core + left + right) * (core + top + bottom) / core**2,
-        })  # fmt: skip
-        print(f"core {core}: {ratio:.3f} x the whole's time, {inside[0] * inside[1]:.3f} x its pixels", flush=True)
+    for name in runs:
+        ratio = found[name]["median_s"] / found["whole"]["median_s"]
+        row = {"name": name, **found[name], "over_whole": ratio, "pixels_per_second": side**2 / found[name]["median_s"]}
+        if name.isdigit():
+            core = int(name)
+            inside = [sum(span.stop - span.start for span in part) / side for part in plan(network, side, side, core)]
+            row["pixels_computed_over_whole"] = inside[0] * inside[1]
+            row["predicted_inside"] = (core + left + right) * (core + top + bottom) / core**2
+        rows.append(row)
+        print(
+            f"{name}: {ratio:.3f} x the whole's time, {row.get('pixels_computed_over_whole', 1):.3f} x its pixels",
+            flush=True,
+        )
+    return rows
+
+
+def averaged(network: Any, x: torch.Tensor, side: int, overlap: float) -> torch.Tensor:
+    """Return logits averaged over overlapping tiles, all weighing the same."""
+    step = int(side * (1 - overlap))
+    starts = [[*range(0, max(n - side, 0), step), max(n - side, 0)] for n in x.shape[-2:]]
+    total, count = None, torch.zeros(x.shape[-2:])
+    for top in starts[0]:
+        for left in starts[1]:
+            logits = network(x[..., top : top + side, left : left + side])
+            if total is None:
+                total = torch.zeros(1, logits.shape[1], *x.shape[-2:])
+            total[..., top : top + side, left : left + side] += logits
+            count[top : top + side, left : left + side] += 1
+    return total / count
+
+
+@torch.inference_mode()
+def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]]:
+    """Compare ways to get the logits of a picture in single precision with those of the whole."""
+    from monai.inferers import sliding_window_inference
+
+    segmenter = model(options.variant, options.backbone, "fp32")
+    network, program = segmenter.network, RowProgram(segmenter.network)
+    waves = torch.outer(torch.sin(torch.arange(side) / 90), torch.cos(torch.arange(side) / 70))
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    x = (waves + noise / 2).contiguous(memory_format=torch.channels_last)
+    size, window = (side, side), options.window
+    image = x.permute(0, 2, 3, 1)
+
+    def tiles() -> torch.Tensor:
+        spans = plan(network, side, side, window)
+        return network.upsample(
+            stitched_scores(lambda part: network.scores(part.permute(0, 3, 1, 2)), image, *spans), size
+        )
+
+    def monai(mode: str, overlap: float) -> torch.Tensor:
+        return sliding_window_inference(x, (window, window), 1, network, overlap=overlap, mode=mode)
+
+    runs = {
+        "whole": lambda: network(x),
+        "ours, rows of 256": lambda: network.upsample(by_rows(program, x, 256), size),
+        f"ours, tiles of {window}": tiles,
+        "MONAI, Gaussian, 50 %": lambda: monai("gaussian", 0.5),
+        "MONAI, Gaussian, 25 %": lambda: monai("gaussian", 0.25),
+        "averaged tiles, 50 %": lambda: averaged(network, x, window, 0.5),
+    }
+    whole, rows = network(x), []
+    found = summarize(alternate(runs, options.rounds, warm_up=0, clock=time.process_time))
+    for name, run in runs.items():
+        hand_back()
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        logits = run()
+        row = {"name": name, "side_px": side, **found[name], "peak_bytes": resident("VmHWM") - before,
+               "over_whole": found[name]["median_s"] / found["whole"]["median_s"],
+               "largest_difference": float((logits - whole).abs().max() / whole.abs().max()),
+               "labels_that_differ": float((logits.argmax(1) != whole.argmax(1)).double().mean())}  # fmt: skip
+        rows.append(row)
+        print(
+            f"{side} px, {name}: {row['over_whole']:.2f} x the whole's time, {row['peak_bytes'] / 1e6:.0f} MB, logits off by"
+            f" {row['largest_difference']:.1e} of the largest, {row['labels_that_differ']:.3%} of the labels differ",
+            flush=True,
+        )
+        del logits
     return rows
 
 
@@ -123,12 +236,19 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--gigapixels", type=float, nargs="*", default=(0.02, 0.1))
-    parser.add_argument("--memory", type=int, default=500_000_000, help="bytes that a tile may take")
-    parser.add_argument("--cores", type=int, nargs="*", default=(256, 512, 1024))
-    parser.add_argument("--side", type=int, default=2048, help="of the picture on which cores are compared")
+    parser.add_argument("--memory", type=int, default=600_000_000, help="bytes that a job may take")
+    parser.add_argument("--tile", default="auto", help="of the rasters: auto (rows), or the side of tiles")
+    parser.add_argument("--cores", type=int, nargs="*", default=(512, 1024, 2048))
+    parser.add_argument("--side", type=int, default=4096, help="of the picture on which cores are compared")
+    parser.add_argument("--peers", type=int, nargs="*", default=(2048,), help="sides of pictures; needs MONAI")
+    parser.add_argument(
+        "--window", type=int, default=512, help="side of the peers' tiles, and of our cores beside them"
+    )
+    parser.add_argument("--name", default="tiling", help="of the file of results")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     if options.one:
         one(options)
         return
@@ -138,7 +258,9 @@ def main() -> None:
         found["memory"] = measure_memory(options)
     if options.cores:
         found["cores"] = measure_cores(options)
-    print(f"kept in {keep('tiling', found).name}")
+    if options.peers:
+        found["peers"] = [row for side in options.peers for row in measure_peers(options, side)]
+    print(f"kept in {keep(options.name, found).name}")
 
 
 if __name__ == "__main__":

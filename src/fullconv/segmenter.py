@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
@@ -16,15 +19,17 @@ from torch import Tensor, nn
 
 from fullconv import modelfile
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, single_channel_statistics
-from fullconv.engines import Engine, TorchEngine
+from fullconv.engines import Engine, choose_engine
+from fullconv.engines.exported import exported_engine, is_exported, read_exported
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.importing import published_model
-from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
+from fullconv.nn import VARIANTS, Network, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.recipe import parse_recipe
 from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core
+from fullconv.views import Seen, View, grow, parse_views
 
 NETWORK_SETTINGS = {"norm", "width", "head", "phase"}
 """Keywords of `build` that a card may hold beside those that have a place of their own."""
@@ -40,22 +45,32 @@ class Segmenter:
         card: Preprocessing, classes and origin.
         device: "auto", "cpu", "cuda" or "cuda:0".
         precision: "auto", "fp32" or "bf16".
-        engine: "auto" or "torch".
+        engine: "auto", "torch", "openvino" or "onnxruntime", or one that is made already. It takes the weights as they
+            are when it is made.
     """
 
     def __init__(
-        self, network: Network, card: Card, device: str = "auto", precision: str = "auto", engine: str = "auto"
+        self,
+        network: Network,
+        card: Card,
+        device: str = "auto",
+        precision: str = "auto",
+        engine: str | Engine = "auto",
     ) -> None:
         self.network = network.eval()
         self.card = card
         self.device = choose_device(device)
-        if engine not in ("auto", "torch"):
-            raise RecipeError(f"there is no engine '{engine}' here: use torch.")
-        self.engine: Engine = TorchEngine(self.network, card, self.device, choose_precision(precision))
+        if device == "auto" and engine in ("openvino", "onnxruntime"):
+            self.device = torch.device("cpu")
+        self.engine: Engine = (
+            choose_engine(self.network, card, self.device, engine, precision) if isinstance(engine, str) else engine
+        )
         self.memory: int | None = None
         """Bytes that a prediction may take; None allows a quarter of what is free."""
         self.blend = False
         """Whether tiles that cannot be exact are averaged instead of refused."""
+        self.tta = ""
+        """Test-time augmentation: "flip", factors of size, or both ("flip,0.75,1.25"); probabilities are averaged."""
 
     @classmethod
     def from_network(
@@ -142,47 +157,47 @@ class Segmenter:
             alike = list(group)
             height, width = alike[0].shape[:2]
             working = working_size(height, width, self.card.scale)
-            if len(alike) == 1 or self._core(tile, *working) is not None:
+            if len(alike) == 1 or self.tta or self._core(tile, *working) is not None:
                 done += [self._prediction(one, self._scores(one, tile), probabilities, head) for one in alike]
                 continue
-            size, working, scores = self._scores(np.stack(alike), "none")
+            (seen,) = self._scores(np.stack(alike), "none")
             for index, one in enumerate(alike):
-                part = map_scores(scores, itemgetter(slice(index, index + 1)))
-                done.append(self._prediction(one, (size, working, part), probabilities, head))
+                part = map_scores(seen.scores, itemgetter(slice(index, index + 1)))
+                done.append(self._prediction(one, [replace(seen, scores=part)], probabilities, head))
         return done
 
     def _prediction(
-        self,
-        pixels: NDArray[Any],
-        scored: tuple[tuple[int, int], tuple[int, int], Scores],
-        probabilities: bool,
-        head: str | None,
+        self, pixels: NDArray[Any], seen: Sequence[Seen], probabilities: bool, head: str | None
     ) -> Prediction:
         """Grow the scores of one picture into labels."""
-        size, working, scores = scored
-        heads = scores if isinstance(scores, dict) else {"": scores}
+        size = pixels.shape[0], pixels.shape[1]
+        heads = list(seen[0].scores) if isinstance(seen[0].scores, dict) else [""]
         if head is not None:
             self.card.labels(head)
-            heads = {head: heads[head]}
+            heads = [head]
+
+        def grown(name: str, rows: tuple[int, int]) -> Tensor:
+            return grow(self.network, seen, size, rows, name)
+
         maps, kept = {}, None
-        for index, (name, part) in enumerate(heads.items()):
-            maps[name], chances = self._labels(part, size, working, probabilities and index == 0)
+        for index, name in enumerate(heads):
+            maps[name], chances = self._labels(partial(grown, name), size, name, probabilities and index == 0)
             kept = chances if index == 0 else kept
-        first = next(iter(heads))
         return Prediction(
-            label_maps=maps, labels=self.card.labels(first or None), probabilities=kept, image=pixels,
-            logits=lambda rows: cast(Tensor, self.network.upsample(heads[first], size, rows, working))[0],
+            label_maps=maps, labels=self.card.labels(heads[0] or None), probabilities=kept, image=pixels,
+            logits=partial(grown, heads[0]),
         )  # fmt: skip
 
     @torch.inference_mode()
     def logits(self, image: Any, tile: Tile = "none", head: str | None = None) -> NDArray[np.float32]:
         """Return the logits of a picture at its own size, (K, H, W) float32; for checks and small pictures."""
-        size, working, scores = self._scores(self.read(image), tile)
-        if isinstance(scores, dict):
+        pixels = self.read(image)
+        seen = self._scores(pixels, tile)
+        if isinstance(seen[0].scores, dict):
             self.card.labels(head)
-            scores = scores[head or next(iter(scores))]
-        grown = cast(Tensor, self.network.upsample(scores, size, None, working))
-        return cast("NDArray[np.float32]", grown[0].float().cpu().numpy())
+            head = head or next(iter(seen[0].scores))
+        grown = grow(self.network, seen, (pixels.shape[0], pixels.shape[1]), None, head or "")
+        return cast("NDArray[np.float32]", grown.float().cpu().numpy())
 
     def predict_raster(self, source: str | Path, out: str | Path, **options: Any) -> Any:
         """Label a raster of any size in constant memory: `fullconv.rasters.predict_raster` with this segmenter.
@@ -212,6 +227,8 @@ class Segmenter:
             raise ModelFileError(
                 "a network from outside has no row in the variants' table, so no model file can hold it."
             )
+        if any(parameter.is_meta for parameter in self.network.parameters()):
+            raise ModelFileError("an exported file keeps its weights to itself: copy the model that it was made of.")
         import fullconv
 
         card = self.card.model_copy(update={"fullconv": fullconv.__version__})
@@ -230,22 +247,26 @@ class Segmenter:
         name = str(image) if isinstance(image, (str, Path)) else "picture"
         return select_bands(read_image(image), self.card, name, stored=not isinstance(image, np.ndarray))
 
-    def _scores(self, pixels: NDArray[Any], tile: Tile) -> tuple[tuple[int, int], tuple[int, int], Scores]:
-        """Return the size, the working size and the stitched scores of a picture, or of several as (N, H, W, C)."""
-        images = rescale(as_tensor(pixels), self.card.scale)
-        height, width = pixels.shape[-3:-1]
-        working = working_size(height, width, self.card.scale)
+    def _scores(self, pixels: NDArray[Any], tile: Tile) -> list[Seen]:
+        """Return the stitched scores of a picture in all views, or of several pictures as (N, H, W, C)."""
+        views = parse_views(self.tta)
+        return [self._seen(pixels[..., ::-1, :] if view.mirrored else pixels, view, tile) for view in views]
+
+    def _seen(self, pixels: NDArray[Any], view: View, tile: Tile) -> Seen:
+        images = rescale(as_tensor(pixels), self.card.scale * view.scale)
+        working = working_size(pixels.shape[-3], pixels.shape[-2], self.card.scale * view.scale)
+        engine = self.engine.at(*working)
         core = self._core(tile, *working)
         if core is None:
-            return (height, width), working, self.engine.scores(images)
+            return Seen(view, working, engine.scores(images))
         if self.blend:
             if self.network.halo is not None:
                 raise InputError(
                     "tiles of this network are exact, and averaging them would only blur: leave --blend away."
                 )
-            return (height, width), working, blended_scores(self.engine.scores, images, self.network, core)
+            return Seen(view, working, blended_scores(engine.scores, images, self.network, core))
         rows, columns = plan(self.network, *working, core)
-        return (height, width), working, stitched_scores(self.engine.scores, images, rows, columns)
+        return Seen(view, working, stitched_scores(engine.scores, images, rows, columns))
 
     def _core(self, tile: Tile, height: int, width: int) -> int | None:
         """Return the side of a tile's core, or None for the whole picture."""
@@ -253,20 +274,21 @@ class Segmenter:
             return None
         if tile == "auto":
             allowed = memory_allowed() if self.memory is None else self.memory
-            return tile_core(self.network, height, width, allowed, 2 if self.engine.precision == "bf16" else 4)
+            item_bytes = 2 if self.engine.at(height, width).precision == "bf16" else 4
+            return tile_core(self.network, height, width, allowed, item_bytes)
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
             raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
         return tile
 
     def _labels(
-        self, scores: Tensor, size: tuple[int, int], working: tuple[int, int], probabilities: bool
+        self, grown: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], head: str, probabilities: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """Grow scores strip by strip into labels, so that (K, H, W) is held only where it is asked for."""
-        classes = scores.shape[1]
+        """Turn logits strip by strip into labels, so that (K, H, W) is held only where it is asked for."""
+        classes = len(self.card.labels(head or None).classes)
         label_map = np.empty(size, np.uint8)
         kept = np.empty((classes, *size), np.float32) if probabilities else None
         for a, b in strips(*size, classes):
-            logits = cast(Tensor, self.network.upsample(scores, size, (a, b), working))[0]
+            logits = grown((a, b))
             label_map[a:b] = best_class(logits)
             if kept is not None:
                 kept[:, a:b] = logits.softmax(0).cpu().numpy()
@@ -312,26 +334,14 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_precision(precision: str) -> str:
-    """Turn "auto" into "fp32": the answer that every other precision is measured against.
-
-    Raises:
-        RecipeError: There is no such precision here.
-    """
-    if precision == "auto":
-        return "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise RecipeError(f"there is no precision '{precision}' here: use auto, fp32 or bf16.")
-    return precision
-
-
 def load(path: str | Path, precision: str = "auto", engine: str = "auto", device: str = "auto") -> Segmenter:
     """Load a model file, or the model of a run folder.
 
     Args:
-        path: A `.safetensors` that this program wrote, a run folder, or a published name ("torchvision:fcn_resnet50").
-        precision: "auto", "fp32" or "bf16".
-        engine: "auto" or "torch".
+        path: A `.safetensors` that this program wrote, a run folder, an exported file (`.onnx`, `.xml`, `.pt2`), or a
+            published name ("torchvision:fcn_resnet50").
+        precision: "auto", "fp32" or "bf16". "auto" takes a lower one where it is faster and the card allows it.
+        engine: "auto", "torch", "openvino" or "onnxruntime". "auto" tries what is installed, once for a class of sizes.
         device: "auto", "cpu", "cuda" or "cuda:i".
 
     Raises:
@@ -341,13 +351,17 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
         network, card = published_model(str(path))
         return Segmenter(network, card, device=device, precision=precision, engine=engine)
     path = Path(path)
+    if is_exported(path):
+        return _load_exported(path, precision, engine, device)
     file = path / "model.safetensors" if path.is_dir() else path
     card, tensors = modelfile.read_model(file)
     return Segmenter(network_of(card, tensors, file), card, device=device, precision=precision, engine=engine)
 
 
-def network_of(card: Card, tensors: dict[str, Tensor], file: Path) -> Network:
+def network_of(card: Card, tensors: dict[str, Tensor] | None, file: Path) -> Network:
     """Build the network of a card and give it its weights; `file` names where they are from.
+
+    Without weights, its parameters have shapes only: it still knows how tiles and scores are put together.
 
     Raises:
         ModelFileError: The network is not known here, or the weights do not fit it.
@@ -359,14 +373,26 @@ def network_of(card: Card, tensors: dict[str, Tensor], file: Path) -> Network:
         raise ModelFileError(f"{file}: its card has network settings that are unknown: {settings - NETWORK_SETTINGS}.")
     try:
         parse_recipe({key: card.network[key] for key in ("norm", "width", "head") if key in settings}, "its card")
-        network = build(
-            card.variant, backbone=card.backbone, num_classes=card.num_classes, in_channels=card.in_channels,
-            **card.network,
-        )  # fmt: skip
-        network.load_state_dict(tensors)
+        with torch.device("meta") if tensors is None else nullcontext():
+            network = build(
+                card.variant, backbone=card.backbone, num_classes=card.num_classes, in_channels=card.in_channels,
+                **card.network,
+            )  # fmt: skip
+        if tensors is not None:
+            network.load_state_dict(tensors)
     except FullconvError as error:
         raise ModelFileError(f"{file}: its network cannot be built: {error}") from error
     except (RuntimeError, TypeError, ValueError, MemoryError) as error:
         first = (str(error).splitlines() or ["too large"])[-1].strip()[:200]
         raise ModelFileError(f"{file}: damaged: its weights do not fit its network ({first}).") from error
     return network
+
+
+def _load_exported(path: Path, precision: str, engine: str, device: str) -> Segmenter:
+    """Load an exported file: it computes the scores, the network without weights tells how they are put together."""
+    card, about = read_exported(path)
+    if choose_device(device).type != "cpu" and device != "auto":
+        raise RecipeError(f"{path}: an exported file computes on the CPU here: use --device cpu.")
+    network = network_of(card, None, path)
+    made = exported_engine(path, card, about, engine, precision, network.minimum_size)
+    return Segmenter(network, card, device="cpu", engine=made)

@@ -67,7 +67,8 @@ def scored(data: str) -> dict[str, Any]:
         network = make_network(recipe, dataset, 3, torch.device("cpu"), Silence())
         card = make_card(recipe, network, dataset, dataset.statistics("train"), "")
         segmenter = Segmenter(network, card, "cpu", "fp32")
-        report = evaluate_together(processes, segmenter, dataset, "all", dataset.samples("all"), on_error="record")
+        members = dataset.samples("all")
+        (report,) = evaluate_together(processes, segmenter, dataset, "all", members, on_error="record").values()
     per_image = {stem: [part.tolist() for part in counts] for stem, counts in report.per_image.items()}
     return {**report.to_dict(), "seconds": 0, "per_image": per_image}
 

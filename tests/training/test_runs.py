@@ -148,7 +148,7 @@ def test_a_run_killed_in_its_end_makes_no_step_more(shapes, tmp_path, finished):
 
 
 def test_a_run_stopped_early_and_killed_in_its_end_makes_no_step_more(shapes, tmp_path):
-    settings = {**SMALL, "epochs": 9, "early_stop": 1, "lr": 1e-12, "ema": 0.0}
+    settings = {**SMALL, "epochs": 9, "early_stop": 1, "lr": 1e-8, "ema": 0.0}
     train(shapes, tmp_path / "run", **settings)
     before = identity(tmp_path / "run")
     assert state(tmp_path / "run")["step"] < 450

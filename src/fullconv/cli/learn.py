@@ -39,7 +39,11 @@ def train(
         Text, typer.Option(metavar="street|aerial|microscopy|none", help="How pictures are varied.  [default: street]")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings from a file, as RUN/recipe.toml.")
+        Text,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help="Settings of a published recipe, such as voc-fcn8s-staged (`fullconv models` lists them), or of a file.",
+        ),
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; can be repeated.")

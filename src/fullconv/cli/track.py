@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Json
-from fullconv.cli.words import choose, complain, print_json, print_rich, say
+from fullconv.cli.options import Device, Engine, Json, ModelArgument, Precision
+from fullconv.cli.words import Progress, choose, complain, print_json, print_rich, results_only, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,3 +85,55 @@ def _table(found: list[Run]) -> Table:
 
 def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def rank(
+    model: ModelArgument,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Unlabelled pictures: a folder or pattern.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE.csv", help="Where the order goes.  [default: stdout]")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="So many are chosen to be unlike each other too.")] = 100,
+    labelled: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Data set that has labels already: what it shows is not new.")
+    ] = None,
+    json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    engine: Engine = "auto",
+) -> None:
+    """Order unlabelled pictures by what their labels would teach.
+
+    First come pictures of which the model is unsure, and which are unlike those before them.
+    """
+    from fullconv.data import open_dataset
+    from fullconv.errors import InputError
+    from fullconv.files.inputs import expand, why_empty
+    from fullconv.ranking import look, look_at_labelled, rank, to_csv, to_dict
+    from fullconv.segmenter import load
+    from fullconv.storage import write_text
+
+    failed: list[dict[str, str]] = []
+
+    def note(path: str, reason: str) -> None:
+        complain(reason)
+        failed.append({"input": path, "reason": reason})
+
+    paths = [path for path, _ in expand(folder, Path(".none"))]
+    if not paths:
+        raise InputError(why_empty(folder))
+    with results_only(), Progress("pictures") as progress:
+        segmenter = load(model, precision=precision, engine=engine, device=device)
+        known = look_at_labelled(segmenter, open_dataset(labelled)) if labelled else []
+        glances = look(segmenter, paths, note, progress)
+    if not glances:
+        raise typer.Exit(2)
+    order = rank(glances, top, known)
+    if out is not None:
+        write_text(out, to_csv(order))
+        say(f"{out}: {len(order)} pictures, the ones to label first on top.")
+    if json:
+        print_json({"order": to_dict(order), "failed": failed})
+    elif out is None:
+        print(to_csv(order), end="")
+    raise typer.Exit(3 if failed else 0)

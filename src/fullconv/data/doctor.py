@@ -11,7 +11,7 @@ import numpy as np
 
 from fullconv.data.dataset import Dataset, open_dataset
 from fullconv.data.findings import Findings, shown
-from fullconv.data.problems import BadDataError, Problem, errors, problem
+from fullconv.data.problems import BadDataError, Problem, errors, of_head, problem
 from fullconv.data.samples import Sample
 from fullconv.data.scan import MaskFacts, PictureFacts
 from fullconv.data.statistics import all_grey, class_counts, common_kind
@@ -47,21 +47,24 @@ def summary(
     progress: Progress | None = None,
     format: str | None = None,  # noqa: A002  # the name of the option
 ) -> dict[str, Any]:
-    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems; arguments as of `inspect`."""
+    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems; arguments as of `inspect`.
+
+    Classes are those of the first head; a data set of several has all of them in `heads`, by name.
+    """
     dataset, problems = _examine(data, progress, format)
     classes: list[dict[str, Any]] = []
     splits: dict[str, int] = {}
+    heads: dict[str, Any] = {}
     if dataset is not None:
         splits = {split: len(members) for split, members in dataset.splits.items()}
-        pixels, pictures = _frequencies(dataset)
-        classes = [
-            {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(pictures[i])}
-            for i, name in enumerate(dataset.classes)
-        ]
+        classes = _classes_of(dataset, dataset.heads[0])
+        if len(dataset.heads) > 1:
+            heads = {"heads": {head: _classes_of(dataset, head) for head in dataset.heads}}
     return {
         "ok": not errors(problems),
         "format": None if dataset is None else dataset.format,
         "classes": classes,
+        **heads,
         "splits": splits,
         "problems": [found.to_dict() for found in problems],
     }
@@ -100,26 +103,35 @@ def _examine(
             return None, _sorted(error.problems)
         except FullconvError as error:
             return None, [_unusable(str(data), str(error))]
-    findings = Findings(dataset.root)
-    problems = [*dataset.problems, *_empty_splits(dataset)]
+    found: list[Problem] = []
+    for head in dataset.heads:
+        found += _examine_head(dataset, head, progress if head == dataset.heads[0] else None)
+    return dataset, _sorted(found)
+
+
+def _examine_head(dataset: Dataset, head: str, progress: Progress | None) -> list[Problem]:
+    """Look at all masks of a head, with the pictures; what is wrong with pictures is told with the first head."""
+    findings, of_masks = Findings(dataset.root), Findings(dataset.root)
     kinds: dict[tuple[int, str], list[Sample]] = {}
-    tally = Tally(dataset)
+    tally = Tally(dataset, head)
     total = sum(len(members) for members in dataset.splits.values())
     done = 0
     for split, members in dataset.splits.items():
-        pictures = dataset.scanner.pictures(sample.image for sample in members)
-        masks = dataset.scanner.masks(sample.masks[""] for sample in members)
-        for sample, picture, mask in zip(members, pictures, masks, strict=True):
+        masks = dataset.scanner.masks(sample.masks[head] for sample in members)
+        for sample, picture, mask in zip(members, dataset.picture_facts(members), masks, strict=True):
             _look_at_picture(dataset, sample, picture, findings)
             if not picture.error:
                 kinds.setdefault((picture.channels, picture.dtype), []).append(sample)
-            _look_at_mask(dataset, sample, picture, mask, findings)
+            _look_at_mask(dataset, head, sample, picture, mask, of_masks)
             tally.add(split, sample, picture, mask)
             done += 1
             if progress is not None:
                 progress(done, total)
-    problems += findings.problems() + _different_kinds(dataset, kinds) + tally.problems()
-    return dataset, _sorted(_without_repetition(problems))
+    problems = [of_head(found, head) for found in [*of_masks.problems(), *tally.of_masks()]]
+    if head == dataset.heads[0]:
+        general = [*findings.problems(), *_different_kinds(dataset, kinds), *tally.of_pictures()]
+        problems = [*dataset.problems, *_empty_splits(dataset), *general, *problems]
+    return _without_repetition(problems)
 
 
 def _unusable(name: str, words: str) -> Problem:
@@ -162,7 +174,11 @@ def _empty_splits(dataset: Dataset) -> list[Problem]:
 
 def _look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, findings: Findings) -> None:
     if facts.error:
-        findings.unreadable(facts.code, sample, sample.image, facts.error)
+        if facts.code == "band-size" and sample.more is not None:
+            findings.add("band-size", sample, sample.more, f"the first {facts.error}")
+        else:
+            path = next((path for path in sample.pictures if facts.error.startswith(str(path))), sample.image)
+            findings.unreadable(facts.code, sample, path, facts.error)
         return
     if facts.strange:
         findings.add("not-finite", sample, sample.image, f"{facts.strange} numbers of the first are NaN or infinite")
@@ -172,9 +188,9 @@ def _look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, find
 
 
 def _look_at_mask(
-    dataset: Dataset, sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings
+    dataset: Dataset, head: str, sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings
 ) -> None:
-    path = sample.masks[""].path
+    path = sample.masks[head].path
     if facts.error:
         findings.unreadable(facts.code, sample, path, facts.error)
         return
@@ -184,7 +200,7 @@ def _look_at_mask(
         findings.add("mask-size", sample, path, said)
     if facts.format in ("JPEG", "MPO"):
         findings.add("jpeg-mask", sample, path, "JPEG changes numbers near every edge")
-    coding = dataset.codings[""]
+    coding = dataset.codings[head]
     if facts.in_color and not coding.colors and not all_grey(facts):
         return  # told once for all, with the colours
     classes, _, unknown = class_counts(facts, coding)
@@ -227,14 +243,24 @@ def _different_kinds(dataset: Dataset, kinds: dict[tuple[int, str], list[Sample]
     return found
 
 
-def _frequencies(dataset: Dataset) -> tuple[Any, Any]:
+def _classes_of(dataset: Dataset, head: str) -> list[dict[str, Any]]:
+    """Return index, name, pixels and pictures of a head's classes."""
+    pixels, pictures = _frequencies(dataset, head)
+    names = dataset.labels[head].classes
+    return [
+        {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(pictures[i])}
+        for i, name in enumerate(names)
+    ]
+
+
+def _frequencies(dataset: Dataset, head: str) -> tuple[Any, Any]:
     """Return (K,) pixels and pictures by class over all splits."""
-    pixels = np.zeros(len(dataset.classes), np.int64)
-    pictures = np.zeros(len(dataset.classes), np.int64)
+    classes = len(dataset.labels[head].classes)
+    pixels, pictures = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for members in dataset.splits.values():
-        for facts in dataset.scanner.masks(sample.masks[""] for sample in members):
+        for facts in dataset.scanner.masks(sample.masks[head] for sample in members):
             if not facts.error:
-                counts = class_counts(facts, dataset.codings[""])[0]
+                counts = class_counts(facts, dataset.codings[head])[0]
                 pixels += counts
                 pictures += counts > 0
     return pixels, pictures

@@ -27,6 +27,11 @@ WORDS: dict[str, tuple[Severity, str, str]] = {
     "bad-mask": ("error", "masks hold no whole numbers or are transparent", "Save them as indexed or grey PNG."),
     "not-finite": ("error", "pictures hold NaN or infinite numbers", "Replace these numbers, for example by 0."),
     "missing-band": ("error", "pictures have fewer bands than data.toml asks for", "Correct bands, or leave them out."),
+    "band-size": (
+        "error",
+        "pictures with further bands have another size than their pictures",
+        "Export both at one size, or leave the pairs out.",
+    ),
     "mask-size": (
         "error",
         "masks have another size than their pictures",

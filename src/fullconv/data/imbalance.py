@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.statistics import Statistics
 from fullconv.errors import RecipeError
+
+Crop = tuple[int, int] | Literal["whole"]
+"""Height and width of what a step sees of a picture."""
 
 MOST_CROPS = 8
 """Crops that are taken from one decoded picture, however large."""
@@ -85,15 +89,17 @@ def _sentence(name: str, weights: NDArray[np.float64], there: NDArray[np.bool_])
     return f"Classes are weighted by {name}, from {weights[there].min():.2g} to {weights[there].max():.2g}."
 
 
-def choose_sampling(statistics: Statistics, sampling: str, crop: tuple[int, int], scale: float) -> tuple[str, str]:
+def choose_sampling(statistics: Statistics, sampling: str, crop: Crop, scale: float) -> tuple[str, str]:
     """Decide whether every second crop is centred on a class, the rare ones more often.
 
     Returns:
         "uniform" or "rare", and what was decided, one sentence.
     """
+    if crop == "whole" and sampling in ("uniform", "auto"):
+        return "uniform", "Every picture is seen whole."
     if sampling == "uniform":
         return "uniform", "Crops lie anywhere in the picture."
-    if sampling == "rare":
+    if sampling == "rare" or crop == "whole":
         return "rare", "Every second crop is centred on a class of the picture, rare ones more often."
     if sampling != "auto":
         raise RecipeError(f"sampling = '{sampling}' is none of auto, uniform, rare.")
@@ -135,6 +141,8 @@ def choose_focus(
     return place // mask.shape[1], place % mask.shape[1]
 
 
-def crops_a_picture(statistics: Statistics, crop: tuple[int, int], scale: float) -> int:
+def crops_a_picture(statistics: Statistics, crop: Crop, scale: float) -> int:
     """Return how many crops are taken from one decoded picture: as many as fit into the median one, at most 8."""
+    if crop == "whole":
+        return 1
     return int(min(max(area(statistics) * scale**2 / (crop[0] * crop[1]), 1), MOST_CROPS))

@@ -10,7 +10,7 @@ from fullconv.data.findings import Findings
 from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.scan import MaskFacts
-from fullconv.data.settings import DataSettings
+from fullconv.data.settings import LabelSettings
 from fullconv.data.statistics import all_grey
 from fullconv.labels import MAX_CLASSES, VOID
 
@@ -18,9 +18,14 @@ _COLORS_SHOWN = 40
 
 
 def infer_classes(
-    root: Path, settings: DataSettings, samples: Sequence[Sample], facts: Iterable[MaskFacts], skip_bad: bool
+    root: Path,
+    settings: LabelSettings,
+    samples: Sequence[Sample],
+    facts: Iterable[MaskFacts],
+    skip_bad: bool,
+    head: str = "",
 ) -> tuple[str, ...]:
-    """Name the classes class0, class1, ... that the masks hold.
+    """Name the classes class0, class1, ... that the masks of a head hold.
 
     Raises:
         BadDataError: There are fewer than two, they have gaps, or are 0 and 255 or colours; has the lines to add.
@@ -29,10 +34,10 @@ def infer_classes(
     colors: Counter[int] = Counter()
     colored: list[str] = []
     broken = Findings(root)
-    names = [sample.mask.relative_to(root).as_posix() for sample in samples]
+    names = [sample.masks[head].path.relative_to(root).as_posix() for sample in samples]
     for sample, name, found in zip(samples, names, facts, strict=True):
         if found.error:
-            broken.unreadable(found.code, sample, sample.mask, found.error)
+            broken.unreadable(found.code, sample, sample.masks[head].path, found.error)
         elif found.in_color and not all_grey(found):
             colors.update(found.counts)
             colored.append(name)
@@ -42,7 +47,7 @@ def infer_classes(
         raise BadDataError(str(root), problems)
     if colored:
         raise BadDataError(str(root), [color_problem(colored, colors)])
-    void = {settings.ignore_index} if isinstance(settings.ignore_index, int) else set(settings.ignore_index or ())
+    void = set(settings.void_values())
     values = sorted(set(numbers) - void - {VOID})
     if (VOID in numbers and values in ([], [0])) and VOID not in void:
         raise BadDataError(str(root), [binary_problem(names, None)])

@@ -19,9 +19,12 @@ from fullconv.labels import VOID
 class Tally:
     """What shows only over the whole data set."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.pixels = {split: np.zeros(len(dataset.classes), np.int64) for split in dataset.splits}
+    def __init__(self, dataset: Dataset, head: str = "") -> None:
+        self.dataset, self.head = dataset, head
+        self.coding = dataset.codings[head]
+        self.names = self.coding.labels.classes
+        self.own = dataset.settings.of_head(head)
+        self.pixels = {split: np.zeros(len(self.names), np.int64) for split in dataset.splits}
         self.numbers: Counter[int] = Counter()
         self.colors: Counter[int] = Counter()
         self.colored: list[Sample] = []
@@ -43,7 +46,7 @@ class Tally:
             self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
         if mask.error:
             return
-        coding = self.dataset.codings[""]
+        coding = self.coding
         if mask.in_color and not all_grey(mask):
             if not coding.colors:
                 self.colors.update(mask.counts)
@@ -55,17 +58,13 @@ class Tally:
         if split == "train" and not unknown and not counts.any():
             self.void.append(sample)
 
-    def problems(self) -> list[Problem]:
-        """Return what the counts say."""
-        return [
-            *self._binary(),
-            *self._shifted(),
-            *self._colored(),
-            *self._constant(),
-            *self._void(),
-            *self._repeated(),
-            *self._classes(),
-        ]
+    def of_masks(self) -> list[Problem]:
+        """Return what the counts say of masks."""
+        return [*self._binary(), *self._shifted(), *self._colored(), *self._void(), *self._classes()]
+
+    def of_pictures(self) -> list[Problem]:
+        """Return what the counts say of pictures."""
+        return [*self._constant(), *self._repeated()]
 
     def _constant(self) -> list[Problem]:
         if self.low != self.high or "uint8" in self.types:
@@ -82,19 +81,19 @@ class Tally:
         return [problem("nothing-to-learn", "error", [self._name(s) for s in self.void], words, remedy)]
 
     def _binary(self) -> list[Problem]:
-        coding = self.dataset.codings[""]
-        named = coding.labels.values is not None or self.dataset.settings.ignore_index is not None
-        if named or len(self.dataset.classes) != 2 or set(self.numbers) not in ({0, VOID}, {VOID}) or self.colored:
+        coding = self.coding
+        named = coding.labels.values is not None or self.own.ignore_index is not None
+        if named or len(self.names) != 2 or set(self.numbers) not in ({0, VOID}, {VOID}) or self.colored:
             return []
         files = [self._name(s) for members in self.dataset.splits.values() for s in members]
-        return [binary_problem(files, self.dataset.classes)]
+        return [binary_problem(files, self.names)]
 
     def _shifted(self) -> list[Problem]:
         """Find masks that count from 1 where classes count from 0."""
-        coding = self.dataset.codings[""]
-        names = self.dataset.classes
+        coding = self.coding
+        names = self.names
         values = set(self.numbers) - {VOID}
-        named = coding.labels.values is not None or self.dataset.settings.ignore_index is not None
+        named = coding.labels.values is not None or self.own.ignore_index is not None
         if named or self.colored or not values or min(values) != 1 or max(values) != len(names):
             return []
         table = ", ".join(f'{i} = "{name}"' for i, name in enumerate(names, 1))
@@ -123,7 +122,7 @@ class Tally:
 
     def _classes(self) -> list[Problem]:
         found = []
-        names = self.dataset.classes
+        names = self.names
         train = self.pixels.get("train")
         everywhere = sum(self.pixels.values(), np.zeros(len(names), np.int64))
         if train is not None and train.any():
@@ -138,4 +137,4 @@ class Tally:
         return found
 
     def _name(self, sample: Sample) -> str:
-        return shown(sample.masks[""].path, self.dataset.root)
+        return shown(sample.masks[self.head].path, self.dataset.root)

@@ -15,6 +15,9 @@ from fullconv.geometry.layout import OTHER, Value, X, Y, rebuild
 from fullconv.geometry.modules import layer
 from fullconv.geometry.tracer import NodeGeometry, Tracer, first_line
 
+EXAMPLE = (64, 96)
+"""Rows and columns of the example on which our networks are traced."""
+
 
 def chain(layers: Iterable[nn.Module], start: Geometry = IDENTITY) -> Geometry:
     """Return the geometry behind layers that follow one another; nothing is run.
@@ -82,6 +85,35 @@ def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph
         if node.op != "output":
             tracer.result(node)
     return tracer.root, graph
+
+
+def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
+    """Return the most memory that maps take at once while a graph of ``trace_graph`` runs on its example.
+
+    A map lives from the operation that makes it to the last that reads it, or reads what shares its memory. A max pool
+    also notes where each maximum lies, as int64.
+
+    Args:
+        graph: The graph.
+        item_bytes: Of one value.
+    """
+    order = [node for node in graph.nodes if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"]
+    last: dict[int, int] = {}
+    for turn, node in enumerate(order):
+        for value in (node, *node.all_input_nodes):
+            if isinstance(tensor := value.meta.get("value"), Tensor):
+                last[tensor.untyped_storage().data_ptr()] = turn
+    held: dict[int, int] = {}
+    peak = 0
+    for turn, node in enumerate(order):
+        value = node.meta["value"]
+        storage = value.untyped_storage()
+        if value.ndim == 4:
+            held[storage.data_ptr()] = storage.nbytes() // value.element_size() * item_bytes
+        pools = "max_pool2d" in str(node.target) or getattr(node.meta.get("layer"), "op", "") == "MaxPool2d"
+        peak = max(peak, sum(held.values()) + (8 * value.numel() if pools else 0))
+        held = {key: size for key, size in held.items() if last[key] > turn}
+    return peak
 
 
 class _Root(nn.Module):

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from fullconv.errors import WeightsError
-from fullconv.nn.caffe import read_caffemodel
 from fullconv.nn.networks import Network, build
+from fullconv.nn.published import read_blobs
 from fullconv.nn.upsampling import bilinear_kernel
 from fullconv.nn.variants import VARIANTS
 from fullconv.nn.weights import read_weights
 
 SHORT = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvision-fcn_resnet101"}
 """Short names of `fullconv import --as`."""
+
+
+_SUFFIXES = {"semantic": "sem", "geometric": "geo"}
+"""What the release's layers of a head end in."""
 
 
 def importable() -> list[str]:
@@ -41,12 +45,7 @@ def read_foreign(path: Path, variant: str) -> Network:
         WeightsError: Tensors are missing, unknown, or of another size; they are named.
     """
     if VARIANTS[variant].release is not None:
-        if path.suffix == ".caffemodel":
-            blobs = read_caffemodel(path)
-            tensors = {f"{name}.{part}": blob for name, found in blobs.items()
-                       for part, blob in zip(("weight", "bias"), found, strict=False)}  # fmt: skip
-        else:
-            tensors = read_weights(path)
+        tensors = read_blobs(path) if path.suffix == ".caffemodel" else read_weights(path)
         return _load_release(tensors, variant, path)
     return _load_torchvision(read_weights(path), variant, path)
 
@@ -80,8 +79,8 @@ def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Ne
         raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'.")
     classes: int | dict[str, int]
     if isinstance(row.num_classes, Mapping):
-        classes = {head: int(tensors[f"score_fr_{head}.weight"].shape[0]) for head in row.num_classes
-                   if f"score_fr_{head}.weight" in tensors}  # fmt: skip
+        classes = {head: int(tensors[f"score_fr_{_SUFFIXES[head]}.weight"].shape[0]) for head in row.num_classes
+                   if f"score_fr_{_SUFFIXES[head]}.weight" in tensors}  # fmt: skip
     else:
         classes = int(next(iter(scores.values())).shape[0])
     stem = next((value for key, value in tensors.items() if re.match(r"conv1(_1)?\w*(\.0)?\.weight$", key)), None)
@@ -119,7 +118,7 @@ def release_tensors(network: Network) -> dict[str, Tensor]:
         for layer, size in growing.items():
             weight = torch.zeros(count, count, size, size)
             weight[range(count), range(count)] = _plane(size)
-            tensors[f"{layer}_{head}.weight" if head else f"{layer}.weight"] = weight
+            tensors[f"{layer}_{_SUFFIXES.get(head, head)}.weight" if head else f"{layer}.weight"] = weight
     return tensors
 
 
@@ -132,7 +131,8 @@ def _theirs(key: str) -> str:
     match = re.fullmatch(r"head\.(?:(\w+)\.)?score\.(\d+)\.(\w+)", key)
     assert match is not None, key
     layer = {"32": "score_fr", "16": "score_pool4", "8": "score_pool3"}[match[2]]
-    return f"{layer}_{match[1]}.{match[3]}" if match[1] else f"{layer}.{match[3]}"
+    head = _SUFFIXES.get(match[1], match[1])
+    return f"{layer}_{head}.{match[3]}" if head else f"{layer}.{match[3]}"
 
 
 def _plane(size: int) -> Tensor:
@@ -164,8 +164,8 @@ def _ours(key: str, variant: str) -> str:
     head = ""
     if isinstance(row.num_classes, Mapping):
         for name in row.num_classes:
-            if layer.endswith(f"_{name}"):
-                layer, head = layer.removesuffix(f"_{name}"), f"{name}."
+            if layer.endswith(f"_{_SUFFIXES[name]}"):
+                layer, head = layer.removesuffix(f"_{_SUFFIXES[name]}"), f"{name}."
     strides = {"score_fr": 32, "score_pool4": 16, "score_pool3": 8}
     if layer in strides:
         return f"head.{head}score.{strides[layer]}.{part}"

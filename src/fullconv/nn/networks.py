@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.errors import NetworkError, RecipeError, WeightsError, nearest
-from fullconv.geometry import Axis, Geometry, halo, trace, trace_graph, trace_nodes
+from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, peak_bytes, trace, trace_graph
 from fullconv.modelfile import CARD_KEY, read_header, read_tensors
 from fullconv.nn.backbones import build_backbone, feature_channels
 from fullconv.nn.heads import FCNHead, Heads, SkipHead
@@ -62,7 +62,7 @@ class Network(nn.Module):
         )
         self.minimum_size = row.minimum
         self.started_anew: list[str] = []
-        self._map_sizes: list[float] | None = None
+        self._peak_bytes: dict[int, float] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W), or a dict of them by head: `upsample` of `scores`."""
@@ -75,6 +75,8 @@ class Network(nn.Module):
     def pad(self, x: Tensor) -> Tensor:
         """Pad right and bottom with 0, the mean of normalised pictures, to the sizes that the variant works on."""
         height, width = self.padded_size(x.shape[-2], x.shape[-1])
+        if (height, width) == tuple(x.shape[-2:]):
+            return x  # F.pad would copy it
         return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
@@ -85,17 +87,14 @@ class Network(nn.Module):
     def graph(self) -> tuple[nn.Module, fx.Graph]:
         """Return the graph from a padded picture to its scores, as `fullconv.geometry.trace_graph` does."""
         weight = next(self.parameters())
-        example = torch.zeros(1, self.in_channels, 64, 96, dtype=weight.dtype, device=weight.device)
+        example = torch.zeros(1, self.in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
         return trace_graph(_ScoreHalf(self.backbone, self.head), example)
 
-    def map_sizes(self) -> list[float]:
-        """Return the values that each layer's map holds, a pixel of the picture."""
-        if self._map_sizes is None:
-            height, width = 64, 96
-            example = torch.zeros(1, self.in_channels, height, width)
-            nodes = trace_nodes(_ScoreHalf(self.backbone, self.head), example.to(next(self.parameters())))
-            self._map_sizes = [prod(node.shape) / (height * width) for node in nodes if len(node.shape) == 4]
-        return self._map_sizes
+    def peak_bytes(self, item_bytes: int) -> float:
+        """Return the most memory that the maps of a picture take at once, in bytes a pixel, for values of a size."""
+        if item_bytes not in self._peak_bytes:
+            self._peak_bytes[item_bytes] = peak_bytes(self.graph()[1], item_bytes) / prod(EXAMPLE)
+        return self._peak_bytes[item_bytes]
 
     def upsample(
         self,
@@ -193,7 +192,7 @@ class _ScoreHalf(nn.Module):
 
 def _trace(network: Network, row: Variant) -> tuple[Geometry, Geometry]:
     """Return the geometry of the score map and of the coarsest score."""
-    example = torch.zeros(1, network.in_channels, 64, 96)
+    example = torch.zeros(1, network.in_channels, *EXAMPLE)
     training = network.training
     network.eval()
     try:

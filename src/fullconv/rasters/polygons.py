@@ -11,6 +11,7 @@ from typing import Any
 from fullconv.card import Labels
 from fullconv.errors import InputError
 from fullconv.labels import format_color
+from fullconv.rasters.geopackage import import_pyogrio, write_geopackage
 from fullconv.rasters.source import import_rasterio, quiet
 from fullconv.storage import write_bytes
 
@@ -22,19 +23,23 @@ BATCH = 4096
 
 def check_polygons(path: Path) -> None:
     """Raise InputError if polygons cannot be written in the format that a name asks for."""
-    if path.suffix.lower() not in (".geojson", ".json"):
-        raise InputError(f"{path}: polygons are written as GeoJSON. Give it a name that ends in .geojson")
+    if path.suffix.lower() == ".gpkg":
+        import_pyogrio()
+    elif path.suffix.lower() not in (".geojson", ".json"):
+        raise InputError(
+            f"{path}: polygons are written as GeoPackage or GeoJSON. Give it a name that ends in .gpkg or .geojson"
+        )
 
 
 def write_polygons(label_map: Path, path: Path, labels: Labels) -> None:
-    """Write one polygon for each patch of a class (pixels that share edges) as GeoJSON.
+    """Write one polygon for each patch of a class (pixels that share edges) as GeoPackage or GeoJSON.
 
-    Places are longitude and latitude (RFC 7946) where the label map has a coordinate system, else its own coordinates.
-    Void becomes no polygon.
+    Places in GeoJSON are longitude and latitude (RFC 7946) where the label map has a coordinate system, else its own
+    coordinates, as in a GeoPackage always. Void becomes no polygon.
 
     Args:
         label_map: The finished GeoTIFF.
-        path: The GeoJSON.
+        path: The file; its ending chooses the format.
         labels: Names and colours of the classes.
 
     Raises:
@@ -42,17 +47,27 @@ def write_polygons(label_map: Path, path: Path, labels: Labels) -> None:
     """
     rasterio = import_rasterio()
     with quiet(), rasterio.open(label_map) as result:
-        write_bytes(path, _parts(result, labels))
+        if path.suffix.lower() == ".gpkg":
+            crs = None if result.crs is None else result.crs.to_wkt()
+            write_geopackage(path, _patches(result, labels), labels, crs)
+        else:
+            write_bytes(path, _parts(result, labels))
+
+
+def _patches(result: Any, labels: Labels) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """Yield polygon and class index of every patch."""
+    from rasterio.features import shapes
+
+    found = shapes(import_rasterio().band(result, 1), transform=result.transform)
+    return ((geometry, int(value)) for geometry, value in found if int(value) < len(labels.classes))
 
 
 def _parts(result: Any, labels: Labels) -> Iterator[bytes]:
-    from rasterio.features import shapes
     from rasterio.warp import transform_geom
 
     yield b'{"type": "FeatureCollection", "features": ['
     lead = "\n"
-    found = shapes(import_rasterio().band(result, 1), transform=result.transform)
-    patches = ((geometry, int(value)) for geometry, value in found if int(value) < len(labels.classes))
+    patches = _patches(result, labels)
     while batch := list(islice(patches, BATCH)):
         geometries = [geometry for geometry, _ in batch]
         if result.crs is not None:

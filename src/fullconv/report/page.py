@@ -29,6 +29,7 @@ def write_report(
     card: Card,
     history: Sequence[Mapping[str, Any]] = (),
     reports: Mapping[str, Report],
+    heads: Mapping[str, Mapping[str, Report]] | None = None,
     pictures: Iterable[ReportPicture] = (),
     recipe: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
@@ -42,6 +43,7 @@ def write_report(
         card: The model.
         history: The lines of `metrics.jsonl`: `epoch`, `train_loss`, `lr`, `seconds`, `val` (None or scores).
         reports: Scores by split. Those of "test" are the headline where there are any, else those of "val".
+        heads: Scores by split and head, of a network that has several; all but the first have a section of their own.
         pictures: What `choose_pictures` chose, taken one at a time. The 12 of lowest score are shown as the worst,
             others as typical.
         recipe: The resolved settings; nested tables are flattened.
@@ -62,6 +64,7 @@ def write_report(
         "Training": _curves(history),
         "Classes": class_table(reports[head], labels) + _caption(head),
         "Confusion": _confusion(reports[head], labels, head),
+        "Heads": _heads((heads or {}).get(head, {}), card, head),
         "Pictures": gallery(pictures, labels),
         "Data": data_section(data or {}, labels),
         "Set-up": setup_section(card, recipe or {}, machine or {}),
@@ -215,6 +218,17 @@ def _series(history: Sequence[Mapping[str, Any]], *keys: str) -> Points:
         if isinstance(value, (int, float)) and math.isfinite(value):
             points.append((float(line["epoch"]), float(value)))
     return points
+
+
+def _heads(reports: Mapping[str, Report], card: Card, split: str) -> str:
+    """Return the scores of every head but the first, which has the page."""
+    parts = []
+    for name, report in list(reports.items())[1:]:
+        low, high = report.mean_iou_interval or (math.nan, math.nan)
+        spread = "" if math.isnan(low) else f", 95 % interval {interval(low, high)}"
+        words = f"mean IU {percent(report.mean_iou)} %{spread}, pixel accuracy {percent(report.pixel_accuracy)} %"
+        parts.append(f"<h3>{text(name)}</h3><p>{words}</p>{class_table(report, card.labels(name))}{_caption(split)}")
+    return "".join(parts)
 
 
 def _confusion(report: Report, labels: Labels, head: str) -> str:

@@ -1,8 +1,18 @@
 """Pictures of any size with the whole picture's answer: plans of tiles, stitching, rows, memory."""
 
 from fullconv.tiling.difference import Difference, first_difference
-from fullconv.tiling.memory import bytes_per_pixel, memory_allowed, memory_free, tile_core
+from fullconv.tiling.memory import (
+    band_bytes,
+    band_rows,
+    bytes_per_pixel,
+    hand_back,
+    memory_allowed,
+    memory_free,
+    tile_core,
+    whole_bytes,
+)
 from fullconv.tiling.plans import Span, plan, plan_axis, why_not
+from fullconv.tiling.reader import UnreadableError
 from fullconv.tiling.rows import first_needed, grows_by_size, rows_ready, strips, upsample_rows
 from fullconv.tiling.stitching import band_scores, blended_scores, stitched_scores
 from fullconv.tiling.stream import RowProgram, RowStream
@@ -12,12 +22,16 @@ __all__ = [
     "RowProgram",
     "RowStream",
     "Span",
+    "UnreadableError",
+    "band_bytes",
+    "band_rows",
     "band_scores",
     "blended_scores",
     "bytes_per_pixel",
     "first_difference",
     "first_needed",
     "grows_by_size",
+    "hand_back",
     "memory_allowed",
     "memory_free",
     "plan",
@@ -27,5 +41,6 @@ __all__ = [
     "strips",
     "tile_core",
     "upsample_rows",
+    "whole_bytes",
     "why_not",
 ]

@@ -255,7 +255,8 @@ def _max_pool(read: _Reader) -> Step:
         return F.max_pool2d(x, kernel, stride, pad, dilation, ceil)
 
     pads = tuple((p, p) for p in padding)
-    return Window(kernel, stride, pads, dilation, slide, -torch.inf, ceil)  # type: ignore[arg-type]
+    # PyTorch also computes where each maximum lies, as int64
+    return Window(kernel, stride, pads, dilation, slide, -torch.inf, ceil, scratch=8)  # type: ignore[arg-type]
 
 
 def _mean_pool(read: _Reader) -> Step:
@@ -268,7 +269,7 @@ def _mean_pool(read: _Reader) -> Step:
         return F.avg_pool2d(x, kernel, stride, pad, ceil, count, divisor)
 
     pads = tuple((p, p) for p in padding)
-    return MeanWindow(kernel, stride, pads, (1, 1), slide, 0.0, bool(ceil), count, divisor)  # type: ignore[arg-type]
+    return MeanWindow(kernel, stride, pads, (1, 1), slide, 0.0, bool(ceil), 0, count, divisor)  # type: ignore[arg-type]
 
 
 def _transposed(read: _Reader) -> Step:

@@ -56,6 +56,9 @@ class Rows:
 class Step(ABC):
     """One operation of a network."""
 
+    scratch = 0
+    """Bytes that it works in, a value of its result."""
+
     @abstractmethod
     def total(self, totals: Sequence[int]) -> int:
         """Return its rows for inputs of some rows."""
@@ -123,6 +126,7 @@ class Window(Step):
     fill: float = 0.0
     """What lies beyond the borders."""
     ceil: bool = False
+    scratch: int = 0
 
     @property
     def reach(self) -> int:
@@ -146,9 +150,14 @@ class Window(Step):
     def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
         """Compute rows."""
         x, above, below = self.window(first, last, maps[0])
-        left, right = self.padding[1]
+        (before, after), (left, right) = self.padding
         beside = left if left == right else 0
         columns = (0, 0) if left == right else (left, right)
+        if (above or below) and before == after and left == right and (above or before % self.stride[0] == 0):
+            # The layer's own padding saves a copy of all rows; it also gives a few rows that are not whole yet.
+            return self.slide(x, (before, beside)).narrow(
+                -2, first if above else before // self.stride[0], last - first
+            )
         if above or below or any(columns):
             x = F.pad(x, (*columns, above, below), value=self.fill)
         return self.slide(x, (0, beside))

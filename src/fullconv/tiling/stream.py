@@ -6,6 +6,7 @@ layer computes the rows that its input is known for. Branches that meet wait for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -46,6 +47,27 @@ class RowProgram:
             totals.append(height if node.step is None else node.step.total([totals[i] for i in node.inputs]))
         return totals
 
+    def next_rows(self, maps: Sequence[Rows], place: int) -> tuple[int, int]:
+        """Return the first row of a map that is not computed, and the one behind the last that can be now."""
+        step, rows = self.nodes[place].step, maps[place]
+        assert step is not None
+        return rows.stop, step.ready([maps[given] for given in self.nodes[place].inputs], rows.total)
+
+    def let_go(self, maps: Sequence[Rows], place: int) -> None:
+        """Drop the rows of a map's inputs that nobody reads again, once all who read them have had their turn."""
+        for given in self.nodes[place].inputs:
+            if self.readers[given][-1][0] == place:
+                maps[given].drop(self._needed(maps, given))
+
+    def _needed(self, maps: Sequence[Rows], given: int) -> int:
+        """Return the first row of a map that is still to be read."""
+        needed = NEVER
+        for place, order in self.readers[given]:
+            rows, step = maps[place], self.nodes[place].step
+            if rows.stop < rows.total and step is not None:
+                needed = min(needed, step.reads(rows.stop, order)[0])
+        return needed
+
 
 class RowStream:
     """One picture on its way through a network, from top to bottom.
@@ -54,11 +76,13 @@ class RowStream:
         program: The network.
         height: Rows of the picture.
         width: Its columns.
+        start: Begin at this row, a multiple of the stride, as if the picture began there.
     """
 
-    def __init__(self, program: RowProgram, height: int, width: int) -> None:
-        self.program, self.height, self.width = program, height, width
-        self.padded = program.network.padded_size(height, width)
+    def __init__(self, program: RowProgram, height: int, width: int, start: int = 0) -> None:
+        padded = program.network.padded_size(height, width)
+        self.program, self.height, self.width = program, height - start, width
+        self.padded = padded[0] - start, padded[1]
         totals = program.totals(self.padded[0])
         self.maps = [Rows(node.dim, total) for node, total in zip(program.nodes, totals, strict=True)]
         self.known = 0
@@ -100,21 +124,9 @@ class RowStream:
     def _advance(self, place: int) -> Tensor | None:
         """Compute the rows of one map that can be, and let go of what nobody reads again."""
         node, rows = self.program.nodes[place], self.maps[place]
-        maps = [self.maps[given] for given in node.inputs]
+        first, last = self.program.next_rows(self.maps, place)
         assert node.step is not None
-        first, last = rows.stop, node.step.ready(maps, rows.total)
-        made = node.step.compute(first, last, maps) if last > first else None
+        made = node.step.compute(first, last, [self.maps[given] for given in node.inputs]) if last > first else None
         rows.stop = last
-        for given in node.inputs:
-            if self.program.readers[given][-1][0] == place:  # all who read it have had their turn
-                self.maps[given].drop(self._needed(given))
+        self.program.let_go(self.maps, place)
         return made
-
-    def _needed(self, given: int) -> int:
-        """Return the first row of a map that is still to be read."""
-        needed = NEVER
-        for place, order in self.program.readers[given]:
-            rows, step = self.maps[place], self.program.nodes[place].step
-            if rows.stop < rows.total and step is not None:
-                needed = min(needed, step.reads(rows.stop, order)[0])
-        return needed

@@ -48,12 +48,14 @@ def write_model(
     return segmenter
 
 
-def score(segmenter: Segmenter, dataset: Dataset, console: Console, processes: Processes = ALONE) -> dict[str, Report]:
-    """Score the model on all of val and test, by the call that users make."""
+def score(
+    segmenter: Segmenter, dataset: Dataset, console: Console, processes: Processes = ALONE
+) -> dict[str, dict[str, Report]]:
+    """Score every head of the model on all of val and test, by the call that users make."""
     reports = {}
     for split in ("val", "test"):
         if dataset.splits.get(split):
-            console.say(f"Scoring all of {split} in {segmenter.engine.precision} ...")
+            console.say(f"Scoring all of {split} ...")
             reports[split] = evaluate_together(
                 processes,
                 segmenter,
@@ -75,7 +77,10 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     """
     if not val:
         return {}
-    lower = Segmenter(segmenter.network, segmenter.card, str(segmenter.device), "bf16")
+    exact, lower = (
+        Segmenter(segmenter.network, segmenter.card, str(segmenter.device), precision, "torch")
+        for precision in ("fp32", "bf16")
+    )
     classes = len(segmenter.card.classes)
     both = {"fp32": np.zeros((classes, classes), np.int64), "bf16": np.zeros((classes, classes), np.int64)}
     equal = total = pictures = 0
@@ -86,7 +91,7 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
             image, truth = dataset.read_image(sample), dataset.read_mask(sample, head)
         except FullconvError:
             continue
-        maps = {"fp32": segmenter.predict(image).label_map, "bf16": lower.predict(image).label_map}
+        maps = {"fp32": exact.predict(image).label_map, "bf16": lower.predict(image).label_map}
         for precision, label_map in maps.items():
             both[precision] += confusion_matrix(truth, label_map, classes)
         equal += int((maps["fp32"] == maps["bf16"]).sum())
@@ -100,14 +105,19 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     return {"bf16": {"labels": equal / total, "mean_iou_difference": difference, "pictures": pictures}}
 
 
-def final_card(card: Card, reports: Mapping[str, Report], agreed: Mapping[str, Any], state: TrainState) -> Card:
-    """Return the card with the scores of the run."""
+def final_card(
+    card: Card, reports: Mapping[str, Mapping[str, Report]], agreed: Mapping[str, Any], state: TrainState
+) -> Card:
+    """Return the card with the scores of the run: those of the first head, and of all in `heads` where there are several."""
     scores: dict[str, Any] = {}
-    for split, report in reports.items():
-        numbers = report.to_dict()
-        for key in ("confusion", "failed", "seconds"):
-            numbers.pop(key)
-        scores[split] = numbers
+    for split, by_head in reports.items():
+        numbers = {
+            head: {
+                key: value for key, value in report.to_dict().items() if key not in ("confusion", "failed", "seconds")
+            }
+            for head, report in by_head.items()
+        }
+        scores[split] = next(iter(numbers.values())) | ({"heads": numbers} if len(numbers) > 1 else {})
     if state.best_step is not None:
         scores["chosen"] = (
             f"the best of {sum(1 for line in state.history if line['val'])} validations on val, step {state.best_step}"
@@ -140,18 +150,25 @@ def finish(
     processes: Processes = ALONE,
 ) -> Segmenter:
     """Write the model with its scores, and the report; all processes score, the first one writes."""
-    segmenter = write_model(state, card, folder, device, processes)
+    written = write_model(state, card, folder, device, processes)
+    val = dataset.splits.get("val", [])
+    agreed = processes.told(lambda: agreement(written, dataset, val))
+    # Scored as users will score it: what is chosen for them by default depends on the agreement. Several processes may
+    # be on several machines, where the choice may differ.
+    chosen = "auto" if processes.ranks == 1 else "torch"
+    known = written.card.model_copy(update={"agreement": agreed})
+    segmenter = Segmenter(state.network, known, device, "auto" if processes.ranks == 1 else "fp32", chosen)
     reports = score(segmenter, dataset, console, processes)
     if not processes.first:
         return segmenter
-    val = dataset.splits.get("val", [])
-    segmenter.card = final_card(card, reports, agreement(segmenter, dataset, val), state)
+    segmenter.card = final_card(card, reports, agreed, state)
     segmenter.save(folder.model)
     if reports:
         split = "val" if "val" in reports else next(iter(reports))
+        firsts = {name: next(iter(by_head.values())) for name, by_head in reports.items()}
         write_report(
-            folder.report, card=segmenter.card, history=state.history, reports=reports,
-            pictures=report_pictures(segmenter, dataset, reports[split], split), recipe=settings_of(plan.recipe),
+            folder.report, card=segmenter.card, history=state.history, reports=firsts, heads=reports,
+            pictures=report_pictures(segmenter, dataset, firsts[split], split), recipe=settings_of(plan.recipe),
             data=summarize_data(dataset), notes=notes, machine={**describe_machine(), **describe_versions()},
         )  # fmt: skip
     return segmenter

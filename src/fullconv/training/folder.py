@@ -14,10 +14,13 @@ from fullconv.storage import write_text
 
 
 class RunFolder:
-    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json."""
+    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json; maybe stages/."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, staged: bool = False) -> None:
         self.path = path
+        self.staged = staged
+        """Whether the folder of earlier stages in it is this run's."""
+        self.stages = path / "stages"
         self.recipe = path / "recipe.toml"
         self.metrics = path / "metrics.jsonl"
         self.model = path / "model.safetensors"
@@ -48,7 +51,8 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file, not a folder for a run. Give another -o.")
-        filled = self.path.is_dir() and any(not self._ours(path) for path in self.path.iterdir())
+        inside = list(self.path.iterdir()) if self.path.is_dir() else []
+        filled = any(not self._ours(path) for path in inside) or (self.stages in inside and not resume)
         if filled and not resume:
             raise RunError(f"{self.path}: is not empty. Go on with that run by --resume, or give another -o.")
         if filled and not self.recipe.exists():
@@ -57,6 +61,8 @@ class RunFolder:
     def _ours(self, path: Path) -> bool:
         """Say whether a path is what a run that never began leaves behind."""
         half = path.name.startswith(".") and path.name.endswith(".part")  # killed while it wrote recipe.toml
+        if self.staged and path == self.stages:
+            return True
         return path.name == ".lock" or half or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
 
     def forget(self) -> None:

@@ -289,7 +289,7 @@ class Loop:
         epoch = self.measured.epoch(state.step)
         mean_loss = state.loss[0] / max(1.0, state.loss[1])
         state.loss = (0.0, 0.0)
-        report = self._validate(epoch)
+        reports = self._validate(epoch)
         line = {
             "epoch": epoch,
             "step": state.step,
@@ -297,7 +297,7 @@ class Loop:
             "lr": learning_rate(state.step - 1, self.measured.steps, recipe),
             "seconds": round(state.seconds + time.monotonic() - self.started, 3),
             # A score's own seconds vary from run to run; two runs that are the same have the same lines.
-            "val": None if report is None else {**report.to_dict(), "seconds": None},
+            "val": None if reports is None else without_seconds(reports),
         }
         state.history.append(line)
         self.whole = True
@@ -305,28 +305,28 @@ class Loop:
             self.folder.write_metrics(state.history)
         log_epoch(self.trackers, line)
         self.console.epoch(line, state.best, state.best_step == state.step)
-        if report is not None:
+        for report in (reports or {}).values():
             self._warn_of_one_class(report, epoch)
 
-    def _validate(self, epoch: int) -> Report | None:
+    def _validate(self, epoch: int) -> dict[str, Report] | None:
         due = epoch % self.measured.validate_every == 0 or self.state.step == self.measured.steps
         if not self.val or not due:
             return None
         chosen = spread(self.val, self.measured.validation_pictures)
         with evaluation_of(self.state, self.stepper) as segmenter:
-            report = evaluate_together(
+            reports = evaluate_together(
                 self.processes, segmenter, self.dataset, "val", chosen, progress=self.console.validating
             )
             if self.trackers:
                 self._track_pictures(segmenter)
-        score = report.mean_iou
+        score = mean_over_heads(reports)
         if self.state.best is None or score > self.state.best:
             self.state.best, self.state.best_step, self.state.waited = score, self.state.step, 0
             if self.processes.first:
                 write_best(self.folder.checkpoints, self.state.step, self.stepper.card, self.state.weights())
         else:
             self.state.waited += 1
-        return report
+        return reports
 
     def _track_pictures(self, segmenter: Segmenter) -> None:
         """Log a few val pictures, always the same: picture, truth, prediction."""
@@ -354,6 +354,18 @@ class Loop:
             )
 
 
+def mean_over_heads(reports: Mapping[str, Report]) -> float:
+    """Return the score by which the best weights are chosen: mean IU, averaged over the heads."""
+    return sum(report.mean_iou for report in reports.values()) / len(reports)
+
+
+def without_seconds(reports: Mapping[str, Report]) -> dict[str, Any]:
+    """Return what `evaluate --json` prints, but for the time that it took; that of all heads where there are several."""
+    numbers = {head: {**report.to_dict(), "seconds": None} for head, report in reports.items()}
+    first = next(iter(numbers.values()))
+    return first if len(numbers) == 1 else {**first, "heads": numbers, "mean_iou_over_heads": mean_over_heads(reports)}
+
+
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Return a fixed subset, evenly spread."""
     if count >= len(samples):
@@ -373,7 +385,7 @@ class evaluation_of:  # noqa: N801  (a context manager reads as a phrase)
         if self.state.ema is not None:
             self.kept = {name: value.clone() for name, value in network.state_dict().items()}
             network.load_state_dict(self.state.ema.tensors)
-        return Segmenter(network, self.stepper.card, str(self.stepper.device), self.stepper.precision)
+        return Segmenter(network, self.stepper.card, str(self.stepper.device), self.stepper.precision, "torch")
 
     def __exit__(self, *_: Any) -> None:
         if self.kept is not None:

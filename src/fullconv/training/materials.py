@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.constants import channel_means
 from fullconv.data import Dataset, Statistics
 from fullconv.data.imbalance import class_weights
 from fullconv.data.loader import TrainingBatches
@@ -57,13 +59,14 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
     labels = dataset.labels
     first = next(iter(labels.values()))
     mean, std, value_range = _normalization(recipe, statistics)
+    order = _channel_order(recipe, network.in_channels)
     origin, license_name = _weights_origin(recipe)
     return Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
         ignore_index=first.ignore_index, values=first.values, heads=labels if len(labels) > 1 else None,
-        bands=dataset.bands, mean=mean, std=std, range=value_range, scale=recipe.scale, stride=network.stride,
-        receptive_field=network.receptive_field, recipe=recipe.model_dump(mode="json", exclude_none=True),
+        bands=dataset.bands, channel_order=order, mean=mean, std=std, range=value_range, scale=recipe.scale,
+        stride=network.stride, receptive_field=network.receptive_field, recipe=recipe.model_dump(mode="json", exclude_none=True),
         data={
             "fingerprint": fingerprint,
             "splits": {split: [s.stem for s in members] for split, members in dataset.splits.items()},
@@ -74,15 +77,33 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
 
 def _normalization(recipe: Recipe, s: Statistics) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
     """Return mean, std and range: those of the starting weights, else those of the training set."""
-    if recipe.weights == "imagenet" and s.channels == 3 and s.dtype == "uint8":
+    card = _starting_card(recipe)
+    if card is not None and card.in_channels == s.channels:
+        return card.mean, card.std, card.range
+    if recipe.weights.endswith(".caffemodel") and s.channels >= 3:
+        # Caffe's nets take 0..255 without the mean, undivided: the range 0..1 leaves the numbers as they are.
+        return (*channel_means(recipe.variant)[:3], *s.fill[3:]), (1.0,) * s.channels, (0.0, 1.0)
+    if recipe.weights != "none" and card is None and s.channels == 3 and s.dtype == "uint8":
         mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
         return mean, std, s.range
-    if recipe.weights.endswith(".safetensors") and Path(recipe.weights).is_file():
-        text = read_header(recipe.weights)[1].get(CARD_KEY)
-        card = Card.from_json(text, recipe.weights) if text else None
-        if card is not None and card.in_channels == s.channels:
-            return card.mean, card.std, card.range
     return tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
+
+
+def _starting_card(recipe: Recipe) -> Card | None:
+    """Return the card of the model of ours that a run starts from, where it does."""
+    if not recipe.weights.endswith(".safetensors") or not Path(recipe.weights).is_file():
+        return None
+    text = read_header(recipe.weights)[1].get(CARD_KEY)
+    return Card.from_json(text, recipe.weights) if text else None
+
+
+def _channel_order(recipe: Recipe, channels: int) -> Literal["rgb", "bgr"]:
+    """Return the order of channels that the starting weights were trained with."""
+    card = _starting_card(recipe)
+    if card is not None and card.in_channels == channels:
+        return card.channel_order
+    caffe = recipe.weights.endswith(".caffemodel") and channels >= 3 and recipe.variant != "nyud-fcn32s-hha"
+    return "bgr" if caffe else "rgb"
 
 
 def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -91,7 +112,8 @@ def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
     if recipe.weights == "imagenet":
         published = published_weights(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
         return published.url, published.license
-    return Path(recipe.weights).name, None
+    start = _starting_card(recipe)
+    return Path(recipe.weights).name, None if start is None else start.weights_license
 
 
 def _pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -112,7 +134,7 @@ def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss],
     for head in dataset.labels:
         numbers = dataset.statistics("train", head)
         weights, sentence = class_weights(numbers, recipe.class_weights)
-        said.append(sentence)
+        said.append(f"{head}: {sentence}" if head else sentence)
         plain = bool((weights == 1).all())
         losses[head] = PixelLoss(
             recipe.loss, None if plain else [float(w) for w in weights], recipe.focal_gamma, recipe.reduction
@@ -146,12 +168,13 @@ def make_batches(
 def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device) -> list[str]:
     """Return sentences with the resolved settings and what the run will take: time, memory, disk."""
     assert recipe.crop is not None
+    seen = "whole pictures" if recipe.crop == "whole" else f"crops of {recipe.crop[0]}x{recipe.crop[1]}"
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     moments = 2 if recipe.optimizer == "adamw" else 1
     disk = 2 * size * (1 + moments + (recipe.ema > 0)) + 2 * size
     return [
         f"{recipe.variant} on {network.settings['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
-        f" parameters; {recipe.batch_size} crops of {recipe.crop[0]}x{recipe.crop[1]}"
+        f" parameters; {recipe.batch_size} {seen}"
         f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.optimizer}, lr {recipe.lr:g},"
         f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
         f" {m.threads} threads, {recipe.workers} workers.",

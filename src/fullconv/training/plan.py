@@ -17,6 +17,7 @@ from fullconv.nn import VARIANTS
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
 from fullconv.storage import write_text
 from fullconv.training.processes import ALONE, Processes
+from fullconv.training.rates import default_rate
 
 DEFAULT_EPOCHS = 60
 FREE_TO_CHANGE = ("workers", "checkpoint_every", "device")
@@ -62,7 +63,8 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes:
     - Crops are four fifths of the median picture, at most 384 pixels a side, in steps of 32: whole pictures hold few
       surprises, and small maps are quick.
     - A batch holds 8 crops, or as many more as small crops leave room for, up to 16.
-    - AdamW starts at 2e-3 from scratch and at 5e-4 from pretrained weights; SGD at 0.05 and 0.01.
+    - AdamW starts at 2e-3 from scratch and at 5e-4 from pretrained weights; SGD at 0.05 and 0.01, divided by the pixels
+      of a picture where the loss is their sum.
     """
     changes: dict[str, Any] = {}
     row = VARIANTS.get(recipe.variant)
@@ -74,15 +76,15 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes:
         height, width = np.median(sizes, axis=0) * recipe.scale
         changes["crop"] = (_crop_side(height), _crop_side(width))
     if recipe.batch_size is None:
-        height, width = recipe.crop or changes["crop"]
-        changes["batch_size"] = max(processes.ranks, int(min(16, max(8, 8 * 288 * 384 // (height * width)))))
-    scratch = recipe.weights == "none"
+        crop = recipe.crop or changes["crop"]
+        # Whole pictures of several sizes would mostly be padding.
+        fitting = 1 if crop == "whole" else int(min(16, max(8, 8 * 288 * 384 // (crop[0] * crop[1]))))
+        changes["batch_size"] = max(processes.ranks, fitting)
     if recipe.lr is None:
-        rates = {"adamw": (2e-3, 5e-4), "sgd": (0.05, 0.01)}
-        changes["lr"] = rates[recipe.optimizer][0 if scratch else 1]
+        changes["lr"] = default_rate(recipe.model_copy(update=changes), statistics)
     if recipe.weight_decay is None:
         changes["weight_decay"] = 0.02 if recipe.optimizer == "adamw" else 5e-4
-    if recipe.epochs is None and recipe.minutes is None:
+    if recipe.epochs is None and recipe.minutes is None and recipe.steps is None:
         changes["epochs"] = DEFAULT_EPOCHS
     if recipe.workers is None:
         changes["workers"] = default_workers(processes.local_ranks)
@@ -109,7 +111,7 @@ def check_names(recipe: Recipe) -> None:
     """
     if recipe.backbone == "tiny" and recipe.weights == "imagenet":
         raise RecipeError("the backbone tiny has no ImageNet weights: add --weights none.")
-    if recipe.weights != "none" and recipe.width != 1:
+    if recipe.weights == "imagenet" and recipe.width != 1:
         raise RecipeError(f"width = {recipe.width:g} fits no published weights: add --weights none.")
     if recipe.optimizer == "adamw" and recipe.momentum != Recipe.model_fields["momentum"].default:
         raise RecipeError(f"momentum = {recipe.momentum:g} does nothing with adamw: add --set optimizer=sgd.")
@@ -174,7 +176,8 @@ def plan_of(tables: Mapping[str, Any], path: str) -> Plan:
     """
     table = dict(tables)
     measured, origin = table.pop("measured", None), table.pop("origin", {})
-    table.pop("decided", None)
+    for key in ("decided", "about", "needs", "stages"):
+        table.pop(key, None)  # for people, and for fullconv.training.shipped
     recipe = parse_recipe(table, path)
     if measured is None:
         return Plan(recipe, None, origin)
@@ -193,9 +196,9 @@ def combine(base: Plan | None, given: Mapping[str, Any]) -> tuple[Recipe, Measur
     if base is None:
         return parse_recipe(given, "settings"), None, []
     table = settings_of(base.recipe)
-    for key in ("epochs", "minutes"):
-        if key in given:
-            table["epochs"] = table["minutes"] = None
+    long = ("epochs", "minutes", "steps")
+    if any(key in given for key in long):
+        table |= dict.fromkeys(long)
     overlay = parse_recipe({**_flat({k: v for k, v in table.items() if v is not None}), **_flat(given)}, "settings")
     changed = [key for key, value in settings_of(overlay).items() if value != settings_of(base.recipe).get(key)]
     keeps = set(changed) <= {*FREE_TO_CHANGE, "seed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,8 @@ from fullconv.training.origin import describe_origin, differences
 from fullconv.training.plan import Plan, check_names, combine, continued, plan_of, read_plan
 from fullconv.training.processes import Processes, joined, own_device, restarted
 from fullconv.training.session import Outcome, Session
+from fullconv.training.shipped import RecipeFile, check_start, read_recipe
+from fullconv.training.staged import record_of, run_stages
 
 
 def train(
@@ -31,7 +34,8 @@ def train(
         data: Folder or `.zip` of pictures and masks.
         out: Run folder; new, or one that goes on with ``resume=True``.
         resume: Go on where the run stopped; begin where there is nothing yet.
-        recipe: A recipe file whose settings hold where no keyword says otherwise.
+        recipe: A recipe file, or the name of one that comes with the package ("voc-fcn8s-staged"), whose settings hold
+            where no keyword says otherwise.
         settings: The recipe's names, for example ``variant="fcn8s", epochs=50``.
 
     Returns:
@@ -56,6 +60,7 @@ def run(
     format: str | None = None,  # noqa: A002  (the name of the option)
     console: Console | None = None,
     started: float | None = None,
+    staged: bool = False,
 ) -> Outcome:
     """Train as `train` does, and say how it ended.
 
@@ -64,30 +69,47 @@ def run(
         out: The run folder.
         settings: Those that the user gave, by the recipe's names.
         resume: Go on.
-        recipe: A recipe file.
+        recipe: A recipe file, or the name of one that comes with the package.
         format: Layout of the data where several fit.
         console: Where to say what happens.
         started: `time.monotonic` when the program started; minutes count from there.
+        staged: Whether this is the last stage of several, the earlier ones of which lie in the run folder.
     """
     started = time.monotonic() if started is None else started
+    named = read_recipe(recipe) if recipe is not None else None
+    if (named is not None and named.stages) or (resume and not staged and record_of(out).exists()):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RunError(f"{out}: several processes cannot train stages in turn yet. Train the stages one by one.")
+        return run_stages(
+            run, named, data, out, settings, resume=resume, console=console or Console(), started=started, format=format
+        )
     with joined(str(settings.get("device", "auto"))) as processes:
         console = Silence() if not processes.first else console or Console()
-        decided = processes.told(lambda: _decide(out, settings, resume or restarted(), recipe))
+        decided = processes.told(lambda: _decide(out, settings, resume or restarted(), recipe, named, staged))
         plan = plan_of(decided["plan"], str(out))
         if decided["finished"]:
             model = RunFolder(out).model
             console.say(f"{out}: this run is finished; its model is {model}.")
             return Outcome("done", load(model, device=own_device(plan.recipe.device, processes)))
-        return _begin(data, out, plan, decided, format, console, started, processes)
+        return _begin(data, RunFolder(out, staged), plan, decided, format, console, started, processes)
 
 
-def _decide(out: Path, settings: Mapping[str, Any], resume: bool, recipe: Path | str | None) -> dict[str, Any]:
+def _decide(
+    out: Path,
+    settings: Mapping[str, Any],
+    resume: bool,
+    recipe: Path | str | None,
+    named: RecipeFile | None,
+    staged: bool,
+) -> dict[str, Any]:
     """Return what the run folder, a recipe file and the settings given come to, before any data are read."""
-    folder = RunFolder(out)
-    base = read_plan(Path(recipe)) if recipe is not None else None
+    folder = RunFolder(out, staged)
+    base = read_plan(named.path) if named is not None else None
     wanted, measured, _ = combine(base, settings)
     check_names(wanted)
     stored = read_plan(folder.recipe) if resume and folder.recipe.exists() else None
+    if named is not None and stored is None:
+        check_start(named, settings)
     plan = continued(stored, settings, out) if stored is not None else Plan(wanted, measured, {})
     folder.refuse_filled(resume)
     if stored is not None:
@@ -101,7 +123,7 @@ def _decide(out: Path, settings: Mapping[str, Any], resume: bool, recipe: Path |
 
 def _begin(
     data: Path,
-    out: Path,
+    folder: RunFolder,
     plan: Plan,
     decided: Mapping[str, Any],
     format: str | None,  # noqa: A002
@@ -121,10 +143,9 @@ def _begin(
     if decided["going_on"] and plan.origin.get("fingerprint") != fingerprint:
         raise processes.spoken(
             RunError(
-                f"{out}: the data in {data} are not those that this run began with. Put them back, or begin a new run."
+                f"{folder.path}: the data in {data} are not those that this run began with. Put them back, or begin a new run."
             )
         )
-    folder = RunFolder(out)
     session = Session(
         plan, decided["going_on"], origin, dataset, statistics, folder, console, notes, started, processes
     )

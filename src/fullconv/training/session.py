@@ -26,6 +26,7 @@ from fullconv.training.loop import Loop, Stepper
 from fullconv.training.materials import forecast, make_batches, make_card, make_losses, make_network
 from fullconv.training.plan import Plan, resolve
 from fullconv.training.processes import ALONE, Processes, own_device
+from fullconv.training.rates import check_rate
 from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors
 from fullconv.training.signals import stop_signals
 from fullconv.training.state import TrainState, new_state
@@ -67,6 +68,7 @@ class Session:
         """Make everything that a run is made of; the run folder is not touched."""
         recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics, self.processes)
         require_trackers(recipe.track)
+        check_rate(recipe, self.statistics)
         device = choose_device(own_device(recipe.device, self.processes))
         if recipe.deterministic:
             _be_deterministic()
@@ -220,11 +222,13 @@ class Session:
         if not self.processes.first:
             return Outcome(status, segmenter, skipped)
         self.folder.write_status("finished", state.step, steps)
-        scores = segmenter.card.scores.get("val") or {}
-        interval = scores.get("mean_iou_interval")
-        if scores.get("mean_iou") is not None:
-            spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-            self.console.say(f"val mean IU {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
+        val = segmenter.card.scores.get("val") or {}
+        for head, scores in (val.get("heads") or {"": val}).items():
+            interval = scores.get("mean_iou_interval")
+            if scores.get("mean_iou") is not None:
+                spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+                named = f"val mean IU of {head}" if head else "val mean IU"
+                self.console.say(f"{named} {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
         self.console.say(f"Model {self.folder.model}, report {self.folder.report}.")
         return Outcome(status, segmenter, skipped)
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.data import Dataset, Sample
+from fullconv.data.choice import check_classes, choose_heads
 from fullconv.errors import DataError
-from fullconv.evaluation import Report, check_classes, evaluate
+from fullconv.evaluation import Report, evaluate_heads
 from fullconv.metrics import Counts
 from fullconv.segmenter import Segmenter
 from fullconv.training.processes import Processes
@@ -77,52 +78,61 @@ def evaluate_together(
     split: str,
     samples: Sequence[Sample],
     **options: Any,
-) -> Report:
-    """Score pictures as `evaluate` does, each in exactly one of the processes; all return the whole.
+) -> dict[str, Report]:
+    """Score pictures as `evaluate_heads` does, each in exactly one of the processes; all return the whole.
 
     Each picture is predicted by itself and counts are whole numbers, so their sums are the same for any number of
     processes.
 
     Raises:
-        DataError, InputError: As `evaluate`; where it fails in one process it fails in all.
+        DataError, InputError: As `evaluate_heads`; where it fails in one process it fails in all.
     """
     if processes.ranks == 1:
-        return evaluate(segmenter, dataset, split, samples=samples, **options)
+        return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()
-    names = segmenter.card.labels(None).classes
-    check_classes(names, dataset.labels[next(iter(dataset.labels))].classes, str(dataset.root))
+    classes: dict[str, tuple[str, ...]] = {}
+    for ours, theirs in choose_heads(segmenter.card, dataset, None):
+        names = segmenter.card.labels(ours).classes
+        check_classes(names, dataset.labels[theirs].classes, str(dataset.root))
+        classes[ours or ""] = names
     own = {index: sample for index, sample in enumerate(samples) if index % processes.ranks == processes.rank}
-    counts = torch.zeros(len(samples), 3, len(names), dtype=torch.int64)
-    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    counts = {h: torch.zeros(len(samples), 3, len(names), dtype=torch.int64) for h, names in classes.items()}
+    confusions = {h: torch.zeros(len(names), len(names), dtype=torch.int64) for h, names in classes.items()}
     failed: list[list[Any]] = []
 
     def score_own() -> None:
         if not own:
             return
         try:
-            report = evaluate(segmenter, dataset, split, samples=list(own.values()), **options)
+            reports = evaluate_heads(segmenter, dataset, split, samples=list(own.values()), **options)
         except DataError as error:  # not one of this process's pictures; the others may have some
             if options.get("on_error") != "record":
                 raise
             failed.extend([i, {"input": s.image.as_posix(), "reason": str(error)}] for i, s in own.items())
             return
-        confusion.add_(torch.from_numpy(report.confusion))
-        for index, sample in own.items():
-            if sample.stem in report.per_image:
-                counts[index] = torch.from_numpy(np.stack(report.per_image[sample.stem]))
-        reasons = {entry["input"]: entry for entry in report.failed}
+        for head, report in reports.items():
+            confusions[head].add_(torch.from_numpy(report.confusion))
+            for index, sample in own.items():
+                if sample.stem in report.per_image:
+                    counts[head][index] = torch.from_numpy(np.stack(report.per_image[sample.stem]))
+        reasons = {entry["input"]: entry for entry in next(iter(reports.values())).failed}
         failed.extend([i, reasons[s.image.as_posix()]] for i, s in own.items() if s.image.as_posix() in reasons)
 
     processes.all_do(score_own)
-    processes.sum(counts)
-    processes.sum(confusion)
+    for head in classes:
+        processes.sum(counts[head])
+        processes.sum(confusions[head])
     missed = dict(sorted((entry for part in processes.gathered(failed) for entry in part), key=lambda entry: entry[0]))
     scored = [index for index in range(len(samples)) if index not in missed]
     if missed and not scored:
         first = next(iter(missed.values()))["reason"]
         raise processes.spoken(DataError(f"{dataset.root}: none of {len(samples)} pictures could be scored: {first}"))
-    per_image = {samples[index].stem: Counts(*counts[index].numpy()) for index in scored}
-    return Report(
-        names, confusion.numpy(), per_image, engine=segmenter.engine.name, precision=segmenter.engine.precision,
-        split=split, failed=list(missed.values()), seconds=time.perf_counter() - start,
-    )  # fmt: skip
+    return {
+        head: Report(
+            names, confusions[head].numpy(),
+            {samples[index].stem: Counts(*counts[head][index].numpy()) for index in scored},
+            engine=segmenter.engine.name, precision=segmenter.engine.precision, split=split,
+            failed=list(missed.values()), seconds=time.perf_counter() - start,
+        )
+        for head, names in classes.items()
+    }  # fmt: skip

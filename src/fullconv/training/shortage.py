@@ -43,6 +43,9 @@ def fitting(recipe: Recipe, error: OutOfMemoryError, works: Callable[[int, tuple
         cause = cause.__cause__
     assert recipe.batch_size is not None
     assert recipe.crop is not None
+    if recipe.crop == "whole":
+        words = f"too little memory for {recipe.batch_size} whole pictures ({error})."
+        return OutOfMemoryError(f"{words} Train on crops (--crop 288x384), or on smaller pictures (--scale 0.5).")
     crops, size, accumulate = recipe.batch_size, (recipe.crop[0], recipe.crop[1]), recipe.accumulate
     words = f"too little memory for {crops} crops of {size[0]}x{size[1]} ({error})."
     while crops > 1:

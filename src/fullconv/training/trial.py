@@ -14,6 +14,7 @@ import torch
 
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
+from fullconv.engines import AutoEngine
 from fullconv.evaluation import evaluate
 from fullconv.losses import ratio
 from fullconv.nn import Network
@@ -109,6 +110,7 @@ def plan_steps(
     *,
     epochs: int | None,
     left: float | None,
+    steps: int | None = None,
     steps_per_epoch: int,
     step_seconds: float,
     picture_seconds: float,
@@ -120,6 +122,7 @@ def plan_steps(
     Args:
         epochs: Of the run, or None for a run by time.
         left: Seconds for steps and validations, for a run by time.
+        steps: Of the run, for one whose steps are given.
         steps_per_epoch: Steps an epoch.
         step_seconds: Of one step.
         picture_seconds: Of validating one picture.
@@ -135,13 +138,18 @@ def plan_steps(
     """
     epoch_seconds = steps_per_epoch * step_seconds
     allowed = VALIDATION_SHARE / (1 - VALIDATION_SHARE) * epoch_seconds  # a validation every epoch may take this
-    expected = epochs if epochs is not None else max(1.0, (left or 0.0) / epoch_seconds)
+    if steps is not None:
+        expected: float = max(1.0, steps / steps_per_epoch)
+    else:
+        expected = epochs if epochs is not None else max(1.0, (left or 0.0) / epoch_seconds)
     most_every = max(1, math.floor(expected / 20))  # at least 20 validations a run, where it has 20 epochs
     needed = math.ceil(pictures * picture_seconds / allowed) if allowed > 0 else 1
     every = validate_every or min(max(1, needed), most_every)
     count = pictures
     if pictures * picture_seconds > allowed * every and picture_seconds > 0:
         count = max(1, min(pictures, math.floor(allowed * every / picture_seconds)))
+    if steps is not None:
+        return steps, every, count
     if epochs is not None:
         return epochs * steps_per_epoch, every, count
     per_step = step_seconds + count * picture_seconds / (every * steps_per_epoch)
@@ -173,20 +181,22 @@ def measure(
     stepper.precision = processes.told(lambda: precision)
     total = None if recipe.minutes is None else 60 * recipe.minutes
     step_seconds = seconds_per_step(network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total))
-    quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision)
-    exact = Segmenter(network, stepper.card, str(stepper.device))
+    quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision, "torch")
+    exact = Segmenter(network, stepper.card, str(stepper.device), "fp32", "torch")
     picture = processes.all_do(lambda: seconds_per_picture(quick, dataset, val)) / processes.ranks
     full = processes.all_do(lambda: seconds_per_picture(exact, dataset, val)) / processes.ranks
+    chooser = Segmenter(network, stepper.card, str(stepper.device)).engine
+    choosing = chooser.seconds_to_choose(full) if isinstance(chooser, AutoEngine) else 0.0
     network.train()
     left = None
     if total is not None:
         # The end: every picture once in the precision of the answer, some in both, the report's pictures again.
         # The pictures of the first are shared out, those of the others are not.
         alone = processes.ranks * ((picture + full) * min(FINAL_PICTURES, len(val)) + full * 24)
-        end = full * len(val) + alone + 3.0
+        end = full * len(val) + alone + choosing + 3.0
         left = total - (time.monotonic() - started) - end
     steps, every, count = plan_steps(
-        epochs=recipe.epochs, left=left, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
+        epochs=recipe.epochs, left=left, steps=recipe.steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
         step_seconds=step_seconds, picture_seconds=picture, pictures=len(val), validate_every=recipe.validate_every,
     )  # fmt: skip
     made = Measured(

@@ -1,0 +1,117 @@
+"""Test-time augmentation: what is averaged, through tiles too, and what cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fullconv.errors import InputError, RecipeError
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter
+from fullconv.views import View, parse_views
+from made import draw
+from networks import enliven
+
+CLASSES = ("ground", "disc", "box")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter.from_network(enliven(build("fcn8s", backbone="tiny", num_classes=3)), CLASSES, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return draw(np.random.default_rng(0), (150, 101), 3)[0]
+
+
+def seen(segmenter: Segmenter, picture: np.ndarray, tta: str, **options) -> np.ndarray:
+    """Probabilities (K, H, W) with test-time augmentation."""
+    segmenter.tta = tta
+    try:
+        return segmenter.predict(picture, probabilities=True, **options).probabilities
+    finally:
+        segmenter.tta = ""
+
+
+def test_flip_is_the_mean_of_the_picture_and_its_mirror_image(segmenter, picture):
+    plain = seen(segmenter, picture, "")
+    mirrored = seen(segmenter, np.ascontiguousarray(picture[:, ::-1]), "")[..., ::-1]
+    assert np.abs(plain - mirrored).max() > 1e-3  # else there is nothing to average
+    np.testing.assert_allclose(seen(segmenter, picture, "flip"), (plain + mirrored) / 2, atol=1e-5)
+
+
+def test_a_picture_and_its_mirror_image_get_mirrored_answers(segmenter, picture):
+    one = seen(segmenter, picture, "flip,0.5")
+    other = seen(segmenter, np.ascontiguousarray(picture[:, ::-1]), "flip,0.5")
+    np.testing.assert_allclose(one, other[..., ::-1], atol=1e-5)
+
+
+def test_sizes_are_those_of_a_model_that_works_at_them(segmenter, picture):
+    scaled = []
+    for scale in (1.0, 0.5, 1.25):
+        other = Segmenter(segmenter.network, segmenter.card.model_copy(update={"scale": scale}), device="cpu")
+        scaled.append(seen(other, picture, ""))
+    np.testing.assert_allclose(seen(segmenter, picture, "0.5,1.25"), np.mean(scaled, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("tta", ["flip", "0.75", "flip,1.5"])
+def test_through_tiles_the_answer_is_the_same(segmenter, picture, tta):
+    np.testing.assert_allclose(
+        seen(segmenter, picture, tta, tile=32), seen(segmenter, picture, tta, tile="none"), atol=1e-5
+    )
+
+
+def test_label_map_logits_and_several_pictures_agree(segmenter, picture):
+    segmenter.tta = "flip,0.75"
+    try:
+        prediction = segmenter.predict(picture, probabilities=True)
+        assert np.array_equal(prediction.label_map, prediction.probabilities.argmax(0))
+        assert np.array_equal(segmenter.logits(picture).argmax(0), prediction.label_map)
+        np.testing.assert_allclose(prediction.confidence, prediction.probabilities.max(0), atol=1e-6)
+        both = segmenter.predict_many([picture, picture])
+        assert all(np.array_equal(each.label_map, prediction.label_map) for each in both)
+    finally:
+        segmenter.tta = ""
+
+
+def test_views_are_read_from_words():
+    assert parse_views("") == (View(),)
+    assert parse_views("flip") == (View(), View(True))
+    assert parse_views("0.75, flip,0.75,1") == (View(), View(True), View(False, 0.75), View(True, 0.75))
+    for text in ("flop", "0", "flip,11", "1e9", "nan"):
+        with pytest.raises(RecipeError, match=rf"--tta {text}: write flip, factors of size from 0\.1 to 10, or both"):
+            parse_views(text)
+
+
+@pytest.mark.parametrize("tile", ["auto", 64])
+def test_rasters_average_their_mirror_image(segmenter, picture, tile, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "ortho.tif"
+    profile = {"driver": "GTiff", "height": 150, "width": 101, "count": 3, "dtype": "uint8", "crs": "EPSG:32632",
+               "transform": rasterio.Affine(0.5, 0, 440720, 0, -0.5, 5100000)}  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(np.moveaxis(picture, -1, 0))
+    segmenter.tta = "flip"
+    try:
+        whole = segmenter.predict(picture, tile="none").label_map
+        segmenter.predict_raster(path, tmp_path / "labels.tif", tile=tile)
+        with rasterio.open(tmp_path / "labels.tif") as file:
+            assert (file.read(1) == whole).all()
+        segmenter.tta = "flip,0.5"
+        with pytest.raises(InputError, match=r"at their own resolution, so .* take --tta flip only, not flip,0\.5"):
+            segmenter.predict_raster(path, tmp_path / "other.tif")
+    finally:
+        segmenter.tta = ""
+    plain = segmenter.predict(picture).label_map
+    assert (plain != whole).any()
