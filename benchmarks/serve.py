@@ -1,6 +1,6 @@
 """The service under load, on loopback: pictures a second beside `fullconv predict`, latency, and a soak with kills.
 
-python benchmarks/serve.py [--model MODEL] [--pictures 60] [--requests 10000]
+python benchmarks/serve.py [--model MODEL] [--pictures 16] [--requests 10000] [--kill-every 500]
 
 Clients are processes of their own. Without MODEL, an FCN-8s on ResNet-18 with random weights and pictures of 480x360.
 """
@@ -121,42 +121,83 @@ def saturate(pool: ProcessPoolExecutor, address: str, paths: list[str]) -> None:
     list(pool.map(send_all, [address] * CLIENTS, parts))
 
 
-def predict_command(model: Path, folder: Path, out: Path, batch: int) -> float:
-    """Run `fullconv predict`; returns its seconds from the first picture to the last, without its start."""
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom fullconv.files import Job, predict_files\n"
-        "from fullconv.segmenter import load\nimport numpy as np\n"
-        "model, folder, out = sys.argv[1:4]\nsegmenter = load(model)\n"
-        "segmenter.predict(np.zeros((64, 64, 3), np.uint8))\n"
-        "start = time.perf_counter()\n"
-        f"predict_files(segmenter, Job([folder], Path(out), batch_size={batch}))\n"
-        "print(time.perf_counter() - start)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(model), str(folder), str(out)], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+PREDICT = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from fullconv.files import Job, predict_files
+from fullconv.segmenter import load
+model, folder, out, batch = sys.argv[1:5]
+segmenter = load(model)
+segmenter.predict(np.zeros((64, 64, 3), np.uint8))
+print("ready", flush=True)
+for number, _ in enumerate(sys.stdin):
+    start, used = time.perf_counter(), time.process_time()
+    predict_files(segmenter, Job([folder], Path(out) / str(number), batch_size=int(batch)))
+    print(time.perf_counter() - start, time.process_time() - used, flush=True)
+"""
+
+
+class Predict:
+    """`fullconv predict` in a process that stays, so that what is timed is its work and not its start."""
+
+    def __init__(self, model: Path, folder: Path, out: str, batch: int) -> None:
+        command = [sys.executable, "-c", PREDICT, str(model), str(folder), out, str(batch)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._line()
+
+    def run(self) -> tuple[float, float]:
+        """Predict all; returns seconds, and seconds of processors."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        seconds, used = map(float, self._line().split())
+        return seconds, used
+
+    def stop(self) -> None:
+        self.process.communicate()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+
+def processor_seconds(pids: list[int]) -> float:
+    """Seconds of processors that processes have used."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def measure_throughput(model: Path, folder: Path, rounds: int, batch: int) -> dict[str, Any]:
     """Pictures a second at saturation, in turn with `fullconv predict` on the same pictures."""
     paths = [str(path) for path in sorted(folder.iterdir())]
     seconds: dict[str, list[float]] = {"predict": [], "serve": []}
+    used: dict[str, list[float]] = {"predict": [], "serve": []}
     service = Service(model, "--batch-size", str(batch))
     with ProcessPoolExecutor(CLIENTS, mp_context=get_context("spawn")) as pool, tempfile.TemporaryDirectory() as out:
-        saturate(pool, service.address, paths)  # warm
-        for turn in range(rounds):
-            seconds["predict"].append(predict_command(model, folder, Path(out) / str(turn), batch))
-            start = time.perf_counter()
+        predict = Predict(model, folder, out, batch)
+        pids = service.processes()
+        for turn in range(rounds + 1):
+            own = predict.run()
+            start, before = time.perf_counter(), processor_seconds(pids)
             saturate(pool, service.address, paths)
-            seconds["serve"].append(time.perf_counter() - start)
+            served = time.perf_counter() - start, processor_seconds(pids) - before
+            if turn:  # the first warms both
+                for name, (took, cpu) in (("predict", own), ("serve", served)):
+                    seconds[name].append(took)
+                    used[name].append(cpu)
+        predict.stop()
     service.stop()
-    rates = {name: [len(paths) / value for value in values] for name, values in seconds.items()}
-    ratios = [own / other for own, other in zip(rates["serve"], rates["predict"], strict=True)]
+    ratios = [own / other for own, other in zip(seconds["predict"], seconds["serve"], strict=True)]
+    low, middle, high = quantiles(ratios, n=4, method="inclusive")
     return {
-        "pictures": len(paths), "batch_size": batch, "seconds": summarize(seconds),
-        "pictures_per_second": {name: round(median(values), 2) for name, values in rates.items()},
-        "serve_to_predict": {"median": round(median(ratios), 3), "least": round(min(ratios), 3), "most": round(max(ratios), 3)},
+        "pictures": len(paths), "clients": CLIENTS, "batch_size": batch, "seconds": summarize(seconds),
+        "pictures_per_second": {name: round(len(paths) / median(values), 2) for name, values in seconds.items()},
+        "serve_to_predict": {"median": round(middle, 3), "quartile_1": round(low, 3), "quartile_3": round(high, 3)},
+        "processor_seconds_a_picture": {name: round(median(values) / len(paths), 4) for name, values in used.items()},
     }  # fmt: skip
 
 
@@ -288,10 +329,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--pictures", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--kill-every", type=int, default=500)
+    parser.add_argument("--rate", type=float, help="Of the latency, where throughput is not measured.")
     parser.add_argument("--only", choices=["throughput", "latency", "soak"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -303,16 +345,22 @@ def main() -> None:
         content: dict[str, Any] = {}
         steps: dict[str, Callable[[], Any]] = {
             "throughput": lambda: measure_throughput(model, folder, given.rounds, 1),
-            "latency": lambda: measure_latency(
-                model, folder, content["throughput"]["pictures_per_second"]["serve"] / 2, 60
-            ),
+            "latency": lambda: measure_latency(model, folder, given.rate or half(content["throughput"]), 60),
             "soak": lambda: soak(tiny, small_pictures(Path(place) / "small"), given.requests, given.kill_every),
         }
         for name, step in steps.items():
             if given.only in (None, name):
                 content[name] = step()
                 print(name, json.dumps(content[name], indent=1), flush=True)
-    keep("serve" if given.only is None else f"serve_{given.only}", content)
+    name = "serve" if given.only is None else f"serve_{given.only}"
+    name += "" if given.backbone == "resnet18" else f"_{given.backbone}"
+    name += "" if given.kill_every <= given.requests else "_without_kills"
+    keep(name, {"network": str(given.model or f"fcn8s on {given.backbone}, 11 classes, 480x360"), **content})
+
+
+def half(throughput: dict[str, Any]) -> float:
+    """Return half of the pictures a second that the service was measured to do."""
+    return float(throughput["pictures_per_second"]["serve"]) / 2
 
 
 def small_pictures(folder: Path) -> Path:

@@ -458,7 +458,7 @@ def test_predict_refuses_to_replace_its_input_before_any_work(run, data, model, 
     [
         (["--device", "cuda:9"], "device cuda:9 is not there|CUDA"),
         (["--device", "tpu"], "device"),
-        (["--precision", "int4"], "there is no precision 'int4' here: use auto, fp32 or bf16"),
+        (["--precision", "int4"], "there is no precision 'int4' here: use auto, fp32, bf16 or int8"),
         (["--engine", "caffe"], "there is no engine 'caffe' here: use torch"),
         (["--head", "depth"], "this model has one head without a name, no head 'depth'"),
     ],

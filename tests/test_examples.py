@@ -210,7 +210,7 @@ def test_every_published_net_has_an_example_that_runs(capsys):
         assert f"\n{name}: {VARIANTS[name].about}" in said
         assert set(shown["shapes"].values()) == {(97, 130)}
         assert max(row[3] for row in shown["layers"]) == shown["field"]
-    assert set(found["siftflow-fcn8s"]["shapes"]) == {"sem", "geo"}
+    assert set(found["siftflow-fcn8s"]["shapes"]) == {"semantic", "geometric"}
     crops = {name: shown["crops"] for name, shown in found.items()}
     assert (crops["voc-fcn32s"], crops["voc-fcn16s"], crops["voc-fcn8s"]) == ("19", "5, 27", "5, 9, 31")
     assert crops["voc-fcn-alexnet"] == "18"

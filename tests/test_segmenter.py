@@ -131,8 +131,9 @@ def test_memory_is_kept_to_by_tiles(picture):
     big = np.tile(picture, (12, 9, 1))
     small.memory = 1
     seen = []
-    scores = small.engine.scores
-    small.engine.scores = lambda images: seen.append(images.shape[1:3]) or scores(images)
+    engine = small.engine.at(*big.shape[:2])
+    scores = engine.scores
+    engine.scores = lambda images: seen.append(images.shape[1:3]) or scores(images)
     tiled = small.predict(big)
     assert len(seen) > 1
     small.memory = None
@@ -304,7 +305,7 @@ def test_a_card_that_does_not_fit_its_weights_is_told_so(saved, tmp_path, change
         ({"device": "cuda:9"}, "device cuda:9 is not there: PyTorch sees"),
         ({"device": "gpu"}, "there is no device 'gpu': use auto, cpu, cuda or cuda:0"),
         ({"device": "meta"}, "device meta is not served"),
-        ({"precision": "fp8"}, "there is no precision 'fp8' here"),
+        ({"precision": "fp8"}, "there is no precision 'fp8' here: use auto, fp32, bf16 or int8"),
         ({"engine": "tensorrt"}, "there is no engine 'tensorrt' here"),
     ],
 )

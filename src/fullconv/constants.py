@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fullconv.card import Labels
+from fullconv.errors import DataError, nearest
 from fullconv.labels import Color, voc_palette
+from fullconv.recipe import dump_toml
 
 
 def _words(text: str) -> list[str]:
@@ -87,6 +89,35 @@ def channel_means(variant: str) -> tuple[float, ...]:
     if variant == "nyud-fcn32s-color-hha":
         return color + MEANS_BGR["nyud-hha"]
     return color
+
+
+_COUNTED_FROM_1 = ("nyud", "siftflow")
+"""Data sets whose own masks hold 0 for void and classes from 1 (SIFT Flow's geometric masks hold -1: store it as 0)."""
+
+
+def data_toml(name: str) -> str:
+    """Return the data.toml of a published data set for its own masks, saved as PNG: classes, colours, what is void.
+
+    Args:
+        name: A key of `LABELS`. PASCAL-Context's are the 60 classes of the paper, not the 459 that it annotates.
+
+    Raises:
+        DataError: There is no such data set; the message names the nearest.
+
+    >>> print(data_toml("camvid").splitlines()[0])
+    classes = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+    """
+    if name not in LABELS:
+        raise DataError(f"there is no published data set '{name}'.{nearest(name, LABELS)} Known: {', '.join(LABELS)}.")
+    tables: dict[str, dict[str, object]] = {}
+    for head, labels in LABELS[name].items():
+        table: dict[str, object] = {"classes": labels.classes, "palette": [list(color) for color in labels.palette]}
+        if name == "camvid":
+            table["ignore_index"] = len(labels.classes)
+        if name in _COUNTED_FROM_1:
+            table["values"] = {"0": "void", **{str(i): label for i, label in enumerate(labels.classes, 1)}}
+        tables[head] = table
+    return dump_toml(tables.get("", {"heads": tables}))
 
 
 def seg11valid(val: list[str], sbd_train: set[str]) -> list[str]:

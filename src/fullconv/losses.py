@@ -30,6 +30,8 @@ from torch.autograd.function import once_differentiable
 from fullconv.errors import RecipeError, nearest
 from fullconv.labels import VOID
 
+AddUp = Callable[[Tensor], Tensor]
+
 TERMS = ("cross_entropy", "focal", "dice")
 """Losses that a recipe's sum can name."""
 STRIP = 1 << 19
@@ -81,6 +83,9 @@ class PixelLoss:
         self.class_weights = None if class_weights is None else _checked(class_weights)
         self.focal_gamma = focal_gamma
         self.reduction = reduction
+        self.add_up: AddUp | None = None
+        """Where processes share each micro-batch: adds a tensor up over them, in place. Only dice, which is no sum over
+        pixels, needs it; the processes' numerators then add up to that of the whole micro-batch."""
         self._tables: dict[torch.device, Tensor] = {}
 
     def sums(self, logits: Tensor, target: Tensor) -> LossSums:
@@ -104,8 +109,7 @@ class PixelLoss:
             return cast(Tensor, _CrossEntropy.apply(logits, target, weights, gamma))
 
         def dice() -> Tensor:
-            value = _Dice.apply(logits, target, weights)
-            return cast(Tensor, value * denominator.to(value.dtype))
+            return self._dice(logits, target, denominator)
 
         return LossSums(self._numerator(pixels, dice), denominator)
 
@@ -142,10 +146,14 @@ class PixelLoss:
             return cast(Tensor, _StripCrossEntropy.apply(scores, rows, columns, target, weights, gamma))
 
         def dice() -> Tensor:
-            value = _Dice.apply(rows @ (scores.to(exact) @ columns.T), target, weights)
-            return cast(Tensor, value * denominator.to(value.dtype))
+            return self._dice(rows @ (scores.to(exact) @ columns.T), target, denominator)
 
         return LossSums(self._numerator(pixels, dice), denominator)
+
+    def _dice(self, logits: Tensor, target: Tensor, denominator: Tensor) -> Tensor:
+        value = _Dice.apply(logits, target, self._table(logits.device), self.add_up)
+        whole = denominator if self.add_up is None else self.add_up(denominator.clone())
+        return cast(Tensor, _Part.apply(value, denominator.to(value.dtype), whole.to(value.dtype)))
 
     def _numerator(self, pixels: Callable[[float], Tensor], dice: Callable[[], Tensor]) -> Tensor:
         """Add up the terms, each with its factor."""
@@ -367,7 +375,7 @@ class _Dice(torch.autograd.Function):
     """1 - weighted mean over the true classes of 2 I / S, I = sum(p y), S = sum(p) + sum(y) over valid pixels."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, table: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, table: Tensor, add_up: AddUp | None) -> Tensor:
         classes = logits.shape[1]
         shared, summed, present = (torch.zeros(classes, dtype=torch.float64, device=logits.device) for _ in range(3))
         for _, planes, labels, safe in _pictures(logits, target):
@@ -378,6 +386,8 @@ class _Dice(torch.autograd.Function):
             pixels = torch.zeros_like(present).index_add_(0, safe.flatten(), valid.flatten().double())
             present += pixels
             summed += p.sum(dim=(1, 2)) + pixels
+        if add_up is not None:
+            shared, summed, present = add_up(torch.stack([shared, summed, present]))
         weights = table[:classes] * (present > 0)
         weights = weights / weights.sum().clamp(min=torch.finfo(torch.float64).tiny)
         summed = summed.clamp(min=1)  # it is that, in every class of the truth
@@ -399,4 +409,19 @@ class _Dice(torch.autograd.Function):
             pull = by_class - (p * by_class).sum(dim=0) - (truly * p_true)
             pull.scatter_(0, safe[None], pull.gather(0, safe[None]) + truly)
             gradient[n] = p.mul_(pull).mul_((labels != VOID) * upstream)
-        return gradient, None, None
+        return gradient, None, None, None
+
+
+class _Part(torch.autograd.Function):
+    """A value that all processes have, times this one's part of the denominator; its gradient is that of the whole."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, part: Tensor, whole: Tensor) -> Tensor:
+        ctx.save_for_backward(whole)
+        return value * part
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (whole,) = ctx.saved_tensors
+        return upstream * whole, None, None

@@ -103,6 +103,8 @@ class Recipe(BaseModel):
     """Whether biases and normalisation weights decay."""
     freeze: Literal["none", "backbone", "norm"] = "none"
     """"backbone" trains the head only; "norm" keeps the statistics of batch norms."""
+    sync_batchnorm: bool = False
+    """Let batch norms see the batch of all processes, not each its own part."""
 
     # the machine
     device: str = "auto"

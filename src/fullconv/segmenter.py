@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -18,15 +19,20 @@ from torch import Tensor, nn
 
 from fullconv import modelfile
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, single_channel_statistics
-from fullconv.engines import Engine, TorchEngine
+from fullconv.engines import Engine, choose_engine
+from fullconv.engines.exported import exported_engine, is_exported, read_exported
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.importing import published_model
 from fullconv.nn import VARIANTS, Network, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
+from fullconv.recipe import parse_recipe
 from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core
 from fullconv.views import Seen, View, grow, parse_views
+
+NETWORK_SETTINGS = {"norm", "width", "head", "phase"}
+"""Keywords of `build` that a card may hold beside those that have a place of their own."""
 
 Tile = int | Literal["auto", "none"]
 
@@ -39,18 +45,26 @@ class Segmenter:
         card: Preprocessing, classes and origin.
         device: "auto", "cpu", "cuda" or "cuda:0".
         precision: "auto", "fp32" or "bf16".
-        engine: "auto" or "torch".
+        engine: "auto", "torch", "openvino" or "onnxruntime", or one that is made already. It takes the weights as they
+            are when it is made.
     """
 
     def __init__(
-        self, network: Network, card: Card, device: str = "auto", precision: str = "auto", engine: str = "auto"
+        self,
+        network: Network,
+        card: Card,
+        device: str = "auto",
+        precision: str = "auto",
+        engine: str | Engine = "auto",
     ) -> None:
         self.network = network.eval()
         self.card = card
         self.device = choose_device(device)
-        if engine not in ("auto", "torch"):
-            raise RecipeError(f"there is no engine '{engine}' here: use torch.")
-        self.engine: Engine = TorchEngine(self.network, card, self.device, choose_precision(precision))
+        if device == "auto" and engine in ("openvino", "onnxruntime"):
+            self.device = torch.device("cpu")
+        self.engine: Engine = (
+            choose_engine(self.network, card, self.device, engine, precision) if isinstance(engine, str) else engine
+        )
         self.memory: int | None = None
         """Bytes that a prediction may take; None allows a quarter of what is free."""
         self.blend = False
@@ -213,6 +227,8 @@ class Segmenter:
             raise ModelFileError(
                 "a network from outside has no row in the variants' table, so no model file can hold it."
             )
+        if any(parameter.is_meta for parameter in self.network.parameters()):
+            raise ModelFileError("an exported file keeps its weights to itself: copy the model that it was made of.")
         import fullconv
 
         card = self.card.model_copy(update={"fullconv": fullconv.__version__})
@@ -239,17 +255,18 @@ class Segmenter:
     def _seen(self, pixels: NDArray[Any], view: View, tile: Tile) -> Seen:
         images = rescale(as_tensor(pixels), self.card.scale * view.scale)
         working = working_size(pixels.shape[-3], pixels.shape[-2], self.card.scale * view.scale)
+        engine = self.engine.at(*working)
         core = self._core(tile, *working)
         if core is None:
-            return Seen(view, working, self.engine.scores(images))
+            return Seen(view, working, engine.scores(images))
         if self.blend:
             if self.network.halo is not None:
                 raise InputError(
                     "tiles of this network are exact, and averaging them would only blur: leave --blend away."
                 )
-            return Seen(view, working, blended_scores(self.engine.scores, images, self.network, core))
+            return Seen(view, working, blended_scores(engine.scores, images, self.network, core))
         rows, columns = plan(self.network, *working, core)
-        return Seen(view, working, stitched_scores(self.engine.scores, images, rows, columns))
+        return Seen(view, working, stitched_scores(engine.scores, images, rows, columns))
 
     def _core(self, tile: Tile, height: int, width: int) -> int | None:
         """Return the side of a tile's core, or None for the whole picture."""
@@ -257,7 +274,8 @@ class Segmenter:
             return None
         if tile == "auto":
             allowed = memory_allowed() if self.memory is None else self.memory
-            return tile_core(self.network, height, width, allowed, 2 if self.engine.precision == "bf16" else 4)
+            item_bytes = 2 if self.engine.at(height, width).precision == "bf16" else 4
+            return tile_core(self.network, height, width, allowed, item_bytes)
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
             raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
         return tile
@@ -316,26 +334,14 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_precision(precision: str) -> str:
-    """Turn "auto" into "fp32": the answer that every other precision is measured against.
-
-    Raises:
-        RecipeError: There is no such precision here.
-    """
-    if precision == "auto":
-        return "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise RecipeError(f"there is no precision '{precision}' here: use auto, fp32 or bf16.")
-    return precision
-
-
 def load(path: str | Path, precision: str = "auto", engine: str = "auto", device: str = "auto") -> Segmenter:
     """Load a model file, or the model of a run folder.
 
     Args:
-        path: A `.safetensors` that this program wrote, a run folder, or a published name ("torchvision:fcn_resnet50").
-        precision: "auto", "fp32" or "bf16".
-        engine: "auto" or "torch".
+        path: A `.safetensors` that this program wrote, a run folder, an exported file (`.onnx`, `.xml`, `.pt2`), or a
+            published name ("torchvision:fcn_resnet50").
+        precision: "auto", "fp32" or "bf16". "auto" takes a lower one where it is faster and the card allows it.
+        engine: "auto", "torch", "openvino" or "onnxruntime". "auto" tries what is installed, once for a class of sizes.
         device: "auto", "cpu", "cuda" or "cuda:i".
 
     Raises:
@@ -345,19 +351,48 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
         network, card = published_model(str(path))
         return Segmenter(network, card, device=device, precision=precision, engine=engine)
     path = Path(path)
+    if is_exported(path):
+        return _load_exported(path, precision, engine, device)
     file = path / "model.safetensors" if path.is_dir() else path
     card, tensors = modelfile.read_model(file)
+    return Segmenter(network_of(card, tensors, file), card, device=device, precision=precision, engine=engine)
+
+
+def network_of(card: Card, tensors: dict[str, Tensor] | None, file: Path) -> Network:
+    """Build the network of a card and give it its weights; `file` names where they are from.
+
+    Without weights, its parameters have shapes only: it still knows how tiles and scores are put together.
+
+    Raises:
+        ModelFileError: The network is not known here, or the weights do not fit it.
+    """
     if card.variant not in VARIANTS:
         raise ModelFileError(f"{file}: its network '{card.variant}' is not known here: update fullconv.")
+    settings = set(card.network)
+    if not settings <= NETWORK_SETTINGS:  # above all no "weights", which would be fetched
+        raise ModelFileError(f"{file}: its card has network settings that are unknown: {settings - NETWORK_SETTINGS}.")
     try:
-        network = build(
-            card.variant, backbone=card.backbone, num_classes=card.num_classes, in_channels=card.in_channels,
-            **card.network,
-        )  # fmt: skip
-        network.load_state_dict(tensors)
+        parse_recipe({key: card.network[key] for key in ("norm", "width", "head") if key in settings}, "its card")
+        with torch.device("meta") if tensors is None else nullcontext():
+            network = build(
+                card.variant, backbone=card.backbone, num_classes=card.num_classes, in_channels=card.in_channels,
+                **card.network,
+            )  # fmt: skip
+        if tensors is not None:
+            network.load_state_dict(tensors)
     except FullconvError as error:
         raise ModelFileError(f"{file}: its network cannot be built: {error}") from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        first = str(error).splitlines()[-1].strip()[:200]
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+        first = (str(error).splitlines() or ["too large"])[-1].strip()[:200]
         raise ModelFileError(f"{file}: damaged: its weights do not fit its network ({first}).") from error
-    return Segmenter(network, card, device=device, precision=precision, engine=engine)
+    return network
+
+
+def _load_exported(path: Path, precision: str, engine: str, device: str) -> Segmenter:
+    """Load an exported file: it computes the scores, the network without weights tells how they are put together."""
+    card, about = read_exported(path)
+    if choose_device(device).type != "cpu" and device != "auto":
+        raise RecipeError(f"{path}: an exported file computes on the CPU here: use --device cpu.")
+    network = network_of(card, None, path)
+    made = exported_engine(path, card, about, engine, precision, network.minimum_size)
+    return Segmenter(network, card, device="cpu", engine=made)

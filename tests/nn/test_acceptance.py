@@ -485,11 +485,11 @@ def test_dropout_is_drawn_in_training_only():
 def test_both_heads_have_the_size_of_the_picture_and_their_losses_add_up():
     network = build("siftflow-fcn16s")
     x = torch.randn(1, 3, 37, 51)
-    targets = {"sem": torch.randint(0, 33, (1, 37, 51)), "geo": torch.randint(0, 3, (1, 37, 51))}
+    targets = {"semantic": torch.randint(0, 33, (1, 37, 51)), "geometric": torch.randint(0, 3, (1, 37, 51))}
     logits = network(x)
     assert {head: tuple(value.shape) for head, value in logits.items()} == {
-        "sem": (1, 33, 37, 51),
-        "geo": (1, 3, 37, 51),
+        "semantic": (1, 33, 37, 51),
+        "geometric": (1, 3, 37, 51),
     }
     loss = PixelLoss(reduction="sum")
     alone = {head: loss(logits[head], targets[head]) for head in targets}

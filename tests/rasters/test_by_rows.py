@@ -29,7 +29,7 @@ NETS = {
 
 def enough_for(model: Segmenter, source: Path, rows: int) -> int:
     """Bytes of memory with which bands get some rows."""
-    program = RowProgram(model.engine.chosen(10**6, 10**6))
+    program = RowProgram(model.engine.at(10**6, 10**6).chosen(10**6, 10**6))
     with Raster(source, model.card) as raster:
         return AROUND + raster.cache_bytes(0, True) + band_bytes(program, raster.height, raster.width, rows)
 

@@ -18,8 +18,9 @@ pytest.importorskip("httpx")
 
 from serving import CLASSES, Running, picture  # noqa: E402
 
+from fullconv.card import Card, Labels  # noqa: E402
 from fullconv.nn import build  # noqa: E402
-from fullconv.segmenter import Segmenter  # noqa: E402
+from fullconv.segmenter import Segmenter, build_settings  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,19 @@ def model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("served") / "shapes" / "model.safetensors"
     network = build("fcn8s", backbone="tiny", num_classes=4, width=0.25)
     Segmenter.from_network(network, CLASSES, device="cpu").save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def two_headed(tmp_path_factory) -> Path:
+    torch.manual_seed(3)
+    network = build("fcn8s", backbone="tiny", num_classes={"sort": 3, "state": 2}, width=0.25)
+    heads = {"sort": Labels(classes=("a", "b", "c")), "state": Labels(classes=("dry", "wet"))}
+    card = Card(
+        variant="fcn8s", backbone="tiny", network=build_settings(network), classes=heads["sort"].classes, heads=heads
+    )
+    path = tmp_path_factory.mktemp("two") / "two.safetensors"
+    Segmenter(network, card, device="cpu").save(path)
     return path
 
 

@@ -138,7 +138,7 @@ def bombs(service: Running, count: int, seconds: float) -> None:
     text = (
         PICTURE[:33] + struct.pack(">I", len(words) - 4) + words + struct.pack(">I", zlib.crc32(words)) + PICTURE[33:]
     )
-    bodies = [big.getvalue(), bomb(2**31 - 1, 2**31 - 1), bomb(10**6, 90), bomb(0, 0), text, *thin]
+    bodies = [big.getvalue(), bomb(2**31 - 1, 2**31 - 1), bomb(10**6, 150), bomb(0, 0), text, *thin]
     expected = {413, 422, 200}
     for number in range(count):
         answer = httpx.post(f"{service.address}/v1/predict", content=bodies[number % len(bodies)], timeout=60)
@@ -174,34 +174,29 @@ MEASURES: list[tuple[Callable[[Running, int, float], None], int, int]] = [
 """What is done, how often in the short and in the long version."""
 
 
-@pytest.fixture(scope="module")
-def patient(start) -> Running:
-    return start("--max-pixels", "20000000")
-
-
 @pytest.mark.parametrize(("measure", "short", "long"), MEASURES, ids=[m[0].__name__ for m in MEASURES])
-def test_a_good_request_is_answered_in_time_meanwhile(patient, measure, short, long):
-    with Probe(patient):
-        measure(patient, short, 1.0)
-    assert patient.client.get("/readyz").status_code == 200
-    assert "Traceback" not in patient.text
+def test_a_good_request_is_answered_in_time_meanwhile(service, measure, short, long):
+    with Probe(service):
+        measure(service, short, 1.0)
+    assert service.client.get("/readyz").status_code == 200
+    assert "Traceback" not in service.text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("measure", "short", "long"), MEASURES, ids=[m[0].__name__ for m in MEASURES])
-def test_a_good_request_is_answered_in_time_for_longer(patient, measure, short, long):
-    with Probe(patient):
-        measure(patient, long, 20.0)
-    assert "Traceback" not in patient.text
-    restarts = patient.metric("fullconv_copy_restarts_total")
+def test_a_good_request_is_answered_in_time_for_longer(service, measure, short, long):
+    with Probe(service):
+        measure(service, long, 20.0)
+    assert "Traceback" not in service.text
+    restarts = service.metric("fullconv_copy_restarts_total")
     assert restarts == 0
 
 
 @pytest.mark.slow
-def test_silent_and_slow_heads_are_let_go(patient):
+def test_silent_and_slow_heads_are_let_go(service):
     from fullconv.serve.connection import HEAD_SECONDS
 
-    with connections(patient, 20) as clients:
+    with connections(service, 20) as clients:
         for client in clients[::2]:
             client.sendall(b"POST /v1/pre")
         end = time.monotonic() + HEAD_SECONDS + 5
@@ -215,6 +210,7 @@ def test_schemathesis_finds_no_500(start):
     """Every operation of the OpenAPI with generated cases, good ones and bad ones."""
     schemathesis = pytest.importorskip("schemathesis")
     from hypothesis import HealthCheck, given, settings
+    from hypothesis.errors import Unsatisfiable
 
     service = start("--max-pixels", "1000000")
     schema = schemathesis.openapi.from_url(f"{service.address}/openapi.json")
@@ -229,7 +225,7 @@ def test_schemathesis_finds_no_500(start):
                 asked.append(answer.status_code)
                 assert answer.status_code < 500, f"{case.method} {case.path}: {answer.status_code} {answer.text[:200]}"
 
-            with suppress(NotImplementedError):  # an operation that nothing can be wrong about
+            with suppress(Unsatisfiable):  # an operation that nothing can be wrong about
                 check()
     assert len(asked) > 150
     assert {200, 422} <= set(asked)

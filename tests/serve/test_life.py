@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 from serving import picture, png
 
@@ -81,6 +82,7 @@ def stop_under_load(service, expected: bytes) -> None:
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_leaves_no_copy_behind(start):
     service = start()
     (copy,) = service.copies()
@@ -93,6 +95,50 @@ def test_a_service_that_is_killed_leaves_no_copy_behind(start):
             return
         time.sleep(0.1)
     pytest.fail("the copy lives on")
+
+
+@pytest.mark.slow
+def test_a_copy_that_hangs_is_replaced(start):
+    service = start("--timeout", "2")
+    expected = ask(service.address).content
+    (copy,) = service.copies()
+    os.kill(copy, signal.SIGSTOP)
+    answer = ask(service.address)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too-slow")
+    for _ in range(300):
+        if copy not in service.copies():
+            break
+        time.sleep(0.1)
+    assert ready_again(service)
+    assert [line["event"] for line in service.lines if line["event"] == "copy-stuck"] == ["copy-stuck"]
+    assert ask(service.address).content == expected
+
+
+@pytest.mark.slow
+def test_a_picture_that_ends_two_copies_is_refused_and_others_are_answered(start):
+    service = start()
+    expected = ask(service.address).content
+    large = png(np.tile(picture(), (40, 40, 1)))
+    with ThreadPoolExecutor(1) as pool:
+        poison = pool.submit(httpx.post, f"{service.address}/v1/predict", content=large, timeout=60)
+        for _ in range(2):
+            time.sleep(0.6)
+            assert ready_again(service)
+            time.sleep(0.2)
+            for copy in service.copies():
+                os.kill(copy, signal.SIGKILL)
+        answer = poison.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "copy-ended")
+    assert int(answer.headers["retry-after"]) >= 5
+    assert ask(service.address).content == expected
+
+
+def ready_again(service) -> bool:
+    for _ in range(300):
+        if service.client.get("/readyz").status_code == 200:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 # --- what does not start ---------------------------------------------------------------------------------------------

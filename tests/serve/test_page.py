@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,7 @@ def violations(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(browser, service, scheme):
-    tab = Tab(browser, service, color_scheme=scheme, viewport={"width": 380, "height": 760})
+    tab = Tab(browser, service, color_scheme=scheme, viewport={"width": 380, "height": 760}, has_touch=True)
     page = tab.page
     narrow = "document.documentElement.scrollWidth <= window.innerWidth"
     page.wait_for_selector("#chips li")
@@ -280,6 +280,8 @@ def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(brows
     tab.wait("good.png")
     assert violations(page) == []
     assert page.evaluate(narrow)
+    page.touchscreen.tap(190, 420)
+    assert re.match(rf"({'|'.join(CLASSES)}) \d+ %", page.inner_text("#tip"))
     page.goto(f"{service.address}/docs")
     page.wait_for_selector("section")
     assert violations(page) == []
@@ -370,6 +372,32 @@ def test_a_service_that_is_gone_is_told(browser, start):
     tab.give(("one.png", PICTURE))
     tab.page.wait_for_selector(".box.bad")
     assert "cannot be reached" in tab.page.inner_text("#message")
+    tab.close()
+
+
+def eventually(question: Callable[[], bool], page: Any) -> bool:
+    """Ask until the answer is yes; the page's policy forbids to wait inside it."""
+    for _ in range(200):
+        if question():
+            return True
+        page.wait_for_timeout(50)
+    return False
+
+
+@pytest.mark.slow
+def test_another_model_and_another_head_answer_for_the_same_pictures(browser, start, model, two_headed):
+    tab = Tab(browser, start("--model", f"pair={two_headed}"))
+    page = tab.page
+    page.wait_for_selector("#chips li")
+    tab.give(("one.png", PICTURE))
+    tab.wait("one.png")
+    names = "[...document.querySelectorAll('#classes label')].map((one) => one.textContent).sort().join()"
+    assert page.evaluate(names) == "box,disc,ground,triangle"
+    assert not page.is_visible("#head")
+    page.select_option("#model", "pair")
+    assert eventually(lambda: page.evaluate(names) == "a,b,c", page)
+    page.select_option("#head", "state")
+    assert eventually(lambda: page.evaluate(names) == "dry,wet", page)
     tab.close()
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from serving import CLASSES, Running, picture, png
 
 from fullconv.cli import main
+from fullconv.segmenter import load
 
 PICTURE = png(picture())
 
@@ -72,8 +73,6 @@ def test_tiles_forms_and_names_change_nothing(service):
 
 
 def test_scale_is_the_working_resolution_and_the_answer_has_the_pictures_size(service, model):
-    from fullconv.segmenter import load
-
     segmenter = load(model)
     segmenter.card = segmenter.card.model_copy(update={"scale": 0.5})
     expected = segmenter.predict(picture()).label_map
@@ -350,3 +349,25 @@ def test_the_log_has_a_line_a_request_and_no_secrets(strict, token):
 
 def test_every_answer_that_is_json_is_valid(service):
     json.loads(post(service, accept="application/json").text, parse_constant=lambda word: pytest.fail(word))
+
+
+# --- several models, several heads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_models_answer_by_name_and_heads_by_head(start, model, two_headed, tmp_path):
+    (tmp_path / "p.png").write_bytes(PICTURE)
+    for file in (model, two_headed):
+        assert main(["predict", str(file), str(tmp_path / "p.png"), "-o", str(tmp_path / file.stem)]) == 0
+    both = start("--model", f"pair={two_headed}")
+    assert [one["name"] for one in both.client.get("/v1/models").json()["models"]] == ["shapes", "pair"]
+    assert post(both).content == (tmp_path / "model" / "p.png").read_bytes()
+    for head, names in {"sort": ["a", "b", "c"], "state": ["dry", "wet"]}.items():
+        answer = post(both, path=f"/v1/predict/pair?head={head}")
+        assert answer.content == (tmp_path / "two" / f"p.{head}.png").read_bytes()
+        content = post(both, path=f"/v1/predict/pair?head={head}&answer=json").json()
+        assert content["head"] == head
+        assert [row["name"] for row in content["classes"]] == names
+    first = post(both, path="/v1/predict/pair?answer=json&include=confidence").json()
+    assert first["head"] == "sort"
+    assert refused(post(both, path="/v1/predict/pair?head=x"))[2].endswith("it has sort, state.")

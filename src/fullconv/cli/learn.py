@@ -82,6 +82,20 @@ def train(
     raise typer.Exit(exit_code(outcome.status, outcome.skipped))
 
 
+def debug(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run whose loss became no number.")],
+) -> None:
+    """Replay the step of RUN that went wrong.
+
+    Names the first layer or parameter that is not finite or explodes, the pictures of the batch, and what to change.
+    """
+    from fullconv.training.debug import debug as replayed
+
+    with results_only():
+        lines = replayed(run)
+    print("\n".join(lines))
+
+
 def collect(given: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
     """Return the settings that the user gave, by options and by ``--set key=value``.
 

@@ -21,26 +21,30 @@ def info(model: ModelArgument, json: Json = False) -> None:
     """
     from fullconv.modelfile import read_card
 
-    path = Path(model)
-    if ":" in model and not path.exists():
+    path, about = Path(model), None
+    if path.suffix.lower() in (".onnx", ".xml", ".pt2"):
+        from fullconv.engines.exported import read_exported
+
+        card, about = read_exported(path)
+    elif ":" in model and not path.exists():
         from fullconv.importing import published_model
 
         card = published_model(model)[1]
     else:
         card = read_card(path / "model.safetensors" if path.is_dir() else path)
     if json:
-        print_json(card.model_dump(mode="json"))
+        print_json({**card.model_dump(mode="json"), **({"export": about} if about else {})})
     else:
-        _show_card(model, card)
+        _show_card(model, card, about)
 
 
-def _show_card(model: str, card: Card) -> None:
+def _show_card(model: str, card: Card, about: dict[str, Any] | None = None) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False, title=Text(model), title_justify="left")
-    for key, value in _facts(card):
+    for key, value in [*_facts(card), *_export_facts(about or {})]:
         table.add_row(key, Text(value))
     print_rich(table)
     rows = (card.scores.get("val") or {}).get("classes") or []
@@ -82,6 +86,19 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         facts.append(("data", f"{', '.join(counts)} pictures"))
     facts += [("written by", f"fullconv {card.fullconv}"), ("weights_sha256", card.weights_sha256)]
     return facts
+
+
+def _export_facts(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what an exported file says about itself."""
+    parity = about.get("parity") or {}
+    if not parity:
+        return []
+    kind = "made" if parity["made"] else "validation"
+    words = f"{100 * parity['labels']:.3f} % of the labels of {parity['pictures']} {kind} pictures"
+    difference = parity["mean_iou_difference"]
+    words += f", mean IU {difference:+.5f}" if difference is not None else ""
+    refused = "; forced: " + "; ".join(parity["reasons"]) if parity["reasons"] else ""
+    return [("exported as", f"{about['format']}, {about['precision']}"), ("as in fp32", words + refused)]
 
 
 def models(

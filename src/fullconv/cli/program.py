@@ -15,14 +15,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from fullconv import __version__
+from fullconv.cli.batch import batch
 from fullconv.cli.data import check, convert
+from fullconv.cli.deploy import export
 from fullconv.cli.foreign import compare, import_model
-from fullconv.cli.learn import demo, train
+from fullconv.cli.learn import debug, demo, train
 from fullconv.cli.models import info, models
 from fullconv.cli.serve import serve
 from fullconv.cli.track import rank, runs
 from fullconv.cli.use import evaluate, predict
-from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, print_json, use_utf8
+from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, listen, print_json, use_utf8
 from fullconv.errors import FullconvError, nearest
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -32,10 +34,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "import": import_model,
     "info": info,
     "models": models,
     "compare": compare,
+    "debug": debug,
+    "batch": batch,
     "runs": runs,
     "rank": rank,
     "serve": serve,
@@ -90,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     use_utf8()
+    listen()
     try:
         with _sigterm_raises():
             code = _run(arguments, started)

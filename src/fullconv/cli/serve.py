@@ -24,7 +24,7 @@ def serve(
         typer.Option(envvar="FULLCONV_TOKEN", help="What requests must carry as 'Authorization: Bearer TOKEN'."),
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="On another host than this one: let everybody ask.")
+        bool, typer.Option("--no-auth", help="Let everybody ask who reaches it, under any host name.")
     ] = False,
     copies: Annotated[int, typer.Option(min=1, help="Processes a model.")] = 1,
     batch_size: Annotated[
@@ -50,11 +50,11 @@ def serve(
     models = name_models(model, named or [])
     check_access(host, token, no_auth)
     settings = Settings(
-        models, host, port, token, copies, batch_size, queue, parse_bytes(max_body, "--max-body"), max_pixels, timeout,
+        models, host, port, token, no_auth, copies, batch_size, queue, parse_bytes(max_body, "--max-body"), max_pixels, timeout,
         device, precision, engine,
     )  # fmt: skip
     if no_auth:
-        say(f"Without a token: everybody who reaches {host} may use this service.")
+        say(f"No token is wanted: everybody who reaches {host} may use this service.")
     number = run_service(settings)
     if number == signal.SIGINT:
         raise KeyboardInterrupt

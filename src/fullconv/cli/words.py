@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -43,6 +44,21 @@ def complain(text: str) -> None:
 def say(text: str) -> None:
     """Say something that is no result."""
     print(text, file=sys.stderr, flush=True)
+
+
+class _Said(logging.Handler):
+    """Says what the library has to tell, as it chooses an engine for example."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+def listen() -> None:
+    """Say on stderr what the library tells while it works."""
+    logger = logging.getLogger("fullconv")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Said) for handler in logger.handlers):
+        logger.addHandler(_Said())
 
 
 def print_json(value: Any) -> None:

@@ -260,6 +260,10 @@ class TrainingBatches:
                     self.skipped.update(batch.skipped)
                     yield batch
 
+    def whole(self, step: int) -> Batch:
+        """Make the batch of a step with the crops of all ranks."""
+        return _Maker(replace(self._plan, slots=range(self._plan.batch_size), cache_bytes=0))[step, step + 1][0]
+
     def _by_workers(self, blocks: _Blocks) -> Generator[list[Batch], None, None]:
         loader = DataLoader(
             _Guarded(self._maker),

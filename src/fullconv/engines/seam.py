@@ -10,13 +10,25 @@ from fullconv.nn import Scores
 
 
 class Engine(Protocol):
-    """A runtime that holds a network and its preprocessing."""
+    """A runtime that holds a network and its preprocessing.
 
-    name: str
-    """"torch", "openvino" or "onnxruntime"."""
-    precision: str
-    """"fp32", "bf16" or "int8"."""
+    Tiles, stitching and upsampling are not its business, so that the answer is put together in one way everywhere.
+    """
+
+    @property
+    def name(self) -> str:
+        """One of torch, openvino and onnxruntime; several of them where sizes were computed by different ones."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """One of fp32, bf16 and int8; several likewise."""
+        ...
 
     def scores(self, images: Tensor) -> Scores:
         """Map pictures (N, H, W, C) as stored, in the card's bands, to scores (N, K, h, w) float32, or a dict by head."""
+        ...
+
+    def at(self, height: int, width: int) -> Engine:
+        """Return the engine for pictures of a size, all tiles of one included: itself, or what "auto" chose for it."""
         ...

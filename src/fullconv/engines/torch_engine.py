@@ -1,4 +1,4 @@
-"""PyTorch as an engine, eager."""
+"""PyTorch as an engine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from fullconv.nn import Network, Scores, map_scores
 from fullconv.preprocess import normalize
 
 SMALL = 64
-"""Pictures with a shorter side are not computed in bf16 by networks that do not pad them to this size: oneDNN's bf16
-convolutions go wrong on maps one cell wide."""
+"""Pictures with a shorter side are not computed in bf16 by networks that do not pad them to this size: bf16
+convolutions of oneDNN, which OpenVINO has inside, too, go wrong on maps one cell wide."""
+
+
+def too_small(height: int, width: int, minimum_size: int) -> bool:
+    """Say whether a picture of a size may have maps one cell wide, which bf16 gets wrong."""
+    return max(min(height, width), minimum_size) < SMALL
 
 
 class TorchEngine:
@@ -34,11 +39,15 @@ class TorchEngine:
         self.exact: Network = exact  # type: ignore[assignment]
         self.lower: Network | None = None
         if precision == "bf16":
-            self.lower = copy.deepcopy(self.exact).to(torch.bfloat16)
+            self.lower = in_bf16(self.exact)
+
+    def at(self, height: int, width: int) -> TorchEngine:
+        """Return itself."""
+        return self
 
     def chosen(self, height: int, width: int) -> Network:
         """Return what computes pictures of a size: small ones are computed in full precision."""
-        small = max(min(height, width), self.exact.minimum_size) < SMALL
+        small = too_small(height, width, self.exact.minimum_size)
         return self.exact if self.lower is None or small else self.lower
 
     @torch.inference_mode()
@@ -49,3 +58,25 @@ class TorchEngine:
         if network is self.exact:
             return map_scores(network.scores(x), Tensor.float)
         return map_scores(network.scores(x.to(torch.bfloat16)), Tensor.float)
+
+
+class _InFloat32(nn.Module):
+    """A layer that PyTorch does not compute in bf16 on CPUs."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x.float()).to(x.dtype)
+        return result
+
+
+def in_bf16(network: Network) -> Network:
+    """Return a copy of a network that computes in bf16, but for local response normalisation."""
+    lower = copy.deepcopy(network).to(torch.bfloat16)
+    for parent in list(lower.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.LocalResponseNorm):
+                setattr(parent, name, _InFloat32(layer))
+    return lower

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fullconv.errors import WeightsError
-from fullconv.nn.caffe import read_caffemodel
 from fullconv.nn.networks import Network, build
+from fullconv.nn.published import read_blobs
 from fullconv.nn.upsampling import bilinear_kernel
 from fullconv.nn.variants import VARIANTS
 from fullconv.nn.weights import read_weights
@@ -45,12 +45,7 @@ def read_foreign(path: Path, variant: str) -> Network:
         WeightsError: Tensors are missing, unknown, or of another size; they are named.
     """
     if VARIANTS[variant].release is not None:
-        if path.suffix == ".caffemodel":
-            blobs = read_caffemodel(path)
-            tensors = {f"{name}.{part}": blob for name, found in blobs.items()
-                       for part, blob in zip(("weight", "bias"), found, strict=False)}  # fmt: skip
-        else:
-            tensors = read_weights(path)
+        tensors = read_blobs(path) if path.suffix == ".caffemodel" else read_weights(path)
         return _load_release(tensors, variant, path)
     return _load_torchvision(read_weights(path), variant, path)
 
@@ -123,7 +118,7 @@ def release_tensors(network: Network) -> dict[str, Tensor]:
         for layer, size in growing.items():
             weight = torch.zeros(count, count, size, size)
             weight[range(count), range(count)] = _plane(size)
-            tensors[f"{layer}_{head}.weight" if head else f"{layer}.weight"] = weight
+            tensors[f"{layer}_{_SUFFIXES.get(head, head)}.weight" if head else f"{layer}.weight"] = weight
     return tensors
 
 
@@ -136,7 +131,8 @@ def _theirs(key: str) -> str:
     match = re.fullmatch(r"head\.(?:(\w+)\.)?score\.(\d+)\.(\w+)", key)
     assert match is not None, key
     layer = {"32": "score_fr", "16": "score_pool4", "8": "score_pool3"}[match[2]]
-    return f"{layer}_{match[1]}.{match[3]}" if match[1] else f"{layer}.{match[3]}"
+    head = _SUFFIXES.get(match[1], match[1])
+    return f"{layer}_{head}.{match[3]}" if head else f"{layer}.{match[3]}"
 
 
 def _plane(size: int) -> Tensor:

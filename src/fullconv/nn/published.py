@@ -11,14 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
 from fullconv.geometry import Geometry, crop_between, trace
+from fullconv.nn.caffe import read_caffemodel
+from fullconv.nn.surgery import append_mean_channels, spread_stem
 from fullconv.nn.upsampling import Upsample
-from fullconv.nn.weights import backbone_file, load_renamed
+from fullconv.nn.weights import backbone_file, load_renamed, read_weights
 
 PAD = 100
 """Of the first convolution: with it fc6 sees at least its 7x7 cells of pool5 for every picture (97 would be enough)."""
@@ -149,34 +152,69 @@ def make_trunk(name: str, in_channels: int, strides: Sequence[int], width: float
     return trunk.eval()
 
 
+_VGG_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+"""Numbers of VGG-16's convolutions in torchvision's and timm's `features`."""
+_INCEPTION_PARTS = {
+    "1x1": "one.0", "3x3_reduce": "three.0.0", "3x3": "three.1.0", "5x5_reduce": "five.0.0", "5x5": "five.1.0",
+    "pool_proj": "pool.1.0",
+}  # fmt: skip
+"""Caffe's names of GoogLeNet's layers, and ours."""
+
+
 def load_classifier(trunk: Trunk, name: str, weights: str) -> None:
     """Copy an ImageNet classifier into a trunk: fully connected layers become convolutions by a plain view.
+
+    A stem of three channels gets further ones from their mean, as the release's net of colour and depth has it.
 
     Args:
         trunk: Of `make_trunk`.
         name: Its name.
-        weights: "imagenet" or a file of VGG-16 in torchvision's, timm's or Caffe's layout.
+        weights: "imagenet", or a file: VGG-16 in torchvision's, timm's or Caffe's layout; for the others Caffe's
+            `bvlc_reference_caffenet.caffemodel` and `bvlc_googlenet.caffemodel`.
 
     Raises:
         NetworkError: The weights are of another network than this trunk.
         WeightsError: They cannot be had.
     """
-    if name != "vgg":
+    caffe = weights.endswith(".caffemodel")
+    if name != "vgg" and not caffe:
         reason = (
             "torchvision's GoogLeNet has 3x3 where the paper has 5x5 branches" if name == "googlenet"
             else "torchvision's AlexNet has other widths, no groups and no local response normalisation"
         )  # fmt: skip
-        raise NetworkError(f"{reason}, so its weights do not fit this net. Use weights none, or import a Caffe model.")
+        raise NetworkError(
+            f"{reason}, so its weights do not fit this net. Use weights none, or a .caffemodel of the Caffe zoo."
+        )
     file = backbone_file("vgg16", weights)
-    indices = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-    convs = [key for key in trunk.layers if key.startswith("conv")]
-    names = {f"features.{index}": f"layers.{conv}" for index, conv in zip(indices, convs, strict=True)}
-    names |= {conv: f"layers.{conv}" for conv in (*convs, "fc6", "fc7")}
-    for source in ("pre_logits.fc1", "classifier.0"):
-        names[source] = "layers.fc6"
-    for source in ("pre_logits.fc2", "classifier.3"):
-        names[source] = "layers.fc7"
-    load_renamed(trunk, file, names, "VGG-16")
+    stored = read_blobs(file) if caffe else read_weights(file)
+    names = {layer: f"layers.{layer}" for layer in trunk.layers}
+    if name == "vgg":
+        convs = [key for key in trunk.layers if key.startswith("conv")]
+        names |= {f"features.{index}": f"layers.{conv}" for index, conv in zip(_VGG_CONVS, convs, strict=True)}
+        names |= dict.fromkeys(("pre_logits.fc1", "classifier.0"), "layers.fc6")
+        names |= dict.fromkeys(("pre_logits.fc2", "classifier.3"), "layers.fc7")
+    if name == "googlenet":
+        names |= {theirs: f"layers.{ours}.0" for theirs, ours in
+                  (("conv1/7x7_s2", "conv1"), ("conv2/3x3_reduce", "conv2_reduce"), ("conv2/3x3", "conv2"))}  # fmt: skip
+        names |= {f"inception_{key}/{part}": f"layers.inception_{key}.{ours}"
+                  for key in _INCEPTIONS for part, ours in _INCEPTION_PARTS.items()}  # fmt: skip
+    stem, channels = next((k, layer.in_channels) for k, layer in trunk.named_modules() if isinstance(layer, nn.Conv2d))
+    for key, value in stored.items():  # the first convolution, by whatever name
+        if f"{names.get(key.removesuffix('.weight'))}.weight" == f"{stem}.weight" and value.ndim == 4:
+            grow = spread_stem if channels < value.shape[1] else append_mean_channels
+            stored[key] = grow(value, channels)
+    load_renamed(trunk, file, names, {"vgg": "VGG-16", "caffenet": "CaffeNet"}.get(name, "GoogLeNet"), stored)
+
+
+def read_blobs(path: Path) -> dict[str, Tensor]:
+    """Read a `.caffemodel` as tensors by name, as PyTorch calls them: LAYER.weight and LAYER.bias.
+
+    Raises:
+        WeightsError: The file is damaged, or none of Caffe's.
+    """
+    blobs = read_caffemodel(path)
+    return {f"{layer}.{part}": blob for layer, found in blobs.items()
+            for part, blob in zip(("weight", "bias"), found, strict=False)}  # fmt: skip
 
 
 class TwoTrunks(nn.Module):

@@ -1,9 +1,22 @@
-"""Net surgery: the same numbers in another shape."""
+"""Net surgery: the same numbers in another shape.
+
+``convolutionalize`` and ``convolutional`` make a classifier convolutional, ``transplant`` carries a net's weights into a
+finer one, one of more classes or one of more channels, by name; ``expand_score`` and ``append_mean_channels`` are its
+two rules for tensors that grow.
+
+Source: Long et al., CVPR 2015, section 3.1; the Caffe release's surgery.py and the NYUD nets' solve.py.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Mapping
+from math import isqrt
+
 import torch
 from torch import Tensor, nn
+
+from fullconv.errors import NetworkError
 
 
 def convolutionalize(linear: nn.Linear, kernel: tuple[int, int], padding: int = 0) -> nn.Conv2d:
@@ -59,3 +72,162 @@ def adapt_in_channels(module: nn.Module, in_channels: int) -> None:
             layer.in_channels = in_channels
         return
     raise ValueError(f"{type(module).__name__} has no convolution.")
+
+
+def append_mean_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """Give a stem's weights (O, 3, h, w) further input channels: the first three stay, each further one is their mean.
+
+    That is how the release began its net of colour and depth: what depth shows has an effect from the first step on.
+
+    Raises:
+        ValueError: There would be fewer channels than before.
+    """
+    further = in_channels - weight.shape[1]
+    if further < 0:
+        raise ValueError(f"weights of {weight.shape[1]} channels cannot be appended to become {in_channels}.")
+    mean = weight.mean(dim=1, keepdim=True)
+    return torch.cat([weight, mean.expand(-1, further, -1, -1)], dim=1)
+
+
+def expand_score(tensor: Tensor, num_classes: int) -> Tensor:
+    """Give a score layer's weights (K, ...) or biases (K,) more classes: the first K rows stay, the others are 0.
+
+    Raises:
+        ValueError: There would be fewer classes than before.
+    """
+    if num_classes < len(tensor):
+        raise ValueError(f"a score layer of {len(tensor)} classes cannot be expanded to {num_classes}.")
+    grown = tensor.new_zeros(num_classes, *tensor.shape[1:])
+    grown[: len(tensor)] = tensor
+    return grown
+
+
+def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> list[str]:
+    """Copy a net's weights into another by name, in place: 32s into 16s, 16s into 8s, K classes into more.
+
+    A tensor is copied where the names agree and the shapes do, or where one follows from the other: fully connected
+    weights become a convolution's by a plain view, a score layer of fewer classes fills the first rows (the others
+    become 0), a stem of three channels gets further ones from their mean. All others stay as they are.
+
+    Args:
+        source: A network, or its tensors by name.
+        target: The network that gets them.
+
+    Returns:
+        Names of the target's tensors that nothing was copied into.
+    """
+    theirs = source.state_dict() if isinstance(source, nn.Module) else source
+    own = target.state_dict()
+    fitted = {}
+    for name, value in own.items():
+        found = _fitted(theirs[name], value) if name in theirs else None
+        if found is not None:
+            fitted[name] = found.to(value.dtype)
+    target.load_state_dict(fitted, strict=False)
+    return [name for name in own if name not in fitted]
+
+
+def _fitted(value: Tensor, wanted: Tensor) -> Tensor | None:
+    """Return a tensor in the shape of another where it follows from its own, else None."""
+    if value.shape == wanted.shape:
+        return value
+    if value.ndim == 0 or wanted.ndim == 0:
+        return None
+    if value.shape[0] == wanted.shape[0] and value.numel() == wanted.numel():
+        return value.reshape(wanted.shape)
+    if value.shape[1:] == wanted.shape[1:] and value.shape[0] < wanted.shape[0]:
+        return expand_score(value, wanted.shape[0])
+    channels = value.ndim == wanted.ndim == 4 and value.shape[1] == 3 < wanted.shape[1]
+    if channels and value.shape[0] == wanted.shape[0] and value.shape[2:] == wanted.shape[2:]:
+        return append_mean_channels(value, wanted.shape[1])
+    return None
+
+
+def fuse_late(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], target: nn.Module) -> list[str]:
+    """Copy two trained nets of one trunk each into a net of two trunks (`nyud-fcn32s-color-hha`), in place.
+
+    Args:
+        color: Tensors of the net on the first three channels, by name.
+        hha: Tensors of the net on the others.
+        target: The net of two trunks.
+
+    Returns:
+        Names of the target's tensors that nothing was copied into: none, where both are nets of the same kind.
+    """
+    both = {}
+    for modality, tensors in (("color", color), ("hha", hha)):
+        for name, value in tensors.items():
+            new = name.replace("backbone.layers.", f"backbone.{modality}.layers.")
+            both[new.replace("head.score.32.", f"head.score_{modality}.")] = value
+    return transplant(both, target)
+
+
+def convolutional(classifier: nn.Module) -> nn.Sequential:
+    """Make a classifier of VGG's or AlexNet's kind convolutional: its class scores at every place of a picture.
+
+    The layers keep their weights (they are copied, the classifier is not changed) and their order; average pooling
+    before the first fully connected layer, which does nothing at the size that the classifier was made for, goes.
+
+    Args:
+        classifier: torchvision's VGG or AlexNet (``features``, ``avgpool``, ``classifier``), timm's VGG (``features``,
+            ``pre_logits``, ``head``), or any module of ``features`` and fully connected layers in this order. Weights
+            of Caffe's are such, too; they want BGR pictures.
+
+    Returns:
+        (N, C, H, W) to (N, classes, h, w), in eval mode; 1 x 1 for pictures of the size that it was made for.
+
+    Raises:
+        NetworkError: It has no ``features``, or something between them and its classes that is no layer of that kind.
+
+    >>> import torchvision
+    >>> net = convolutional(torchvision.models.alexnet(num_classes=7))
+    >>> net(torch.zeros(1, 3, 288, 320)).shape
+    torch.Size([1, 7, 3, 4])
+    """
+    features = getattr(classifier, "features", None)
+    if not isinstance(features, nn.Module):
+        raise NetworkError(f"{type(classifier).__name__} has no features, so it is no classifier of VGG's kind.")
+    layers: list[nn.Module] = [features]
+    channels = _out_channels(features)
+    for layer in _after_features(classifier):
+        if isinstance(layer, nn.Linear):
+            cells, rest = divmod(layer.in_features, channels)
+            side = isqrt(cells)
+            if rest or side * side != cells:
+                raise NetworkError(
+                    f"a layer of {layer.in_features} inputs cannot see {channels} maps of a square of cells; only"
+                    " classifiers that flatten square maps can be made convolutional."
+                )
+            layers.append(convolutionalize(layer, (side, side)))
+            channels = layer.out_features
+        elif isinstance(layer, nn.Conv2d):
+            layers.append(layer)
+            channels = layer.out_channels
+        elif isinstance(layer, (nn.Dropout, nn.ReLU)):
+            layers.append(layer)
+        elif not isinstance(layer, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity)):
+            raise NetworkError(
+                f"{type(classifier).__name__} has a {type(layer).__name__} between its features and its classes;"
+                " only fully connected layers, ReLU and dropout can be made convolutional."
+            )
+    return copy.deepcopy(nn.Sequential(*layers)).eval()
+
+
+def _after_features(classifier: nn.Module) -> Iterator[nn.Module]:
+    """Yield the single layers between a classifier's features and its classes, in order."""
+    for name, part in classifier.named_children():
+        if name == "features":
+            continue
+        if type(part).__name__ == "ClassifierHead":  # timm's: pool to one cell, dropout, classes
+            yield from (layer for layer in (part.get_submodule("drop"), part.get_submodule("fc")))
+            continue
+        for layer in part.modules():
+            if not list(layer.children()):
+                yield layer
+
+
+def _out_channels(features: nn.Module) -> int:
+    convolutions = [layer for layer in features.modules() if isinstance(layer, nn.Conv2d)]
+    if not convolutions:
+        raise NetworkError("the features hold no convolution.")
+    return convolutions[-1].out_channels

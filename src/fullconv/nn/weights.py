@@ -159,7 +159,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_renamed(module: nn.Module, file: Path, names: Mapping[str, str], what: str) -> None:
+def load_renamed(
+    module: nn.Module, file: Path, names: Mapping[str, str], what: str, stored: Mapping[str, Tensor] | None = None
+) -> None:
     """Load a classifier's file into a backbone: rename prefixes, view to shape, leave what the backbone lacks.
 
     Args:
@@ -167,12 +169,13 @@ def load_renamed(module: nn.Module, file: Path, names: Mapping[str, str], what: 
         file: Weights of a whole classifier.
         names: Prefix in the file -> prefix in the backbone.
         what: Name for messages.
+        stored: The file's tensors, where they were read already.
 
     Raises:
-        WeightsError: A tensor of the backbone is missing or has another size.
+        WeightsError: A tensor of the backbone is missing, has another size, or is not all numbers.
     """
     tensors = {}
-    for key, value in read_weights(file).items():
+    for key, value in (read_weights(file) if stored is None else stored).items():
         prefix, _, last = key.rpartition(".")
         tensors[f"{names.get(prefix, prefix)}.{last}"] = value
     own = module.state_dict()
@@ -185,6 +188,8 @@ def load_renamed(module: nn.Module, file: Path, names: Mapping[str, str], what: 
             raise WeightsError(
                 f"{file}: not the weights of {what}: '{key}' is {tuple(tensors[key].shape)}, not {tuple(value.shape)}."
             )
+        if value.is_floating_point() and not tensors[key].isfinite().all():
+            raise WeightsError(f"{file}: '{key}' holds numbers that are none (NaN or infinite), so it is of no use.")
     module.load_state_dict({key: tensors[key].reshape(value.shape) for key, value in own.items()})
 
 

@@ -152,10 +152,12 @@ def _describe(segmenter: Segmenter, raster: Raster, head: str | None, way: Way) 
     """Return all that the labels depend on."""
     import fullconv
 
-    weights = {name: value.detach().cpu().contiguous() for name, value in segmenter.network.state_dict().items()}
+    weights = segmenter.network.state_dict()
+    exported = any(value.is_meta for value in weights.values())  # its weights are in the engine
+    hashed = segmenter.card.weights_sha256 if exported else weights_sha256(weights)
     card = segmenter.card.model_dump(mode="json", include=_READ)
-    model = hashlib.sha256((weights_sha256(weights) + json.dumps(card, sort_keys=True)).encode()).hexdigest()
-    engine = segmenter.engine
+    model = hashlib.sha256((hashed + json.dumps(card, sort_keys=True)).encode()).hexdigest()
+    engine = segmenter.engine.at(raster.height, raster.width)
     return {
         "raster": raster.fingerprint(), "model": model, "head": head, "tile": way.tile, "rows": way.rows, "tta": segmenter.tta,
         "engine": engine.name, "precision": engine.precision, "device": segmenter.device.type, "version": fullconv.__version__,

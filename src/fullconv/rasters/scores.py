@@ -69,6 +69,7 @@ class TiledScores:
         self, segmenter: Segmenter, raster: Raster, rows: list[Span], columns: list[Span], head: str, mirrored: bool
     ) -> None:
         self.segmenter, self.rows, self.columns, self.head = segmenter, rows, columns, head
+        self.engine = segmenter.engine.at(raster.height, raster.width)
         self.windows, self.bands = _Windows(raster, mirrored), len(rows)
 
     def scores(self, band: int, known: int) -> Tensor:
@@ -78,7 +79,7 @@ class TiledScores:
             return self.windows.read(row.start, row.stop, column.start, column.stop)
 
         def compute(image: Tensor) -> Tensor:
-            return _of_head(self.segmenter.engine.scores(image), self.head)
+            return _of_head(self.engine.scores(image), self.head)
 
         found = cast(Tensor, band_scores(compute, read, self.rows[band], self.columns))
         hand_back()
@@ -89,7 +90,7 @@ class TiledScores:
         last, network = self.rows[-1], self.segmenter.network
         height = min(last.stop, self.windows.raster.height) - last.start
         empty = torch.zeros(1, height, min(64, self.windows.raster.width), network.in_channels)
-        part = _of_head(self.segmenter.engine.scores(empty), self.head)
+        part = _of_head(self.engine.scores(empty), self.head)
         return last.start // network.score_stride + int(part.shape[-2])
 
 
@@ -145,7 +146,7 @@ class StreamedScores:
         return None if found is None else _of_head(found, self.head).float()
 
     def _input(self, top: int, bottom: int) -> Tensor:
-        engine = cast(TorchEngine, self.segmenter.engine)
+        engine = cast(TorchEngine, self.segmenter.engine.at(*self.size))
         pixels = self.windows.read(top, bottom, 0, self.size[1])
         weight = next(self.program.network.parameters())
         return normalize(pixels.to(engine.device, non_blocking=True), engine.card).to(weight.dtype)

@@ -81,7 +81,7 @@ def choose_way(
         if begun["rows"] is not None and program is not None:
             return _by_rows(raster, program, int(begun["rows"]))
         return _by_tiles(raster, int(begun["tile"]) if begun["tile"] is not None else None)
-    item = 2 if segmenter.engine.precision == "bf16" else 4
+    item = 2 if segmenter.engine.at(raster.height, raster.width).precision == "bf16" else 4
     allowed = memory or segmenter.memory or memory_allowed()
     if program is not None:
         free = allowed - AROUND - raster.cache_bytes(0, True)
@@ -103,7 +103,7 @@ def _by_tiles(raster: Raster, core: int | None) -> Way:
 
 def _program(segmenter: Segmenter, raster: Raster) -> RowProgram | None:
     """Return the network by rows, or None where network or engine have no such form."""
-    engine = segmenter.engine
+    engine = segmenter.engine.at(raster.height, raster.width)
     if not isinstance(engine, TorchEngine):
         return None
     try:

@@ -19,6 +19,8 @@ from fullconv.serve.problems import Refusal
 
 MAX_PATCHES = 200_000
 """Polygons of one answer."""
+MAX_RUNS = 4_000_000
+"""Run lengths of one answer; only noise has more."""
 JPEG_SIDE = 65_000
 
 
@@ -64,9 +66,17 @@ def table(label_map: NDArray[np.uint8], labels: Labels) -> dict[str, Any]:
 
 
 def run_lengths(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, Any]]:
-    """Return COCO's uncompressed run lengths of each class that occurs: down the columns, beginning with zeros."""
+    """Return COCO's uncompressed run lengths of each class that occurs: down the columns, beginning with zeros.
+
+    Raises:
+        Refusal: There are too many.
+    """
     flat = label_map.ravel(order="F")
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    if len(starts) > MAX_RUNS:
+        raise Refusal(
+            413, "too-many-runs", f"there are more than {MAX_RUNS:,} runs. Ask for include=label_map instead."
+        )
     stops, values = np.append(starts[1:], flat.size), flat[starts]
     found = []
     for index in np.unique(values).tolist():

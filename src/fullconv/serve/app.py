@@ -97,7 +97,8 @@ class Service:
             raise pool.full()
         with self.bodies.hold() as holding:
             body = await self.bodies.read(request, holding, until)
-            answer = await _unless_gone(request, pool, {**order, "answer": kind}, body, until)
+            order = {**order, "answer": kind, "request_id": request.state.request_id}
+            answer = await _unless_gone(request, pool, order, body, until)
             self._count(name, kind, answer)
             facts |= {
                 "pixels": answer.pixels,

@@ -76,7 +76,8 @@ class Gate:
             return Refusal(403, "other-origin", "pages of other origins may not use this service.")
         if self.settings.token is None:
             name = re.sub(r":\d*$", "", host).strip("[]")
-            if is_loopback(self.settings.host) and host and not is_loopback(name):
+            guarded = is_loopback(self.settings.host) and not self.settings.any_host
+            if guarded and host and not is_loopback(name):
                 words = f"this service answers under {self.settings.host} and localhost only."
                 return Refusal(421, "other-host", words)
             return None

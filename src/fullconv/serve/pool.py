@@ -138,6 +138,9 @@ class Copy:
                 continue
             self._answered = True
             job = self.jobs.pop(int(head["id"]), None)
+            if job is not None and "traceback" in head:
+                facts = {"request_id": job.order.get("request_id"), "model": self.pool.name}
+                self.pool.journal.write("bug", level="error", **facts, traceback=head["traceback"])
             if job is not None and not job.future.done():
                 if "refused" in head:
                     job.future.set_exception(Refusal(*head["refused"]))
@@ -245,7 +248,7 @@ class Pool:
         """Have a picture predicted.
 
         Args:
-            order: answer, tile, head, scale, include.
+            order: answer, tile, head, scale, include, request_id.
             body: The picture's file.
             seconds: How long it may take.
 

@@ -19,7 +19,7 @@ from fullconv.serve.gate import Gate
 from fullconv.serve.journal import Journal
 from fullconv.serve.measures import Measures
 from fullconv.serve.pool import Pool
-from fullconv.serve.settings import Settings
+from fullconv.serve.settings import Settings, check_models
 
 LAST_CALL = 0.5
 """Seconds after a signal in which new requests are still taken, to be refused in words."""
@@ -33,6 +33,7 @@ def run(settings: Settings) -> int:
     Raises:
         FullconvError: A model cannot be loaded, or the address cannot be used.
     """
+    check_models(settings.models)
     allow_many_files()
     listening = listen(settings.host, settings.port)
     journal = Journal()

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from fullconv.errors import RecipeError
+from fullconv.modelfile import read_card
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a model may be called in an address."""
@@ -25,6 +26,8 @@ class Settings:
     """0 takes any that is free."""
     token: str | None = None
     """What a request must carry as ``Authorization: Bearer``; None lets everybody in who reaches the address."""
+    any_host: bool = False
+    """Whether requests under another host's name are answered, too, as those that a proxy passes on."""
     copies: int = 1
     """Processes a model."""
     batch_size: int = 1
@@ -108,6 +111,18 @@ def name_models(first: str | None, named: Sequence[str]) -> dict[str, str]:
     if not models:
         raise RecipeError("nothing to serve: name a MODEL, or several by --model name=FILE.")
     return models
+
+
+def check_models(models: Mapping[str, str]) -> None:
+    """Look at the cards of model files, so that what is missing or foreign is told before anything starts.
+
+    Raises:
+        ModelFileError: One cannot be loaded.
+    """
+    for model in models.values():
+        path = Path(model)
+        if path.is_dir() or (path.suffix == ".safetensors" and (path.exists() or ":" not in model)):
+            read_card(path / "model.safetensors" if path.is_dir() else path)
 
 
 def model_name(model: str) -> str:

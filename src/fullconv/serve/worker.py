@@ -224,9 +224,10 @@ class Copy:
 
     def _fail(self, number: int, error: Exception) -> None:
         refusal = as_refusal(error)
+        head = {"id": number, "refused": [refusal.status, refusal.code, refusal.message]}
         if refusal.status == 500:  # a bug: its traceback belongs into the log
-            traceback.print_exception(error)
-        self._send({"id": number, "refused": [refusal.status, refusal.code, refusal.message]})
+            head["traceback"] = "".join(traceback.format_exception(error))
+        self._send(head)
 
     def _send(self, head: dict[str, Any], payload: bytes = b"") -> None:
         with self._writing:

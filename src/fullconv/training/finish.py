@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from fullconv.card import Card
-from fullconv.checkpoint import best_file
+from fullconv.checkpoint import read_best
 from fullconv.data import Dataset, Sample, Statistics
 from fullconv.errors import FullconvError
-from fullconv.evaluation import Report, evaluate_heads
+from fullconv.evaluation import Report
 from fullconv.metrics import confusion_matrix, mean_iou
-from fullconv.modelfile import read_tensors
 from fullconv.report import ReportPicture, choose_pictures, summarize_data, write_report
 from fullconv.segmenter import Segmenter
 from fullconv.training.console import Console
@@ -22,6 +21,8 @@ from fullconv.training.folder import RunFolder
 from fullconv.training.loop import spread
 from fullconv.training.origin import describe_machine, describe_versions
 from fullconv.training.plan import Plan, settings_of
+from fullconv.training.processes import ALONE, Processes
+from fullconv.training.shared import evaluate_together
 from fullconv.training.state import TrainState
 from fullconv.training.trial import FINAL_PICTURES
 
@@ -33,24 +34,37 @@ def kept_weights(state: TrainState, folder: RunFolder) -> dict[str, Any]:
     """Return the weights that the run is for: the best on val, or the last where there was no validation."""
     if state.best_step is None:
         return state.weights()
-    return dict(read_tensors(best_file(folder.checkpoints, state.best_step)))
+    return read_best(folder.checkpoints, state.best_step)
 
 
-def write_model(state: TrainState, card: Card, folder: RunFolder, device: str) -> Segmenter:
+def write_model(
+    state: TrainState, card: Card, folder: RunFolder, device: str, processes: Processes = ALONE
+) -> Segmenter:
     """Write model.safetensors with what is known so far, and return it as a segmenter."""
-    state.network.load_state_dict(kept_weights(state, folder))
+    state.network.load_state_dict(processes.share(kept_weights(state, folder) if processes.first else None))
     segmenter = Segmenter(state.network, card, device)
-    segmenter.save(folder.model)
+    if processes.first:
+        segmenter.save(folder.model)
     return segmenter
 
 
-def score(segmenter: Segmenter, dataset: Dataset, console: Console) -> dict[str, dict[str, Report]]:
+def score(
+    segmenter: Segmenter, dataset: Dataset, console: Console, processes: Processes = ALONE
+) -> dict[str, dict[str, Report]]:
     """Score every head of the model on all of val and test, by the call that users make."""
     reports = {}
     for split in ("val", "test"):
         if dataset.splits.get(split):
-            console.say(f"Scoring all of {split} in {segmenter.engine.precision} ...")
-            reports[split] = evaluate_heads(segmenter, dataset, split, progress=console.validating, on_error="record")
+            console.say(f"Scoring all of {split} ...")
+            reports[split] = evaluate_together(
+                processes,
+                segmenter,
+                dataset,
+                split,
+                dataset.splits[split],
+                progress=console.validating,
+                on_error="record",
+            )
     return reports
 
 
@@ -63,7 +77,10 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     """
     if not val:
         return {}
-    lower = Segmenter(segmenter.network, segmenter.card, str(segmenter.device), "bf16")
+    exact, lower = (
+        Segmenter(segmenter.network, segmenter.card, str(segmenter.device), precision, "torch")
+        for precision in ("fp32", "bf16")
+    )
     classes = len(segmenter.card.classes)
     both = {"fp32": np.zeros((classes, classes), np.int64), "bf16": np.zeros((classes, classes), np.int64)}
     equal = total = pictures = 0
@@ -74,7 +91,7 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
             image, truth = dataset.read_image(sample), dataset.read_mask(sample, head)
         except FullconvError:
             continue
-        maps = {"fp32": segmenter.predict(image).label_map, "bf16": lower.predict(image).label_map}
+        maps = {"fp32": exact.predict(image).label_map, "bf16": lower.predict(image).label_map}
         for precision, label_map in maps.items():
             both[precision] += confusion_matrix(truth, label_map, classes)
         equal += int((maps["fp32"] == maps["bf16"]).sum())
@@ -130,12 +147,21 @@ def finish(
     console: Console,
     notes: Sequence[str],
     device: str,
+    processes: Processes = ALONE,
 ) -> Segmenter:
-    """Write the model with its scores, and the report."""
-    segmenter = write_model(state, card, folder, device)
-    reports = score(segmenter, dataset, console)
+    """Write the model with its scores, and the report; all processes score, the first one writes."""
+    written = write_model(state, card, folder, device, processes)
     val = dataset.splits.get("val", [])
-    segmenter.card = final_card(card, reports, agreement(segmenter, dataset, val), state)
+    agreed = processes.told(lambda: agreement(written, dataset, val))
+    # Scored as users will score it: what is chosen for them by default depends on the agreement. Several processes may
+    # be on several machines, where the choice may differ.
+    chosen = "auto" if processes.ranks == 1 else "torch"
+    known = written.card.model_copy(update={"agreement": agreed})
+    segmenter = Segmenter(state.network, known, device, "auto" if processes.ranks == 1 else "fp32", chosen)
+    reports = score(segmenter, dataset, console, processes)
+    if not processes.first:
+        return segmenter
+    segmenter.card = final_card(card, reports, agreed, state)
     segmenter.save(folder.model)
     if reports:
         split = "val" if "val" in reports else next(iter(reports))

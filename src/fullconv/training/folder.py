@@ -27,6 +27,7 @@ class RunFolder:
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.status = path / "status.json"
+        self.debug = path / "debug"
 
     def prepare(self, resume: bool) -> None:
         """Make the folder, or refuse one that holds something.
@@ -77,9 +78,10 @@ class RunFolder:
         """Write metrics.jsonl anew, a line an epoch: no line twice, none missing."""
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
 
-    def write_status(self, status: str, step: int, steps: int) -> None:
-        """Say how far the run is: "running", "stopped" or "finished"."""
-        write_text(self.status, json.dumps({"status": status, "step": step, "steps": steps}) + "\n")
+    def write_status(self, status: str, step: int, steps: int, reason: str | None = None) -> None:
+        """Say how far the run is: "running", "stopped", "finished" or, with its reason, "failed"."""
+        why = {} if reason is None else {"reason": reason}
+        write_text(self.status, json.dumps({"status": status, "step": step, "steps": steps, **why}) + "\n")
 
     def read_status(self) -> dict[str, Any]:
         """Return what `write_status` wrote; empty where it did not."""

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.checkpoint import best_file
+from fullconv.checkpoint import write_best
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
-from fullconv.errors import RunError
-from fullconv.evaluation import Report, evaluate_heads
+from fullconv.errors import OutputError
+from fullconv.evaluation import Report
 from fullconv.labels import colorize
 from fullconv.losses import LossSums, PixelLoss
-from fullconv.modelfile import CARD_KEY, write_tensors
 from fullconv.nn import Network
 from fullconv.prediction import display
 from fullconv.preprocess import normalize
@@ -27,11 +26,19 @@ from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter
 from fullconv.tracking import Tracker, log_epoch, log_panels
 from fullconv.training.console import Console
+from fullconv.training.evidence import NotFiniteError, keep_evidence
 from fullconv.training.folder import RunFolder
 from fullconv.training.optimizer import learning_rate, set_learning_rate
 from fullconv.training.plan import Measured
+from fullconv.training.processes import ALONE, LostError, Processes
+from fullconv.training.shared import evaluate_together, mean_running_statistics, sum_gradients
+from fullconv.training.shortage import memory_errors
 from fullconv.training.state import TrainState
 
+CHECKPOINT_SHARE = 0.02
+"""Of the time since the one before, that a checkpoint at the end of an epoch may take."""
+DISK_SPEED = 200e6
+"""Bytes a second at which the first checkpoint is expected to be written."""
 TRACKED_PICTURES = 4
 """Val pictures that trackers show."""
 
@@ -46,39 +53,68 @@ class Stepper:
     """By head of the data."""
     device: torch.device
     precision: str
+    processes: Processes = ALONE
+
+    def __post_init__(self) -> None:
+        for loss in self.losses.values():
+            loss.add_up = self.processes.sum if self.processes.ranks > 1 else None
 
     def step(self, state: TrainState, batches: Sequence[Batch], steps: int) -> float:
         """Make one step from one micro-batch or several; return its loss.
 
-        The loss is that of all valid pixels of all micro-batches, so that their number changes nothing.
+        The loss is that of all valid pixels of all micro-batches in all processes, so that their numbers change nothing.
 
         Raises:
-            RunError: The loss is not a number any more.
+            NotFiniteError: The loss or its gradient is not a number any more; the state is that before the step.
+            OutOfMemoryError: There is too little memory for the step; the state is that before it.
+            LostError: Another process is gone; the state is that before the step.
         """
-        # Dropout and the like draw from torch's own generator: each step starts it anew.
-        torch.manual_seed((self.recipe.seed * 1_000_003 + state.step) % 2**63)
         network = state.network
         set_training_mode(network, self.recipe)
         set_learning_rate(state.optimizer, learning_rate(state.step, steps, self.recipe))
-        masks = [{head: mask.to(self.device) for head, mask in batch.masks.items()} for batch in batches]
-        totals = {
-            head: torch.stack([loss.denominator(part[head]) for part in masks]).sum().clamp(min=1e-12)
-            for head, loss in self.losses.items()
-        }
-        state.optimizer.zero_grad(set_to_none=True)
-        value = 0.0
-        for batch, part in zip(batches, masks, strict=True):
-            share = self._share(self.sums(network, batch.images, part), totals)
-            share.backward()  # type: ignore[no-untyped-call]
-            value += float(share.detach())
-        if not math.isfinite(value):
-            raise _not_finite(state.step, value, batches, self.recipe)
+        kept = [buffer.clone() for buffer in network.buffers()]  # the forward pass moves running statistics
+        try:
+            value = self.gradient(state, batches)
+        except BaseException:
+            for buffer, before in zip(network.buffers(), kept, strict=True):
+                buffer.copy_(before)
+            raise
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip)
         state.optimizer.step()
         if state.ema is not None:
             state.ema.update(network, state.step)
         state.step += 1
+        return value
+
+    def gradient(self, state: TrainState, batches: Sequence[Batch]) -> float:
+        """Leave the gradient of the global batch in the parameters of a network in training mode; return its loss.
+
+        Raises:
+            NotFiniteError, OutOfMemoryError, LostError: As `step`; running statistics have moved.
+        """
+        # Dropout and the like draw from torch's own generator: each step and process starts it anew.
+        torch.manual_seed((self.recipe.seed * 1_000_003 + state.step + self.processes.rank * 2**40) % 2**63)
+        network, processes = state.network, self.processes
+        masks = [{head: mask.to(self.device) for head, mask in batch.masks.items()} for batch in batches]
+        totals = {
+            head: processes.sum(torch.stack([loss.denominator(part[head]) for part in masks]).sum()).clamp(min=1e-12)
+            for head, loss in self.losses.items()
+        }
+        state.optimizer.zero_grad(set_to_none=True)
+        value = 0.0
+        with memory_errors():
+            for batch, part in zip(batches, masks, strict=True):
+                share = self._share(self.sums(network, batch.images, part), totals)
+                share.backward()  # type: ignore[no-untyped-call]
+                value += float(share.detach())
+        if processes.ranks > 1:
+            value = float(processes.sum(torch.tensor(value, dtype=torch.float64)))
+            sum_gradients(network, processes)
+            crops = len(batches[0].stems)
+            mean_running_statistics(network, processes, crops / int(processes.sum(torch.tensor(crops))))
+        if not (math.isfinite(value) and finite_gradients(network)):
+            raise NotFiniteError(value, state.step)
         return value
 
     def sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
@@ -112,13 +148,10 @@ def set_training_mode(network: Network, recipe: Recipe) -> None:
                 module.eval()
 
 
-def _not_finite(step: int, value: float, batches: Sequence[Batch], recipe: Recipe) -> RunError:
-    stems = [stem for batch in batches for stem in batch.stems]
-    listed = ", ".join(stems[:8]) + (" ..." if len(stems) > 8 else "")
-    return RunError(
-        f"the loss became {value} at step {step + 1} (pictures {listed}). The learning rate is too high for these data:"
-        f" start again with --lr {(recipe.lr or 1e-3) / 4:.2g}, --set clip=1, or --precision fp32."
-    )
+def finite_gradients(network: nn.Module) -> bool:
+    """Say whether every gradient is a number: the optimiser would carry one that is not into the weights."""
+    norms = [torch.linalg.vector_norm(p.grad) for p in network.parameters() if p.grad is not None]
+    return not norms or bool(torch.isfinite(torch.stack(norms)).all())
 
 
 @dataclass
@@ -137,41 +170,104 @@ class Loop:
     """Returns the name of the signal that asks for an end."""
     trackers: Sequence[Tracker] = ()
     started: float = field(default_factory=time.monotonic)
+    whole: bool = field(default=True, init=False)
+    """Whether the state is that of a moment at which a run can go on: not while an epoch ends."""
+    saved: float = field(default_factory=time.monotonic, init=False)
+    """When the latest checkpoint was written."""
+    cost: float | None = field(default=None, init=False)
+    """Seconds that it took."""
+
+    @property
+    def processes(self) -> Processes:
+        """All that train together."""
+        return self.stepper.processes
 
     def run(self) -> str:
-        """Train; return "done" or the signal that ended it."""
+        """Train; return "done" or the signal that ended it.
+
+        Raises:
+            NotFiniteError: The loss is not a number any more; batch and state are kept for `fullconv debug`.
+            LostError: Another process is gone; a checkpoint was written where that could be.
+            OutputError: The run folder cannot be written; what was there before is whole.
+        """
+        try:
+            return self._run()
+        except OutputError as error:
+            raise OutputError(
+                f"{error} Step {self.state.step} is lost, the checkpoint before it is whole: make room or mend that folder, and"
+                " go on by the same command with --resume."
+            ) from error
+        except LostError as error:
+            if self.processes.first and self.whole:
+                self.save()
+            raise LostError(
+                f"{error} The newest checkpoint is in {self.folder.checkpoints}; go on by the same command with --resume."
+            ) from error
+
+    def _run(self) -> str:
         if self._waited_enough():
             return "done"  # killed between the last step and the end: one step more would give other weights
-        saved = time.monotonic()
-        if signal := self.stop():
+        self.saved = time.monotonic()
+        if signal := self._asked():
             self.save()
             return signal
         for group in self._groups():
-            loss = self.stepper.step(self.state, group, self.measured.steps)
-            self.state.loss = (self.state.loss[0] + loss, self.state.loss[1] + 1)
-            self.state.skipped.update(self.batches.skipped)
+            loss = self._step(group)
             self.console.step(self.state.step, self.measured.steps, loss)
-            if self.measured.epoch_ends(self.state.step):
+            ended = self.measured.epoch_ends(self.state.step)
+            if ended:
                 self._end_epoch()
             finished = self.state.step >= self.measured.steps or self._waited_enough()
-            signal = self.stop()
-            if signal or finished or time.monotonic() - saved >= self.stepper.recipe.checkpoint_every:
+            signal = self._asked()
+            if signal or finished or self._due(ended):
                 self.save()
-                saved = time.monotonic()
             if finished:
                 return "done"
             if signal:
                 return signal
         return "done"
 
+    def _step(self, group: Sequence[Batch]) -> float:
+        try:
+            loss = self.stepper.step(self.state, group, self.measured.steps)
+        except NotFiniteError as error:
+            batches = group if self.processes.ranks == 1 else [self.batches.whole(batch.step) for batch in group]
+            if self.processes.first:
+                keep_evidence(error, self.state, self.stepper, batches, self.folder, self.measured.steps)
+            raise self.processes.spoken(error.explained(self.stepper.recipe, batches, self.folder.path)) from None
+        self.state.loss = (self.state.loss[0] + loss, self.state.loss[1] + 1)
+        return loss
+
+    def _asked(self) -> str | None:
+        """Return the signal that any process got to end, and take down what any of them left out."""
+        signal = self.stop()
+        if self.processes.ranks == 1:
+            self.state.skipped.update(self.batches.skipped)
+            return signal
+        more = len(self.batches.skipped.keys() - self.state.skipped.keys())
+        flags = self.processes.sum(torch.tensor([signal == "sigint", signal == "sigterm", more > 0]).int()).tolist()
+        if flags[2]:
+            for skipped in self.processes.gathered(self.batches.skipped):
+                self.state.skipped.update(skipped)
+        return "sigint" if flags[0] else "sigterm" if flags[1] else None
+
+    def _due(self, epoch_ended: bool) -> bool:
+        """Say whether a checkpoint is due: by its interval, or after an epoch where it costs 2 % of the time or less."""
+        since = time.monotonic() - self.saved
+        cost = self.state.bytes() / DISK_SPEED if self.cost is None else self.cost
+        return since >= self.stepper.recipe.checkpoint_every or (epoch_ended and cost <= CHECKPOINT_SHARE * since)
+
     def save(self) -> None:
         """Write a checkpoint and the log that belongs to it."""
         now = time.monotonic()
         self.state.seconds += now - self.started
         self.started = now
-        self.state.save(self.folder.checkpoints)
-        self.folder.write_metrics(self.state.history)
-        self.folder.write_status("running", self.state.step, self.measured.steps)
+        if self.processes.first:
+            self.state.save(self.folder.checkpoints)
+            self.folder.write_metrics(self.state.history)
+            self.folder.write_status("running", self.state.step, self.measured.steps)
+        self.saved = time.monotonic()
+        self.cost = self.saved - now
 
     def _groups(self) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each step."""
@@ -179,7 +275,8 @@ class Loop:
         group: list[Batch] = []
         if self.state.step >= self.measured.steps:
             return
-        for batch in self.batches.batches(self.state.step * accumulate, self.measured.steps * accumulate):
+        batches = self.batches.batches(self.state.step * accumulate, self.measured.steps * accumulate)
+        while (batch := self.processes.all_do(lambda: next(batches, None))) is not None:
             group.append(batch)
             if len(group) == accumulate:
                 yield group
@@ -188,6 +285,7 @@ class Loop:
     def _end_epoch(self) -> None:
         """Validate where it is due, and write the epoch's line."""
         state, recipe = self.state, self.stepper.recipe
+        self.whole = False
         epoch = self.measured.epoch(state.step)
         mean_loss = state.loss[0] / max(1.0, state.loss[1])
         state.loss = (0.0, 0.0)
@@ -202,7 +300,9 @@ class Loop:
             "val": None if reports is None else without_seconds(reports),
         }
         state.history.append(line)
-        self.folder.write_metrics(state.history)
+        self.whole = True
+        if self.processes.first:
+            self.folder.write_metrics(state.history)
         log_epoch(self.trackers, line)
         self.console.epoch(line, state.best, state.best_step == state.step)
         for report in (reports or {}).values():
@@ -214,15 +314,16 @@ class Loop:
             return None
         chosen = spread(self.val, self.measured.validation_pictures)
         with evaluation_of(self.state, self.stepper) as segmenter:
-            progress = self.console.validating
-            reports = evaluate_heads(segmenter, self.dataset, "val", samples=chosen, progress=progress)
+            reports = evaluate_together(
+                self.processes, segmenter, self.dataset, "val", chosen, progress=self.console.validating
+            )
             if self.trackers:
                 self._track_pictures(segmenter)
         score = mean_over_heads(reports)
         if self.state.best is None or score > self.state.best:
             self.state.best, self.state.best_step, self.state.waited = score, self.state.step, 0
-            metadata = {CARD_KEY: self.stepper.card.to_json()}
-            write_tensors(best_file(self.folder.checkpoints, self.state.step), self.state.weights(), metadata)
+            if self.processes.first:
+                write_best(self.folder.checkpoints, self.state.step, self.stepper.card, self.state.weights())
         else:
             self.state.waited += 1
         return reports
@@ -284,7 +385,7 @@ class evaluation_of:  # noqa: N801  (a context manager reads as a phrase)
         if self.state.ema is not None:
             self.kept = {name: value.clone() for name, value in network.state_dict().items()}
             network.load_state_dict(self.state.ema.tensors)
-        return Segmenter(network, self.stepper.card, str(self.stepper.device), self.stepper.precision)
+        return Segmenter(network, self.stepper.card, str(self.stepper.device), self.stepper.precision, "torch")
 
     def __exit__(self, *_: Any) -> None:
         if self.kept is not None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.constants import channel_means
 from fullconv.data import Dataset, Statistics
 from fullconv.data.imbalance import class_weights
 from fullconv.data.loader import TrainingBatches
+from fullconv.errors import RunError
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, read_header
 from fullconv.nn import Network, build
@@ -20,6 +23,10 @@ from fullconv.segmenter import build_settings
 from fullconv.tiling import why_not
 from fullconv.training.console import Console, amount, duration
 from fullconv.training.plan import Measured
+from fullconv.training.processes import ALONE, Processes
+
+CACHE_BYTES = 1 << 30
+"""Of decoded pictures in the memory of a machine."""
 
 _CLASSIFIER = {"vgg": "vgg16"}
 """ImageNet classifier that a published net's trunk starts from."""
@@ -52,8 +59,7 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
     labels = dataset.labels
     first = next(iter(labels.values()))
     mean, std, value_range = _normalization(recipe, statistics)
-    start = _starting_card(recipe)
-    order = start.channel_order if start is not None and start.in_channels == network.in_channels else "rgb"
+    order = _channel_order(recipe, network.in_channels)
     origin, license_name = _weights_origin(recipe)
     return Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
@@ -71,12 +77,15 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
 
 def _normalization(recipe: Recipe, s: Statistics) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
     """Return mean, std and range: those of the starting weights, else those of the training set."""
-    if recipe.weights == "imagenet" and s.channels == 3 and s.dtype == "uint8":
-        mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
-        return mean, std, s.range
     card = _starting_card(recipe)
     if card is not None and card.in_channels == s.channels:
         return card.mean, card.std, card.range
+    if recipe.weights.endswith(".caffemodel") and s.channels >= 3:
+        # Caffe's nets take 0..255 without the mean, undivided: the range 0..1 leaves the numbers as they are.
+        return (*channel_means(recipe.variant)[:3], *s.fill[3:]), (1.0,) * s.channels, (0.0, 1.0)
+    if recipe.weights != "none" and card is None and s.channels == 3 and s.dtype == "uint8":
+        mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
+        return mean, std, s.range
     return tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
 
 
@@ -86,6 +95,15 @@ def _starting_card(recipe: Recipe) -> Card | None:
         return None
     text = read_header(recipe.weights)[1].get(CARD_KEY)
     return Card.from_json(text, recipe.weights) if text else None
+
+
+def _channel_order(recipe: Recipe, channels: int) -> Literal["rgb", "bgr"]:
+    """Return the order of channels that the starting weights were trained with."""
+    card = _starting_card(recipe)
+    if card is not None and card.in_channels == channels:
+        return card.channel_order
+    caffe = recipe.weights.endswith(".caffemodel") and channels >= 3 and recipe.variant != "nyud-fcn32s-hha"
+    return "bgr" if caffe else "rgb"
 
 
 def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -124,14 +142,26 @@ def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss],
     return losses, said
 
 
-def make_batches(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> TrainingBatches:
-    """Return the training batches of a resolved recipe."""
+def make_batches(
+    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE
+) -> TrainingBatches:
+    """Return this process's part of the training batches of a resolved recipe.
+
+    Raises:
+        RunError: A batch has fewer crops than there are processes.
+    """
     assert recipe.batch_size is not None
     assert recipe.crop is not None
+    if recipe.batch_size < processes.ranks:
+        raise RunError(
+            f"a batch of {recipe.batch_size} crops is too small for {processes.ranks} processes: give each at least one"
+            f" by --batch-size {processes.ranks}, or start fewer."
+        )
     return TrainingBatches(
         dataset, "train", batch_size=recipe.batch_size, crop=recipe.crop, scale=recipe.scale,
         augment=recipe.augment, seed=recipe.seed, sampling=recipe.sampling, workers=recipe.workers or 0,
-        statistics=statistics,
+        statistics=statistics, cache_bytes=CACHE_BYTES // processes.local_ranks, rank=processes.rank,
+        ranks=processes.ranks,
     )  # fmt: skip
 
 
@@ -146,7 +176,8 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
         f"{recipe.variant} on {network.settings['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
         f" parameters; {recipe.batch_size} {seen}"
         f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.optimizer}, lr {recipe.lr:g},"
-        f" {recipe.schedule}; {m.precision} on {device}, {m.threads} threads, {recipe.workers} workers.",
+        f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
+        f" {m.threads} threads, {recipe.workers} workers.",
         f"{m.steps} steps in {m.epochs} epochs, {m.seconds_per_step:.2f} s a step: about"
         f" {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {amount(peak_memory())}, disk about {amount(disk)}."
         f" Validation every {m.validate_every} epoch{'s' * (m.validate_every > 1)} on {m.validation_pictures} pictures.",

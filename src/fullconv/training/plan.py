@@ -16,6 +16,7 @@ from fullconv.errors import RecipeError, RunError
 from fullconv.nn import VARIANTS
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
 from fullconv.storage import write_text
+from fullconv.training.processes import ALONE, Processes
 from fullconv.training.rates import default_rate
 
 DEFAULT_EPOCHS = 60
@@ -38,6 +39,8 @@ class Measured:
     """Epochs between validations."""
     validation_pictures: int
     """Pictures of val that a validation scores; all of them at the end."""
+    processes: int = 1
+    """That train together; another number adds up in another order."""
 
     @property
     def epochs(self) -> int:
@@ -54,7 +57,7 @@ class Measured:
         return min(self.epochs, -(-step // self.steps_per_epoch))
 
 
-def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
+def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE) -> Recipe:
     """Fill in what the recipe leaves open and needs no measuring.
 
     - Crops are four fifths of the median picture, at most 384 pixels a side, in steps of 32: whole pictures hold few
@@ -75,7 +78,8 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
     if recipe.batch_size is None:
         crop = recipe.crop or changes["crop"]
         # Whole pictures of several sizes would mostly be padding.
-        changes["batch_size"] = 1 if crop == "whole" else int(min(16, max(8, 8 * 288 * 384 // (crop[0] * crop[1]))))
+        fitting = 1 if crop == "whole" else int(min(16, max(8, 8 * 288 * 384 // (crop[0] * crop[1]))))
+        changes["batch_size"] = max(processes.ranks, fitting)
     if recipe.lr is None:
         changes["lr"] = default_rate(recipe.model_copy(update=changes), statistics)
     if recipe.weight_decay is None:
@@ -83,7 +87,7 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
     if recipe.epochs is None and recipe.minutes is None and recipe.steps is None:
         changes["epochs"] = DEFAULT_EPOCHS
     if recipe.workers is None:
-        changes["workers"] = default_workers()
+        changes["workers"] = default_workers(processes.local_ranks)
     return recipe.model_copy(update=changes)
 
 
@@ -92,9 +96,10 @@ def _crop_side(length: float) -> int:
     return int(min(384, max(32, 32 * round(0.8 * length / 32))))
 
 
-def default_workers() -> int:
-    """Return the loader processes: none on few cores, where a thread beside the step takes less away from it."""
+def default_workers(processes: int = 1) -> int:
+    """Return the loader processes of each process here: none on few cores, where a thread takes less from the step."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= processes
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
@@ -114,6 +119,8 @@ def check_names(recipe: Recipe) -> None:
         raise RecipeError(
             f"focal_gamma = {recipe.focal_gamma:g} does nothing without a focal loss: add --set loss=focal."
         )
+    if recipe.sync_batchnorm and recipe.freeze == "norm":
+        raise RecipeError("sync_batchnorm = true does nothing with freeze = norm: leave one of them away.")
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -133,15 +140,18 @@ class Plan:
     decided: dict[str, Any] = field(default_factory=dict)
     """What "auto" came to, to be read by people: the same data give the same again."""
 
-    def write(self, path: Path) -> None:
-        """Write recipe.toml."""
+    def tables(self) -> dict[str, Any]:
+        """Return all of it as plain nested tables, as recipe.toml holds them."""
         tables: dict[str, Any] = settings_of(self.recipe)
         if self.measured is not None:
             tables["measured"] = asdict(self.measured)
         if self.decided:
             tables["decided"] = self.decided
-        tables["origin"] = self.origin
-        write_text(path, HEADING + dump_toml(tables))
+        return {**tables, "origin": self.origin}
+
+    def write(self, path: Path) -> None:
+        """Write recipe.toml."""
+        write_text(path, HEADING + dump_toml(self.tables()))
 
 
 HEADING = """# A run of fullconv, as it was decided before its first step.
@@ -155,11 +165,20 @@ def read_plan(path: Path) -> Plan:
     Raises:
         RecipeError: It cannot be read, or holds unknown settings.
     """
-    table = read_toml(path)
+    return plan_of(read_toml(path), str(path))
+
+
+def plan_of(tables: Mapping[str, Any], path: str) -> Plan:
+    """Return the plan that tables hold; `path` names where they are from.
+
+    Raises:
+        RecipeError: A setting is unknown, or [measured] is not what this program writes.
+    """
+    table = dict(tables)
     measured, origin = table.pop("measured", None), table.pop("origin", {})
     for key in ("decided", "about", "needs", "stages"):
         table.pop(key, None)  # for people, and for fullconv.training.shipped
-    recipe = parse_recipe(table, str(path))
+    recipe = parse_recipe(table, path)
     if measured is None:
         return Plan(recipe, None, origin)
     try:

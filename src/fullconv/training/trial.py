@@ -6,18 +6,23 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from statistics import median
 
 import torch
 
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
+from fullconv.engines import AutoEngine
 from fullconv.evaluation import evaluate
 from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
+from fullconv.training.evidence import NotFiniteError
 from fullconv.training.loop import Stepper, spread
 from fullconv.training.plan import Measured
+from fullconv.training.shortage import memory_errors
 from fullconv.training.state import new_state
 
 VALIDATION_SHARE = 0.1
@@ -47,8 +52,9 @@ def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) 
         best = math.inf
         for _ in range(3):
             start = time.perf_counter()
-            shares = [ratio(*sums) for sums in stepper.sums(trial, images, masks).values()]
-            torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
+            with memory_errors():
+                shares = [ratio(*sums) for sums in stepper.sums(trial, images, masks).values()]
+                torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
             best = min(best, time.perf_counter() - start)
         seconds[precision] = best
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
@@ -73,12 +79,14 @@ def seconds_per_step(network: Network, stepper: Stepper, batches: TrainingBatche
         group.append(batch)
         if len(group) < accumulate:
             continue
-        stepper.step(state, group, 10**6)
+        with suppress(NotFiniteError):  # the run itself will say so, at its own step
+            stepper.step(state, group, 10**6)
         group = []
         now = time.perf_counter()
         times.append(now - mark)
         mark = now
-        if len(times) >= 4 and now - begin > budget:
+        enough = len(times) >= 4 and now - begin > budget
+        if stepper.processes.told(lambda enough=enough: enough):  # type: ignore[misc]
             break
         if len(times) >= 40:
             break
@@ -167,26 +175,33 @@ def measure(
         started: `time.monotonic` at the start of the run, from which minutes count.
     """
     recipe = stepper.recipe
-    first = next(batches.batches(0, 1))
-    stepper.precision = choose_training_precision(network, stepper, first)
+    processes = stepper.processes
+    first = processes.all_do(lambda: next(batches.batches(0, 1)))
+    precision = choose_training_precision(network, stepper, first)  # in all at once, as they will compute
+    stepper.precision = processes.told(lambda: precision)
     total = None if recipe.minutes is None else 60 * recipe.minutes
     step_seconds = seconds_per_step(network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total))
-    quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision)
-    exact = Segmenter(network, stepper.card, str(stepper.device))
-    picture = seconds_per_picture(quick, dataset, val)
-    full = seconds_per_picture(exact, dataset, val)
+    quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision, "torch")
+    exact = Segmenter(network, stepper.card, str(stepper.device), "fp32", "torch")
+    picture = processes.all_do(lambda: seconds_per_picture(quick, dataset, val)) / processes.ranks
+    full = processes.all_do(lambda: seconds_per_picture(exact, dataset, val)) / processes.ranks
+    chooser = Segmenter(network, stepper.card, str(stepper.device)).engine
+    choosing = chooser.seconds_to_choose(full) if isinstance(chooser, AutoEngine) else 0.0
     network.train()
     left = None
     if total is not None:
         # The end: every picture once in the precision of the answer, some in both, the report's pictures again.
-        end = full * len(val) + (picture + full) * min(FINAL_PICTURES, len(val)) + full * 24 + 3.0
+        # The pictures of the first are shared out, those of the others are not.
+        alone = processes.ranks * ((picture + full) * min(FINAL_PICTURES, len(val)) + full * 24)
+        end = full * len(val) + alone + choosing + 3.0
         left = total - (time.monotonic() - started) - end
     steps, every, count = plan_steps(
         epochs=recipe.epochs, left=left, steps=recipe.steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
         step_seconds=step_seconds, picture_seconds=picture, pictures=len(val), validate_every=recipe.validate_every,
     )  # fmt: skip
-    return Measured(
+    made = Measured(
         steps=steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate), precision=stepper.precision,
         threads=torch.get_num_threads(), seconds_per_step=round(step_seconds, 4), validate_every=every,
-        validation_pictures=count,
+        validation_pictures=count, processes=processes.ranks,
     )  # fmt: skip
+    return Measured(**processes.told(lambda: asdict(made)))

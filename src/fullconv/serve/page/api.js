@@ -30,8 +30,8 @@ export async function models() {
 }
 
 /** Predict a picture; tells how much of it is sent (0 to 1). */
-export function predict(file, model, parts, onSent) {
-  const query = parts.map((part) => `include=${part}`).join("&");
+export function predict(file, model, head, parts, onSent) {
+  const query = [...(head ? [`head=${encodeURIComponent(head)}`] : []), ...parts.map((part) => `include=${part}`)].join("&");
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", `/v1/predict/${encodeURIComponent(model)}?${query}`);

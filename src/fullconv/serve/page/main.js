@@ -32,6 +32,8 @@ async function connect() {
 function pick(name) {
   const model = state.models.find((one) => one.name === name);
   state.model = model;
+  $("head").replaceChildren(...model.heads.map((word) => new Option(word, word)));
+  $("head-field").hidden = model.heads.length < 2;
   const body = model.backbone ? `${model.variant} on ${model.backbone}` : model.variant;
   $("about").textContent = `${model.name}: ${body}, ${model.classes.length} classes`;
   const mega = (value) => (value / 1e6).toLocaleString("en", { maximumFractionDigits: 1 });
@@ -96,7 +98,7 @@ async function run(item) {
     const readable = await drawable(item.file);
     const parts = ["label_map", "confidence", ...(readable ? [] : ["picture"])];
     const start = performance.now();
-    const content = await patiently(() => predict(item.file, state.model.name, parts, (share) => {
+    const content = await patiently(() => predict(item.file, state.model.name, $("head").value, parts, (share) => {
       item.sent = share;
       item.state = share < 1 ? "sending" : "computing";
       refresh(item);
@@ -131,6 +133,12 @@ async function patiently(ask, item) {
       item.note = null;
     }
   }
+}
+
+/** Ask for all pictures once more, as another model or head was chosen. */
+function anew() {
+  state.hidden = new Set();
+  state.items.filter((item) => ["done", "failed"].includes(item.state)).forEach(again);
 }
 
 /** Whether the browser can show a picture; formats that it cannot read come back from the service as JPEG. */
@@ -356,11 +364,8 @@ for (const button of document.querySelectorAll(".example")) {
     add([new File([await answer.blob()], button.dataset.name, { type: "image/jpeg" })]);
   });
 }
-$("model").addEventListener("change", () => {
-  pick($("model").value);
-  state.hidden = new Set();
-  state.items.filter((item) => ["done", "failed"].includes(item.state)).forEach(again);
-});
+$("model").addEventListener("change", () => { pick($("model").value); anew(); });
+$("head").addEventListener("change", anew);
 document.addEventListener("paste", (event) => add([...event.clipboardData.files]));
 let depth = 0;
 const carries = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");

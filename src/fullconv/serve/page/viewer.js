@@ -182,6 +182,7 @@ export class Viewer {
       this.pointers.set(event.pointerId, here(event));
       this.dividing = event.target.closest(".divider") !== null;
       if (!this.dividing) stage.classList.add("grabbed");
+      if (!this.dividing && event.pointerType !== "mouse") this.onProbe(this.at(...here(event)), ...here(event));  // a finger cannot hover
     });
     stage.addEventListener("pointermove", (event) => this.move(event, here(event)));
     for (const name of ["pointerup", "pointercancel"]) {
@@ -190,7 +191,7 @@ export class Viewer {
         if (!this.pointers.size) { this.dividing = false; stage.classList.remove("grabbed"); }
       });
     }
-    stage.addEventListener("pointerleave", () => this.onProbe(null));
+    stage.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") this.onProbe(null); });
     stage.addEventListener("keydown", (event) => this.key(event));
   }
 

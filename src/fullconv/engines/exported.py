@@ -1,0 +1,193 @@
+"""Exported files as models: their card, and an engine that takes their scores, so that all else stays ours."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor, nn
+
+from fullconv.card import Card
+from fullconv.engines.graph import INPUT, by_head, metadata, output_names, quiet
+from fullconv.engines.onnx_engine import OnnxRuntimeEngine
+from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
+from fullconv.engines.runtimes import runtime
+from fullconv.engines.seam import Engine
+from fullconv.errors import ModelFileError, RecipeError
+from fullconv.modelfile import CARD_KEY
+from fullconv.nn import Scores
+
+FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
+"""By the ending of the file."""
+SERVED_BY = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "pt2": ("torch",)}
+EXPORT_KEY = "fullconv_export"
+"""Beside the card: format, precision and measured parity, as JSON."""
+FOREIGN = "not exported by this program: it has no fullconv card"
+
+
+def is_exported(path: str | Path) -> bool:
+    """Say whether a path names an exported file."""
+    return Path(path).suffix.lower() in FORMATS
+
+
+def read_exported(path: str | Path) -> tuple[Card, dict[str, Any]]:
+    """Read what an exported file says about itself: its card; format, precision and parity. Nothing in it is run.
+
+    Raises:
+        ModelFileError: The file is missing, damaged or foreign.
+        MissingExtraError: An ONNX file, and onnx is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path}: there is no such model file.")
+    read = {"onnx": _onnx_texts, "openvino": _openvino_texts, "pt2": _pt2_texts}[FORMATS[path.suffix.lower()]]
+    texts = read(path)
+    if CARD_KEY not in texts:
+        raise ModelFileError(f"{path}: {FOREIGN}. `fullconv export` makes such files.")
+    try:
+        about = json.loads(texts.get(EXPORT_KEY, "{}"))
+    except ValueError:
+        about = {}
+    if not isinstance(about, dict) or not isinstance(about.get("precision"), str):
+        raise ModelFileError(f"{path}: damaged: it does not say what it computes in. Export it again.")
+    return Card.from_json(texts[CARD_KEY], str(path)), about
+
+
+def exported_engine(
+    path: str | Path, card: Card, about: dict[str, Any], engine: str, precision: str, least: int
+) -> Engine:
+    """Return the engine that runs an exported file.
+
+    Args:
+        path: The file.
+        card: Its card.
+        about: What else it says about itself.
+        engine: "auto", or one that serves its format.
+        precision: "auto", or what the file computes in.
+        least: Smallest size on which the network computes.
+
+    Raises:
+        RecipeError: The file is served by other engines, or computes in another precision.
+        ModelFileError: It cannot be read.
+    """
+    path = Path(path)
+    kind, computes = FORMATS[path.suffix.lower()], str(about["precision"])
+    if engine != "auto" and engine not in SERVED_BY[kind]:
+        raise RecipeError(f"{path}: engine {engine} does not run it: use {' or '.join(SERVED_BY[kind])}.")
+    if precision not in ("auto", computes):
+        raise RecipeError(
+            f"{path}: computes in {computes}, not in {precision}: `fullconv export --precision {precision}` makes"
+            " another file."
+        )
+    name = SERVED_BY[kind][0] if engine == "auto" else engine
+    outputs = output_names("scores", card)
+    runtime({"onnx": "onnx", "openvino": "openvino", "pt2": "torch"}[kind], f"{path.name}")
+    try:
+        if kind == "pt2":
+            return ProgramEngine(pt2_scores(path, about["scores"]), card, computes)
+        if kind == "openvino":
+            openvino = runtime("openvino", path.name)
+            return OpenVinoEngine(openvino_part(openvino.Core().read_model(path), outputs), card, computes, least)
+        model = onnx_part(runtime("onnx", path.name).load(path), outputs)
+        if name == "openvino":
+            return OpenVinoEngine(read_onnx(model), card, computes if computes != "fp16" else "fp32", least)
+        return OnnxRuntimeEngine(model, card, computes)
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelFileError(f"{path}: damaged: {first[:200]} Export it again.") from error
+
+
+def onnx_part(model: Any, outputs: Sequence[str]) -> Any:
+    """Return the part of an ``onnx.ModelProto`` that leads from the pictures to some of its values."""
+    return runtime("onnx.utils", "reading ONNX").Extractor(model).extract_model([INPUT], list(outputs))
+
+
+def openvino_part(model: Any, outputs: Sequence[str]) -> Any:
+    """Return the part of an ``openvino.Model`` that leads from the pictures to some of its values."""
+    openvino = runtime("openvino", "reading OpenVINO")
+    ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
+    results = [openvino.opset13.result(ports[name]) for name in outputs]
+    return openvino.Model(results, model.get_parameters(), "scores")
+
+
+def read_program(path: Path) -> Any:
+    """Read an exported program without running anything that a foreign file may hold.
+
+    Raises:
+        RuntimeError: It holds more than numbers.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if "sample_inputs" in name or name.endswith((".pt", ".pkl")):  # torch unpickles these without asking
+                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+    with quiet():
+        return torch.export.load(path)
+
+
+def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:
+    """Return the part of a saved program that leads to the values of some names."""
+    module: Any = read_program(path).module()
+    nodes = {node.name: node for node in module.graph.nodes}
+    (output,) = [node for node in module.graph.nodes if node.op == "output"]
+    output.args = (tuple(nodes[name] for name in names),)
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module  # type: ignore[no-any-return]
+
+
+class ProgramEngine:
+    """Run an exported PyTorch program.
+
+    Args:
+        module: From pictures (N, H, W, C) uint8 to the scores of each head.
+        card: For the names of the heads.
+        precision: What it computes in.
+    """
+
+    name = "torch"
+
+    def __init__(self, module: nn.Module, card: Card, precision: str) -> None:
+        self.module, self.card, self.precision = module, card, precision
+
+    def at(self, height: int, width: int) -> ProgramEngine:
+        """Return itself."""
+        return self
+
+    @torch.inference_mode()
+    def scores(self, images: Tensor) -> Scores:
+        """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
+        return by_head(list(self.module(images.cpu())), self.card)
+
+
+def _onnx_texts(path: Path) -> dict[str, str]:
+    onnx = runtime("onnx", f"reading {path.name}")
+    try:
+        return dict(metadata(onnx.load(path, load_external_data=False)))
+    except Exception as error:  # protobuf's own kind of error
+        raise ModelFileError(f"{path}: damaged, or no ONNX file. Export it again.") from error
+
+
+def _openvino_texts(path: Path) -> dict[str, str]:
+    """Read the texts in an IR's rt_info."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError) as error:
+        raise ModelFileError(f"{path}: damaged, or no OpenVINO file. Export it again.") from error
+    found = {key: root.find(f"./rt_info/{key}") for key in (CARD_KEY, EXPORT_KEY)}
+    return {key: str(node.get("value", "")) for key, node in found.items() if node is not None}
+
+
+def _pt2_texts(path: Path) -> dict[str, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).name: name for name in archive.namelist() if "/extra/" in f"/{name}"}
+            return {key: archive.read(names[key]).decode("utf-8") for key in (CARD_KEY, EXPORT_KEY) if key in names}
+    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path}: damaged, or no exported program. Export it again.") from error

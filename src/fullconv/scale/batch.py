@@ -1,0 +1,228 @@
+"""The job: list, load, predict in a pool of actors, write, note; at any size in bounded memory.
+
+Ray Data streams: a picture is loaded by a task, labelled by an actor, and its row comes to the driver, which writes
+the manifest. An actor that dies is started anew and its pictures are done again; a driver that dies goes on by the
+manifest. A picture may be predicted twice then, and is written whole both times with the same bytes; its row is there once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
+from fullconv.files.outputs import Format, encode
+from fullconv.scale.manifest import Manifest
+from fullconv.scale.places import Place, is_url
+from fullconv.scale.sources import Item, list_source, load_item
+from fullconv.segmenter import Segmenter, load
+
+BLOCK = 32
+"""Pictures that travel together."""
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """What to predict, where, and by whom."""
+
+    model: str
+    source: str
+    """Folder, list, Parquet file or URL of one."""
+    out: str
+    """Folder or URL."""
+    address: str | None = None
+    """Of a Ray cluster; None starts Ray on this machine."""
+    resume: bool = False
+    actors: int | None = None
+    """Copies of the model; None is one a processor, or one a GPU with ``device="cuda"``."""
+    format: Format = "index"
+    device: str = "auto"
+    precision: str = "auto"
+    engine: str = "auto"
+
+
+@dataclass
+class BatchTally:
+    """How many pictures were done, and how."""
+
+    total: int = 0
+    """In the source, pictures of Parquet rows by row group until they are loaded."""
+    done: int = 0
+    failed: int = 0
+    before: int = 0
+    """Done by an earlier attempt."""
+
+
+def run_batch(
+    job: BatchJob,
+    on_failure: Callable[[str, str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tally: BatchTally | None = None,
+) -> BatchTally:
+    """Predict all pictures of a source.
+
+    Args:
+        job: What to do.
+        on_failure: Called with input and reason of each picture that failed; all others are finished.
+        progress: Called with pictures done and in the source.
+        tally: Counted up on the way.
+
+    Returns:
+        How many were done and failed.
+
+    Raises:
+        InputError: The source cannot be listed or holds nothing.
+        RunError: The folder of results belongs to another job.
+        MissingExtraError: Ray is not installed.
+    """
+    tally = tally if tally is not None else BatchTally()
+    segmenter = load(job.model, device="cpu")
+    place = Place(job.out)
+    manifest = Manifest(place, _identity(job, segmenter), job.resume)
+    tally.before = len(manifest.done)
+    items = [item for item in list_source(job.source, job.out) if item.group >= 0 or item.input not in manifest.done]
+    tally.total = tally.before + len(items)
+    if not tally.total:
+        raise InputError(f"{job.source}: holds no picture.")
+    if not items:
+        return tally
+    ray = _start_ray(job)
+    try:
+        for row in _stream(ray, job, items, manifest):
+            if not manifest.add(row):
+                continue
+            tally.done += row["status"] == "done"
+            tally.failed += row["status"] == "failed"
+            tally.total = max(tally.total, tally.before + tally.done + tally.failed)
+            if row["status"] == "failed" and on_failure is not None:
+                on_failure(row["input"], row["reason"])
+            if progress is not None:
+                progress(tally.before + tally.done + tally.failed, tally.total)
+    finally:
+        manifest.flush()
+        ray.shutdown()
+    return tally
+
+
+def _identity(job: BatchJob, segmenter: Segmenter) -> dict[str, Any]:
+    return {
+        "weights_sha256": segmenter.card.weights_sha256, "source": job.source, "format": job.format,
+        "precision": job.precision, "engine": job.engine,
+    }  # fmt: skip
+
+
+def _start_ray(job: BatchJob) -> Any:
+    """Start or join Ray, without its usage reports.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        RunError: The cluster does not answer.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray", "fullconv batch") from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
+    if job.address is None:
+        options |= {"num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+        options |= {"include_dashboard": False}
+    try:
+        ray.init(address=job.address, **options)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise RunError(f"no Ray cluster answers at {job.address} ({error}). Start one: ray start --head") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+def _stream(ray: Any, job: BatchJob, items: list[Item], manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Yield the row of each picture as it is finished, in any order."""
+    import pyarrow
+
+    rows = [vars(item) for item in items]
+    tables = [pyarrow.Table.from_pylist(rows[a : a + BLOCK]) for a in range(0, len(rows), BLOCK)]
+    done = frozenset(name for name in manifest.done if "#" in name)
+    known = ray.put(done)
+    gpu = job.device.startswith("cuda")
+    actors = job.actors or max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))
+    # Loading needs processors, too, and waits more than it computes.
+    loading = ray.data.from_arrow(tables).flat_map(_Load(known), num_cpus=0.25)
+    predicted = loading.map_batches(
+        _Predictor,
+        fn_constructor_kwargs={"job": job, "model": _reachable(job.model)},
+        compute=ray.data.ActorPoolStrategy(size=min(actors, max(1, len(tables)))),
+        batch_size=8,
+        batch_format="pyarrow",
+        num_cpus=0 if gpu else 0.75,
+        num_gpus=1 if gpu else 0,
+    )
+    for block in predicted.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from block.to_pylist()
+
+
+def _reachable(model: str) -> str:
+    """Return a path that other processes of this machine find, whatever folder they work in."""
+    path = Path(model)
+    return str(path.resolve()) if path.exists() and not is_url(model) else model
+
+
+class _Load:
+    """Loads the pictures of an item, where Ray runs it."""
+
+    def __init__(self, done: Any) -> None:
+        self.done = done
+
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        import ray
+
+        done = ray.get(self.done) if row["group"] >= 0 else frozenset()
+        return list(load_item(row, done))
+
+
+class _Predictor:
+    """A copy of the model: encoded pictures in, rows of the manifest out; the label maps are written on the way."""
+
+    def __init__(self, job: BatchJob, model: str) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+        self.segmenter = load(model, precision=job.precision, engine=job.engine, device=job.device)
+        self.place, self.format = Place(job.out), job.format
+        self.labels = self.segmenter.card.labels()
+
+    def __call__(self, batch: Any) -> Any:
+        import pyarrow
+
+        schema = pyarrow.schema([
+            ("input", pyarrow.string()), ("output", pyarrow.string()), ("status", pyarrow.string()),
+            ("reason", pyarrow.string()), ("pixels", pyarrow.list_(pyarrow.int64())), ("seconds", pyarrow.float64()),
+        ])  # fmt: skip
+        return pyarrow.Table.from_pylist([self.row(picture) for picture in batch.to_pylist()], schema=schema)
+
+    def row(self, picture: dict[str, Any]) -> dict[str, Any]:
+        """Predict one picture and write its label map."""
+        start = time.perf_counter()
+        result = {"input": picture["input"], "output": None, "status": "failed", "reason": picture["reason"] or None,
+                  "pixels": None}  # fmt: skip
+        if not picture["reason"]:
+            try:
+                label_map = self.segmenter.predict(picture["content"]).label_map
+                name = f"{picture['output']}.png"
+                result["output"] = self.place.write(name, encode(label_map, self.labels, self.format))
+                result["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
+                result["status"] = "done"
+            except FullconvError as error:
+                result["reason"] = f"{picture['input']}: {error}"
+        return result | {"seconds": time.perf_counter() - start}

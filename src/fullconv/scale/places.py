@@ -1,0 +1,134 @@
+"""Folders and files anywhere fsspec reaches: this machine, S3, Google, Azure, memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fullconv.errors import InputError, MissingExtraError, OutputError
+from fullconv.storage import write_bytes
+
+_PROTOCOLS = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+}
+"""Packages that fsspec needs for URLs that begin so."""
+
+
+def import_arrow() -> Any:
+    """Return pyarrow.parquet's package.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "ray", "fullconv batch") from error
+    return pyarrow
+
+
+def open_place(url: str) -> tuple[Any, str]:
+    """Return the file system of a path or URL, and the path in it.
+
+    Raises:
+        MissingExtraError: fsspec is not installed.
+        InputError: The URL begins with something that nothing here reads; the message names what to install.
+    """
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingExtraError("fsspec", "ray", "fullconv batch") from error
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(str(url))
+    except (ImportError, ValueError) as error:
+        protocol = str(url).partition("://")[0]
+        package = _PROTOCOLS.get(protocol)
+        advice = (
+            f"Run: pip install {package}"
+            if package
+            else "Give a folder, a list, a Parquet file or a URL such as s3://..."
+        )
+        raise InputError(f"{url}: cannot be opened ({error}). {advice}") from error
+    return found
+
+
+def read_url(url: str) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    fs, path = open_place(url)
+    try:
+        content: bytes = fs.cat_file(path)
+    except Exception as error:  # each file system has errors of its own
+        raise InputError(f"{url}: cannot be read ({_reason(error)}).") from error
+    return content
+
+
+def _reason(error: BaseException) -> str:
+    return "there is no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+
+
+def is_url(text: str) -> bool:
+    """Say whether a source is a URL rather than a path."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
+
+
+class Place:
+    """A folder of results: local, or anywhere that fsspec writes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._local = None if is_url(url) else Path(url)
+
+    def path(self, name: str) -> str:
+        """Return the full name of a file in it."""
+        return f"{self.url}/{name}" if self._local is None else (self._local / name).as_posix()
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a file whole or not at all; return its full name.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._local is not None:
+            write_bytes(self._local / name, [content])
+            return self.path(name)
+        fs, path = open_place(self.path(name))
+        try:
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            fs.pipe_file(path, content)  # object stores show an object only when it is whole
+        except Exception as error:
+            raise OutputError(f"{self.path(name)}: cannot be written ({_reason(error)}).") from error
+        return self.path(name)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file; None where there is none."""
+        fs, path = open_place(self.path(name))
+        try:
+            content: bytes = fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+        return content
+
+    def names(self, folder: str, suffix: str) -> Iterator[str]:
+        """Yield the names, relative to the place, of the files of a folder that end so, sorted."""
+        fs, path = open_place(self.path(folder))
+        try:
+            found = sorted(str(entry) for entry in fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return
+        for entry in found:
+            name = entry.rpartition("/")[2]
+            if name.endswith(suffix) and not name.startswith("."):
+                yield f"{folder}/{name}"

@@ -1,0 +1,219 @@
+"""Discs that are full, read-only or damaged: noticed, never loaded in silence, and gone on from what is whole."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import SMALL, identity
+
+from fullconv.checkpoint import read_best, read_checkpoint
+from fullconv.errors import ModelFileError, OutputError, RunError
+from fullconv.training import train
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and rights as POSIX has them")
+
+SETTINGS: dict[str, Any] = {**SMALL, "epochs": 2, "seed": 2, "width": 0.25}
+
+
+@pytest.fixture(scope="module")
+def often(shapes, tmp_path_factory) -> Path:
+    """A finished run with a checkpoint after every step; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "often"
+    train(shapes, run, **{**SETTINGS, "checkpoint_every": 0.0})
+    return run
+
+
+def copied(run: Path, to: Path) -> Path:
+    shutil.copytree(run, to)
+    (to / "status.json").unlink()
+    return to
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+
+def flips(size: int, header: int, count: int) -> Iterator[tuple[int, int]]:
+    """Places (byte, bit) all over a file, a quarter of them in its header."""
+    rng = np.random.default_rng(5)
+    for number in range(count):
+        yield int(rng.integers(0, header if number % 4 == 0 else size)), int(rng.integers(0, 8))
+
+
+def test_a_checkpoint_cut_at_any_of_20_places_is_noticed_and_the_one_before_is_used(often, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(often / "checkpoints", folder)
+    whole = (folder / "last").read_bytes()
+    for cut in [0, 1, 7, 8, 100, *np.linspace(200, len(whole) - 1, 15).astype(int).tolist()]:
+        (folder / "last").write_bytes(whole[:cut])
+        found = read_checkpoint(folder)
+        assert found is not None
+        assert found[1]["step"] == 99, cut
+        assert re.search(r"last: .* Going on from previous, step 99\.", found[2] or ""), cut
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_bit_flipped_in_any_of_200_places_is_noticed(often, tmp_path, name):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(often / "checkpoints", folder)
+    path = folder / "last" if name == "last" else next(folder.glob("best-*"))
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    noticed = 0
+    for place, bit in flips(len(whole), header, 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(bytes(damaged))
+        if name == "last":
+            found = read_checkpoint(folder)
+            assert found is not None
+            assert (found[1]["step"], "last: " in (found[2] or "")) == (99, True), (place, bit)
+        else:
+            try:  # the card's words are no weights: a flip among them may pass, the weights must be those that were written
+                assert read_best(folder, int(path.name[5:]))
+                assert place < header, (place, bit)
+                continue
+            except ModelFileError:
+                pass
+        noticed += 1
+    print(f"{name}: {noticed} of 200 flipped bits noticed")
+    assert noticed >= (200 if name == "last" else 150)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_run_goes_on_from_the_checkpoint_before_and_ends_with_the_same_bits(shapes, often, tmp_path, capsys, damage):
+    run = copied(often, tmp_path / "run")
+    last = run / "checkpoints" / "last"
+    data = bytearray(last.read_bytes())
+    data[-500] ^= 1
+    last.write_bytes(bytes(data) if damage == "flipped" else bytes(data[:-500]))
+    if damage == "gone":
+        last.unlink()
+    train(shapes, run, resume=True, **SETTINGS)
+    said = capsys.readouterr().err
+    assert ("Going on from previous, step 99." in said) == (damage != "gone")
+    assert "Going on at step 100 of 100." in said
+    assert identity(run) == identity(often)
+
+
+def test_lost_best_weights_are_found_again_from_the_checkpoint_before_them(shapes, often, tmp_path, capsys):
+    run = copied(often, tmp_path / "run")
+    before, best = sorted((run / "checkpoints").glob("best-*"))
+    assert (before.name, best.name) == ("best-00000050", "best-00000100")
+    best.write_bytes(best.read_bytes()[:-1])
+    train(shapes, run, resume=True, **SETTINGS)
+    assert re.search(r"best-00000100: damaged.* Going on from previous, step 99\.", capsys.readouterr().err)
+    assert identity(run) == identity(often)
+
+
+def test_best_weights_that_are_lost_for_good_are_said_and_chosen_anew(shapes, often, tmp_path, capsys):
+    run = copied(often, tmp_path / "run")
+    for best in (run / "checkpoints").glob("best-*"):
+        best.write_bytes(best.read_bytes()[:-1])
+    train(shapes, run, resume=True, **SETTINGS)
+    said = capsys.readouterr().err
+    assert re.search(r"best-00000100: damaged.*Going on from last, step 100; the best weights are chosen anew", said)
+    assert identity(run)[1:] == identity(often)[1:]
+
+
+def test_when_nothing_is_whole_the_run_says_so_and_touches_nothing(shapes, often, tmp_path):
+    run = copied(often, tmp_path / "run")
+    for name in ("last", "previous"):
+        (run / "checkpoints" / name).write_bytes(b"\0" * 1000)
+    with pytest.raises(RunError, match=r"no checkpoint can be used: .*last: .*previous: .*Start the run again"):
+        train(shapes, run, resume=True, **SETTINGS)
+    assert (run / "checkpoints" / "last").read_bytes() == b"\0" * 1000
+
+
+# --- full and read-only ----------------------------------------------------------------------------------------------
+
+
+def _without_privileges() -> None:
+    """Let rights hold for root, too: give up CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, data) == 0
+    for place in (0, 1):
+        data[place] &= ~0b110
+    assert libc.capset(header, data) == 0
+
+
+def _train(data: str, run: str, told: str, settings: dict[str, Any]) -> None:
+    sys.stderr = Path(told).open("w", buffering=1)  # noqa: SIM115
+    if os.getuid() == 0:
+        _without_privileges()
+    try:
+        train(data, run, **settings)
+    except OutputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def stopped_by(data: Path, run: Path, strike: Any) -> tuple[int | None, str]:
+    """Begin a run, do something to it after its first checkpoints, and return its exit code and words."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fullconv.training"])
+    told = run.with_name("said")
+    settings = {**SETTINGS, "checkpoint_every": 0.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        process = context.Process(target=_train, args=(str(data), str(run), str(told), settings))
+        process.start()
+    try:
+        end = time.monotonic() + 120
+        while not (run / "checkpoints" / "previous").exists():
+            assert process.is_alive(), told.read_text()
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        strike(process)
+        process.join(timeout=120)
+    finally:
+        process.kill()
+        process.join()
+    return process.exitcode, told.read_text()
+
+
+WORDS = (
+    r"Step \d+ is lost, the checkpoint before it is whole: make room .*, and go on by the same command with --resume"
+)
+
+
+def test_a_full_disc_stops_the_run_with_words_and_it_goes_on_when_there_is_room(shapes, often, tmp_path):
+    run = tmp_path / "run"
+
+    def no_room(process) -> None:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    code, said = stopped_by(shapes, run, no_room)
+    assert code == 2
+    assert re.search(rf"cannot be written \(File too large\)\. {WORDS}", said)
+    assert not list(run.rglob("*.part"))
+    train(shapes, run, resume=True)
+    assert identity(run) == identity(often)
+
+
+def test_a_folder_that_turns_read_only_stops_the_run_with_words(shapes, often, tmp_path):
+    run = tmp_path / "run"
+    code, said = stopped_by(shapes, run, lambda process: (run / "checkpoints").chmod(0o555))
+    (run / "checkpoints").chmod(0o755)
+    assert code == 2
+    assert re.search(rf"cannot be written \(Permission denied\)\. {WORDS}", said)
+    train(shapes, run, resume=True)
+    assert identity(run) == identity(often)
+
+
+def test_a_folder_that_cannot_be_made_is_said(shapes):
+    with pytest.raises(OutputError, match=r"/proc/run: cannot be made .*Give another -o"):
+        train(shapes, "/proc/run", **SETTINGS)

@@ -1,0 +1,229 @@
+"""What "auto" chooses: once, the same for every command, and a lower precision only where the card allows it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine_nets import maker, net, noise
+from fullconv.data import open_dataset
+from fullconv.engines import AutoEngine, choose, translated
+from fullconv.engines.choose import agrees, fastest, multiplications, size_class
+from fullconv.engines.memory import Memory
+from fullconv.evaluation import evaluate, score_files
+from fullconv.files import Job, predict_files
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter
+from made import make_shapes, names
+
+ALLOWED = {"bf16": {"labels": 0.998, "mean_iou_difference": -0.0007, "pictures": 32}}
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Every picture is worth a trial."""
+    monkeypatch.setattr(choose, "WORTH_A_TRIAL", 0)
+    monkeypatch.setattr(choose, "TRIAL_SECONDS", 0.01)
+
+
+def made(precision: str = "auto", engine: str = "auto", **card) -> Segmenter:
+    network, plain = net("skip")
+    segmenter = Segmenter(network, plain.model_copy(update=card), device="cpu", precision=precision, engine=engine)
+    if isinstance(segmenter.engine, AutoEngine) and "mean" not in card:
+        segmenter.engine.maker._onnx = maker("skip").onnx()  # translated once for all tests
+    return segmenter
+
+
+def answers(tmp_path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((tmp_path / "cache" / "engines").glob("*.json"))]
+
+
+@pytest.mark.parametrize(
+    ("labels", "apart", "allowed"),
+    [(0.995, 0.002, True), (0.995, -0.002, True), (0.9949, 0, False), (1, 0.0021, False), (1, None, False)],
+)
+def test_a_card_allows_bf16_from_a_measured_agreement_on(labels, apart, allowed):
+    card = net("skip")[1].model_copy(update={"agreement": {"bf16": {"labels": labels, "mean_iou_difference": apart}}})
+    assert agrees(card, "bf16") is allowed
+    assert agrees(net("skip")[1], "bf16") is False
+
+
+def test_without_a_measured_agreement_only_fp32_is_tried():
+    for agreement, precisions in (({}, {"fp32"}), (ALLOWED, {"fp32", "bf16"})):
+        engine = made(agreement=agreement).engine
+        assert isinstance(engine, AutoEngine)
+        assert {precision for _, precision in engine.candidates} == precisions
+        assert engine.candidates[0] == ("torch", "fp32")
+    assert {name for name, _ in made("bf16").engine.candidates} == {"torch", "openvino"}
+    assert made(engine="openvino", agreement=ALLOWED).engine.candidates == [("openvino", "fp32"), ("openvino", "bf16")]
+
+
+def test_what_is_quick_is_not_tried(tmp_path):
+    engine = made(agreement=ALLOWED).engine
+    assert (engine.name, engine.precision) == ("auto", "auto")
+    assert (engine.at(64, 96).name, engine.at(64, 96).precision) == ("torch", "fp32")
+    assert (engine.name, engine.precision) == ("torch", "fp32")
+    assert answers(tmp_path) == []
+
+
+def test_multiplications_are_those_of_the_convolutions():
+    network = build("fcn32s", backbone="tiny", num_classes=2, width=0.25)
+    with FlopCounterMode(display=False) as counter:
+        network.scores(torch.zeros(1, 3, 64, 96))
+    assert multiplications(network) == pytest.approx(counter.get_total_flops() / 2 / (64 * 96))
+
+
+def test_a_trial_is_remembered_and_told(trials, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "fullconv"):
+        first = made(agreement=ALLOWED)
+        chosen = first.engine.at(40, 50)
+    (answer,) = answers(tmp_path)
+    assert (answer["engine"], answer["precision"]) == (chosen.name, chosen.precision)
+    tried = {"torch fp32", "torch bf16", "openvino fp32", "openvino bf16", "onnxruntime fp32"}
+    assert set(answer["seconds"]) == tried
+    assert answer["side"] == 64
+    assert f"engine: {chosen.name} {chosen.precision} for pictures of up to 64x64 pixels" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "fullconv"):
+        again = made(agreement=ALLOWED).engine.at(64, 64)
+    assert (again.name, again.precision) == (chosen.name, chosen.precision)
+    assert caplog.text == ""
+
+
+def rewrite(tmp_path, engine: str, precision: str) -> None:
+    """Let the trial have ended otherwise."""
+    for path in (tmp_path / "cache" / "engines").glob("*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "engine": engine, "precision": precision}))
+
+
+def test_what_was_chosen_before_holds(trials, tmp_path):
+    made(agreement=ALLOWED).engine.at(40, 50)
+    for choice in (("onnxruntime", "fp32"), ("openvino", "bf16")):
+        rewrite(tmp_path, *choice)
+        engine = made(agreement=ALLOWED).engine.at(50, 40)
+        assert (engine.name, engine.precision) == choice
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"engine": "cuda", "precision": "fp4"}'])
+def test_an_answer_that_cannot_be_is_asked_for_again(trials, tmp_path, text):
+    made("fp32", "torch")
+    segmenter = made("bf16")
+    segmenter.engine.at(40, 50)
+    (path,) = (tmp_path / "cache" / "engines").glob("*.json")
+    path.write_text(text)
+    again = made("bf16").engine.at(40, 50)
+    assert again.precision == "bf16"
+    assert json.loads(path.read_text())["engine"] in ("torch", "openvino")
+
+
+def test_the_question_names_all_that_the_answer_depends_on(trials, tmp_path):
+    made("bf16").engine.at(40, 50)
+    made("bf16").engine.at(100, 100)  # another class of sizes
+    made("bf16", mean=(0.1, 0.2, 0.3)).engine.at(40, 50)  # another model
+    found = answers(tmp_path)
+    assert len(found) == 3
+    assert {answer["side"] for answer in found} == {64, 128}
+    assert len({answer["model"] for answer in found}) == 2
+    assert all(answer["versions"]["torch"] == torch.__version__.split("+")[0] or answer["versions"] for answer in found)
+    assert all(answer["machine"]["threads"] == 1 for answer in found)
+
+
+def test_a_translated_network_is_kept_and_what_is_old_is_forgotten(tmp_path, monkeypatch):
+    network, card = net("skip")
+    folder = tmp_path / "cache" / "engines"
+    calls = []
+    capture = translated.capture
+    monkeypatch.setattr(translated, "capture", lambda *args: calls.append(args) or capture(*args))
+    first = translated.translated(network, card, "one")
+    assert translated.translated(network, card, "one").graph == first.graph
+    (path,) = folder.glob("*.onnx")
+    assert len(calls) == 1
+    path.write_bytes(b"cut")
+    assert len(translated.translated(network, card, "one").graph.node) == len(first.graph.node)
+    assert len(calls) == 2
+    for age, name in enumerate(("young", "old")):
+        (folder / f"{name}.onnx").write_bytes(bytes(100))
+        os.utime(folder / f"{name}.onnx", (1000 - age, 1000 - age))
+    translated.forget(folder, keep=path, limit=path.stat().st_size + 100)
+    assert {found.stem for found in folder.glob("*.onnx")} == {path.stem, "young"}
+    translated.forget(folder, keep=path, limit=0)
+    assert {found.stem for found in folder.glob("*.onnx")} == {path.stem}
+
+
+def test_the_first_of_two_processes_decides(tmp_path):
+    asked = {"what": "ever", "candidates": [["openvino", "fp32"], ["torch", "fp32"]]}
+    memory = Memory(asked)
+    assert memory.can_write()
+    assert memory.keep(("openvino", "fp32"), {("openvino", "fp32"): 1.0}) == ("openvino", "fp32")
+    assert Memory(asked).keep(("torch", "fp32"), {}) == ("openvino", "fp32")
+    assert Memory({**asked, "what": "else"}).read() is None
+    assert [path.suffix for path in memory.path.parent.iterdir()] == [".json"]
+
+
+def test_where_nothing_can_be_kept_nothing_is_tried(trials, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with caplog.at_level(logging.INFO, "fullconv"):
+        engine = made(agreement=ALLOWED).engine.at(40, 50)
+    assert (engine.name, engine.precision) == ("torch", "fp32")
+    assert "nothing is tried" in caplog.text
+
+
+def test_the_plainest_is_left_only_for_what_is_clearly_faster():
+    plain = ("torch", "fp32")
+    assert fastest({plain: 1.0, ("openvino", "fp32"): 0.91}, plain) == plain
+    assert fastest({plain: 1.0, ("openvino", "fp32"): 0.89, ("torch", "bf16"): 0.7}, plain) == ("torch", "bf16")
+
+
+def test_classes_of_sizes():
+    sizes = ((1, 1), (64, 64), (64, 65), (20, 700), (360, 480), (4000, 6000))
+    assert [size_class(*size) for size in sizes] == [64, 64, 128, 128, 512, 512]
+
+
+@pytest.mark.parametrize("choice", [("openvino", "bf16"), ("onnxruntime", "fp32")])
+def test_the_score_is_that_of_the_files_whatever_was_chosen(trials, tmp_path, choice):
+    data = make_shapes(tmp_path / "data", pictures=8, size=(40, 50), classes=5)
+    card = {"agreement": ALLOWED, "classes": tuple(names(5))}
+    made(**card).engine.at(40, 50)
+    rewrite(tmp_path, *choice)
+    dataset = open_dataset(data)
+    report = evaluate(made(**card), dataset, "val")
+    assert (report.engine, report.precision) == choice
+    job = Job([str(data / "val")], tmp_path / "out", tile=32 if choice[1] == "fp32" else "auto", batch_size=2)
+    predict_files(made(**card), job)
+    pairs = [(s.stem, dataset.read_mask(s), tmp_path / "out" / f"{s.stem}.png") for s in dataset.splits["val"]]
+    assert np.array_equal(score_files(pairs, names(5)).confusion, report.confusion)
+
+
+def test_all_tiles_of_a_picture_have_its_engine(trials, tmp_path):
+    """A tile of a large picture is small, and would be of another class."""
+    segmenter = made(agreement=ALLOWED)
+    segmenter.engine.at(64, 64), segmenter.engine.at(200, 200)
+    rewrite(tmp_path, "torch", "bf16")
+    for path in (tmp_path / "cache" / "engines").glob("*.json"):
+        if json.loads(path.read_text())["side"] == 256:
+            path.write_text(json.dumps({**json.loads(path.read_text()), "engine": "torch", "precision": "fp32"}))
+    again = made(agreement=ALLOWED)
+    picture = noise(1, 200, 200, 3)[0].numpy()
+    whole, tiles = again.logits(picture), again.logits(picture, tile=32)
+    np.testing.assert_allclose(tiles, whole, atol=1e-5 * np.abs(whole).max())
+    assert (again.engine.name, again.engine.precision) == ("torch", "fp32")
+
+
+def test_a_command_tells_the_choice_once(trials, tmp_path, capsys):
+    from fullconv.cli import main
+
+    network, card = net("skip")
+    model = tmp_path / "m.safetensors"
+    Segmenter(network, card, device="cpu").save(model)
+    Image.fromarray(noise(1, 40, 50, 3)[0].numpy()).save(tmp_path / "a.png")
+    for out, times in (("one", 1), ("two", 0)):
+        assert main(["predict", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / out)]) == 0
+        assert capsys.readouterr().err.count("engine: ") == times
+    assert (tmp_path / "one" / "a.png").read_bytes() == (tmp_path / "two" / "a.png").read_bytes()

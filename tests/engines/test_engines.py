@@ -1,0 +1,162 @@
+"""Every engine gives the scores that PyTorch gives in fp32, whatever the network and the size of the picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from engine_nets import NETS, QUICK, flat, maker, net, noise
+from fullconv.engines.runtimes import _quota, cores, threads
+from fullconv.engines.torch_engine import SMALL
+from fullconv.errors import NetworkError, RecipeError
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter
+
+SIZES = [(1, 1, 1), (1, 31, 33), (2, 70, 20), (1, 64, 64), (1, 130, 97)]
+FP32 = 1e-5
+BF16 = 5e-2
+"""Of the largest score: bf16 keeps 8 bits, and a network is some tens of layers."""
+KINDS = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in NETS]
+OTHERS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "bf16")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("choice", OTHERS, ids=" ".join)
+def test_an_engine_gives_the_scores_of_pytorch(kind, choice):
+    network, card = net(kind)
+    plain, other = maker(kind).engine(("torch", "fp32")), maker(kind).engine(choice)
+    assert (other.name, other.precision) == choice
+    for size in SIZES:
+        images = noise(*size, card.in_channels)
+        wanted, got = plain.scores(images), other.scores(images)
+        assert isinstance(got, dict) == isinstance(wanted, dict)
+        wanted, got = flat(wanted), flat(got)
+        assert got.dtype == torch.float32
+        assert got.shape == wanted.shape
+        apart = float((got - wanted).abs().max() / wanted.abs().max())
+        # bf16 is kept from pictures whose maps would be one cell wide; networks that pad to 64 have none
+        exact = choice[1] == "fp32" or max(min(size[1:]), network.minimum_size) < SMALL
+        assert apart < (FP32 if exact else BF16), (size, apart)
+        assert exact or apart > FP32, "this is not bf16"
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_pictures_of_floats_and_of_bytes_are_the_same_pictures(name):
+    engine = maker("skip").engine((name, "fp32"))
+    images = noise(1, 40, 50, 3)
+    assert torch.equal(engine.scores(images), engine.scores(images.float()))
+
+
+@pytest.mark.parametrize("choice", OTHERS, ids=" ".join)
+def test_a_batch_changes_no_bit_outside_pytorch(choice):
+    engine, images = maker("skip").engine(choice), noise(3, 40, 50, 3)
+    alone = torch.cat([engine.scores(image[None]) for image in images])
+    together = engine.scores(images)
+    if choice[0] == "torch":
+        assert float((alone - together).abs().max() / alone.abs().max()) < BF16
+    else:
+        assert torch.equal(alone, together)
+
+
+def segmenter(kind: str, engine: str, precision: str = "fp32") -> Segmenter:
+    """A segmenter on an engine that is made already."""
+    made = Segmenter(*net(kind), device="cpu", precision="fp32", engine="torch")
+    made.engine = maker(kind).engine((engine, precision))
+    return made
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", QUICK)
+def test_tiles_are_the_whole_and_the_labels_are_pytorchs(kind, name):
+    picture = noise(1, 150, 170, 3)[0].numpy()
+    plain, other = segmenter(kind, "torch"), segmenter(kind, name)
+    whole, tiles = other.logits(picture), other.logits(picture, tile=64)
+    np.testing.assert_allclose(tiles, whole, atol=FP32 * np.abs(whole).max())
+    np.testing.assert_allclose(whole, plain.logits(picture), atol=FP32 * np.abs(whole).max())
+    assert (other.predict(picture).label_map != plain.predict(picture).label_map).mean() < 1e-3
+
+
+def test_an_engine_by_name_reaches_the_segmenter():
+    network, card = net("skip")
+    made = Segmenter(network, card, device="auto", precision="fp32", engine="onnxruntime")
+    assert (made.engine.name, made.engine.precision, made.device.type) == ("onnxruntime", "fp32", "cpu")
+    assert made.engine.at(10, 10) is made.engine
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "words"),
+    [
+        ("tensorrt", "auto", "there is no engine 'tensorrt' here: use torch, openvino, onnxruntime or auto"),
+        ("opnvino", "auto", "Did you mean 'openvino'"),
+        ("auto", "fp8", "there is no precision 'fp8' here: use auto, fp32, bf16 or int8"),
+        ("auto", "int8", "precision int8 needs pictures to calibrate with: make a file by `fullconv export"),
+        ("onnxruntime", "bf16", "ONNX Runtime has no bf16 convolutions for CPUs: use fp32"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told(engine, precision, words):
+    with pytest.raises(RecipeError, match=words):
+        Segmenter(*net("skip"), device="cpu", precision=precision, engine=engine)
+
+
+class Undecided(torch.nn.Module):
+    """What it computes depends on the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.layer(x) if x.mean() > 0 else self.layer(-x)
+
+
+def test_a_network_that_no_graph_can_hold_is_told_so():
+    made = Segmenter.from_network(Undecided(), ["a", "b"], device="cpu")
+    assert made.engine.name == "torch"
+    with pytest.raises(NetworkError, match=r"custom cannot be turned into a graph: .* Use --engine torch"):
+        Segmenter(made.network, made.card, device="cpu", precision="fp32", engine="onnxruntime")
+
+
+def test_a_network_from_outside_can_use_another_engine():
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1))
+    plain = Segmenter.from_network(module, ["a", "b"], device="cpu")
+    other = Segmenter(plain.network, plain.card, device="cpu", precision="fp32", engine="onnxruntime")
+    picture = noise(1, 13, 1, 3)[0].numpy()
+    np.testing.assert_allclose(other.logits(picture), plain.logits(picture), atol=1e-5)
+
+
+def test_threads_are_no_more_than_the_cores_that_one_has(tmp_path):
+    limit = tmp_path / "cpu.max"
+    for text, count in (("150000 100000\n", 2), ("400000 100000\n", 4), ("50000 100000\n", 1)):
+        limit.write_text(text)
+        assert _quota(limit) == count
+    limit.write_text("max 100000\n")
+    assert _quota(limit) == _quota(tmp_path / "none") > 1000
+    assert 1 <= threads() <= cores()
+
+
+@pytest.mark.slow
+def test_openvino_reports_nothing_to_anybody():
+    code = """
+import socket, sys
+def never(*a, **k): raise SystemExit("the network was asked for")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = never
+from fullconv.engines.runtimes import runtime
+runtime("openvino", "this"), runtime("nncf", "this")
+assert sys.modules["openvino_telemetry"] is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_widths_do_not_matter_to_the_graph_of_a_custom_number_of_channels():
+    network = build("fcn8s", backbone="tiny", num_classes=2, in_channels=5, width=0.25)
+    from engine_nets import card_for
+
+    other = Segmenter(network, card_for(network), device="cpu", precision="fp32", engine="onnxruntime")
+    plain = Segmenter(network, card_for(network), device="cpu", precision="fp32", engine="torch")
+    picture = noise(1, 33, 20, 5)[0].numpy()
+    np.testing.assert_allclose(other.logits(picture), plain.logits(picture), atol=1e-5)

@@ -1,0 +1,417 @@
+"""An exported file answers as the model does, in its own runtime and in ours; one that does not is not written."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from engine_nets import NETS, card_for, flat, net, noise
+from fullconv.cli import main
+from fullconv.data import open_dataset
+from fullconv.engines.exported import read_exported, read_program
+from fullconv.errors import DataError, ModelFileError, NetworkError, OutputError, RecipeError
+from fullconv.evaluation import evaluate
+from fullconv.export import FORMATS, export_model
+from fullconv.export.graph import LabelGraph
+from fullconv.export.parity import Parity, crop, made_pictures, measure
+from fullconv.images import read_image
+from fullconv.labels import read_label_map
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter, load
+from made import make_shapes, names
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+SIZES = [(1, 1), (1, 31), (33, 1), (31, 33), (70, 20), (64, 97)]
+COMBINATIONS = [(name, precision) for name, (_, _, precisions) in FORMATS.items() for precision in precisions]
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run(*words: object) -> Ran:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def made(kind: str = "skip", **card) -> Segmenter:
+    network, plain = net(kind)
+    return Segmenter(network, plain.model_copy(update=card), device="cpu", precision="fp32", engine="torch")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("export") / "data", pictures=12, size=(48, 64), classes=5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.safetensors"
+    made(classes=tuple(names(5))).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(model, data) -> tuple[Path, Ran]:
+    path = model.with_name("model.onnx")
+    return path, run("export", model, "--format", "onnx", "-o", path, "--data", data, "--json")
+
+
+# --- the graph --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_the_graph_upsamples_as_the_network_does(kind):
+    """Labels may differ only where two classes are as good as equal."""
+    segmenter = made(kind)
+    graph = LabelGraph(*net(kind), probabilities=True).eval()
+    for size in SIZES:
+        images = noise(1, *size, segmenter.card.in_channels)
+        found = dict(zip(graph.names, graph(images), strict=True))
+        prediction = segmenter.predict(images[0].numpy(), tile="none", probabilities=True)
+        for head, label_map in prediction.label_maps.items():
+            labels = found[f"labels_{head}" if head else "labels"]
+            assert labels.dtype == torch.uint8
+            assert labels.shape == (1, *size)
+            assert (labels[0].numpy() != label_map).mean() <= 1e-3
+        first = next(value for name, value in found.items() if name.startswith("probabilities"))
+        np.testing.assert_allclose(first[0].detach().numpy(), prediction.probabilities, atol=1e-5)
+        scores = torch.cat([value for name, value in found.items() if name.startswith("scores")], 1)
+        np.testing.assert_allclose(scores.detach(), flat(segmenter.engine.scores(images)).detach(), atol=1e-5)
+
+
+# --- the file -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_what_it_measured(exported):
+    path, done = exported
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["format"], found["precision"], found["made"]) == ("onnx", "fp32", False)
+    assert found["pictures"] == 3
+    assert found["labels"] >= 0.9999
+    assert abs(found["mean_iou_difference"]) < 1e-3
+    assert set(found["sizes"]) == {"1x1", "31x31", "33x33", "700x20"}
+    assert found["reasons"] == []
+    card, about = read_exported(path)
+    assert about["parity"] == {key: found[key] for key in about["parity"]}
+    assert card.classes == tuple(names(5))
+
+
+def test_any_runtime_gives_labels_of_any_batch_and_size(exported, model):
+    session = onnxruntime.InferenceSession(exported[0], providers=["CPUExecutionProvider"])
+    assert [(value.name, value.type) for value in session.get_inputs()] == [("images", "tensor(uint8)")]
+    assert [(value.name, value.type) for value in session.get_outputs()] == [("labels", "tensor(uint8)")]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["fullconv"])["classes"] == names(5)
+    segmenter = load(model, device="cpu", engine="torch", precision="fp32")
+    for size in ((1, 1, 1), (2, 31, 33), (3, 70, 20), (1, 96, 130)):
+        images = noise(*size, 3).numpy()
+        (labels,) = session.run(None, {"images": images})
+        wanted = np.stack([segmenter.predict(image).label_map for image in images])
+        assert labels.shape == wanted.shape
+        assert (labels != wanted).mean() < 1e-3
+
+
+def test_an_exported_file_is_a_model_like_any(exported, model, data, tmp_path):
+    file = exported[0]
+    for source, out in ((model, "a"), (file, "b"), (file, "c")):
+        tile = ["--tile", "32"] if out == "c" else []
+        assert run("predict", source, data / "val", "-o", tmp_path / out, *tile).code == 0
+    for path in (tmp_path / "a").glob("*.png"):
+        maps = [read_label_map(tmp_path / folder / path.name) for folder in "abc"]
+        assert all((maps[0] != other).mean() < 1e-3 for other in maps[1:])
+    done = run("evaluate", file, data, "--json")
+    found = json.loads(done.out)
+    assert (found["engine"], found["precision"]) == ("onnxruntime", "fp32")
+    plain = evaluate(load(model, device="cpu"), data, "val")
+    assert found["mean_iou"] == pytest.approx(plain.mean_iou, abs=1e-3)
+
+
+def test_info_tells_what_it_is(exported):
+    told = json.loads(run("info", exported[0], "--json").out)
+    assert told["variant"] == "fcn8s"
+    assert told["export"]["precision"] == "fp32"
+    assert "onnx, fp32" in run("info", exported[0]).out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "torch"}, "engine torch does not run it: use onnxruntime or openvino"),
+        ({"precision": "bf16"}, "computes in fp32, not in bf16: `fullconv export --precision bf16` makes another"),
+    ],
+)
+def test_an_exported_file_says_what_it_cannot(exported, options, words):
+    with pytest.raises(RecipeError, match=words):
+        load(exported[0], **options)
+
+
+def test_what_an_exported_file_has_not_is_told(exported, tmp_path):
+    segmenter = load(exported[0])
+    with pytest.raises(ModelFileError, match="an exported file keeps its weights to itself"):
+        segmenter.save(tmp_path / "m.safetensors")
+    with pytest.raises(NetworkError, match="this model is an exported file already"):
+        export_model(segmenter, tmp_path / "m.onnx", "onnx")
+
+
+def test_onnx_files_run_in_openvino_too(exported):
+    picture = noise(1, 45, 33, 3)[0].numpy()
+    one, other = load(exported[0]), load(exported[0], engine="openvino")
+    assert other.engine.name == "openvino"
+    np.testing.assert_allclose(
+        other.logits(picture), one.logits(picture), atol=1e-5 * np.abs(one.logits(picture)).max()
+    )
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml", "a.pt2"])
+def test_files_that_are_none_are_told_so(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(ModelFileError, match="there is no such model file"):
+        load(path)
+    path.write_bytes(b"\x00nothing of the kind")
+    with pytest.raises(ModelFileError, match=r"damaged, or no .* Export it again") as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_foreign_file_is_told_so(tmp_path):
+    (tmp_path / "a.xml").write_text("<net><rt_info/></net>")
+    with zipfile.ZipFile(tmp_path / "a.pt2", "w") as archive:
+        archive.writestr("a/extra/other", "x")
+    for name in ("a.xml", "a.pt2"):
+        with pytest.raises(ModelFileError, match="not exported by this program: it has no fullconv card"):
+            load(tmp_path / name)
+
+
+class Trap:
+    """What a foreign file may hold instead of numbers."""
+
+    def __reduce__(self):
+        return os.mkdir, ("sprung",)
+
+
+def test_a_program_that_hides_code_is_not_opened(tmp_path, monkeypatch):
+    import pickle
+
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("a.pt2", "w") as archive:
+        archive.writestr("a/data/sample_inputs/model.pt", pickle.dumps(Trap()))
+    with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
+        read_program(Path("a.pt2"))
+    assert not Path("sprung").exists()
+
+
+# --- the documentation --------------------------------------------------------------------------------------------------
+
+
+def code(language: str, word: str) -> str:
+    (found,) = [
+        text for text in re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+        if word in text
+    ]  # fmt: skip
+    assert len([line for line in found.splitlines() if line.strip()]) <= 12
+    return found
+
+
+def place(tmp_path, monkeypatch, picture: np.ndarray) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture).save("street.png")
+
+
+def test_the_python_of_the_page_runs(exported, model, tmp_path, monkeypatch):
+    picture = noise(1, 50, 61, 3)[0].numpy()
+    place(tmp_path, monkeypatch, picture)
+    shutil.copy(exported[0], "model.onnx")
+    found: dict = {}
+    exec(compile(code("python", "onnxruntime"), "export.md", "exec"), found)
+    assert (found["labels"] != load(model, device="cpu").predict(picture).label_map).mean() < 1e-3
+    assert json.loads(found["card"])["variant"] == "fcn8s"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format_", "suffix", "word"), [("openvino", ".xml", "openvino"), ("pt2", ".pt2", "torch.export")]
+)
+def test_the_python_of_other_runtimes_runs(model, tmp_path, monkeypatch, format_, suffix, word):
+    picture = noise(1, 50, 61, 3)[0].numpy()
+    place(tmp_path, monkeypatch, picture)
+    assert run("export", model, "--format", format_, "-o", f"model{suffix}").code == 0
+    found: dict = {}
+    exec(compile(code("python", word), "export.md", "exec"), found)
+    assert (found["labels"] != load(model, device="cpu").predict(picture).label_map).mean() < 1e-3
+
+
+def onnxruntime_web() -> str:
+    """Return why onnxruntime-web cannot be tried, or nothing."""
+    if shutil.which("node") is None:
+        return "node is not installed"
+    asked = subprocess.run(["node", "-e", "require.resolve('onnxruntime-web')"], capture_output=True, check=False)
+    return "" if asked.returncode == 0 else "onnxruntime-web is not installed for node (npm install, NODE_PATH)"
+
+
+def test_the_javascript_of_the_page_runs(exported, model, tmp_path, monkeypatch):
+    if why := onnxruntime_web():
+        pytest.skip(why)
+    picture = noise(1, 30, 41, 3)[0].numpy()
+    rgba = np.concatenate([picture, np.full((30, 41, 1), 255, np.uint8)], axis=-1)
+    (tmp_path / "rgba").write_bytes(rgba.tobytes())
+    (tmp_path / "a.js").write_text(
+        code("js", "onnxruntime-web")
+        + f"""
+ort.env.wasm.numThreads = 1;
+const fs = require("fs");
+label(fs.readFileSync({json.dumps(str(exported[0]))}), new Uint8Array(fs.readFileSync("rgba")), 30, 41)
+  .then((labels) => fs.writeFileSync("labels", labels));
+"""
+    )
+    done = subprocess.run(["node", "a.js"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    labels = np.frombuffer((tmp_path / "labels").read_bytes(), np.uint8).reshape(30, 41)
+    assert (labels != load(model, device="cpu").predict(picture).label_map).mean() < 1e-3
+
+
+# --- the gate -----------------------------------------------------------------------------------------------------------
+
+
+def wrong(segmenter: Segmenter, share: float, side: int = 0):
+    """The model's own labels, a share of which is another class; only up to a side, where one is given."""
+    draw = np.random.default_rng(0)
+
+    def answer(image):
+        labels = segmenter.predict(image).label_map.copy()
+        if not side or max(image.shape[:2]) <= side:
+            picked = draw.random(labels.shape) < share
+            labels[picked] = (labels[picked] + 1) % 5
+        return {"": labels}
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("precision", "share", "side", "reason"),
+    [
+        ("fp32", 0.0, 0, ""),
+        ("fp32", 0.001, 0, r"only 99\.\d+ % of the labels are those of fp32, 99\.99 % are wanted"),
+        ("fp32", 0.5, 33, r"on pictures of 1x1, \d+ of 16 labels are not those of fp32"),
+        ("bf16", 0.002, 0, ""),
+        ("bf16", 0.02, 0, r"only 9[78]\.\d+ % of the labels are those of fp32, 99\.5 % are wanted"),
+        ("int8", 0.02, 0, ""),
+    ],
+)
+def test_the_gate_opens_for_what_agrees(precision, share, side, reason):
+    segmenter = made()
+    parity = measure(wrong(segmenter, share, side), segmenter, precision, made_pictures(3, 16), made=True)
+    assert parity.pictures == 16
+    assert parity.mean_iou_difference is None
+    assert bool(parity.reasons) is bool(reason), parity
+    assert re.search(reason, "; ".join(parity.reasons))
+    assert "Made pictures prove the wiring, not parity on yours: give --data" in str(parity)
+
+
+def test_mean_iou_is_compared_on_masks():
+    segmenter = made()
+    pictures = [(image, segmenter.predict(image).label_map) for image, _ in made_pictures(3, 4)]
+    parity = measure(wrong(segmenter, 0.1), segmenter, "int8", pictures, made=False)
+    assert parity.mean_iou_difference < -0.05
+    assert re.search(r"mean IU differs by -0\.\d+, 0\.01 is allowed", parity.reasons[0])
+    assert measure(wrong(segmenter, 0.0), segmenter, "int8", pictures, made=False).reasons == []
+    with pytest.raises(DataError, match="there is no picture to compare the export on"):
+        measure(wrong(segmenter, 0.0), segmenter, "int8", [], made=False)
+
+
+def test_a_crop_may_be_larger_than_its_picture():
+    image = noise(1, 5, 4, 3)[0].numpy()
+    found = crop(image, (700, 20), np.random.default_rng(0))
+    assert found.shape == (700, 20, 3)
+    assert np.array_equal(found[:5], found[5:10])
+    assert str(Parity("fp32", 1, labels=1.0, sizes={"1x1": 1.0})).startswith("fp32: 100.000 % of the labels of 1 ")
+
+
+@pytest.mark.parametrize(
+    ("card", "options", "kind", "words"),
+    [
+        ({"scale": 0.5}, {}, NetworkError, "this model works at 0.5 of the pictures' size"),
+        ({"range": (0.0, 65535.0)}, {}, NetworkError, "takes values from 0 to 65535; an exported file takes pictures"),
+        ({}, {"precision": "bf16"}, RecipeError, "--precision bf16: onnx has fp32, fp16 and int8 here"),
+        ({}, {"precision": "int8"}, RecipeError, "--precision int8 is calibrated with pictures: give --data DATA"),
+        ({}, {"path": "a.xml"}, OutputError, "a.xml: a file of --format onnx ends with .onnx"),
+        ({}, {"format": "onx"}, RecipeError, "--format onx: choose onnx, openvino or pt2. Did you mean 'onnx'"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(tmp_path, card, options, kind, words):
+    full = {"path": "a.onnx", "format": "onnx", "precision": "fp32", **options}
+    with pytest.raises(kind, match=words):
+        export_model(made(**card), tmp_path / full["path"], full["format"], precision=full["precision"])
+    assert list(tmp_path.glob("a*")) == []
+
+
+def test_other_classes_than_the_datas_are_told(data, tmp_path):
+    with pytest.raises(DataError, match="classes"):
+        export_model(made(), tmp_path / "a.onnx", "onnx", dataset=open_dataset(data))
+
+
+@pytest.mark.slow
+def test_a_file_that_differs_is_refused_and_its_layer_named(tmp_path):
+    """Weights too large for fp16: what they multiply becomes infinite."""
+    network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
+    bad = next(name for name, layer in network.named_modules() if name.endswith("score.8"))
+    with torch.no_grad():
+        network.get_submodule(bad).weight.mul_(1e7)
+    segmenter = Segmenter(network, card_for(network), device="cpu", precision="fp32", engine="torch")
+    with pytest.raises(NetworkError, match=rf"a.onnx is not written: .* is {re.escape(bad)}: .* --force writes it"):
+        export_model(segmenter, tmp_path / "a.onnx", "onnx", precision="fp16")
+    assert list(tmp_path.glob("*.onnx")) == []
+    done = export_model(segmenter, tmp_path / "a.onnx", "onnx", precision="fp16", force=True)
+    assert bad in done.layer
+    assert read_exported(tmp_path / "a.onnx")[1]["parity"]["reasons"] == done.parity.reasons != []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in NETS if kind != "skip"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_kind_of_network_exports_and_comes_back(kind, name, tmp_path):
+    segmenter = made(kind)
+    path = tmp_path / f"a{FORMATS[name][1]}"
+    done = export_model(segmenter, path, name, probabilities=True)
+    assert done.parity.labels >= 0.9999
+    again = load(path)
+    picture = noise(1, 70, 53, segmenter.card.in_channels)[0].numpy()
+    for head in segmenter.card.heads or [None]:
+        wanted = segmenter.logits(picture, head=head)
+        for tile in ("none", 32) if again.network.halo is not None else ("none",):
+            got = again.logits(picture, tile=tile, head=head)
+            np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "precision"), [pair for pair in COMBINATIONS if pair[1] != "fp32"])
+def test_every_precision_is_written_and_comes_back(model, data, tmp_path, name, precision):
+    path = tmp_path / f"a{FORMATS[name][1]}"
+    segmenter = load(model, device="cpu", engine="torch", precision="fp32")
+    done = export_model(segmenter, path, name, precision=precision, dataset=open_dataset(data), force=True)
+    assert done.parity.labels > 0.9, done
+    again = load(path)
+    assert again.engine.precision == precision
+    picture = read_image(next((data / "val").glob("*.png")))
+    wanted, got = segmenter.logits(picture), again.logits(picture)
+    apart = np.abs(got - wanted).max() / np.abs(wanted).max()
+    assert 1e-6 < apart < {"fp16": 0.02, "bf16": 0.1, "int8": 0.5}[precision], "this is another precision"
+    assert path.stat().st_size < (0.9 if precision == "int8" else 1.1) * model.stat().st_size or name != "onnx"

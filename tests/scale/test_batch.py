@@ -1,0 +1,98 @@
+"""The job on a Ray of this machine: the pictures of `predict`, and nothing lost or twice when something is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("ray")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def fullconv(*words, **options):
+    command = [sys.executable, "-m", "fullconv", *map(str, words)]
+    environment = os.environ | {"FULLCONV_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=environment, **options)
+
+
+def rows_of(out):
+    return parquet.read_table(Path(out) / "manifest").to_pylist()
+
+
+def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures, tmp_path):
+    done = fullconv("batch", model, pictures, "-o", tmp_path / "batch", "--actors", 1)
+    assert done.returncode == 3, done.stderr
+    assert "broken.png" in done.stderr
+    assert fullconv("predict", model, pictures, "-o", tmp_path / "plain").returncode == 3
+    plain = {p.relative_to(tmp_path / "plain"): p.read_bytes() for p in (tmp_path / "plain").rglob("*.png")}
+    batch = {p.relative_to(tmp_path / "batch"): p.read_bytes() for p in (tmp_path / "batch").rglob("*.png")}
+    assert len(plain) == 29
+    assert batch == plain
+    rows = rows_of(tmp_path / "batch")
+    assert len({row["input"] for row in rows}) == len(rows) == 30
+    for row in rows:
+        if row["status"] == "failed":
+            assert row["input"].endswith("broken.png")
+            assert row["reason"]
+        else:
+            label_map = np.asarray(Image.open(row["output"]))
+            assert row["pixels"] == np.bincount(label_map.ravel(), minlength=3).tolist()
+    again = fullconv("batch", model, pictures, "-o", tmp_path / "batch")
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_twice_when_actors_and_the_driver_are_killed(model, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for n in range(400):
+        noise = np.random.default_rng(n).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(source / f"{n:04}.png")
+    command = [sys.executable, "-m", "fullconv", "batch", str(model), str(source), "-o", str(out), "--actors", "2"]
+    killed = {"actors": 0, "drivers": 0}
+    for attempt in range(3):
+        driver = subprocess.Popen(command + ["--resume"] * (attempt > 0), stderr=subprocess.PIPE, text=True)
+        kills = 0
+        while driver.poll() is None and kills < 3 and attempt < 2:
+            time.sleep(1.0)
+            if not list(out.glob("*.png")):
+                continue
+            if kills < 2 and (victims := _actors()):
+                os.kill(victims[0], signal.SIGKILL)
+                killed["actors"] += 1
+            elif kills == 2:
+                driver.kill()
+                killed["drivers"] += 1
+            kills += 1
+        driver.communicate(timeout=400)
+    print(killed)
+    assert driver.returncode == 0
+    rows = rows_of(out)
+    assert len(rows) == len({row["input"] for row in rows}) == 400
+    assert all(row["status"] == "done" for row in rows)
+    fullconv("predict", model, source, "-o", tmp_path / "plain")
+    assert {p.name: p.read_bytes() for p in out.glob("*.png")} == {
+        p.name: p.read_bytes() for p in (tmp_path / "plain").glob("*.png")
+    }
+
+
+def _actors():
+    """Processes of Ray's that hold a copy of the model."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"ray::" in title and b"Predictor" in title:
+            found.append(int(folder.name))
+    return found
