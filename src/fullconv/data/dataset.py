@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from fullconv.data.formats.table import detect
 from fullconv.data.inference import infer_classes
 from fullconv.data.problems import BadDataError, Problem, errors
 from fullconv.data.samples import Colors, Sample
-from fullconv.data.scan import Scanner
+from fullconv.data.scan import MaskFacts, Scanner
 from fullconv.data.settings import DataSettings, parse_settings, read_settings
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, with_groups
 from fullconv.data.statistics import Statistics, gather
@@ -176,8 +176,23 @@ def open_dataset(
     Raises:
         DataError: It cannot be used; the message names what is wrong, where, and the lines that mend it.
     """
+    return open_with({}, path, format, skip_bad, folds, fold)
+
+
+def open_with(
+    more: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    format: str | None = None,  # noqa: A002
+    skip_bad: bool = False,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> Dataset:
+    """Open a data set as if its `data.toml` had these keys, too; everything else as `open_dataset`."""
     root = open_root(path)
     settings = read_settings(root)
+    if more:
+        given: dict[str, Any] = {key: getattr(settings, key) for key in settings.model_fields_set}
+        settings = parse_settings({**given, **more}, str(root))
     if folds is None and settings.folds is not None:
         folds, fold = settings.folds, fold or 0
     check_folds(folds, fold)
@@ -186,8 +201,12 @@ def open_dataset(
     found = row.read(folder, settings)
     settings = _complete(settings, found, root)
     splits, problems = _split(found, settings, root, folds, fold)
+    problems += folder.problems()
     _refuse_nothing(root, splits, problems)
-    codings = {"": _coding(root, settings, splits, skip_bad)}
+    try:
+        codings = {"": _coding(root, settings, splits, skip_bad)}
+    except BadDataError as error:  # everything that is wrong, at once
+        raise BadDataError(str(root), [*error.problems, *errors(problems)]) from None
     return Dataset(
         root=root,
         format=format or settings.format or row.family,
@@ -236,7 +255,11 @@ def _refuse_nothing(root: Path, splits: Mapping[str, list[Sample]], problems: li
 def _coding(root: Path, settings: DataSettings, splits: Mapping[str, list[Sample]], skip_bad: bool) -> MaskCoding:
     classes = settings.class_names()
     if classes is None:
+        scanner = Scanner(root)
+
+        def scan(samples: Sequence[Sample]) -> Iterator[MaskFacts]:
+            return scanner.masks(sample.masks[""] for sample in samples)
+
         everyone = [sample for members in splits.values() for sample in members]
-        facts = Scanner(root).masks(sample.masks[""] for sample in everyone)
-        classes = infer_classes(root, settings, everyone, facts, skip_bad)
+        classes = infer_classes(root, settings, everyone, scan, skip_bad)
     return make_coding(settings, classes)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fullconv.data.dataset import Dataset, open_dataset
+from fullconv.data.dataset import Dataset, open_dataset, open_with
 from fullconv.data.findings import Findings, shown
+from fullconv.data.folder import open_root
+from fullconv.data.outlook import forecast
 from fullconv.data.problems import BadDataError, Problem, errors, problem
 from fullconv.data.samples import Sample
-from fullconv.data.scan import MaskFacts, PictureFacts
-from fullconv.data.statistics import all_grey, class_counts, common_kind
+from fullconv.data.single import look_at_mask, look_at_picture
+from fullconv.data.statistics import common_kind
 from fullconv.data.tally import Tally
 from fullconv.errors import FullconvError
 
@@ -23,23 +27,102 @@ Progress = Callable[[int, int], None]
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
+_NUMBERS = ("unknown-label", "class-missing-in-train", "class-unused", "constant-mask")
+_MEANING = ("all-void", "nothing-to-learn", "class-missing-in-train", "class-unused", "constant-mask")
+_EXPLAINS: dict[str, tuple[str, ...]] = {
+    "nothing-to-learn": ("all-void", "constant-mask", "class-unused"),
+    "binary-mask": _MEANING,
+    "rgb-mask": _MEANING,
+    "few-classes": _MEANING,
+    "label-gaps": (*_MEANING, "unknown-label"),
+    "folders-exchanged": _MEANING,
+    "mask-is-picture": ("rgb-mask", "class-unused"),
+    "off-by-one": (*_NUMBERS, "nothing-to-learn"),
+    "scaled-labels": (*_NUMBERS, "nothing-to-learn", "all-void"),
+    "instance-ids": (*_NUMBERS, "nothing-to-learn"),
+    "void-as-class": ("class-unused",),
+    "lossy-mask": ("class-unused", "class-missing-in-train", "nothing-to-learn"),
+    "jpeg-mask": ("class-unused", "class-missing-in-train", "nothing-to-learn"),
+}
+"""What follows from a larger problem is not told again: 0/255 masks also have all-void ones."""
+
+
+@dataclass
+class Examination:
+    """What was found out about a data set."""
+
+    root: Path
+    dataset: Dataset | None
+    """None where it could not even be opened as if the proposed lines were in data.toml."""
+    problems: list[Problem]
+    """Errors first."""
+    tally: Tally | None = None
+    """What was counted; None where nothing could be."""
+
+    def expect(self) -> list[str]:
+        """Return what training on it will probably be like, in sentences: small sets, rare classes, large pictures."""
+        return [] if self.dataset is None or self.tally is None else forecast(self.dataset, self.tally)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `fullconv check --json` prints."""
+        classes: list[dict[str, Any]] = []
+        splits: dict[str, int] = {}
+        if self.dataset is not None and self.tally is not None:
+            splits = {split: len(members) for split, members in self.dataset.splits.items()}
+            pixels = sum(self.tally.pixels.values(), np.zeros(len(self.dataset.classes), np.int64))
+            classes = [
+                {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(self.tally.pictures[i])}
+                for i, name in enumerate(self.dataset.classes)
+            ]
+        return {
+            "ok": not errors(self.problems),
+            "format": None if self.dataset is None else self.dataset.format,
+            "classes": classes,
+            "splits": splits,
+            "problems": [found.to_dict() for found in self.problems],
+        }
+
+
+def examine(
+    data: Dataset | str | os.PathLike[str],
+    progress: Progress | None = None,
+    format: str | None = None,  # noqa: A002  # the name of the option
+) -> Examination:
+    """Decode every picture and mask, and find what is wrong.
+
+    Args:
+        data: An opened data set, or its path.
+        progress: Told after each sample.
+        format: Name of the layout of a path where several fit.
+    """
+    if isinstance(data, Dataset):
+        return _examine(data, [], progress)
+    root = Path(data)
+    try:
+        root = open_root(data)
+        return _examine(open_dataset(data, format=format), [], progress)
+    except BadDataError as error:
+        before = list(error.problems)
+    except FullconvError as error:
+        return Examination(root, None, [_unusable(str(data), str(error))])
+    more = {key: value for found in before for key, value in found.settings.items()}
+    try:  # everything else that is wrong, as if this were mended
+        return _examine(open_with(more, data, format, skip_bad=True), before, progress)
+    except FullconvError:
+        return Examination(root, None, _sorted(before))
+
 
 def inspect(
     data: Dataset | str | os.PathLike[str],
     progress: Progress | None = None,
     format: str | None = None,  # noqa: A002  # the name of the option
 ) -> list[Problem]:
-    """Decode every picture and mask, and return what is wrong, errors first.
-
-    Args:
-        data: An opened data set, or its path.
-        progress: Told after each sample.
-        format: Name of the layout of a path where several fit.
+    """Return what is wrong with a data set, errors first; arguments as of `examine`.
 
     Returns:
         Problems with a code of docs/checks.md; empty for a healthy data set.
     """
-    return _examine(data, progress, format)[1]
+    return examine(data, progress, format).problems
 
 
 def summary(
@@ -47,24 +130,8 @@ def summary(
     progress: Progress | None = None,
     format: str | None = None,  # noqa: A002  # the name of the option
 ) -> dict[str, Any]:
-    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems; arguments as of `inspect`."""
-    dataset, problems = _examine(data, progress, format)
-    classes: list[dict[str, Any]] = []
-    splits: dict[str, int] = {}
-    if dataset is not None:
-        splits = {split: len(members) for split, members in dataset.splits.items()}
-        pixels, pictures = _frequencies(dataset)
-        classes = [
-            {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(pictures[i])}
-            for i, name in enumerate(dataset.classes)
-        ]
-    return {
-        "ok": not errors(problems),
-        "format": None if dataset is None else dataset.format,
-        "classes": classes,
-        "splits": splits,
-        "problems": [found.to_dict() for found in problems],
-    }
+    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems; arguments as of `examine`."""
+    return examine(data, progress, format).summary()
 
 
 def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[Dataset, list[Problem]]:
@@ -88,38 +155,28 @@ def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[
     return rest, problems
 
 
-def _examine(
-    data: Dataset | str | os.PathLike[str], progress: Progress | None, name: str | None
-) -> tuple[Dataset | None, list[Problem]]:
-    if isinstance(data, Dataset):
-        dataset = data
-    else:
-        try:
-            dataset = open_dataset(data, format=name)
-        except BadDataError as error:
-            return None, _sorted(error.problems)
-        except FullconvError as error:
-            return None, [_unusable(str(data), str(error))]
-    findings = Findings(dataset.root)
-    problems = [*dataset.problems, *_empty_splits(dataset)]
+def _examine(dataset: Dataset, before: Sequence[Problem], progress: Progress | None) -> Examination:
+    findings, tally = Findings(dataset.root), Tally(dataset)
     kinds: dict[tuple[int, str], list[Sample]] = {}
-    tally = Tally(dataset)
     total = sum(len(members) for members in dataset.splits.values())
     done = 0
     for split, members in dataset.splits.items():
         pictures = dataset.scanner.pictures(sample.image for sample in members)
         masks = dataset.scanner.masks(sample.masks[""] for sample in members)
         for sample, picture, mask in zip(members, pictures, masks, strict=True):
-            _look_at_picture(dataset, sample, picture, findings)
+            look_at_picture(dataset, sample, picture, findings)
             if not picture.error:
                 kinds.setdefault((picture.channels, picture.dtype), []).append(sample)
-            _look_at_mask(dataset, sample, picture, mask, findings)
+            look_at_mask(dataset, sample, picture, mask, findings)
             tally.add(split, sample, picture, mask)
             done += 1
             if progress is not None:
                 progress(done, total)
-    problems += findings.problems() + _different_kinds(dataset, kinds) + tally.problems()
-    return dataset, _sorted(_without_repetition(problems))
+    found = [*dataset.problems, *_empty_splits(dataset), *findings.problems(), *_different_kinds(dataset, kinds)]
+    found += tally.problems()
+    known = {problem.code for problem in before}
+    problems = [*before, *(one for one in found if one.code not in known)]
+    return Examination(dataset.root, dataset, _sorted(_without_repetition(problems)), tally)
 
 
 def _unusable(name: str, words: str) -> Problem:
@@ -137,13 +194,9 @@ def _sorted(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _without_repetition(problems: list[Problem]) -> list[Problem]:
-    """Leave out what follows from a larger problem: 0/255 masks also have all-void ones."""
+    """Leave out what follows from a larger problem."""
     codes = {found.code for found in problems}
-    hidden = {"all-void"} if "nothing-to-learn" in codes else set()
-    if "off-by-one" in codes:
-        hidden = {"unknown-label", "class-missing-in-train", "class-unused"}
-    if codes & {"binary-mask", "rgb-mask"}:
-        hidden = {"all-void", "nothing-to-learn", "class-missing-in-train", "class-unused"}
+    hidden = {code for larger, smaller in _EXPLAINS.items() if larger in codes for code in smaller}
     return [found for found in problems if found.code not in hidden]
 
 
@@ -158,53 +211,6 @@ def _empty_splits(dataset: Dataset) -> list[Problem]:
             remedy = "Put some there; without val the last model is kept, not the best."
             found.append(problem("empty-split", "warning", [split], words, remedy if split == "val" else ""))
     return found
-
-
-def _look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, findings: Findings) -> None:
-    if facts.error:
-        findings.unreadable(facts.code, sample, sample.image, facts.error)
-        return
-    if facts.strange:
-        findings.add("not-finite", sample, sample.image, f"{facts.strange} numbers of the first are NaN or infinite")
-    if dataset.bands is not None and max(dataset.bands) > facts.channels:
-        asked = f"the first has {facts.channels}, data.toml asks for band {max(dataset.bands)}"
-        findings.add("missing-band", sample, sample.image, asked)
-
-
-def _look_at_mask(
-    dataset: Dataset, sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings
-) -> None:
-    path = sample.masks[""].path
-    if facts.error:
-        findings.unreadable(facts.code, sample, path, facts.error)
-        return
-    if not picture.error and facts.size != picture.size:
-        (h, w), (height, width) = facts.size, picture.size
-        said = f"the first is {w}x{h}, its picture {width}x{height}{_relation(facts.size, picture.size)}"
-        findings.add("mask-size", sample, path, said)
-    if facts.format in ("JPEG", "MPO"):
-        findings.add("jpeg-mask", sample, path, "JPEG changes numbers near every edge")
-    coding = dataset.codings[""]
-    if facts.in_color and not coding.colors and not all_grey(facts):
-        return  # told once for all, with the colours
-    classes, _, unknown = class_counts(facts, coding)
-    if unknown and not (facts.format in ("JPEG", "MPO") and facts.many):
-        in_color = coding.by_color or (facts.in_color and bool(coding.colors))
-        findings.unknown(sample, path, unknown, in_color)
-    elif not unknown and not classes.any():
-        findings.add("all-void", sample, path, "they hold no class at all")
-
-
-def _relation(mask: tuple[int, int], picture: tuple[int, int]) -> str:
-    """Say how a mask of another size came to be, where the sizes tell."""
-    (h, w), (height, width) = mask, picture
-    if (h, w) == (width, height):
-        return ", turned by 90 degrees"
-    if max(abs(h - height), abs(w - width)) <= 1:
-        return ", off by one pixel"
-    if min(h, w) > 1 and abs(h / height - w / width) * max(height, width) <= max(h / height, w / width, 1):
-        return f", scaled by {h / height:.3g}"
-    return ""
 
 
 def _different_kinds(dataset: Dataset, kinds: dict[tuple[int, str], list[Sample]]) -> list[Problem]:
@@ -225,16 +231,3 @@ def _different_kinds(dataset: Dataset, kinds: dict[tuple[int, str], list[Sample]
             remedy = "Convert all to one kind, or leave these out."
             found.append(problem(code, "error", files, cause, remedy, (sample.stem for sample in other)))
     return found
-
-
-def _frequencies(dataset: Dataset) -> tuple[Any, Any]:
-    """Return (K,) pixels and pictures by class over all splits."""
-    pixels = np.zeros(len(dataset.classes), np.int64)
-    pictures = np.zeros(len(dataset.classes), np.int64)
-    for members in dataset.splits.values():
-        for facts in dataset.scanner.masks(sample.masks[""] for sample in members):
-            if not facts.error:
-                counts = class_counts(facts, dataset.codings[""])[0]
-                pixels += counts
-                pictures += counts > 0
-    return pixels, pictures

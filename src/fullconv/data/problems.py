@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ class Problem:
     """The edit or command that mends it; empty where there is nothing to do."""
     stems: frozenset[str] = field(default=frozenset(), repr=False)
     """All samples that cannot be used because of it; `skip_bad` leaves these out."""
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Keys of data.toml that mend it; `check --write` writes them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of interface 3.4."""
@@ -50,10 +52,16 @@ class Problem:
 
 
 def problem(
-    code: str, severity: Severity, files: Sequence[str], cause: str, remedy: str, stems: Iterable[str] = ()
+    code: str,
+    severity: Severity,
+    files: Sequence[str],
+    cause: str,
+    remedy: str,
+    stems: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Problem:
     """Make a Problem of all the files that it concerns."""
-    return Problem(code, severity, len(files), tuple(files[:SHOWN]), cause, remedy, frozenset(stems))
+    return Problem(code, severity, len(files), tuple(files[:SHOWN]), cause, remedy, frozenset(stems), settings or {})
 
 
 class BadDataError(DataError):
