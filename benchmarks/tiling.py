@@ -4,7 +4,7 @@ Memory: rasters of several sizes (3 bands, uint8, tiled) are made on disc and la
 peak is read at its end. It should hardly grow with the raster. Tiles: one raster with cores of several sides; the time
 a pixel over that of the whole at once, beside what (core + halo)^2 / core^2 predicts.
 
-    python benchmarks/tiling.py [--gigapixels 0.02 0.1] [--cores 256 512 1024] [--precision bf16] [--memory 500000000]
+    python benchmarks/tiling.py [--gigapixels 0.02 0.1] [--cores 256 512 1024] [--precision bf16] [--memory 600000000]
 """
 
 from __future__ import annotations
@@ -55,18 +55,28 @@ def model(variant: str, backbone: str, precision: str) -> Segmenter:
     return Segmenter.from_network(network, CLASSES, precision=precision)
 
 
-def one(options: argparse.Namespace) -> None:
-    """Label one raster in this process, and print its peak."""
-    import resource
+def resident(key: str) -> int:
+    """Return the bytes of memory that this process holds (VmRSS), or held at most since the last reset (VmHWM); Linux."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
+
+def one(options: argparse.Namespace) -> None:
+    """Label one raster in this process, and print what it took beside the loaded program."""
     from fullconv.rasters import predict_raster
 
     segmenter = model(options.variant, options.backbone, options.precision)
-    start = time.perf_counter()
-    predict_raster(segmenter, options.one, Path(options.one).with_name("labels.tif"), memory=options.memory)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    segmenter.predict(np.zeros((70, 70, 3), np.uint8))
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    start, used = time.perf_counter(), time.process_time()
+    tile = int(options.tile) if options.tile.isdigit() else options.tile
+    out = Path(options.one).with_name("labels.tif")
+    predict_raster(segmenter, options.one, out, memory=options.memory, tile=tile)
+    print(json.dumps({
+        "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used,
+        "loaded_bytes": before, "peak_bytes": resident("VmHWM"),
+    }))  # fmt: skip
 
 
 def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -76,13 +86,20 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
             path = Path(folder) / "raster.tif"
             side = make_raster(path, gigapixels)
             command = [sys.executable, __file__, "--one", str(path), "--variant", options.variant, "--backbone",
-                       options.backbone, "--precision", options.precision, "--memory", str(options.memory)]  # fmt: skip
+                       options.backbone, "--precision", options.precision, "--memory", str(options.memory), "--tile",
+                       options.tile]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         row = {"gigapixels": gigapixels, "side_px": side, **json.loads(done.stdout)}
         row["pixels_per_second"] = side * side / row["seconds"]
+        row["pixels_per_cpu_second"] = side * side / row["cpu_seconds"]
         rows.append(row)
-        peak, speed = row["peak_bytes"] / 1e9, row["pixels_per_second"] / 1e6
-        print(f"{gigapixels:5.2f} gigapixels  peak {peak:.2f} GB  {speed:.2f} megapixels/s", flush=True)
+        peak, own = row["peak_bytes"] / 1e9, (row["peak_bytes"] - row["loaded_bytes"]) / 1e6
+        speed, steady = row["pixels_per_second"] / 1e6, row["pixels_per_cpu_second"] / 1e6
+        print(
+            f"{gigapixels:5.2f} gigapixels  peak {peak:.2f} GB, {own:.0f} MB of it for the job; {speed:.2f} megapixels/s,"
+            f" {steady:.2f} a second of one core",
+            flush=True,
+        )
     return rows
 
 
@@ -123,7 +140,8 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--gigapixels", type=float, nargs="*", default=(0.02, 0.1))
-    parser.add_argument("--memory", type=int, default=500_000_000, help="bytes that a tile may take")
+    parser.add_argument("--memory", type=int, default=600_000_000, help="bytes that a job may take")
+    parser.add_argument("--tile", default="auto", help="of the rasters: auto (rows), or the side of tiles")
     parser.add_argument("--cores", type=int, nargs="*", default=(256, 512, 1024))
     parser.add_argument("--side", type=int, default=2048, help="of the picture on which cores are compared")
     parser.add_argument("--rounds", type=int, default=3)

@@ -99,7 +99,7 @@ def _linear(layer: nn.Module) -> nn.Module | None:
     kind = type(layer).__name__
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # timm's BatchNormAct2d, too
         return _Gateless()
-    if kind.startswith(("LayerNorm", "SqueezeExcite", "GlobalResponseNorm", "GELU", "DropPath")):
+    if kind.startswith(("LayerNorm", "LocalResponseNorm", "SqueezeExcite", "GlobalResponseNorm", "GELU", "DropPath")):
         return _Gateless()
     if isinstance(layer, _ACTIVATIONS):
         return _Gateless()

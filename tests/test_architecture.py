@@ -16,8 +16,8 @@ SOURCE = Path(fullconv.__file__).parent
 ROOMS = [
     "errors", "storage", "labels", "recipe", "card", "constants", "modelfile", "geometry", "nn", "losses",
     "metrics", "images", "preprocess", "data", "engines", "tiling", "prediction", "importing", "segmenter",
-    "rasters", "evaluation", "comparison", "report", "checkpoint", "training", "files", "catalogue", "demo", "export", "scale",
-    "serve", "cli",
+    "rasters", "evaluation", "comparison", "runs", "tracking", "report", "checkpoint", "training", "files", "annotations",
+    "ranking", "catalogue", "demo", "export", "scale", "serve", "cli",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
 LIGHT = {"errors", "storage", "labels", "recipe", "card", "modelfile", "cli", "__init__", "__main__"}

@@ -126,7 +126,7 @@ def test_help_loads_neither_torch_nor_numpy():
         ("train d -o r --set optimizer", "--set optimizer: write it as key=value"),
         ("train d -o r --set optimiser=sgd", "there is no setting 'optimiser'. Did you mean 'optimizer'?"),
         ("train d -o r --lr 1 --set lr=2", "--set lr=2: lr was given before as 1.0. Leave one of them away."),
-        ("train d -o r --crop 100", "'100' is not HEIGHTxWIDTH, for example 288x384."),
+        ("train d -o r --crop 100", "'100' is not HEIGHTxWIDTH, for example 288x384, nor whole."),
         ("train d -o r --epochs 2 --minutes 3", "give epochs or minutes, not both."),
         ("train d -o r --recipe none.toml", "none.toml: cannot be read"),
         ("train nowhere -o r --weights none", "nowhere: no such folder"),

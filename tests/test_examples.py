@@ -13,6 +13,7 @@ import torch
 import fullconv
 from fullconv.demo import make_shapes
 from fullconv.files import Job, predict_files
+from fullconv.nn import VARIANTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -198,3 +199,20 @@ def test_tiles_are_exact_on_a_picture_larger_than_the_window(trained, tmp_path, 
     assert all(difference < 1e-5 and labels == 0 for difference, labels in found.values())
     assert "tiles of 32: 110 windows of up to 288x288" in capsys.readouterr().out
     assert fullconv.read_image(tmp_path / "large.png").shape == (300, 340, 3)
+
+
+def test_every_published_net_has_an_example_that_runs(capsys):
+    found = example("published_nets.py")["main"]()
+    published = [name for name, row in VARIANTS.items() if row.release is not None or row.rule == "size"]
+    assert list(found) == published
+    said = capsys.readouterr().out
+    for name, shown in found.items():
+        assert f"\n{name}: {VARIANTS[name].about}" in said
+        assert set(shown["shapes"].values()) == {(97, 130)}
+        assert max(row[3] for row in shown["layers"]) == shown["field"]
+    assert set(found["siftflow-fcn8s"]["shapes"]) == {"sem", "geo"}
+    crops = {name: shown["crops"] for name, shown in found.items()}
+    assert (crops["voc-fcn32s"], crops["voc-fcn16s"], crops["voc-fcn8s"]) == ("19", "5, 27", "5, 9, 31")
+    assert crops["voc-fcn-alexnet"] == "18"
+    fields = {name: found[name]["field"] for name in ("voc-fcn8s", "voc-fcn-alexnet", "voc-fcn-googlenet")}
+    assert fields == {"voc-fcn8s": 404, "voc-fcn-alexnet": 355, "voc-fcn-googlenet": 715}

@@ -168,6 +168,63 @@ def test_a_sum_of_losses_adds_values_and_gradients():
     torch.testing.assert_close(*(torch.autograd.grad(value, logits)[0] for value in (loss, parts)))
 
 
+# from coarse scores
+
+
+def grown(scores, factor=3, size=(14, 11), phase=1.25):
+    """Matrices of a bilinear growth, written as weights max(0, 1 - |t - phase| / factor) with replicated borders."""
+
+    def side(cells, full):
+        at = (torch.arange(full, dtype=torch.float64)[:, None] - phase) / factor
+        return (1 - (at.clamp(0, cells - 1) - torch.arange(cells)).abs()).clamp(min=0)
+
+    return side(scores.shape[-2], size[0]), side(scores.shape[-1], size[1])
+
+
+def coarse(dtype=torch.float64, seed=5):
+    random = torch.Generator().manual_seed(seed)
+    scores = 3 * torch.randn(2, K, 5, 4, generator=random, dtype=torch.float64)
+    target = torch.randint(0, K, (2, 14, 11), generator=random, dtype=torch.uint8)
+    target[torch.rand(2, 14, 11, generator=random) < 0.2] = 255
+    return scores.to(dtype).requires_grad_(), target
+
+
+@pytest.mark.parametrize("strip", [1, 3 * K * 11, 1 << 18])
+@pytest.mark.parametrize("name", CASES)
+def test_coarse_scores_cost_what_their_full_logits_cost(name, strip, monkeypatch):
+    monkeypatch.setattr("fullconv.losses.STRIP", strip)
+    scores, target = coarse()
+    rows, columns = grown(scores)
+    logits = torch.einsum("yh,nkhw,xw->nkyx", rows, scores, columns)
+    ours, expected = CASES[name].sums_of_scores(scores, rows, columns, target), CASES[name].sums(logits, target)
+    assert ours.denominator == expected.denominator
+    np.testing.assert_allclose(ours.numerator.item(), expected.numerator.item(), rtol=1e-12)
+    gradients = [torch.autograd.grad(3 * sums.numerator, scores)[0] for sums in (ours, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_coarse_scores_in_bf16_are_grown_in_float32(layout):
+    scores, target = coarse(torch.bfloat16)
+    scores = scores.detach().contiguous(memory_format=layout).requires_grad_()
+    exact = scores.detach().double().requires_grad_()
+    loss, expected = (CASES["weighted"].sums_of_scores(s, *grown(scores), target).numerator for s in (scores, exact))
+    assert loss.dtype == torch.float32
+    np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-5)
+    (gradient,), (wanted,) = torch.autograd.grad(loss, scores), torch.autograd.grad(expected, exact)
+    assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(gradient.double(), wanted, rtol=2**-7, atol=1e-5)
+
+
+def test_coarse_scores_need_matrices_and_labels_that_fit():
+    scores, target = coarse()
+    rows, columns = grown(scores)
+    with pytest.raises(ValueError, match=r"rows \(H, h\) and columns \(W, w\) are \(11, 4\) and \(14, 5\)"):
+        CASES["plain"].sums_of_scores(scores, columns, rows, target)
+    with pytest.raises(ValueError, match="target"):
+        CASES["plain"].sums_of_scores(scores, rows, columns, target[:, :5])
+
+
 # laws
 
 

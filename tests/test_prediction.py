@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import numpy as np
@@ -78,3 +79,10 @@ def test_without_matplotlib_show_names_the_line_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r'fullconv\.show needs matplotlib.*pip install "fullconv\[plot\]"'):
         show(np.zeros((2, 2, 3), np.uint8))
+
+
+def test_what_show_returns_shows_itself_in_a_notebook_where_pyplot_was_never_imported():
+    pytest.importorskip("matplotlib")
+    picture = Image.open(io.BytesIO(show(np.zeros((20, 30, 3), np.uint8))._repr_png_()))
+    assert picture.format == "PNG"
+    assert picture.width > picture.height > 100

@@ -360,11 +360,12 @@ def test_the_table_of_data_keys_is_complete_and_its_examples_are_read():
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "data.md"], ids=ids)
 def test_every_data_toml_that_is_shown_is_one(page):
     for block in blocks(page, "toml"):
-        assert parse_settings(tomllib.loads(block), page.name).class_names()
+        settings = parse_settings(tomllib.loads(block), page.name)
+        assert settings.class_names() or all(head.class_names() for head in settings.heads.values())
 
 
 def test_folders_of_ones_own_are_read_as_shown(tmp_path):
-    painted, beside = blocks(ROOT / "docs" / "data.md", "toml")
+    painted, beside = (block for block in blocks(ROOT / "docs" / "data.md", "toml") if "heads" not in block)
     colors = [(0, 0, 0), (250, 50, 83)]
     assert format_color(colors[1]) in painted
     mask = np.zeros((8, 8), np.uint8)

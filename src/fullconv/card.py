@@ -163,10 +163,10 @@ class Card(BaseModel):
         return self.heads[name]
 
     def to_json(self) -> str:
-        """Write the card as JSON with sorted keys."""
+        """Write the card as JSON with sorted keys; tables within keep their order, as heads have one."""
         import json
 
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return json.dumps(dict(sorted(self.model_dump(mode="json").items())), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, where: str = "model card") -> Card:

@@ -80,13 +80,14 @@ def table() -> dict[str, Any]:
     """Return variants and tested backbones as `fullconv models --json` prints them."""
     from fullconv.nn import VARIANTS
     from fullconv.nn.pyramid import TESTED
+    from fullconv.training.shipped import describe_recipes
 
     own = {variant: backbone for variant, backbone in MEASURED if variant != "fcn8s"}
     variants = [
         _row(name, name, own.get(name, row.backbone or "resnet18"), row.about) for name, row in VARIANTS.items()
     ]
     backbones = [_row(name, "fcn8s", name, _ABOUT.get(name, "")) for name in TESTED]
-    return {"variants": variants, "backbones": backbones, "note": NOTE}
+    return {"variants": variants, "backbones": backbones, "recipes": describe_recipes(), "note": NOTE}
 
 
 def _row(name: str, variant: str, backbone: str, about: str) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
+from fullconv.card import Card
 from fullconv.errors import ModelFileError, RunError
-from fullconv.modelfile import read_header, read_tensors, weights_sha256, write_tensors
+from fullconv.modelfile import read_header, read_model, read_tensors, weights_sha256, write_model, write_tensors
+from fullconv.storage import sync_folder
 
 STATE_KEY = "state"
 HASH_KEY = "sha256"
+WEIGHTS_KEY = "weights_sha256"
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -31,23 +34,46 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
         OutputError: It cannot be written; the earlier ones are untouched.
     """
     last, fresh = folder / "last", folder / ".fresh"
-    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    model = {name.removeprefix("network."): t for name, t in kept.items() if name.startswith("network.")}
-    text = json.dumps(state)
-    metadata = {STATE_KEY: text, HASH_KEY: _checksum(kept, text), "weights_sha256": weights_sha256(model)}
-    write_tensors(fresh, kept, metadata)
+    write_state(fresh, tensors, state)
     if last.exists():
         last.replace(folder / "previous")
     fresh.replace(last)
+    sync_folder(folder)  # before the weights go that only the one before named
     named = {_best_step(folder / name) for name in ("last", "previous")}
     for path in folder.glob("best-*"):
         if path.name.removeprefix("best-") not in named:
             path.unlink(missing_ok=True)
 
 
-def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
-    """Return the hash over tensors and numbers: a flipped bit in either would change how the run goes on."""
-    return hashlib.sha256((weights_sha256(tensors) + state).encode()).hexdigest()
+def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write the state of a run into one file, with a checksum over all of it.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    model = {name.removeprefix("network."): t for name, t in kept.items() if name.startswith("network.")}
+    text, weights = json.dumps(state), weights_sha256(model)
+    write_tensors(path, kept, {STATE_KEY: text, HASH_KEY: _checksum(kept, text, weights), WEIGHTS_KEY: weights})
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str, weights: str) -> str:
+    """Return the hash over tensors, numbers and the weights' own hash: a flipped bit would change how a run goes on."""
+    return hashlib.sha256((weights_sha256(tensors) + state + weights).encode()).hexdigest()
+
+
+def write_best(folder: Path, step: int, card: Card, tensors: Mapping[str, Tensor]) -> None:
+    """Write the best weights so far, with the card, as a model file."""
+    write_model(best_file(folder, step), card, tensors)
+
+
+def read_best(folder: Path, step: int) -> dict[str, Tensor]:
+    """Read the best weights.
+
+    Raises:
+        ModelFileError: The file is missing or damaged.
+    """
+    return read_model(best_file(folder, step))[1]
 
 
 def best_file(folder: Path, step: int) -> Path:
@@ -77,7 +103,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], st
     present = [path for path in candidates if path.exists()]
     for path in present:
         try:
-            tensors, state = _read(path)
+            tensors, state = read_state(path)
         except ModelFileError as error:
             if path.name != ".fresh":  # cut in the middle of writing: expected, and `last` is whole
                 said.append(str(error))
@@ -89,14 +115,19 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], st
     raise RunError(f"{folder}: no checkpoint can be used: {' '.join(said)} Start the run again in a new folder.")
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_state` wrote.
+
+    Raises:
+        ModelFileError: The file is missing, foreign, or not what was written.
+    """
     _, metadata = read_header(path)
     try:
         state = json.loads(metadata[STATE_KEY])
-        wanted = metadata[HASH_KEY]
+        wanted, weights = metadata[HASH_KEY], metadata[WEIGHTS_KEY]
     except (KeyError, ValueError) as error:
         raise ModelFileError(f"{path}: damaged: it holds no state of a run.") from error
     tensors = read_tensors(path)
-    if _checksum(tensors, metadata[STATE_KEY]) != wanted or not isinstance(state, dict):
+    if _checksum(tensors, metadata[STATE_KEY], weights) != wanted or not isinstance(state, dict):
         raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
     return tensors, state

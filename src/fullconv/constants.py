@@ -51,7 +51,7 @@ def _labels(classes: list[str], colors: list[Color] | None = None) -> Labels:
 LABELS: dict[str, dict[str, Labels]] = {
     "voc": {"": _labels(_VOC)},
     "nyud": {"": _labels(_NYUD)},
-    "siftflow": {"sem": _labels(_SIFT_FLOW), "geo": _labels(["sky", "horizontal", "vertical"])},
+    "siftflow": {"semantic": _labels(_SIFT_FLOW), "geometric": _labels(["sky", "horizontal", "vertical"])},
     "pascalcontext": {"": _labels(_CONTEXT)},
     "cityscapes": {"": _labels(_CITYSCAPES, _CITYSCAPES_COLORS)},
     "camvid": {"": _labels(_CAMVID, _CAMVID_COLORS)},

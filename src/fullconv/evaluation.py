@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fullconv.card import Card
 from fullconv.data import Dataset, Sample, open_dataset
+from fullconv.data.choice import check_classes, choose_heads, choose_samples
 from fullconv.errors import DataError, FullconvError
 from fullconv.labels import VOID, read_label_map
 from fullconv.metrics import (
@@ -44,6 +45,9 @@ from fullconv.storage import write_text
 
 Item = TypeVar("Item")
 
+Masks = dict[str | None, NDArray[np.uint8]]
+"""The truth of a picture, (H, W), by the model's head."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of pictures done and of all pictures."""
 
@@ -54,6 +58,11 @@ class Labelled(Protocol):
     @property
     def label_map(self) -> NDArray[np.uint8]:
         """Class index of every pixel, (H, W)."""
+        ...
+
+    @property
+    def label_maps(self) -> dict[str, NDArray[np.uint8]]:
+        """The same by head."""
         ...
 
 
@@ -87,6 +96,8 @@ class Report:
     engine: str = ""
     precision: str = ""
     split: str = ""
+    head: str = ""
+    """Name of the head, of a network that has several."""
     failed: list[dict[str, str]] = field(default_factory=list)
     """`input` and `reason` of each picture that could not be scored."""
     seconds: float = 0.0
@@ -164,6 +175,7 @@ class Report:
         """Return what `fullconv evaluate --json` prints: plain numbers, lists and None."""
         interval = self.mean_iou_interval
         return {
+            **({"head": self.head} if self.head else {}),
             "images": self.images,
             "pixels": self.pixels,
             "pixel_accuracy": _or_none(self.pixel_accuracy),
@@ -186,13 +198,7 @@ class Report:
         Raises:
             OutputError: It cannot be written.
         """
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["image", "class", "tp", "fp", "fn"])
-        for stem, (hits, truth, predicted) in self.per_image.items():
-            for k, name in enumerate(self.names):
-                rows.writerow([stem, name, hits[k], predicted[k] - hits[k], truth[k] - hits[k]])
-        write_text(path, text.getvalue())
+        save_per_image({"": self}, path)
 
     def __str__(self) -> str:
         interval = self.mean_iou_interval
@@ -250,23 +256,70 @@ def evaluate(
         DataError: Classes of model and data differ, there is no such split, or every picture failed.
         InputError, DataError: A picture or mask cannot be used, with ``on_error="raise"``.
     """
-    start = time.perf_counter()
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    data_head = head if head in dataset.labels else next(iter(dataset.labels))
-    names = segmenter.card.labels(head).classes
-    check_classes(names, dataset.labels[data_head].classes, str(dataset.root))
+    pair = choose_heads(segmenter.card, dataset, head)[0]
+    reports = _score(
+        segmenter, dataset, split, [pair], policy=policy, samples=samples, band=band, progress=progress,
+        on_error=on_error, batch_size=batch_size, workers=workers,
+    )  # fmt: skip
+    return next(iter(reports.values()))
+
+
+def evaluate_heads(
+    segmenter: Model, data: Dataset, split: str = "val", *, head: str | None = None, **options: Any
+) -> dict[str, Report]:
+    """Score every head of a model for which the data have masks, each picture being predicted once.
+
+    Args:
+        segmenter: The model.
+        data: A data set.
+        split: "train", "val", "test" or "all".
+        head: Only this one.
+        options: Further ones of `evaluate`.
+
+    Returns:
+        Scores by head; "" for a model of one.
+
+    Raises:
+        DataError, InputError: As of `evaluate`.
+    """
+    return _score(segmenter, data, split, choose_heads(segmenter.card, data, head), **options)
+
+
+def _score(
+    segmenter: Model,
+    dataset: Dataset,
+    split: str,
+    heads: Sequence[tuple[str | None, str]],
+    *,
+    policy: Policy = "nan",
+    samples: Sequence[Sample] | None = None,
+    band: int | None = None,
+    progress: Progress | None = None,
+    on_error: Literal["raise", "record"] = "raise",
+    batch_size: int = 1,
+    workers: int = 1,
+) -> dict[str, Report]:
+    start = time.perf_counter()
+    tallies: dict[str | None, _Tally] = {}
+    for ours, theirs in heads:
+        names = segmenter.card.labels(ours).classes
+        check_classes(names, dataset.labels[theirs].classes, str(dataset.root))
+        tallies[ours] = _Tally(names, check_policy(policy), band)
     members, notes = (list(samples), []) if samples is not None else choose_samples(dataset, segmenter.card, split)
-    tally = _Tally(names, check_policy(policy), band)
 
-    def read(sample: Sample) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        return dataset.read_image(sample), dataset.read_mask(sample, data_head)
+    def read(sample: Sample) -> tuple[NDArray[Any], Masks]:
+        masks = {ours: dataset.read_mask(sample, theirs) for ours, theirs in heads}
+        return dataset.read_image(sample), masks
 
-    def fail(sample: Sample, error: FullconvError) -> None:
+    def fail(sample: Sample, error: FullconvError, of: Iterable[_Tally] = tuple(tallies.values())) -> None:
         if on_error == "raise":
             raise error
-        tally.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
+        for tally in of:
+            tally.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
 
     done = 0
+    only = heads[0][0] if len(heads) == 1 else None
     with closing(_ahead(read, members, max(workers, 1))) as queue:
         for batch in _batches(queue, max(batch_size, 1)):
             scored = []
@@ -275,18 +328,22 @@ def evaluate(
                     scored.append((sample, *pending.result()))
                 except FullconvError as error:
                     fail(sample, error)
-            for sample, mask, label_map in _label(segmenter, scored, head, fail):
-                try:
-                    tally.add(sample.stem, mask, label_map, str(sample.mask))
-                except FullconvError as error:
-                    fail(sample, error)
+            for sample, masks, prediction in _label(segmenter, scored, only, fail):
+                for ours, theirs in heads:
+                    label_map = prediction.label_map if ours in (None, only) else prediction.label_maps[ours]
+                    try:
+                        tallies[ours].add(sample.stem, masks[ours], label_map, str(sample.masks[theirs].path))
+                    except FullconvError as error:
+                        fail(sample, error, [tallies[ours]])
             done += len(batch)
             if progress is not None:
                 progress(done, len(members))
-    report = tally.report(str(dataset.root))
-    report.engine, report.precision = segmenter.engine.name, segmenter.engine.precision
-    report.split, report.notes, report.seconds = split, notes, time.perf_counter() - start
-    return report
+    reports = {ours or "": tally.report(str(dataset.root)) for ours, tally in tallies.items()}
+    for head, report in reports.items():
+        report.engine, report.precision = segmenter.engine.name, segmenter.engine.precision
+        report.split, report.head, report.notes = split, head, notes
+        report.seconds = time.perf_counter() - start
+    return reports
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -298,23 +355,23 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _label(
     segmenter: Model,
-    scored: Sequence[tuple[Sample, NDArray[Any], NDArray[np.uint8]]],
+    scored: Sequence[tuple[Sample, NDArray[Any], Masks]],
     head: str | None,
     fail: Callable[[Sample, FullconvError], None],
-) -> Iterator[tuple[Sample, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Predict pictures, together where there are several, and yield sample, truth and label map of each."""
+) -> Iterator[tuple[Sample, Masks, Labelled]]:
+    """Predict pictures, together where there are several, and yield sample, truth by head and prediction of each."""
     if len(scored) > 1:
         predictions = segmenter.predict_many([image for _, image, _ in scored], head=head)
-        for (sample, _, mask), prediction in zip(scored, predictions, strict=True):
-            yield sample, mask, prediction.label_map
+        for (sample, _, masks), prediction in zip(scored, predictions, strict=True):
+            yield sample, masks, prediction
         return
-    for sample, image, mask in scored:
+    for sample, image, masks in scored:
         try:
-            label_map = segmenter.predict(image, head=head).label_map
+            prediction = segmenter.predict(image, head=head)
         except FullconvError as error:
             fail(sample, error)
             continue
-        yield sample, mask, label_map
+        yield sample, masks, prediction
 
 
 def score_files(
@@ -350,6 +407,24 @@ def score_files(
     report = tally.report("the given files")
     report.seconds = time.perf_counter() - start
     return report
+
+
+def save_per_image(reports: Mapping[str, Report], path: str | Path) -> None:
+    """Write a CSV with a row a picture and class, in pixels; a column says which head where there are several.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    several = len(reports) > 1
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["image", *(["head"] if several else []), "class", "tp", "fp", "fn"])
+    for head, report in reports.items():
+        for stem, (hits, truth, predicted) in report.per_image.items():
+            for k, name in enumerate(report.names):
+                numbers = hits[k], predicted[k] - hits[k], truth[k] - hits[k]
+                rows.writerow([stem, *([head] if several else []), name, *numbers])
+    write_text(path, text.getvalue())
 
 
 class _Tally:
@@ -388,64 +463,12 @@ class _Tally:
         return Report(self.names, self.confusion, self.per_image, policy=self.policy, failed=self.failed)
 
 
-def check_classes(model: Sequence[str], data: Sequence[str], where: str) -> None:
-    """Raise if the classes of a model and of a data set are not the same in the same order.
-
-    Raises:
-        DataError: They differ; the message names those that do.
-    """
-    if tuple(model) == tuple(data):
-        return
-    only_model = [name for name in model if name not in data]
-    only_data = [name for name in data if name not in model]
-    listed = "[" + ", ".join(f'"{name}"' for name in model) + "]"
-    if not only_model and not only_data:
-        k = next(k for k, names in enumerate(zip(model, data, strict=True)) if names[0] != names[1])
-        difference = f"class {k} is '{model[k]}' in the model and '{data[k]}' in the data"
-    else:
-        parts = [f"only in the {what}: {', '.join(names)}" for what, names in
-                 (("model", only_model), ("data", only_data)) if names]  # fmt: skip
-        difference = "; ".join(parts)
-    raise DataError(
-        f"{where}: classes of model and data differ: {difference}. If the masks mean the model's classes,"
-        f" write in data.toml: classes = {listed}"
-    )
-
-
-def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample], list[str]]:
-    """Return the samples of a split, as the model's own training split them where the data set is the same.
-
-    A model that was trained on a fold, or on a split by hash, keeps its split in the card; scoring the data set's
-    present split could score pictures that the model was trained on.
-
-    Returns:
-        The samples, and notes for the reader.
-
-    Raises:
-        DataError: There is no such split.
-    """
-    own = data.samples(split)
-    splits = card.data.get("splits")
-    if split == "all" or not isinstance(splits, Mapping):
-        return own, []
-    trained = {stem: name for name, stems in splits.items() for stem in stems}
-    present = {sample.stem: sample for sample in data.samples("all")}
-    # The same but for a few that were added or left out; a foreign data set may share a name here and there.
-    if not (trained.keys() <= present.keys() and len(trained) >= 0.9 * len(present)):
-        return own, []
-    unknown = {sample.stem for sample in own} - trained.keys()
-    kept = [sample for stem, sample in sorted(present.items()) if trained.get(stem) == split or stem in unknown]
-    if not kept or {sample.stem for sample in kept} == {sample.stem for sample in own}:
-        return own, []
-    return kept, [f"split '{split}' is that of the model's training ({len(kept)} pictures), not the data set's own"]
-
-
 def _ahead(
-    read: Callable[[Sample], tuple[NDArray[Any], NDArray[np.uint8]]], samples: Sequence[Sample], threads: int
-) -> Generator[tuple[Sample, Future[tuple[NDArray[Any], NDArray[np.uint8]]]], None, None]:
+    read: Callable[[Sample], tuple[NDArray[Any], Masks]], samples: Sequence[Sample], threads: int
+) -> Generator[tuple[Sample, Future[tuple[NDArray[Any], Masks]]], None, None]:
     """Read the next pictures in other threads while the network runs; at most two a thread are waiting."""
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        waiting: deque[tuple[Sample, Future[tuple[NDArray[Any], NDArray[np.uint8]]]]] = deque()
+        waiting: deque[tuple[Sample, Future[tuple[NDArray[Any], Masks]]]] = deque()
         try:
             for sample in samples:
                 waiting.append((sample, pool.submit(read, sample)))

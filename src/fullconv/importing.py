@@ -64,7 +64,8 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
         order = "rgb" if variant == "nyud-fcn32s-hha" else "bgr"
     else:
         statistics, order = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "range": (0.0, 255.0)}, "rgb"
-    settings = {key: network.settings[key] for key in ("norm", "width", "head")}
+    settings = {key: network.settings[key] for key in ("norm", "width", "head", "phase")
+                if network.settings[key] is not None}  # fmt: skip
     return Card(
         variant=variant, backbone=None if release else network.settings["backbone"], network=settings,
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,

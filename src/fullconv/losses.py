@@ -11,14 +11,17 @@ weight the more void there is around it.
   step's value is the mean over its micro-batches, weighted by their denominators. Source: Milletari et al., 3DV 2016.
 
 With ``reduction="sum"`` the denominator is the number of pictures, which is Caffe's rule (and the paper's).
+
+`PixelLoss.sums_of_scores` gives the same from coarse scores: it grows a strip of rows at a time, so that logits of the
+full size are never in memory together.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -27,8 +30,12 @@ from torch.autograd.function import once_differentiable
 from fullconv.errors import RecipeError, nearest
 from fullconv.labels import VOID
 
+AddUp = Callable[[Tensor], Tensor]
+
 TERMS = ("cross_entropy", "focal", "dice")
 """Losses that a recipe's sum can name."""
+STRIP = 1 << 19
+"""Logits of a strip, in numbers: two megabytes."""
 
 
 class LossSums(NamedTuple):
@@ -76,6 +83,9 @@ class PixelLoss:
         self.class_weights = None if class_weights is None else _checked(class_weights)
         self.focal_gamma = focal_gamma
         self.reduction = reduction
+        self.add_up: AddUp | None = None
+        """Where processes share each micro-batch: adds a tensor up over them, in place. Only dice, which is no sum over
+        pixels, needs it; the processes' numerators then add up to that of the whole micro-batch."""
         self._tables: dict[torch.device, Tensor] = {}
 
     def sums(self, logits: Tensor, target: Tensor) -> LossSums:
@@ -94,17 +104,65 @@ class PixelLoss:
         self._check(logits, target)
         denominator = self.denominator(target)
         weights = self._table(logits.device)
+
+        def pixels(gamma: float) -> Tensor:
+            return cast(Tensor, _CrossEntropy.apply(logits, target, weights, gamma))
+
+        def dice() -> Tensor:
+            return self._dice(logits, target, denominator)
+
+        return LossSums(self._numerator(pixels, dice), denominator)
+
+    def sums_of_scores(self, scores: Tensor, rows: Tensor, columns: Tensor, target: Tensor) -> LossSums:
+        """Return numerator and denominator for the logits that coarse scores grow to, without holding these.
+
+        Args:
+            scores: (N, K, h, w) float. bf16 is grown in float32.
+            rows: (H, h) float, the weights of each row of logits on the rows of scores.
+            columns: (W, w) float, likewise.
+            target: (N, H, W) uint8 or int64, 0..K-1 or void.
+
+        Returns:
+            What `sums` gives for ``rows @ scores @ columns.T``, up to rounding. ``dice`` needs all logits, and makes
+            them.
+
+        Raises:
+            RecipeError: The class weights are not K.
+            ValueError: The shapes do not fit.
+        """
+        size = (rows.shape[0], columns.shape[0])
+        if rows.shape[1:] != scores.shape[-2:-1] or columns.shape[1:] != scores.shape[-1:]:
+            raise ValueError(
+                f"rows (H, h) and columns (W, w) are {tuple(rows.shape)} and {tuple(columns.shape)}"
+                f" for scores {tuple(scores.shape)}."
+            )
+        self._check(scores, target, size)
+        exact = torch.float64 if scores.dtype == torch.float64 else torch.float32
+        rows, columns = rows.to(exact), columns.to(exact)
+        denominator = self.denominator(target)
+        weights = self._table(scores.device)
+
+        def pixels(gamma: float) -> Tensor:
+            return cast(Tensor, _StripCrossEntropy.apply(scores, rows, columns, target, weights, gamma))
+
+        def dice() -> Tensor:
+            return self._dice(rows @ (scores.to(exact) @ columns.T), target, denominator)
+
+        return LossSums(self._numerator(pixels, dice), denominator)
+
+    def _dice(self, logits: Tensor, target: Tensor, denominator: Tensor) -> Tensor:
+        value = _Dice.apply(logits, target, self._table(logits.device), self.add_up)
+        whole = denominator if self.add_up is None else self.add_up(denominator.clone())
+        return cast(Tensor, _Part.apply(value, denominator.to(value.dtype), whole.to(value.dtype)))
+
+    def _numerator(self, pixels: Callable[[float], Tensor], dice: Callable[[], Tensor]) -> Tensor:
+        """Add up the terms, each with its factor."""
         numerator: Tensor | None = None
         for factor, name in self.terms:
-            if name == "dice":
-                value = _Dice.apply(logits, target, weights)
-                value = value * denominator.to(value.dtype)
-            else:
-                gamma = self.focal_gamma if name == "focal" else 0.0
-                value = _CrossEntropy.apply(logits, target, weights, gamma)
+            value = dice() if name == "dice" else pixels(self.focal_gamma if name == "focal" else 0.0)
             numerator = factor * value if numerator is None else numerator + factor * value
         assert numerator is not None
-        return LossSums(numerator, denominator)
+        return numerator
 
     def denominator(self, target: Tensor) -> Tensor:
         """Return the denominator of labels (N, H, W), () float64; it needs no logits."""
@@ -118,8 +176,8 @@ class PixelLoss:
         """Return the loss of a batch that is a whole step, () float; 0 with zero gradient where all is void."""
         return ratio(*self.sums(logits, target))
 
-    def _check(self, logits: Tensor, target: Tensor) -> None:
-        if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
+    def _check(self, logits: Tensor, target: Tensor, size: Sequence[int] | None = None) -> None:
+        if logits.ndim != 4 or target.shape != (logits.shape[0], *(size or logits.shape[2:])):
             raise ValueError(
                 f"logits are (N, K, H, W) and target (N, H, W), not {tuple(logits.shape)} and {tuple(target.shape)}."
             )
@@ -206,6 +264,35 @@ def _by_label(table: Tensor, labels: Tensor) -> Tensor:
     return table.index_select(0, labels.flatten()).view_as(labels)  # a quarter of the time of table[labels]
 
 
+def _pixel_loss(
+    planes: Tensor, labels: Tensor, safe: Tensor, table: Tensor, gamma: float, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return minus the sum over pixels of w l (1 - p)^gamma, and minus its gradient, from one pass over the logits.
+
+    Args:
+        planes: Logits (B, K, M), classes in the middle.
+        labels: (B, M) int64, with void.
+        safe: Labels without void.
+        table: Weights by label, (256,).
+        gamma: 0 for cross-entropy.
+        gradient: Whether the gradient, (B, K, M), is wanted.
+    """
+    weights = _by_label(table.to(planes.dtype), labels)
+    log_p = torch.log_softmax(planes, dim=1)
+    log_true = log_p.gather(1, safe[:, None])[:, 0]
+    miss = -torch.expm1(log_true)  # 1 - p, without cancellation
+    slope = weights
+    if gamma:
+        # Minus the derivative of (1 - p)^gamma log p by log p; where p is 1 the clamp makes 0 * infinity 0.
+        pull = gamma * miss.clamp(min=1e-12) ** (gamma - 1) * torch.exp(log_true) * log_true
+        slope = weights * (miss**gamma - pull)
+        weights = weights * miss**gamma
+    value = (weights * log_true).sum()
+    if not gradient:
+        return value, None
+    return value, log_p.exp_().scatter_(1, safe[:, None], -miss[:, None]).mul_(slope[:, None])  # (p - y) slope
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Sum over pixels of w l (1 - p)^gamma, with value and gradient from one pass over the logits.
 
@@ -218,20 +305,11 @@ class _CrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         sums = []
         for n, planes, labels, safe in _pictures(logits, target):
-            weights = _by_label(table.to(planes.dtype), labels)
-            log_p = torch.log_softmax(planes, dim=0)
-            log_true = log_p.gather(0, safe[None])[0]
-            miss = -torch.expm1(log_true)  # 1 - p, without cancellation
-            slope = weights
-            if gamma:
-                # Minus the derivative of (1 - p)^gamma log p by log p; where p is 1 the clamp makes 0 * infinity 0.
-                pull = gamma * miss.clamp(min=1e-12) ** (gamma - 1) * torch.exp(log_true) * log_true
-                slope = weights * (miss**gamma - pull)
-                weights = weights * miss**gamma
-            sums.append((weights * log_true).sum())
-            if gradient is not None:
-                change = log_p.exp_().scatter_(0, safe[None], -miss[None]).mul_(slope)  # (p - y) slope
-                gradient[n] = change.to(logits.dtype)  # rounded first, channels_last needs half the traffic
+            flat = (planes.flatten(1)[None], labels.flatten()[None], safe.flatten()[None])
+            value, change = _pixel_loss(*flat, table, gamma, gradient is not None)
+            sums.append(value)
+            if gradient is not None and change is not None:
+                gradient[n] = change.view_as(planes).to(logits.dtype)  # rounded first: half the traffic
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return -torch.stack(sums).sum()
@@ -244,11 +322,60 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient * upstream, None, None, None
 
 
+class _StripCrossEntropy(torch.autograd.Function):
+    """`_CrossEntropy` of ``rows @ scores @ columns.T``, a strip of rows at a time.
+
+    A strip's gradient goes back to the coarse scores at once, through the same two products, so nothing of the full
+    size is kept or even written. Classes lie between rows and columns, so that each product is one of two matrices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, rows: Tensor, columns: Tensor, target: Tensor, table: Tensor, gamma: float
+    ) -> Tensor:
+        classes, h = scores.shape[1:3]
+        width = columns.shape[0]
+        step = max(1, STRIP // (classes * width))
+        strips = [(a, min(a + step, len(rows)), *_support(rows[a : a + step])) for a in range(0, len(rows), step)]
+        gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
+        sums = []
+        for n in range(scores.shape[0]):
+            labels = target[n].long()
+            safe = torch.where(labels != VOID, labels, 0)
+            coarse = scores[n].to(rows.dtype).permute(1, 0, 2)  # (h, K, w)
+            wide = (coarse @ columns.T).view(h, classes * width)
+            back = torch.zeros_like(wide)
+            for a, b, low, high in strips:
+                weights = rows[a:b, low:high]
+                planes = (weights @ wide[low:high]).view(b - a, classes, width)
+                value, change = _pixel_loss(planes, labels[a:b], safe[a:b], table, gamma, gradient is not None)
+                sums.append(value)
+                if change is not None:
+                    back[low:high].addmm_(weights.T, change.view(b - a, -1))
+            if gradient is not None:
+                gradient[n] = (back.view(h, classes, width) @ columns).permute(1, 0, 2)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return -torch.stack(sums).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None, None, None, None
+
+
+def _support(weights: Tensor) -> tuple[int, int]:
+    """Return the range of columns of a matrix (m, n) outside which it is 0."""
+    used = weights.ne(0).any(dim=0).nonzero()
+    return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+
+
 class _Dice(torch.autograd.Function):
     """1 - weighted mean over the true classes of 2 I / S, I = sum(p y), S = sum(p) + sum(y) over valid pixels."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, table: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, table: Tensor, add_up: AddUp | None) -> Tensor:
         classes = logits.shape[1]
         shared, summed, present = (torch.zeros(classes, dtype=torch.float64, device=logits.device) for _ in range(3))
         for _, planes, labels, safe in _pictures(logits, target):
@@ -259,6 +386,8 @@ class _Dice(torch.autograd.Function):
             pixels = torch.zeros_like(present).index_add_(0, safe.flatten(), valid.flatten().double())
             present += pixels
             summed += p.sum(dim=(1, 2)) + pixels
+        if add_up is not None:
+            shared, summed, present = add_up(torch.stack([shared, summed, present]))
         weights = table[:classes] * (present > 0)
         weights = weights / weights.sum().clamp(min=torch.finfo(torch.float64).tiny)
         summed = summed.clamp(min=1)  # it is that, in every class of the truth
@@ -280,4 +409,19 @@ class _Dice(torch.autograd.Function):
             pull = by_class - (p * by_class).sum(dim=0) - (truly * p_true)
             pull.scatter_(0, safe[None], pull.gather(0, safe[None]) + truly)
             gradient[n] = p.mul_(pull).mul_((labels != VOID) * upstream)
-        return gradient, None, None
+        return gradient, None, None, None
+
+
+class _Part(torch.autograd.Function):
+    """A value that all processes have, times this one's part of the denominator; its gradient is that of the whole."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, part: Tensor, whole: Tensor) -> Tensor:
+        ctx.save_for_backward(whole)
+        return value * part
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (whole,) = ctx.saved_tensors
+        return upstream * whole, None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -52,13 +52,19 @@ class Prediction:
         """Class names by index."""
         return self.labels.classes
 
+    def logit_strips(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield rows a, b and their logits (K, b - a, W) float32 of the first head, strip by strip from the top."""
+        height, width = self.label_map.shape
+        for a, b in strips(height, width, len(self.classes)):
+            yield a, b, self._logits((a, b)).float()
+
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
         """Probability of the class that was chosen, (H, W) float32 in (0, 1]."""
         height, width = self.label_map.shape
         result = np.empty((height, width), np.float32)
-        for a, b in strips(height, width, len(self.classes)):
-            result[a:b] = self._logits((a, b)).float().softmax(0).amax(0).cpu().numpy()
+        for a, b, logits in self.logit_strips():
+            result[a:b] = logits.softmax(0).amax(0).cpu().numpy()
         return result
 
     def counts(self) -> dict[str, int]:
@@ -168,4 +174,12 @@ def show(image: Any, mask: NDArray[np.uint8] | None = None, prediction: Predicti
         axis.set_title(title)
         axis.axis("off")
     figure.tight_layout()
+    # A notebook draws figures by itself only after pyplot was imported, and else prints their name.
+    figure._repr_png_ = lambda: _png_of(figure)  # type: ignore[attr-defined]
     return figure
+
+
+def _png_of(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -52,6 +52,8 @@ class Recipe(BaseModel):
     epochs: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     """Wall time from start to report; instead of epochs."""
+    steps: int | None = Field(default=None, ge=1)
+    """Steps of the optimiser; instead of epochs."""
     early_stop: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better mean IU."""
     validate_every: int | None = Field(default=None, ge=1)
@@ -59,8 +61,8 @@ class Recipe(BaseModel):
 
     # what a step sees
     batch_size: int | None = Field(default=None, ge=1)
-    crop: tuple[int, int] | None = None
-    """Height and width in pixels of the working resolution."""
+    crop: tuple[int, int] | Literal["whole"] | None = None
+    """Height and width in pixels of the working resolution; "whole" takes pictures as they are."""
     scale: float = Field(default=1.0, gt=0, le=8)
     """Working resolution: 1 is as stored; applied everywhere, results are at the picture's own size."""
     augment: Augmentation = "street"
@@ -101,6 +103,8 @@ class Recipe(BaseModel):
     """Whether biases and normalisation weights decay."""
     freeze: Literal["none", "backbone", "norm"] = "none"
     """"backbone" trains the head only; "norm" keeps the statistics of batch norms."""
+    sync_batchnorm: bool = False
+    """Let batch norms see the batch of all processes, not each its own part."""
 
     # the machine
     device: str = "auto"
@@ -110,22 +114,32 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0)
     checkpoint_every: float = Field(default=300.0, ge=0)
     """Seconds between checkpoints."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Who else shows the run, with commas between several; each writes into the run folder."""
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _split_track(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("crop", mode="before")
     @classmethod
     def _parse_crop(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and value != "whole":
             height, cross, width = value.lower().partition("x")
             if not (cross and height.isdigit() and width.isdigit()):
-                raise ValueError(f"'{value}' is not HEIGHTxWIDTH, for example 288x384")
+                raise ValueError(f"'{value}' is not HEIGHTxWIDTH, for example 288x384, nor whole")
             return int(height), int(width)
         return value
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
-        if self.epochs is not None and self.minutes is not None:
-            raise ValueError("give epochs or minutes, not both")
-        if self.crop is not None and min(self.crop) < 1:
+        long = [key for key in ("epochs", "minutes", "steps") if getattr(self, key) is not None]
+        if len(long) > 1:
+            raise ValueError(f"give {long[0]} or {long[1]}, not both")
+        if self.crop == "whole" and self.sampling == "rare":
+            raise ValueError("sampling = rare does nothing with crop = whole: every picture is seen as it is")
+        if isinstance(self.crop, tuple) and min(self.crop) < 1:
             raise ValueError(f"crop must be at least 1x1, not {self.crop[0]}x{self.crop[1]}")
         if self.fold is not None and self.folds is not None and self.fold >= self.folds:
             raise ValueError(

@@ -277,7 +277,9 @@ def best_class(logits: Tensor) -> NDArray[np.uint8]:
 
 def build_settings(network: Any) -> dict[str, Any]:
     """Return the keywords of `build` that the card keeps besides variant, backbone and classes."""
-    return {k: v for k, v in network.settings.items() if k in ("norm", "width", "head")}
+    kept = {k: v for k, v in network.settings.items() if k in ("norm", "width", "head")}
+    phase = network.settings.get("phase")
+    return kept if phase is None else {**kept, "phase": phase}
 
 
 def _first_channels(network: nn.Module) -> int:
@@ -337,6 +339,15 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
     path = Path(path)
     file = path / "model.safetensors" if path.is_dir() else path
     card, tensors = modelfile.read_model(file)
+    return Segmenter(network_of(card, tensors, file), card, device=device, precision=precision, engine=engine)
+
+
+def network_of(card: Card, tensors: dict[str, Tensor], file: Path) -> Network:
+    """Build the network of a card and give it its weights; `file` names where they are from.
+
+    Raises:
+        ModelFileError: The network is not known here, or the weights do not fit it.
+    """
     if card.variant not in VARIANTS:
         raise ModelFileError(f"{file}: its network '{card.variant}' is not known here: update fullconv.")
     try:
@@ -350,4 +361,4 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
     except (RuntimeError, TypeError, ValueError) as error:
         first = str(error).splitlines()[-1].strip()[:200]
         raise ModelFileError(f"{file}: damaged: its weights do not fit its network ({first}).") from error
-    return Segmenter(network, card, device=device, precision=precision, engine=engine)
+    return network

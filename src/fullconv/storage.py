@@ -38,7 +38,7 @@ def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
     finally:
@@ -51,7 +51,7 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, [text.encode("utf-8")])
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut; Windows has no such call and needs none."""
     if os.name != "posix":
         return

@@ -134,13 +134,42 @@ def test_an_outline_that_is_none_is_named_and_draws_nothing(tmp_path, outline):
     assert (told["bad-shape"].severity, told["bad-shape"].stems) == ("error", {"bild ü 0"})
 
 
-def test_a_box_without_an_outline_is_void(tmp_path):
+@pytest.mark.parametrize(("boxes", "value"), [(None, 255), ("void", 255), ("fill", 1), ("skip", 0)])
+def test_a_box_without_an_outline_is_void_or_what_the_user_says(tmp_path, boxes, value):
     drawn = [{"image_id": 70, "category_id": 3, "segmentation": [], "bbox": [2, 3, 4, 5]}]
     drawn += [{"image_id": i, "category_id": 7, "segmentation": [square(1, 1, 6)]} for i in (71, 72)]
     coco(tmp_path, drawn)
+    if boxes:
+        (tmp_path / "data.toml").write_text(f'boxes = "{boxes}"')
     _, found = masks(tmp_path)
-    np.testing.assert_array_equal(found["bild ü 0"], 255 * filled(slice(3, 8), slice(2, 6)))
+    np.testing.assert_array_equal(found["bild ü 0"], value * filled(slice(3, 8), slice(2, 6)))
     assert "box-only" in {p.code for p in inspect(tmp_path)}
+
+
+def test_outlines_add_up_and_one_inside_another_is_said(tmp_path):
+    drawn = [{"image_id": 70, "category_id": 7, "segmentation": [square(1, 1, 12), square(4, 4, 3)]}]
+    keyhole = [1, 1, 13, 1, 13, 13, 1, 13, 1, 1, 4, 4, 4, 7, 7, 7, 7, 4, 4, 4]
+    drawn += [{"image_id": 71, "category_id": 7, "segmentation": [keyhole]}]
+    coco(tmp_path, drawn)
+    data, found = masks(tmp_path)
+    np.testing.assert_array_equal(found["bild ü 0"], 2 * filled(slice(1, 13), slice(1, 13)))
+    assert (found["bild ü 1"][5, 5], found["bild ü 1"][9, 9]) == (0, 2)  # the usual way to write a hole
+    (told,) = [p for p in inspect(data) if p.code == "outline-in-outline"]
+    assert told.files == ("bild ü 0",)
+
+
+def test_keys_may_stand_in_any_order_and_categories_differ_between_files(tmp_path):
+    for split, name in (("train", "dog house"), ("val", "Hund")):
+        images = [{"id": i, "file_name": f"{split}{i}.png", "height": 20, "width": 30} for i in range(2)]
+        drawn = [{"image_id": i, "category_id": 3, "segmentation": [square(1, 1, 6)]} for i in range(2)]
+        coco(tmp_path, drawn, images, f"annotations/{split}.json", categories=[{"id": 3, "name": name}])
+        path = tmp_path / "annotations" / f"{split}.json"
+        table = json.loads(path.read_text(encoding="utf-8"))
+        turned = {"type": "instances", "dataset": "x", **dict(reversed(table.items()))}
+        path.write_text(json.dumps(turned, indent=2), encoding="utf-8")
+    data, found = masks(tmp_path)
+    assert (data.format, data.classes) == ("coco", ("background", "dog house", "Hund"))
+    assert (found["train0"][2, 2], found["val0"][2, 2]) == (1, 2)
 
 
 @pytest.mark.parametrize(

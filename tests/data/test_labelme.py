@@ -73,6 +73,12 @@ def test_pictures_are_found_beside_and_classes_are_the_names(data):
         (shape("car", [[4, 4], [20, 4], [20, 20]], "linestrip"), (15, 20), (15, 4)),
         (shape("car", [[10, 12]], "point"), (12, 14), (12, 17)),
         (shape("car", [[4, 4], [20, 4], [20, 20], [4, 20]], "oriented_rectangle"), (10, 10), (2, 2)),
+        (shape("car", [[10, 12], [25, 12]], "points"), (12, 25), (12, 17)),
+        (
+            shape("car", [[30.8, 20.7], [40.8, 29.7]], "mask", mask=packed(np.full((10, 11), 255, np.uint8))),
+            (20, 30),
+            (19, 29),
+        ),
         (shape("car", [[30, 20], [40, 29]], "mask", mask=packed(np.full((10, 11), 1, np.uint8))), (23, 31), (19, 29)),
     ],
 )
@@ -81,6 +87,13 @@ def test_every_kind_of_shape_is_drawn(data, drawn, inside, outside):
     mask = mask_of(data, "drei")
     assert (mask[inside], mask[outside]) == (2, 0)
     assert codes(data) == {"unlabeled"}
+
+
+@pytest.mark.parametrize(("boxes", "value"), [("fill", 2), ("void", 255), ("skip", 0)])
+def test_rectangles_are_shapes_unless_the_user_says_otherwise(data, boxes, value):
+    (data / "data.toml").write_text(f'boxes = "{boxes}"\nclasses = ["background", "Straße", "car"]', encoding="utf-8")
+    assert mask_of(data, "zwei")[3, 3] == value
+    assert "box-only" in codes(data)
 
 
 def test_later_shapes_lie_on_top_and_ignore_is_void(data):

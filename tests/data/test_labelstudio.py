@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from fullconv.data import inspect, open_dataset
+from fullconv.data.formats.strokes import unpack_strokes
 from made import save_picture
 
 SIZE = (20, 40)
@@ -69,7 +75,7 @@ def test_polygons_boxes_and_brushes_are_drawn(tmp_path):
     mask = first_mask(tmp_path)
     assert (mask[0, 0], mask[3, 5], mask[9, 19], mask[15, 5]) == (1, 2, 1, 0)
     np.testing.assert_array_equal(mask[:, 24:] == 2, bits[:, 24:])
-    assert codes(tmp_path) <= {"unlabeled", "path-mended"}
+    assert codes(tmp_path) <= {"unlabeled", "path-mended", "box-only"}
 
 
 @pytest.mark.parametrize(
@@ -94,10 +100,96 @@ def test_several_annotations_and_none_are_said(tmp_path):
     "wrong",
     [
         row("polygonlabels", "car", points=[[1, 1], [2, 2]]), row("brushlabels", "car", rle=[1, 2, 3]),
-        row("brushlabels", "car", rle="x"), row("rectanglelabels", "car", x=1, y=1, width=5, height=5, rotation=30),
+        row("brushlabels", "car", rle="x"), row("rectanglelabels", "car", x=1, y=1, width=5, height=5, rotation="x"),
+        {**row("rectanglelabels", "car", x=1, y=1, width=5, height=5), "image_rotation": 90},
         row("ellipselabels", "car", x=1), {"type": "brushlabels"},
     ],
 )  # fmt: skip
 def test_a_shape_that_cannot_be_drawn_is_named(tmp_path, wrong):
     make(tmp_path, [BOX, wrong])
     assert codes(tmp_path) & {"bad-shape", "unknown-class"}
+
+
+def test_shapes_cover_the_pixels_whose_centre_they_hold_and_turn_about_their_corner(tmp_path):
+    turned = row("rectanglelabels", "car", x=50, y=50, width=25, height=20, rotation=90)
+    oval = row("ellipselabels", "car", x=25, y=50, radiusX=5, radiusY=40, rotation=0)
+    make(tmp_path, [turned, oval, row("polygonlabels", "Straße", points=[[0, 0], [100, 0], [100, 10], [0, 10]])])
+    mask = first_mask(tmp_path)
+    expected = np.zeros(SIZE, np.uint8)
+    expected[10:20, 16:20] = 2  # 10 wide and 4 high before it was turned about (20, 10)
+    expected[:2] = 1
+    v, u = np.mgrid[:20, :40] + 0.5
+    expected[(((u - 10) / 2) ** 2 + ((v - 10) / 8) ** 2 <= 1) & (expected == 0)] = 2
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_one_list_of_labels_for_all_kinds_of_shapes_and_rows_in_pairs(tmp_path):
+    def pair(key, **value):
+        return [
+            {**row("x", "x"), "id": key, "type": kind, "value": {**value, **extra}}
+            for kind, extra in (("polygon" if "points" in value else "rectangle", {}), ("labels", {"labels": ["car"]}))
+        ]
+
+    make(
+        tmp_path, [*pair("a", points=[[0, 0], [50, 0], [50, 50], [0, 50]]), *pair("b", x=75, y=0, width=25, height=50)]
+    )
+    mask = first_mask(tmp_path)
+    assert set(mask[:10, :20].ravel()) | set(mask[:10, 30:].ravel()) == {2}
+    assert not mask[:, 20:30].any()
+    assert codes(tmp_path) <= {"unlabeled", "path-mended", "box-only"}
+
+
+def test_bitmasks_and_points_are_told_apart(tmp_path):
+    bits = np.zeros(SIZE, np.uint8)
+    bits[3:6, 4:9] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(bits).save(buffer, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    make(
+        tmp_path,
+        [row("bitmasklabels", "car", imageDataURL=address), row("keypointlabels", "car", x=1, y=2, width=1), POLYGON],
+    )
+    (tmp_path / "data.toml").write_text('classes = ["background", "car", "Straße"]', encoding="utf-8")
+    assert set(first_mask(tmp_path).ravel()) == {0, 2}  # the polygon lies on top
+    assert "no-area" in codes(tmp_path)
+    make(tmp_path, [row("bitmasklabels", "car", imageDataURL=address)])
+    np.testing.assert_array_equal(first_mask(tmp_path) == 1, bits > 0)
+
+
+def test_json_min_and_pictures_that_several_people_labelled(tmp_path):
+    make(tmp_path, [BOX])
+    tasks = []
+    for number in range(3):
+        for kind in ("rectanglelabels", "polygonlabels") if number == 0 else ("rectanglelabels",):
+            value = (BOX if kind == "rectanglelabels" else POLYGON)["value"]
+            shape = {**value, "original_width": 40, "original_height": 20}
+            tasks.append(
+                {
+                    "image": f"/data/upload/1/0a1b2c3d-bild ü {number}.png",
+                    "id": number,
+                    "label": [shape],
+                    "annotator": 1,
+                }
+            )
+    (tmp_path / "project-1.json").write_text(json.dumps(tasks), encoding="utf-8")
+    data = open_dataset(tmp_path)
+    assert (data.format, data.classes) == ("labelstudio", ("background", "Straße", "car"))
+    assert len(data.samples("all")) == 3
+    assert first_mask(tmp_path)[0, 0] == 0
+    assert first_mask(tmp_path)[3, 5] == 2
+    assert "several-annotations" in codes(tmp_path)
+
+
+def test_the_picture_gives_the_size_where_a_shape_has_none(tmp_path):
+    plain = {key: value for key, value in BOX.items() if not key.startswith("original")}
+    make(tmp_path, [plain])
+    assert np.argwhere(first_mask(tmp_path)).min(0).tolist() == [2, 4]
+    assert np.argwhere(first_mask(tmp_path)).max(0).tolist() == [5, 7]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 9), st.integers(1, 90))
+def test_strokes_are_unpacked_as_they_were_packed(seed, share, height, width):
+    bits = np.repeat(np.random.default_rng(seed).random((height, -(-width // 9))) < share, 9, axis=1)[:, :width]
+    np.testing.assert_array_equal(unpack_strokes(strokes(bits), height, width), bits)
+    assert unpack_strokes(strokes(bits), width + 1, height) is None

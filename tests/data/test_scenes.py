@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,4 +62,70 @@ def test_masks_of_the_full_ade20k_release_are_refused(tmp_path):
     save(np.zeros((2, 3, 3), np.uint8), tmp_path / "annotations" / "training" / "ADE_1_seg.png")
     (told,) = inspect(tmp_path)
     assert "full ADE20K release" in told.cause
-    assert "Take the scene-parsing release" in told.remedy
+    assert "take the scene-parsing release" in told.remedy
+
+
+def test_cityscapes_coarse_masks_count_where_there_are_no_fine_ones(tmp_path):
+    for split in ("train", "train_extra", "val"):
+        stem = f"{split}/ulm/ulm_000000_00001{len(split)}"
+        save_picture(np.full((8, 4, 3), 9, np.uint8), tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        save(np.full((8, 4), 7, np.uint8), tmp_path / "gtCoarse" / f"{stem}_gtCoarse_labelIds.png")
+    data = open_dataset(tmp_path)
+    assert {split: len(s) for split, s in data.splits.items()} == {"train": 2, "val": 1}
+    assert data.read_mask(data.samples("val")[0]).max() == 0
+
+
+NAMES = {1: "wall, side", 401: "car, auto", 2836: "traffic light, traffic signal", 3050: "window", 64: "wall"}
+
+
+def ade_full(root, numbers=(1, 401, 2836), pictures=3, tables=True):
+    for number in range(pictures):
+        split = "validation" if number == 2 else "training"
+        base = root / "images" / "ADE" / split / "urban" / "street" / f"ADE_train_0000{number}"
+        save_picture(np.full((4, 8, 3), number, np.uint8), base.with_suffix(".jpg"))
+        mask = np.zeros((4, 8, 3), np.uint8)
+        for i, index in enumerate(numbers):
+            mask[i % 4, i // 4 + 1, :] = (index // 256 * 10, index % 256, i + 1)  # blue counts the instances
+        save(mask, base.with_name(base.name + "_seg.png"))
+        save(mask, base.with_name(base.name + "_parts_1.png"))
+        save(np.full((4, 8), 255, np.uint8), base / f"instance_000_{base.name}.png")
+        if tables:
+            rows = [{"id": i, "name": NAMES.get(n, f"thing {n}"), "name_ndx": n, "parts": {"part_level": 0}}
+                    for i, n in enumerate(numbers)]  # fmt: skip
+            base.with_suffix(".json").write_text(json.dumps({"annotation": {"object": rows}}))
+    return root
+
+
+def test_the_code_of_the_full_ade20k_release_is_read(tmp_path):
+    data = open_dataset(ade_full(tmp_path))
+    assert (data.format, data.classes) == ("ade20k", ("wall", "car", "traffic light"))
+    assert {split: len(s) for split, s in data.splits.items()} == {"train": 2, "val": 1}
+    mask = data.read_mask(data.samples("val")[0])
+    assert mask[:, 1].tolist() == [0, 1, 2, 255]
+    assert set(mask[:, 2:].ravel()) == {255}
+    assert not [p for p in inspect(tmp_path) if p.severity == "error"]
+
+
+def test_classes_of_the_full_ade20k_release_can_be_chosen_and_without_tables_are_numbers(tmp_path):
+    ade_full(tmp_path / "a", numbers=(1, 64, 401))
+    (tmp_path / "a" / "data.toml").write_text('classes = ["car", "wall, side"]')
+    data = open_dataset(tmp_path / "a")
+    assert data.read_mask(data.samples("val")[0])[:, 1].tolist() == [1, 255, 0, 255]
+    assert [p.files for p in data.problems if p.code == "other-class"] == [("wall",)]
+    (tmp_path / "a" / "data.toml").write_text('classes = ["car", "wal"]')
+    (told,) = inspect(tmp_path / "a")
+    assert "no mask holds 'wal'" in told.cause
+    assert told.remedy == "Did you mean 'wall'? Correct classes in data.toml."
+    assert open_dataset(ade_full(tmp_path / "b", tables=False)).classes == ("object1", "object401", "object2836")
+
+
+def test_more_classes_than_fit_are_refused_with_the_line_to_write(tmp_path):
+    ade_full(tmp_path, numbers=range(1, 20), pictures=3)
+    mask = np.zeros((16, 20, 3), np.uint8)
+    index = np.arange(320).reshape(16, 20)
+    mask[..., 0], mask[..., 1] = index // 256 * 10, index % 256
+    place = next(tmp_path.rglob("ADE_train_00000_seg.png"))
+    save(mask, place)
+    (told,) = inspect(tmp_path)
+    assert "hold 319 classes, more than 255" in told.cause
+    assert 'classes = ["wall, side", ' in told.cause + told.remedy or 'classes = ["' in told.cause + told.remedy

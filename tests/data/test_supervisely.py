@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import zlib
 
 import numpy as np
@@ -72,6 +73,60 @@ def test_polygons_with_holes_and_bitmaps_are_drawn(tmp_path):
 def test_a_shape_that_cannot_be_drawn_is_named(tmp_path, wrong):
     make(tmp_path, [wrong])
     assert codes(tmp_path) == {"unlabeled", "bad-shape"}
+
+
+def test_alpha_masks_parts_and_turned_boxes_are_drawn(tmp_path):
+    parts = {"classTitle": "car", "geometryType": "multipolygon", "parts": [
+        {"exterior": square(0, 0, 6), "interior": [square(2, 2, 2)]},
+        {"exterior": square(20, 0, 3), "interior": []}]}  # fmt: skip
+    turned = {
+        "classTitle": "Straße",
+        "geometryType": "oriented_bbox",
+        "points": [[8, 10], [16, 12]],
+        "angle": math.pi / 2,
+    }
+    alpha = bitmap(np.eye(3), 27, 17)
+    alpha["geometryType"] = "alpha_mask"
+    make(tmp_path, [parts, turned, alpha])
+    mask = first_mask(tmp_path)
+    assert (mask[0, 0], mask[3, 3], mask[1, 22]) == (2, 0, 2)
+    assert np.argwhere(mask == 1).min(0).tolist() == [7, 11]
+    assert np.argwhere(mask == 1).max(0).tolist() == [15, 13]
+    assert mask[17:, 27:].tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+
+
+@pytest.mark.parametrize("kind", ["P", "RGBA", "L"])
+def test_bitmaps_are_what_is_not_transparent_zipped_or_not(tmp_path, kind):
+    bits = np.eye(3, dtype=np.uint8)
+    options = {}
+    if kind == "P":  # as the SDK writes it
+        image = Image.fromarray(bits)
+        image.putpalette([0, 0, 0, 255, 255, 255])
+        options = {"transparency": 0}
+    elif kind == "RGBA":
+        image = Image.fromarray(np.dstack([np.zeros((3, 3, 3), np.uint8), bits * 255]))
+    else:
+        image = Image.fromarray(bits)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    for data in (zlib.compress(buffer.getvalue()), buffer.getvalue()):
+        entry = bitmap(np.eye(3), 1, 1)
+        entry["bitmap"]["data"] = base64.b64encode(data).decode()
+        make(tmp_path, [entry])
+        np.testing.assert_array_equal(first_mask(tmp_path)[1:4, 1:4] == 2, bits > 0)
+
+
+def test_data_sets_in_data_sets_and_shapes_without_an_area(tmp_path):
+    make(
+        tmp_path,
+        [{"classTitle": "car", "geometryType": "line", "points": {"exterior": [[1, 1], [5, 5]], "interior": []}}],
+    )
+    (tmp_path / "ds0").rename(tmp_path / "inner")
+    (tmp_path / "top" / "datasets").mkdir(parents=True)
+    (tmp_path / "inner").rename(tmp_path / "top" / "datasets" / "train")
+    data = open_dataset(tmp_path)
+    assert (data.format, len(data.samples("all"))) == ("supervisely", 3)
+    assert "no-area" in codes(tmp_path)
 
 
 def test_a_picture_that_is_not_there_is_one_warning(tmp_path):

@@ -123,7 +123,7 @@ def test_two_heads_and_two_trunks_load_by_the_releases_suffixes(tmp_path):
     torch.save(state, tmp_path / "sift.pth")
     read, card = import_file(tmp_path / "sift.pth", "siftflow-fcn32s")
     assert all(torch.equal(a, b) for a, b in zip(read.state_dict().values(), sift.state_dict().values(), strict=True))
-    assert list(card.heads) == ["sem", "geo"]
+    assert list(card.heads) == ["semantic", "geometric"]
     late = randomized("nyud-fcn32s-color-hha")
     state = {}
     for key, value in late.state_dict().items():

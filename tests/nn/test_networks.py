@@ -63,6 +63,17 @@ def test_the_working_size_of_the_picture_itself_changes_nothing(variant):
     torch.testing.assert_close(same, built.upsample(scores, (70, 51)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["fcn32s", "fcn8s", "fcn-os8", "torchvision-fcn_resnet50", "voc-fcn16s"])
+@pytest.mark.parametrize("size", [(1, 1), (40, 53), (129, 3)])
+def test_upsampling_is_the_product_of_the_two_matrices(variant, size):
+    built = network(variant, "resnet50") if variant != "voc-fcn16s" else build(variant, width=1 / 16, num_classes=3)
+    cells = tuple(-(-side // built.score_stride) + 2 for side in size)
+    scores = pictures(2, 3, *cells, dtype=torch.float64)
+    rows, columns = built.interpolation(scores, size)
+    assert rows.shape == (size[0], cells[0])
+    torch.testing.assert_close(rows @ scores @ columns.T, built.upsample(scores, size), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("variant", SKIPS)
 def test_logits_are_the_same_with_and_without_gradients(variant):
     built = network(variant, "tiny")

@@ -167,9 +167,9 @@ def test_late_fusion_of_equal_trunks_and_inputs_is_one_of_them():
 def test_two_heads_share_a_trunk_and_keep_their_gradients_apart():
     network = narrow("siftflow-fcn8s")
     logits = network(torch.randn(1, 3, 40, 50))
-    PixelLoss()(logits["geo"], torch.zeros(1, 40, 50, dtype=torch.uint8)).backward()
-    assert network.head["sem"].score["32"].weight.grad is None
-    assert network.head["geo"].score["32"].weight.grad.abs().sum() > 0
+    PixelLoss()(logits["geometric"], torch.zeros(1, 40, 50, dtype=torch.uint8)).backward()
+    assert network.head["semantic"].score["32"].weight.grad is None
+    assert network.head["geometric"].score["32"].weight.grad.abs().sum() > 0
 
 
 def test_dropout_is_element_wise():

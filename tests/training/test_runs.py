@@ -148,7 +148,7 @@ def test_a_run_killed_in_its_end_makes_no_step_more(shapes, tmp_path, finished):
 
 
 def test_a_run_stopped_early_and_killed_in_its_end_makes_no_step_more(shapes, tmp_path):
-    settings = {**SMALL, "epochs": 9, "early_stop": 1, "lr": 1e-12, "ema": 0.0}
+    settings = {**SMALL, "epochs": 9, "early_stop": 1, "lr": 1e-8, "ema": 0.0}
     train(shapes, tmp_path / "run", **settings)
     before = identity(tmp_path / "run")
     assert state(tmp_path / "run")["step"] < 450
@@ -260,16 +260,16 @@ def test_a_signal_ends_a_run_with_a_usable_model(shapes, tmp_path, number, name)
     assert state(run)["step"] == step["step"]
 
 
+WILD = {**SHORT, "epochs": 3, "lr": 1e8, "optimizer": "sgd", "warmup": 0, "norm": "none"}
+
+
 def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_pictures(shapes, tmp_path):
     words = (
-        r"the loss became (nan|inf) at step \d+ \(pictures shape\d+, shape\d+\)\. .*--lr 2\.5e\+07, --set clip=1, or"
+        r"the loss became (nan|inf) at step \d+ \(pictures shape\d+, shape\d+\)\. `fullconv debug .*run` shows where it began"
+        r".*start again, in a new folder, with --lr 2\.5e\+07, --set clip=1, or --precision fp32\."
     )
     with pytest.raises(RunError, match=words):
-        train(
-            shapes,
-            tmp_path / "run",
-            **{**SHORT, "epochs": 3, "lr": 1e8, "optimizer": "sgd", "warmup": 0, "norm": "none"},
-        )
+        train(shapes, tmp_path / "run", **WILD)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

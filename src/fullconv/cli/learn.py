@@ -39,7 +39,11 @@ def train(
         Text, typer.Option(metavar="street|aerial|microscopy|none", help="How pictures are varied.  [default: street]")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings from a file, as RUN/recipe.toml.")
+        Text,
+        typer.Option(
+            metavar="NAME|FILE.toml",
+            help="Settings of a published recipe, such as voc-fcn8s-staged (`fullconv models` lists them), or of a file.",
+        ),
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; can be repeated.")
@@ -76,6 +80,20 @@ def train(
     for stem in outcome.skipped:
         say(f"left out: {stem}")
     raise typer.Exit(exit_code(outcome.status, outcome.skipped))
+
+
+def debug(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run whose loss became no number.")],
+) -> None:
+    """Replay the step of RUN that went wrong.
+
+    Names the first layer or parameter that is not finite or explodes, the pictures of the batch, and what to change.
+    """
+    from fullconv.training.debug import debug as replayed
+
+    with results_only():
+        lines = replayed(run)
+    print("\n".join(lines))
 
 
 def collect(given: dict[str, Any], pairs: list[str]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def models(
     size: Annotated[str, typer.Option(metavar="HxW", help="With VARIANT: size of the picture.")] = "224x224",
     json: Json = False,
 ) -> None:
-    """List variants and backbones, or the layers of one.
+    """List variants, backbones and recipes, or a variant's layers.
 
     With their parameters, strides and receptive fields, and whether tiles give exactly the whole picture's answer.
     """
@@ -123,6 +123,12 @@ def _show_catalogue(table: dict[str, Any]) -> None:
                 str(row["receptive_field"] or "unbounded"), "yes" if row["exact_tiling"] else "no", row["about"],
             )  # fmt: skip
         print_rich(shown)
+    recipes = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="recipes, for train --recipe NAME", title_justify="left")
+    for name in ("recipe", "variant", ""):
+        recipes.add_column(name)
+    for row in table["recipes"]:
+        recipes.add_row(row["name"], row["variant"], row["about"])
+    print_rich(recipes)
     print_rich(table["note"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -16,8 +17,10 @@ import typer
 from fullconv import __version__
 from fullconv.cli.data import check, convert
 from fullconv.cli.foreign import compare, import_model
-from fullconv.cli.learn import demo, train
+from fullconv.cli.learn import debug, demo, train
 from fullconv.cli.models import info, models
+from fullconv.cli.serve import serve
+from fullconv.cli.track import rank, runs
 from fullconv.cli.use import evaluate, predict
 from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, print_json, use_utf8
 from fullconv.errors import FullconvError, nearest
@@ -33,6 +36,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "models": models,
     "compare": compare,
+    "debug": debug,
+    "runs": runs,
+    "rank": rank,
+    "serve": serve,
 }
 """By name, in the order of `fullconv --help`."""
 
@@ -135,6 +142,8 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
         text = str(error.format_message()).replace("\n\t", " ").replace("\n", " ").strip()
         given = _given(getattr(error, "param", None), arguments)
         text = f"{error.message}" if given and error.message else text
+        if unknown := re.match(r"No such command '(.*?)'", text):  # typer names all that are near
+            text = f"{unknown[0]}.{nearest(unknown[1], COMMANDS)}"
         words = (f"{given}: " if given else "") + text[:1].lower() + text[1:]
         words += "" if words.endswith((".", "?")) else "."
     path = context.command_path if context is not None else "fullconv"

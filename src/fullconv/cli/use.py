@@ -31,7 +31,9 @@ from fullconv.cli.words import (
 )
 
 if TYPE_CHECKING:
+    from fullconv.card import Card
     from fullconv.evaluation import Report
+    from fullconv.files import Job
 
 
 def evaluate(
@@ -46,6 +48,9 @@ def evaluate(
         str,
         typer.Option(metavar="nan|present_only", help="Classes of the mean: all that occur, or those in the truth."),
     ] = "nan",
+    head: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this head of a model that has several.")
+    ] = None,
     format: DataFormat = None,  # noqa: A002
     device: Device = "auto",
     precision: Precision = "auto",
@@ -60,27 +65,31 @@ def evaluate(
     choose("--split", split, ("val", "test", "train", "all"))
     choose("--policy", policy, ("nan", "present_only"))
     from fullconv.data import open_dataset
-    from fullconv.evaluation import evaluate as score
+    from fullconv.evaluation import evaluate_heads, save_per_image
     from fullconv.segmenter import load
 
     with results_only(), Progress("pictures") as progress:
         segmenter = load(model, precision=precision, engine=engine, device=device)
         dataset = open_dataset(data, format=format)
-        report = score(
-            segmenter, dataset, split, policy=cast(Literal["nan", "present_only"], policy), progress=progress,
+        reports = evaluate_heads(
+            segmenter, dataset, split, head=head, policy=cast(Literal["nan", "present_only"], policy), progress=progress,
             on_error="record", batch_size=batch_size, workers=workers or 1,
         )  # fmt: skip
-    for note in report.notes:
-        say(note)
-    for failure in report.failed:
-        complain(failure["reason"])
+    first = next(iter(reports.values()))
+    failures = {failure["reason"]: None for report in reports.values() for failure in report.failed}
+    for sentence in first.notes:
+        say(sentence)
+    for reason in failures:
+        complain(reason)
     if per_image is not None:
-        report.save_per_image(per_image)
+        save_per_image(reports, per_image)
     if json:
-        print_json(report.to_dict())
+        heads = {name: report.to_dict() for name, report in reports.items()}
+        print_json({**first.to_dict(), **({"heads": heads} if len(heads) > 1 else {})})
     else:
-        _show(report)
-    raise typer.Exit(3 if report.failed else 0)
+        for report in reports.values():
+            _show(report)
+    raise typer.Exit(3 if failures else 0)
 
 
 def _show(report: Report) -> None:
@@ -94,6 +103,7 @@ def _show(report: Report) -> None:
     interval = report.mean_iou_interval
     spread = f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
     lines = [
+        *([f"head {report.head}"] if report.head else []),
         f"{report.images} pictures of {report.split}, {report.pixels:,} valid pixels",
         f"mean IU            {figure(report.mean_iou)}{spread}",
         f"pixel accuracy     {figure(report.pixel_accuracy)}",
@@ -142,6 +152,10 @@ def predict(
     head: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only this head of a model that has several.")
     ] = None,
+    bands_from: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Pictures of the same names with further bands, such as depth."),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="What a picture may take, for example 2GB.  [default: a quarter]")
     ] = None,
@@ -152,6 +166,15 @@ def predict(
         bool,
         typer.Option("--blend", help="Average overlapping tiles, where a layer sees the whole picture: not exact."),
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cvat|labelme|coco|labelstudio", help="Also write annotations for such a tool to correct."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="With --to: largest distance in pixels that an outline may be moved.")
+    ] = 1.0,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
@@ -172,8 +195,9 @@ def predict(
     job = Job(
         inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
         skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers, batch_size,
-        polygons,
+        polygons, bands_from,
     )  # fmt: skip
+    _check_annotations(to, job)
     allowed = parse_bytes(memory) if memory else None
     tally = Tally()
     try:
@@ -190,7 +214,35 @@ def predict(
         say(f"{_told(tally)}. What is in {out} stays; go on by the same command with --skip-existing.")
         raise
     say(f"{_told(tally)}; results are in {out}.")
+    if to is not None and tally.failed < tally.total:
+        _annotate(to, job, segmenter.card, tolerance)
     raise typer.Exit(0 if not tally.failed else 2 if tally.failed == tally.total else 3)
+
+
+def _check_annotations(tool: str | None, job: Job) -> None:
+    """Refuse what cannot be written as annotations, before anything is computed."""
+    if tool is None:
+        return
+    from fullconv.annotations import TOOLS
+    from fullconv.errors import RecipeError
+    from fullconv.rasters.source import import_rasterio
+
+    choose("--to", tool, tuple(TOOLS))
+    import_rasterio()
+    if job.format != "index":
+        raise RecipeError(f"--to {tool} reads label maps of indices: leave --format {job.format} away.")
+
+
+def _annotate(tool: str, job: Job, card: Card, tolerance: float) -> None:
+    """Write the finished label maps as annotations, of the first head where there are several."""
+    from fullconv.annotations import write_annotations
+    from fullconv.files.outputs import written_labels
+
+    labels = next(iter(written_labels(card, job.head).values()))
+    mark = f".{job.shard[0]}-of-{job.shard[1]}" if job.shard else ""
+    with results_only():
+        written = write_annotations(tool, job.out, job.out / f"predictions{mark}.jsonl", labels, tolerance)
+    say(f"{written}: annotations for {tool}, outlines within {tolerance:g} px.")
 
 
 def _told(tally: Any) -> str:
@@ -215,7 +267,7 @@ def parse_tile(text: str) -> int | Literal["auto", "none"]:
     raise RecipeError(f"--tile {text}: write auto, none, or the side of a tile's core in pixels, for example 512.")
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "--memory") -> int:
     """Read "2GB", "500MB", "1.5GiB" or a number of bytes.
 
     >>> parse_bytes("2GB"), parse_bytes("1.5 KiB")
@@ -231,5 +283,5 @@ def parse_bytes(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
     size = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ") if found else 0
     if size < 1:
-        raise RecipeError(f"--memory {text}: write a size such as 2GB or 500MB.")
+        raise RecipeError(f"{option} {text}: write a size such as 2GB or 500MB.")
     return int(size)

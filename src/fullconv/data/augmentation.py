@@ -141,7 +141,7 @@ def augment_all(
     seen = change_colors(seen, draw.brightness, draw.contrast, draw.saturation, draw.hue, settings)
     picture = np.empty((*out, image.shape[2]), dtype=image.dtype)
     if seen.shape[:2] != out:
-        picture[:] = _as_dtype(np.asarray(settings.fill, np.float64), image.dtype)
+        picture[:] = as_dtype(np.asarray(settings.fill, np.float64), image.dtype)
     picture[rows.target, columns.target] = seen
     cut = {}
     for head, mask in masks.items():
@@ -216,12 +216,13 @@ def change_colors(
     shift = (1 - contrast) * fill + contrast * (1 - brightness) * low
     if image.dtype == np.uint8:
         levels = np.arange(256)[:, None] * gain + shift
-        tables = _as_dtype(levels, image.dtype)
+        tables = as_dtype(levels, image.dtype)
         return np.stack([np.take(tables[:, c], image[..., c]) for c in range(image.shape[2])], axis=-1)
-    return _as_dtype(image.astype(np.float32) * np.float32(gain) + shift.astype(np.float32), image.dtype)
+    return as_dtype(image.astype(np.float32) * np.float32(gain) + shift.astype(np.float32), image.dtype)
 
 
-def _as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return floats as a picture's numbers, rounded and cut off where these are whole."""
     if dtype.kind == "f":
         return values.astype(dtype)
     limits = np.iinfo(dtype)

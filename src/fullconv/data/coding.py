@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Labels
-from fullconv.data.settings import VOID_NAME, DataSettings
+from fullconv.data.settings import VOID_NAME, LabelSettings
 from fullconv.errors import DataError
 from fullconv.labels import VOID, format_color, parse_color
 
@@ -117,7 +117,7 @@ def pack_colors(raw: NDArray[Any]) -> NDArray[np.uint32]:
     return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], dtype=np.uint32)
 
 
-def make_coding(settings: DataSettings, classes: tuple[str, ...]) -> MaskCoding:
+def make_coding(settings: LabelSettings, classes: tuple[str, ...]) -> MaskCoding:
     """Put what `data.toml` and `classes.txt` say about masks into a MaskCoding."""
     index = {name: i for i, name in enumerate(classes)} | {VOID_NAME: VOID}
     ignore = settings.ignore_index

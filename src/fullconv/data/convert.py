@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv.card import Labels
 from fullconv.data.dataset import Dataset, open_dataset
 from fullconv.data.findings import shown
 from fullconv.data.problems import Problem, errors
@@ -67,17 +68,21 @@ def convert(
     target = Path(out).expanduser()
     _refuse(target, dataset.root)
     kinds: dict[str, Callable[[Dataset, Path], _Writer]] = {"pairs": _Pairs, "voc": _Voc, "coco": _Coco}
+    if to != "pairs" and len(dataset.heads) > 1:
+        raise DataError(f"{dataset.root}: has masks of several heads, and --to {to} has place for one. Use --to pairs.")
+    if to != "pairs" and dataset.settings.bands_from is not None:
+        raise DataError(f"{dataset.root}: has further bands, and --to {to} has no place for them. Use --to pairs.")
     writer = kinds[to](dataset, target)
     result = Converted(problems=errors(dataset.problems))
     total = sum(len(members) for members in dataset.splits.values())
     for split, members in dataset.splits.items():
         for sample in members:
             try:
-                mask = _read(dataset, sample)
+                masks = _read(dataset, sample)
             except FullconvError as error:
                 result.failed.append((shown(sample.image, dataset.root), str(error)))
             else:
-                writer.add(split, sample, mask)
+                writer.add(split, sample, masks)
                 result.written += 1
             if progress is not None:
                 progress(result.written + len(result.failed), total)
@@ -99,12 +104,13 @@ def _refuse(target: Path, root: Path) -> None:
         raise OutputError(f"{target}: lies in the data folder. Name a folder outside it.")
 
 
-def _read(dataset: Dataset, sample: Sample) -> NDArray[np.uint8]:
-    image, mask = dataset.read_image(sample), dataset.read_mask(sample)
-    if mask.shape != image.shape[:2]:
-        sizes = f"{mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}"
-        raise DataError(f"{sample.mask}: the mask is {sizes}. Export both at one size.")
-    return mask
+def _read(dataset: Dataset, sample: Sample) -> dict[str, NDArray[np.uint8]]:
+    image, masks = dataset.read_image(sample), {head: dataset.read_mask(sample, head) for head in dataset.heads}
+    for head, mask in masks.items():
+        if mask.shape != image.shape[:2]:
+            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}"
+            raise DataError(f"{sample.masks[head].path}: the mask is {sizes}. Export both at one size.")
+    return masks
 
 
 class _Writer(ABC):
@@ -112,7 +118,7 @@ class _Writer(ABC):
 
     def __init__(self, dataset: Dataset, out: Path) -> None:
         self.dataset, self.out = dataset, out
-        self.labels = dataset.codings[""].labels
+        self.labels = dataset.labels[dataset.heads[0]]
         self.by_split: dict[str, list[str]] = {}
         self.groups: list[tuple[str, str]] = []
 
@@ -120,16 +126,16 @@ class _Writer(ABC):
         """Return the stem that is written."""
         return sample.stem
 
-    def add(self, split: str, sample: Sample, mask: NDArray[np.uint8]) -> None:
-        """Write one picture with its mask."""
+    def add(self, split: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
+        """Write one picture with its masks by head."""
         stem = self.name(split, sample)
         self.by_split.setdefault(split, []).append(stem)
         if sample.group is not None:
             self.groups.append((stem, sample.group))
-        self.write(split, stem, sample.image, mask)
+        self.write(split, stem, sample, masks)
 
     @abstractmethod
-    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
+    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
         """Write the files of one picture."""
 
     def copy(self, image: Path, target: Path) -> None:
@@ -137,14 +143,15 @@ class _Writer(ABC):
         with image.open("rb") as file:
             write_bytes(target, iter(lambda: file.read(1 << 20), b""))
 
-    def mask(self, mask: NDArray[np.uint8], target: Path) -> None:
+    def mask(self, mask: NDArray[np.uint8], target: Path, head: str | None = None) -> None:
         """Write class indices as an indexed PNG."""
-        write_bytes(target, [encode_label_map(mask, self.labels.palette)])
+        labels = self.labels if head is None else self.dataset.labels[head]
+        write_bytes(target, [encode_label_map(mask, labels.palette)])
 
     def finish(self, *lines: str) -> None:
         """Write data.toml."""
-        listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.labels.classes)
-        text = [f"classes = [{listed}]", f"palette = {[list(color) for color in self.labels.palette]}", *lines]
+        heads = self.dataset.labels
+        text = [*(_described(self.labels) if len(heads) == 1 else []), *lines]
         if self.dataset.bands is not None:
             text.append(f"bands = {list(self.dataset.bands)}")
         if self.groups:
@@ -152,21 +159,36 @@ class _Writer(ABC):
             csv.writer(table, lineterminator="\n").writerows(self.groups)
             write_text(self.out / "groups.csv", table.getvalue())
             text.append('groups = "groups.csv"')
+        for head, labels in heads.items():
+            text += [] if len(heads) == 1 else [f"\n[heads.{head}]", *_described(labels)]
         write_text(self.out / "data.toml", "\n".join(text) + "\n")
+
+
+def _described(labels: Labels) -> list[str]:
+    """Return the lines of data.toml that name classes and colours."""
+    listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in labels.classes)
+    return [f"classes = [{listed}]", f"palette = {[list(color) for color in labels.palette]}"]
 
 
 class _Pairs(_Writer):
     def name(self, split: str, sample: Sample) -> str:
         return sample.stem.removeprefix(f"{split}/")
 
-    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
-        self.copy(image, self.out / split / "images" / f"{stem}{image.suffix}")
-        self.mask(mask, self.out / split / "masks" / f"{stem}.png")
+    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
+        for folder, path in zip(("images", "more_bands"), sample.pictures, strict=False):
+            self.copy(path, self.out / split / folder / f"{stem}{path.suffix}")
+        for head, mask in masks.items():
+            self.mask(mask, self.out / split / (f"masks_{head}" if head else "masks") / f"{stem}.png", head)
+
+    def finish(self, *lines: str) -> None:
+        more = ['bands_from = "more_bands"'] if self.dataset.settings.bands_from is not None else []
+        super().finish(*more, *lines)
 
 
 class _Voc(_Writer):
-    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
-        self.copy(image, self.out / "JPEGImages" / f"{stem}{image.suffix}")
+    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
+        (mask,) = masks.values()
+        self.copy(sample.image, self.out / "JPEGImages" / f"{stem}{sample.image.suffix}")
         self.mask(mask, self.out / "SegmentationClass" / f"{stem}.png")
 
     def finish(self, *lines: str) -> None:
@@ -185,9 +207,10 @@ class _Coco(_Writer):
         self.tools = tools
         self.tables: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
 
-    def write(self, split: str, stem: str, image: Path, mask: NDArray[np.uint8]) -> None:
-        name = f"{stem}{image.suffix}"
-        self.copy(image, self.out / "images" / name)
+    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
+        (mask,) = masks.values()
+        name = f"{stem}{sample.image.suffix}"
+        self.copy(sample.image, self.out / "images" / name)
         images, annotations = self.tables.setdefault(split, ([], []))
         number = len(images) + 1
         images.append({"id": number, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]})

@@ -19,10 +19,10 @@ from fullconv.data.folder import Folder, open_root
 from fullconv.data.formats import Found
 from fullconv.data.formats.table import detect
 from fullconv.data.inference import infer_classes
-from fullconv.data.problems import BadDataError, Problem, errors
+from fullconv.data.problems import BadDataError, Problem, errors, of_head
 from fullconv.data.samples import Colors, Sample
-from fullconv.data.scan import MaskFacts, Scanner
-from fullconv.data.settings import DataSettings, parse_settings, read_settings
+from fullconv.data.scan import MaskFacts, PictureFacts, Scanner, together
+from fullconv.data.settings import DataSettings, parse_settings, read_settings, with_classes
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, with_groups
 from fullconv.data.statistics import Statistics, gather
 from fullconv.errors import DataError, nearest
@@ -54,6 +54,11 @@ class Dataset:
         return {head: coding.labels for head, coding in self.codings.items()}
 
     @property
+    def heads(self) -> list[str]:
+        """Names of the heads; "" is the only one of most data sets."""
+        return list(self.codings)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names of the first head."""
         return next(iter(self.labels.values())).classes
@@ -82,16 +87,20 @@ class Dataset:
 
         Raises:
             InputError: It cannot be read.
-            DataError: It has too few bands.
+            DataError: It has too few bands, or another size than the picture with its further bands.
         """
-        return choose_bands(read_image(sample.image), self.bands, sample.image)
+        image = read_image(sample.image)
+        if sample.more is not None:
+            image = add_bands(image, read_image(sample.more), sample.more, sample.image.name)
+        return choose_bands(image, self.bands, sample.image)
 
-    def read_mask(self, sample: Sample, head: str = "") -> NDArray[np.uint8]:
-        """Read a mask, (H, W) uint8: class indices and 255 for void.
+    def read_mask(self, sample: Sample, head: str | None = None) -> NDArray[np.uint8]:
+        """Read a mask, (H, W) uint8: class indices and 255 for void; of the first head by default.
 
         Raises:
             DataError, InputError: It cannot be read, or holds a value that means nothing; names file and value.
         """
+        head = self.heads[0] if head is None else head
         coding, source = self.codings[head], sample.masks[head]
         colors: Colors = "all" if coding.by_color else "rgb" if coding.colors else "none"
         return coding.decode(source.raw(colors), str(source.path))
@@ -103,24 +112,29 @@ class Dataset:
         digest.update(repr(self.bands).encode())
         for split in sorted(self.splits):
             members = self.splits[split]
-            pictures = self.scanner.pictures(s.image for s in members)
-            for sample, facts in zip(members, pictures, strict=True):
+            for sample, facts in zip(members, self.picture_facts(members), strict=True):
                 digest.update(f"{split}|{sample.stem}|{facts.digest}\n".encode("utf-8", "surrogateescape"))
             for head in self.codings:
                 for mask in self.scanner.masks(s.masks[head] for s in members):
                     digest.update(f"{head}|{mask.digest}\n".encode())
         return digest.hexdigest()
 
-    def statistics(self, split: str = "train", head: str = "") -> Statistics:
-        """Count classes and channels of a split (the files are decoded once, then remembered).
+    def picture_facts(self, members: Sequence[Sample]) -> Iterator[PictureFacts]:
+        """Yield what each sample's picture holds, all its bands together."""
+        found = self.scanner.pictures(path for sample in members for path in sample.pictures)
+        for sample in members:
+            yield together([next(found) for _ in sample.pictures])
+
+    def statistics(self, split: str = "train", head: str | None = None) -> Statistics:
+        """Count classes (of the first head by default) and channels of a split; files are decoded once, then remembered.
 
         Raises:
             DataError: The split is empty, or its pictures differ in kind.
         """
         members = self.samples(split)
-        pictures = self.scanner.pictures(s.image for s in members)
+        head = self.heads[0] if head is None else head
         masks = self.scanner.masks(s.masks[head] for s in members)
-        return gather(pictures, masks, self.codings[head], self.bands, f"{self.root} ({split})")
+        return gather(self.picture_facts(members), masks, self.codings[head], self.bands, f"{self.root} ({split})")
 
     def without(self, stems: Iterable[str]) -> Dataset:
         """Return the data set without some samples; they are in `skipped`."""
@@ -138,6 +152,20 @@ class Dataset:
             skip_bad=self.skip_bad,
             skipped=[*self.skipped, *left_out],
         )
+
+
+def add_bands(image: NDArray[Any], more: NDArray[Any], where: Path, name: str) -> NDArray[Any]:
+    """Return (H, W, C + C') of a picture (H, W, C) and one with further bands, in the smallest type that holds both.
+
+    Raises:
+        DataError: The two differ in size.
+    """
+    if image.shape[:2] != more.shape[:2]:
+        raise DataError(
+            f"{where}: is {more.shape[1]}x{more.shape[0]} pixels, {name} {image.shape[1]}x{image.shape[0]}."
+            " Export both at one size."
+        )
+    return np.concatenate([image, more], axis=2)
 
 
 def choose_bands(image: NDArray[Any], bands: tuple[int, ...] | None, where: Path) -> NDArray[Any]:
@@ -198,13 +226,21 @@ def open_with(
     check_folds(folds, fold)
     folder = Folder(root)
     row = detect(folder, settings, format)
+    for key in ("heads", "bands_from"):
+        if getattr(settings, key) is not None and row.family not in ("pairs", "camvid"):
+            raise DataError(
+                f"{root / 'data.toml'}: {key} is for folders of pictures and masks, not for the format {row.family}."
+                " Take it out, or convert the data first: fullconv convert."
+            )
     found = row.read(folder, settings)
     settings = _complete(settings, found, root)
     splits, problems = _split(found, settings, root, folds, fold)
     problems += folder.problems()
     _refuse_nothing(root, splits, problems)
+    everyone = [sample for members in splits.values() for sample in members]
+    heads = list(settings.heads) if settings.heads is not None else sorted(everyone[0].masks)
     try:
-        codings = {"": _coding(root, settings, splits, skip_bad)}
+        codings = {head: _coding(root, settings, everyone, skip_bad, head) for head in heads}
     except BadDataError as error:  # everything that is wrong, at once
         raise BadDataError(str(root), [*error.problems, *errors(problems)]) from None
     return Dataset(
@@ -252,14 +288,20 @@ def _refuse_nothing(root: Path, splits: Mapping[str, list[Sample]], problems: li
         raise BadDataError(str(root), bad) if bad else DataError(f"{root}: there is no picture with a mask.")
 
 
-def _coding(root: Path, settings: DataSettings, splits: Mapping[str, list[Sample]], skip_bad: bool) -> MaskCoding:
-    classes = settings.class_names()
+def _coding(root: Path, settings: DataSettings, everyone: Sequence[Sample], skip_bad: bool, head: str) -> MaskCoding:
+    own = settings.of_head(head)
+    listed = root / f"classes_{head}.txt"
+    if head and own.class_names() is None and listed.is_file():
+        own = with_classes(own, listed)
+    classes = own.class_names()
     if classes is None:
         scanner = Scanner(root)
 
         def scan(samples: Sequence[Sample]) -> Iterator[MaskFacts]:
-            return scanner.masks(sample.masks[""] for sample in samples)
+            return scanner.masks(sample.masks[head] for sample in samples)
 
-        everyone = [sample for members in splits.values() for sample in members]
-        classes = infer_classes(root, settings, everyone, scan, skip_bad)
-    return make_coding(settings, classes)
+        try:
+            classes = infer_classes(root, own, everyone, scan, skip_bad, head)
+        except BadDataError as error:
+            raise BadDataError(str(root), [of_head(found, head) for found in error.problems]) from None
+    return make_coding(own, classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fullconv.data.dataset import Dataset, open_dataset, open_with
 from fullconv.data.findings import Findings, shown
 from fullconv.data.folder import open_root
 from fullconv.data.outlook import forecast
-from fullconv.data.problems import BadDataError, Problem, errors, problem
+from fullconv.data.problems import BadDataError, Problem, errors, of_head, problem
 from fullconv.data.samples import Sample
 from fullconv.data.single import look_at_mask, look_at_picture
 from fullconv.data.statistics import common_kind
@@ -56,28 +56,30 @@ class Examination:
     """None where it could not even be opened as if the proposed lines were in data.toml."""
     problems: list[Problem]
     """Errors first."""
-    tally: Tally | None = None
-    """What was counted; None where nothing could be."""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """What was counted by head; empty where nothing could be."""
+
+    @property
+    def tally(self) -> Tally | None:
+        """What was counted of the first head."""
+        return next(iter(self.tallies.values()), None)
 
     def expect(self) -> list[str]:
         """Return what training on it will probably be like, in sentences: small sets, rare classes, large pictures."""
         return [] if self.dataset is None or self.tally is None else forecast(self.dataset, self.tally)
 
     def summary(self) -> dict[str, Any]:
-        """Return what `fullconv check --json` prints."""
-        classes: list[dict[str, Any]] = []
-        splits: dict[str, int] = {}
-        if self.dataset is not None and self.tally is not None:
-            splits = {split: len(members) for split, members in self.dataset.splits.items()}
-            pixels = sum(self.tally.pixels.values(), np.zeros(len(self.dataset.classes), np.int64))
-            classes = [
-                {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(self.tally.pictures[i])}
-                for i, name in enumerate(self.dataset.classes)
-            ]
+        """Return what `fullconv check --json` prints.
+
+        Classes are those of the first head; a data set of several has all of them in `heads`, by name.
+        """
+        by_head = {head: _classes_of(tally) for head, tally in self.tallies.items()}
+        splits = {} if self.dataset is None else {split: len(members) for split, members in self.dataset.splits.items()}
         return {
             "ok": not errors(self.problems),
             "format": None if self.dataset is None else self.dataset.format,
-            "classes": classes,
+            "classes": next(iter(by_head.values()), []),
+            **({"heads": by_head} if len(by_head) > 1 else {}),
             "splits": splits,
             "problems": [found.to_dict() for found in self.problems],
         }
@@ -156,27 +158,50 @@ def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[
 
 
 def _examine(dataset: Dataset, before: Sequence[Problem], progress: Progress | None) -> Examination:
-    findings, tally = Findings(dataset.root), Tally(dataset)
+    found: list[Problem] = list(before)
+    known = {problem.code for problem in before}
+    tallies: dict[str, Tally] = {}
+    for head in dataset.heads:
+        tallies[head] = tally = Tally(dataset, head)
+        problems = _examine_head(dataset, tally, progress if head == dataset.heads[0] else None)
+        new = [one for one in problems if one.code not in known]
+        left = {id(one) for one in _without_repetition([*before, *new])}
+        found += [one for one in new if id(one) in left]
+    return Examination(dataset.root, dataset, _sorted(found), tallies)
+
+
+def _examine_head(dataset: Dataset, tally: Tally, progress: Progress | None) -> list[Problem]:
+    """Look at all masks of a head, with the pictures; what is wrong with pictures is told with the first head."""
+    head = tally.head
+    findings, of_masks = Findings(dataset.root), Findings(dataset.root)
     kinds: dict[tuple[int, str], list[Sample]] = {}
     total = sum(len(members) for members in dataset.splits.values())
     done = 0
     for split, members in dataset.splits.items():
-        pictures = dataset.scanner.pictures(sample.image for sample in members)
-        masks = dataset.scanner.masks(sample.masks[""] for sample in members)
-        for sample, picture, mask in zip(members, pictures, masks, strict=True):
+        masks = dataset.scanner.masks(sample.masks[head] for sample in members)
+        for sample, picture, mask in zip(members, dataset.picture_facts(members), masks, strict=True):
             look_at_picture(dataset, sample, picture, findings)
             if not picture.error:
                 kinds.setdefault((picture.channels, picture.dtype), []).append(sample)
-            look_at_mask(dataset, sample, picture, mask, findings)
+            look_at_mask(dataset, head, sample, picture, mask, of_masks)
             tally.add(split, sample, picture, mask)
             done += 1
             if progress is not None:
                 progress(done, total)
-    found = [*dataset.problems, *_empty_splits(dataset), *findings.problems(), *_different_kinds(dataset, kinds)]
-    found += tally.problems()
-    known = {problem.code for problem in before}
-    problems = [*before, *(one for one in found if one.code not in known)]
-    return Examination(dataset.root, dataset, _sorted(_without_repetition(problems)), tally)
+    problems = [of_head(found, head) for found in [*of_masks.problems(), *tally.of_masks()]]
+    if head == dataset.heads[0]:
+        general = [*findings.problems(), *_different_kinds(dataset, kinds), *tally.of_pictures()]
+        problems = [*dataset.problems, *_empty_splits(dataset), *general, *problems]
+    return problems
+
+
+def _classes_of(tally: Tally) -> list[dict[str, Any]]:
+    """Return index, name, pixels and pictures of a head's classes, over all splits."""
+    pixels = sum(tally.pixels.values(), np.zeros(len(tally.names), np.int64))
+    return [
+        {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(tally.pictures[i])}
+        for i, name in enumerate(tally.names)
+    ]
 
 
 def _unusable(name: str, words: str) -> Problem:

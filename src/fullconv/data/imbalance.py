@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.statistics import Statistics
 from fullconv.errors import RecipeError
+
+Crop = tuple[int, int] | Literal["whole"]
+"""Height and width of what a step sees of a picture."""
 
 MOST_CROPS = 8
 """Crops that are taken from one decoded picture, however large."""
@@ -24,8 +28,8 @@ def class_weights(statistics: Statistics, kind: str | Sequence[float] = "auto") 
         statistics: Of the training split, K classes.
         kind: "none"; "inverse_log", 1 / ln(1.02 + share of pixels) (ENet); "median_frequency", the median class
             frequency over the class's, each counted over the pictures in which the class occurs (SegNet);
-            "auto": none where classes are even, the inverse square root of the share for two classes, else
-            inverse_log; or K numbers.
+            "auto": none where classes are even, the inverse square root of the share for two classes, else its
+            inverse fourth root; or K numbers.
 
     Returns:
         (K,) float32, mean 1 over the valid pixels but for median_frequency and given numbers; and what was done, one
@@ -51,14 +55,26 @@ def class_weights(statistics: Statistics, kind: str | Sequence[float] = "auto") 
         frequency = pixels[there] / statistics.area[there]
         weights[there] = np.median(frequency) / frequency
         return weights.astype(np.float32), _sentence("median frequency", weights, there)
-    two = kind == "auto" and len(pixels) == 2
-    weights[there] = share[there] ** -0.5 if two else 1 / np.log(1.02 + share[there])
+    weights[there], name = _balance(share[there], kind, len(pixels))
     weights[there] /= (share * weights)[there].sum()
-    name = "the inverse square root of their pixels" if two else "the inverse logarithm of their pixels"
     sentence = _sentence(name, weights, there)
     if kind == "auto":
         sentence += f" The rarest class has {100 * share[there].min():.2g} % of them."
     return weights.astype(np.float32), sentence
+
+
+def _balance(share: NDArray[np.float64], kind: str, classes: int) -> tuple[NDArray[np.float64], str]:
+    """Return weights by share of pixels, and what they are called.
+
+    A weight w moves the border between two classes by log w: heavy weights find every pixel of a rare class at the
+    price of many that are not, which lowers its IU. With inverse_log a CamVid net's mean IU on its own training
+    pictures was 0.586; with the weights taken back to their square root, which is nearly the fourth root here, 0.616.
+    """
+    if kind == "inverse_log":
+        return 1 / np.log(1.02 + share), "the inverse logarithm of their pixels"
+    if classes == 2:
+        return share**-0.5, "the inverse square root of their pixels"
+    return share**-0.25, "the inverse fourth root of their pixels"
 
 
 def _given(weights: Sequence[float], classes: int) -> tuple[NDArray[np.float32], str]:
@@ -73,15 +89,17 @@ def _sentence(name: str, weights: NDArray[np.float64], there: NDArray[np.bool_])
     return f"Classes are weighted by {name}, from {weights[there].min():.2g} to {weights[there].max():.2g}."
 
 
-def choose_sampling(statistics: Statistics, sampling: str, crop: tuple[int, int], scale: float) -> tuple[str, str]:
+def choose_sampling(statistics: Statistics, sampling: str, crop: Crop, scale: float) -> tuple[str, str]:
     """Decide whether every second crop is centred on a class, the rare ones more often.
 
     Returns:
         "uniform" or "rare", and what was decided, one sentence.
     """
+    if crop == "whole" and sampling in ("uniform", "auto"):
+        return "uniform", "Every picture is seen whole."
     if sampling == "uniform":
         return "uniform", "Crops lie anywhere in the picture."
-    if sampling == "rare":
+    if sampling == "rare" or crop == "whole":
         return "rare", "Every second crop is centred on a class of the picture, rare ones more often."
     if sampling != "auto":
         raise RecipeError(f"sampling = '{sampling}' is none of auto, uniform, rare.")
@@ -123,6 +141,8 @@ def choose_focus(
     return place // mask.shape[1], place % mask.shape[1]
 
 
-def crops_a_picture(statistics: Statistics, crop: tuple[int, int], scale: float) -> int:
+def crops_a_picture(statistics: Statistics, crop: Crop, scale: float) -> int:
     """Return how many crops are taken from one decoded picture: as many as fit into the median one, at most 8."""
+    if crop == "whole":
+        return 1
     return int(min(max(area(statistics) * scale**2 / (crop[0] * crop[1]), 1), MOST_CROPS))

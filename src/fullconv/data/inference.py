@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.data.census import Census
-from fullconv.data.findings import JPEG_FORMATS, JPEG_WORDS, Findings
+from fullconv.data.findings import JPEG_FORMATS, JPEG_WORDS, Findings, shown
 from fullconv.data.lines import advise
 from fullconv.data.numbering import Numbering
 from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.scan import MaskFacts
-from fullconv.data.settings import DataSettings
+from fullconv.data.settings import LabelSettings
 from fullconv.labels import MAX_CLASSES, VOID
 
 _COLORS_SHOWN = 40
@@ -21,12 +21,13 @@ _COLORS_SHOWN = 40
 
 def infer_classes(
     root: Path,
-    settings: DataSettings,
+    settings: LabelSettings,
     samples: Sequence[Sample],
     scan: Callable[[Sequence[Sample]], Iterable[MaskFacts]],
     skip_bad: bool,
+    head: str = "",
 ) -> tuple[str, ...]:
-    """Name the classes class0, class1, ... that the masks hold.
+    """Name the classes class0, class1, ... that the masks of a head hold.
 
     Args:
         root: The data folder.
@@ -34,36 +35,37 @@ def infer_classes(
         samples: All of them.
         scan: Gives the facts of samples' masks in order.
         skip_bad: Pass over masks that cannot be used.
+        head: Whose masks; "" is the only one.
 
     Raises:
         BadDataError: There are fewer than two, they have gaps, or are 0 and 255 or colours; has the lines to add.
     """
-    void = {settings.ignore_index} if isinstance(settings.ignore_index, int) else set(settings.ignore_index or ())
+    void = set(settings.void_values())
     census = Census(frozenset(void | {VOID}))
     broken = Findings(root)
-    names = [sample.mask.relative_to(root).as_posix() for sample in samples]
+    names = [shown(sample.masks[head].path, root) for sample in samples]
     for sample, found in zip(samples, scan(samples), strict=True):
         if found.error:
-            broken.unreadable(found.code, sample, sample.mask, found.error)
+            broken.unreadable(found.code, sample, sample.masks[head].path, found.error)
         elif found.format in JPEG_FORMATS:
-            broken.add("jpeg-mask", sample, sample.mask, JPEG_WORDS)
+            broken.add("jpeg-mask", sample, sample.masks[head].path, JPEG_WORDS)
         else:
             census.add(sample, found)
     blurred = census.blurred()
     for sample in blurred:
-        broken.add("lossy-mask", sample, sample.mask, census.cause())
+        broken.add("lossy-mask", sample, sample.masks[head].path, census.cause())
     if (problems := broken.problems()) and not skip_bad:
         raise BadDataError(str(root), problems)
     if blurred:  # what is left decides
         left_out = {sample.stem for sample in blurred}
-        return infer_classes(root, settings, [s for s in samples if s.stem not in left_out], scan, skip_bad)
-    return _classes(root, names, census, explicit=VOID in void)
+        return infer_classes(root, settings, [s for s in samples if s.stem not in left_out], scan, skip_bad, head)
+    return _classes(root, names, census, VOID in void, head)
 
 
-def _classes(root: Path, names: Sequence[str], census: Census, explicit: bool) -> tuple[str, ...]:
+def _classes(root: Path, names: Sequence[str], census: Census, explicit: bool, head: str) -> tuple[str, ...]:
     """Name the classes that sound masks hold, or say why they cannot be counted."""
     if census.colored:
-        colored = [sample.mask.relative_to(root).as_posix() for sample in census.colored]
+        colored = [shown(sample.masks[head].path, root) for sample in census.colored]
         raise BadDataError(str(root), [color_problem(root, colored, census)])
     numbering = Numbering(root, names, census, None)
     values = numbering.values

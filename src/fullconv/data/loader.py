@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fullconv.data.augmentation import Augmentation, augment_all, preset
 from fullconv.data.dataset import Dataset
-from fullconv.data.imbalance import choose_focus, choose_sampling, crops_a_picture, likely_centres
+from fullconv.data.imbalance import Crop, choose_focus, choose_sampling, crops_a_picture, likely_centres
+from fullconv.data.padding import pad_together
 from fullconv.data.reading import pictures, read_ahead, read_sample
 from fullconv.data.samples import Sample
 from fullconv.data.statistics import Statistics
@@ -71,6 +72,8 @@ class _Plan:
     """Places of the whole batch that this process fills."""
     channels: int
     """That every picture must have."""
+    whole: bool = False
+    """Whether pictures are seen as they are; those of a batch are padded to one size."""
 
 
 class _Maker(TorchDataset[list[Batch]]):
@@ -142,10 +145,13 @@ class _Maker(TorchDataset[list[Batch]]):
             focus = None
             if plan.rare is not None and position % 2 == 0:
                 focus = choose_focus(next(iter(labels.values())), plan.rare, rng)
-            cut, cut_labels = augment_all(image, labels, rng, plan.augmentation, focus)
+            settings = replace(plan.augmentation, crop=image.shape[:2]) if plan.whole else plan.augmentation
+            cut, cut_labels = augment_all(image, labels, rng, settings, focus)
             images.append(cut)
             masks.append(cut_labels)
             stems.append(plan.samples[index].stem)
+        if plan.whole:
+            images, masks = pad_together(images, masks, plan.augmentation.fill)
         heads = masks[0].keys()
         stacked = {head: torch.from_numpy(np.stack([m[head] for m in masks])) for head in heads}
         return Batch(torch.from_numpy(np.stack(images)), stacked, stems, step)
@@ -173,7 +179,7 @@ class TrainingBatches:
         dataset: Opened data set.
         split: Which of its splits.
         batch_size: Crops a step, over all ranks.
-        crop: Height and width of a crop, at the working resolution.
+        crop: Height and width of a crop, at the working resolution; "whole" takes pictures as they are.
         scale: Working resolution; pictures are resized by it (antialiased), masks by nearest.
         augment: A preset of `fullconv.data.augmentation`, or an Augmentation whose crop, fill and range are set.
         seed: Decides everything that is random, with the epoch and the position in it.
@@ -195,7 +201,7 @@ class TrainingBatches:
         split: str = "train",
         *,
         batch_size: int,
-        crop: tuple[int, int],
+        crop: Crop,
         scale: float = 1.0,
         augment: str | Augmentation = "street",
         seed: int = 0,
@@ -220,7 +226,8 @@ class TrainingBatches:
         self.workers = workers
         self.skipped: dict[str, str] = {}
         if isinstance(augment, str):
-            augment = preset(augment, crop, self.statistics.fill, self.statistics.range)
+            size = (0, 0) if crop == "whole" else crop
+            augment = preset(augment, size, self.statistics.fill, self.statistics.range)
         self._plan = _Plan(
             dataset=dataset,
             samples=samples,
@@ -235,6 +242,7 @@ class TrainingBatches:
             cache_bytes=cache_bytes // max(1, workers),
             slots=range(rank, batch_size, ranks),
             channels=self.statistics.channels,
+            whole=crop == "whole",
         )
         self._maker = _Maker(self._plan)
 
@@ -251,6 +259,10 @@ class TrainingBatches:
                 for batch in block:
                     self.skipped.update(batch.skipped)
                     yield batch
+
+    def whole(self, step: int) -> Batch:
+        """Make the batch of a step with the crops of all ranks."""
+        return _Maker(replace(self._plan, slots=range(self._plan.batch_size), cache_bytes=0))[step, step + 1][0]
 
     def _by_workers(self, blocks: _Blocks) -> Generator[list[Batch], None, None]:
         loader = DataLoader(

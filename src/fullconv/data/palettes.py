@@ -35,18 +35,18 @@ class Palettes:
             self.tables[table] += 1
             self.samples[table].append(sample)
 
-    def problems(self, dataset: Dataset) -> list[Problem]:
+    def problems(self, dataset: Dataset, head: str) -> list[Problem]:
         """Return the masks whose colours stand at other numbers than those of the classes, or of most masks."""
-        coding = dataset.codings[""]
+        coding, own = dataset.codings[head], dataset.settings.of_head(head)
         if coding.by_color or not self.tables:
             return []
-        named = dataset.settings.palette or dataset.settings.class_colors
+        named = own.palette or own.class_colors
         known = _of_classes(coding, named) if named else self._of_most()
         odd = [table for table in self.tables if _permuted(dict(table), known)]
         if not odd:
             return []
         samples = [sample for table in odd for sample in self.samples[table]]
-        files = [shown(sample.masks[""].path, dataset.root) for sample in samples]
+        files = [shown(sample.masks[head].path, dataset.root) for sample in samples]
         number, color = next((v, c) for v, c in odd[0] if v in known and known[v] != c)
         place = next((v for v, c in known.items() if c == color), number)
         whose = "the classes" if named else "most masks"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fullconv.errors import DataError
@@ -62,6 +63,15 @@ def problem(
 ) -> Problem:
     """Make a Problem of all the files that it concerns."""
     return Problem(code, severity, len(files), tuple(files[:SHOWN]), cause, remedy, frozenset(stems), settings or {})
+
+
+def of_head(found: Problem, head: str) -> Problem:
+    """Say of which head's masks a problem is, and where in data.toml its remedy goes; "" is the only head."""
+    if not head:
+        return found
+    remedy = re.sub(r"(?:to|at the top of) (data\.toml[^:\n]*:\n)", rf"to \1[heads.{head}]\n", found.remedy)
+    settings = {"heads": {head: dict(found.settings)}} if found.settings else {}
+    return replace(found, cause=f"head {head}: {found.cause}", remedy=remedy, settings=settings)
 
 
 class BadDataError(DataError):

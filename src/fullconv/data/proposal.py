@@ -35,6 +35,8 @@ def infer(dataset: Dataset | None, problems: Iterable[Problem], root: Path) -> d
 
 def _settings(dataset: Dataset) -> dict[str, Any]:
     """What the data set's reader worked with, in the words of data.toml."""
+    if len(dataset.heads) > 1:
+        return {"heads": {head: {"classes": list(labels.classes)} for head, labels in dataset.labels.items()}}
     settings, labels = dataset.settings, next(iter(dataset.labels.values()))
     table: dict[str, Any] = {"classes": list(labels.classes)}
     given = {
@@ -67,7 +69,7 @@ def write(dataset: Dataset | None, problems: Iterable[Problem], root: Path, give
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder to write data.toml to. Check the name.")
     table = infer(dataset, problems, root)
-    if not {"classes", "values", "colors"} & set(table):
+    if not {"classes", "values", "colors", "heads"} & set(table):
         raise DataError(f"{where}: nothing could be found out that it could say. Mend what check names first.")
     parse_settings(dict(table), str(where))
     if where.exists():

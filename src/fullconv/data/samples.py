@@ -77,6 +77,13 @@ class Sample:
     """By head; "" for the only one."""
     group: str | None = None
     """Pictures of one group never straddle a split."""
+    more: Path | None = None
+    """A picture of the same size whose bands follow the image's."""
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """The files that hold its bands."""
+        return (self.image,) if self.more is None else (self.image, self.more)
 
     @property
     def mask(self) -> Path:

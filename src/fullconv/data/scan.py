@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from fullconv.data.traces import (
 )
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import tiff
+from fullconv.images.color import has_other_colors
 from fullconv.images.read import as_picture, decode, open_source, to_picture
 from fullconv.storage import cache_folder
 
@@ -103,6 +104,31 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
+def together(facts: Sequence[PictureFacts]) -> PictureFacts:
+    """Return what a picture holds whose bands lie in several files of one size."""
+    if len(facts) == 1:
+        return facts[0]
+    wrong = next((found for found in facts if found.error), None)
+    if wrong is not None:
+        return wrong
+    first = facts[0]
+    dtype = np.result_type(*(np.dtype(found.dtype) for found in facts)).name
+    both = PictureFacts(
+        digest=hashlib.sha256("|".join(found.digest for found in facts).encode()).hexdigest(), size=first.size,
+        channels=sum(found.channels for found in facts), dtype=dtype, strange=sum(found.strange for found in facts),
+        orientation=first.orientation, levels=max(found.levels for found in facts), look=first.look,
+    )  # fmt: skip
+    for found in facts:
+        if found.size != first.size:
+            (h, w), (height, width) = found.size, first.size
+            both.error, both.code = f"is {w}x{h} pixels, its picture {width}x{height}", "band-size"
+        both.total += found.total
+        both.squares += found.squares
+        both.low += found.low
+        both.high += found.high
+    return both
+
+
 def examine_picture(path: Path) -> PictureFacts:
     """Decode one picture and count; what is wrong is in `error`."""
     facts = PictureFacts()
@@ -125,7 +151,7 @@ def examine_picture(path: Path) -> PictureFacts:
 
 
 def _is_plain(image: Image.Image) -> bool:
-    return image.mode in ("L", "RGB") and "transparency" not in image.info
+    return image.mode in ("L", "RGB") and "transparency" not in image.info and not has_other_colors(image)
 
 
 def _count_histogram(facts: PictureFacts, image: Image.Image) -> None:

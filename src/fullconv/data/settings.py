@@ -19,16 +19,15 @@ else:
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Boxes = Literal["fill", "void", "skip"]
 VOID_NAME = "void"
 
 
-class DataSettings(BaseModel):
-    """The keys of `data.toml`, all optional; a key that is not here is an error with the nearest name."""
+class LabelSettings(BaseModel):
+    """What masks mean: classes, colours, values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    format: str | None = None
-    """Name of the format; None detects it."""
     classes: list[str] | None = None
     """Names, index = position."""
     palette: list[tuple[int, int, int]] | None = None
@@ -39,22 +38,6 @@ class DataSettings(BaseModel):
     """Mask value -> class name or "void"."""
     colors: dict[str, str] | None = None
     """"#rrggbb" -> class name or "void", for RGB masks."""
-    unlabeled: str | None = None
-    """What polygons leave over: a class or "void"; None is class 0."""
-    groups: str | None = None
-    """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
-    images: str | None = None
-    """Folder or glob of pictures, relative to the data folder."""
-    masks: str | None = None
-    """Folder or glob of masks, relative to the data folder."""
-    mask_suffix: str = ""
-    """What a mask's stem has after the picture's."""
-    bands: list[int] | None = Field(default=None, min_length=1)
-    """1-based bands in the order in which they are used; None for all."""
-    splits: dict[Split, str] | None = None
-    """Split -> a text file with a stem or path a line."""
-    folds: int | None = Field(default=None, ge=2)
-    """Put train and val together and cut them into this many parts, of which one is val."""
 
     class_colors: list[Color] | None = Field(default=None, exclude=True)
     """From classes.txt: colours by class, which also decode RGB masks."""
@@ -81,7 +64,99 @@ class DataSettings(BaseModel):
             parse_color(color)
         return colors
 
-    @field_validator("images", "masks")
+    @model_validator(mode="after")
+    def _labels_agree(self) -> LabelSettings:
+        if self.values is not None and self.colors is not None:
+            raise ValueError("give values (for masks of numbers) or colors (for RGB masks), not both")
+        if self.classes is not None:
+            self._check_classes(self.classes)
+        for key in ("values", "colors"):
+            table: dict[Any, str] | None = getattr(self, key)
+            if table is not None and not table:
+                raise ValueError(f"{key} is empty; leave it out, or name a class for each")
+            for source, name in (table or {}).items():
+                if self.classes is not None and name != VOID_NAME and name not in self.classes:
+                    raise ValueError(
+                        f"{key}: {source} = '{name}' is not among the classes.{nearest(name, self.classes)}"
+                    )
+        if any(not 0 <= value <= 65535 for value in self.void_values()):
+            raise ValueError("ignore_index is a mask value from 0 to 65535, or a list of them")
+        names = self.class_names()
+        if names is not None and not 2 <= len(names) <= MAX_CLASSES:
+            raise ValueError(f"there must be 2 to {MAX_CLASSES} classes, not {len(names)}")
+        if names is not None and self.palette is not None and len(self.palette) != len(names):
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(names)} classes")
+        if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):
+            raise ValueError("palette colours are three numbers from 0 to 255")
+        return self
+
+    def _check_classes(self, classes: list[str]) -> None:
+        twice = next((name for name in classes if classes.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class '{twice}' is listed twice")
+        if VOID_NAME in classes and (self.values or self.colors):
+            raise ValueError("'void' means no class in values and colors, so no class can be called so")
+
+    def void_values(self) -> list[int]:
+        """Return `ignore_index` as a list."""
+        if self.ignore_index is None:
+            return []
+        return [self.ignore_index] if isinstance(self.ignore_index, int) else list(self.ignore_index)
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the class names: as listed, else in the order of `values` or `colors`, else None."""
+        if self.classes is not None:
+            return tuple(self.classes)
+        if self.values is not None:
+            names = [name for _, name in sorted(self.values.items()) if name != VOID_NAME]
+        elif self.colors is not None:
+            names = [name for name in self.colors.values() if name != VOID_NAME]
+        else:
+            return None
+        return tuple(dict.fromkeys(names))
+
+
+class HeadSettings(LabelSettings):
+    """What the masks of one of several heads are."""
+
+    masks: str | None = None
+    """Their folder; None is `masks_NAME`."""
+
+    @field_validator("masks")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        return None if path is None else inside(path)
+
+
+class DataSettings(LabelSettings):
+    """The keys of `data.toml`, all optional; a key that is not here is an error with the nearest name."""
+
+    format: str | None = None
+    """Name of the format; None detects it."""
+    heads: dict[str, HeadSettings] | None = None
+    """What the masks of each head are, where a picture has several."""
+    unlabeled: str | None = None
+    """What polygons leave over: a class or "void"; None is class 0."""
+    boxes: Boxes | None = None
+    """What annotated boxes draw: their class, void, or nothing; None is what their format is used for."""
+    groups: str | None = None
+    """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
+    images: str | None = None
+    """Folder or glob of pictures, relative to the data folder."""
+    bands_from: str | None = None
+    """Folder or glob of pictures of the same names, whose bands follow those of `images`."""
+    masks: str | None = None
+    """Folder or glob of masks, relative to the data folder."""
+    mask_suffix: str = ""
+    """What a mask's stem has after the picture's."""
+    bands: list[int] | None = Field(default=None, min_length=1)
+    """1-based bands in the order in which they are used; None for all."""
+    splits: dict[Split, str] | None = None
+    """Split -> a text file with a stem or path a line."""
+    folds: int | None = Field(default=None, ge=2)
+    """Put train and val together and cut them into this many parts, of which one is val."""
+
+    @field_validator("images", "masks", "bands_from")
     @classmethod
     def _inside(cls, path: str | None) -> str | None:
         return None if path is None else inside(path)
@@ -100,57 +175,27 @@ class DataSettings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> DataSettings:
-        if self.values is not None and self.colors is not None:
-            raise ValueError("give values (for masks of numbers) or colors (for RGB masks), not both")
-        if self.classes is not None:
-            self._check_classes(self.classes)
-        for key in ("values", "colors"):
-            table: dict[Any, str] | None = getattr(self, key)
-            if table is not None and not table:
-                raise ValueError(f"{key} is empty; leave it out, or name a class for each")
-            for source, name in (table or {}).items():
-                if self.classes is not None and name != VOID_NAME and name not in self.classes:
-                    raise ValueError(
-                        f"{key}: {source} = '{name}' is not among the classes.{nearest(name, self.classes)}"
-                    )
-        void = (
-            []
-            if self.ignore_index is None
-            else [self.ignore_index]
-            if isinstance(self.ignore_index, int)
-            else self.ignore_index
-        )
-        if any(not 0 <= value <= 65535 for value in void):
-            raise ValueError("ignore_index is a mask value from 0 to 65535, or a list of them")
-        names = self.class_names()
-        if names is not None and not 2 <= len(names) <= MAX_CLASSES:
-            raise ValueError(f"there must be 2 to {MAX_CLASSES} classes, not {len(names)}")
-        if names is not None and self.palette is not None and len(self.palette) != len(names):
-            raise ValueError(f"palette has {len(self.palette)} colours for {len(names)} classes")
-        if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):
-            raise ValueError("palette colours are three numbers from 0 to 255")
         if self.unlabeled not in (None, VOID_NAME) and self.classes and self.unlabeled not in self.classes:
             raise ValueError(f"unlabeled = '{self.unlabeled}' is neither a class nor 'void'")
+        if self.heads is not None:
+            self._check_heads(self.heads)
         return self
 
-    def _check_classes(self, classes: list[str]) -> None:
-        twice = next((name for name in classes if classes.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"class '{twice}' is listed twice")
-        if VOID_NAME in classes and (self.values or self.colors):
-            raise ValueError("'void' means no class in values and colors, so no class can be called so")
+    def _check_heads(self, heads: dict[str, HeadSettings]) -> None:
+        if len(heads) < 2:
+            raise ValueError("heads names two or more; for masks of one kind, write classes and masks by themselves")
+        for head in heads:
+            if not re.fullmatch(r"\w[\w-]*", head):
+                raise ValueError(f"heads: '{head}' is no name of letters, digits, '_' and '-'")
+        for key in (*LabelSettings.model_fields, "masks", "unlabeled"):
+            if key != "class_colors" and getattr(self, key) is not None:
+                raise ValueError(f"{key} belongs to one head; write it below [heads.{next(iter(heads))}]")
 
-    def class_names(self) -> tuple[str, ...] | None:
-        """Return the class names: as listed, else in the order of `values` or `colors`, else None."""
-        if self.classes is not None:
-            return tuple(self.classes)
-        if self.values is not None:
-            names = [name for _, name in sorted(self.values.items()) if name != VOID_NAME]
-        elif self.colors is not None:
-            names = [name for name in self.colors.values() if name != VOID_NAME]
-        else:
-            return None
-        return tuple(dict.fromkeys(names))
+    def of_head(self, head: str) -> LabelSettings:
+        """Return what the masks of a head mean; "" is the only one."""
+        if self.heads is not None and head in self.heads:
+            return self.heads[head]
+        return self if not head else LabelSettings()
 
 
 def inside(path: str) -> str:
@@ -197,13 +242,26 @@ def read_settings(root: Path) -> DataSettings:
     if "class_colors" in table:
         raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
     listed = root / "classes.txt"
-    if "classes" not in table and listed.is_file():
+    if "classes" not in table and "heads" not in table and listed.is_file():
         names, colors = read_classes(listed)
         table["classes"] = names
         if colors is not None:
             table.setdefault("palette", [list(color) for color in colors])
             table["class_colors"] = [list(color) for color in colors]
     return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
+
+
+def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
+    """Add the classes and colours of a `classes.txt`, or of a head's `classes_NAME.txt`.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    names, colors = read_classes(listed)
+    update: dict[str, Any] = {"classes": names}
+    if colors is not None:
+        update |= {"palette": settings.palette or colors, "class_colors": colors}
+    return settings.model_copy(update=update)
 
 
 def parse_settings(table: dict[str, Any], where: str) -> DataSettings:
@@ -225,8 +283,9 @@ def _sentence(error: ValidationError) -> str:
     loc = [str(part) for part in first["loc"] if part not in ("[key]", "list[int]", "int")]
     key = ".".join(loc)
     if first["type"] == "extra_forbidden":
-        known = [name for name in DataSettings.model_fields if name != "class_colors"]
-        return f"there is no key '{key}'.{nearest(key, known)} The keys are {', '.join(known)}."
+        fields = HeadSettings.model_fields if loc[0] == "heads" else DataSettings.model_fields
+        known = [name for name in dict.fromkeys(("format", *fields)) if name in fields and name != "class_colors"]
+        return f"there is no key '{key}'.{nearest(loc[-1], known)} The keys are {', '.join(known)}."
     reason = str(first["msg"]).removeprefix("Value error, ")
     if loc[:1] == ["splits"] and first["type"] == "literal_error":
         return f"there is no split '{loc[1]}'.{nearest(loc[1], SPLITS)} The splits are train, val and test."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fullconv.data.census import is_blurred, void_numbers
 from fullconv.data.dataset import Dataset
 from fullconv.data.findings import JPEG_FORMATS, JPEG_WORDS, Findings
@@ -14,7 +16,11 @@ from fullconv.data.statistics import all_grey, class_counts
 def look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, findings: Findings) -> None:
     """Note what is wrong with a picture by itself."""
     if facts.error:
-        findings.unreadable(facts.code, sample, sample.image, facts.error)
+        if facts.code == "band-size" and sample.more is not None:
+            findings.add("band-size", sample, sample.more, f"the first {facts.error}")
+        else:
+            path = next((path for path in sample.pictures if facts.error.startswith(str(path))), sample.image)
+            findings.unreadable(facts.code, sample, path, facts.error)
         return
     if facts.strange:
         findings.add("not-finite", sample, sample.image, f"{facts.strange} numbers of the first are NaN or infinite")
@@ -23,27 +29,28 @@ def look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, findi
         findings.add("missing-band", sample, sample.image, asked)
 
 
-def look_at_mask(dataset: Dataset, sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings) -> None:
+def look_at_mask(
+    dataset: Dataset, head: str, sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings
+) -> None:
     """Note what is wrong with a mask by itself, and beside its picture."""
-    path = sample.masks[""].path
+    path = sample.masks[head].path
     if facts.error:
         findings.unreadable(facts.code, sample, path, facts.error)
         return
     if facts.kind:
         findings.add({"alpha": "mask-alpha:opaque", "float": "float-mask:whole"}[facts.kind], sample, path)
-    if facts.digest == picture.digest and isinstance(sample.masks[""], MaskFile):
+    if facts.digest == picture.digest and isinstance(sample.masks[head], MaskFile):
         findings.add("mask-is-picture", sample, path)
         return
-    fits = picture.error == "" and _fits(sample, picture, facts, findings)
+    fits = picture.error == "" and _fits(sample, path, picture, facts, findings)
     if facts.format in JPEG_FORMATS:
         findings.add("jpeg-mask", sample, path, JPEG_WORDS)
         return
-    _look_at_values(dataset, sample, facts, findings, fits)
+    _look_at_values(dataset, head, sample, facts, findings, fits)
 
 
-def _fits(sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings) -> bool:
+def _fits(sample: Sample, path: Path, picture: PictureFacts, facts: MaskFacts, findings: Findings) -> bool:
     """Whether picture and mask lie on each other."""
-    path = sample.masks[""].path
     if picture.orientation != 1 and exif_is_missed(sample, picture, facts):
         words = f"the first has orientation {picture.orientation}"
         findings.add("exif-orientation", sample, sample.image, words)
@@ -55,8 +62,10 @@ def _fits(sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Fin
     return facts.size == picture.size
 
 
-def _look_at_values(dataset: Dataset, sample: Sample, facts: MaskFacts, findings: Findings, fits: bool) -> None:
-    path, coding = sample.masks[""].path, dataset.codings[""]
+def _look_at_values(
+    dataset: Dataset, head: str, sample: Sample, facts: MaskFacts, findings: Findings, fits: bool
+) -> None:
+    path, coding = sample.masks[head].path, dataset.codings[head]
     if facts.in_color and not coding.colors and not all_grey(facts):
         return  # told once for all, with the colours
     numbers = not facts.in_color or all_grey(facts)
@@ -68,7 +77,7 @@ def _look_at_values(dataset: Dataset, sample: Sample, facts: MaskFacts, findings
     elif not classes.any():
         findings.add("all-void", sample, path, "they hold no class at all")
     elif fits and not void and (classes > 0).sum() == 1:
-        name = dataset.classes[int(classes.argmax())]
+        name = coding.labels.classes[int(classes.argmax())]
         findings.add("constant-mask", sample, path, f"the first holds only '{name}'")
 
 

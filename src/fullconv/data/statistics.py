@@ -152,6 +152,9 @@ def gather(
     low, high = value_range(merged.low[chosen], merged.high[chosen], dtype, where)
     mean = merged.total[chosen] / merged.count
     spread = np.sqrt(np.maximum(merged.squares[chosen] / merged.count - mean**2, 0)) / (high - low)
+    # A constant channel says nothing, and must not be divided by 0; beside depth in millimetres, colours vary little.
+    own = (merged.high[chosen] - merged.low[chosen]) / (high - low)
+    least = 1e-3 * np.where(own > 0, np.minimum(own, 1), 1)
     pixels, seen, area, void = _count_classes(masks, coding)
     return Statistics(
         pixels=pixels,
@@ -159,7 +162,7 @@ def gather(
         area=area,
         void=void,
         mean=tuple(((mean - low) / (high - low)).tolist()),
-        std=tuple(np.maximum(spread, 1e-3).tolist()),  # a constant channel says nothing, and must not be divided by 0
+        std=tuple(np.maximum(spread, least).tolist()),
         range=(low, high),
         sizes=sizes,
         channels=len(chosen),

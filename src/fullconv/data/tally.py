@@ -26,11 +26,14 @@ _FEW_LEVELS = 64
 class Tally:
     """What shows only over the whole data set."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.census = Census(void_numbers(dataset.codings[""].labels))
-        self.pixels = {split: np.zeros(len(dataset.classes), np.int64) for split in dataset.splits}
-        self.pictures = np.zeros(len(dataset.classes), np.int64)
+    def __init__(self, dataset: Dataset, head: str = "") -> None:
+        self.dataset, self.head = dataset, head
+        self.coding = dataset.codings[head]
+        self.names = self.coding.labels.classes
+        self.own = dataset.settings.of_head(head)
+        self.census = Census(void_numbers(self.coding.labels))
+        self.pixels = {split: np.zeros(len(self.names), np.int64) for split in dataset.splits}
+        self.pictures = np.zeros(len(self.names), np.int64)
         self.void_pixels = 0
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.types: set[str] = set()
@@ -53,7 +56,7 @@ class Tally:
                 self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
         if mask.error:
             return
-        coding = self.dataset.codings[""]
+        coding = self.coding
         counts, void, unknown = class_counts(mask, coding)
         self.pixels[split] += counts
         self.pictures += counts > 0
@@ -64,25 +67,26 @@ class Tally:
             return
         self.census.add(sample, mask, by_color=bool(coding.colors))
         self.palettes.add(sample, mask)
-        if (counts > 0).sum() > 1 and isinstance(sample.masks[""], MaskFile):
+        if (counts > 0).sum() > 1 and isinstance(sample.masks[self.head], MaskFile):
             self.digests[mask.digest].append(sample)
         if not picture.error:
             self.pairing.add(split, sample, picture, mask)
 
-    def problems(self) -> list[Problem]:
-        """Return what the counts say."""
+    def of_masks(self) -> list[Problem]:
+        """Return what the counts say of masks."""
         return [
             *self._numbered(),
             *self._blurred(),
             *self._colored(),
-            *self._constant(),
             *self._nothing(),
             *self._same_mask(),
-            *self.palettes.problems(self.dataset),
-            *self.pairing.problems(self.dataset),
-            *self.alike.problems(self.dataset),
+            *self.palettes.problems(self.dataset, self.head),
             *self._classes(),
         ]
+
+    def of_pictures(self) -> list[Problem]:
+        """Return what the counts say of pictures, by themselves and beside the masks."""
+        return [*self._constant(), *self.pairing.problems(self.dataset), *self.alike.problems(self.dataset)]
 
     def _constant(self) -> list[Problem]:
         if self.low != self.high or "uint8" in self.types:
@@ -103,28 +107,29 @@ class Tally:
         if (train > 0).sum() != 1:
             return []
         files = [self._name(s) for s in self.dataset.splits["train"]]
-        name = self.dataset.classes[int(train.argmax())]
+        name = self.names[int(train.argmax())]
         words = f"the masks in train hold no class but '{name}', so there is nothing to learn from"
         return [problem("nothing-to-learn", "error", files, words, remedy)]
 
     def _numbered(self) -> list[Problem]:
         """Say why masks of numbers do not hold those of the classes."""
-        settings, coding = self.dataset.settings, self.dataset.codings[""]
-        if coding.labels.values is not None or coding.colors or self.census.colored or settings.class_names() is None:
+        coding, own = self.coding, self.own
+        unnamed = own.class_names() is None and not (self.head and self.named())
+        if coding.labels.values is not None or coding.colors or self.census.colored or unnamed:
             return []
-        found = Numbering(self.dataset.root, self._names(), self.census, self.dataset.classes).diagnose()
-        told = settings.ignore_index is not None  # what 255 is
+        found = Numbering(self.dataset.root, self._names(), self.census, self.names).diagnose()
+        told = own.ignore_index is not None  # what 255 is
         return [p for p in found if not (told and p.code in ("binary-mask", "void-as-class"))]
 
     def _blurred(self) -> list[Problem]:
         findings = Findings(self.dataset.root)
         for sample in self.census.blurred():
-            findings.add("lossy-mask", sample, sample.masks[""].path, self.census.cause())
+            findings.add("lossy-mask", sample, sample.masks[self.head].path, self.census.cause())
         return findings.problems()
 
     def _colored(self) -> list[Problem]:
         colored = self.census.colored
-        if not colored or self.dataset.codings[""].colors:
+        if not colored or self.coding.colors:
             return []
         everyone = sum(len(members) for members in self.dataset.splits.values())
         if len(colored) == everyone and self.levels < _FEW_LEVELS and self.census.many == everyone:
@@ -145,7 +150,7 @@ class Tally:
 
     def _classes(self) -> list[Problem]:
         found = []
-        names = self.dataset.classes
+        names = self.names
         train = self.pixels.get("train")
         everywhere = sum(self.pixels.values(), np.zeros(len(names), np.int64))
         if train is not None and train.any():
@@ -159,8 +164,12 @@ class Tally:
             found.append(problem("class-unused", "note", unused, "classes are in no mask", ""))
         return found
 
+    def named(self) -> bool:
+        """Whether a head has a list of classes of its own."""
+        return (self.dataset.root / f"classes_{self.head}.txt").is_file()
+
     def _names(self) -> list[str]:
         return [self._name(sample) for members in self.dataset.splits.values() for sample in members]
 
     def _name(self, sample: Sample) -> str:
-        return shown(sample.masks[""].path, self.dataset.root)
+        return shown(sample.masks[self.head].path, self.dataset.root)

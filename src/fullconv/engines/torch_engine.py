@@ -36,10 +36,16 @@ class TorchEngine:
         if precision == "bf16":
             self.lower = copy.deepcopy(self.exact).to(torch.bfloat16)
 
+    def chosen(self, height: int, width: int) -> Network:
+        """Return what computes pictures of a size: small ones are computed in full precision."""
+        small = max(min(height, width), self.exact.minimum_size) < SMALL
+        return self.exact if self.lower is None or small else self.lower
+
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Scores:
         """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
         x = normalize(images.to(self.device, non_blocking=True), self.card)
-        if self.lower is None or max(min(x.shape[-2:]), self.exact.minimum_size) < SMALL:
-            return map_scores(self.exact.scores(x), Tensor.float)
-        return map_scores(self.lower.scores(x.to(torch.bfloat16)), Tensor.float)
+        network = self.chosen(x.shape[-2], x.shape[-1])
+        if network is self.exact:
+            return map_scores(network.scores(x), Tensor.float)
+        return map_scores(network.scores(x.to(torch.bfloat16)), Tensor.float)

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, NetworkError, OutputError, RunError
+from fullconv.files.bands import MoreBands
 from fullconv.files.inputs import Found, expand, read_list, why_empty
 from fullconv.files.outputs import Counts, Format, Tables, Writer, written_labels
 from fullconv.files.plan import Picture, Plan
@@ -50,6 +51,8 @@ class Job:
     """Pictures that go through the network together, where those that follow each other have one size."""
     polygons: Path | None = None
     """GeoJSON of the patches of the one raster that is given."""
+    bands_from: Path | None = None
+    """Folder with pictures of the same names, whose bands follow those of the inputs."""
 
 
 @dataclass
@@ -91,6 +94,7 @@ def predict_files(
         InputError: There is nothing to predict, or a result would replace an input; nothing was written.
         OutputError: The folder of results cannot be written.
     """
+    more = MoreBands(job.bands_from) if job.bands_from is not None else None
     writer = Writer(job.out, written_labels(segmenter.card, job.head), job.format, job.overlay, job.probabilities)
     count = tally if tally is not None else Tally()
     with Plan(job.out, job.shard) as plan:
@@ -101,7 +105,7 @@ def predict_files(
             check_single_raster([picture.path for picture in islice(plan, 2)])
         _make_folder(job.out)
         tables = Tables(writer, job.shard)
-        run = _Run(segmenter, job, writer, tables, count, on_failure, stop or _never)
+        run = _Run(segmenter, job, writer, tables, count, on_failure, stop or _never, more)
         try:
             for text in empty:
                 run.fail(text, why_empty(text))
@@ -168,9 +172,11 @@ class _Run:
         tally: Tally,
         on_failure: Callable[[str, str], None] | None,
         stop: Callable[[], bool],
+        more: MoreBands | None = None,
     ) -> None:
         self.segmenter, self.job, self.writer, self.tables, self.tally = segmenter, job, writer, tables, tally
         self.on_failure, self.stop = on_failure, stop
+        self.more = more
         self.threads = max(1, job.workers if job.workers is not None else min(4, os.cpu_count() or 1))
         self._batch: list[tuple[Picture, NDArray[Any]]] = []
         self._writing: deque[tuple[Picture, Future[Counts]]] = deque()
@@ -206,9 +212,15 @@ class _Run:
     def _read(self, picture: Picture) -> NDArray[Any] | Counts | None:
         """Return the pixels, or the counts of results that exist; None for a raster, which is read by windows."""
         if is_georeferenced(picture.path):
+            if self.more is not None:
+                raise InputError(f"{picture.path}: --bands-from is for plain pictures. Put all bands into the raster.")
             return None
         existing = self.writer.existing(picture.name) if self.job.skip_existing else None
-        return existing if existing is not None else self.segmenter.read(picture.path)
+        if existing is not None:
+            return existing
+        if self.more is not None:
+            return self.more.read(picture.path, picture.name, self.segmenter.card)
+        return self.segmenter.read(picture.path)
 
     def _take(
         self, picture: Picture, pending: Future[NDArray[Any] | Counts | None], pool: ThreadPoolExecutor

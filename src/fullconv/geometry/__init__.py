@@ -11,10 +11,11 @@ Source: Long et al., CVPR 2015; Caffe's ``coord_map``.
 """
 
 from fullconv.geometry.algebra import IDENTITY, Axis, Geometry, crop_between, halo, merge
-from fullconv.geometry.graph import chain, trace, trace_nodes
+from fullconv.geometry.graph import EXAMPLE, chain, peak_bytes, trace, trace_graph, trace_nodes
 from fullconv.geometry.tracer import NodeGeometry
 
 __all__ = [
+    "EXAMPLE",
     "IDENTITY",
     "Axis",
     "Geometry",
@@ -23,6 +24,8 @@ __all__ = [
     "crop_between",
     "halo",
     "merge",
+    "peak_bytes",
     "trace",
+    "trace_graph",
     "trace_nodes",
 ]

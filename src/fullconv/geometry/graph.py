@@ -15,6 +15,9 @@ from fullconv.geometry.layout import OTHER, Value, X, Y, rebuild
 from fullconv.geometry.modules import layer
 from fullconv.geometry.tracer import NodeGeometry, Tracer, first_line
 
+EXAMPLE = (64, 96)
+"""Rows and columns of the example on which our networks are traced."""
+
 
 def chain(layers: Iterable[nn.Module], start: Geometry = IDENTITY) -> Geometry:
     """Return the geometry behind layers that follow one another; nothing is run.
@@ -61,12 +64,56 @@ def trace(module: nn.Module, example: Tensor) -> Any:
     Raises:
         NetworkError: The network cannot be traced, or branches with different strides meet.
     """
-    return rebuild(_trace(module, example)[0], lambda leaf: leaf.geometry if isinstance(leaf, Value) else leaf)
+    output = _output(*_trace(module, example))
+    return rebuild(output, lambda leaf: leaf.geometry if isinstance(leaf, Value) else leaf)
 
 
 def trace_nodes(module: nn.Module, example: Tensor) -> list[NodeGeometry]:
     """Return name, module, operation, shape and geometry of every value on the way, in order; else as ``trace``."""
-    return _trace(module, example)[1]
+    return _trace(module, example)[0].rows
+
+
+def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:
+    """Return what a network does with an example as a graph, else as ``trace``.
+
+    Returns:
+        The module in which the graph's targets are paths, and the graph. Each node's ``meta`` holds its ``value`` with
+        the example and the ``result``, a ``Value`` for each tensor; that of a map its row of the layer table as ``layer``.
+    """
+    tracer, graph = _trace(module, example)
+    for node in graph.nodes:
+        if node.op != "output":
+            tracer.result(node)
+    return tracer.root, graph
+
+
+def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
+    """Return the most memory that maps take at once while a graph of ``trace_graph`` runs on its example.
+
+    A map lives from the operation that makes it to the last that reads it, or reads what shares its memory. A max pool
+    also notes where each maximum lies, as int64.
+
+    Args:
+        graph: The graph.
+        item_bytes: Of one value.
+    """
+    order = [node for node in graph.nodes if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"]
+    last: dict[int, int] = {}
+    for turn, node in enumerate(order):
+        for value in (node, *node.all_input_nodes):
+            if isinstance(tensor := value.meta.get("value"), Tensor):
+                last[tensor.untyped_storage().data_ptr()] = turn
+    held: dict[int, int] = {}
+    peak = 0
+    for turn, node in enumerate(order):
+        value = node.meta["value"]
+        storage = value.untyped_storage()
+        if value.ndim == 4:
+            held[storage.data_ptr()] = storage.nbytes() // value.element_size() * item_bytes
+        pools = "max_pool2d" in str(node.target) or getattr(node.meta.get("layer"), "op", "") == "MaxPool2d"
+        peak = max(peak, sum(held.values()) + (8 * value.numel() if pools else 0))
+        held = {key: size for key, size in held.items() if last[key] > turn}
+    return peak
 
 
 class _Root(nn.Module):
@@ -80,7 +127,7 @@ class _Root(nn.Module):
         return self.root(picture)
 
 
-def _trace(module: nn.Module, example: Tensor) -> tuple[Any, list[NodeGeometry]]:
+def _trace(module: nn.Module, example: Tensor) -> tuple[Tracer, fx.Graph]:
     """Trace; a module that cannot be traced through is made opaque, and the whole is traced again."""
     training = {child: child.training for child in module.modules()}
     opaque: dict[str, str] = {}
@@ -97,7 +144,7 @@ def _trace(module: nn.Module, example: Tensor) -> tuple[Any, list[NodeGeometry]]
                     path, reason = _culprit(module, tracer, error)
                     opaque[path] = reason
                 else:
-                    return _output(tracer, graph), tracer.rows
+                    return tracer, graph
     finally:
         for child, mode in training.items():
             child.training = mode

@@ -232,7 +232,9 @@ class Tracer(fx.Tracer):
         if isinstance(result, Value) and result.geometry is not None:
             path, kind = self._place()
             op = {"placeholder": "input", "call_module": kind}.get(node.op, name_of(node.target))
-            self.rows.append(NodeGeometry(node.name.removeprefix("root_"), path, op, result.shape, result.geometry))
+            row = NodeGeometry(node.name.removeprefix("root_"), path, op, result.shape, result.geometry)
+            node.meta["layer"] = row
+            self.rows.append(row)
 
     def _place(self) -> tuple[str, str]:
         """Return the path and class of the module that is running; the wrapper around the root is left out."""

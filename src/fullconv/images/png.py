@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImagePalette
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -100,6 +100,36 @@ def read_deep_color(image: Image.Image, again: Image.Image, start: bytes) -> NDA
         high = _load_as(image, image.mode, f"{image.mode};16B").astype(np.uint16)
         picture = high << 8 | _load_as(again, again.mode, f"{again.mode};16L")
     return np.asarray(picture, dtype=np.uint16)
+
+
+def keep_small_grey(image: Image.Image) -> None:
+    """Have the numbers of 2 and 4-bit grey decoded as they are, which Pillow would spread over 0 to 255.
+
+    A picture is spread by its palette (`info["grey_bits"]`); in a mask they are class numbers. Also for TIFF.
+    """
+    if image.mode != "L" or not getattr(image, "tile", None):
+        return
+    tiles: Any = image.tile  # type: ignore[attr-defined]
+    modes = {tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in tiles if tile[3]}
+    if modes not in ({"L;2"}, {"L;4"}):
+        return
+    bits = int(modes.pop()[-1])
+    loading: Any = image
+    loading.tile = [
+        (*tile[:3], f"P;{bits}" if isinstance(tile[3], str) else (f"P;{bits}", *tile[3][1:])) for tile in tiles
+    ]
+    loading._mode = "P"
+    ramp = [255 * i // ((1 << bits) - 1) for i in range(1 << bits)]
+    loading.palette = ImagePalette.raw("RGB", bytes(channel for grey in ramp for channel in (grey,) * 3))
+    loading.info["grey_bits"] = bits
+
+
+def with_transparent_white(picture: NDArray[np.uint16], color: object) -> NDArray[np.uint16]:
+    """Lay (H, W) or (H, W, 3) uint16, one colour of which is transparent, on white."""
+    if not isinstance(color, (int, tuple)) or np.size(color) not in (1, picture.shape[-1]):
+        return picture
+    hit = picture == np.array(color, np.int64)
+    return np.where(hit if picture.ndim == 2 else hit.all(-1, keepdims=True), np.uint16(65535), picture)
 
 
 def without_alpha(picture: NDArray[np.uint16]) -> NDArray[np.uint16]:

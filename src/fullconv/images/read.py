@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError
 from fullconv.images import jpeg, png, tiff
+from fullconv.images.color import to_srgb
 from fullconv.images.limits import PictureError, check_pixels, max_pixels
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -35,9 +36,9 @@ _bomb_lock = threading.Lock()
 def read_image(source: Source) -> NDArray[Any]:
     """Read a picture with the numbers that its file holds.
 
-    EXIF orientation is applied. Palettes become RGB, CMYK and YCbCr become RGB, alpha is laid on white (a TIFF keeps
-    all its bands instead, as a fourth one is often infrared). Of several frames or pages the first is read. A truncated
-    or damaged file is an error, never filled in.
+    EXIF orientation is applied. Palettes become RGB, CMYK and YCbCr become RGB, 8-bit colours with a profile become
+    sRGB, alpha is laid on white (a TIFF keeps all its bands instead, as a fourth one is often infrared). Of several
+    frames or pages the first is read. A truncated or damaged file is an error, never filled in.
 
     Args:
         source: A path, the bytes of a file, a PIL image, or an array (H, W) or (H, W, C).
@@ -174,6 +175,7 @@ def open_picture(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Im
         raise PictureError("unreadable", f"{where}: its header is damaged ({_reason(error)}). {_MEND}.") from error
     with image:
         check_pixels(image.height, image.width, where)
+        png.keep_small_grey(image)
         yield None if image.format == "TIFF" and tiff.needs_tifffile(image) else image
 
 
@@ -198,6 +200,9 @@ def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
             return _open_unlimited(file)
         except Exception as error:
             raise PictureError("unreadable", f"{where}: its header is damaged ({_reason(error)}). {_MEND}.") from error
+    if start[4:12] in (b"ftypavif", b"ftypavis"):
+        words = "is an AVIF picture, which this Pillow cannot read. Run: pip install --upgrade pillow"
+        raise PictureError("needs-extra", f"{where}: {words}")
     if start.startswith(_MAGIC):
         raise PictureError("unreadable", f"{where}: its header is damaged. {_MEND}.")
     words = "a text file" if start.isascii() and start[:1].isalnum() else "no picture that can be read"
@@ -251,20 +256,25 @@ def _is_zero_at_end(image: Image.Image, start: bytes) -> bool:
 
 
 def to_picture(image: Image.Image) -> NDArray[Any]:
-    """Turn a loaded PIL image of any mode into (H, W) or (H, W, C), the right way up."""
+    """Turn a loaded PIL image of any mode into (H, W) or (H, W, C), the right way up, in sRGB."""
     deep = image.mode == "I" and image.format == "PNG"
+    if "grey_bits" in image.info and "transparency" not in image.info:
+        image = image.convert("L")
+    clear = image.info.get("transparency")
     image = ImageOps.exif_transpose(image)
-    if deep:  # older Pillow reads 16-bit PNG as 32-bit integers
-        return np.asarray(image).astype(np.uint16)
+    if deep or image.mode.startswith("I;16"):  # older Pillow reads 16-bit PNG as 32-bit integers
+        numbers = np.asarray(image)
+        return png.with_transparent_white(numbers.astype(np.uint16), clear) if deep or clear is not None else numbers
+    image = to_srgb(image)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         return _on_ground(image)
-    if image.mode in ("L", "RGB", "F", "I") or image.mode.startswith("I;16"):
+    if image.mode in ("L", "RGB", "F", "I"):
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
 
 
 def _on_ground(image: Image.Image) -> NDArray[Any]:
-    grey = image.mode in ("LA", "La")
+    grey = image.mode in ("LA", "La", "L", "1") or "grey_bits" in image.info
     image = image.convert("RGBA")
     if np.asarray(image.getchannel("A")).min() == 255:
         flat = image.convert("RGB")
@@ -284,6 +294,7 @@ def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
         orientation = _orientation(image, io.BytesIO(data), start)
         try:
             array = png.read_deep_color(image, again, start)
+            array = png.with_transparent_white(array, image.info.get("transparency"))
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise _damage(error, where) from error
     if not array[-1].any() and png.data_is_short(io.BytesIO(data), start):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.errors import InputError, MissingExtraError
+from fullconv.errors import FullconvError, InputError, MissingExtraError
 from fullconv.images.limits import PictureError, check_pixels
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_OWN = (1, 8, 32773, 32946)
+"""Compressions that tifffile decodes by itself (none, Deflate, PackBits); GDAL decodes LZW, ZSTD, JPEG and others."""
+_OWN_PREDICTORS = (1, 2)
 _BITS, _SAMPLES, _ORIENTATION = 258, 277, 274
 
 
@@ -76,13 +80,30 @@ def _first_page(file: IO[bytes], where: str, decode: bool) -> tuple[Any, NDArray
         with tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
             check_pixels(int(page.imagelength), int(page.imagewidth), where)
+            if decode and (page.compression not in _OWN or page.predictor not in _OWN_PREDICTORS):
+                return page, _by_gdal(file, page, where)
             return page, page.asarray() if decode else None
-    except InputError:
+    except FullconvError:
         raise
     except Exception as error:  # tifffile raises whatever its decoders do; each means that the file cannot be read
         raise PictureError(
             "unreadable", f"{where}: cannot be decoded ({error}). Copy or export it again, or leave it out."
         ) from error
+
+
+def _by_gdal(file: IO[bytes], page: Any, where: str) -> NDArray[Any]:
+    """Decode the first page by rasterio, (H, W, C); a planar one comes as (C, H, W), as from tifffile."""
+    try:
+        from rasterio.errors import NotGeoreferencedWarning
+        from rasterio.io import MemoryFile
+    except ImportError:
+        raise MissingExtraError("rasterio", "geo", f"{where}: a TIFF compressed as {page.compression.name}") from None
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    warnings.filterwarnings("ignore", category=PendingDeprecationWarning)  # rasterio 1.4 on affine 3
+    file.seek(0)
+    with MemoryFile(file.read()) as memory, memory.open(driver="GTiff") as data:
+        bands = np.asarray(data.read())
+    return bands if page.planarconfig == 2 else np.moveaxis(bands, 0, -1)
 
 
 def orient(array: NDArray[Any], orientation: int) -> NDArray[Any]:

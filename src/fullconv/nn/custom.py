@@ -7,10 +7,10 @@ from math import lcm, prod
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fullconv.errors import FullconvError, NetworkError
-from fullconv.geometry import IDENTITY, Geometry, halo, trace, trace_nodes
+from fullconv.geometry import EXAMPLE, IDENTITY, Geometry, halo, peak_bytes, trace, trace_graph
 from fullconv.nn.networks import Scores
 from fullconv.nn.upsampling import sample_axis
 
@@ -29,7 +29,7 @@ class WholeNetwork(nn.Module):
         self.module = module.eval()
         self.variant, self.settings = "custom", dict[str, Any]()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.geometry, self.stride, self._map_sizes = _trace(self.module, in_channels)
+        self.geometry, self.stride = _trace(self.module, in_channels)
         self.score_stride, self.minimum_size = 1, 1
         self.receptive_field = self.geometry.receptive_field
         self.halo = halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
@@ -53,9 +53,16 @@ class WholeNetwork(nn.Module):
             )
         return logits
 
-    def map_sizes(self) -> list[float]:
-        """Return the values that each layer's map holds, a pixel of the picture."""
-        return self._map_sizes
+    def graph(self) -> tuple[nn.Module, fx.Graph]:
+        """Return the graph from a picture to its logits, as `fullconv.geometry.trace_graph` does."""
+        return trace_graph(self.module, _example(self.module, self.in_channels))
+
+    def peak_bytes(self, item_bytes: int) -> float:
+        """Return the most memory that the maps of a picture take at once, in bytes a pixel, for values of a size."""
+        try:
+            return peak_bytes(self.graph()[1], item_bytes) / prod(EXAMPLE)
+        except FullconvError:  # nobody can look inside
+            return 3.0 * self.in_channels * item_bytes
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size on which a picture of a size is computed: its own."""
@@ -79,18 +86,22 @@ class WholeNetwork(nn.Module):
         return grown
 
 
-def _trace(module: nn.Module, in_channels: int) -> tuple[Geometry, int, list[float]]:
-    """Return the geometry of a module's logits, the grid on which all its layers agree, and the size of its maps."""
-    parameter = next(module.parameters(), torch.zeros(()))
-    example = torch.zeros(1, in_channels, 64, 96, dtype=parameter.dtype, device=parameter.device)
+def _example(module: nn.Module, in_channels: int) -> Tensor:
+    weight = next(module.parameters(), torch.zeros(()))
+    return torch.zeros(1, in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
+
+
+def _trace(module: nn.Module, in_channels: int) -> tuple[Geometry, int]:
+    """Return the geometry of a module's logits, and the grid on which all its layers agree."""
+    example = _example(module, in_channels)
     unknown = replace(IDENTITY, unknown=(f"{type(module).__name__} (cannot be traced)",))
     try:
         geometry = trace(module, example)
-        nodes = trace_nodes(module, example)
+        graph = trace_graph(module, example)[1]
     except FullconvError:
-        return unknown, 1, []
+        return unknown, 1
     if not isinstance(geometry, Geometry) or geometry.y.scale != 1 or geometry.x.scale != 1:
-        return unknown, 1, []
-    scales = [axis.scale for n in nodes if isinstance(n.geometry, Geometry) for axis in (n.geometry.y, n.geometry.x)]
-    sizes = [prod(n.shape) / (64 * 96) for n in nodes if len(n.shape) == 4]
-    return geometry, lcm(*(scale.numerator for scale in scales)), sizes
+        return unknown, 1
+    found = [node.meta["layer"].geometry for node in graph.nodes if "layer" in node.meta]
+    scales = [axis.scale for each in found if isinstance(each, Geometry) for axis in (each.y, each.x)]
+    return geometry, lcm(*(scale.numerator for scale in scales))

@@ -24,6 +24,10 @@ SHORT = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvisi
 """Short names of `fullconv import --as`."""
 
 
+_SUFFIXES = {"semantic": "sem", "geometric": "geo"}
+"""What the release's layers of a head end in."""
+
+
 def importable() -> list[str]:
     """Return the names that `fullconv import --as` takes."""
     published = [name for name, row in VARIANTS.items() if row.release is not None]
@@ -60,7 +64,10 @@ def _load_torchvision(tensors: Mapping[str, Tensor], variant: str, path: Path) -
     row = VARIANTS[variant]
     if row.backbone not in (None, backbone):
         raise WeightsError(f"{path}: these are weights of fcn_{backbone}; use --as fcn_{backbone}.")
-    network = build(variant, backbone=backbone, num_classes=int(head.shape[0]))
+    # These weights were trained with scores put at half pixels (3.5 at stride 8), and must be read so. By its layers a
+    # ResNet's first cell lies on pixel 0, where `fcn-os8` puts it otherwise.
+    phase = None if row.rule == "size" else 3.5
+    network = build(variant, backbone=backbone, num_classes=int(head.shape[0]), phase=phase)
     renamed = {}
     for key, value in tensors.items():
         if key.startswith("aux_classifier."):
@@ -77,11 +84,11 @@ def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Ne
         raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'.")
     classes: int | dict[str, int]
     if isinstance(row.num_classes, Mapping):
-        classes = {head: int(tensors[f"score_fr_{head}.weight"].shape[0]) for head in row.num_classes
-                   if f"score_fr_{head}.weight" in tensors}  # fmt: skip
+        classes = {head: int(tensors[f"score_fr_{_SUFFIXES[head]}.weight"].shape[0]) for head in row.num_classes
+                   if f"score_fr_{_SUFFIXES[head]}.weight" in tensors}  # fmt: skip
     else:
         classes = int(next(iter(scores.values())).shape[0])
-    stem = next((value for key, value in tensors.items() if re.match(r"conv1(_1)?\w*\.weight$", key)), None)
+    stem = next((value for key, value in tensors.items() if re.match(r"conv1(_1)?\w*(\.0)?\.weight$", key)), None)
     network = build(variant, num_classes=classes or row.num_classes, width=_width(row.in_channels, stem))
     renamed = {}
     for key, value in tensors.items():
@@ -91,6 +98,52 @@ def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Ne
             renamed[_ours(key, variant)] = value
     _load(network, renamed, path)
     return network
+
+
+def release_tensors(network: Network) -> dict[str, Tensor]:
+    """Return the tensors of a published net under the release's names, the inverse of reading them.
+
+    A file of them is what wkentaro/pytorch-fcn loads and what `fullconv import` takes. The transposed convolutions are
+    dense, (K, K, k, k), as they are stored there. The factors of an at-once net are no tensors: it has the names of
+    the staged one.
+
+    Raises:
+        WeightsError: The network is none of the release.
+    """
+    row = network.row
+    if row.release is None:
+        raise WeightsError(f"{network.variant} is no net of the Caffe release, so its tensors have no names there.")
+    tensors = {_theirs(key): value for key, value in network.state_dict().items()}
+    if network.variant == "nyud-fcn32s-color-d":
+        tensors = {re.sub("^conv1_1", "conv1_1_bgrd", key): value for key, value in tensors.items()}
+    heads = network.num_classes if isinstance(network.num_classes, Mapping) else {"": network.num_classes}
+    growing = {1: {"upscore": row.release.kernel}, 2: {"upscore2": 4, "upscore16": 32},
+               3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}}[len(row.strides)]  # fmt: skip
+    for head, count in heads.items():
+        for layer, size in growing.items():
+            weight = torch.zeros(count, count, size, size)
+            weight[range(count), range(count)] = _plane(size)
+            tensors[f"{layer}_{head}.weight" if head else f"{layer}.weight"] = weight
+    return tensors
+
+
+def _theirs(key: str) -> str:
+    """Translate one of our names into the release's."""
+    if match := re.fullmatch(r"backbone\.(?:(color|hha)\.)?layers\.(.+)\.(\w+)", key):
+        return f"{match[2]}{match[1] or ''}.{match[3]}"
+    if match := re.fullmatch(r"head\.score_(\w+)\.(\w+)", key):
+        return f"score_fr{match[1]}.{match[2]}"
+    match = re.fullmatch(r"head\.(?:(\w+)\.)?score\.(\d+)\.(\w+)", key)
+    assert match is not None, key
+    layer = {"32": "score_fr", "16": "score_pool4", "8": "score_pool3"}[match[2]]
+    return f"{layer}_{match[1]}.{match[3]}" if match[1] else f"{layer}.{match[3]}"
+
+
+def _plane(size: int) -> Tensor:
+    """Return the bilinear weights (size, size) of the release's transposed convolution, float32."""
+    factor = (size + 1) // 2
+    kernel = bilinear_kernel(factor, factor - 1 if size % 2 else factor - 0.5)[-size:].float()
+    return torch.outer(kernel, kernel)
 
 
 def _width(in_channels: int, stem: Tensor | None) -> float:
@@ -115,8 +168,8 @@ def _ours(key: str, variant: str) -> str:
     head = ""
     if isinstance(row.num_classes, Mapping):
         for name in row.num_classes:
-            if layer.endswith(f"_{name}"):
-                layer, head = layer.removesuffix(f"_{name}"), f"{name}."
+            if layer.endswith(f"_{_SUFFIXES[name]}"):
+                layer, head = layer.removesuffix(f"_{_SUFFIXES[name]}"), f"{name}."
     strides = {"score_fr": 32, "score_pool4": 16, "score_pool3": 8}
     if layer in strides:
         return f"head.{head}score.{strides[layer]}.{part}"
@@ -137,11 +190,7 @@ def _check_bilinear(key: str, value: Tensor, path: Path) -> None:
         if off.any():
             raise WeightsError(f"{path}: '{key}' mixes classes; only grouped upsampling can be taken over.")
         value = value.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[:, None]
-    size = value.shape[-1]
-    factor = (size + 1) // 2
-    kernel = bilinear_kernel(factor, factor - 1 if size % 2 else factor - 0.5)[-size:].to(value.dtype)
-    wanted = torch.outer(kernel, kernel)
-    if (value - wanted).abs().max() > 1e-4:
+    if (value.float() - _plane(value.shape[-1])).abs().max() > 1e-4:
         raise WeightsError(f"{path}: '{key}' was trained; nets of the release keep it fixed and bilinear.")
 
 

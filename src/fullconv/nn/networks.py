@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from math import prod
@@ -12,10 +13,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fullconv.errors import NetworkError, RecipeError, WeightsError, nearest
-from fullconv.geometry import Axis, Geometry, halo, trace, trace_nodes
+from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, peak_bytes, trace, trace_graph
 from fullconv.modelfile import CARD_KEY, read_header, read_tensors
 from fullconv.nn.backbones import build_backbone, feature_channels
 from fullconv.nn.heads import FCNHead, Heads, SkipHead
@@ -47,6 +48,12 @@ class Network(nn.Module):
         self.num_classes: int | dict[str, int] = settings["num_classes"]
         self.backbone, self.head = backbone, head
         self.geometry, coarsest = _trace(self, row)
+        if (phase := settings.get("phase")) is not None:
+            self.geometry = replace(
+                self.geometry,
+                y=replace(self.geometry.y, offset=Fraction(phase)),
+                x=replace(self.geometry.x, offset=Fraction(phase)),
+            )
         self.score_stride = self.geometry.stride
         self.stride = coarsest.stride
         self.receptive_field = coarsest.receptive_field
@@ -55,7 +62,7 @@ class Network(nn.Module):
         )
         self.minimum_size = row.minimum
         self.started_anew: list[str] = []
-        self._map_sizes: list[float] | None = None
+        self._peak_bytes: dict[int, float] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W), or a dict of them by head: `upsample` of `scores`."""
@@ -68,6 +75,8 @@ class Network(nn.Module):
     def pad(self, x: Tensor) -> Tensor:
         """Pad right and bottom with 0, the mean of normalised pictures, to the sizes that the variant works on."""
         height, width = self.padded_size(x.shape[-2], x.shape[-1])
+        if (height, width) == tuple(x.shape[-2:]):
+            return x  # F.pad would copy it
         return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
@@ -75,14 +84,17 @@ class Network(nn.Module):
         m, least = self.row.multiple, self.row.minimum
         return max(least, -(-height // m) * m), max(least, -(-width // m) * m)
 
-    def map_sizes(self) -> list[float]:
-        """Return the values that each layer's map holds, a pixel of the picture."""
-        if self._map_sizes is None:
-            height, width = 64, 96
-            example = torch.zeros(1, self.in_channels, height, width)
-            nodes = trace_nodes(_ScoreHalf(self.backbone, self.head), example.to(next(self.parameters())))
-            self._map_sizes = [prod(node.shape) / (height * width) for node in nodes if len(node.shape) == 4]
-        return self._map_sizes
+    def graph(self) -> tuple[nn.Module, fx.Graph]:
+        """Return the graph from a padded picture to its scores, as `fullconv.geometry.trace_graph` does."""
+        weight = next(self.parameters())
+        example = torch.zeros(1, self.in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
+        return trace_graph(_ScoreHalf(self.backbone, self.head), example)
+
+    def peak_bytes(self, item_bytes: int) -> float:
+        """Return the most memory that the maps of a picture take at once, in bytes a pixel, for values of a size."""
+        if item_bytes not in self._peak_bytes:
+            self._peak_bytes[item_bytes] = peak_bytes(self.graph()[1], item_bytes) / prod(EXAMPLE)
+        return self._peak_bytes[item_bytes]
 
     def upsample(
         self,
@@ -109,6 +121,26 @@ class Network(nn.Module):
             return self._upsample_fixed(scores, size, a, b)
         return self._upsample_sampled(scores, size, a, b, working or size)
 
+    def interpolation(self, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return `upsample` as two matrices, float64: logits of a picture are ``rows @ scores @ columns.T``.
+
+        Args:
+            scores: (N, K, h, w).
+            size: (H, W) of the logits.
+
+        Returns:
+            rows (H, h) and columns (W, w).
+        """
+        sides = []
+        for axis, cells, full in zip((self.geometry.y, self.geometry.x), scores.shape[-2:], size, strict=True):
+            unit = torch.eye(cells, dtype=torch.float64)
+            if self.row.rule == "fixed":
+                grown = upsample_axis(unit, -2, self.score_stride, axis.offset, 0, full, self.border)
+            else:
+                grown = sample_axis(unit, -2, self._positions(axis, 0, full, cells, full, full, unit), self.border)
+            sides.append(grown.to(scores.device))
+        return sides[0], sides[1]
+
     def _upsample_fixed(self, scores: Tensor, size: tuple[int, int], a: int, b: int) -> Tensor:
         factor, y, x = self.score_stride, self.geometry.y.offset, self.geometry.x.offset
         if torch.is_grad_enabled() and scores.requires_grad:
@@ -126,14 +158,17 @@ class Network(nn.Module):
     ) -> Tensor:
         axes = ((self.geometry.y, -2, a, b), (self.geometry.x, -1, 0, size[1]))
         for (axis, dim, start, stop), full, work in zip(axes, size, working, strict=True):
-            pixel = torch.arange(start, stop, dtype=torch.float64, device=scores.device)
-            if self.row.rule == "size":
-                positions = ((pixel + 0.5) * scores.shape[dim] / full - 0.5).clamp(min=0)
-            else:
-                at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
-                positions = (at - float(axis.offset)) / float(axis.scale)
+            positions = self._positions(axis, start, stop, scores.shape[dim], full, work, scores)
             scores = sample_axis(scores, dim, positions, self.border)
         return scores
+
+    def _positions(self, axis: Axis, start: int, stop: int, cells: int, full: int, work: int, like: Tensor) -> Tensor:
+        """Return where output pixels lie among an axis's cells, (stop - start,) float64."""
+        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
+        if self.row.rule == "size":
+            return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+        at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
+        return (at - float(axis.offset)) / float(axis.scale)
 
     def extra_repr(self) -> str:
         """Show variant and geometry."""
@@ -157,7 +192,7 @@ class _ScoreHalf(nn.Module):
 
 def _trace(network: Network, row: Variant) -> tuple[Geometry, Geometry]:
     """Return the geometry of the score map and of the coarsest score."""
-    example = torch.zeros(1, network.in_channels, 64, 96)
+    example = torch.zeros(1, network.in_channels, *EXAMPLE)
     training = network.training
     network.eval()
     try:
@@ -204,6 +239,7 @@ def build(
     norm: str = "batch",
     width: float = 1.0,
     head: HeadSettings | Mapping[str, Any] | None = None,
+    phase: float | None = None,
 ) -> Network:
     """Build a network.
 
@@ -217,6 +253,8 @@ def build(
         norm: "batch" or "none", for the backbone tiny.
         width: Multiplier of the backbone's channels, for tests and small machines.
         head: Settings of the head.
+        phase: Pixel on which the first score is put, for weights that were trained with another one than geometry
+            gives: 3.5 for torchvision's in "fcn-os8".
 
     Returns:
         A module in eval mode.
@@ -239,6 +277,8 @@ def build(
         raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {in_channels}.")
     settings = _head_settings(head)
     _refuse_idle(row, variant, name, settings)
+    if phase is not None and (row.rule == "size" or row.release is not None):
+        raise NetworkError(f"phase = {phase:g} does nothing in {variant}, whose scores lie where its authors put them.")
     origin = None if weights is None or str(weights) == "none" else weights
     if origin is not None and str(origin) != "imagenet" and not Path(origin).is_file():
         raise WeightsError(f'{origin}: there is no such weights file. Give a file, "imagenet" or "none".')
@@ -255,7 +295,7 @@ def build(
         features.eval()
         made = _heads(row, features, classes, in_channels, settings)
     kept = {"in_channels": in_channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
-            "backbone": name, "norm": norm, "width": width, "head": settings.model_dump()}  # fmt: skip
+            "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
     network = Network(variant, features, made, kept)
     if own:
         network.started_anew = load_matching(network, read_tensors(cast(Path, origin)))

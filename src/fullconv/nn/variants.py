@@ -78,7 +78,7 @@ def _release(
 
 
 _STRIDES = {"32s": (32,), "16s": (16, 32), "8s": (8, 16, 32)}
-_SIFT = {"sem": 33, "geo": 3}
+_SIFT = {"semantic": 33, "geometric": 3}
 
 for _size, _strides in _STRIDES.items():
     VARIANTS |= _release(f"voc-fcn{_size}", f"FCN-{_size} on VGG-16, PASCAL VOC, as released", _strides, 21)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.errors import InputError, NetworkError
+from fullconv.errors import InputError
 from fullconv.labels import VOID
 from fullconv.modelfile import weights_sha256
 from fullconv.rasters.bands import Bands
@@ -20,11 +20,9 @@ from fullconv.rasters.polygons import check_polygons, write_polygons
 from fullconv.rasters.result import finished_counts, write_result
 from fullconv.rasters.source import Raster, import_rasterio
 from fullconv.rasters.spool import Spool, spooled_job
+from fullconv.rasters.way import Way, choose_way
 from fullconv.segmenter import Segmenter, Tile
-from fullconv.tiling import Span, bytes_per_pixel, memory_allowed, plan, tile_core, why_not
 
-LARGEST_CORE = 4096
-"""Pixels; beyond it the margins of tiles cost little and bands only hold more."""
 _READ = {"variant", "classes", "palette", "heads", "bands", "channel_order", "mean", "std", "range"}
 """What of a card the label map depends on."""
 Progress = Callable[[int, int], None]
@@ -66,8 +64,10 @@ def predict_raster(
         segmenter: The model.
         source: A GeoTIFF, BigTIFF, VRT, or another raster that GDAL reads; 8 or 16 bits or floats.
         out: The label map, a name that ends in .tif or .tiff.
-        tile: Side of a tile's core in pixels, rounded up to the stride; the answer does not depend on it.
-        memory: Bytes that a tile may take; None is the segmenter's, or a quarter of what is free.
+        tile: "auto" computes every cell once, by bands of rows, where network and engine can do that, else tiles; a
+            number is the side of a tile's core in pixels, rounded up to the stride. The answer does not depend on it.
+        memory: Bytes that the job may take beside the loaded program; None is the segmenter's, or a quarter of what is
+            free.
         resume: Go on with a job that was stopped; the file is the same in the end. Nothing is done for a finished one.
         overviews: Also keep the label map at halved resolutions.
         polygons: Also write one polygon for each patch of a class: a .geojson in longitude and latitude (RFC 7946).
@@ -90,18 +90,16 @@ def predict_raster(
     with Raster(source, segmenter.card) as raster:
         spool_path = target.with_name(f".{target.name}.rows")
         begun = spooled_job(spool_path) if resume else None
-        core = _core(segmenter, raster, tile, memory, begun)
-        job = _describe(segmenter, raster, head, core)
+        way = choose_way(segmenter, raster, tile, memory, begun)
+        job = _describe(segmenter, raster, head, way)
         mark = hashlib.sha256(json.dumps([job, overviews], sort_keys=True).encode()).hexdigest()
         counts = finished_counts(target, mark) if resume and begun is None else None
         if counts is None:
-            rows, columns = _plan(segmenter, raster, core)
-            name = head or next(iter(segmenter.card.heads or [""]))
-            cache = raster.cache_bytes(max(span.stop - span.start for span in rows))
+            views = way.views(segmenter, raster, head or next(iter(segmenter.card.heads or [""])))
             spool = Spool(spool_path, job, resume)
             try:
-                with rasterio.Env(GDAL_CACHEMAX=cache):
-                    _label(Bands(segmenter, raster, rows, columns, name), spool, progress)
+                with rasterio.Env(GDAL_CACHEMAX=way.cache):
+                    _label(Bands(segmenter, raster, views), spool, progress)
                 counts = write_result(target, spool.rows(), raster, labels, mark, overviews)
             except InputError:  # a damaged raster: there is nothing to go on with
                 spool.drop()
@@ -118,7 +116,7 @@ def predict_raster(
 def _label(bands: Bands, spool: Spool, progress: Progress | None) -> None:
     """Compute the bands that the spool does not hold yet."""
     height = bands.size[0]
-    while spool.state.band < len(bands.rows):
+    while spool.state.band < bands.count:
         state, strips = bands.label(spool.state)
         spool.append(state, strips)
         if progress is not None:
@@ -143,45 +141,7 @@ def _check(segmenter: Segmenter, source: Path, out: Path, polygons: Path | None)
     return out
 
 
-def _core(
-    segmenter: Segmenter, raster: Raster, tile: Tile, memory: int | None, begun: Mapping[str, Any] | None
-) -> int | None:
-    """Return the side of a tile's core, or None for the whole at once.
-
-    Raises:
-        InputError: ``tile`` is none.
-        NetworkError: Tiles cannot be exact, and the whole needs more memory than is allowed.
-    """
-    if tile == "none":
-        return None
-    if tile != "auto":
-        if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
-            raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
-        align = segmenter.network.stride
-        return -(-tile // align) * align
-    if begun is not None and "tile" in begun:  # what was chosen then holds, however much is free now
-        return int(begun["tile"]) if begun["tile"] is not None else None
-    network, size = segmenter.network, (raster.height, raster.width)
-    allowed = memory or segmenter.memory or memory_allowed()
-    item = 2 if segmenter.engine.precision == "bf16" else 4
-    core = tile_core(network, *size, allowed, item)
-    if core is None and network.halo is None:
-        height, width = network.padded_size(*size)
-        if height * width * bytes_per_pixel(network, item) > allowed:
-            raise NetworkError(
-                f"{raster.path}: is too large for the memory allowed, and tiles cannot be exact: {why_not(network)}"
-                " Cut it, or use a model whose tiles are exact."
-            )
-    return None if core is None else min(core, LARGEST_CORE)
-
-
-def _plan(segmenter: Segmenter, raster: Raster, core: int | None) -> tuple[list[Span], list[Span]]:
-    if core is None:
-        return [Span(0, raster.height, 0, None)], [Span(0, raster.width, 0, None)]
-    return plan(segmenter.network, raster.height, raster.width, core)
-
-
-def _describe(segmenter: Segmenter, raster: Raster, head: str | None, core: int | None) -> dict[str, Any]:
+def _describe(segmenter: Segmenter, raster: Raster, head: str | None, way: Way) -> dict[str, Any]:
     """Return all that the labels depend on."""
     import fullconv
 
@@ -190,6 +150,6 @@ def _describe(segmenter: Segmenter, raster: Raster, head: str | None, core: int 
     model = hashlib.sha256((weights_sha256(weights) + json.dumps(card, sort_keys=True)).encode()).hexdigest()
     engine = segmenter.engine
     return {
-        "raster": raster.fingerprint(), "model": model, "head": head, "tile": core, "engine": engine.name,
-        "precision": engine.precision, "device": segmenter.device.type, "version": fullconv.__version__,
+        "raster": raster.fingerprint(), "model": model, "head": head, "tile": way.tile, "rows": way.rows,
+        "engine": engine.name, "precision": engine.precision, "device": segmenter.device.type, "version": fullconv.__version__,
     }  # fmt: skip

@@ -125,14 +125,20 @@ class Raster:
         window = self._window(0, top, self.width, bottom - top)
         return self._void(self._read(self.dataset.read, window) if self._floats else None, window)
 
-    def cache_bytes(self, rows: int) -> int:
-        """Return the bytes of decoded blocks to keep for tiles of some rows, so that none is decoded twice a band."""
+    def cache_bytes(self, rows: int, whole_rows: bool) -> int:
+        """Return the bytes of decoded blocks to keep, so that none is decoded twice a band.
+
+        Args:
+            rows: Of a band.
+            whole_rows: The band is read at once, not tile by tile.
+        """
         block_height, block_width = self.dataset.block_shapes[0]
+        row = self.width * self.dataset.count * np.dtype(self.dataset.dtypes[0]).itemsize
+        if whole_rows:  # the row of blocks in which a band ends is read again by the next
+            return int(min(LARGEST_CACHE, max(CACHE, block_height * row * 5 // 4)))
         if block_width < self.width:
             return CACHE
-        item = np.dtype(self.dataset.dtypes[0]).itemsize
-        strip = (rows + 2 * block_height) * self.width * self.dataset.count * item
-        return int(min(LARGEST_CACHE, max(CACHE, strip * 5 // 4)))
+        return int(min(LARGEST_CACHE, max(CACHE, (rows + 2 * block_height) * row * 5 // 4)))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this raster from another: its files' names, sizes and times, its size and bands."""

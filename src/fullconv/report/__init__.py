@@ -2,7 +2,8 @@
 
 from fullconv.report.facts import summarize_data
 from fullconv.report.gallery import choose_pictures
+from fullconv.report.overview import write_overview
 from fullconv.report.page import write_report
 from fullconv.report.panels import ReportPicture
 
-__all__ = ["ReportPicture", "choose_pictures", "summarize_data", "write_report"]
+__all__ = ["ReportPicture", "choose_pictures", "summarize_data", "write_overview", "write_report"]

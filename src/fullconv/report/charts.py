@@ -27,7 +27,7 @@ class Line:
     points: Points
     """(x, y), finite, x rising."""
     tone: str = "a"
-    """Class of its colour: "a" or "b"."""
+    """Class of its colour: "a" to "h"."""
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -53,6 +53,7 @@ def line_chart(
     height: int = LOW,
     floor: float | None = None,
     mark: str = "",
+    legend: bool = True,
 ) -> str:
     """Draw lines over epochs.
 
@@ -63,6 +64,7 @@ def line_chart(
         height: `LOW` or `TALL`, in units of a `WIDTH` of 520.
         floor: Lowest y, where the data should not choose it.
         mark: Words for the highest point of the first line; empty for no mark.
+        legend: Whether several lines are named above the chart.
 
     Returns:
         A `<figure>`.
@@ -89,11 +91,11 @@ def line_chart(
         parts.append(_mark(lines, mark, across, down))
     parts.append(_hits(lines, across, show, height))
     keys = "".join(f'<span class="key tone-{line.tone}">{text(line.name)}</span>' for line in lines)
-    legend = f'<span class="keys">{keys}</span>' if len(lines) > 1 else ""
+    named = f'<span class="keys">{keys}</span>' if len(lines) > 1 and legend else ""
     kind = "chart tall" if height == TALL else "chart"
     said = text(f"{title}, from {show(lines[0].points[0][1])} to {show(lines[0].points[-1][1])}")
     return (
-        f'<figure class="{kind}"><figcaption><b>{text(title)}</b>{legend}</figcaption>'
+        f'<figure class="{kind}"><figcaption><b>{text(title)}</b>{named}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg></figure>'
     )
 

@@ -81,12 +81,12 @@ class Offenders:
         """Paint a mask with the classes' colours; where it cannot be decoded, with colours by number."""
         assert self.dataset is not None
         try:
-            labels = self.dataset.labels[""]
+            labels = self.dataset.labels[self.dataset.heads[0]]
             return _small(colorize(self.dataset.read_mask(sample), labels.palette)), ""
         except FullconvError:
             pass
         try:
-            raw = sample.masks[""].raw("rgb")
+            raw = sample.masks[self.dataset.heads[0]].raw("rgb")
         except FullconvError as error:
             return None, str(error)
         return _small(_by_number(raw)), ""

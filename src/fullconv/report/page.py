@@ -29,6 +29,7 @@ def write_report(
     card: Card,
     history: Sequence[Mapping[str, Any]] = (),
     reports: Mapping[str, Report],
+    heads: Mapping[str, Mapping[str, Report]] | None = None,
     pictures: Iterable[ReportPicture] = (),
     recipe: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
@@ -42,6 +43,7 @@ def write_report(
         card: The model.
         history: The lines of `metrics.jsonl`: `epoch`, `train_loss`, `lr`, `seconds`, `val` (None or scores).
         reports: Scores by split. Those of "test" are the headline where there are any, else those of "val".
+        heads: Scores by split and head, of a network that has several; all but the first have a section of their own.
         pictures: What `choose_pictures` chose, taken one at a time. The 12 of lowest score are shown as the worst,
             others as typical.
         recipe: The resolved settings; nested tables are flattened.
@@ -62,16 +64,21 @@ def write_report(
         "Training": _curves(history),
         "Classes": class_table(reports[head], labels) + _caption(head),
         "Confusion": _confusion(reports[head], labels, head),
+        "Heads": _heads((heads or {}).get(head, {}), card, head),
         "Pictures": gallery(pictures, labels),
         "Data": data_section(data or {}, labels),
         "Set-up": setup_section(card, recipe or {}, machine or {}),
     }
     title = card.variant + (f" on {card.backbone}" if card.backbone else "")
-    write_text(path, _page(title, _subtitle(labels, history, data or {}), sections, card.fullconv))
+    footer = (
+        f"Written by fullconv {text(card.fullconv)}. IU is intersection over union (IoU). All scores come"
+        " from one confusion matrix over all pictures, each at its own size; void pixels do not count."
+    )
+    write_text(path, document(title, _subtitle(labels, history, data or {}), sections, footer))
 
 
-def _page(title: str, subtitle: str, sections: Mapping[str, str], version: str) -> str:
-    """Put the sections that have content into a document."""
+def document(title: str, subtitle: str, sections: Mapping[str, str], footer: str, kind: str = "report") -> str:
+    """Put the sections that have content (HTML by name) into a page that loads nothing; ``footer`` is HTML."""
     filled = {name: content for name, content in sections.items() if content}
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in filled)
     first = next(iter(filled))
@@ -83,11 +90,9 @@ def _page(title: str, subtitle: str, sections: Mapping[str, str], version: str) 
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{text(title)}: report</title><style>{STYLE}</style></head><body>"
+        f"<title>{text(title)}: {kind}</title><style>{STYLE}</style></head><body>"
         f'<header class="top"><h1>{text(title)}</h1><p class="subtitle">{text(subtitle)}</p><nav>{links}</nav></header>'
-        f"<main>{body}<footer>Written by fullconv {text(version)}. IU is intersection over union (IoU). All scores come"
-        " from one confusion matrix over all pictures, each at its own size; void pixels do not count.</footer></main>"
-        "</body></html>\n"
+        f"<main>{body}<footer>{footer}</footer></main></body></html>\n"
     )
 
 
@@ -100,11 +105,12 @@ def _subtitle(labels: Labels, history: Sequence[Mapping[str, Any]], data: Mappin
     if history:
         seconds = sum(float(line.get("seconds") or 0) for line in history)
         epochs = f"{len(history)} epoch{'s' * (len(history) != 1)}"
-        parts.append(epochs + (f" in {_duration(seconds)}" if seconds else ""))
+        parts.append(epochs + (f" in {duration(seconds)}" if seconds else ""))
     return " · ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time in seconds, minutes, or hours and minutes."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -212,6 +218,17 @@ def _series(history: Sequence[Mapping[str, Any]], *keys: str) -> Points:
         if isinstance(value, (int, float)) and math.isfinite(value):
             points.append((float(line["epoch"]), float(value)))
     return points
+
+
+def _heads(reports: Mapping[str, Report], card: Card, split: str) -> str:
+    """Return the scores of every head but the first, which has the page."""
+    parts = []
+    for name, report in list(reports.items())[1:]:
+        low, high = report.mean_iou_interval or (math.nan, math.nan)
+        spread = "" if math.isnan(low) else f", 95 % interval {interval(low, high)}"
+        words = f"mean IU {percent(report.mean_iou)} %{spread}, pixel accuracy {percent(report.pixel_accuracy)} %"
+        parts.append(f"<h3>{text(name)}</h3><p>{words}</p>{class_table(report, card.labels(name))}{_caption(split)}")
+    return "".join(parts)
 
 
 def _confusion(report: Report, labels: Labels, head: str) -> str:

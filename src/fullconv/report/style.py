@@ -3,9 +3,11 @@
 STYLE = """
 :root { color-scheme: light dark;
   --bg: #fff; --ink: #16191d; --soft: #5c6672; --line: #e2e6ea; --pale: #f4f6f8; --accent: #1d5fc4; --second: #b9540e;
+  --c: #1f8a4c; --d: #a23ba6; --e: #8a6a00; --f: #0f8a96; --g: #c4314b; --h: #6b5bd6;
   --heat: 29 95 196; --on-heat: #fff; --track: #e9edf2; --warn: #fff6e0; --warn-line: #e3b341; }
 @media (prefers-color-scheme: dark) { :root {
   --bg: #101317; --ink: #e7eaee; --soft: #98a2ae; --line: #2a3038; --pale: #181c22; --accent: #6ea8ff;
+  --c: #5cc98a; --d: #d98add; --e: #d9b84a; --f: #5cc9d4; --g: #f0788c; --h: #a79bff;
   --second: #f0a05f; --heat: 110 168 255; --on-heat: #0b1018; --track: #232932; --warn: #2b2414;
   --warn-line: #8a6d1d; } }
 * { box-sizing: border-box; }
@@ -77,14 +79,15 @@ figure { margin: 0; }
 .chart text { fill: var(--soft); font-size: 12.5px; font-variant-numeric: tabular-nums; }
 .chart text.mark { fill: var(--ink); font-weight: 600; paint-order: stroke; stroke: var(--bg); stroke-width: 4px; }
 .axis { stroke: var(--soft); stroke-width: 1; fill: none; } .grid { stroke: var(--line); stroke-width: 1; fill: none; }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
-.line.tone-a { stroke: var(--accent); } .line.tone-b { stroke: var(--second); }
-.dot { stroke: var(--bg); stroke-width: 2; } .dot.tone-a { fill: var(--accent); } .dot.tone-b { fill: var(--second); }
+.line { fill: none; stroke: var(--tone); stroke-width: 2; stroke-linejoin: round; }
+.tone-a { --tone: var(--accent); } .tone-b { --tone: var(--second); } .tone-c { --tone: var(--c); }
+.tone-d { --tone: var(--d); } .tone-e { --tone: var(--e); } .tone-f { --tone: var(--f); } .tone-g { --tone: var(--g); }
+.tone-h { --tone: var(--h); }
+.dot { stroke: var(--bg); stroke-width: 2; fill: var(--tone); }
 .hit { fill: var(--ink); fill-opacity: 0; } .hit:hover { fill-opacity: .07; }
-.keys { display: flex; gap: 16px; font-size: 13.5px; color: var(--soft); }
+.keys { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 13.5px; color: var(--soft); }
 .key::before { content: ""; display: inline-block; width: 14px; height: 3px; border-radius: 2px; margin-right: 6px;
-  vertical-align: 4px; }
-.key.tone-a::before { background: var(--accent); } .key.tone-b::before { background: var(--second); }
+  vertical-align: 4px; background: var(--tone, var(--line)); }
 
 .confusion { border-collapse: separate; border-spacing: 2px; font-size: 13.5px; margin-left: -2px; }
 .confusion td { width: 44px; min-width: 34px; height: 32px; text-align: center; border-radius: 3px; padding: 0;

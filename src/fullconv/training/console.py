@@ -113,6 +113,19 @@ class Console:
             self.bar = None
 
 
+class Silence(Console):
+    """The console of every process but the first."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+
+    def say(self, text: str) -> None:
+        """Say nothing: the first process does."""
+
+    def start(self, step: int, steps: int) -> None:
+        """Show nothing."""
+
+
 def duration(seconds: float) -> str:
     """Write seconds as people do.
 

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from fullconv.card import Card
-from fullconv.checkpoint import best_file
+from fullconv.checkpoint import read_best
 from fullconv.data import Dataset, Sample, Statistics
 from fullconv.errors import FullconvError
-from fullconv.evaluation import Report, evaluate
+from fullconv.evaluation import Report
 from fullconv.metrics import confusion_matrix, mean_iou
-from fullconv.modelfile import read_tensors
 from fullconv.report import ReportPicture, choose_pictures, summarize_data, write_report
 from fullconv.segmenter import Segmenter
 from fullconv.training.console import Console
@@ -22,6 +21,8 @@ from fullconv.training.folder import RunFolder
 from fullconv.training.loop import spread
 from fullconv.training.origin import describe_machine, describe_versions
 from fullconv.training.plan import Plan, settings_of
+from fullconv.training.processes import ALONE, Processes
+from fullconv.training.shared import evaluate_together
 from fullconv.training.state import TrainState
 from fullconv.training.trial import FINAL_PICTURES
 
@@ -33,24 +34,37 @@ def kept_weights(state: TrainState, folder: RunFolder) -> dict[str, Any]:
     """Return the weights that the run is for: the best on val, or the last where there was no validation."""
     if state.best_step is None:
         return state.weights()
-    return dict(read_tensors(best_file(folder.checkpoints, state.best_step)))
+    return read_best(folder.checkpoints, state.best_step)
 
 
-def write_model(state: TrainState, card: Card, folder: RunFolder, device: str) -> Segmenter:
+def write_model(
+    state: TrainState, card: Card, folder: RunFolder, device: str, processes: Processes = ALONE
+) -> Segmenter:
     """Write model.safetensors with what is known so far, and return it as a segmenter."""
-    state.network.load_state_dict(kept_weights(state, folder))
+    state.network.load_state_dict(processes.share(kept_weights(state, folder) if processes.first else None))
     segmenter = Segmenter(state.network, card, device)
-    segmenter.save(folder.model)
+    if processes.first:
+        segmenter.save(folder.model)
     return segmenter
 
 
-def score(segmenter: Segmenter, dataset: Dataset, console: Console) -> dict[str, Report]:
-    """Score the model on all of val and test, by the call that users make."""
+def score(
+    segmenter: Segmenter, dataset: Dataset, console: Console, processes: Processes = ALONE
+) -> dict[str, dict[str, Report]]:
+    """Score every head of the model on all of val and test, by the call that users make."""
     reports = {}
     for split in ("val", "test"):
         if dataset.splits.get(split):
             console.say(f"Scoring all of {split} in {segmenter.engine.precision} ...")
-            reports[split] = evaluate(segmenter, dataset, split, progress=console.validating, on_error="record")
+            reports[split] = evaluate_together(
+                processes,
+                segmenter,
+                dataset,
+                split,
+                dataset.splits[split],
+                progress=console.validating,
+                on_error="record",
+            )
     return reports
 
 
@@ -88,14 +102,19 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     return {"bf16": {"labels": equal / total, "mean_iou_difference": difference, "pictures": pictures}}
 
 
-def final_card(card: Card, reports: Mapping[str, Report], agreed: Mapping[str, Any], state: TrainState) -> Card:
-    """Return the card with the scores of the run."""
+def final_card(
+    card: Card, reports: Mapping[str, Mapping[str, Report]], agreed: Mapping[str, Any], state: TrainState
+) -> Card:
+    """Return the card with the scores of the run: those of the first head, and of all in `heads` where there are several."""
     scores: dict[str, Any] = {}
-    for split, report in reports.items():
-        numbers = report.to_dict()
-        for key in ("confusion", "failed", "seconds"):
-            numbers.pop(key)
-        scores[split] = numbers
+    for split, by_head in reports.items():
+        numbers = {
+            head: {
+                key: value for key, value in report.to_dict().items() if key not in ("confusion", "failed", "seconds")
+            }
+            for head, report in by_head.items()
+        }
+        scores[split] = next(iter(numbers.values())) | ({"heads": numbers} if len(numbers) > 1 else {})
     if state.best_step is not None:
         scores["chosen"] = (
             f"the best of {sum(1 for line in state.history if line['val'])} validations on val, step {state.best_step}"
@@ -125,18 +144,22 @@ def finish(
     console: Console,
     notes: Sequence[str],
     device: str,
+    processes: Processes = ALONE,
 ) -> Segmenter:
-    """Write the model with its scores, and the report."""
-    segmenter = write_model(state, card, folder, device)
-    reports = score(segmenter, dataset, console)
+    """Write the model with its scores, and the report; all processes score, the first one writes."""
+    segmenter = write_model(state, card, folder, device, processes)
+    reports = score(segmenter, dataset, console, processes)
+    if not processes.first:
+        return segmenter
     val = dataset.splits.get("val", [])
     segmenter.card = final_card(card, reports, agreement(segmenter, dataset, val), state)
     segmenter.save(folder.model)
     if reports:
         split = "val" if "val" in reports else next(iter(reports))
+        firsts = {name: next(iter(by_head.values())) for name, by_head in reports.items()}
         write_report(
-            folder.report, card=segmenter.card, history=state.history, reports=reports,
-            pictures=report_pictures(segmenter, dataset, reports[split], split), recipe=settings_of(plan.recipe),
+            folder.report, card=segmenter.card, history=state.history, reports=firsts, heads=reports,
+            pictures=report_pictures(segmenter, dataset, firsts[split], split), recipe=settings_of(plan.recipe),
             data=summarize_data(dataset), notes=notes, machine={**describe_machine(), **describe_versions()},
         )  # fmt: skip
     return segmenter

@@ -14,16 +14,20 @@ from fullconv.storage import write_text
 
 
 class RunFolder:
-    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json."""
+    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json; maybe stages/."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, staged: bool = False) -> None:
         self.path = path
+        self.staged = staged
+        """Whether the folder of earlier stages in it is this run's."""
+        self.stages = path / "stages"
         self.recipe = path / "recipe.toml"
         self.metrics = path / "metrics.jsonl"
         self.model = path / "model.safetensors"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.status = path / "status.json"
+        self.debug = path / "debug"
 
     def prepare(self, resume: bool) -> None:
         """Make the folder, or refuse one that holds something.
@@ -47,7 +51,8 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file, not a folder for a run. Give another -o.")
-        filled = self.path.is_dir() and any(not self._ours(path) for path in self.path.iterdir())
+        inside = list(self.path.iterdir()) if self.path.is_dir() else []
+        filled = any(not self._ours(path) for path in inside) or (self.stages in inside and not resume)
         if filled and not resume:
             raise RunError(f"{self.path}: is not empty. Go on with that run by --resume, or give another -o.")
         if filled and not self.recipe.exists():
@@ -56,6 +61,8 @@ class RunFolder:
     def _ours(self, path: Path) -> bool:
         """Say whether a path is what a run that never began leaves behind."""
         half = path.name.startswith(".") and path.name.endswith(".part")  # killed while it wrote recipe.toml
+        if self.staged and path == self.stages:
+            return True
         return path.name == ".lock" or half or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
 
     def forget(self) -> None:
@@ -71,9 +78,10 @@ class RunFolder:
         """Write metrics.jsonl anew, a line an epoch: no line twice, none missing."""
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
 
-    def write_status(self, status: str, step: int, steps: int) -> None:
-        """Say how far the run is: "running", "stopped" or "finished"."""
-        write_text(self.status, json.dumps({"status": status, "step": step, "steps": steps}) + "\n")
+    def write_status(self, status: str, step: int, steps: int, reason: str | None = None) -> None:
+        """Say how far the run is: "running", "stopped", "finished" or, with its reason, "failed"."""
+        why = {} if reason is None else {"reason": reason}
+        write_text(self.status, json.dumps({"status": status, "step": step, "steps": steps, **why}) + "\n")
 
     def read_status(self) -> dict[str, Any]:
         """Return what `write_status` wrote; empty where it did not."""

@@ -11,6 +11,7 @@ from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.data import Dataset, Statistics
 from fullconv.data.imbalance import class_weights
 from fullconv.data.loader import TrainingBatches
+from fullconv.errors import RunError
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, read_header
 from fullconv.nn import Network, build
@@ -20,6 +21,10 @@ from fullconv.segmenter import build_settings
 from fullconv.tiling import why_not
 from fullconv.training.console import Console, amount, duration
 from fullconv.training.plan import Measured
+from fullconv.training.processes import ALONE, Processes
+
+CACHE_BYTES = 1 << 30
+"""Of decoded pictures in the memory of a machine."""
 
 _CLASSIFIER = {"vgg": "vgg16"}
 """ImageNet classifier that a published net's trunk starts from."""
@@ -52,13 +57,15 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
     labels = dataset.labels
     first = next(iter(labels.values()))
     mean, std, value_range = _normalization(recipe, statistics)
+    start = _starting_card(recipe)
+    order = start.channel_order if start is not None and start.in_channels == network.in_channels else "rgb"
     origin, license_name = _weights_origin(recipe)
     return Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
         ignore_index=first.ignore_index, values=first.values, heads=labels if len(labels) > 1 else None,
-        bands=dataset.bands, mean=mean, std=std, range=value_range, scale=recipe.scale, stride=network.stride,
-        receptive_field=network.receptive_field, recipe=recipe.model_dump(mode="json", exclude_none=True),
+        bands=dataset.bands, channel_order=order, mean=mean, std=std, range=value_range, scale=recipe.scale,
+        stride=network.stride, receptive_field=network.receptive_field, recipe=recipe.model_dump(mode="json", exclude_none=True),
         data={
             "fingerprint": fingerprint,
             "splits": {split: [s.stem for s in members] for split, members in dataset.splits.items()},
@@ -72,12 +79,18 @@ def _normalization(recipe: Recipe, s: Statistics) -> tuple[tuple[float, ...], tu
     if recipe.weights == "imagenet" and s.channels == 3 and s.dtype == "uint8":
         mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
         return mean, std, s.range
-    if recipe.weights.endswith(".safetensors") and Path(recipe.weights).is_file():
-        text = read_header(recipe.weights)[1].get(CARD_KEY)
-        card = Card.from_json(text, recipe.weights) if text else None
-        if card is not None and card.in_channels == s.channels:
-            return card.mean, card.std, card.range
+    card = _starting_card(recipe)
+    if card is not None and card.in_channels == s.channels:
+        return card.mean, card.std, card.range
     return tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
+
+
+def _starting_card(recipe: Recipe) -> Card | None:
+    """Return the card of the model of ours that a run starts from, where it does."""
+    if not recipe.weights.endswith(".safetensors") or not Path(recipe.weights).is_file():
+        return None
+    text = read_header(recipe.weights)[1].get(CARD_KEY)
+    return Card.from_json(text, recipe.weights) if text else None
 
 
 def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -86,7 +99,8 @@ def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
     if recipe.weights == "imagenet":
         published = published_weights(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
         return published.url, published.license
-    return Path(recipe.weights).name, None
+    start = _starting_card(recipe)
+    return Path(recipe.weights).name, None if start is None else start.weights_license
 
 
 def _pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -107,7 +121,7 @@ def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss],
     for head in dataset.labels:
         numbers = dataset.statistics("train", head)
         weights, sentence = class_weights(numbers, recipe.class_weights)
-        said.append(sentence)
+        said.append(f"{head}: {sentence}" if head else sentence)
         plain = bool((weights == 1).all())
         losses[head] = PixelLoss(
             recipe.loss, None if plain else [float(w) for w in weights], recipe.focal_gamma, recipe.reduction
@@ -115,28 +129,42 @@ def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss],
     return losses, said
 
 
-def make_batches(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> TrainingBatches:
-    """Return the training batches of a resolved recipe."""
+def make_batches(
+    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE
+) -> TrainingBatches:
+    """Return this process's part of the training batches of a resolved recipe.
+
+    Raises:
+        RunError: A batch has fewer crops than there are processes.
+    """
     assert recipe.batch_size is not None
     assert recipe.crop is not None
+    if recipe.batch_size < processes.ranks:
+        raise RunError(
+            f"a batch of {recipe.batch_size} crops is too small for {processes.ranks} processes: give each at least one"
+            f" by --batch-size {processes.ranks}, or start fewer."
+        )
     return TrainingBatches(
         dataset, "train", batch_size=recipe.batch_size, crop=recipe.crop, scale=recipe.scale,
         augment=recipe.augment, seed=recipe.seed, sampling=recipe.sampling, workers=recipe.workers or 0,
-        statistics=statistics,
+        statistics=statistics, cache_bytes=CACHE_BYTES // processes.local_ranks, rank=processes.rank,
+        ranks=processes.ranks,
     )  # fmt: skip
 
 
 def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device) -> list[str]:
     """Return sentences with the resolved settings and what the run will take: time, memory, disk."""
     assert recipe.crop is not None
+    seen = "whole pictures" if recipe.crop == "whole" else f"crops of {recipe.crop[0]}x{recipe.crop[1]}"
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     moments = 2 if recipe.optimizer == "adamw" else 1
     disk = 2 * size * (1 + moments + (recipe.ema > 0)) + 2 * size
     return [
         f"{recipe.variant} on {network.settings['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
-        f" parameters; {recipe.batch_size} crops of {recipe.crop[0]}x{recipe.crop[1]}"
+        f" parameters; {recipe.batch_size} {seen}"
         f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.optimizer}, lr {recipe.lr:g},"
-        f" {recipe.schedule}; {m.precision} on {device}, {m.threads} threads, {recipe.workers} workers.",
+        f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
+        f" {m.threads} threads, {recipe.workers} workers.",
         f"{m.steps} steps in {m.epochs} epochs, {m.seconds_per_step:.2f} s a step: about"
         f" {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {amount(peak_memory())}, disk about {amount(disk)}."
         f" Validation every {m.validate_every} epoch{'s' * (m.validate_every > 1)} on {m.validation_pictures} pictures.",

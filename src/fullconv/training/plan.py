@@ -16,6 +16,8 @@ from fullconv.errors import RecipeError, RunError
 from fullconv.nn import VARIANTS
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
 from fullconv.storage import write_text
+from fullconv.training.processes import ALONE, Processes
+from fullconv.training.rates import default_rate
 
 DEFAULT_EPOCHS = 60
 FREE_TO_CHANGE = ("workers", "checkpoint_every", "device")
@@ -37,6 +39,8 @@ class Measured:
     """Epochs between validations."""
     validation_pictures: int
     """Pictures of val that a validation scores; all of them at the end."""
+    processes: int = 1
+    """That train together; another number adds up in another order."""
 
     @property
     def epochs(self) -> int:
@@ -53,13 +57,14 @@ class Measured:
         return min(self.epochs, -(-step // self.steps_per_epoch))
 
 
-def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
+def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE) -> Recipe:
     """Fill in what the recipe leaves open and needs no measuring.
 
     - Crops are four fifths of the median picture, at most 384 pixels a side, in steps of 32: whole pictures hold few
       surprises, and small maps are quick.
     - A batch holds 8 crops, or as many more as small crops leave room for, up to 16.
-    - AdamW starts at 2e-3 from scratch and at 5e-4 from pretrained weights; SGD at 0.05 and 0.01.
+    - AdamW starts at 2e-3 from scratch and at 5e-4 from pretrained weights; SGD at 0.05 and 0.01, divided by the pixels
+      of a picture where the loss is their sum.
     """
     changes: dict[str, Any] = {}
     row = VARIANTS.get(recipe.variant)
@@ -71,18 +76,18 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics) -> Recipe:
         height, width = np.median(sizes, axis=0) * recipe.scale
         changes["crop"] = (_crop_side(height), _crop_side(width))
     if recipe.batch_size is None:
-        height, width = recipe.crop or changes["crop"]
-        changes["batch_size"] = int(min(16, max(8, 8 * 288 * 384 // (height * width))))
-    scratch = recipe.weights == "none"
+        crop = recipe.crop or changes["crop"]
+        # Whole pictures of several sizes would mostly be padding.
+        fitting = 1 if crop == "whole" else int(min(16, max(8, 8 * 288 * 384 // (crop[0] * crop[1]))))
+        changes["batch_size"] = max(processes.ranks, fitting)
     if recipe.lr is None:
-        rates = {"adamw": (2e-3, 5e-4), "sgd": (0.05, 0.01)}
-        changes["lr"] = rates[recipe.optimizer][0 if scratch else 1]
+        changes["lr"] = default_rate(recipe.model_copy(update=changes), statistics)
     if recipe.weight_decay is None:
         changes["weight_decay"] = 0.02 if recipe.optimizer == "adamw" else 5e-4
-    if recipe.epochs is None and recipe.minutes is None:
+    if recipe.epochs is None and recipe.minutes is None and recipe.steps is None:
         changes["epochs"] = DEFAULT_EPOCHS
     if recipe.workers is None:
-        changes["workers"] = default_workers()
+        changes["workers"] = default_workers(processes.local_ranks)
     return recipe.model_copy(update=changes)
 
 
@@ -91,9 +96,10 @@ def _crop_side(length: float) -> int:
     return int(min(384, max(32, 32 * round(0.8 * length / 32))))
 
 
-def default_workers() -> int:
-    """Return the loader processes: none on few cores, where a thread beside the step takes less away from it."""
+def default_workers(processes: int = 1) -> int:
+    """Return the loader processes of each process here: none on few cores, where a thread takes less from the step."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= processes
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
@@ -105,7 +111,7 @@ def check_names(recipe: Recipe) -> None:
     """
     if recipe.backbone == "tiny" and recipe.weights == "imagenet":
         raise RecipeError("the backbone tiny has no ImageNet weights: add --weights none.")
-    if recipe.weights != "none" and recipe.width != 1:
+    if recipe.weights == "imagenet" and recipe.width != 1:
         raise RecipeError(f"width = {recipe.width:g} fits no published weights: add --weights none.")
     if recipe.optimizer == "adamw" and recipe.momentum != Recipe.model_fields["momentum"].default:
         raise RecipeError(f"momentum = {recipe.momentum:g} does nothing with adamw: add --set optimizer=sgd.")
@@ -113,6 +119,8 @@ def check_names(recipe: Recipe) -> None:
         raise RecipeError(
             f"focal_gamma = {recipe.focal_gamma:g} does nothing without a focal loss: add --set loss=focal."
         )
+    if recipe.sync_batchnorm and recipe.freeze == "norm":
+        raise RecipeError("sync_batchnorm = true does nothing with freeze = norm: leave one of them away.")
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -132,15 +140,18 @@ class Plan:
     decided: dict[str, Any] = field(default_factory=dict)
     """What "auto" came to, to be read by people: the same data give the same again."""
 
-    def write(self, path: Path) -> None:
-        """Write recipe.toml."""
+    def tables(self) -> dict[str, Any]:
+        """Return all of it as plain nested tables, as recipe.toml holds them."""
         tables: dict[str, Any] = settings_of(self.recipe)
         if self.measured is not None:
             tables["measured"] = asdict(self.measured)
         if self.decided:
             tables["decided"] = self.decided
-        tables["origin"] = self.origin
-        write_text(path, HEADING + dump_toml(tables))
+        return {**tables, "origin": self.origin}
+
+    def write(self, path: Path) -> None:
+        """Write recipe.toml."""
+        write_text(path, HEADING + dump_toml(self.tables()))
 
 
 HEADING = """# A run of fullconv, as it was decided before its first step.
@@ -154,10 +165,20 @@ def read_plan(path: Path) -> Plan:
     Raises:
         RecipeError: It cannot be read, or holds unknown settings.
     """
-    table = read_toml(path)
+    return plan_of(read_toml(path), str(path))
+
+
+def plan_of(tables: Mapping[str, Any], path: str) -> Plan:
+    """Return the plan that tables hold; `path` names where they are from.
+
+    Raises:
+        RecipeError: A setting is unknown, or [measured] is not what this program writes.
+    """
+    table = dict(tables)
     measured, origin = table.pop("measured", None), table.pop("origin", {})
-    table.pop("decided", None)
-    recipe = parse_recipe(table, str(path))
+    for key in ("decided", "about", "needs", "stages"):
+        table.pop(key, None)  # for people, and for fullconv.training.shipped
+    recipe = parse_recipe(table, path)
     if measured is None:
         return Plan(recipe, None, origin)
     try:
@@ -175,9 +196,9 @@ def combine(base: Plan | None, given: Mapping[str, Any]) -> tuple[Recipe, Measur
     if base is None:
         return parse_recipe(given, "settings"), None, []
     table = settings_of(base.recipe)
-    for key in ("epochs", "minutes"):
-        if key in given:
-            table["epochs"] = table["minutes"] = None
+    long = ("epochs", "minutes", "steps")
+    if any(key in given for key in long):
+        table |= dict.fromkeys(long)
     overlay = parse_recipe({**_flat({k: v for k, v in table.items() if v is not None}), **_flat(given)}, "settings")
     changed = [key for key, value in settings_of(overlay).items() if value != settings_of(base.recipe).get(key)]
     keeps = set(changed) <= {*FREE_TO_CHANGE, "seed"}

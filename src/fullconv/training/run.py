@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from fullconv.data import Dataset, open_dataset
 from fullconv.data.doctor import require_usable
-from fullconv.errors import RunError
+from fullconv.errors import DataError, RunError
 from fullconv.recipe import HeadSettings, Recipe
 from fullconv.segmenter import Segmenter, load
-from fullconv.training.console import Console
+from fullconv.training.console import Console, Silence
+from fullconv.training.evidence import what_to_change
 from fullconv.training.folder import RunFolder
 from fullconv.training.origin import describe_origin, differences
-from fullconv.training.plan import Plan, check_names, combine, continued, read_plan
+from fullconv.training.plan import Plan, check_names, combine, continued, plan_of, read_plan
+from fullconv.training.processes import Processes, joined, own_device, restarted
 from fullconv.training.session import Outcome, Session
+from fullconv.training.shipped import RecipeFile, check_start, read_recipe
+from fullconv.training.staged import record_of, run_stages
 
 
 def train(
@@ -28,7 +34,8 @@ def train(
         data: Folder or `.zip` of pictures and masks.
         out: Run folder; new, or one that goes on with ``resume=True``.
         resume: Go on where the run stopped; begin where there is nothing yet.
-        recipe: A recipe file whose settings hold where no keyword says otherwise.
+        recipe: A recipe file, or the name of one that comes with the package ("voc-fcn8s-staged"), whose settings hold
+            where no keyword says otherwise.
         settings: The recipe's names, for example ``variant="fcn8s", epochs=50``.
 
     Returns:
@@ -53,6 +60,7 @@ def run(
     format: str | None = None,  # noqa: A002  (the name of the option)
     console: Console | None = None,
     started: float | None = None,
+    staged: bool = False,
 ) -> Outcome:
     """Train as `train` does, and say how it ended.
 
@@ -61,42 +69,122 @@ def run(
         out: The run folder.
         settings: Those that the user gave, by the recipe's names.
         resume: Go on.
-        recipe: A recipe file.
+        recipe: A recipe file, or the name of one that comes with the package.
         format: Layout of the data where several fit.
         console: Where to say what happens.
         started: `time.monotonic` when the program started; minutes count from there.
+        staged: Whether this is the last stage of several, the earlier ones of which lie in the run folder.
     """
     started = time.monotonic() if started is None else started
-    console = console or Console()
-    folder = RunFolder(out)
-    base = read_plan(Path(recipe)) if recipe is not None else None
+    named = read_recipe(recipe) if recipe is not None else None
+    if (named is not None and named.stages) or (resume and not staged and record_of(out).exists()):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RunError(f"{out}: several processes cannot train stages in turn yet. Train the stages one by one.")
+        return run_stages(
+            run, named, data, out, settings, resume=resume, console=console or Console(), started=started, format=format
+        )
+    with joined(str(settings.get("device", "auto"))) as processes:
+        console = Silence() if not processes.first else console or Console()
+        decided = processes.told(lambda: _decide(out, settings, resume or restarted(), recipe, named, staged))
+        plan = plan_of(decided["plan"], str(out))
+        if decided["finished"]:
+            model = RunFolder(out).model
+            console.say(f"{out}: this run is finished; its model is {model}.")
+            return Outcome("done", load(model, device=own_device(plan.recipe.device, processes)))
+        return _begin(data, RunFolder(out, staged), plan, decided, format, console, started, processes)
+
+
+def _decide(
+    out: Path,
+    settings: Mapping[str, Any],
+    resume: bool,
+    recipe: Path | str | None,
+    named: RecipeFile | None,
+    staged: bool,
+) -> dict[str, Any]:
+    """Return what the run folder, a recipe file and the settings given come to, before any data are read."""
+    folder = RunFolder(out, staged)
+    base = read_plan(named.path) if named is not None else None
     wanted, measured, _ = combine(base, settings)
     check_names(wanted)
     stored = read_plan(folder.recipe) if resume and folder.recipe.exists() else None
+    if named is not None and stored is None:
+        check_start(named, settings)
     plan = continued(stored, settings, out) if stored is not None else Plan(wanted, measured, {})
     folder.refuse_filled(resume)
-    if stored is not None and _finished(folder, plan):
-        console.say(f"{out}: this run is finished; its model is {folder.model}.")
-        return Outcome("done", load(folder.model, device=plan.recipe.device))
-    dataset, notes = _open(data, plan.recipe, format, console)
-    statistics = dataset.statistics("train")
+    if stored is not None:
+        _refuse_failed(folder, plan.recipe)
+    return {
+        "plan": plan.tables(), "resume": resume, "going_on": stored is not None,
+        "finished": stored is not None and _finished(folder, plan),
+        "recipe": str(recipe), "origin": None if base is None else base.origin,
+    }  # fmt: skip
+
+
+def _begin(
+    data: Path,
+    folder: RunFolder,
+    plan: Plan,
+    decided: Mapping[str, Any],
+    format: str | None,  # noqa: A002
+    console: Console,
+    started: float,
+    processes: Processes,
+) -> Outcome:
+    """Open the data, build everything, and go."""
+    dataset, notes = processes.one_by_one(lambda: _open(data, plan.recipe, format, console))
+    statistics = processes.one_by_one(lambda: dataset.statistics("train"))
     fingerprint = dataset.fingerprint()
+    _require_same_data(processes, data, fingerprint)
     origin = describe_origin(data, fingerprint)
-    if base is not None:
-        for sentence in differences(base.origin, origin):
-            console.say(f"Differs from {recipe}: {sentence}.")
-    if stored is not None and stored.origin.get("fingerprint") != fingerprint:
-        raise RunError(
-            f"{out}: the data in {data} are not those that this run began with. Put them back, or begin a new run."
+    if decided["origin"] is not None:
+        for sentence in differences(decided["origin"], origin):
+            console.say(f"Differs from {decided['recipe']}: {sentence}.")
+    if decided["going_on"] and plan.origin.get("fingerprint") != fingerprint:
+        raise processes.spoken(
+            RunError(
+                f"{folder.path}: the data in {data} are not those that this run began with. Put them back, or begin a new run."
+            )
         )
-    session = Session(plan, stored is not None, origin, dataset, statistics, folder, console, notes, started)
-    session.build()
-    folder.prepare(resume)
-    try:
-        with folder.locked():
-            return session.go()
-    finally:
-        folder.forget()
+    session = Session(
+        plan, decided["going_on"], origin, dataset, statistics, folder, console, notes, started, processes
+    )
+    processes.one_by_one(session.build)
+    with _held(folder, processes, decided["resume"]):
+        return session.go()
+
+
+@contextmanager
+def _held(folder: RunFolder, processes: Processes, resume: bool) -> Iterator[None]:
+    """Let the first process have the run folder for itself, while all go."""
+    with ExitStack() as stack:
+
+        def take() -> None:
+            folder.prepare(resume)
+            stack.callback(folder.forget)
+            stack.enter_context(folder.locked())
+
+        processes.told(take)
+        yield
+
+
+def _require_same_data(processes: Processes, data: Path, fingerprint: str) -> None:
+    """Raise where another process, on another machine, sees other data."""
+    prints = processes.gathered(fingerprint)
+    others = [rank for rank, found in enumerate(prints) if found != prints[0]]
+    if others:
+        words = f"{data}: process {others[0]} sees other data there than process 0. Copy the same to every machine."
+        raise processes.spoken(DataError(words))
+
+
+def _refuse_failed(folder: RunFolder, recipe: Recipe) -> None:
+    """Refuse to go on into a loss that is not a number."""
+    status = folder.read_status()
+    if status.get("status") == "failed":
+        raise RunError(
+            f"{folder.path}: this run ended because {status.get('reason', 'its loss was no number')} Going on would come"
+            f" to the same: start again, in a new folder, with {what_to_change(recipe)}."
+        )
 
 
 def _finished(folder: RunFolder, plan: Plan) -> bool:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fullconv.card import Card
 from fullconv.checkpoint import read_checkpoint
 from fullconv.data import Dataset, Statistics
 from fullconv.data.loader import TrainingBatches
+from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
+from fullconv.tracking import open_trackers, require_trackers
 from fullconv.training.console import Console
+from fullconv.training.evidence import NotFiniteError
 from fullconv.training.finish import finish, write_model
 from fullconv.training.folder import RunFolder
 from fullconv.training.loop import Loop, Stepper
 from fullconv.training.materials import forecast, make_batches, make_card, make_losses, make_network
 from fullconv.training.plan import Plan, resolve
+from fullconv.training.processes import ALONE, Processes, own_device
+from fullconv.training.rates import check_rate
+from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors
 from fullconv.training.signals import stop_signals
 from fullconv.training.state import TrainState, new_state
+from fullconv.training.synced import synchronize_batch_norms
 from fullconv.training.trial import measure
 
 
@@ -50,6 +58,7 @@ class Session:
     console: Console
     notes: list[str]
     started: float
+    processes: Processes = ALONE
     recipe: Recipe = field(init=False)
     network: Network = field(init=False)
     stepper: Stepper = field(init=False)
@@ -57,8 +66,10 @@ class Session:
 
     def build(self) -> None:
         """Make everything that a run is made of; the run folder is not touched."""
-        recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics)
-        device = choose_device(recipe.device)
+        recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics, self.processes)
+        require_trackers(recipe.track)
+        check_rate(recipe, self.statistics)
+        device = choose_device(own_device(recipe.device, self.processes))
         if recipe.deterministic:
             _be_deterministic()
         if self.plan.measured is not None:
@@ -67,19 +78,58 @@ class Session:
         self.network = make_network(recipe, self.dataset, self.statistics.channels, device, self.console)
         card = make_card(recipe, self.network, self.dataset, self.statistics, self.origin["fingerprint"])
         losses, said = make_losses(recipe, self.dataset)
-        self.stepper = Stepper(recipe, card, losses, device, "fp32")
-        self.batches = make_batches(recipe, self.dataset, self.statistics)
+        self.stepper = Stepper(recipe, card, losses, device, "fp32", self.processes)
+        self.batches = make_batches(recipe, self.dataset, self.statistics, self.processes)
+        if recipe.sync_batchnorm:
+            synchronize_batch_norms(self.network, self.processes)
         for sentence in (*said, self.batches.explain):
             self.console.say(sentence)
             self.notes.append(sentence)
 
     def go(self) -> Outcome:
-        """Measure or take up, train, end."""
+        """Measure or take up, train, end.
+
+        Raises:
+            OutOfMemoryError: A step does not fit into memory; names the settings to lower, and by how much.
+        """
+        try:
+            return self._go()
+        except OutOfMemoryError as error:
+            raise fitting(self.recipe, error, self._fits) from None
+
+    def _fits(self, crops: int, size: tuple[int, int]) -> bool:
+        """Say whether so many crops go through the network and back."""
+        network, channels = self.network, self.statistics.channels
+        alone = replace(self.stepper, processes=ALONE)  # the others are not trying anything
+        network.eval().zero_grad(set_to_none=True)
+        if alone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            with memory_errors():
+                images = torch.zeros(crops, *size, channels, dtype=torch.uint8)
+                masks = {
+                    head: torch.zeros(crops, *size, dtype=torch.uint8, device=alone.device) for head in alone.losses
+                }
+                shares = [ratio(*sums) for sums in alone.sums(network, images, masks).values()]
+                torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
+        except OutOfMemoryError:
+            return False
+        return True
+
+    def _go(self) -> Outcome:
         val = self.dataset.splits.get("val", [])
         measured = self.plan.measured or measure(
             self.network, self.stepper, self.batches, self.dataset, val, self.started
         )
         self.stepper.precision = measured.precision
+        if torch.get_num_threads() != measured.threads:
+            torch.set_num_threads(measured.threads)
+        if measured.processes != self.processes.ranks:
+            self.console.say(
+                f"This run had {measured.processes} processes, and goes on with {self.processes.ranks}: sums round"
+                " differently, so it will not end with the same bits."
+            )
+            measured = replace(measured, processes=self.processes.ranks)
         weights = {head: loss.class_weights for head, loss in self.stepper.losses.items() if loss.class_weights}
         decided = {
             "sampling": self.batches.sampling,
@@ -87,55 +137,98 @@ class Session:
         }
         self.plan = Plan(self.recipe, measured, self.plan.origin if self.going_on else self.origin, decided)
         with stop_signals() as stop:
-            self.plan.write(self.folder.recipe)
+            if self.processes.first:
+                self.plan.write(self.folder.recipe)
+            if self.processes.ranks > 1:
+                self.network.load_state_dict(self.processes.share(self.network.state_dict()))
             state = new_state(self.network, self.recipe)
             if self.going_on:
                 self._take_up(state)
             for sentence in forecast(self.network, self.recipe, measured, self.stepper.device):
                 self.console.say(sentence)
-            loop = Loop(state, self.stepper, self.batches, measured, self.dataset, val, self.folder, self.console, stop)
+            track = self.recipe.track if self.processes.first else ()
+            trackers = open_trackers(track, self.folder.path, self.recipe.model_dump(), state.step)
+            loop = Loop(
+                state,
+                self.stepper,
+                self.batches,
+                measured,
+                self.dataset,
+                val,
+                self.folder,
+                self.console,
+                stop,
+                trackers,
+            )
             self.console.batch_size = (self.recipe.batch_size or 1) * self.recipe.accumulate
             self.console.start(state.step, measured.steps)
             try:
                 status = loop.run()
+            except NotFiniteError:
+                self._keep_best(state)
+                raise
             finally:
                 self.console.stop()
+                for tracker in trackers:
+                    tracker.close()
         return self._end(status, loop, self.stepper.card, str(self.stepper.device))
 
     def _take_up(self, state: TrainState) -> None:
         """Become what the newest whole checkpoint holds, where there is one."""
-        found = read_checkpoint(self.folder.checkpoints)
+        held: dict[str, Tensor] = {}
+
+        def read() -> Any:
+            found = read_checkpoint(self.folder.checkpoints)
+            if found is None:
+                return None
+            held.update(found[0])
+            return found[1:]
+
+        found = self.processes.told(read)
         if found is None:
             return
-        tensors, numbers, note = found
-        state.restore(tensors, numbers)
+        numbers, note = found
+        state.restore(self.processes.share(held), numbers)
         if note:
             self.console.say(note)
-        self.folder.write_metrics(state.history)
+        if self.processes.first:
+            self.folder.write_metrics(state.history)
         assert self.plan.measured is not None
         self.console.say(f"Going on at step {state.step + 1} of {self.plan.measured.steps}.")
+
+    def _keep_best(self, state: TrainState) -> None:
+        """Write the best model of a run that cannot go on, where it has one."""
+        if self.processes.first and state.best_step is not None:
+            write_model(state, self.stepper.card, self.folder, str(self.stepper.device))
+            self.console.say(f"The model of the best step, {state.best_step}, is {self.folder.model}.")
 
     def _end(self, status: str, loop: Loop, card: Card, device: str) -> Outcome:
         """Write what the run came to."""
         state, steps = loop.state, loop.measured.steps
         skipped = [*self.dataset.skipped, *state.skipped]
         if status != "done":
-            segmenter = write_model(state, card, self.folder, device)
-            self.folder.write_status("stopped", state.step, steps)
+            segmenter = write_model(state, card, self.folder, device, self.processes)
+            if self.processes.first:
+                self.folder.write_status("stopped", state.step, steps)
             self.console.say(
                 f"Stopped after step {state.step} of {steps}. The model so far is {self.folder.model};"
                 f" go on by the same command with --resume."
             )
             return Outcome(status, segmenter, skipped)
         segmenter = finish(
-            state, card, self.plan, self.dataset, self.statistics, self.folder, self.console, self.notes, device
-        )
+            state, card, self.plan, self.dataset, self.statistics, self.folder, self.console, self.notes, device,
+            self.processes,
+        )  # fmt: skip
+        if not self.processes.first:
+            return Outcome(status, segmenter, skipped)
         self.folder.write_status("finished", state.step, steps)
-        scores = segmenter.card.scores.get("val") or {}
-        interval = scores.get("mean_iou_interval")
-        if scores.get("mean_iou") is not None:
-            spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-            self.console.say(f"val mean IU {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
+        val = segmenter.card.scores.get("val") or {}
+        for head, scores in (val.get("heads") or {"": val}).items():
+            interval = scores.get("mean_iou_interval")
+            if scores.get("mean_iou") is not None:
+                spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+                named = f"val mean IU of {head}" if head else "val mean IU"
+                self.console.say(f"{named} {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
         self.console.say(f"Model {self.folder.model}, report {self.folder.report}.")
         return Outcome(status, segmenter, skipped)
 

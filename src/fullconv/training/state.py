@@ -50,6 +50,10 @@ class TrainState:
             tensors |= {f"ema.{name}": value for name, value in self.ema.tensors.items()}
         return tensors | optimizer_tensors(self.optimizer)
 
+    def bytes(self) -> int:
+        """Return the size of the state's tensors."""
+        return sum(value.numel() * value.element_size() for value in self.tensors().values())
+
     def numbers(self) -> dict[str, Any]:
         """Return the rest of the state as JSON takes it (floats keep every bit there)."""
         return {

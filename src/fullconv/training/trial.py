@@ -6,6 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from statistics import median
 
 import torch
@@ -13,10 +15,13 @@ import torch
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.evaluation import evaluate
+from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
+from fullconv.training.evidence import NotFiniteError
 from fullconv.training.loop import Stepper, spread
 from fullconv.training.plan import Measured
+from fullconv.training.shortage import memory_errors
 from fullconv.training.state import new_state
 
 VALIDATION_SHARE = 0.1
@@ -46,8 +51,9 @@ def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) 
         best = math.inf
         for _ in range(3):
             start = time.perf_counter()
-            logits = stepper.logits(trial, images)
-            sum(loss(logits[head], masks[head]) for head, loss in stepper.losses.items()).backward()  # type: ignore[union-attr]
+            with memory_errors():
+                shares = [ratio(*sums) for sums in stepper.sums(trial, images, masks).values()]
+                torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
             best = min(best, time.perf_counter() - start)
         seconds[precision] = best
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
@@ -72,12 +78,14 @@ def seconds_per_step(network: Network, stepper: Stepper, batches: TrainingBatche
         group.append(batch)
         if len(group) < accumulate:
             continue
-        stepper.step(state, group, 10**6)
+        with suppress(NotFiniteError):  # the run itself will say so, at its own step
+            stepper.step(state, group, 10**6)
         group = []
         now = time.perf_counter()
         times.append(now - mark)
         mark = now
-        if len(times) >= 4 and now - begin > budget:
+        enough = len(times) >= 4 and now - begin > budget
+        if stepper.processes.told(lambda enough=enough: enough):  # type: ignore[misc]
             break
         if len(times) >= 40:
             break
@@ -101,6 +109,7 @@ def plan_steps(
     *,
     epochs: int | None,
     left: float | None,
+    steps: int | None = None,
     steps_per_epoch: int,
     step_seconds: float,
     picture_seconds: float,
@@ -112,6 +121,7 @@ def plan_steps(
     Args:
         epochs: Of the run, or None for a run by time.
         left: Seconds for steps and validations, for a run by time.
+        steps: Of the run, for one whose steps are given.
         steps_per_epoch: Steps an epoch.
         step_seconds: Of one step.
         picture_seconds: Of validating one picture.
@@ -127,13 +137,18 @@ def plan_steps(
     """
     epoch_seconds = steps_per_epoch * step_seconds
     allowed = VALIDATION_SHARE / (1 - VALIDATION_SHARE) * epoch_seconds  # a validation every epoch may take this
-    expected = epochs if epochs is not None else max(1.0, (left or 0.0) / epoch_seconds)
+    if steps is not None:
+        expected: float = max(1.0, steps / steps_per_epoch)
+    else:
+        expected = epochs if epochs is not None else max(1.0, (left or 0.0) / epoch_seconds)
     most_every = max(1, math.floor(expected / 20))  # at least 20 validations a run, where it has 20 epochs
     needed = math.ceil(pictures * picture_seconds / allowed) if allowed > 0 else 1
     every = validate_every or min(max(1, needed), most_every)
     count = pictures
     if pictures * picture_seconds > allowed * every and picture_seconds > 0:
         count = max(1, min(pictures, math.floor(allowed * every / picture_seconds)))
+    if steps is not None:
+        return steps, every, count
     if epochs is not None:
         return epochs * steps_per_epoch, every, count
     per_step = step_seconds + count * picture_seconds / (every * steps_per_epoch)
@@ -159,26 +174,31 @@ def measure(
         started: `time.monotonic` at the start of the run, from which minutes count.
     """
     recipe = stepper.recipe
-    first = next(batches.batches(0, 1))
-    stepper.precision = choose_training_precision(network, stepper, first)
+    processes = stepper.processes
+    first = processes.all_do(lambda: next(batches.batches(0, 1)))
+    precision = choose_training_precision(network, stepper, first)  # in all at once, as they will compute
+    stepper.precision = processes.told(lambda: precision)
     total = None if recipe.minutes is None else 60 * recipe.minutes
     step_seconds = seconds_per_step(network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total))
     quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision)
     exact = Segmenter(network, stepper.card, str(stepper.device))
-    picture = seconds_per_picture(quick, dataset, val)
-    full = seconds_per_picture(exact, dataset, val)
+    picture = processes.all_do(lambda: seconds_per_picture(quick, dataset, val)) / processes.ranks
+    full = processes.all_do(lambda: seconds_per_picture(exact, dataset, val)) / processes.ranks
     network.train()
     left = None
     if total is not None:
         # The end: every picture once in the precision of the answer, some in both, the report's pictures again.
-        end = full * len(val) + (picture + full) * min(FINAL_PICTURES, len(val)) + full * 24 + 3.0
+        # The pictures of the first are shared out, those of the others are not.
+        alone = processes.ranks * ((picture + full) * min(FINAL_PICTURES, len(val)) + full * 24)
+        end = full * len(val) + alone + 3.0
         left = total - (time.monotonic() - started) - end
     steps, every, count = plan_steps(
-        epochs=recipe.epochs, left=left, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
+        epochs=recipe.epochs, left=left, steps=recipe.steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
         step_seconds=step_seconds, picture_seconds=picture, pictures=len(val), validate_every=recipe.validate_every,
     )  # fmt: skip
-    return Measured(
+    made = Measured(
         steps=steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate), precision=stepper.precision,
         threads=torch.get_num_threads(), seconds_per_step=round(step_seconds, 4), validate_every=every,
-        validation_pictures=count,
+        validation_pictures=count, processes=processes.ranks,
     )  # fmt: skip
+    return Measured(**processes.told(lambda: asdict(made)))

@@ -10,16 +10,20 @@ from typing import Any
 
 from fullconv.data.folder import Folder
 from fullconv.data.formats import Format, Found
-from fullconv.data.formats.locate import Locator
+from fullconv.data.formats.locate import Locator, unique
 from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.shapes import DrawnMask, Shape, number, unpack
-from fullconv.data.problems import problem
+from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.shapes import DrawnMask, Shape, number, turned_box, unpack
+from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 
-_HEAD = re.compile(r'\s*\{\s*"(images|annotations|categories|info|licenses)"\s*:')
+_KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
+_HEAD = re.compile(r'\{\s*"(images|annotations|categories|info|licenses)"\s*:')
+_LOOKED_AT = 1 << 16
+"""Bytes of the beginning and of the end that are searched for the keys: they may stand in any order."""
 _OTHER = re.compile(r"captions_|person_keypoints_|panoptic_|image_info_")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -30,14 +34,17 @@ def _files(folder: Folder) -> list[Path]:
         for path in sorted((folder.root / inner).glob("*.json")):
             if path.is_file() and not _OTHER.match(path.name) and not path.name.startswith("."):
                 with path.open("rb") as file:
-                    head = file.read(512).decode("utf-8-sig", "replace")
-                if _HEAD.match(head) and '"imagePath"' not in head:
+                    head = file.read(_LOOKED_AT).decode("utf-8-sig", "replace")
+                    file.seek(max(path.stat().st_size - _LOOKED_AT, 0))
+                    keys = set(_KEYS.findall(head + "\n" + file.read().decode("utf-8", "replace")))
+                begins = head.lstrip().startswith("{") and len(keys) > 1
+                if (begins or _HEAD.match(head.lstrip())) and '"imagePath"' not in head:
                     found.append(path)
     return found
 
 
 def detect(folder: Folder, settings: DataSettings) -> str | None:
-    """Find JSON files that begin as COCO's do."""
+    """Find JSON files with COCO's lists."""
     if settings.masks:
         return None
     files = _files(folder)
@@ -48,37 +55,34 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     """Draw the annotations of every picture, in their order in the file."""
     found = Found(splits={})
     tables = {path: _load(path) for path in _files(folder)}
-    categories: dict[Any, str] = {}
-    for table in tables.values():
-        for entry in table["categories"]:
-            categories.setdefault(_id(entry, "id"), str(entry.get("name")))
-    ordered = [categories[key] for key in sorted(categories, key=lambda k: (not isinstance(k, int), str(k).zfill(12)))]
-    naming = Naming(settings, ordered, folder.root)
+    categories = {
+        (_id(row, "id"), str(row.get("name"))): None for table in tables.values() for row in table["categories"]
+    }
+    ordered = sorted(categories, key=lambda pair: (not isinstance(pair[0], int), str(pair[0]).zfill(12)))
+    naming = Naming(settings, [name for _, name in ordered], folder.root)
     locator = Locator(folder, settings)
-    reader = _Reader(naming)
-    seen: set[str] = set()
+    reader = _Reader(naming, Remarks(settings, "void"))
+    taken: set[str] = set()
     for path, table in tables.items():
         split = _split_of(path, folder.root)
         names = {_id(entry, "id"): str(entry.get("name")) for entry in table["categories"]}
         by_picture: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for entry in table["annotations"]:
             by_picture[_id(entry, "image_id")].append(entry)
+        known = {_id(image, "id") for image in table["images"]}
         for image in table["images"]:
             name = str(image.get("file_name", ""))
             picture = locator.find(name, path.parent, split)
-            drawn = by_picture.pop(_id(image, "id"), [])
             if picture is None:
                 continue
             stem = PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/")
-            stem = f"{split or path.stem}/{stem}" if stem in seen else stem
-            seen.add(stem)
+            stem = unique(stem, taken, prefix=split or path.stem)
             size = (image.get("height"), image.get("width"))
-            whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size)
-            shapes = tuple(reader.shapes(drawn, names, stem, size if whole else None))
+            whole = all(type(side) is int and side > 0 for side in size)
+            shapes = tuple(reader.shapes(by_picture[_id(image, "id")], names, stem, size if whole else None))
             mask = DrawnMask(path, f"{stem}|{naming.key}", picture, size if whole else None, naming.unlabeled, shapes)
             found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
-        if by_picture:
-            lost = [str(_id(entry, "id")) for drawn in by_picture.values() for entry in drawn]
+        if lost := [str(_id(entry, "id")) for key, drawn in by_picture.items() if key not in known for entry in drawn]:
             words = f"annotations of {path.name} belong to no picture of its images, and are left out"
             found.problems.append(problem("orphan-annotation", "warning", lost, words, "Correct their image_id."))
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + reader.problems()
@@ -116,29 +120,28 @@ def _id(entry: dict[str, Any], key: str) -> int | str:
 class _Reader:
     """Turns annotations into shapes, and remembers what is no shape."""
 
-    def __init__(self, naming: Naming) -> None:
-        self.naming = naming
-        self.boxes: list[str] = []
-        self.bad: list[str] = []
+    def __init__(self, naming: Naming, remarks: Remarks) -> None:
+        self.naming, self.remarks = naming, remarks
+        self.inner: list[str] = []
 
     def shapes(
         self, entries: list[dict[str, Any]], names: dict[Any, str], stem: str, size: tuple[int, int] | None
     ) -> list[Shape]:
         found = []
         for entry in entries:
-            label = self.naming.index(
-                names.get(_id(entry, "category_id"), f"category {entry.get('category_id')}"), stem
-            )
-            if label is None:
+            name = names.get(_id(entry, "category_id"), f"category {entry.get('category_id')}")
+            if (label := self.naming.index(name, stem)) is None:
                 continue
-            shape = self._shape(entry, VOID if entry.get("iscrowd") else label, size)
-            if shape is not None:
+            if entry.get("iscrowd"):
+                label = VOID
+            if not entry.get("segmentation") and (box := _box(entry.get("bbox"))) is not None:
+                if (drawn := self.remarks.box(stem, label)) is not None:
+                    found.append(Shape("area", drawn, (box,)))
+            elif (shape := self._shape(entry, label, size)) is not None:
                 found.append(shape)
-            elif not entry.get("segmentation") and (box := _box(entry.get("bbox"))) is not None:
-                self.boxes.append(stem)
-                found.append(Shape("rectangle", VOID, box))
+                self.inner += [stem] if shape.kind == "coco-polygon" and _has_inner_ring(shape.points) else []
             else:
-                self.bad.append(stem)
+                self.remarks.bad(stem, "segmentation")
         return found
 
     def _shape(self, entry: dict[str, Any], label: int, size: tuple[int, int] | None) -> Shape | None:
@@ -164,25 +167,29 @@ class _Reader:
             good.append(tuple(values))
         return Shape("coco-polygon", label, tuple(good))
 
-    def problems(self) -> list[Any]:
-        found = []
-        if self.boxes:
-            words = "annotations have a box but no outline, so what is in the box is void"
-            found.append(problem("box-only", "warning", self.boxes, words, "Draw outlines, or remove the boxes."))
-        if self.bad:
-            words = "annotations are no outline: too few points, no numbers, or run lengths of another size"
-            found.append(problem("bad-shape", "error", self.bad, words, "Draw them again, or remove them.", self.bad))
+    def problems(self) -> list[Problem]:
+        found = self.remarks.problems()
+        if self.inner:
+            words = "annotations have an outline inside another one of theirs; COCO adds outlines up, so it is no hole"
+            remedy = "If it should be one, export masks or run lengths instead of polygons."
+            found.append(problem("outline-in-outline", "warning", list(dict.fromkeys(self.inner)), words, remedy))
         return found
 
 
-def _box(value: object) -> tuple[float, ...] | None:
+def _has_inner_ring(rings: tuple[tuple[float, ...], ...]) -> bool:
+    """Whether the box of one ring lies strictly inside that of another."""
+    boxes = [(min(r[::2]), min(r[1::2]), -max(r[::2]), -max(r[1::2])) for r in rings]
+    return any(all(a < b for a, b in zip(one, two, strict=True)) for one in boxes for two in boxes)
+
+
+def _box(value: object) -> tuple[tuple[float, float], ...] | None:
+    """Return the corners of [x, y, width, height]."""
     if not isinstance(value, list) or len(value) != 4:
         return None
-    numbers = [found for part in value if (found := number(part)) is not None]
-    if len(numbers) < 4 or min(numbers[2:]) <= 0:
+    found = [part for entry in value if (part := number(entry)) is not None]
+    if len(found) < 4 or min(found[2:]) <= 0:
         return None
-    x, y, w, h = numbers
-    return (x, y, x + max(w - 1, 0), y + max(h - 1, 0))
+    return turned_box((found[0], found[1], found[0] + found[2], found[1] + found[3]))
 
 
 FORMATS = (Format("coco", "coco", detect, read),)

@@ -15,10 +15,11 @@ import numpy as np
 
 from fullconv.data.folder import Folder, walk
 from fullconv.data.formats import Format, Found
+from fullconv.data.formats.area import Bits
 from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
+from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, points
-from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError
@@ -54,10 +55,10 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     """Draw the shapes of every file, in their order."""
     found = Found(splits={})
     tables = {path: table for path in _files(folder) if "shapes" in (table := _load(path))}
-    names = sorted({str(shape.get("label")) for table in tables.values() for shape in _shapes(table)})
+    names = sorted({str(shape.get("label")) for table in tables.values() for shape in _listed(table)})
     naming = Naming(settings, names, folder.root)
     locator = Locator(folder, settings)
-    bad: list[str] = []
+    remarks = Remarks(settings, "fill")  # a rectangle is a shape like others there
     for path, table in tables.items():
         inner = path.relative_to(folder.root)
         stem, said = inner.with_suffix("").as_posix(), inner.as_posix()
@@ -65,22 +66,21 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         if picture is None:
             continue
         drawn = []
-        for entry in _shapes(table):
+        for entry in _listed(table):
             label = naming.index(str(entry.get("label")), stem)
-            shape = None if label is None else _shape(entry, label)
-            if shape is not None:
-                drawn.append(shape)
-            elif label is not None:
-                bad.append(stem)
+            if label is not None and entry.get("shape_type") == "rectangle" and remarks.asked:
+                label = remarks.box(stem, label)
+            if label is not None:
+                shapes = _shapes(entry, label)
+                drawn += shapes
+                if not shapes:
+                    remarks.bad(stem, entry.get("shape_type") or "polygon")
         mask = DrawnMask(path, naming.key, picture, None, naming.unlabeled, tuple(drawn))
         split = next((_SPLITS[part.lower()] for part in inner.parts[:-1] if part.lower() in _SPLITS), "")
         found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
-    found.problems += locator.problems(any(found.splits.values())) + naming.problems()
-    if bad := list(dict.fromkeys(bad)):
-        words = "shapes cannot be drawn: too few points, no numbers, or a kind that is not known"
-        found.problems.append(problem("bad-shape", "error", bad, words, "Draw them again, or remove them.", bad))
+    found.problems += locator.problems(any(found.splits.values())) + naming.problems() + remarks.problems()
     found.settings = naming.settings()
     return found
 
@@ -107,7 +107,7 @@ def _load(path: Path) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def _shapes(table: dict[str, Any]) -> list[dict[str, Any]]:
+def _listed(table: dict[str, Any]) -> list[dict[str, Any]]:
     shapes = table.get("shapes")
     return [shape for shape in shapes if isinstance(shape, dict)] if isinstance(shapes, list) else []
 
@@ -126,36 +126,36 @@ def _embedded(table: dict[str, Any], path: Path) -> Path | None:
     return target
 
 
-def _shape(entry: dict[str, Any], label: int) -> Shape | None:
-    kind = entry.get("shape_type") or "polygon"
-    found = points(entry.get("points"))
+def _shapes(entry: dict[str, Any], label: int) -> list[Shape]:
+    """Return what an entry draws, as labelme draws it; nothing where it cannot be drawn."""
+    kind, found = entry.get("shape_type") or "polygon", points(entry.get("points"))
     if found is None:
-        return None
+        return []
     x, y = found[0]
-    if kind == "polygon":
-        return Shape("polygon", label, (found,)) if len(found) > 2 else None
+    if kind in ("polygon", "oriented_rectangle"):
+        whole = len(found) > 2 if kind == "polygon" else len(found) == 4
+        return [Shape("polygon", label, (found,))] if whole else []
     if kind == "rectangle" and len(found) in (2, 4):
         xs, ys = [p[0] for p in found], [p[1] for p in found]
-        return Shape("rectangle", label, (min(xs), min(ys), max(xs), max(ys)))
-    if kind == "oriented_rectangle" and len(found) == 4:
-        return Shape("polygon", label, (found,))
+        return [Shape("rectangle", label, (min(xs), min(ys), max(xs), max(ys)))]
     if kind == "circle" and len(found) == 2:
-        radius = math.hypot(found[1][0] - x, found[1][1] - y)
-        return Shape("ellipse", label, (x - radius, y - radius, x + radius, y + radius))
-    if kind in ("point", "points"):
-        if len(found) == 1:
-            return Shape("ellipse", label, (x - _POINT, y - _POINT, x + _POINT, y + _POINT))
-        return None
+        return [_disc(x, y, math.hypot(found[1][0] - x, found[1][1] - y), label)]
+    if kind == "points" or (kind == "point" and len(found) == 1):
+        return [_disc(x, y, _POINT, label) for x, y in found]
     if kind in ("line", "linestrip") and len(found) > 1:
-        return Shape("line", label, found, _LINE)
+        return [Shape("line", label, found, _LINE)]
     if kind == "mask" and len(found) == 2:
         try:
             data = base64.b64decode(entry["mask"], validate=True)
             bits = decode(data, "mask", lambda image: np.asarray(image.convert("L")))
         except (KeyError, TypeError, ValueError):
-            return None
-        return Shape("bitmap", label, (round(x), round(y), bits != 0))
-    return None
+            return []
+        return [Shape("bitmap", label, (int(x), int(y), Bits.of(bits != 0)))] if bits.ndim == 2 else []
+    return []
+
+
+def _disc(x: float, y: float, radius: float, label: int) -> Shape:
+    return Shape("ellipse", label, (x - radius, y - radius, x + radius, y + radius))
 
 
 FORMATS = (Format("labelme", "labelme", detect, read),)

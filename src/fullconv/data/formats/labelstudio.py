@@ -1,28 +1,36 @@
-"""Label Studio: its JSON export, with polygons, brushes, boxes and ellipses in percent of the picture."""
+"""Label Studio: its JSON and JSON-MIN exports, with shapes in percent of the picture."""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fullconv.data.folder import IMAGE_SUFFIXES, Folder
 from fullconv.data.formats import Format, Found
+from fullconv.data.formats.area import Bits
 from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.shapes import FARTHEST, DrawnMask, Shape, number, points
+from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.shapes import FARTHEST, DrawnMask, Shape, numbers, points, turned_box
+from fullconv.data.formats.strokes import unpack_strokes
 from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
-from fullconv.errors import DataError
-from fullconv.images.limits import max_pixels
+from fullconv.errors import DataError, FullconvError
+from fullconv.images import image_size
+from fullconv.images.read import decode
 
-_KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
+_AREAS = ("polygon", "brush", "rectangle", "ellipse", "bitmask")
+_FLAT = ("keypoint", "vector")
+_LABELS = re.compile(rf"(?:{'|'.join((*_AREAS, *_FLAT))})?labels")
+"""Keys that hold the labels of a shape: polygonlabels, ..., or labels where one list serves all kinds of shapes."""
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Of uploaded files."""
 
@@ -32,8 +40,9 @@ def _files(folder: Folder) -> list[Path]:
     for path in sorted(folder.root.glob("*.json")):
         if path.is_file():
             with path.open("rb") as file:
-                head = file.read(1 << 16).decode("utf-8-sig", "replace")
-            if head.lstrip().startswith("[") and '"annotations"' in head and '"result"' in head:
+                head = file.read(1 << 16).decode("utf-8-sig", "replace").lstrip()
+            whole = '"annotations"' in head and '"result"' in head
+            if head.startswith("[") and (whole or ('"original_width"' in head and 'labels"' in head)):
                 found.append(path)
     return found
 
@@ -45,18 +54,18 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
 
 
 def read(folder: Folder, settings: DataSettings) -> Found:
-    """Draw one annotation of every task, in its order."""
+    """Draw one annotation of every picture, in its order."""
     found = Found(splits={"": []})
-    tasks = [(path, task) for path in _files(folder) for task in _load(path)]
-    chosen = [(path, task, _choose(task)) for path, task in tasks]
-    names = sorted({_label(row) for _, _, (rows, _) in chosen for row in rows} - {""})
+    tasks = [(path, task, *_choose(task)) for path in _files(folder) for task in _load(path)]
+    names = sorted({_label(row) for _, _, rows, _ in tasks for row in rows} - {""})
     naming = Naming(settings, names, folder.root)
     locator = Locator(folder, settings)
-    bad: list[str] = []
+    remarks = Remarks(settings, "fill")  # drawn for segmentation as well as for detection
     several: list[str] = []
     unlabelled: list[str] = []
+    samples: dict[str, Sample] = {}
     known = {path.name for path in folder.pictures(settings.images or "").files.values()}
-    for path, task, (rows, count) in chosen:
+    for path, task, rows, count in tasks:
         name = _picture(task)
         if count == 0:
             unlabelled.append(name)
@@ -67,23 +76,16 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         if picture is None:
             continue
         stem = picture.relative_to(folder.root).with_suffix("").as_posix()
-        several += [stem] if count > 1 else []
-        drawn = []
-        for row in rows:
-            if (label := naming.index(_label(row), stem)) is not None:
-                shape = _shape(row, label)
-                drawn += [shape] if shape is not None else []
-                bad += [stem] if shape is None else []
+        several += [stem] if count > 1 or stem in samples else []
+        if stem in samples and not any(row.get("ground_truth") for row in _annotations(task)):
+            continue
         size = next((size for row in rows if (size := _size(row)) is not None), None)
-        key = f"{task.get('id')}|{stem}|{naming.key}"
-        mask = DrawnMask(path, key, picture, size, naming.unlabeled, tuple(drawn))
-        found.splits[""].append(Sample(stem, picture, {"": mask}))
-    found.splits[""] = list({sample.stem: sample for sample in found.splits[""]}.values())
-    found.problems += locator.problems(bool(found.splits[""])) + naming.problems()
-    if bad := list(dict.fromkeys(bad)):
-        words = "shapes cannot be drawn: too few points, no numbers, turned, or brush strokes of another size"
-        found.problems.append(problem("bad-shape", "error", bad, words, "Draw them again, or remove them.", bad))
-    if several:
+        shapes = _shapes(rows, size or _stored_size(picture), stem, naming, remarks)
+        mask = DrawnMask(path, f"{task.get('id')}|{stem}|{naming.key}", picture, size, naming.unlabeled, shapes)
+        samples[stem] = Sample(stem, picture, {"": mask})
+    found.splits[""] = list(samples.values())
+    found.problems += locator.problems(bool(samples)) + naming.problems() + remarks.problems()
+    if several := list(dict.fromkeys(several)):
         words = "pictures were labelled by several people; the ground truth, or else the first, counts"
         found.problems.append(problem("several-annotations", "warning", several, words, "Keep one of each."))
     if unlabelled:
@@ -101,20 +103,49 @@ def _load(path: Path) -> list[dict[str, Any]]:
     return [task for task in table if isinstance(task, dict)] if isinstance(table, list) else []
 
 
-def _choose(task: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """Return the shapes of the annotation that counts, and how many there are."""
+def _annotations(task: dict[str, Any]) -> list[dict[str, Any]]:
     listed = task.get("annotations")
-    done = [a for a in listed if isinstance(a, dict) and not a.get("was_cancelled")] if isinstance(listed, list) else []
+    listed = listed if isinstance(listed, list) else []
+    return [entry for entry in listed if isinstance(entry, dict) and not entry.get("was_cancelled")]
+
+
+def _choose(task: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+    """Return the shapes of the annotation that counts, and how many annotations there are."""
+    if "annotations" not in task:  # JSON-MIN has the shapes in the task itself, one annotation each
+        lists = [value for value in task.values() if isinstance(value, list)]
+        entries = [entry for value in lists for entry in value if isinstance(entry, dict)]
+        return [row for entry in entries if (row := _widened(entry)) is not None], 1 if entries else 0
+    done = _annotations(task)
     if not done:
         return [], 0
-    result = next((a for a in done if a.get("ground_truth")), done[0]).get("result")
-    rows = result if isinstance(result, list) else []
-    return [row for row in rows if isinstance(row, dict) and row.get("type") in _KINDS], len(done)
+    result = next((entry for entry in done if entry.get("ground_truth")), done[0]).get("result")
+    rows = [row for row in result if isinstance(row, dict)] if isinstance(result, list) else []
+    labelled = {str(row["id"]) for row in rows if "id" in row and _label(row)}  # a row of the shape, one of its label
+    return [row for row in rows if _kind(row) and (_label(row) or str(row.get("id")) not in labelled)], len(done)
+
+
+def _widened(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a shape of JSON-MIN as the row that JSON would hold."""
+    key = next((key for key in entry if _LABELS.fullmatch(key)), None)
+    return None if key is None else {**entry, "type": key, "value": entry}
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """Return which kind of shape a row is: its type says so, or, where that is `labels`, the keys of its value."""
+    kind = str(row.get("type")).removesuffix("labels")
+    if kind:
+        return kind if kind in (*_AREAS, *_FLAT) else ""
+    value = _value(row)
+    for key, named in (("points", "polygon"), ("rle", "brush"), ("radiusX", "ellipse"), ("height", "rectangle"),
+                       ("imageDataURL", "bitmask"), ("vertices", "vector")):  # fmt: skip
+        if key in value:
+            return named
+    return "keypoint" if "x" in value else ""
 
 
 def _picture(task: dict[str, Any]) -> str:
     """Return the path in the address of a task's picture."""
-    data = task.get("data")
+    data = task.get("data", task)
     for value in data.values() if isinstance(data, dict) else ():
         if isinstance(value, str):
             try:
@@ -134,81 +165,89 @@ def _value(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(row: dict[str, Any]) -> str:
-    labels = _value(row).get(row["type"])
+    value = _value(row)
+    labels = next((value[key] for key in value if _LABELS.fullmatch(key)), None)
     return str(labels[0]) if isinstance(labels, list) and labels else ""
 
 
 def _size(row: dict[str, Any]) -> tuple[int, int] | None:
     height, width = row.get("original_height"), row.get("original_width")
-    if (
-        type(height) is not int
-        or type(width) is not int
-        or not 0 < min(height, width) <= max(height, width) <= FARTHEST
-    ):
+    if type(height) is not int or type(width) is not int:
         return None
-    return height, width
+    return (height, width) if 0 < min(height, width) <= max(height, width) <= FARTHEST else None
 
 
-def _shape(row: dict[str, Any], label: int) -> Shape | None:
-    value, size = _value(row), _size(row)
-    if size is None or row.get("image_rotation") not in (None, 0) or value.get("rotation") not in (None, 0):
+def _stored_size(picture: Path) -> tuple[int, int] | None:
+    try:
+        return image_size(picture)
+    except FullconvError:
+        return None  # will be said where the picture is read
+
+
+def _shapes(
+    rows: list[dict[str, Any]], size: tuple[int, int] | None, stem: str, naming: Naming, remarks: Remarks
+) -> tuple[Shape, ...]:
+    drawn: list[Shape] = []
+    for row in rows:
+        kind = _kind(row)
+        if kind in _FLAT:
+            remarks.flat(stem, kind)
+            continue
+        if not (name := _label(row)):
+            remarks.bad(stem, f"{kind} without a label")
+        elif (label := naming.index(name, stem)) is not None:
+            shape = None if size is None else _shape(row, kind, size, label)
+            if shape is None:
+                remarks.bad(stem, kind)
+            elif kind != "rectangle":
+                drawn.append(shape)
+            elif (label := remarks.box(stem, label)) is not None:
+                drawn.append(replace(shape, label=label))
+    return tuple(drawn)
+
+
+def _shape(row: dict[str, Any], kind: str, size: tuple[int, int], label: int) -> Shape | None:
+    value, (height, width) = _value(row), _size(row) or size
+    if row.get("image_rotation") not in (None, 0):
         return None
-    height, width = size
-    if row["type"] == "brushlabels":
-        bits = _strokes(value.get("rle"), height, width)
-        return None if bits is None else Shape("bitmap", label, (0, 0, bits))
-    if row["type"] == "polygonlabels":
+    if kind == "brush":
+        bits = unpack_strokes(value.get("rle"), height, width)
+        return None if bits is None else Shape("bitmap", label, (0, 0, Bits.of(bits)))
+    if kind == "bitmask":
+        return _bitmask(value.get("imageDataURL"), (height, width), label)
+    if kind == "polygon":
         found = points(value.get("points"), 3)
         return None if found is None else Shape(
-            "polygon", label, (tuple((x * width / 100, y * height / 100) for x, y in found),)
+            "area", label, (tuple((x * width / 100, y * height / 100) for x, y in found),)
         )  # fmt: skip
-    keys = ("x", "y", "width", "height") if row["type"] == "rectanglelabels" else ("x", "y", "radiusX", "radiusY")
-    numbers = [n for key in keys if (n := number(value.get(key))) is not None]
-    if len(numbers) < 4 or min(numbers[2:]) <= 0:
+    sides = ("width", "height") if kind == "rectangle" else ("radiusX", "radiusY")
+    there = numbers({"rotation": 0, **value}, "x", "y", *sides, "rotation")
+    if there is None or min(there[2:4]) <= 0:
         return None
-    x, y, w, h = (
-        numbers[0] * width / 100,
-        numbers[1] * height / 100,
-        numbers[2] * width / 100,
-        numbers[3] * height / 100,
+    x, y, w, h, degrees = (
+        there[0] * width / 100,
+        there[1] * height / 100,
+        there[2] * width / 100,
+        there[3] * height / 100,
+        there[4],
     )
-    if row["type"] == "rectanglelabels":
-        return Shape("rectangle", label, (x, y, x + max(w - 1, 0), y + max(h - 1, 0)))
-    return Shape("ellipse", label, (x - w, y - h, x + w, y + h))
+    if kind == "ellipse":
+        return Shape("oval", label, (x, y, w, h, degrees))
+    return Shape("area", label, (turned_box((x, y, x + w, y + h), degrees, about=(x, y)),))
 
 
-def _strokes(code: object, height: int, width: int) -> NDArray[np.bool_] | None:
-    """Unpack Label Studio's own run lengths of RGBA bytes; what is not transparent was painted."""
-    if not isinstance(code, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in code):
+def _bitmask(address: object, size: tuple[int, int], label: int) -> Shape | None:
+    """Read a PNG in a data address; what is not transparent, or not black, is set."""
+    head, _, data = str(address).partition(",")
+    if not re.fullmatch(r"data:image/\w+;base64", head):
         return None
-    bits = "".join(format(byte, "08b") for byte in code)
-    place = 0
-
-    def take(count: int) -> int:
-        nonlocal place
-        place += count
-        if place > len(bits):
-            raise ValueError("it ends too early")
-        return int(bits[place - count : place], 2)
-
     try:
-        total, word = take(32), take(5) + 1
-        lengths = [take(4) + 1 for _ in range(4)]
-        if total != height * width * 4 or height * width > max_pixels() or word != 8:
-            return None
-        out = np.zeros(total, np.uint8)
-        at = 0
-        while at < total:
-            same = take(1)
-            end = min(at + 1 + take(lengths[take(2)]), total)
-            if same:
-                out[at:end] = take(word)
-            else:
-                out[at:end] = [take(word) for _ in range(end - at)]
-            at = end
-    except ValueError:
+        bits = decode(base64.b64decode(data, validate=True), "bitmask", lambda image: np.asarray(image.convert("LA")))
+    except (ValueError, FullconvError):
         return None
-    return np.asarray(out.reshape(height, width, 4)[..., 3] > 0)
+    if bits.shape != (*size, 2):
+        return None
+    return Shape("bitmap", label, (0, 0, Bits.of((bits[..., 0] > 0) & (bits[..., 1] > 0))))
 
 
 FORMATS = (Format("labelstudio", "labelstudio", detect, read),)

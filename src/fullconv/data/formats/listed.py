@@ -100,7 +100,7 @@ def detect_suffix(folder: Folder, settings: DataSettings) -> str | None:
 def read_suffix(folder: Folder, settings: DataSettings) -> Found:
     """Pair by name and suffix."""
     named = settings.model_copy(update={"mask_suffix": _suffix(folder, settings)})
-    found = read_pairs(folder, named, Sides({"": "."}, {"": "."}))
+    found = read_pairs(folder, named, Sides({"": "."}, {"": {"": "."}}))
     found.problems = [told for told in found.problems if told.code != "other-file"]  # data.toml lies there, too
     return found
 

@@ -39,10 +39,8 @@ class Locator:
             said: What to name in a problem; the name itself where empty.
         """
         clean = name.replace("\\", "/")
-        here = near.relative_to(self.root)
-        for base in (here, *map(Path, self._bases), here / "images", Path(), Path("images")):
-            if (path := self._paths.get(_join(base, clean))) is not None:
-                return path
+        if (exact := self.exactly(clean, near)) is not None:
+            return exact
         if not (last := PurePosixPath(clean).name):
             self.missing.append(said or name)
             return None
@@ -58,6 +56,14 @@ class Locator:
                     self.mended.append(said or name)
                 return fits[0]
         self.missing.append(said or name)
+        return None
+
+    def exactly(self, name: str, near: Path) -> Path | None:
+        """Return the picture that a name with its folders leads to, or None, which is not remembered."""
+        here = near.relative_to(self.root)
+        for base in (here, *map(Path, self._bases), here / "images", Path(), Path("images")):
+            if (path := self._paths.get(_join(base, name))) is not None:
+                return path
         return None
 
     def beside(self, path: Path) -> Path | None:
@@ -99,3 +105,14 @@ def _longest(paths: list[Path], name: str) -> list[Path]:
 
     most = max(map(shared, paths), default=0)
     return [path for path in paths if shared(path) == most]
+
+
+def unique(stem: str, taken: set[str], *, prefix: str) -> str:
+    """Return a stem that is not taken yet, with a prefix or a number where it is; takes it."""
+    found, number = stem, 2
+    if found in taken and prefix:
+        found = f"{prefix}/{stem}"
+    while found in taken:
+        found, number = f"{stem}-{number}", number + 1
+    taken.add(found)
+    return found

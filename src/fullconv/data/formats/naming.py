@@ -10,7 +10,7 @@ from fullconv.data.settings import VOID_NAME, DataSettings
 from fullconv.errors import DataError, nearest
 from fullconv.labels import VOID
 
-_BACKGROUND = ("background", "_background_", "__background__", "bg")
+BACKGROUND = ("background", "_background_", "__background__", "bg")
 _IGNORED = (VOID_NAME, "__ignore__", "_ignore_", "ignore")
 
 
@@ -33,15 +33,13 @@ class Naming:
         rest = settings.unlabeled
         if settings.classes is not None:
             self.classes = list(settings.classes)
-            if rest is None and self.classes[0] in there and self.classes[0].lower() not in _BACKGROUND:
+            if rest is None and self.classes[0] in there and self.classes[0].lower() not in BACKGROUND:
                 raise DataError(
                     f"{root / 'data.toml'}: what no shape covers would be '{self.classes[0]}', which shapes draw, too."
                     ' Put "background" first in classes, or set unlabeled = "void".'
                 )
         else:
-            first = (
-                rest if rest not in (None, VOID_NAME) else next((n for n in there if n.lower() in _BACKGROUND), None)
-            )
+            first = rest if rest not in (None, VOID_NAME) else next((n for n in there if n.lower() in BACKGROUND), None)
             if first is None and rest is None:
                 first = "background"
             self.classes = [*([first] if first else []), *(name for name in there if name != first)]
@@ -49,6 +47,7 @@ class Naming:
         self._index.update({name: VOID for name in _IGNORED if name not in self._index})
         self.rest = self.classes[0] if rest is None else rest
         self.unlabeled = VOID if self.rest == VOID_NAME else self._index.get(self.rest, 0)
+        self._boxes = settings.boxes
         self._unknown: dict[str, list[str]] = {}
 
     def index(self, name: str, stem: str) -> int | None:
@@ -60,7 +59,7 @@ class Naming:
     @property
     def key(self) -> str:
         """What a drawn mask depends on."""
-        return f"{self.unlabeled}|{'|'.join(self.classes)}"
+        return f"{self._boxes}|{self.unlabeled}|{'|'.join(self.classes)}"
 
     def problems(self) -> list[Problem]:
         """Say what the rest is, and which names are no class."""

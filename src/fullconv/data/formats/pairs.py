@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from fullconv.data.folder import Folder, Pictures, is_glob
 from fullconv.data.formats import Format, Found
+from fullconv.data.formats.bands import with_more_bands
 from fullconv.data.problems import Problem, Severity, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import SPLITS, DataSettings
@@ -29,58 +31,99 @@ def _split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, st
 
 
 class Sides(NamedTuple):
-    """Folders or globs of pictures and of masks by split; "" where there are no splits."""
+    """Folders or globs of pictures by split, and of masks by split and head; "" where there is but one."""
 
     pictures: dict[str, str]
-    masks: dict[str, str]
+    masks: dict[str, dict[str, str]]
 
-    def both(self) -> dict[str, tuple[str, str]]:
+    def both(self) -> dict[str, tuple[str, dict[str, str]]]:
         """The splits that have both."""
         return {split: (self.pictures[split], self.masks[split]) for split in self.pictures if split in self.masks}
 
+    def add_masks(self, split: str, head: str, place: str) -> None:
+        """Note the folder of a head's masks."""
+        self.masks.setdefault(split, {})[head] = place
+
 
 def _camvid(folder: Folder, settings: DataSettings) -> Sides:
-    if settings.images or settings.masks:
-        return Sides({}, {})
-    return Sides(_split_folders(folder.folders), _split_folders(folder.folders, "annot"))
+    sides = Sides({}, {})
+    if settings.images or settings.masks or any(h.masks for h in (settings.heads or {}).values()):
+        return sides
+    endings = _kinds(settings, [name.partition("annot_")[2] for name in folder.folders if "annot_" in name], "annot")
+    for head, ending in endings.items():
+        for split, place in _split_folders(folder.folders, ending.lower()).items():
+            sides.add_masks(split, head, place)
+    sides.pictures.update(_split_folders(folder.folders))
+    return sides
 
 
 def _split_first(folder: Folder, settings: DataSettings) -> Sides:
     sides = Sides({}, {})
-    if any(is_glob(kind) for kind in _kinds(settings)):
+    images = settings.images or "images"
+    splits = _split_folders(folder.folders)
+    inside = {split: folder.folders_in(name) for split, name in splits.items()}
+    kinds = _kinds(settings, [name.partition("masks_")[2] for inner in inside.values() for name in inner], "masks")
+    if any(is_glob(kind) for kind in (images, *kinds.values())):
         return sides
-    for split, name in _split_folders(folder.folders).items():
-        inner = folder.folders_in(name)
-        for side, kind in zip(sides, _kinds(settings), strict=True):
+    for split, name in splits.items():
+        inner = inside[split]
+        if images.lower() in inner:
+            sides.pictures[split] = f"{name}/{inner[images.lower()]}"
+        for head, kind in kinds.items():
             if kind.lower() in inner:
-                side[split] = f"{name}/{inner[kind.lower()]}"
+                sides.add_masks(split, head, f"{name}/{inner[kind.lower()]}")
     return sides
 
 
 def _kind_first(folder: Folder, settings: DataSettings) -> Sides:
     sides = Sides({}, {})
-    for side, kind in zip(sides, _place(folder, settings), strict=True):
-        if kind is not None and not is_glob(kind):
-            side.update({split: f"{kind}/{name}" for split, name in _split_folders(folder.folders_in(kind)).items()})
+
+    def splits_of(kind: str | None) -> dict[str, str]:
+        if kind is None or is_glob(kind):
+            return {}
+        return {split: f"{kind}/{name}" for split, name in _split_folders(folder.folders_in(kind)).items()}
+
+    images, masks = _place(folder, settings)
+    sides.pictures.update(splits_of(images))
+    for head, kind in masks.items():
+        for split, place in splits_of(kind).items():
+            sides.add_masks(split, head, place)
     return sides
 
 
 def _flat(folder: Folder, settings: DataSettings) -> Sides:
     sides = Sides({}, {})
     if not _kind_first(folder, settings).both():
-        for side, kind in zip(sides, _place(folder, settings), strict=True):
+        images, masks = _place(folder, settings)
+        if images is not None:
+            sides.pictures[""] = images
+        for head, kind in masks.items():
             if kind is not None:
-                side[""] = kind
+                sides.add_masks("", head, kind)
     return sides
 
 
-def _kinds(settings: DataSettings) -> tuple[str, str]:
-    return settings.images or "images", settings.masks or "masks"
+def _kinds(settings: DataSettings, seen: list[str], plain: str) -> dict[str, str]:
+    """Return the names of mask folders (or their endings) by head, from data.toml or from folders like `masks_NAME`.
+
+    Args:
+        settings: What the user says.
+        seen: What follows `masks_` in the names of folders; empty for others.
+        plain: "masks" or "annot", which is the folder of a data set with one head.
+    """
+    if settings.heads is not None:
+        return {head: own.masks or f"{plain}_{head}" for head, own in settings.heads.items()}
+    if settings.masks:
+        return {"": settings.masks}
+    heads = sorted({head for head in seen if head})
+    return {head: f"{plain}_{head}" for head in heads} if len(heads) > 1 else {"": plain}
 
 
-def _place(folder: Folder, settings: DataSettings) -> tuple[str | None, str | None]:
-    """Where pictures and masks are, as on disk; None where there is no such folder."""
-    return tuple(_on_disk(folder, name) for name in _kinds(settings))  # type: ignore[return-value]
+def _place(folder: Folder, settings: DataSettings) -> tuple[str | None, dict[str, str | None]]:
+    """Where pictures and, by head, masks are, as on disk; None where there is no such folder."""
+    seen = [] if "masks" in folder.folders else [name.partition("masks_")[2] for name in folder.folders]
+    kinds = _kinds(settings, seen, "masks")
+    return _on_disk(folder, settings.images or "images"), {h: _on_disk(folder, kind) for h, kind in kinds.items()}
 
 
 def _on_disk(folder: Folder, name: str) -> str | None:
@@ -92,7 +135,9 @@ def _on_disk(folder: Folder, name: str) -> str | None:
 def _format(name: str, family: str, sides: Callable[[Folder, DataSettings], Sides]) -> Format:
     def detect(folder: Folder, settings: DataSettings) -> str | None:
         both = sides(folder, settings).both()
-        return "{}/ with {}/".format(*next(iter(both.values()))) if both else None
+        for images, masks in both.values():
+            return f"{images}/ with {' and '.join(f'{place}/' for place in masks.values())}"
+        return None
 
     def read(folder: Folder, settings: DataSettings) -> Found:
         return read_pairs(folder, settings, sides(folder, settings))
@@ -114,24 +159,30 @@ def half(folder: Folder, settings: DataSettings) -> str | None:
         pictures, masks = sides(folder, settings)
         for split, place in pictures.items():
             return f"{place}/ has no {'masks' if name == 'masks' else f'{split}annot'}/ to go with it"
-        for place in masks.values():
-            return f"{place}/ has no pictures to go with it"
+        for by_head in masks.values():
+            return f"{next(iter(by_head.values()))}/ has no pictures to go with it"
     return None
 
 
 def read_pairs(folder: Folder, settings: DataSettings, sides: Sides) -> Found:
     """Pair the pictures and masks of each split by name."""
     found = Found(splits={})
+    heads = dict.fromkeys(head for by_head in sides.masks.values() for head in by_head)
     for split, (images, masks) in sides.both().items():
-        _pair(folder, settings, split, images, masks, found)
+        if set(masks) == set(heads):
+            _pair(folder, settings, split, images, {head: masks[head] for head in heads}, found)
     for split, place in sides.pictures.items():
+        missing = [f"the masks of head {head}" for head in heads if head not in sides.masks.get(split, {})]
         if split not in sides.masks:
-            words = f"{place}/ has pictures, but there is no folder with their masks"
+            missing = ["their masks"]
+        if missing:
+            words = f"{place}/ has pictures, but there is no folder with {' and '.join(missing)}"
             severity: Severity = "note" if split == "test" else "error"  # of many sets the test masks are kept back
             remedy = "" if split == "test" else "Add the masks, or move the folder away."
             found.problems.append(problem("missing-folder", severity, [place], words, remedy))
-    for split, place in sides.masks.items():
+    for split, by_head in sides.masks.items():
         if split not in sides.pictures:
+            place = next(iter(by_head.values()))
             words = f"{place}/ has masks, but there is no folder with their pictures"
             found.problems.append(
                 problem("missing-folder", "error", [place], words, "Add them, or move the folder away.")
@@ -140,30 +191,46 @@ def read_pairs(folder: Folder, settings: DataSettings, sides: Sides) -> Found:
     return found
 
 
-def _pair(folder: Folder, settings: DataSettings, split: str, images: str, masks: str, found: Found) -> None:
-    pictures, labels = folder.pictures(images), folder.pictures(masks)
-    suffix = settings.mask_suffix or ("" if images == masks else _known_suffix(pictures, labels))
-    files = dict(pictures.files)
-    if images == masks:  # masks lie beside their pictures
-        files = {key: path for key, path in files.items() if not (suffix and key.endswith(suffix))}
-    by_picture = {key.removesuffix(suffix): path for key, path in labels.files.items() if key.endswith(suffix)}
-    if images == masks and not suffix:
-        raise DataError(f"{folder.root}: images and masks are the same folder. Set mask_suffix in data.toml.")
-    samples, alone = [], []
-    for key, path in files.items():
-        if key in by_picture:
-            samples.append(Sample(pictures.stems[key], path, {"": MaskFile(by_picture[key])}))
-        else:
-            alone.append(key)
+def _pair(
+    folder: Folder, settings: DataSettings, split: str, images: str, places: dict[str, str], found: Found
+) -> None:
+    pictures = folder.pictures(images)
+    files, by_head = dict(pictures.files), {}
+    for head, masks in places.items():
+        labels = folder.pictures(masks)
+        suffix = settings.mask_suffix or ("" if images == masks else _known_suffix(pictures, labels))
+        if images == masks and not suffix:
+            raise DataError(f"{folder.root}: images and masks are the same folder. Set mask_suffix in data.toml.")
+        if images == masks:  # masks lie beside their pictures
+            files = {key: path for key, path in files.items() if not (suffix and key.endswith(suffix))}
+        by_head[head] = {k.removesuffix(suffix): path for k, path in labels.files.items() if k.endswith(suffix)}
+    problems = _Where(folder.root, images, "", settings).duplicates(pictures, "pictures")
+    alone: dict[str, None] = {}
+    empty = not files
+    for head, masks in places.items():
+        labels, where = folder.pictures(masks), _Where(folder.root, images, masks, settings)
+        without = [key for key in files if key not in by_head[head]]
+        alone |= dict.fromkeys(without)
+        problems += where.duplicates(labels, "masks")
+        problems += where.others(pictures) if head == next(iter(places)) else []
+        problems += where.others(labels) if images != masks else []
+        problems += where.without_mask(without, pictures, labels)
+        lost = [path for key, path in by_head[head].items() if key not in files]
+        problems += where.without_picture(lost, bool(files))
+        if empty and not labels.files:
+            problems.append(where.empty())
+    keyed = [
+        (key, Sample(pictures.stems[key], path, {head: MaskFile(masks[key]) for head, masks in by_head.items()}))
+        for key, path in files.items()
+        if key not in alone
+    ]
+    samples = [sample for _, sample in keyed]
+    if settings.bands_from is not None:
+        samples, more = with_more_bands(folder, settings.bands_from, images, pictures, keyed)
+        problems += more
     found.splits[split] = samples
-    where = _Where(folder.root, images, masks, settings)
-    found.problems += where.duplicates(pictures, "pictures") + where.duplicates(labels, "masks")
-    found.problems += where.others(pictures) + (where.others(labels) if images != masks else [])
-    found.problems += where.without_mask(alone, pictures, labels)
-    found.problems += where.without_picture([p for key, p in by_picture.items() if key not in files], bool(files))
-    if not samples and not alone and not labels.files:
-        found.problems.append(where.empty())
-    found.partial |= {pictures.stems[key] for key in alone}
+    found.problems += problems
+    found.partial |= {pictures.stems[key] for key in files} - {sample.stem for sample in samples}
 
 
 class _Where:
@@ -251,6 +318,5 @@ def _make_stems_unique(found: Found) -> None:
     else:
         return
     found.splits = {
-        split: [Sample(f"{split}/{s.stem}", s.image, s.masks) for s in samples]
-        for split, samples in found.splits.items()
+        split: [replace(s, stem=f"{split}/{s.stem}") for s in samples] for split, samples in found.splits.items()
     }

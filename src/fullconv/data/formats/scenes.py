@@ -15,7 +15,7 @@ from fullconv.errors import DataError
 _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """labelIds of the 19 classes that count, in the order of their trainIds; all others are void."""
 _LAST_ID = 33
-_SPLITS = {"train": "train", "val": "val", "test": "test"}
+_SPLITS = {"train": "train", "train_extra": "train", "val": "val", "test": "test"}
 _ADE_SPLITS = {
     "training": "train",
     "validation": "val",
@@ -29,15 +29,22 @@ _ADE_CLASSES = 150
 
 def detect_cityscapes(folder: Folder, settings: DataSettings) -> str | None:
     """Find the two folders."""
-    fine = "leftimg8bit" in folder.folders and "gtfine" in folder.folders
-    return None if not fine or settings.masks else f"{folder.folders['leftimg8bit']}/ with {folder.folders['gtfine']}/"
+    truth = _truth(folder)
+    return None if truth is None or settings.masks else f"{folder.folders['leftimg8bit']}/ with {truth}/"
+
+
+def _truth(folder: Folder) -> str | None:
+    if "leftimg8bit" not in folder.folders:
+        return None
+    return folder.folders.get("gtfine", folder.folders.get("gtcoarse"))
 
 
 def read_cityscapes(folder: Folder, settings: DataSettings) -> Found:
     """Pair by city and number; trainIds where there are some for all pictures, else labelIds."""
     found = Found(splits={})
-    images, truth = folder.folders["leftimg8bit"], folder.folders["gtfine"]
+    images, truth = folder.folders["leftimg8bit"], _truth(folder) or ""
     masks = folder.pictures(truth)
+    middle = "gtFine" if truth.lower() == "gtfine" else "gtCoarse"
     kinds = {k: sum(key.endswith(f"_{k}") for key in masks.files) for k in ("labelTrainIds", "labelIds")}
     kind = "labelTrainIds" if kinds["labelTrainIds"] >= max(kinds["labelIds"], 1) else "labelIds"
     alone: dict[str, list[str]] = {}
@@ -46,13 +53,13 @@ def read_cityscapes(folder: Folder, settings: DataSettings) -> Found:
         if split is None:
             continue
         stem = re.sub(r"_leftImg8bit$", "", key)
-        mask = masks.files.get(f"{stem}_gtFine_{kind}")
+        mask = masks.files.get(f"{stem}_{middle}_{kind}")
         found.splits.setdefault(split, [])
         if mask is None:
             alone.setdefault(split, []).append(stem)
         else:
             found.splits[split].append(Sample(stem, path, {"": MaskFile(mask)}))
-    _without(found, alone, f"{truth}/ as ..._gtFine_{kind}.png")
+    _without(found, alone, f"{truth}/ as ..._{middle}_{kind}.png")
     labels = LABELS["cityscapes"][""]
     known: dict[str, object] = {"classes": list(labels.classes), "palette": [list(c) for c in labels.palette]}
     if kind == "labelIds":
@@ -91,7 +98,7 @@ def read_ade(folder: Folder, settings: DataSettings) -> Found:
     if any(re.search(r"_seg$|_parts_\d+$", key) for key in masks.files):
         raise DataError(
             f"{folder.root}: these are masks of the full ADE20K release, whose red and green code the class."
-            " Take the scene-parsing release (SceneParse150), whose masks hold class numbers."
+            " Lay them beside their pictures as that release does, or take the scene-parsing release (SceneParse150)."
         )
     alone: dict[str, list[str]] = {}
     for key, path in folder.pictures(images).files.items():

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fullconv.data.formats.area import Covered, oval_covers, rings_cover
 from fullconv.data.samples import Colors
 from fullconv.errors import MissingExtraError
 from fullconv.images import image_size
@@ -20,7 +21,10 @@ from fullconv.images.limits import check_pixels
 FARTHEST = 100_000
 """Coordinates beyond this are no pixels."""
 
-Kind = Literal["polygon", "rectangle", "ellipse", "line", "bitmap", "coco-polygon", "coco-rle"]
+Kind = Literal["area", "oval", "polygon", "rectangle", "ellipse", "line", "bitmap", "coco-polygon", "coco-rle"]
+"""Tools count coordinates in two ways. To CVAT, Label Studio and COCO 0 is the left edge of the first pixel: `area` and
+`oval` are the pixels whose centre lies inside. To LabelMe and Supervisely 0 is the first pixel itself: `polygon`,
+`rectangle`, `ellipse` and `line` are drawn with their outline, as these tools do."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Shape:
     kind: Kind
     label: int
     points: Any
-    """Rings ((x, y), ...) of a polygon, the first outside and the others holes; corners (x0, y0, x1, y1); points of a
-    line; for a bitmap (left, top, (h, w) array); for COCO flat rings or an RLE."""
+    """Rings ((x, y), ...) of an area or polygon, the first outside and the others holes; (x, y, rx, ry, degrees) of an
+    oval; corners (x0, y0, x1, y1); points of a line; (left, top, Bits) of a bitmap; flat rings or an RLE of COCO."""
     width: int = 1
     """Of a line, in pixels."""
 
@@ -62,13 +66,21 @@ class DrawnMask:
 def _draw(mask: NDArray[np.uint8], shape: Shape) -> None:
     if shape.kind in ("coco-polygon", "coco-rle"):
         mask[_coco(shape, *mask.shape[:2])] = shape.label
-        return
+    elif shape.kind in ("area", "oval", "bitmap"):
+        top, left, inside = _covered(shape, mask.shape[0], mask.shape[1])
+        mask[top : top + inside.shape[0], left : left + inside.shape[1]][inside] = shape.label
+    else:
+        _draw_outlined(mask, shape)
+
+
+def _covered(shape: Shape, height: int, width: int) -> Covered:
     if shape.kind == "bitmap":
         left, top, bits = shape.points
-        y, x = max(top, 0), max(left, 0)
-        window = mask[y : max(top + bits.shape[0], 0), x : max(left + bits.shape[1], 0)]
-        window[bits[y - top :, x - left :][: window.shape[0], : window.shape[1]] != 0] = shape.label
-        return
+        return bits.cover(height, width, top, left)  # type: ignore[no-any-return]
+    return (rings_cover if shape.kind == "area" else oval_covers)(shape.points, height, width)
+
+
+def _draw_outlined(mask: NDArray[np.uint8], shape: Shape) -> None:
     flat = [c for ring in shape.points for c in ring] if shape.kind == "polygon" else list(shape.points)
     if shape.kind in ("rectangle", "ellipse"):
         flat = [(flat[0], flat[1]), (flat[2], flat[3])]
@@ -137,6 +149,12 @@ def number(value: object) -> float | None:
     return float(value) if -FARTHEST <= value <= FARTHEST else None  # false of NaN, and of integers of any length
 
 
+def numbers(table: dict[str, Any], *keys: str) -> tuple[float, ...] | None:
+    """Return the numbers under some keys; None where one is none."""
+    found = tuple(value for key in keys if (value := number(table.get(key))) is not None)
+    return found if len(found) == len(keys) else None
+
+
 def points(value: object, least: int = 1) -> tuple[tuple[float, float], ...] | None:
     """Return a list [[x, y], ...] as tuples; None where it is none, or has too few."""
     if not isinstance(value, list) or len(value) < least:
@@ -150,3 +168,16 @@ def points(value: object, least: int = 1) -> tuple[tuple[float, float], ...] | N
             return None
         found.append((x, y))
     return tuple(found)
+
+
+def turned_box(
+    box: tuple[float, float, float, float], degrees: float = 0, about: tuple[float, float] | None = None
+) -> tuple[tuple[float, float], ...]:
+    """Return the corners of (x0, y0, x1, y1) turned clockwise, about its centre where no point is given."""
+    x0, y0, x1, y1 = box
+    x, y = about or ((x0 + x1) / 2, (y0 + y1) / 2)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+    if not degrees:
+        return corners
+    return tuple((x + (u - x) * cos - (v - y) * sin, y + (u - x) * sin + (v - y) * cos) for u, v in corners)

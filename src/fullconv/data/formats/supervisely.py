@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,28 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.data.folder import Folder, is_clutter
+from fullconv.data.folder import Folder, walk
 from fullconv.data.formats import Format, Found
+from fullconv.data.formats.area import Bits
 from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.shapes import DrawnMask, Shape, points
-from fullconv.data.problems import problem
+from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.shapes import DrawnMask, Shape, number, points, turned_box
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, FullconvError
+from fullconv.images.png import SIGNATURE
 from fullconv.images.read import decode
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_LINE = 1
+_FLAT = ("line", "point", "graph", "cuboid", "cuboid_2d")
 _MOST = 1 << 26  # bytes to which one bitmap may unpack
 
 
 def _sets(folder: Folder) -> list[Path]:
-    """Return the folders that have ann/."""
+    """Return the folders that have ann/; data sets may lie in data sets."""
     if not (folder.root / "meta.json").is_file():
         return []
-    inner = [folder.root / name for name in folder.folders.values()]
-    return [place for place in (folder.root, *inner) if (place / "ann").is_dir() and not is_clutter(place.name)]
+    found = {path.parent.parent for path in walk(folder.root) if path.parent.name == "ann" and path.suffix == ".json"}
+    return sorted(found)
 
 
 def detect(folder: Folder, settings: DataSettings) -> str | None:
@@ -50,8 +53,11 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     titles = [str(row.get("title")) for row in classes if isinstance(row, dict)] if isinstance(classes, list) else []
     naming = Naming(settings, titles, folder.root)
     locator = Locator(folder, settings)
-    bad: list[str] = []
+    remarks = Remarks(settings, "fill")  # a rectangle is a shape like others there
     for place in _sets(folder):
+        split = next(
+            (_SPLITS[part.lower()] for part in place.relative_to(folder.root).parts if part.lower() in _SPLITS), ""
+        )
         for path in sorted((place / "ann").glob("*.json")):
             table = _load(path)
             name = path.name.removesuffix(".json")
@@ -61,27 +67,36 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             if picture is None:
                 continue
             stem = picture.relative_to(folder.root).with_suffix("").as_posix()
-            drawn = []
             objects = table.get("objects")
-            for entry in objects if isinstance(objects, list) else []:
-                if not isinstance(entry, dict):
-                    bad.append(stem)
-                elif (label := naming.index(str(entry.get("classTitle")), stem)) is not None:
-                    shape = _shape(entry, label)
-                    drawn += [shape] if shape is not None else []
-                    bad += [stem] if shape is None else []
-            size = _size(table.get("size"))
-            mask = DrawnMask(path, naming.key, picture, size, naming.unlabeled, tuple(drawn))
-            split = _SPLITS.get(place.name.lower(), "") if place != folder.root else ""
+            shapes = _shapes(objects if isinstance(objects, list) else [], stem, naming, remarks)
+            mask = DrawnMask(path, naming.key, picture, _size(table.get("size")), naming.unlabeled, shapes)
             found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
-    found.problems += locator.problems(any(found.splits.values())) + naming.problems()
-    if bad := list(dict.fromkeys(bad)):
-        words = "shapes cannot be drawn: too few points, no numbers, or a kind that is not known"
-        found.problems.append(problem("bad-shape", "error", bad, words, "Draw them again, or remove them.", bad))
+    found.problems += locator.problems(any(found.splits.values())) + naming.problems() + remarks.problems()
     found.settings = naming.settings()
     return found
+
+
+def _shapes(objects: list[Any], stem: str, naming: Naming, remarks: Remarks) -> tuple[Shape, ...]:
+    drawn: list[Shape] = []
+    for entry in objects:
+        if not isinstance(entry, dict):
+            remarks.bad(stem, "no object")
+            continue
+        kind = entry.get("geometryType")
+        if kind in _FLAT:
+            remarks.flat(stem, kind)
+            continue
+        label = naming.index(str(entry.get("classTitle")), stem)
+        if label is not None and kind == "rectangle" and remarks.asked:
+            label = remarks.box(stem, label)
+        if label is not None:
+            shapes = _shape(entry, label)
+            drawn += shapes or ()
+            if shapes is None:
+                remarks.bad(stem, kind)
+    return tuple(drawn)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -97,45 +112,63 @@ def _size(entry: object) -> tuple[int, int] | None:
     return (height, width) if type(height) is int and type(width) is int and min(height, width) > 0 else None
 
 
-def _shape(entry: dict[str, Any], label: int) -> Shape | None:
+def _shape(entry: dict[str, Any], label: int) -> list[Shape] | None:
+    """Return what an object draws, as Supervisely draws it; None where it cannot be drawn."""
     kind = entry.get("geometryType")
-    if kind == "bitmap":
-        return _bitmap(entry.get("bitmap"), label)
+    if kind in ("bitmap", "alpha_mask"):
+        shape = _bitmap(entry.get("bitmap", entry.get("alpha_mask")), label)
+        return None if shape is None else [shape]
+    if kind in ("polygon", "multipolygon"):
+        parts = entry.get("parts") if kind == "multipolygon" else [entry.get("points")]
+        rings = [_rings(part) for part in parts] if isinstance(parts, list) else []
+        whole = [ring for ring in rings if ring is not None]
+        return [Shape("polygon", label, part) for part in whole] if len(whole) == len(rings) > 0 else None
     outline = entry.get("points")
-    rings = outline if isinstance(outline, dict) else {}
-    outside = points(rings.get("exterior"))
-    if outside is None:
+    corners = points(outline.get("exterior") if isinstance(outline, dict) else outline)
+    if corners is None or len(corners) != 2:
         return None
-    if kind == "polygon" and len(outside) > 2:
-        inside = rings.get("interior") or []
-        holes = [points(hole, 3) for hole in inside] if isinstance(inside, list) else [None]
-        whole = tuple(hole for hole in holes if hole is not None)
-        return Shape("polygon", label, (outside, *whole)) if len(whole) == len(holes) else None
-    if kind == "rectangle" and len(outside) == 2:
-        xs, ys = [p[0] for p in outside], [p[1] for p in outside]
-        return Shape("rectangle", label, (min(xs), min(ys), max(xs), max(ys)))
-    if kind in ("line", "point"):
-        return Shape("line", label, outside if len(outside) > 1 else (*outside, *outside), _LINE)
-    return None
+    xs, ys = [p[0] for p in corners], [p[1] for p in corners]
+    box = (min(xs), min(ys), max(xs), max(ys))
+    if kind == "rectangle":
+        return [Shape("rectangle", label, box)]
+    angle = number(entry.get("angle", 0))
+    return (
+        [Shape("polygon", label, (turned_box(box, math.degrees(angle)),))]
+        if kind == "oriented_bbox" and angle is not None
+        else None
+    )
+
+
+def _rings(entry: object) -> tuple[tuple[tuple[float, float], ...], ...] | None:
+    """Return {"exterior": [...], "interior": [[...], ...]} as an outline and its holes."""
+    if not isinstance(entry, dict):
+        return None
+    outside, inside = points(entry.get("exterior"), 3), entry.get("interior") or []
+    holes = [points(hole, 3) for hole in inside] if isinstance(inside, list) else [None]
+    whole = tuple(hole for hole in holes if hole is not None)
+    return (outside, *whole) if outside is not None and len(whole) == len(holes) else None
 
 
 def _bitmap(entry: object, label: int) -> Shape | None:
-    """Unpack a zipped PNG in base64; it is the alpha channel where there is one."""
+    """Unpack a PNG in base64, zipped or not; it is the alpha channel where there is one."""
     if not isinstance(entry, dict):
         return None
     origin = points([entry.get("origin")])
     try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(base64.b64decode(str(entry.get("data")), validate=True), _MOST)
+        data = base64.b64decode(str(entry.get("data")), validate=True)
+        if not data.startswith(SIGNATURE):
+            data = zlib.decompressobj().decompress(data, _MOST)
         bits = decode(data, "bitmap", _alpha)
     except (ValueError, zlib.error, FullconvError):
         return None
-    return None if origin is None else Shape("bitmap", label, (round(origin[0][0]), round(origin[0][1]), bits != 0))
+    if origin is None or bits.ndim != 2:
+        return None
+    return Shape("bitmap", label, (round(origin[0][0]), round(origin[0][1]), Bits.of(bits != 0)))
 
 
 def _alpha(image: Image.Image) -> NDArray[Any]:
-    if image.mode in ("RGBA", "LA"):
-        return np.asarray(image.getchannel("A"))
+    if image.mode in ("RGBA", "LA") or (image.mode == "P" and "transparency" in image.info):
+        return np.asarray(image.convert("RGBA").getchannel("A"))
     return np.asarray(image.convert("L"))
 
 

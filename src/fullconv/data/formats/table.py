@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from fullconv.data.folder import Folder
-from fullconv.data.formats import Format, coco, cvat, labelme, labelstudio, listed, pairs, scenes, supervisely, voc
+from fullconv.data.formats import (
+    Format,
+    ade_full,
+    coco,
+    cvat,
+    cvat_masks,
+    labelme,
+    labelstudio,
+    listed,
+    pairs,
+    roboflow,
+    scenes,
+    supervisely,
+    voc,
+)
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
 
@@ -11,10 +25,13 @@ FORMATS: tuple[Format, ...] = (
     *pairs.FORMATS,
     *voc.FORMATS,
     *coco.FORMATS,
+    *cvat_masks.FORMATS,
     *cvat.FORMATS,
     *labelme.FORMATS,
     *labelstudio.FORMATS,
     *scenes.FORMATS,
+    *ade_full.FORMATS,
+    *roboflow.FORMATS,
     *supervisely.FORMATS,
     *listed.FORMATS,
 )

@@ -1,0 +1,136 @@
+"""CVAT's "Segmentation mask 1.1": masks in VOC's folders, and labelmap.txt, which says what their colours mean."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from fullconv.constants import LABELS
+from fullconv.data.folder import Folder, Pictures
+from fullconv.data.formats import Format, Found
+from fullconv.data.problems import problem
+from fullconv.data.samples import MaskFile, Sample
+from fullconv.data.scan import Scanner
+from fullconv.data.settings import VOID_NAME, DataSettings
+from fullconv.data.splits import read_list
+from fullconv.errors import DataError
+from fullconv.labels import format_color
+
+_LINE = re.compile(r"(.+?):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+
+
+def detect(folder: Folder, settings: DataSettings) -> str | None:
+    """Find labelmap.txt with SegmentationClass, or the masks with neither labelmap.txt nor VOC's JPEGImages."""
+    if settings.masks or "segmentationclass" not in folder.folders:
+        return None
+    masks = folder.folders["segmentationclass"]
+    if (folder.root / "labelmap.txt").is_file():
+        return f"labelmap.txt with {masks}/"
+    export = (folder.root / "ImageSets" / "Segmentation" / "default.txt").is_file()
+    return f"{masks}/ with ImageSets/ and no JPEGImages/" if export and "jpegimages" not in folder.folders else None
+
+
+def read(folder: Folder, settings: DataSettings) -> Found:
+    """Pair masks with pictures in JPEGImages, in `images`, or anywhere beside them."""
+    masks = folder.pictures(folder.folders["segmentationclass"])
+    pictures = _pictures(folder, settings)
+    found = Found(splits={})
+    split_of = _lists(folder)
+    lost = []
+    for stem, path in masks.files.items():
+        image = pictures.get(stem) or pictures.get(PurePosixPath(stem).name)
+        if image is None:
+            lost.append(path.relative_to(folder.root).as_posix())
+            continue
+        found.splits.setdefault(split_of.get(stem, ""), []).append(Sample(stem, image, {"": MaskFile(path)}))
+    if len(found.splits) > 1 and "" in found.splits:
+        found.splits.setdefault("train", []).extend(found.splits.pop(""))
+    if lost:
+        words = "masks have no picture: CVAT exports them without, unless it is told to save images"
+        remedy = 'Put the pictures into JPEGImages/, or name their folder in data.toml: images = "..."'
+        some = any(found.splits.values())
+        found.problems.append(problem("missing-picture", "warning" if some else "error", lost, words, remedy))
+    found.settings = _meaning(folder, found)
+    return found
+
+
+def _pictures(folder: Folder, settings: DataSettings) -> dict[str, Path]:
+    places = (
+        [settings.images] if settings.images else [folder.folders.get("jpegimages"), folder.folders.get("images"), ""]
+    )
+    found: dict[str, Path] = {}
+    for place in places:
+        if place is None:
+            continue
+        listed: Pictures = folder.pictures(place)
+        for stem, path in listed.files.items():
+            if not place and path.relative_to(folder.root).parts[0].lower().startswith("segmentation"):
+                continue
+            found.setdefault(stem, path)
+            found.setdefault(PurePosixPath(stem).name, path)
+    return found
+
+
+def _meaning(folder: Folder, found: Found) -> dict[str, object]:
+    """Say what colours mean; where masks are grey, their numbers are those of labelmap.txt's lines."""
+    path = folder.root / "labelmap.txt"
+    if path.is_file():
+        colors = _labelmap(path)
+    else:
+        voc = LABELS["voc"][""]
+        colors = {format_color(color): name for color, name in zip(voc.palette, voc.classes, strict=True)}
+        colors["#e0e0c0"] = VOID_NAME  # VOC's borders
+    names = list(dict.fromkeys(name for name in colors.values() if name != VOID_NAME))
+    first = [name for name in names if name.lower() == "background"]
+    classes = [*first, *(name for name in names if name not in first)]
+    samples = [sample for members in found.splits.values() for sample in members]
+    numbers: set[int] = set()
+    for facts in Scanner(folder.root).masks(sample.masks[""] for sample in samples):
+        if not facts.error and (facts.in_color or facts.palette):
+            return {"classes": classes, "colors": colors}
+        numbers.update(facts.counts)
+    if all(format_color((value, value, value)) in colors for value in numbers):
+        return {"classes": classes, "colors": colors}
+    return {"classes": classes, "values": dict(enumerate(colors.values())), "palette": _palette(classes, colors)}
+
+
+def _palette(classes: list[str], colors: dict[str, str]) -> list[list[int]]:
+    first = {name: color for color, name in reversed(colors.items())}
+    return [[int(first[name][i : i + 2], 16) for i in (1, 3, 5)] for name in classes]
+
+
+def _labelmap(path: Path) -> dict[str, str]:
+    """Read lines label:r,g,b:parts:actions as colour -> label, in their order."""
+    colors: dict[str, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Export it again.") from error
+    for count, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None or max(int(match[i]) for i in (2, 3, 4)) > 255:
+            raise DataError(
+                f"{path}, line {count}: '{line.strip()}' is not label:r,g,b:parts:actions. Export it again."
+            )
+        color = format_color((int(match[2]), int(match[3]), int(match[4])))
+        if color in colors:
+            raise DataError(f"{path}, line {count}: {match[1]} has the colour of {colors[color]}. Give it another one.")
+        colors[color] = match[1]
+    if not colors:
+        raise DataError(f"{path}: names no label. Export it again.")
+    return colors
+
+
+def _lists(folder: Folder) -> dict[str, str]:
+    base = folder.root / "ImageSets" / "Segmentation"
+    found: dict[str, str] = {}
+    for path in sorted(base.glob("*.txt")):
+        if path.stem.lower() in _SPLITS:
+            found.update({stem: _SPLITS[path.stem.lower()] for stem in read_list(path)})
+    return found
+
+
+FORMATS = (Format("cvat-masks", "cvat-masks", detect, read),)

@@ -1,0 +1,64 @@
+"""What of an annotation could not be drawn, or was drawn in a way that its author may not have meant."""
+
+from __future__ import annotations
+
+from fullconv.data.problems import Problem, problem
+from fullconv.data.settings import Boxes, DataSettings
+from fullconv.labels import VOID
+
+_BOX_WORDS = {
+    "fill": "are boxes, and are filled as such",
+    "void": "are boxes without an outline, so what is in them is void",
+    "skip": "are boxes without an outline, and are left out",
+}
+
+
+class Remarks:
+    """Collects the stems of pictures by what has to be said about their shapes.
+
+    Args:
+        settings: What the user says: boxes.
+        boxes: What happens to boxes where the user says nothing.
+    """
+
+    def __init__(self, settings: DataSettings, boxes: Boxes) -> None:
+        self.boxes: Boxes = settings.boxes or boxes
+        self.asked = settings.boxes is not None
+        """Whether the user said it."""
+        self._boxes: list[str] = []
+        self._bad: list[str] = []
+        self._kinds: dict[str, None] = {}
+        self._flat: list[str] = []
+        self._flat_kinds: dict[str, None] = {}
+
+    def box(self, stem: str, label: int) -> int | None:
+        """Return the class index (or VOID) that a box draws; None where it draws nothing."""
+        self._boxes.append(stem)
+        return {"fill": label, "void": VOID, "skip": None}[self.boxes]
+
+    def bad(self, stem: str, kind: object) -> None:
+        """Remember a shape that cannot be drawn."""
+        self._bad.append(stem)
+        self._kinds[str(kind)[:40] or "no kind"] = None
+
+    def flat(self, stem: str, kind: str) -> None:
+        """Remember a shape that has no area: points, lines."""
+        self._flat.append(stem)
+        self._flat_kinds[kind] = None
+
+    def problems(self) -> list[Problem]:
+        """Say all of it, each with the pictures that it concerns."""
+        found = []
+        if bad := list(dict.fromkeys(self._bad)):
+            kinds = ", ".join(self._kinds)
+            words = f"shapes cannot be drawn ({kinds}): too few points, no numbers, wrong sizes, or a kind not known"
+            found.append(problem("bad-shape", "error", bad, words, "Draw them again, or remove them.", bad))
+        if flat := list(dict.fromkeys(self._flat)):
+            words = f"shapes have no area ({', '.join(self._flat_kinds)}), and are left out"
+            found.append(problem("no-area", "warning", flat, words, "Draw outlines where they should count."))
+        if boxes := list(dict.fromkeys(self._boxes)):
+            words = f"shapes {_BOX_WORDS[self.boxes]}"
+            remedy = 'Draw outlines, or say in data.toml what boxes are: boxes = "fill", "void" or "skip".'
+            severity = "note" if self.asked or self.boxes == "fill" else "warning"
+            found.append(problem("box-only", severity, boxes, words, "" if self.asked else remedy))  # type: ignore[arg-type]
+        return found

@@ -1,0 +1,92 @@
+"""Colour profiles: what a file's numbers look like, turned into sRGB, in which most pictures are stored anyway."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_SAME = 2
+"""A profile that moves no colour by more than this is sRGB with other roundings: nothing is changed."""
+_STEPS = np.linspace(0, 255, 9).astype(np.uint8)
+
+
+def has_other_colors(image: Image.Image) -> bool:
+    """Whether a picture's profile is another one than sRGB, so that `to_srgb` changes it."""
+    profile = image.info.get("icc_profile")
+    return bool(profile) and isinstance(profile, bytes) and _change(profile, _plain_mode(image)) is not None
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Return a loaded 8-bit picture in sRGB; without a profile, or with a damaged one, it stays as it is.
+
+    Grey stays grey, alpha stays alpha, CMYK becomes RGB.
+    """
+    if image.mode == "LAB":
+        return _lab_to_srgb(image)
+    profile = image.info.get("icc_profile")
+    if not profile or not isinstance(profile, bytes) or (change := _change(profile, _plain_mode(image))) is None:
+        return image
+    if isinstance(change, bytes):  # grey by grey
+        return image.point(list(change) + (list(range(256)) if image.mode == "LA" else []))
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    from PIL import ImageCms
+
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    changed = ImageCms.applyTransform(image.convert("RGB") if alpha is not None else image, change)
+    assert changed is not None  # only where it works in place
+    if alpha is not None:
+        changed.putalpha(alpha)
+    return changed
+
+
+def _plain_mode(image: Image.Image) -> str:
+    return {"L": "L", "LA": "L", "CMYK": "CMYK"}.get(
+        image.mode, "RGB" if image.mode in ("RGB", "RGBA", "P", "PA") else ""
+    )
+
+
+@lru_cache(maxsize=64)
+def _change(profile: bytes, mode: str) -> Any:
+    """Return a transform into sRGB, 256 greys as bytes, or None where there is nothing to do."""
+    if not mode:
+        return None
+    try:
+        from PIL import ImageCms
+
+        transform = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
+        )
+        if mode == "CMYK":
+            return transform
+        if mode == "L":
+            ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+            greys = np.asarray(ImageCms.applyTransform(ramp, transform))[0, :, 1]
+            return None if _is_same(greys, np.arange(256)) else greys.tobytes()
+        grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS), axis=-1).reshape(1, -1, 3)
+        return (
+            None if _is_same(np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform)), grid) else transform
+        )
+    except (ImportError, OSError, ValueError):  # PyCMSError is none of these in old versions
+        return None
+    except Exception as error:
+        if type(error).__name__ == "PyCMSError":  # a damaged profile, or one of another kind of picture
+            return None
+        raise
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max()) <= _SAME
+
+
+def _lab_to_srgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+    changed = ImageCms.applyTransform(image, transform)
+    assert changed is not None
+    return changed

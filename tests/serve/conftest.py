@@ -1,0 +1,77 @@
+"""Services that tests share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+pytest.importorskip("httpx")
+
+from serving import CLASSES, Running, picture  # noqa: E402
+
+from fullconv.nn import build  # noqa: E402
+from fullconv.segmenter import Segmenter  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("served") / "shapes" / "model.safetensors"
+    network = build("fcn8s", backbone="tiny", num_classes=4, width=0.25)
+    Segmenter.from_network(network, CLASSES, device="cpu").save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of pictures of several kinds."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, size in enumerate([(96, 128), (96, 128), (61, 47), (64, 64)]):
+        Image.fromarray(picture(seed, size)).save(folder / f"p{seed}.png")
+    Image.fromarray(picture(7)).save(folder / "photo.jpg", quality=90)
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.fromarray(picture(8, (40, 72))).save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(picture(9)[..., 0]).save(folder / "grey.png")
+    Image.fromarray(picture(4)).quantize(16).save(folder / "palette.png")
+    Image.fromarray(np.dstack([picture(5), picture(6)[..., :1]])).save(folder / "alpha.png")
+    Image.fromarray(picture(3)).save(folder / "plain.tif")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory, model) -> Iterator[Callable[..., Running]]:
+    """Start a service on a free port; all are ended in the end."""
+    running: list[Running] = []
+
+    def begin(*options: object, model: Path | str = model.parent) -> Running:
+        log = tmp_path_factory.mktemp("log") / "service.log"
+        words = [sys.executable, "-m", "fullconv", "serve", str(model), "--port", "0", *map(str, options)]
+        running.append(Running(words, log))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture(scope="session")
+def service(start) -> Running:
+    """One with the defaults, which every test leaves as it was."""
+    return start()
+
+
+@pytest.fixture(scope="session")
+def strict(start) -> Running:
+    """One with narrow limits and a token."""
+    limits = ("--max-body", "1MB", "--max-pixels", "200000", "--timeout", "3", "--queue", "2")
+    return start(*limits, "--token", "open-sesame", "--batch-size", "4")

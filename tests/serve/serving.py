@@ -1,0 +1,84 @@
+"""A service in a process of its own, as a user starts it, and pictures for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from made import draw
+
+CLASSES = ["ground", "disc", "box", "triangle"]
+
+
+class Running:
+    """A service that runs, and its log."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.log = log
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment.pop("FULLCONV_TOKEN", None)
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
+        self.address = self._wait()
+        self.port = int(self.address.rpartition(":")[2])
+        self.client = httpx.Client(base_url=self.address, timeout=60, trust_env=False)
+
+    def _wait(self) -> str:
+        for _ in range(1200):
+            found = re.search(r"^Serving .* at (http://\S+)\. Ctrl-C stops\.$", self.text, re.MULTILINE)
+            if found:
+                return found[1]
+            assert self.process.poll() is None, self.text
+            time.sleep(0.1)
+        raise AssertionError(self.text)
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log's JSON lines."""
+        return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
+
+    def copies(self) -> list[int]:
+        """Ids of the processes that hold the model."""
+        found = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
+        )
+        return [int(word) for word in found.stdout.split()]
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = self.client.get("/metrics").text
+        return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{name}[{{ ]", line))
+
+    def stop(self) -> int:
+        """End it; returns its exit code."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    """A made picture (H, W, 3) uint8."""
+    return draw(np.random.default_rng(seed), size, 4)[0]
+
+
+def png(array: np.ndarray) -> bytes:
+    """The bytes of a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()

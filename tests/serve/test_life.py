@@ -1,0 +1,138 @@
+"""A service from its start to its end: copies that die, signals, words for what does not start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from serving import picture, png
+
+from fullconv.cli import main
+from fullconv.errors import RecipeError
+from fullconv.serve.settings import check_access, name_models
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
+
+PICTURE = png(picture())
+
+
+def ask(address: str, timeout: float = 60) -> httpx.Response:
+    return httpx.post(f"{address}/v1/predict", content=PICTURE, timeout=timeout)
+
+
+def test_what_a_dead_copy_had_is_answered_by_another_and_a_signal_leaves_nothing_unanswered(start):
+    service = start("--copies", "2")
+    expected = ask(service.address).content
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(ask, service.address) for _ in range(24)]
+        time.sleep(0.2)
+        os.kill(service.copies()[0], signal.SIGKILL)
+        answers += [pool.submit(ask, service.address) for _ in range(24)]
+        assert {answer.result().status_code for answer in answers} == {200}
+    assert {answer.result().content for answer in answers} == {expected}
+    for _ in range(600):
+        if service.metric("fullconv_copies_ready") == 2:
+            break
+        time.sleep(0.1)
+    assert service.metric("fullconv_copies_ready") == 2
+    assert service.metric("fullconv_copy_restarts_total") == 1
+    assert [line["code"] for line in service.lines if line["event"] == "copy-ended"] == [-9]
+    stop_under_load(service, expected)
+
+
+def stop_under_load(service, expected: bytes) -> None:
+    found: list[object] = []
+    copies = service.copies()
+    stopping = threading.Event()
+
+    def client() -> None:
+        while True:
+            sent_before = not stopping.is_set()
+            try:
+                answer = ask(service.address)
+            except httpx.ConnectError:  # the door is closed: nothing was accepted
+                return
+            except httpx.HTTPError as error:
+                found.append(error if sent_before else None)
+                return
+            found.append(answer.content if answer.status_code == 200 else answer.status_code)
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=client) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    stopping.set()
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(30) == 143
+    for thread in threads:
+        thread.join(30)
+    assert expected in found
+    assert set(found) <= {expected, 503, None}
+    assert "stopped by SIGTERM" in service.text
+    for pid in copies:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_service_that_is_killed_leaves_no_copy_behind(start):
+    service = start()
+    (copy,) = service.copies()
+    service.process.kill()
+    service.process.wait(20)
+    for _ in range(100):
+        try:
+            os.kill(copy, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the copy lives on")
+
+
+# --- what does not start ---------------------------------------------------------------------------------------------
+
+
+def test_another_host_wants_a_token_or_the_word_that_none_is_wanted():
+    with pytest.raises(RecipeError, match=r"--host 0\.0\.0\.0: others could reach it\. Give --token T"):
+        check_access("0.0.0.0", None, no_auth=False)
+    with pytest.raises(RecipeError, match="contradict"):
+        check_access("0.0.0.0", "long enough", no_auth=True)
+    with pytest.raises(RecipeError, match="at least 8 characters"):
+        check_access("127.0.0.1", "short", no_auth=False)
+    check_access("0.0.0.0", "long-enough", no_auth=False)
+    check_access("0.0.0.0", None, no_auth=True)
+    check_access("localhost", None, no_auth=False)
+
+
+def test_models_have_names_that_stand_in_an_address():
+    assert name_models("runs/a b/model.safetensors", ["x=c.safetensors"]) == {
+        "a-b": "runs/a b/model.safetensors", "x": "c.safetensors"
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="write name=FILE"):
+        name_models(None, ["../x=file"])
+    with pytest.raises(RecipeError, match="there is a model 'a' already"):
+        name_models("a.safetensors", ["a=b"])
+    with pytest.raises(RecipeError, match="nothing to serve"):
+        name_models(None, [])
+
+
+def test_a_missing_model_and_a_taken_port_are_mendable(model, tmp_path, capfd):
+    assert main(["serve", str(tmp_path / "none.safetensors"), "--port", "0"]) == 2
+    assert "none.safetensors" in capfd.readouterr().err
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert main(["serve", str(model), "--port", str(other.getsockname()[1])]) == 2
+    assert "cannot be listened on" in capfd.readouterr().err
+
+
+def test_without_the_extra_the_install_line_is_told(model, monkeypatch, capfd):
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    assert main(["serve", str(model)]) == 2
+    assert 'pip install "fullconv[serve]"' in capfd.readouterr().err

@@ -1,0 +1,378 @@
+"""The page in a real browser: pictures in, results over them, errors in words, usable by everybody."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import CLASSES, Running, picture, png
+
+from fullconv.labels import voc_palette
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+PICTURE = png(picture())
+SIZE = (96, 128)
+DROP = """([name, type, data]) => {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type }));
+  const pass = (kind, more) => document.dispatchEvent(new (kind === 'paste' ? ClipboardEvent : DragEvent)(kind, more));
+  %s
+}"""
+DRAG = """for (const kind of ['dragenter', 'dragover', 'drop'])
+  pass(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });"""
+PASTE = "pass('paste', { clipboardData: transfer, bubbles: true });"
+OVERLAY = "() => document.getElementById('overlay').toDataURL()"
+STYLE = "(name) => getComputedStyle(document.getElementById('overlay'))[name]"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Tab:
+    """One tab with the page, which fails where the page says an error or asks anybody else."""
+
+    def __init__(self, browser: Any, service: Running, **options: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1100, "height": 640}, **options})
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.asked: list[str] = []
+        self.wrong: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.goto(service.address)
+        self.service = service
+
+    def give(self, *files: tuple[str, bytes]) -> None:
+        kind = "application/octet-stream"
+        self.page.set_input_files("#files", [{"name": n, "mimeType": kind, "buffer": data} for n, data in files])
+
+    def wait(self, name: str) -> None:
+        self.page.wait_for_selector(f'#stage[data-ready="{name}"]')
+        self.page.evaluate("() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
+
+    def overlay(self) -> np.ndarray:
+        data = self.page.evaluate(OVERLAY).partition(",")[2]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.wrong == []
+        assert [url for url in self.asked if not url.startswith((self.service.address, "data:", "blob:"))] == []
+
+
+@pytest.fixture(scope="module")
+def label_map(service) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(service.client.post("/v1/predict", content=PICTURE).content)))
+
+
+@pytest.fixture
+def tab(browser, service) -> Iterator[Tab]:
+    opened = Tab(browser, service)
+    opened.page.wait_for_selector("#chips li")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def shown(tab) -> Tab:
+    """A tab that shows the result of the picture."""
+    tab.page.evaluate(DROP % DRAG, ["one.png", "image/png", base64.b64encode(PICTURE).decode()])
+    tab.wait("one.png")
+    return tab
+
+
+def centres(canvas: np.ndarray, step: int = 7) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield pixels of the picture with what the canvas, to which it is fitted, shows at their centres."""
+    height, width = SIZE
+    scale = min(canvas.shape[0] / height, canvas.shape[1] / width)
+    top, left = (canvas.shape[0] - scale * height) / 2, (canvas.shape[1] - scale * width) / 2
+    for y in range(0, height, step):
+        for x in range(0, width, step):
+            yield y, x, canvas[int(top + (y + 0.5) * scale), int(left + (x + 0.5) * scale)]
+
+
+def test_a_dropped_picture_is_covered_by_its_labels_and_classes_can_be_switched_off(shown, label_map):
+    palette = voc_palette(4)
+    canvas = shown.overlay()
+    for y, x, color in centres(canvas):
+        assert tuple(color) == (*palette[label_map[y, x]], 255)
+    assert (canvas[..., 3] == 255).sum() == pytest.approx(
+        min(canvas.shape[0] / 96, canvas.shape[1] / 128) ** 2 * 96 * 128, rel=0.02
+    )
+    most = int(np.bincount(label_map.reshape(-1)).argmax())
+    shown.page.uncheck(f'#classes input[data-index="{most}"]')
+    shown.page.wait_for_timeout(100)
+    for y, x, color in centres(shown.overlay()):
+        assert (color[3] == 0) == (label_map[y, x] == most)
+    shown.page.click("#none")
+    shown.page.wait_for_timeout(100)
+    assert not shown.overlay().any()
+    shown.page.click("#all")
+    shown.page.wait_for_timeout(100)
+    assert (shown.overlay() == canvas).all()
+
+
+def test_the_table_counts_and_the_pointer_tells_class_and_confidence(shown, service, label_map):
+    path = "/v1/predict?include=confidence"
+    content = service.client.post(path, content=PICTURE, headers={"Accept": "application/json"}).json()
+    confidence = np.asarray(Image.open(io.BytesIO(base64.b64decode(content["confidence"]))))
+    rows = shown.page.locator("#classes tr").all_inner_texts()
+    counts = sorted(np.bincount(label_map.reshape(-1), minlength=4), reverse=True)
+    assert [int(re.sub(r"\D", "", row.split()[-1])) for row in rows] == counts
+    box = shown.page.locator("#stage").bounding_box()
+    scale = min((box["width"] - 2) / 128, (box["height"] - 2) / 96)
+    left, top = box["x"] + (box["width"] - scale * 128) / 2, box["y"] + (box["height"] - scale * 96) / 2
+    for y, x in ((10, 20), (50, 64), (90, 120)):
+        shown.page.mouse.move(left + (x + 0.5) * scale, top + (y + 0.5) * scale)
+        assert shown.page.inner_text("#tip").split() == [
+            CLASSES[label_map[y, x]], str(confidence[y, x]), "%", "x", f"{x},", "y", str(y)
+        ]  # fmt: skip
+    shown.page.mouse.move(box["x"] + box["width"] / 2, box["y"] - 30)
+    assert not shown.page.is_visible("#tip")
+
+
+def test_opacity_divider_and_zoom_do_what_they_say(shown):
+    page = shown.page
+    page.fill("#opacity", "20")
+    assert page.evaluate(STYLE, "opacity") == "0.2"
+    page.fill("#compare", "50")
+    assert page.evaluate(STYLE, "clipPath").startswith("inset(0px 0px 0px ")
+    handle, stage = (page.locator(name).bounding_box() for name in ("#divider", "#stage"))
+    page.mouse.move(handle["x"] + 14, handle["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(stage["x"] + stage["width"] * 0.25, handle["y"] + 100, steps=3)
+    page.mouse.up()
+    assert abs(int(page.input_value("#compare")) - 25) <= 1
+    page.fill("#compare", "0")
+    fitted, before = page.inner_text("#zoom-level"), shown.overlay()
+    page.mouse.move(stage["x"] + 300, stage["y"] + 200)
+    page.mouse.wheel(0, -600)
+    page.wait_for_timeout(150)
+    zoomed = shown.overlay()
+    assert int(page.inner_text("#zoom-level").split()[0]) > int(fitted.split()[0])
+    page.mouse.down()
+    page.mouse.move(stage["x"] + 200, stage["y"] + 150, steps=3)
+    page.mouse.up()
+    page.wait_for_timeout(150)
+    assert (shown.overlay() != zoomed).any()
+    page.click("#zoom-fit")
+    page.wait_for_timeout(150)
+    assert (shown.overlay() == before).all()
+
+
+def test_downloads_are_the_files_that_predict_writes_and_what_is_shown(shown, service, label_map, tmp_path):
+    page = shown.page
+
+    def saved(button: str) -> tuple[str, bytes]:
+        with page.expect_download() as waiting:
+            page.click(button)
+        path = tmp_path / "saved"
+        waiting.value.save_as(path)
+        return waiting.value.suggested_filename, path.read_bytes()
+
+    name, data = saved("#save-labels")
+    assert (name, data) == ("one.png", service.client.post("/v1/predict", content=PICTURE).content)
+    name, data = saved("#save-table")
+    lines = data.decode().splitlines()
+    assert (name, lines[0]) == ("one.csv", "image,class,pixels,share")
+    counts = np.bincount(label_map.reshape(-1), minlength=4)
+    assert {line.split(",")[1]: int(line.split(",")[2]) for line in lines[1:]} == dict(
+        zip(CLASSES, counts, strict=True)
+    )
+    page.fill("#opacity", "40")
+    page.uncheck('#classes input[data-index="0"]')
+    name, data = saved("#save-overlay")
+    found = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(float)
+    painted = np.array(voc_palette(4), float)[label_map]
+    mixed = np.where((label_map == 0)[..., None], picture(), 0.6 * picture() + 0.4 * painted)
+    assert name == "one.overlay.png"
+    assert np.abs(found - mixed).max() <= 1
+
+
+def test_the_keyboard_is_enough(tab):
+    page = tab.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.focus(".example")
+    page.keyboard.press("Enter")
+    tab.wait("example1.jpg")
+    page.focus("#stage")
+    page.keyboard.press("ArrowRight")
+    first = page.inner_text("#status")
+    assert re.fullmatch(rf"({'|'.join(CLASSES)}) \d+ %, x \d+, y \d+", first)
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#status") != first
+    level = page.inner_text("#zoom-level")
+    page.keyboard.press("+")
+    page.wait_for_timeout(100)
+    assert page.inner_text("#zoom-level") != level
+    page.keyboard.press("0")
+    page.wait_for_timeout(100)
+    assert page.inner_text("#zoom-level") == level
+    page.click("#clear")
+    assert page.is_visible("#drop")
+
+
+def test_bad_files_are_told_in_words_and_others_go_on(tab):
+    tab.give(("bad.jpg", b"no picture"), ("good.png", PICTURE), ("half.png", PICTURE[:-500]))
+    page = tab.page
+    page.wait_for_selector(".box.bad")
+    assert "The picture is a text file, whatever its name says." in page.inner_text("#message")
+    page.click('#strip button[aria-label^="good.png"]')
+    tab.wait("good.png")
+    page.click('#strip button[aria-label^="half.png"]')
+    page.wait_for_selector(".box.bad")
+    assert "truncated" in page.inner_text("#message")
+    assert not page.is_visible("#panel")
+
+
+def test_a_pasted_picture_and_one_that_no_browser_reads_are_shown(tab):
+    page = tab.page
+    page.evaluate(DROP % PASTE, ["image.png", "image/png", base64.b64encode(PICTURE).decode()])
+    tab.wait("image.png")
+    buffer = io.BytesIO()
+    Image.fromarray(picture(3)).save(buffer, format="TIFF")
+    tab.give(("scan.tif", buffer.getvalue()))
+    tab.wait("scan.tif")
+    drawn = page.evaluate(
+        "() => document.getElementById('picture').getContext('2d').getImageData(200, 200, 1, 1).data[3]"
+    )
+    assert drawn == 255
+
+
+def violations(page: Any) -> list[str]:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page).response["violations"]
+    return [
+        f"{row['id']}: {row['nodes'][0]['html'][:120]}" for row in found if row["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(browser, service, scheme):
+    tab = Tab(browser, service, color_scheme=scheme, viewport={"width": 380, "height": 760})
+    page = tab.page
+    narrow = "document.documentElement.scrollWidth <= window.innerWidth"
+    page.wait_for_selector("#chips li")
+    assert violations(page) == []
+    assert page.evaluate(narrow)
+    tab.give(("bad.jpg", b"no picture"), ("good.png", PICTURE))
+    page.wait_for_selector(".box.bad")
+    assert violations(page) == []
+    page.click('#strip button[aria-label^="good.png"]')
+    tab.wait("good.png")
+    assert violations(page) == []
+    assert page.evaluate(narrow)
+    page.goto(f"{service.address}/docs")
+    page.wait_for_selector("section")
+    assert violations(page) == []
+    assert page.evaluate(narrow)
+    assert page.locator("section h2").first.inner_text().split() == ["POST", "/v1/predict"]
+    tab.close()
+
+
+# --- slow ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_thirty_megapixels_are_shown_zoomed_and_hovered(tab, service, tmp_path):
+    from fullconv.demo import draw
+
+    part = draw(np.random.default_rng(1), (500, 600))[0]
+    large = np.tile(part, (10, 10, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(large).save(buffer, format="JPEG", quality=90)
+    path = tmp_path / "large.jpg"
+    path.write_bytes(buffer.getvalue())
+    page = tab.page
+    page.set_default_timeout(240_000)
+    page.set_input_files("#files", path)
+    tab.wait("large.jpg")
+    assert page.inner_text("#size") == "6,000 × 5,000 pixels"
+    expected = np.asarray(Image.open(io.BytesIO(service.client.post("/v1/predict", content=path.read_bytes()).content)))
+    box = page.locator("#stage").bounding_box()
+    hovered = 0
+    for turn in range(12):
+        page.mouse.move(box["x"] + 40 * turn + 150, box["y"] + 30 * turn + 60)
+        if not page.is_visible("#tip"):
+            continue
+        name, _, _, _, x, _, y = page.inner_text("#tip").split()
+        assert name == CLASSES[expected[int(y), int(x.strip(","))]]
+        hovered += 1
+        page.mouse.wheel(0, -300)
+    assert hovered > 8
+    assert (
+        page.evaluate(
+            "() => { const t = performance.now(); document.getElementById('none').click(); return performance.now() - t; }"
+        )
+        < 100
+    )
+
+
+@pytest.mark.slow
+def test_two_tabs_do_not_disturb_each_other(browser, service):
+    tabs = [Tab(browser, service), Tab(browser, service)]
+    names = [[f"{tab}-{n}.png" for n in range(6)] for tab in range(2)]
+    for tab, own in zip(tabs, names, strict=True):
+        tab.page.wait_for_selector("#chips li")
+        tab.give(*((name, png(picture(seed))) for seed, name in enumerate(own)))
+    for number, (tab, own) in enumerate(zip(tabs, names, strict=True)):
+        for seed, name in enumerate(own):
+            tab.page.click(f'#strip button[aria-label="{name}, done"]')
+            tab.wait(name)
+            content = service.client.post("/v1/predict?answer=json", content=png(picture(seed))).json()
+            rows = sorted((row["pixels"] for row in content["classes"]), reverse=True)
+            shown = [re.sub(r"\D", "", row.split()[-1]) for row in tab.page.locator("#classes tr").all_inner_texts()]
+            assert list(map(int, shown)) == rows, f"{name} of tab {number}"
+        tab.close()
+
+
+@pytest.mark.slow
+def test_a_token_is_asked_for_and_stays_in_the_tab(browser, strict):
+    tab = Tab(browser, strict)
+    page = tab.page
+    page.wait_for_selector("#login[open]")
+    page.fill("#token", "wrong-token")
+    page.click("#login button")
+    page.wait_for_selector("text=another one")
+    page.fill("#token", "open-sesame")
+    page.click("#login button")
+    page.wait_for_selector("#chips li")
+    tab.give(("one.png", PICTURE))
+    tab.wait("one.png")
+    assert json.loads(page.evaluate("JSON.stringify(Object.keys(localStorage))")) == []
+    tab.close()
+
+
+@pytest.mark.slow
+def test_a_service_that_is_gone_is_told(browser, start):
+    service = start()
+    tab = Tab(browser, service)
+    tab.page.wait_for_selector("#chips li")
+    service.stop()
+    tab.give(("one.png", PICTURE))
+    tab.page.wait_for_selector(".box.bad")
+    assert "cannot be reached" in tab.page.inner_text("#message")
+    tab.close()
+
+
+def test_the_pages_files_are_small():
+    folder = Path(__file__).parents[2] / "src" / "fullconv" / "serve" / "page"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 150_000

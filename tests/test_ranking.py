@@ -1,0 +1,127 @@
+"""What to label next: the numbers of a picture, the order, the command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fullconv import Segmenter, build
+from fullconv.cli import main
+from fullconv.errors import InputError
+from fullconv.ranking import GRID, Glance, glance, rank
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    torch.manual_seed(0)
+    return Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=3, width=0.5), classes=["a", "b", "c"])
+
+
+def picture(seed, height=50, width=41):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def made(name, uncertainty, *seen):
+    return Glance(name, uncertainty, np.array(seen, np.float32))
+
+
+@pytest.mark.parametrize("size", [(50, 41), (3, 2), (1, 1), (700, 20)])
+def test_a_glance_is_the_entropy_and_the_mean_probabilities_of_grid_cells(segmenter, size):
+    image = picture(1, *size)
+    prediction = segmenter.predict(image, probabilities=True)
+    p = prediction.probabilities.astype(np.float64)
+    found = glance(segmenter.predict(image), "x")
+    assert found.uncertainty == pytest.approx(float(-(p * np.log(p)).sum(0).mean() / math.log(3)), rel=1e-4)
+    rows, columns = (np.arange(n) * GRID // n for n in size)
+    for k in range(3):
+        for i in range(GRID):
+            for j in range(GRID):
+                cell = p[k][np.ix_(rows == i, columns == j)]
+                wanted = cell.mean() if cell.size else 0.0
+                assert found.seen.reshape(3, GRID, GRID)[k, i, j] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_most_uncertain_comes_first_and_its_twin_does_not_come_second():
+    order = rank([made("hard", 0.9, 1, 0), made("twin", 0.89, 1, 0.01), made("other", 0.5, 0, 1)], top=3)
+    assert [row.image for row in order] == ["hard", "other", "twin"]
+    assert order[0].novelty is None
+    assert order[1].novelty > order[2].novelty
+
+
+def test_what_is_labelled_already_is_not_new():
+    glances = [made("known scene", 0.9, 1, 0), made("new scene", 0.6, 0, 1)]
+    assert rank(glances)[0].image == "known scene"
+    assert rank(glances, labelled=[made("train", 0.1, 1, 0.01)])[0].image == "new scene"
+
+
+def test_below_the_top_uncertainty_alone_decides():
+    order = rank([made(str(n), n / 10, n, -n) for n in range(6)], top=2)
+    assert [row.image for row in order][2:] == sorted([row.image for row in order][2:], reverse=True)
+    assert all(row.novelty is None for row in order[2:])
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12), st.integers(1, 15)
+)
+def test_every_picture_has_one_place_whatever_order_they_come_in(numbers, top):
+    glances = [made(f"{n:02}", *values) for n, values in enumerate(numbers)]
+    order = rank(glances, top)
+    assert sorted(row.image for row in order) == [g.image for g in glances]
+    assert [row.rank for row in order] == list(range(1, len(order) + 1))
+    assert rank(glances[::-1], top) == order
+
+
+def test_nothing_to_rank_is_said():
+    with pytest.raises(InputError, match="no picture"):
+        rank([])
+
+
+def test_the_command_orders_a_folder_and_goes_on_after_a_bad_picture(segmenter, tmp_path, capsys):
+    model, folder = tmp_path / "model.safetensors", tmp_path / "new"
+    segmenter.save(model)
+    folder.mkdir()
+    for n in range(3):
+        Image.fromarray(picture(n)).save(folder / f"{n}.png")
+    assert main(["rank", str(model), str(folder)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["rank"] for row in rows] == ["1", "2", "3"]
+    assert {row["image"] for row in rows} == {str(folder / f"{n}.png") for n in range(3)}
+    (folder / "bad.png").write_bytes(b"not a picture")
+    out = tmp_path / "order.csv"
+    assert main(["rank", str(model), str(folder), "--json", "-o", str(out)]) == 3
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert len(answer["order"]) == 3
+    assert answer["failed"][0]["input"].endswith("bad.png")
+    assert "bad.png" in said.err
+    assert [row["image"] for row in csv.DictReader(io.StringIO(out.read_text()))] == [
+        row["image"] for row in answer["order"]
+    ]
+    (tmp_path / "empty").mkdir()
+    assert main(["rank", str(model), str(tmp_path / "empty")]) == 2
+    assert "holds no picture" in capsys.readouterr().err
+
+
+def test_the_command_leaves_out_what_a_data_set_shows_already(segmenter, tmp_path, capsys):
+    model = tmp_path / "model.safetensors"
+    segmenter.save(model)
+    for n in range(4):
+        for kind, content in (("images", picture(n % 2)), ("masks", np.full((50, 41), n % 3, np.uint8))):
+            (tmp_path / "data" / "train" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).save(tmp_path / "data" / "train" / kind / f"{n}.png")
+    (tmp_path / "new").mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "new" / "same.png")
+    Image.fromarray(picture(0)[::2, ::2] // 2).save(tmp_path / "new" / "unlike.png")
+    assert main(["rank", str(model), str(tmp_path / "new"), "--labelled", str(tmp_path / "data"), "--json"]) == 0
+    order = json.loads(capsys.readouterr().out)["order"]
+    assert order[0]["image"].endswith("unlike.png")
+    assert order[1]["novelty"] == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,178 @@
+"""Processes that train together, for the tests: forked from one that has imported torch, or started by torchrun.
+
+torchrun --nproc-per-node N ranks.py DATA RUN TOLD [KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs import SMALL
+from torch import nn
+
+from fullconv.data import open_dataset
+from fullconv.data.loader import Batch
+from fullconv.modelfile import weights_sha256
+from fullconv.recipe import parse_recipe, parse_setting
+from fullconv.segmenter import Segmenter
+from fullconv.training import run
+from fullconv.training.console import Console, Silence
+from fullconv.training.loop import Stepper, set_training_mode
+from fullconv.training.materials import make_batches, make_card, make_losses, make_network
+from fullconv.training.plan import resolve
+from fullconv.training.processes import joined
+from fullconv.training.shared import evaluate_together, sum_gradients
+from fullconv.training.state import new_state
+from fullconv.training.synced import synchronize_batch_norms
+
+
+class Recording(Console):
+    """A console that keeps the loss of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        self.losses.append(loss)
+        super().step(step, steps, loss)
+
+
+def trained(data: str, out: str, settings: dict[str, Any], resume: bool = False) -> dict[str, Any]:
+    """Train; return the losses that the first process showed, and the weights of this one."""
+    torch.set_num_threads(1)
+    console = Recording()
+    outcome = run(Path(data), Path(out), {**SMALL, **settings}, resume=resume, console=console)
+    weights = weights_sha256(outcome.segmenter.network.state_dict())
+    return {"status": outcome.status, "losses": console.losses, "weights": weights}
+
+
+def scored(data: str) -> dict[str, Any]:
+    """Score an untrained network on all pictures."""
+    torch.set_num_threads(1)
+    dataset = open_dataset(Path(data))
+    with joined("cpu") as processes:
+        recipe = resolve(parse_recipe(SMALL), dataset, dataset.statistics("train"), processes)
+        torch.manual_seed(5)
+        network = make_network(recipe, dataset, 3, torch.device("cpu"), Silence())
+        card = make_card(recipe, network, dataset, dataset.statistics("train"), "")
+        segmenter = Segmenter(network, card, "cpu", "fp32")
+        members = dataset.samples("all")
+        (report,) = evaluate_together(processes, segmenter, dataset, "all", members, on_error="record").values()
+    per_image = {stem: [part.tolist() for part in counts] for stem, counts in report.per_image.items()}
+    return {**report.to_dict(), "seconds": 0, "per_image": per_image}
+
+
+def first_gradient(data: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return loss, gradients and running statistics of the first step, as numbers."""
+    torch.set_num_threads(1)
+    dataset = open_dataset(Path(data))
+    statistics = dataset.statistics("train")
+    with joined("cpu") as processes:
+        recipe = resolve(parse_recipe({**SMALL, **settings}), dataset, statistics, processes)
+        torch.manual_seed(recipe.seed)
+        network = make_network(recipe, dataset, 3, torch.device("cpu"), Silence())
+        card, (losses, _) = make_card(recipe, network, dataset, statistics, ""), make_losses(recipe, dataset)
+        stepper = Stepper(recipe, card, losses, torch.device("cpu"), "fp32", processes)
+        batches: list[Batch] = list(make_batches(recipe, dataset, statistics, processes).batches(0, 2))
+        set_training_mode(network, recipe)
+        value = stepper.gradient(new_state(network, recipe), batches)
+        gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
+        running = {name: b.flatten().tolist() for name, b in network.named_buffers() if "running" in name}
+    return {"loss": value, "gradients": gradients, "running": running}
+
+
+def normalized() -> dict[str, Any]:
+    """Return value, gradients and running statistics of a smooth network with synchronised batch norms.
+
+    Smooth, as a ReLU whose input is 0 but for rounding may go either way.
+    """
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(5, 3, 9, 8, generator=generator) * 4 + 10
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4))
+    with joined("cpu") as processes:
+        synchronize_batch_norms(network, processes)
+        loss = (network(x[processes.rank :: processes.ranks]).sin() ** 2).sum()
+        loss.backward()
+        sum_gradients(network, processes)
+        value = float(processes.sum(loss.detach().clone()))
+    gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
+    running = {name: b.flatten().tolist() for name, b in network.named_buffers()}
+    return {"loss": value, "gradients": gradients, "running": running}
+
+
+@dataclass
+class Ranks:
+    """Processes that were started together."""
+
+    processes: list[Any]
+    told: Path
+
+    def results(self) -> list[dict[str, Any]]:
+        """Wait for all, and return what each came to."""
+        for process in self.processes:
+            process.join(timeout=300)
+        assert [process.exitcode for process in self.processes] == [0] * len(self.processes)
+        return [json.loads((self.told / f"{rank}.json").read_text()) for rank in range(len(self.processes))]
+
+    def said(self, rank: int = 0) -> str:
+        """What a process wrote on stderr so far."""
+        return (self.told / f"{rank}.err").read_text()
+
+
+def _one(rank: int, ranks: int, port: int, told: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sys.stderr = (Path(told) / f"{rank}.err").open("w", buffering=1)
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    try:
+        result = work(*arguments)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    (Path(told) / f"{rank}.json").write_text(json.dumps(result))
+
+
+@contextmanager
+def starter() -> Iterator[Callable[..., Ranks]]:
+    """Yield a function that starts `ranks` processes which do some work together; all are dead at the end."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fullconv.training", "ranks"])
+    begun: list[Any] = []
+
+    def start(ranks: int, told: Path, work: Callable[..., Any], *arguments: Any) -> Ranks:
+        told.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [
+            context.Process(target=_one, args=(rank, ranks, port, str(told), work, arguments)) for rank in range(ranks)
+        ]
+        for process in processes:
+            process.start()
+        begun.extend(processes)
+        return Ranks(processes, told)
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.join()
+
+
+if __name__ == "__main__":
+    data, out, told, *pairs = sys.argv[1:]
+    result = trained(data, out, dict(parse_setting(pair) for pair in pairs))
+    Path(told, f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(result))

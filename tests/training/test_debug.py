@@ -1,0 +1,135 @@
+"""A step that went wrong: what is kept of it, where it is said to have begun, and that nobody runs into it again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from runs import SMALL
+
+from fullconv.checkpoint import read_state, write_state
+from fullconv.cli import main
+from fullconv.errors import RunError
+from fullconv.modelfile import read_model
+from fullconv.training import train
+from fullconv.training.debug import debug, replay, where_it_began
+from fullconv.training.evidence import read_evidence
+
+WILD = {**SMALL, "epochs": 3, "lr": 1e8, "optimizer": "sgd", "warmup": 0, "norm": "none"}
+
+
+@pytest.fixture(scope="module")
+def failed(shapes, tmp_path_factory) -> Path:
+    """A run whose loss became NaN; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "failed"
+    with pytest.raises(RunError, match="the loss became"):
+        train(shapes, run, **WILD)
+    return run
+
+
+def test_the_status_says_how_the_run_ended(failed):
+    status = json.loads((failed / "status.json").read_text())
+    assert status["status"] == "failed"
+    assert re.match(r"the loss became (nan|inf) at step \d+; `fullconv debug` shows where it began\.", status["reason"])
+
+
+def test_nobody_goes_on_into_it_again(shapes, failed):
+    before = {path: path.stat().st_mtime_ns for path in failed.rglob("*") if path.is_file()}
+    with pytest.raises(
+        RunError, match=r"this run ended because the loss became .*start again, in a new folder, with --lr"
+    ):
+        train(shapes, failed, resume=True, **WILD)
+    assert {path: path.stat().st_mtime_ns for path in failed.rglob("*") if path.is_file()} == before
+
+
+def test_the_replay_is_the_step(failed):
+    evidence = read_evidence(failed)
+    assert evidence.step == json.loads((failed / "status.json").read_text())["step"]
+    assert len(evidence.batches[0].stems) == 2
+    assert all(torch.isfinite(value).all() for value in evidence.tensors.values() if value.is_floating_point())
+    assert str(replay(evidence, "fp32").loss) == str(evidence.value)
+
+
+def test_the_command_names_layer_pictures_and_remedy(failed, capsys):
+    assert main(["debug", str(failed)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^Step \d+ of 150: the loss was (nan|inf) \(fp32 on cpu\); replayed, it is (nan|inf)\.$", said, re.M
+    )
+    assert re.search(r"^Where it began: the (weight|output of the layer) (backbone|head)\S+ \(\w+\): ", said, re.M)
+    for stem in read_evidence(failed).batches[0].stems:
+        assert re.search(rf"^  {stem}: values up to [\d.]+, \d+% of it labelled$", said, re.M)
+    assert "What to change: start again, in a new folder, with --lr 2.5e+07, --set clip=1" in said
+
+
+def with_state(failed: Path, run: Path, change) -> Path:
+    """The run with another state before its last step."""
+    shutil.copytree(failed, run)
+    path = run / "debug" / "state.safetensors"
+    tensors, numbers = read_state(path)
+    change(tensors)
+    write_state(path, tensors, numbers)
+    return run
+
+
+def test_the_layer_with_a_wrong_weight_is_the_one_that_is_named(failed, tmp_path):
+    def wrong(tensors):
+        for name, value in tensors.items():
+            if value.is_floating_point() and name.startswith("network."):
+                value.mul_(0)  # all is well but one
+        tensors["network.head.score.16.bias"][1] = float("nan")
+
+    run = with_state(failed, tmp_path / "run", wrong)
+    assert debug(run)[1] == "Where it began: the weight head.score.16.bias (weight): 1 values that are no numbers."
+
+
+def test_the_first_layer_that_explodes_is_the_one_that_is_named(failed, tmp_path):
+    torch.manual_seed(0)
+
+    def wrong(tensors):
+        for name, value in tensors.items():
+            if value.is_floating_point() and name.startswith("network."):
+                value.copy_(torch.randn(value.shape) * 0.01)
+        tensors["network.backbone.stages.2.0.weight"].fill_(9e3)
+
+    run = with_state(failed, tmp_path / "run", wrong)
+    assert "Where it began: the output of the layer backbone.stages.2.0 (Conv2d): values up to" in "\n".join(debug(run))
+
+
+def test_a_picture_with_nan_is_named(failed):
+    evidence = read_evidence(failed)
+    evidence.batches[0].images = evidence.batches[0].images.float()
+    evidence.batches[0].images[1, 3, 4] = float("nan")
+    found = where_it_began(replay(evidence, "fp32"))
+    assert found == f"the picture {evidence.batches[0].stems[1]} (picture): 3 values that are no numbers."
+
+
+def test_a_sound_run_holds_nothing_to_debug(tmp_path, capsys):
+    tmp_path.mkdir(exist_ok=True)
+    assert main(["debug", str(tmp_path)]) == 2
+    assert "holds no step that went wrong" in capsys.readouterr().err
+
+
+def test_damaged_evidence_is_said(failed, tmp_path):
+    run = Path(shutil.copytree(failed, tmp_path / "run"))
+    path = run / "debug" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RunError, match="damaged, so the step cannot be replayed"):
+        debug(run)
+
+
+def test_the_best_model_so_far_is_kept(shapes, tmp_path, capsys):
+    run, settings = tmp_path / "run", {**SMALL, "ema": 0.0}
+    train(shapes, run, epochs=1, **settings)
+    tensors, numbers = read_state(run / "checkpoints" / "last")
+    tensors["network.head.score.8.bias"][0] = float("inf")
+    write_state(run / "checkpoints" / "last", tensors, numbers)
+    (run / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="the loss became nan at step 51"):
+        train(shapes, run, epochs=2, resume=True, **settings)
+    assert f"The model of the best step, 50, is {run / 'model.safetensors'}" in capsys.readouterr().err
+    assert all(torch.isfinite(value).all() for value in read_model(run / "model.safetensors")[1].values())

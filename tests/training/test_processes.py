@@ -1,0 +1,284 @@
+"""Several processes: the same loss, gradient and scores as one, one voice, and an end that can be gone on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+from runs import SMALL, identity, lines, state
+
+from fullconv.errors import RecipeError, RunError
+from fullconv.training import train
+from fullconv.training.processes import Processes, joined, own_device
+from made import make_shapes
+
+STEADY = {"norm": "none", "batch_size": 6, "crop": "64x64", "epochs": 20}
+"""Crops without padding and a slow rise of the learning rate: rounding stays rounding for more than 20 steps."""
+
+
+@pytest.fixture(scope="module")
+def start():
+    with pytest.MonkeyPatch.context() as patch, ranks.starter() as starter:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield starter
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("scenes") / "data", pictures=10, size=(72, 80))
+
+
+def wait(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+# --- the same as one -------------------------------------------------------------------------------------------------
+
+
+def test_every_picture_is_scored_once_and_counts_are_those_of_one_process(start, shapes, tmp_path):
+    alone = json.loads(json.dumps(ranks.scored(str(shapes))))
+    assert len(alone["per_image"]) == 12
+    for count in (2, 3):
+        for result in start(count, tmp_path / str(count), ranks.scored, str(shapes)).results():
+            assert result == alone
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm": "none", "loss": "cross_entropy + dice", "class_weights": "median_frequency", "batch_size": 5},
+        {"norm": "none", "loss": "focal", "reduction": "sum", "batch_size": 5},
+    ],
+    ids=["dice", "focal-sum"],
+)
+def test_loss_and_gradient_are_those_of_the_global_batch(start, shapes, tmp_path, settings):
+    alone = ranks.first_gradient(str(shapes), settings)
+    for result in start(2, tmp_path, ranks.first_gradient, str(shapes), settings).results():
+        assert_alike(result, alone)
+
+
+def assert_alike(found: dict, wanted: dict) -> None:
+    """Loss, gradients and running statistics agree but for rounding."""
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+    for kind in ("gradients", "running"):
+        assert found[kind].keys() == wanted[kind].keys()
+        for name, numbers in wanted[kind].items():
+            np.testing.assert_allclose(found[kind][name], numbers, rtol=1e-4, atol=2e-4 * np.abs(numbers).max() + 1e-5)
+
+
+def test_synchronised_batch_norms_see_the_global_batch(start, tmp_path):
+    alone = ranks.normalized()
+    for result in start(2, tmp_path, ranks.normalized).results():
+        assert_alike(result, alone)
+
+
+def test_without_synchronising_the_running_statistics_are_the_mean_over_processes(start, shapes, tmp_path):
+    settings = {"norm": "batch", "batch_size": 4}
+    alone = ranks.first_gradient(str(shapes), settings)["running"]
+    first, second = (r["running"] for r in start(2, tmp_path, ranks.first_gradient, str(shapes), settings).results())
+    assert first == second
+    name = next(name for name in alone if name.endswith("running_mean"))
+    np.testing.assert_allclose(first[name], alone[name], rtol=1e-3, atol=1e-5)  # the first layer sees the same pictures
+
+
+def test_two_processes_train_as_one(start, scenes, tmp_path):
+    settings = {**STEADY, "epochs": 1, "warmup": 0.5, "lr": 2e-4}
+    alone = ranks.trained(str(scenes), str(tmp_path / "one"), settings)
+    found = start(2, tmp_path / "told", ranks.trained, str(scenes), str(tmp_path / "two"), settings).results()
+    np.testing.assert_allclose(found[0]["losses"][:20], alone["losses"][:20], rtol=1e-5)
+    assert found[0]["weights"] == found[1]["weights"]
+    assert found[1]["losses"] == []  # one voice
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    assert re.search(r"^processes = 2$", (tmp_path / "two" / "recipe.toml").read_text(), re.M)
+
+
+# --- an end ----------------------------------------------------------------------------------------------------------
+
+
+def begun(run: Path):
+    return lambda: (run / "checkpoints" / "last").exists()
+
+
+LONG = {"epochs": 400, "batch_size": 4, "checkpoint_every": 0.3}
+
+
+def test_a_process_that_dies_ends_the_run_with_a_word_and_a_checkpoint_to_go_on_from(start, shapes, tmp_path):
+    run = tmp_path / "run"
+    two = start(2, tmp_path / "told", ranks.trained, str(shapes), str(run), LONG)
+    wait(begun(run))
+    two.processes[1].kill()
+    two.processes[0].join(timeout=60)
+    assert two.processes[0].exitcode == 2
+    assert re.search(r"another process of this run is gone .*go on by the same command with --resume", two.said())
+    step = state(run)["step"]
+    assert step > 0
+    # with another number of processes, to the end of fewer steps
+    text = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(re.sub(r"^steps = \d+$", f"steps = {step + 3}", text, flags=re.M))
+    one = start(1, tmp_path / "again", ranks.trained, str(shapes), str(run), LONG, True)
+    assert len(one.results()[0]["losses"]) == 3
+    assert "This run had 2 processes, and goes on with 1" in one.said()
+    assert lines(run)[-1]["step"] == step + 3
+
+
+def test_a_signal_to_any_process_ends_all_after_the_same_step(start, shapes, tmp_path):
+    run = tmp_path / "run"
+    two = start(2, tmp_path / "told", ranks.trained, str(shapes), str(run), LONG)
+    wait(begun(run))
+    os.kill(two.processes[1].pid, signal.SIGTERM)
+    results = two.results()
+    assert [result["status"] for result in results] == ["sigterm", "sigterm"]
+    assert results[0]["weights"] == results[1]["weights"]
+    assert json.loads((run / "status.json").read_text())["step"] == state(run)["step"] == len(results[0]["losses"])
+
+
+def test_a_run_of_two_that_is_killed_ends_with_the_same_bits(start, shapes, tmp_path):
+    settings = {"epochs": 1, "batch_size": 4, "checkpoint_every": 0.2}
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    start(2, tmp_path / "a", ranks.trained, str(shapes), str(straight), settings).results()
+    two = start(2, tmp_path / "b", ranks.trained, str(shapes), str(broken), settings)
+    wait(begun(broken))
+    for process in two.processes:
+        process.kill()
+        process.join()
+    start(2, tmp_path / "c", ranks.trained, str(shapes), str(broken), settings, True).results()
+    assert identity(broken) == identity(straight)
+
+
+def test_a_picture_that_breaks_in_one_process_ends_all_and_is_named_once(start, tmp_path):
+    data = make_shapes(tmp_path / "data", pictures=12, size=(40, 48))
+    run = tmp_path / "run"
+    two = start(2, tmp_path / "told", ranks.trained, str(data), str(run), LONG)
+    wait(begun(run))
+    broken = sorted((data / "val").iterdir())[1]  # the second is scored by the second process
+    broken.write_bytes(broken.read_bytes()[:200])
+    for process in two.processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in two.processes] == [2, 2]
+    assert f"{broken.name}: " in two.said(0)
+    assert "(in process 1 of 0 to 1)" in two.said(0)
+    assert two.said(1) == ""
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(start, shapes, tmp_path):
+    two = start(2, tmp_path / "told", ranks.trained, str(shapes), str(tmp_path / "run"), {"batch_size": 1})
+    for process in two.processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in two.processes] == [2, 2]
+    assert re.search(r"a batch of 1 crops is too small for 2 processes: .*--batch-size 2", two.said(0))
+    assert two.said(1) == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_torchrun_is_said(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with (
+        pytest.raises(RunError, match=r"WORLD_SIZE is 2, but 'RANK' is not set as torchrun does.*unset WORLD_SIZE"),
+        joined("cpu"),
+    ):
+        pass
+
+
+def test_one_gpu_for_several_processes_is_refused():
+    with pytest.raises(RunError, match=r"--device cuda:1 names one GPU for 2 processes\. Say cuda, auto or cpu"):
+        own_device("cuda:1", Processes(0, 2))
+    assert own_device("cuda", Processes(1, 2, 1, 2)) == "cuda:1"
+
+
+def test_synchronising_what_has_no_batch_norm_is_refused(shapes, tmp_path):
+    from fullconv.errors import NetworkError
+
+    with pytest.raises(NetworkError, match="sync_batchnorm = true does nothing in this network: it has no batch norm"):
+        train(shapes, tmp_path / "run", **SMALL, norm="none", sync_batchnorm=True)
+    with pytest.raises(RecipeError, match="sync_batchnorm = true does nothing with freeze = norm"):
+        train(shapes, tmp_path / "run", **SMALL, freeze="norm", sync_batchnorm=True)
+
+
+# --- torchrun itself -------------------------------------------------------------------------------------------------
+
+
+def torchrun(*arguments: object, limit: float = 500) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=limit, check=False)
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_under_torchrun(scenes, tmp_path):
+    """The first 20 losses to 1e-5; and where the weights stand still, scores to the digit."""
+    found, still = {}, {}
+    for count in (1, 2, 3):
+        for kind, more in (("train", ["epochs=1", "warmup=0.5", "lr=2e-4"]), ("still", ["epochs=1", "lr=1e-30"])):
+            run, told = tmp_path / f"{kind}{count}", tmp_path / f"told-{kind}{count}"
+            told.mkdir()
+            settings = ["norm=none", "batch_size=6", "crop=64x64", *more]
+            done = torchrun(f"--nproc-per-node={count}", "--standalone", Path(__file__).with_name("ranks.py"), scenes, run,
+                            told, *settings)  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            results = [json.loads((told / f"{rank}.json").read_text()) for rank in range(count)]
+            assert len({result["weights"] for result in results}) == 1
+            found[kind, count] = results[0]["losses"]
+        still[count] = [line["val"] for line in lines(tmp_path / f"still{count}")]
+    for count in (2, 3):
+        np.testing.assert_allclose(found["train", count][:20], found["train", 1][:20], rtol=1e-5)
+        assert still[count] == still[1]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_what_died_and_the_run_goes_on(shapes, tmp_path):
+    run = tmp_path / "run"
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        "--max-restarts=2",
+        "-m",
+        "fullconv",
+        "train",
+        shapes,
+        "-o",
+        run,
+        "--backbone",
+        "tiny",
+        "--weights",
+        "none",
+        "--crop",
+        "32x32",
+        "--batch-size",
+        "4",
+        "--epochs",
+        "12",
+        "--checkpoint-every",
+        "0.5",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
+    with subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:  # fmt: skip
+        wait(begun(run))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        _, said = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    assert "Going on at step" in said
+    assert lines(run)[-1]["step"] == 600

@@ -1,0 +1,241 @@
+"""Recipes that come with the package, and runs of several stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from runs import SMALL, identity
+
+from fullconv.cli import main
+from fullconv.errors import RecipeError, RunError
+from fullconv.modelfile import read_card, read_tensors
+from fullconv.nn import VARIANTS
+from fullconv.recipe import parse_recipe, read_toml
+from fullconv.training import train
+from fullconv.training.plan import read_plan, resolve
+from fullconv.training.rates import check_rate
+from fullconv.training.shipped import read_recipe, recipe_names
+
+HEAVY = {
+    "voc-fcn32s": (1e-10, 100_000, None), "voc-fcn16s": (1e-12, 100_000, "voc-fcn32s"),
+    "voc-fcn8s": (1e-14, 100_000, "voc-fcn16s"), "voc-fcn8s-atonce": (1e-10, 300_000, None),
+    "siftflow-fcn32s": (1e-10, 100_000, None), "siftflow-fcn16s": (1e-12, 100_000, "siftflow-fcn32s"),
+    "siftflow-fcn8s": (1e-12, 100_000, "siftflow-fcn16s"), "nyud-fcn32s-color": (1e-10, 100_000, None),
+    "nyud-fcn32s-hha": (1e-10, 100_000, None), "nyud-fcn32s-color-d": (1e-10, 100_000, None),
+    "nyud-fcn32s-color-hha": (1e-12, 100_000, None), "pascalcontext-fcn32s": (1e-10, 400_000, None),
+    "pascalcontext-fcn16s": (1e-12, 400_000, "pascalcontext-fcn32s"),
+    "pascalcontext-fcn8s": (1e-14, 400_000, "pascalcontext-fcn16s"),
+}  # fmt: skip
+"""Rate, steps and start of the release's solvers."""
+
+
+def single() -> list[str]:
+    return [name for name in recipe_names() if not read_recipe(name).stages]
+
+
+# --- what they say ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_the_releases_recipes_have_its_figures(name):
+    found = read_recipe(name)
+    recipe = parse_recipe(found.table)
+    assert (recipe.lr, recipe.steps, found.needs, recipe.variant) == (*HEAVY[name], name)
+    assert (recipe.momentum, recipe.weight_decay, recipe.reduction, recipe.schedule) == (0.99, 5e-4, "sum", "constant")
+    assert (recipe.batch_size, recipe.crop, recipe.augment, recipe.accumulate) == (1, "whole", "none", 1)
+    assert (recipe.bias_lr, recipe.bias_decay, recipe.warmup, recipe.ema, recipe.clip) == (2, False, 0, 0, None)
+
+
+def test_the_papers_recipe_has_its_figures():
+    rates = {"voc-fcn32s-cvpr": 1e-4, "voc-fcn16s-cvpr": 1e-6, "voc-fcn8s-cvpr": 1e-8, "voc-fcn-googlenet": 5e-5}
+    for name, lr in rates.items():
+        recipe = parse_recipe(read_recipe(name).table)
+        assert (recipe.lr, recipe.momentum, recipe.accumulate, recipe.epochs) == (lr, 0.9, 20, 175)
+        assert (recipe.reduction, recipe.bias_lr, recipe.schedule) == ("mean", 2, "constant")
+    alexnet = parse_recipe(read_recipe("voc-fcn-alexnet").table)
+    assert (alexnet.lr, alexnet.momentum, alexnet.accumulate, alexnet.steps) == (1e-4, 0.9, 20, 100_000)
+
+
+def test_every_net_of_the_release_has_a_recipe_and_every_stage_follows_from_the_one_before():
+    assert {name for name, row in VARIANTS.items() if row.release is not None} <= set(recipe_names())
+    for name in set(recipe_names()) - set(single()):
+        stages = [read_recipe(stage) for stage in read_recipe(name).stages]
+        assert [stage.needs for stage in stages] == [None, *(stage.path.stem for stage in stages[:-1])]
+        assert [parse_recipe(stage.table).variant[-3:] for stage in stages] == ["32s", "16s", "n8s"]
+
+
+@pytest.mark.parametrize("name", single())
+def test_no_recipe_is_refused_on_the_pictures_it_is_for(name):
+    statistics = SimpleNamespace(sizes=[(375, 500)], pixels=np.array([375 * 500]), void=0)
+    check_rate(resolve(read_plan(read_recipe(name).path).recipe, None, statistics), statistics)  # type: ignore[arg-type]
+
+
+def test_models_lists_them(capsys):
+    assert main(["models", "--json"]) == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["recipes"]}
+    assert list(listed) == recipe_names()
+    assert listed["voc-fcn8s-staged"]["variant"] == "voc-fcn8s"
+    assert all(row["about"] for row in listed.values())
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_none_is_said_with_the_nearest(shapes, tmp_path, capsys):
+    assert main(["train", str(shapes), "-o", str(tmp_path / "run"), "--recipe", "voc-fcn8s-stagd"]) == 2
+    assert "no recipe of that name comes with fullconv. Did you mean 'voc-fcn8s-staged'?" in capsys.readouterr().err
+
+
+def test_a_finer_net_alone_asks_for_the_coarser_ones_model(shapes, tmp_path):
+    with pytest.raises(
+        RecipeError, match=r"the recipe voc-fcn16s begins from a model of voc-fcn32s: add --weights RUN"
+    ):
+        train(shapes, tmp_path / "run", recipe="voc-fcn16s")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("lr", 1e-3), ("variant", "fcn8s")])
+def test_what_each_stage_has_its_own_of_is_refused(shapes, tmp_path, key, value):
+    with pytest.raises(RecipeError, match=rf"{key} = {value} cannot hold for every stage of voc-fcn8s-staged"):
+        train(shapes, tmp_path / "run", recipe="voc-fcn8s-staged", **{key: value})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        train(tmp_path / "nothing", tmp_path / "run", recipe="voc-fcn8s-staged", weights="none")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('stages = ["voc-fcn32s"]', r"stages = \['voc-fcn32s'\] cannot be: it is a list of two or more"),
+        ('stages = ["a", "b"]\nlr = 1.0', r"'lr' does nothing beside stages"),
+        ('stages = ["voc-fcn8s-staged", "voc-fcn8s"]', r"its stage voc-fcn8s-staged has stages of its own"),
+    ],
+)
+def test_stages_that_are_none_are_refused(shapes, tmp_path, text, words):
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=words):
+        train(shapes, tmp_path / "run", recipe=tmp_path / "own.toml")
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """A staged recipe of small nets; only the first stage moves its weights far."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for name, lr in (("fcn32s", 1e-2), ("fcn16s", 1e-6), ("fcn8s", 1e-6)):
+        (folder / f"{name}.toml").write_text(f'variant = "{name}"\nlr = {lr}\nema = 0.0\nsteps = 2\n', encoding="utf-8")
+    stages = [(folder / f"{name}.toml").as_posix() for name in ("fcn32s", "fcn16s", "fcn8s")]
+    (folder / "staged.toml").write_text(f"stages = {stages}\n".replace("'", '"'), encoding="utf-8")
+    return folder / "staged.toml"
+
+
+@pytest.fixture(scope="module")
+def finished(own, tmp_path_factory) -> tuple[Path, Path]:
+    """Data and a finished staged run; not to be changed."""
+    from made import make_shapes
+
+    root = tmp_path_factory.mktemp("staged")
+    data = make_shapes(root / "data", pictures=4, size=(40, 48))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FULLCONV_CACHE", str(root / "cache"))
+        train(data, root / "run", recipe=own, **_settings())
+    return data, root / "run"
+
+
+def _settings() -> dict[str, object]:
+    return {key: value for key, value in SMALL.items() if key != "variant"}
+
+
+def test_each_stage_has_its_folder_and_the_last_is_the_run(finished):
+    _, run = finished
+    assert {path.name for path in (run / "stages").iterdir()} == {"1-fcn32s", "2-fcn16s", "stages.toml"}
+    places = [run / "stages" / "1-fcn32s", run / "stages" / "2-fcn16s", run]
+    assert [read_card(place / "model.safetensors").variant for place in places] == ["fcn32s", "fcn16s", "fcn8s"]
+    for place in places:
+        assert {path.name for path in place.iterdir()} >= {"recipe.toml", "metrics.jsonl", "report.html", "checkpoints"}
+        assert json.loads((place / "status.json").read_text())["status"] == "finished"
+    assert read_toml(run / "recipe.toml")["weights"].endswith("stages/2-fcn16s/model.safetensors")
+
+
+def test_weights_go_on_by_name_and_new_skips_begin_anew(finished):
+    _, run = finished
+    first, second, last = (
+        read_tensors(place / "model.safetensors")
+        for place in (run / "stages" / "1-fcn32s", run / "stages" / "2-fcn16s", run)
+    )
+    trunk = [name for name in first if name.startswith("backbone.") and name.endswith("weight")]
+    assert len(trunk) > 5
+    for name in [*trunk, "head.score.32.weight"]:
+        np.testing.assert_allclose(second[name].numpy(), first[name].numpy(), atol=1e-4)
+        np.testing.assert_allclose(last[name].numpy(), first[name].numpy(), atol=1e-4)
+    assert {"head.score.16.weight"} <= set(second) - set(first)
+    assert {"head.score.8.weight"} <= set(last) - set(second)
+    np.testing.assert_allclose(last["head.score.16.weight"].numpy(), second["head.score.16.weight"].numpy(), atol=1e-4)
+
+
+def _without_the_last(run: Path, to: Path) -> Path:
+    """Copy a run as it was before its last stage began."""
+    copied = Path(shutil.copytree(run, to))
+    for path in copied.iterdir():
+        if path.name != "stages":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return copied
+
+
+def test_a_run_killed_between_its_stages_goes_on_with_the_next(finished, own, tmp_path, monkeypatch, capsys):
+    data, run = finished
+    monkeypatch.chdir(run.parent)
+    again = _without_the_last(run, tmp_path / "run")
+    train(data, again, resume=True, recipe=own, **_settings())
+    assert identity(again) == identity(run)
+    assert capsys.readouterr().err.count("this run is finished") == 2
+
+
+def test_a_run_killed_in_a_stage_goes_on_there_without_being_told_what_it_was(finished, tmp_path):
+    data, run = finished
+    again = _without_the_last(run, tmp_path / "run")
+    second = again / "stages" / "2-fcn16s"
+    (second / "status.json").write_text('{"status": "running", "step": 2, "steps": 2}')
+    (second / "model.safetensors").unlink()
+    train(data, again, resume=True)
+    assert identity(second) == identity(run / "stages" / "2-fcn16s")
+    assert identity(again) == identity(run)
+
+
+def test_a_finished_staged_run_is_left_alone(finished, own):
+    data, run = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    train(data, run, resume=True, recipe=own, **_settings())
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_another_recipe_or_setting_is_refused_where_the_run_goes_on(finished, own):
+    data, run = finished
+    with pytest.raises(RunError, match=r"this run has the recipe staged, not voc-fcn8s-staged"):
+        train(data, run, resume=True, recipe="voc-fcn8s-staged")
+    with pytest.raises(RunError, match=r"this run has batch_size = 2, not 3. Leave it away"):
+        train(data, run, resume=True, recipe=own, batch_size=3)
+    with pytest.raises(RunError, match=r"is not empty. Go on with that run by --resume"):
+        train(data, run, recipe=own, **_settings())
+    with pytest.raises(RunError, match=r"is not empty"):
+        train(data, run, **SMALL)
+
+
+@pytest.mark.slow
+def test_the_releases_stages_run_as_they_are_shipped(shapes, tmp_path):
+    """At a sixteenth of the width and three steps; with rates that small only the way is tested."""
+    train(shapes, tmp_path / "run", recipe="voc-fcn8s-staged", weights="none", width=1 / 16, steps=3, workers=0)
+    card = read_card(tmp_path / "run" / "model.safetensors")
+    assert (card.variant, card.recipe["reduction"], card.recipe["lr"]) == ("voc-fcn8s", "sum", 1e-14)
+    assert {path.name for path in (tmp_path / "run" / "stages").iterdir()} >= {"1-voc-fcn32s", "2-voc-fcn16s"}
