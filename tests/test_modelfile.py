@@ -18,7 +18,15 @@ from safetensors.torch import save, save_file
 
 from fullconv.card import Card
 from fullconv.errors import FullconvError, ModelFileError, OutputError
-from fullconv.modelfile import read_card, read_header, read_model, read_tensors, weights_sha256, write_model
+from fullconv.modelfile import (
+    read_card,
+    read_header,
+    read_model,
+    read_tensors,
+    weights_sha256,
+    write_model,
+    write_tensors,
+)
 
 CARD = Card(variant="fcn8s", backbone="tiny", classes=("ground", "Straße", "物"), scores={"val": {"mean_iou": 0.5}})
 TENSORS = {
@@ -60,6 +68,25 @@ def test_the_card_is_json_under_one_key_of_a_plain_safetensors_file(written):
         card = json.loads(file.metadata()["fullconv"])
     assert card["classes"] == ["ground", "Straße", "物"]
     assert {"format", "variant", "backbone", "palette", "ignore_index", "mean", "std", "range", "scale"} <= set(card)
+
+
+def test_the_library_reads_every_type_as_it_was_written(tmp_path):
+    types = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+             torch.uint8, torch.bool]  # fmt: skip
+    tensors = {str(kind): (torch.randn(3, 5) * 9).to(kind) for kind in types} | {
+        "none": torch.zeros(2, 0),
+        "one": torch.ones(()),
+    }
+    write_tensors(tmp_path / "t", tensors, {"a": 'ä\n"', "b": ""})
+    with safe_open(tmp_path / "t", "pt") as file:
+        assert file.metadata() == {"a": 'ä\n"', "b": ""}
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+    with pytest.raises(TypeError, match=r"c is torch\.complex64, which no file of ours holds"):
+        write_tensors(tmp_path / "t", {"c": torch.zeros(1, dtype=torch.complex64)}, {})
 
 
 def test_the_hash_is_over_name_dtype_shape_and_bytes_in_the_order_of_names(written):

@@ -421,6 +421,15 @@ def test_ticks_are_round_few_and_span_the_range(low, span, about):
     np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
 
 
+@given(st.integers(-300, 300), st.floats(1, 9.9))
+def test_ticks_span_numbers_of_any_size(power, number):
+    high = number * 10.0**power  # the rate of FCN-8s is 1e-14
+    ticks = nice_ticks(0.0, high)
+    assert 2 <= len(ticks) <= 7
+    assert ticks[0] == 0
+    assert ticks[-1] >= high * (1 - 1e-6)
+
+
 def test_a_chart_holds_every_value_in_its_tooltips_and_stays_in_its_frame():
     points = [(float(e), 0.5 + 0.4 * np.sin(e)) for e in range(1, 31)]
     chart = line_chart("Scores", [Line("mean IU", points)], percent, height=TALL, floor=0, mark="best")

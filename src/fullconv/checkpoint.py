@@ -63,14 +63,17 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, A
         OutputError: It cannot be written.
     """
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    model = {name.removeprefix("network."): t for name, t in kept.items() if name.startswith("network.")}
-    text, weights = json.dumps(state), weights_sha256(model)
-    write_tensors(path, kept, {STATE_KEY: text, HASH_KEY: _checksum(kept, text, weights), WEIGHTS_KEY: weights})
+    text = json.dumps(state)
+    weights, checksum = _hashes(kept, text)
+    write_tensors(path, kept, {STATE_KEY: text, HASH_KEY: checksum, WEIGHTS_KEY: weights})
 
 
-def _checksum(tensors: Mapping[str, Tensor], state: str, weights: str) -> str:
-    """Return the hash over tensors, numbers and the weights' own hash: a flipped bit would change how a run goes on."""
-    return hashlib.sha256((weights_sha256(tensors) + state + weights).encode()).hexdigest()
+def _hashes(tensors: Mapping[str, Tensor], state: str) -> tuple[str, str]:
+    """Return the hash of the network's weights, and that of everything; each byte is hashed once."""
+    prefix = "network."
+    weights = weights_sha256({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    others = weights_sha256({name: value for name, value in tensors.items() if not name.startswith(prefix)})
+    return weights, hashlib.sha256((weights + others + state).encode()).hexdigest()
 
 
 def write_best(folder: Path, step: int, card: Card, tensors: Mapping[str, Tensor]) -> None:
@@ -154,6 +157,6 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (KeyError, ValueError) as error:
         raise ModelFileError(f"{path}: damaged: it holds no state of a run.") from error
     tensors = read_tensors(path)
-    if _checksum(tensors, metadata[STATE_KEY], weights) != wanted or not isinstance(state, dict):
+    if _hashes(tensors, metadata[STATE_KEY]) != (weights, wanted) or not isinstance(state, dict):
         raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
     return tensors, state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,12 @@ MAX_TENSORS = 100_000
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+
+_DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""Names of types in torch and in the file."""
 
 
 def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -147,17 +153,21 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     """Return the hash over tensors sorted by name: name, dtype, shape, bytes."""
-    import torch
-
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(name.encode())
         digest.update(str(value.dtype).removeprefix("torch.").encode())
         digest.update(str(tuple(value.shape)).encode())
-        flat = value.reshape(-1).view(torch.uint8) if value.numel() else value
-        digest.update(flat.numpy().tobytes() if value.numel() else b"")
+        digest.update(_bytes(value))
     return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> Any:
+    """Return the bytes of a contiguous tensor on the CPU, not copied."""
+    import torch
+
+    return value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b""
 
 
 def write_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> Card:
@@ -178,7 +188,28 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     Raises:
         OutputError: It cannot be written; nothing is left under the final name that was not there before.
     """
-    from safetensors.torch import save
-
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_bytes(path, [save(kept, dict(metadata))])
+    write_bytes(path, _safetensors(kept, metadata))
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[Any]:
+    """Yield the parts of a safetensors file; the library's own `save` makes one more copy of all tensors in memory.
+
+    Source: the format's description, https://github.com/huggingface/safetensors.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    for name in order:
+        value = tensors[name]
+        start, end = end, end + value.numel() * value.element_size()
+        dtype = _DTYPES.get(str(value.dtype).removeprefix("torch."))
+        if dtype is None:
+            raise TypeError(f"{name} is {value.dtype}, which no file of ours holds")
+        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text))
+    yield text
+    for name in order:
+        yield _bytes(tensors[name])

@@ -48,14 +48,22 @@ def wait(process, condition, seconds: float) -> None:
         time.sleep(0.0005)
 
 
+def written(path: Path) -> int:
+    """When a file was written; 0 where it is not there, as `last` for a moment while the next takes its place."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def strike(process, run: Path, kind: str, rng: np.random.Generator) -> str:
     """Kill a run in a way; return what it was doing: "ended" before, "writing" a checkpoint, or something "else"."""
     last = run / "checkpoints" / "last"
-    before = last.stat().st_mtime_ns if last.exists() else 0
+    before = written(last)
     if kind == "writing":
         wait(process, lambda: any((run / "checkpoints").glob(".*.part")), 60)
     elif kind == "anywhere":  # some time after a checkpoint of its own, so that the run gets on
-        wait(process, lambda: last.exists() and last.stat().st_mtime_ns != before, 60)
+        wait(process, lambda: written(last) not in (0, before), 60)
         time.sleep(rng.uniform(0, 0.4))
     else:  # "at once": before it can have done much
         time.sleep(rng.uniform(0, 0.5))

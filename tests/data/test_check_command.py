@@ -1,10 +1,108 @@
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
 from fullconv.cli.program import main
-from made import make_shapes
+from fullconv.data import inspect, open_dataset
+from fullconv.data.settings import read_table
+from made import make_shapes, save_mask
 
 
 def test_names_with_brackets_are_printed_as_they_are(tmp_path, capsys):
     root = make_shapes(tmp_path / "data [bold]", "flat", pictures=4)
     assert main(["check", str(root)]) == 0
     assert "data [bold]: pairs, 4 classes" in capsys.readouterr().out
+
+
+def test_write_says_in_data_toml_what_was_counted(tmp_path, capsys):
+    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    assert main(["check", str(root), "--write"]) == 0
+    assert "Wrote" in capsys.readouterr().err
+    assert read_table(root) == {"format": "pairs", "classes": ["class0", "class1", "class2", "class3"]}
+    assert main(["check", str(root), "--write"]) == 0
+    assert "says it already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoding", "classes"), [("binary255", ["background", "foreground"]), ("rgb", [f"class{i}" for i in range(5)])]
+)
+def test_write_mends_masks_that_lines_in_data_toml_mend(tmp_path, encoding, classes, capsys):
+    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False, encoding=encoding)
+    assert main(["check", str(root)]) == 2
+    assert main(["check", str(root), "--write", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    assert [row["name"] for row in told["classes"]] == classes
+    assert inspect(root) == []
+    assert open_dataset(root).classes == tuple(classes)
+
+
+def test_write_never_overwrites_a_data_toml_that_says_something_else(tmp_path, capsys):
+    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False, encoding="binary255")
+    (root / "data.toml").write_text('classes = ["wall", "crack"]\n')
+    assert main(["check", str(root), "--write"]) == 2
+    said = capsys.readouterr().err
+    assert "is not overwritten" in said
+    assert 'values = { 0 = "wall", 255 = "crack" }' in said
+    assert (root / "data.toml").read_text() == 'classes = ["wall", "crack"]\n'
+
+
+def test_write_says_why_it_cannot(tmp_path, capsys):
+    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    archive = shutil.make_archive(str(tmp_path / "data"), "zip", root)
+    assert main(["check", archive, "--write"]) == 2
+    assert "Unpack it" in capsys.readouterr().err
+    assert main(["check", str(tmp_path / "nowhere"), "--write"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    assert main(["check", str(tmp_path / "empty"), "--write"]) == 2
+    assert "nothing could be found out" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
+def test_write_names_the_lines_where_the_folder_is_read_only(tmp_path, capsys):
+    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    root.chmod(0o555)
+    try:
+        assert main(["check", str(root), "--write"]) == 2
+    finally:
+        root.chmod(0o755)
+    assert re.search(r"cannot be written[\s\S]*classes = \[", capsys.readouterr().err)
+
+
+def test_the_page_shows_problems_and_loads_nothing(tmp_path, capsys):
+    root = make_shapes(tmp_path / "data <b>", "camvid", pictures=8)
+    save_mask(np.full((48, 64), 99, np.uint8), root / "trainannot" / "shape000.png")
+    (root / "train" / "shape001.png").write_bytes(b"")
+    page = tmp_path / "page.html"
+    assert main(["check", str(root), "--html", str(page)]) == 2
+    html = page.read_text(encoding="utf-8")
+    assert "data &lt;b&gt;" in html
+    assert "<b>" not in html.replace('<b style="left', "")
+    assert re.findall(r"<code>([a-z-]+)</code>", html) == [p.code for p in inspect(root)]
+    assert re.search(r"default-src 'none'; img-src data:", html)
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", html)
+    assert "is empty (0 bytes)" in html
+    assert all(name in html for name in ("ground", "disc", "64 × 48", "shape000"))
+
+
+def test_the_page_of_what_cannot_be_opened_says_why(tmp_path):
+    page = tmp_path / "page.html"
+    assert main(["check", str(tmp_path / "nowhere"), "--html", str(page)]) == 2
+    assert "No such folder" in page.read_text(encoding="utf-8") or "no such folder" in page.read_text(encoding="utf-8")
+
+
+def test_the_page_shows_masks_with_their_own_labels(tmp_path):
+    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    for path in (root / "masks").iterdir():  # labels 0, 10, 20, 30: not classes yet
+        mask = np.asarray(Image.open(path))
+        save_mask(np.where(mask == 255, 255, mask * 11 % 23).astype(np.uint8), path)
+    page = tmp_path / "page.html"
+    assert main(["check", str(root), "--html", str(page)]) == 2
+    assert page.read_text(encoding="utf-8").count("data:image/png") >= 4

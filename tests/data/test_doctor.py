@@ -92,8 +92,10 @@ FAULTS = [
      "train/shape000.tif", "most have uint8, these uint16"),
     ("grey-among-color", lambda d: save_picture(np.ones((48, 64, 1), np.uint8), image(d)), "train/shape000.png", "R = G = B"),
     ("not-finite", nan_tiff, "train/shape000.tif", "1 numbers of the first are NaN"),
-    ("bad-mask", lambda d: as_tiff(mask(d), np.full((48, 64, 1), 0.5, np.float32)),
+    ("float-mask", lambda d: as_tiff(mask(d), np.full((48, 64, 1), 0.5, np.float32)),
      "trainannot/shape000.tif", "the mask holds fractions"),
+    ("bad-mask", lambda d: as_tiff(mask(d), np.full((48, 64, 1), -1, np.float32)),
+     "trainannot/shape000.tif", "the mask holds -1 to -1"),
     ("jpeg-mask", lambda d: Image.open(mask(d)).point(lambda v: min(v, 0)).save(mask(d), "JPEG"), "trainannot/shape000.png",
      "stored as JPEG"),
     ("duplicate-across-splits", lambda d: shutil.copy(image(d), d / "val/shape006.png"), "val/shape006.png",
@@ -207,7 +209,7 @@ def test_classes_that_train_lacks_and_that_nothing_has_are_found(tmp_path):
     (tmp_path / "data.toml").write_text('classes = ["a", "b", "c", "d", "e"]')
     save_mask(np.full((48, 64), 3, np.uint8), tmp_path / "valannot" / "shape005.png")
     found = {p.code: p for p in inspect(tmp_path)}
-    assert set(found) == {"class-missing-in-train", "class-unused"}
+    assert set(found) == {"class-missing-in-train", "class-unused", "constant-mask"}
     assert found["class-missing-in-train"].files == ("d",)
     assert found["class-unused"].files == ("e",)
 
@@ -349,12 +351,18 @@ def test_the_documentation_lists_every_code():
     listed = set(
         re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs" / "checks.md").read_text(encoding="utf-8"), re.MULTILINE)
     )
-    used = set(WORDS)
+    used = {code.partition(":")[0] for code in WORDS}
     for path in Path(fullconv.data.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "problem":
-                used.add(node.args[0].value if isinstance(node.args[0], ast.Constant) else "")
-    used |= {"channels-differ", "dtype-differs"}  # told by one call with a variable
+            name = getattr(getattr(node, "func", None), "id", "") or getattr(getattr(node, "func", None), "attr", "")
+            if isinstance(node, ast.Call) and name in ("problem", "_problem") and node.args:
+                used.add(str(node.args[0].value) if isinstance(node.args[0], ast.Constant) else "")
+    used |= {
+        "channels-differ",
+        "dtype-differs",
+        "duplicate-across-splits",
+        "near-duplicate",
+    }  # one call with a variable
     assert listed == used - {""}
 
 

@@ -60,7 +60,7 @@ def test_twenty_steps_lower_the_loss(variant, pictures):
     statistics = dataset.statistics("train")
     recipe = parse_recipe({
         "variant": variant, "weights": "none", "width": 1 / 16, "crop": "whole", "batch_size": 2, "augment": "none",
-        "class_weights": "none", "lr": 2e-3, "schedule": "constant", "warmup": 0, "ema": 0, "workers": 0, "steps": 20,
+        "class_weights": "none", "lr": 1e-3, "schedule": "constant", "warmup": 0, "ema": 0, "workers": 0, "steps": 20,
     })  # fmt: skip
     recipe = resolve(recipe, dataset, statistics)
     torch.manual_seed(0)

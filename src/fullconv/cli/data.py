@@ -10,23 +10,44 @@ from fullconv.cli.options import DataArgument, DataFormat, Json
 from fullconv.cli.words import Progress, choose, complain, print_json, print_rich, results_only, say
 
 
-def check(data: DataArgument, json: Json = False, format: DataFormat = None) -> None:  # noqa: A002
+def check(
+    data: DataArgument,
+    json: Json = False,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write a page that shows what was found.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write what was found out about classes and masks to DATA/data.toml.")
+    ] = False,
+    format: DataFormat = None,  # noqa: A002
+) -> None:
     """Say all that is wrong with DATA, at once.
 
     Every picture and mask is looked at. The exit code is 0 exactly when train would start.
     """
-    from fullconv.data import summary
+    from fullconv.data import examine
 
     with results_only(), Progress("pictures") as progress:
-        found = summary(data, progress, format)
+        found = examine(data, progress, format)
+        if write:
+            from fullconv.data.proposal import write as write_toml
+
+            say(write_toml(found.dataset, found.problems, found.root, data))
+            found = examine(data, progress, format)
+        if html is not None:
+            from fullconv.report.health import write_health
+
+            write_health(html, found, data)
+            say(f"Wrote {html}.")
+    told = found.summary()
     if json:
-        print_json(found)
+        print_json(told)
     else:
-        _show(data, found)
-    raise typer.Exit(0 if found["ok"] else 2)
+        _show(data, told, found.expect())
+    raise typer.Exit(0 if told["ok"] else 2)
 
 
-def _show(data: str, found: dict[str, Any]) -> None:
+def _show(data: str, found: dict[str, Any], expected: list[str]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -48,6 +69,7 @@ def _show(data: str, found: dict[str, Any]) -> None:
     for problem in found["problems"]:
         line = Text(problem["severity"], style=colors[problem["severity"]])
         parts.append(line.append(f" [{problem['code']}] {_sentence(problem)}", style="default not bold"))
+    parts += [Text(f"expect: {sentence}") for sentence in expected]
     bad = sum(problem["severity"] == "error" for problem in found["problems"])
     parts.append(Text(f"{bad} error{'s' * (bad != 1)}: train would not start." if bad else "Ready for train."))
     print_rich(*parts)

@@ -6,7 +6,7 @@ What needs torch is in `fullconv.data.loader`: `TrainingBatches` and `pictures`.
 from __future__ import annotations
 
 from fullconv.data.dataset import Dataset, open_dataset
-from fullconv.data.doctor import inspect, require_usable, summary
+from fullconv.data.doctor import Examination, examine, inspect, require_usable, summary
 from fullconv.data.problems import BadDataError, Problem
 from fullconv.data.samples import Sample
 from fullconv.data.statistics import Statistics
@@ -14,9 +14,11 @@ from fullconv.data.statistics import Statistics
 __all__ = [
     "BadDataError",
     "Dataset",
+    "Examination",
     "Problem",
     "Sample",
     "Statistics",
+    "examine",
     "inspect",
     "open_dataset",
     "require_usable",

@@ -112,7 +112,7 @@ class MaskCoding:
 
 
 def pack_colors(raw: NDArray[Any]) -> NDArray[np.uint32]:
-    """Pack (H, W, 3) uint8 RGB into (H, W) uint32 0xrrggbb."""
+    """Pack (..., 3) uint8 RGB into (...) uint32 0xrrggbb."""
     wide = raw.astype(np.uint32)
     return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], dtype=np.uint32)
 

@@ -21,7 +21,7 @@ from fullconv.data.formats.table import detect
 from fullconv.data.inference import infer_classes
 from fullconv.data.problems import BadDataError, Problem, errors, of_head
 from fullconv.data.samples import Colors, Sample
-from fullconv.data.scan import PictureFacts, Scanner, together
+from fullconv.data.scan import MaskFacts, PictureFacts, Scanner, together
 from fullconv.data.settings import DataSettings, parse_settings, read_settings, with_classes
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, with_groups
 from fullconv.data.statistics import Statistics, gather
@@ -204,8 +204,23 @@ def open_dataset(
     Raises:
         DataError: It cannot be used; the message names what is wrong, where, and the lines that mend it.
     """
+    return open_with({}, path, format, skip_bad, folds, fold)
+
+
+def open_with(
+    more: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    format: str | None = None,  # noqa: A002
+    skip_bad: bool = False,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> Dataset:
+    """Open a data set as if its `data.toml` had these keys, too; everything else as `open_dataset`."""
     root = open_root(path)
     settings = read_settings(root)
+    if more:
+        given: dict[str, Any] = {key: getattr(settings, key) for key in settings.model_fields_set}
+        settings = parse_settings({**given, **more}, str(root))
     if folds is None and settings.folds is not None:
         folds, fold = settings.folds, fold or 0
     check_folds(folds, fold)
@@ -220,10 +235,14 @@ def open_dataset(
     found = row.read(folder, settings)
     settings = _complete(settings, found, root)
     splits, problems = _split(found, settings, root, folds, fold)
+    problems += folder.problems()
     _refuse_nothing(root, splits, problems)
     everyone = [sample for members in splits.values() for sample in members]
     heads = list(settings.heads) if settings.heads is not None else sorted(everyone[0].masks)
-    codings = {head: _coding(root, settings, everyone, skip_bad, head) for head in heads}
+    try:
+        codings = {head: _coding(root, settings, everyone, skip_bad, head) for head in heads}
+    except BadDataError as error:  # everything that is wrong, at once
+        raise BadDataError(str(root), [*error.problems, *errors(problems)]) from None
     return Dataset(
         root=root,
         format=format or settings.format or row.family,
@@ -276,9 +295,13 @@ def _coding(root: Path, settings: DataSettings, everyone: Sequence[Sample], skip
         own = with_classes(own, listed)
     classes = own.class_names()
     if classes is None:
-        facts = Scanner(root).masks(sample.masks[head] for sample in everyone)
+        scanner = Scanner(root)
+
+        def scan(samples: Sequence[Sample]) -> Iterator[MaskFacts]:
+            return scanner.masks(sample.masks[head] for sample in samples)
+
         try:
-            classes = infer_classes(root, own, everyone, facts, skip_bad, head)
+            classes = infer_classes(root, own, everyone, scan, skip_bad, head)
         except BadDataError as error:
             raise BadDataError(str(root), [of_head(found, head) for found in error.problems]) from None
     return make_coding(own, classes)

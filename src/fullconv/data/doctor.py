@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fullconv.data.dataset import Dataset, open_dataset
+from fullconv.data.dataset import Dataset, open_dataset, open_with
 from fullconv.data.findings import Findings, shown
+from fullconv.data.folder import open_root
+from fullconv.data.outlook import forecast
 from fullconv.data.problems import BadDataError, Problem, errors, of_head, problem
 from fullconv.data.samples import Sample
-from fullconv.data.scan import MaskFacts, PictureFacts
-from fullconv.data.statistics import all_grey, class_counts, common_kind
+from fullconv.data.single import look_at_mask, look_at_picture
+from fullconv.data.statistics import common_kind
 from fullconv.data.tally import Tally
 from fullconv.errors import FullconvError
 
@@ -23,23 +27,104 @@ Progress = Callable[[int, int], None]
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
+_NUMBERS = ("unknown-label", "class-missing-in-train", "class-unused", "constant-mask")
+_MEANING = ("all-void", "nothing-to-learn", "class-missing-in-train", "class-unused", "constant-mask")
+_EXPLAINS: dict[str, tuple[str, ...]] = {
+    "nothing-to-learn": ("all-void", "constant-mask", "class-unused"),
+    "binary-mask": _MEANING,
+    "rgb-mask": _MEANING,
+    "few-classes": _MEANING,
+    "label-gaps": (*_MEANING, "unknown-label"),
+    "folders-exchanged": _MEANING,
+    "mask-is-picture": ("rgb-mask", "class-unused"),
+    "off-by-one": (*_NUMBERS, "nothing-to-learn"),
+    "scaled-labels": (*_NUMBERS, "nothing-to-learn", "all-void"),
+    "instance-ids": (*_NUMBERS, "nothing-to-learn"),
+    "void-as-class": ("class-unused",),
+    "lossy-mask": ("class-unused", "class-missing-in-train", "nothing-to-learn"),
+    "jpeg-mask": ("class-unused", "class-missing-in-train", "nothing-to-learn"),
+}
+"""What follows from a larger problem is not told again: 0/255 masks also have all-void ones."""
+
+
+@dataclass
+class Examination:
+    """What was found out about a data set."""
+
+    root: Path
+    dataset: Dataset | None
+    """None where it could not even be opened as if the proposed lines were in data.toml."""
+    problems: list[Problem]
+    """Errors first."""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """What was counted by head; empty where nothing could be."""
+
+    @property
+    def tally(self) -> Tally | None:
+        """What was counted of the first head."""
+        return next(iter(self.tallies.values()), None)
+
+    def expect(self) -> list[str]:
+        """Return what training on it will probably be like, in sentences: small sets, rare classes, large pictures."""
+        return [] if self.dataset is None or self.tally is None else forecast(self.dataset, self.tally)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `fullconv check --json` prints.
+
+        Classes are those of the first head; a data set of several has all of them in `heads`, by name.
+        """
+        by_head = {head: _classes_of(tally) for head, tally in self.tallies.items()}
+        splits = {} if self.dataset is None else {split: len(members) for split, members in self.dataset.splits.items()}
+        return {
+            "ok": not errors(self.problems),
+            "format": None if self.dataset is None else self.dataset.format,
+            "classes": next(iter(by_head.values()), []),
+            **({"heads": by_head} if len(by_head) > 1 else {}),
+            "splits": splits,
+            "problems": [found.to_dict() for found in self.problems],
+        }
+
+
+def examine(
+    data: Dataset | str | os.PathLike[str],
+    progress: Progress | None = None,
+    format: str | None = None,  # noqa: A002  # the name of the option
+) -> Examination:
+    """Decode every picture and mask, and find what is wrong.
+
+    Args:
+        data: An opened data set, or its path.
+        progress: Told after each sample.
+        format: Name of the layout of a path where several fit.
+    """
+    if isinstance(data, Dataset):
+        return _examine(data, [], progress)
+    root = Path(data)
+    try:
+        root = open_root(data)
+        return _examine(open_dataset(data, format=format), [], progress)
+    except BadDataError as error:
+        before = list(error.problems)
+    except FullconvError as error:
+        return Examination(root, None, [_unusable(str(data), str(error))])
+    more = {key: value for found in before for key, value in found.settings.items()}
+    try:  # everything else that is wrong, as if this were mended
+        return _examine(open_with(more, data, format, skip_bad=True), before, progress)
+    except FullconvError:
+        return Examination(root, None, _sorted(before))
+
 
 def inspect(
     data: Dataset | str | os.PathLike[str],
     progress: Progress | None = None,
     format: str | None = None,  # noqa: A002  # the name of the option
 ) -> list[Problem]:
-    """Decode every picture and mask, and return what is wrong, errors first.
-
-    Args:
-        data: An opened data set, or its path.
-        progress: Told after each sample.
-        format: Name of the layout of a path where several fit.
+    """Return what is wrong with a data set, errors first; arguments as of `examine`.
 
     Returns:
         Problems with a code of docs/checks.md; empty for a healthy data set.
     """
-    return _examine(data, progress, format)[1]
+    return examine(data, progress, format).problems
 
 
 def summary(
@@ -47,27 +132,8 @@ def summary(
     progress: Progress | None = None,
     format: str | None = None,  # noqa: A002  # the name of the option
 ) -> dict[str, Any]:
-    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems; arguments as of `inspect`.
-
-    Classes are those of the first head; a data set of several has all of them in `heads`, by name.
-    """
-    dataset, problems = _examine(data, progress, format)
-    classes: list[dict[str, Any]] = []
-    splits: dict[str, int] = {}
-    heads: dict[str, Any] = {}
-    if dataset is not None:
-        splits = {split: len(members) for split, members in dataset.splits.items()}
-        classes = _classes_of(dataset, dataset.heads[0])
-        if len(dataset.heads) > 1:
-            heads = {"heads": {head: _classes_of(dataset, head) for head in dataset.heads}}
-    return {
-        "ok": not errors(problems),
-        "format": None if dataset is None else dataset.format,
-        "classes": classes,
-        **heads,
-        "splits": splits,
-        "problems": [found.to_dict() for found in problems],
-    }
+    """Return what `fullconv check --json` prints: ok, format, classes, splits, problems; arguments as of `examine`."""
+    return examine(data, progress, format).summary()
 
 
 def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[Dataset, list[Problem]]:
@@ -91,38 +157,33 @@ def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[
     return rest, problems
 
 
-def _examine(
-    data: Dataset | str | os.PathLike[str], progress: Progress | None, name: str | None
-) -> tuple[Dataset | None, list[Problem]]:
-    if isinstance(data, Dataset):
-        dataset = data
-    else:
-        try:
-            dataset = open_dataset(data, format=name)
-        except BadDataError as error:
-            return None, _sorted(error.problems)
-        except FullconvError as error:
-            return None, [_unusable(str(data), str(error))]
-    found: list[Problem] = []
+def _examine(dataset: Dataset, before: Sequence[Problem], progress: Progress | None) -> Examination:
+    found: list[Problem] = list(before)
+    known = {problem.code for problem in before}
+    tallies: dict[str, Tally] = {}
     for head in dataset.heads:
-        found += _examine_head(dataset, head, progress if head == dataset.heads[0] else None)
-    return dataset, _sorted(found)
+        tallies[head] = tally = Tally(dataset, head)
+        problems = _examine_head(dataset, tally, progress if head == dataset.heads[0] else None)
+        new = [one for one in problems if one.code not in known]
+        left = {id(one) for one in _without_repetition([*before, *new])}
+        found += [one for one in new if id(one) in left]
+    return Examination(dataset.root, dataset, _sorted(found), tallies)
 
 
-def _examine_head(dataset: Dataset, head: str, progress: Progress | None) -> list[Problem]:
+def _examine_head(dataset: Dataset, tally: Tally, progress: Progress | None) -> list[Problem]:
     """Look at all masks of a head, with the pictures; what is wrong with pictures is told with the first head."""
+    head = tally.head
     findings, of_masks = Findings(dataset.root), Findings(dataset.root)
     kinds: dict[tuple[int, str], list[Sample]] = {}
-    tally = Tally(dataset, head)
     total = sum(len(members) for members in dataset.splits.values())
     done = 0
     for split, members in dataset.splits.items():
         masks = dataset.scanner.masks(sample.masks[head] for sample in members)
         for sample, picture, mask in zip(members, dataset.picture_facts(members), masks, strict=True):
-            _look_at_picture(dataset, sample, picture, findings)
+            look_at_picture(dataset, sample, picture, findings)
             if not picture.error:
                 kinds.setdefault((picture.channels, picture.dtype), []).append(sample)
-            _look_at_mask(dataset, head, sample, picture, mask, of_masks)
+            look_at_mask(dataset, head, sample, picture, mask, of_masks)
             tally.add(split, sample, picture, mask)
             done += 1
             if progress is not None:
@@ -131,7 +192,16 @@ def _examine_head(dataset: Dataset, head: str, progress: Progress | None) -> lis
     if head == dataset.heads[0]:
         general = [*findings.problems(), *_different_kinds(dataset, kinds), *tally.of_pictures()]
         problems = [*dataset.problems, *_empty_splits(dataset), *general, *problems]
-    return _without_repetition(problems)
+    return problems
+
+
+def _classes_of(tally: Tally) -> list[dict[str, Any]]:
+    """Return index, name, pixels and pictures of a head's classes, over all splits."""
+    pixels = sum(tally.pixels.values(), np.zeros(len(tally.names), np.int64))
+    return [
+        {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(tally.pictures[i])}
+        for i, name in enumerate(tally.names)
+    ]
 
 
 def _unusable(name: str, words: str) -> Problem:
@@ -149,13 +219,9 @@ def _sorted(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _without_repetition(problems: list[Problem]) -> list[Problem]:
-    """Leave out what follows from a larger problem: 0/255 masks also have all-void ones."""
+    """Leave out what follows from a larger problem."""
     codes = {found.code for found in problems}
-    hidden = {"all-void"} if "nothing-to-learn" in codes else set()
-    if "off-by-one" in codes:
-        hidden = {"unknown-label", "class-missing-in-train", "class-unused"}
-    if codes & {"binary-mask", "rgb-mask"}:
-        hidden = {"all-void", "nothing-to-learn", "class-missing-in-train", "class-unused"}
+    hidden = {code for larger, smaller in _EXPLAINS.items() if larger in codes for code in smaller}
     return [found for found in problems if found.code not in hidden]
 
 
@@ -170,57 +236,6 @@ def _empty_splits(dataset: Dataset) -> list[Problem]:
             remedy = "Put some there; without val the last model is kept, not the best."
             found.append(problem("empty-split", "warning", [split], words, remedy if split == "val" else ""))
     return found
-
-
-def _look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, findings: Findings) -> None:
-    if facts.error:
-        if facts.code == "band-size" and sample.more is not None:
-            findings.add("band-size", sample, sample.more, f"the first {facts.error}")
-        else:
-            path = next((path for path in sample.pictures if facts.error.startswith(str(path))), sample.image)
-            findings.unreadable(facts.code, sample, path, facts.error)
-        return
-    if facts.strange:
-        findings.add("not-finite", sample, sample.image, f"{facts.strange} numbers of the first are NaN or infinite")
-    if dataset.bands is not None and max(dataset.bands) > facts.channels:
-        asked = f"the first has {facts.channels}, data.toml asks for band {max(dataset.bands)}"
-        findings.add("missing-band", sample, sample.image, asked)
-
-
-def _look_at_mask(
-    dataset: Dataset, head: str, sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings
-) -> None:
-    path = sample.masks[head].path
-    if facts.error:
-        findings.unreadable(facts.code, sample, path, facts.error)
-        return
-    if not picture.error and facts.size != picture.size:
-        (h, w), (height, width) = facts.size, picture.size
-        said = f"the first is {w}x{h}, its picture {width}x{height}{_relation(facts.size, picture.size)}"
-        findings.add("mask-size", sample, path, said)
-    if facts.format in ("JPEG", "MPO"):
-        findings.add("jpeg-mask", sample, path, "JPEG changes numbers near every edge")
-    coding = dataset.codings[head]
-    if facts.in_color and not coding.colors and not all_grey(facts):
-        return  # told once for all, with the colours
-    classes, _, unknown = class_counts(facts, coding)
-    if unknown and not (facts.format in ("JPEG", "MPO") and facts.many):
-        in_color = coding.by_color or (facts.in_color and bool(coding.colors))
-        findings.unknown(sample, path, unknown, in_color)
-    elif not unknown and not classes.any():
-        findings.add("all-void", sample, path, "they hold no class at all")
-
-
-def _relation(mask: tuple[int, int], picture: tuple[int, int]) -> str:
-    """Say how a mask of another size came to be, where the sizes tell."""
-    (h, w), (height, width) = mask, picture
-    if (h, w) == (width, height):
-        return ", turned by 90 degrees"
-    if max(abs(h - height), abs(w - width)) <= 1:
-        return ", off by one pixel"
-    if min(h, w) > 1 and abs(h / height - w / width) * max(height, width) <= max(h / height, w / width, 1):
-        return f", scaled by {h / height:.3g}"
-    return ""
 
 
 def _different_kinds(dataset: Dataset, kinds: dict[tuple[int, str], list[Sample]]) -> list[Problem]:
@@ -241,26 +256,3 @@ def _different_kinds(dataset: Dataset, kinds: dict[tuple[int, str], list[Sample]
             remedy = "Convert all to one kind, or leave these out."
             found.append(problem(code, "error", files, cause, remedy, (sample.stem for sample in other)))
     return found
-
-
-def _classes_of(dataset: Dataset, head: str) -> list[dict[str, Any]]:
-    """Return index, name, pixels and pictures of a head's classes."""
-    pixels, pictures = _frequencies(dataset, head)
-    names = dataset.labels[head].classes
-    return [
-        {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(pictures[i])}
-        for i, name in enumerate(names)
-    ]
-
-
-def _frequencies(dataset: Dataset, head: str) -> tuple[Any, Any]:
-    """Return (K,) pixels and pictures by class over all splits."""
-    classes = len(dataset.labels[head].classes)
-    pixels, pictures = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    for members in dataset.splits.values():
-        for facts in dataset.scanner.masks(sample.masks[head] for sample in members):
-            if not facts.error:
-                counts = class_counts(facts, dataset.codings[head])[0]
-                pixels += counts
-                pictures += counts > 0
-    return pixels, pictures

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fullconv.data.lines import advise
 from fullconv.data.problems import SHOWN, Problem, Severity
 from fullconv.data.samples import Sample
+from fullconv.data.settings import read_table
 
 _AGAIN = "Copy or export them again, or leave the pairs out (--skip-bad)."
 
@@ -24,8 +27,21 @@ WORDS: dict[str, tuple[Severity, str, str]] = {
     "missing-file": ("error", "files are not there", "Check the names, and links that lead nowhere."),
     "too-large": ("error", "pictures are larger than allowed", "Set FULLCONV_MAX_PIXELS in the environment."),
     "needs-extra": ("error", "files need a reader that is not installed", ""),
-    "bad-mask": ("error", "masks hold no whole numbers or are transparent", "Save them as indexed or grey PNG."),
-    "not-finite": ("error", "pictures hold NaN or infinite numbers", "Replace these numbers, for example by 0."),
+    "link-loop": ("error", "links lead back to themselves", "Replace them by the files, or leave the pairs out."),
+    "bad-mask": ("error", "masks hold no class numbers", "Save them as indexed or grey PNG."),
+    "float-mask": (
+        "error",
+        "masks hold fractions, so they were scaled or averaged",
+        "Save them as whole class numbers, as indexed or grey PNG.",
+    ),
+    "float-mask:whole": ("note", "masks store whole numbers as fractions; they are read as numbers", ""),
+    "mask-alpha": (
+        "error",
+        "masks are transparent in places, so it is not clear what counts there",
+        "Save them without an alpha channel, as indexed or grey PNG.",
+    ),
+    "mask-alpha:opaque": ("note", "masks have an alpha channel; it is opaque and left out", ""),
+    "not-finite": ("error", "files hold NaN or infinite numbers", "Replace these numbers, for example by 0."),
     "missing-band": ("error", "pictures have fewer bands than data.toml asks for", "Correct bands, or leave them out."),
     "band-size": (
         "error",
@@ -37,14 +53,34 @@ WORDS: dict[str, tuple[Severity, str, str]] = {
         "masks have another size than their pictures",
         "Export both at one size, or leave the pairs out.",
     ),
+    "exif-orientation": (
+        "error",
+        "pictures have an EXIF orientation, and their masks were drawn on them without it",
+        "Take the orientation out of these pictures: exiftool -Orientation= -overwrite_original FILE",
+    ),
+    "mask-is-picture": (
+        "error",
+        "masks are the pictures themselves, byte by byte",
+        "Put the masks there, or leave the pairs out.",
+    ),
+    "lossy-mask": (
+        "error",
+        "masks were compressed or resized with interpolation: their edges hold values in between",
+        "Export the masks again as PNG, without anti-aliasing, and resize them with nearest neighbour only.",
+    ),
+    "constant-mask": ("note", "masks hold one class everywhere", ""),
     "jpeg-mask": ("error", "masks are stored as JPEG", "Export the masks again, as indexed PNG."),
     "all-void": ("warning", "masks are void everywhere", "Check them; nothing can be learned from them."),
     "unknown-label": ("error", "masks hold labels that are neither a class nor void", ""),
     "unknown-color": ("error", "masks hold colours that are not named", ""),
 }
-"""Severity, cause and remedy by code, for what is wrong with single files."""
+"""Severity, cause and remedy by code, for what is wrong with single files; behind a colon, its harmless kind."""
+
+JPEG_FORMATS = ("JPEG", "MPO")
+JPEG_WORDS = "JPEG changes numbers near every edge"
 
 _VALUES_SHOWN = 12
+_VALUES_NAMED = 40
 
 
 @dataclass
@@ -75,6 +111,8 @@ class Findings:
     def unreadable(self, code: str, sample: Sample, path: Path, error: str) -> None:
         """Note a file that cannot be decoded, with the reader's words but for its advice."""
         code = code if code in WORDS else "unreadable"
+        if code == "unreadable" and _is_loop(path):
+            code = "link-loop"
         self.add(code, sample, path, reason(code, error, path))
 
     def unknown(self, sample: Sample, path: Path, values: Sequence[int], in_color: bool) -> None:
@@ -92,13 +130,34 @@ class Findings:
             more = ", ..." if len(finding.values) > _VALUES_SHOWN else ""
             if code == "unknown-color":
                 cause += f": {', '.join(f'#{value:06x}' for value in shown)}{more}"
-                remedy = 'Add them to colors in data.toml, as a class or "void".'
+                remedy = self._color_remedy(sorted(finding.values))
             else:
                 cause += f": {', '.join(map(str, shown))}{more}"
-                remedy = _label_remedy(shown, bool(more))
+                remedy = self._label_remedy(sorted(finding.values))
         elif finding.detail:
             cause += f" ({finding.detail})"
-        return Problem(code, severity, finding.count, tuple(finding.files), cause, remedy, frozenset(finding.stems))
+        code = code.partition(":")[0]
+        stems = frozenset(finding.stems) if severity == "error" else frozenset()
+        return Problem(code, severity, finding.count, tuple(finding.files), cause, remedy, stems)
+
+    def _label_remedy(self, values: Sequence[int]) -> str:
+        if len(values) > _VALUES_NAMED:
+            return "Check that these are class masks: resized or compressed masks and instance numbers are not."
+        there = read_table(self.root)
+        if isinstance(there.get("values"), dict):
+            table: dict[str, object] = {"values": {**there["values"], **dict.fromkeys(map(str, values), "void")}}
+        else:
+            void = there.get("ignore_index", [])
+            void = [*(void if isinstance(void, list) else [void]), *values]
+            table = {"ignore_index": void[0] if len(void) == 1 else void}
+        return f"If they are classes, add their names to classes; if they are void: {advise(self.root, table)}"
+
+    def _color_remedy(self, colors: Sequence[int]) -> str:
+        there = read_table(self.root).get("colors")
+        if len(colors) > _VALUES_NAMED or not isinstance(there, dict):
+            return 'Name them in colors of data.toml, as a class or "void".'
+        table = {"colors": {**there, **{f"#{color:06x}": "void" for color in colors}}}
+        return f'With the name of a class instead of "void" where they are one: {advise(self.root, table)}'
 
     def _name(self, path: Path) -> str:
         return shown(path, self.root)
@@ -114,7 +173,7 @@ def shown(path: Path, root: Path) -> str:
 
 def reason(code: str, error: str, path: Path) -> str:
     """Return what a reader's words add to those of the code: no name, no advice, nothing twice."""
-    if code in ("empty-file", "missing-file"):
+    if code in ("empty-file", "missing-file", "mask-alpha", "link-loop"):
         return ""
     words = error.removeprefix(f"{path}: ")
     if code != "needs-extra":  # its line to install is all that helps
@@ -122,8 +181,9 @@ def reason(code: str, error: str, path: Path) -> str:
     return words.removesuffix(".")
 
 
-def _label_remedy(values: Sequence[int], more: bool) -> str:
-    if more:
-        return "Check that these are class masks: resized or compressed masks and instance numbers are not."
-    listed = str(values[0]) if len(values) == 1 else f"[{', '.join(map(str, values))}]"
-    return f"Name them in classes or values of data.toml, or make them void: ignore_index = {listed}"
+def _is_loop(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False

@@ -8,10 +8,12 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from fullconv.data.problems import Problem, problem
 from fullconv.errors import DataError, nearest
 from fullconv.storage import cache_folder
 
@@ -42,6 +44,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._found: dict[str, Pictures] = {}
+        self._trouble: list[tuple[str, Path]] = []
 
     @cached_property
     def folders(self) -> dict[str, str]:
@@ -52,7 +55,7 @@ class Folder:
         """Names of the folders in a folder of the root, by their lower-case name."""
         try:
             with os.scandir(self.root / inner) as entries:
-                names = sorted(e.name for e in entries if e.is_dir() and not is_clutter(e.name))
+                names = sorted(e.name for e in entries if _is_folder(e) and not is_clutter(e.name))
         except OSError as error:
             raise DataError(
                 f"{self.root / inner}: cannot be read ({error.strerror or error}). Check the name."
@@ -65,10 +68,23 @@ class Folder:
             self._found[where] = self._glob(where) if is_glob(where) else self._list(where)
         return self._found[where]
 
+    def problems(self) -> list[Problem]:
+        """Return what could not be gone into."""
+        found = []
+        for code, words, remedy in (
+            ("link-loop", "links lead back to a folder that holds them, and are not followed", "Remove these links."),
+            ("unreadable", "folders cannot be read, so their files are not seen", "Check their permissions."),
+        ):
+            paths = sorted({path for kind, path in self._trouble if kind == code})
+            if paths:
+                names = [path.relative_to(self.root).as_posix() for path in paths]
+                found.append(problem(code, "warning" if code == "link-loop" else "error", names, words, remedy))
+        return found
+
     def _list(self, where: str) -> Pictures:
         found = Pictures()
         base = self.root / where
-        for path in walk(base):
+        for path in walk(base, self._trouble):
             if path.suffix.lower() not in IMAGE_SUFFIXES:
                 found.others.append(path)
                 continue
@@ -82,7 +98,7 @@ class Folder:
         fixed = next(i for i, part in enumerate(parts) if is_glob(part))
         base = self.root.joinpath(*parts[:fixed])
         expression = _expression("/".join(parts[fixed:]))
-        for path in walk(base):
+        for path in walk(base, self._trouble):
             inner = path.relative_to(base).as_posix()
             match = expression.fullmatch(inner)
             if match and path.suffix.lower() in IMAGE_SUFFIXES:
@@ -125,26 +141,64 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile(out)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
 def is_clutter(name: str) -> bool:
     """Whether a file or folder is left by a system or tool: hidden, Thumbs.db and the like."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
-def walk(base: Path) -> Iterator[Path]:
-    """Yield all files below a folder in sorted order; links are followed, but never in a circle."""
+def walk(base: Path, trouble: list[tuple[str, Path]] | None = None) -> Iterator[Path]:
+    """Yield all files below a folder in sorted order; links are followed, but never in a circle.
+
+    Args:
+        base: The folder.
+        trouble: Gets what cannot be gone into: ("link-loop" or "unreadable", path). Where given, folders that are
+            called like pictures are yielded, too.
+    """
+    told = trouble if trouble is not None else []
     if not base.is_dir():
         return
+    above = {_identity(folder) for folder in (base.resolve(), *base.resolve().parents)}
     seen: set[tuple[int, int]] = set()
-    for folder, inner, names in os.walk(base, followlinks=True):
-        here = Path(folder).stat()
-        if (here.st_dev, here.st_ino) in seen and here.st_ino:
+    for folder, inner, names in os.walk(
+        base, followlinks=True, onerror=lambda error: told.append(("unreadable", Path(error.filename)))
+    ):
+        here = _identity(Path(folder))
+        if here[1] and (here in seen or (here in above and Path(folder) != base)):
+            told.append(("link-loop", Path(folder)))
             inner.clear()
             continue
-        seen.add((here.st_dev, here.st_ino))
+        seen.add(here)
         inner[:] = sorted(name for name in inner if not is_clutter(name))
-        for name in sorted(names):
+        files = names if trouble is None else [*names, *_as_files(Path(folder), inner)]
+        for name in sorted(files):
             if not is_clutter(name):
                 yield Path(folder, name)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _as_files(folder: Path, inner: list[str]) -> list[str]:
+    """Take folders out that are called like pictures and hold none; they stand where a picture should."""
+    odd = []
+    for name in list(inner):
+        path = folder / name
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            with suppress(OSError):
+                if any(inside.suffix.lower() in IMAGE_SUFFIXES for inside in path.iterdir()):
+                    continue
+            inner.remove(name)
+            odd.append(name)
+    return odd
 
 
 def open_root(path: str | os.PathLike[str]) -> Path:

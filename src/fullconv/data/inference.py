@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from fullconv.data.findings import Findings
+from fullconv.data.census import Census
+from fullconv.data.findings import JPEG_FORMATS, JPEG_WORDS, Findings, shown
+from fullconv.data.lines import advise
+from fullconv.data.numbering import Numbering
 from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.scan import MaskFacts
 from fullconv.data.settings import LabelSettings
-from fullconv.data.statistics import all_grey
 from fullconv.labels import MAX_CLASSES, VOID
 
 _COLORS_SHOWN = 40
@@ -21,83 +23,114 @@ def infer_classes(
     root: Path,
     settings: LabelSettings,
     samples: Sequence[Sample],
-    facts: Iterable[MaskFacts],
+    scan: Callable[[Sequence[Sample]], Iterable[MaskFacts]],
     skip_bad: bool,
     head: str = "",
 ) -> tuple[str, ...]:
     """Name the classes class0, class1, ... that the masks of a head hold.
 
+    Args:
+        root: The data folder.
+        settings: What the user says.
+        samples: All of them.
+        scan: Gives the facts of samples' masks in order.
+        skip_bad: Pass over masks that cannot be used.
+        head: Whose masks; "" is the only one.
+
     Raises:
         BadDataError: There are fewer than two, they have gaps, or are 0 and 255 or colours; has the lines to add.
     """
-    numbers: Counter[int] = Counter()
-    colors: Counter[int] = Counter()
-    colored: list[str] = []
+    void = set(settings.void_values())
+    census = Census(frozenset(void | {VOID}))
     broken = Findings(root)
-    names = [sample.masks[head].path.relative_to(root).as_posix() for sample in samples]
-    for sample, name, found in zip(samples, names, facts, strict=True):
+    names = [shown(sample.masks[head].path, root) for sample in samples]
+    for sample, found in zip(samples, scan(samples), strict=True):
         if found.error:
             broken.unreadable(found.code, sample, sample.masks[head].path, found.error)
-        elif found.in_color and not all_grey(found):
-            colors.update(found.counts)
-            colored.append(name)
+        elif found.format in JPEG_FORMATS:
+            broken.add("jpeg-mask", sample, sample.masks[head].path, JPEG_WORDS)
         else:
-            numbers.update({value & 255 if found.in_color else value: n for value, n in found.counts.items()})
+            census.add(sample, found)
+    blurred = census.blurred()
+    for sample in blurred:
+        broken.add("lossy-mask", sample, sample.masks[head].path, census.cause())
     if (problems := broken.problems()) and not skip_bad:
         raise BadDataError(str(root), problems)
-    if colored:
-        raise BadDataError(str(root), [color_problem(colored, colors)])
-    void = set(settings.void_values())
-    values = sorted(set(numbers) - void - {VOID})
-    if (VOID in numbers and values in ([], [0])) and VOID not in void:
-        raise BadDataError(str(root), [binary_problem(names, None)])
+    if blurred:  # what is left decides
+        left_out = {sample.stem for sample in blurred}
+        return infer_classes(root, settings, [s for s in samples if s.stem not in left_out], scan, skip_bad, head)
+    return _classes(root, names, census, VOID in void, head)
+
+
+def _classes(root: Path, names: Sequence[str], census: Census, explicit: bool, head: str) -> tuple[str, ...]:
+    """Name the classes that sound masks hold, or say why they cannot be counted."""
+    if census.colored:
+        colored = [shown(sample.masks[head].path, root) for sample in census.colored]
+        raise BadDataError(str(root), [color_problem(root, colored, census)])
+    numbering = Numbering(root, names, census, None)
+    values = numbering.values
+    if not explicit and values in ([], [0]) and (found := numbering.binary()) is not None:
+        raise BadDataError(str(root), [found])
     if len(values) < 2:
-        raise BadDataError(str(root), [_too_few(names, values)])
+        raise BadDataError(str(root), [_too_few(root, names, values)])
+    if (found := numbering.from_one() or numbering.instances()) is not None:
+        raise BadDataError(str(root), [found])
     if values != list(range(len(values))) or len(values) > MAX_CLASSES:
-        raise BadDataError(str(root), [_gaps(names, values)])
+        raise BadDataError(str(root), [numbering.scaled() or _gaps(root, names, values, census)])
     return tuple(f"class{value}" for value in values)
 
 
-def binary_problem(names: Sequence[str], classes: Sequence[str] | None) -> Problem:
-    """Say that masks hold 0 and 255 only, with the lines that make these two classes."""
-    first, second = classes or ("background", "foreground")
-    lines = [] if classes else [f'classes = ["{first}", "{second}"]']
-    lines.append(f'values = {{ 0 = "{first}", 255 = "{second}" }}')
-    words = "masks hold only 0 and 255, and 255 is void unless it is named as a class"
-    return problem("binary-mask", "error", names, words, "Add to data.toml:\n" + "\n".join(lines))
-
-
-def color_problem(names: Sequence[str], colors: Counter[int]) -> Problem:
+def color_problem(root: Path, names: Sequence[str], census: Census, stems: frozenset[str] = frozenset()) -> Problem:
     """Say that masks have colours that nobody named, with the lines that name them."""
+    colors = census.colors
+    if (found := _colored_instances(names, census)) is not None:
+        return found
     if len(colors) > _COLORS_SHOWN:
         words = f"masks hold {len(colors)} colours or more, so they were compressed, resized, or are no masks"
-        return problem("rgb-mask", "error", names, words, "Export the masks again, as indexed PNG.")
+        return problem("rgb-mask", "error", names, words, "Export the masks again, as indexed PNG.", stems)
     ordered = [color for color, _ in colors.most_common()]
-    classes = ", ".join(f'"class{i}"' for i in range(len(ordered)))
-    table = ", ".join(f'"#{color:06x}" = "class{i}"' for i, color in enumerate(ordered))
+    table = {
+        "classes": [f"class{i}" for i in range(len(ordered))],
+        "colors": {f"#{color:06x}": f"class{i}" for i, color in enumerate(ordered)},
+    }
     words = f"masks are RGB with {len(ordered)} colours that are not named"
-    remedy = 'Add to data.toml, with your own names ("void" for what does not count):\n'
-    remedy += f"classes = [{classes}]\ncolors = {{ {table} }}"
-    return problem("rgb-mask", "error", names, words, remedy)
+    remedy = f'With your own names ("void" for what does not count): {advise(root, table, ("values", "ignore_index"))}'
+    settings = {} if stems or len(ordered) < 2 else table
+    return problem("rgb-mask", "error", names, words, remedy, stems, settings)
 
 
-def _too_few(names: Sequence[str], values: Sequence[int]) -> Problem:
+def _colored_instances(names: Sequence[str], census: Census) -> Problem | None:
+    """Say that colours differ from mask to mask, as those of single things do."""
+    masks, colors = len(census.colored), len(census.colors)
+    shared = sum(census.painters.values()) / max(1, colors)
+    if masks < 4 or not 12 < colors < 60 * masks or shared > 1.5:
+        return None
+    words = f"masks hold {colors} colours that differ from mask to mask, so they paint single things, not classes"
+    return problem("instance-ids", "error", names, words, "Export the masks again, with a colour or number a class.")
+
+
+def _too_few(root: Path, names: Sequence[str], values: Sequence[int]) -> Problem:
     held = f"only the label {values[0]}" if values else "no labels but void"
     words = f"masks hold {held}, and a network needs two classes or more to tell apart"
-    remedy = 'Name the classes in data.toml, also those that do not occur:\nclasses = ["background", "foreground"]'
+    table: dict[str, Any] = {"classes": ["background", "foreground"]}
     if values and values[0] > 1:
-        remedy += f'\nvalues = {{ 0 = "background", {values[0]} = "foreground" }}'
+        table["values"] = {0: "background", values[0]: "foreground"}
+    remedy = f"Name the classes, also those that do not occur. {advise(root, table)}"
     return problem("few-classes", "error", names, words, remedy)
 
 
-def _gaps(names: Sequence[str], values: Sequence[int]) -> Problem:
+def _gaps(root: Path, names: Sequence[str], values: Sequence[int], census: Census) -> Problem:
     shown = ", ".join(str(value) for value in values[:_COLORS_SHOWN]) + (", ..." if len(values) > _COLORS_SHOWN else "")
     if len(values) > MAX_CLASSES:
         words = f"masks hold {len(values)} different labels, more than {MAX_CLASSES} classes"
-        return problem("label-gaps", "error", names, words, "Check that they are class masks and not instance numbers.")
-    classes = ", ".join(f'"class{i}"' for i in range(len(values)))
-    table = ", ".join(f'{value} = "class{i}"' for i, value in enumerate(values))
+        return problem("label-gaps", "error", names, words, "Export the masks again, with a number a class.")
+    void = ""
+    if 2 * census.thick_void >= max(2, census.holders[VOID]):  # as regions, so more likely a class than a border
+        values, void = [*values, VOID], ' (255 fills regions; write "void" for it if it is no class)'
+    table = {
+        "classes": [f"class{i}" for i in range(len(values))],
+        "values": {value: f"class{i}" for i, value in enumerate(values)},
+    }
     words = f"masks hold the labels {shown}, which are not 0 to {len(values) - 1}"
-    return problem(
-        "label-gaps", "error", names, words, f"Add to data.toml:\nclasses = [{classes}]\nvalues = {{ {table} }}"
-    )
+    remedy = f"With your own names{void}: {advise(root, table)}"
+    return problem("label-gaps", "error", names, words, remedy, settings=table)

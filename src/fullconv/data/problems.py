@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ class Problem:
     """The edit or command that mends it; empty where there is nothing to do."""
     stems: frozenset[str] = field(default=frozenset(), repr=False)
     """All samples that cannot be used because of it; `skip_bad` leaves these out."""
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Keys of data.toml that mend it; `check --write` writes them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of interface 3.4."""
@@ -51,18 +53,25 @@ class Problem:
 
 
 def problem(
-    code: str, severity: Severity, files: Sequence[str], cause: str, remedy: str, stems: Iterable[str] = ()
+    code: str,
+    severity: Severity,
+    files: Sequence[str],
+    cause: str,
+    remedy: str,
+    stems: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Problem:
     """Make a Problem of all the files that it concerns."""
-    return Problem(code, severity, len(files), tuple(files[:SHOWN]), cause, remedy, frozenset(stems))
+    return Problem(code, severity, len(files), tuple(files[:SHOWN]), cause, remedy, frozenset(stems), settings or {})
 
 
 def of_head(found: Problem, head: str) -> Problem:
     """Say of which head's masks a problem is, and where in data.toml its remedy goes; "" is the only head."""
     if not head:
         return found
-    remedy = re.sub(r"(to data\.toml[^:\n]*:\n)", rf"\1[heads.{head}]\n", found.remedy)
-    return replace(found, cause=f"head {head}: {found.cause}", remedy=remedy)
+    remedy = re.sub(r"(?:to|at the top of) (data\.toml[^:\n]*:\n)", rf"to \1[heads.{head}]\n", found.remedy)
+    settings = {"heads": {head: dict(found.settings)}} if found.settings else {}
+    return replace(found, cause=f"head {head}: {found.cause}", remedy=remedy, settings=settings)
 
 
 class BadDataError(DataError):

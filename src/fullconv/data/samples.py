@@ -18,6 +18,14 @@ Colors = Literal["none", "rgb", "all"]
 """Where colours count: nowhere (equal channels are numbers, others stay colours), in RGB files, or in palettes, too."""
 
 
+class MaskError(DataError):
+    """A mask holds no class numbers; `code` sorts the reasons (docs/checks.md)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class MaskSource(Protocol):
     """Where the mask of one picture comes from: a file of its own, or shapes in an annotation file."""
 
@@ -92,8 +100,9 @@ def raw_mask(image: Image.Image, where: str, colors: Colors = "none") -> NDArray
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         if image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() != 255:
-            raise DataError(
-                f"{where}: the mask is transparent in places, so its labels are unsure. Save it without alpha."
+            raise MaskError(
+                "mask-alpha",
+                f"{where}: the mask is transparent in places, so its labels are unsure. Save it without alpha.",
             )
         image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
     if colors == "all" and image.mode in ("L", "P", "1"):
@@ -110,8 +119,13 @@ def raw_mask(image: Image.Image, where: str, colors: Colors = "none") -> NDArray
 
 def tiff_mask(array: NDArray[Any], where: str, colors: Colors = "none") -> NDArray[Any]:
     """Return the numbers or colours of a mask that the TIFF reader gave as (H, W, C)."""
-    if array.shape[2] in (2, 4) and array.dtype == np.uint8 and array[..., -1].min() == 255:
-        array = array[..., :-1]  # opaque alpha
+    if array.shape[2] in (2, 4) and array.dtype == np.uint8:
+        if array[..., -1].min() != 255:
+            raise MaskError(
+                "mask-alpha",
+                f"{where}: the mask is transparent in places, so its labels are unsure. Save it without alpha.",
+            )
+        array = array[..., :-1]
     if array.shape[2] == 3 and array.dtype == np.uint8:
         return array[..., 0].copy() if colors == "none" and is_grey(array) else array
     return _whole_numbers(array, where)
@@ -126,16 +140,29 @@ def _whole_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim != 2:
-        raise DataError(
-            f"{where}: a mask has one channel, or RGB colours, not {array.shape}. Save it as an indexed PNG."
+        raise MaskError(
+            "bad-mask",
+            f"{where}: a mask has one channel, or RGB colours, not {array.shape}. Save it as an indexed PNG.",
         )
-    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        raise DataError(
-            f"{where}: the mask holds fractions, so it was averaged or is no mask. Save it as whole numbers."
-        )
+    if array.dtype.kind == "f":
+        _refuse_fractions(array, where)
     low, high = float(array.min()), float(array.max())
     if low < 0 or high > 65535:
-        raise DataError(
-            f"{where}: the mask holds {low:g} to {high:g}; labels are 0 to 65535. Save it as class numbers."
+        raise MaskError(
+            "bad-mask", f"{where}: the mask holds {low:g} to {high:g}; labels are 0 to 65535. Save it as class numbers."
         )
     return array.astype(np.uint16 if high > 255 else np.uint8)
+
+
+def _refuse_fractions(array: NDArray[Any], where: str) -> None:
+    if not np.isfinite(array).all():
+        raise MaskError(
+            "not-finite", f"{where}: the mask holds NaN or infinite numbers. Save it as whole numbers from 0 to 255."
+        )
+    if not np.array_equal(array, np.rint(array)):
+        least, most = float(array.min()), float(array.max())
+        raise MaskError(
+            "float-mask",
+            f"{where}: the mask holds fractions from {least:g} to {most:g}, so it was scaled or averaged."
+            " Save it as whole numbers.",
+        )

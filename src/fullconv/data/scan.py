@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,15 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fullconv.data.coding import pack_colors
 from fullconv.data.memory import Memory, file_state
 from fullconv.data.samples import MaskFile, MaskSource, raw_mask, tiff_mask
+from fullconv.data.traces import (
+    Traces,
+    find_color_traces,
+    find_traces,
+    from_text,
+    look_of,
+    look_of_array,
+    look_of_mask,
+    to_text,
+)
 from fullconv.errors import DataError, FullconvError
+from fullconv.images import tiff
 from fullconv.images.color import has_other_colors
-from fullconv.images.limits import PictureError
 from fullconv.images.read import as_picture, decode, open_source, to_picture
 from fullconv.storage import cache_folder
 
-_VERSION = 1
+_VERSION = 2
 """Of the facts; old ones are forgotten when it changes."""
 
 MANY = 4096
@@ -50,6 +61,12 @@ class PictureFacts:
     high: list[float] = field(default_factory=list)
     strange: int = 0
     """How many numbers are NaN or infinite."""
+    orientation: int = 1
+    """EXIF's, 1 to 8; it has been applied to size and look."""
+    levels: int = 0
+    """Different numbers in the channel with most of them; 0 where not counted."""
+    look: str = ""
+    """The picture in 32x32 cells, for comparing (`traces.from_text`)."""
     error: str = ""
     """Why it cannot be read; empty where it can."""
     code: str = ""
@@ -72,6 +89,12 @@ class MaskFacts:
     """Whether there are more than MANY."""
     palette: dict[int, int] = field(default_factory=dict)
     """Of an indexed picture: number -> colour 0xrrggbb, of those that occur."""
+    traces: Traces = field(default_factory=Traces)
+    """What its edges tell; empty for colours."""
+    kind: str = ""
+    """"alpha" with an alpha channel that is opaque, "float" where numbers are stored as fractions; else empty."""
+    look: str = ""
+    """The mask in 32x32 cells, for comparing (`traces.from_text`)."""
     error: str = ""
     code: str = ""
 
@@ -93,6 +116,7 @@ def together(facts: Sequence[PictureFacts]) -> PictureFacts:
     both = PictureFacts(
         digest=hashlib.sha256("|".join(found.digest for found in facts).encode()).hexdigest(), size=first.size,
         channels=sum(found.channels for found in facts), dtype=dtype, strange=sum(found.strange for found in facts),
+        orientation=first.orientation, levels=max(found.levels for found in facts), look=first.look,
     )  # fmt: skip
     for found in facts:
         if found.size != first.size:
@@ -113,6 +137,7 @@ def examine_picture(path: Path) -> PictureFacts:
         if _is_plain(image):
             _count_histogram(facts, image)
             return np.empty((0, 0), np.uint8)
+        facts.orientation = _orientation(image)
         return to_picture(image)
 
     try:
@@ -131,18 +156,32 @@ def _is_plain(image: Image.Image) -> bool:
 
 def _count_histogram(facts: PictureFacts, image: Image.Image) -> None:
     bins = np.array(image.histogram(), dtype=np.float64).reshape(-1, 256)
-    turned = image.getexif().get(274, 1) in (5, 6, 7, 8) and image.format != "TIFF"
+    facts.orientation = _orientation(image)
+    turned = facts.orientation in (5, 6, 7, 8)
     values = np.arange(256, dtype=np.float64)
     facts.size = (image.width, image.height) if turned else (image.height, image.width)
+    facts.levels = int((bins > 0).sum(axis=1).max())
+    facts.look = look_of(image)
+    if facts.orientation != 1:
+        facts.look = to_text(tiff.orient(from_text(facts.look), facts.orientation))
     facts.channels, facts.dtype = len(bins), "uint8"
     facts.total, facts.squares = (bins @ values).tolist(), (bins @ values**2).tolist()
     facts.low = [float(np.flatnonzero(row)[0]) for row in bins]
     facts.high = [float(np.flatnonzero(row)[-1]) for row in bins]
 
 
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation of a loaded picture; a TIFF has been turned by Pillow."""
+    found = 1 if image.format == "TIFF" else image.getexif().get(274, 1)
+    return found if found in range(1, 9) else 1
+
+
 def _count_array(facts: PictureFacts, array: NDArray[Any]) -> None:
     facts.size, facts.channels, facts.dtype = (array.shape[0], array.shape[1]), array.shape[2], array.dtype.name
+    facts.look = look_of_array(array)
     for channel in range(facts.channels):
+        if array.dtype == np.uint8:
+            facts.levels = max(facts.levels, int((np.bincount(array[..., channel].ravel()) > 0).sum()))
         plane = array[..., channel].astype(np.float64)
         finite = plane[np.isfinite(plane)]
         facts.strange += plane.size - finite.size
@@ -159,6 +198,7 @@ def examine_mask(source: MaskSource) -> MaskFacts:
 
     def count(image: Image.Image) -> NDArray[Any]:
         facts.format = image.format or ""
+        facts.kind = {"RGBA": "alpha", "LA": "alpha", "F": "float"}.get(image.mode, "")
         quick = image.mode in ("L", "P", "RGB") and "exif" not in image.info
         if quick and _count_quickly(facts, image):
             return np.empty((0, 0), np.uint8)
@@ -168,12 +208,14 @@ def examine_mask(source: MaskSource) -> MaskFacts:
         if isinstance(source, MaskFile):
             data, facts.digest = _load(source.path)
             array = decode(data, where, count)
-            array = tiff_mask(array, where, "rgb") if array.ndim == 3 and not facts.format else array
+            if array.ndim == 3 and not facts.format:  # as the TIFF reader gave it
+                facts.kind = "float" if array.dtype.kind == "f" else "alpha" if array.shape[2] in (2, 4) else ""
+                array = tiff_mask(array, where, "rgb")
         else:
             array = source.raw("rgb")
             facts.digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
         if array.size:
-            _count_mask(facts, array, where)
+            _count_mask(facts, array)
     except FullconvError as error:
         facts.error, facts.code = _told(error)
     return facts
@@ -187,7 +229,9 @@ def _count_quickly(facts: MaskFacts, image: Image.Image) -> bool:
             return False
         facts.in_color = True
         facts.counts = {r << 16 | g << 8 | b: n for n, (r, g, b) in colors}
+        _look_at_colors(facts, np.asarray(image))
         return True
+    _look_at_numbers(facts, np.asarray(image))
     facts.counts = {value: n for value, n in enumerate(image.histogram()) if n}
     if image.mode == "P":
         palette = image.getpalette("RGB") or []
@@ -196,28 +240,42 @@ def _count_quickly(facts: MaskFacts, image: Image.Image) -> bool:
     return True
 
 
-def _count_mask(facts: MaskFacts, array: NDArray[Any], where: str) -> None:
+def _look_at_numbers(facts: MaskFacts, numbers: NDArray[Any]) -> None:
+    facts.look = look_of_mask(numbers)
+    facts.traces = find_traces(numbers)
+
+
+def _look_at_colors(facts: MaskFacts, planes: NDArray[np.uint8]) -> None:
+    facts.look = look_of_mask(planes)
+    if all(color >> 16 == color & 255 == (color >> 8) & 255 for color in facts.counts):  # numbers as R = G = B
+        facts.traces = find_traces(planes[..., 0])
+    elif len(facts.counts) > 2:
+        facts.traces = find_color_traces(planes)
+
+
+def _count_mask(facts: MaskFacts, array: NDArray[Any]) -> None:
     facts.size = (array.shape[0], array.shape[1])
-    if array.ndim == 3:
-        wide = array[..., :3].astype(np.uint32)
-        array = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-        facts.in_color = True
+    facts.in_color = array.ndim == 3
+    numbers = pack_colors(array[..., :3]) if facts.in_color else array
+    _count_values(facts, numbers)
+    if facts.in_color:
+        _look_at_colors(facts, array[..., :3])
+    else:
+        _look_at_numbers(facts, array)
+
+
+def _count_values(facts: MaskFacts, array: NDArray[Any]) -> None:
     values, counts = np.unique(array, return_counts=True)
     facts.many = len(values) > MANY
-    facts.counts = dict(zip(values[:MANY].tolist(), counts[:MANY].tolist(), strict=True))
+    if facts.many:
+        most = np.sort(np.argpartition(counts, -MANY)[-MANY:])
+        values, counts = values[most], counts[most]
+    facts.counts = dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _told(error: FullconvError) -> tuple[str, str]:
-    if isinstance(error, PictureError):
-        return str(error), error.code
-    code = (
-        "bad-mask"
-        if isinstance(error, DataError)
-        else "needs-extra"
-        if isinstance(error, ImportError)
-        else "unreadable"
-    )
-    return str(error), code
+    code = "bad-mask" if isinstance(error, DataError) else "needs-extra" if isinstance(error, ImportError) else ""
+    return str(error), getattr(error, "code", code or "unreadable")
 
 
 def _load(path: Path) -> tuple[bytes | Path, str]:
@@ -268,7 +326,7 @@ class Scanner:
 
             for key, state, new, facts in _in_order(pool, work, map(look_up, items), 4 * self.threads):
                 if new and state and not facts.error:
-                    memory.put(key, state, json.dumps(asdict(facts)))
+                    memory.put(key, state, json.dumps(vars(facts), default=vars))
                 yield facts
 
 
@@ -291,4 +349,8 @@ def _restore(kind: type[Facts], text: str) -> Facts:
     if isinstance(facts, MaskFacts):
         facts.counts = {int(value): n for value, n in facts.counts.items()}
         facts.palette = {int(value): color for value, color in facts.palette.items()}
+        traces: Any = facts.traces
+        for key in ("ramps", "rings"):
+            traces[key] = {int(value): n for value, n in traces[key].items()}
+        facts.traces = Traces(**traces)
     return facts

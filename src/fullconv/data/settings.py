@@ -213,11 +213,11 @@ def inside(path: str) -> str:
     return "/".join(parts)
 
 
-def read_settings(root: Path) -> DataSettings:
-    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder.
+def read_table(root: Path) -> dict[str, Any]:
+    """Read `data.toml` as it is; empty where there is none.
 
     Raises:
-        DataError: A file cannot be read, a key is unknown or a value wrong; the message names it.
+        DataError: It cannot be read, or is no TOML.
     """
     table: dict[str, Any] = {}
     where = root / "data.toml"
@@ -228,6 +228,17 @@ def read_settings(root: Path) -> DataSettings:
             raise DataError(f"{where}: cannot be read ({error.strerror or error}). Check its permissions.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{where}: not valid TOML: {error}.") from error
+    return table
+
+
+def read_settings(root: Path) -> DataSettings:
+    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder.
+
+    Raises:
+        DataError: A file cannot be read, a key is unknown or a value wrong; the message names it.
+    """
+    table = read_table(root)
+    where = root / "data.toml"
     if "class_colors" in table:
         raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
     listed = root / "classes.txt"

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 
+from fullconv.data.census import Census, void_numbers
 from fullconv.data.dataset import Dataset
-from fullconv.data.findings import shown
-from fullconv.data.inference import binary_problem, color_problem
+from fullconv.data.findings import JPEG_FORMATS, Findings, shown
+from fullconv.data.inference import color_problem
+from fullconv.data.likeness import Alike
+from fullconv.data.numbering import Numbering
+from fullconv.data.pairing import Pairing
+from fullconv.data.palettes import Palettes
 from fullconv.data.problems import Problem, problem
-from fullconv.data.samples import Sample
+from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan import MaskFacts, PictureFacts
-from fullconv.data.statistics import all_grey, class_counts
-from fullconv.labels import VOID
+from fullconv.data.statistics import class_counts
+
+_FEW_LEVELS = 64
+"""Pictures with fewer different numbers look like masks."""
 
 
 class Tally:
@@ -24,47 +31,62 @@ class Tally:
         self.coding = dataset.codings[head]
         self.names = self.coding.labels.classes
         self.own = dataset.settings.of_head(head)
+        self.census = Census(void_numbers(self.coding.labels))
         self.pixels = {split: np.zeros(len(self.names), np.int64) for split in dataset.splits}
-        self.numbers: Counter[int] = Counter()
-        self.colors: Counter[int] = Counter()
-        self.colored: list[Sample] = []
-        self.first: dict[bytes, tuple[str, Sample]] = {}
-        self.twice: list[tuple[Sample, Sample]] = []
+        self.pictures = np.zeros(len(self.names), np.int64)
+        self.void_pixels = 0
+        self.sizes: Counter[tuple[int, int]] = Counter()
         self.types: set[str] = set()
         self.low, self.high = float("inf"), float("-inf")
+        self.levels = 0
         self.void: list[Sample] = []
+        self.digests: dict[str, list[Sample]] = defaultdict(list)
+        self.palettes = Palettes()
+        self.alike = Alike()
+        self.pairing = Pairing()
 
     def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
         """Count one sample."""
         if not picture.error:
-            key = bytes.fromhex(picture.digest[:24])
-            before = self.first.setdefault(key, (split, sample))
-            if before[0] != split:
-                self.twice.append((before[1], sample))
-        if split == "train" and not picture.error:
-            self.types.add(picture.dtype)
-            self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
+            self.sizes[picture.size] += 1
+            self.levels = max(self.levels, picture.levels or _FEW_LEVELS)
+            self.alike.add(split, sample, picture)
+            if split == "train":
+                self.types.add(picture.dtype)
+                self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
         if mask.error:
             return
         coding = self.coding
-        if mask.in_color and not all_grey(mask):
-            if not coding.colors:
-                self.colors.update(mask.counts)
-                self.colored.append(sample)
-        elif not coding.by_color:
-            self.numbers.update({value & 255 if mask.in_color else value for value in mask.counts})
-        counts, _, unknown = class_counts(mask, coding)
+        counts, void, unknown = class_counts(mask, coding)
         self.pixels[split] += counts
+        self.pictures += counts > 0
+        self.void_pixels += void
         if split == "train" and not unknown and not counts.any():
             self.void.append(sample)
+        if mask.format in JPEG_FORMATS:
+            return
+        self.census.add(sample, mask, by_color=bool(coding.colors))
+        self.palettes.add(sample, mask)
+        if (counts > 0).sum() > 1 and isinstance(sample.masks[self.head], MaskFile):
+            self.digests[mask.digest].append(sample)
+        if not picture.error:
+            self.pairing.add(split, sample, picture, mask)
 
     def of_masks(self) -> list[Problem]:
         """Return what the counts say of masks."""
-        return [*self._binary(), *self._shifted(), *self._colored(), *self._void(), *self._classes()]
+        return [
+            *self._numbered(),
+            *self._blurred(),
+            *self._colored(),
+            *self._nothing(),
+            *self._same_mask(),
+            *self.palettes.problems(self.dataset, self.head),
+            *self._classes(),
+        ]
 
     def of_pictures(self) -> list[Problem]:
-        """Return what the counts say of pictures."""
-        return [*self._constant(), *self._repeated()]
+        """Return what the counts say of pictures, by themselves and beside the masks."""
+        return [*self._constant(), *self.pairing.problems(self.dataset), *self.alike.problems(self.dataset)]
 
     def _constant(self) -> list[Problem]:
         if self.low != self.high or "uint8" in self.types:
@@ -73,52 +95,58 @@ class Tally:
         words = f"every pixel of every picture in train is {self.low:g}, so there is nothing to learn from"
         return [problem("constant-pictures", "error", files, words, "Check how the pictures were exported.")]
 
-    def _void(self) -> list[Problem]:
-        if not self.void or len(self.void) < len(self.dataset.splits["train"]):
+    def _nothing(self) -> list[Problem]:
+        """Find a train split in which there is no choice between classes."""
+        train = self.pixels.get("train")
+        if train is None or not self.dataset.splits.get("train"):
             return []
-        words = "every mask in train is void everywhere, so there is nothing to learn from"
         remedy = "Name the numbers that are classes in values of data.toml, or export the masks again."
-        return [problem("nothing-to-learn", "error", [self._name(s) for s in self.void], words, remedy)]
-
-    def _binary(self) -> list[Problem]:
-        coding = self.coding
-        named = coding.labels.values is not None or self.own.ignore_index is not None
-        if named or len(self.names) != 2 or set(self.numbers) not in ({0, VOID}, {VOID}) or self.colored:
+        if self.void and len(self.void) == len(self.dataset.splits["train"]):
+            words = "every mask in train is void everywhere, so there is nothing to learn from"
+            return [problem("nothing-to-learn", "error", [self._name(s) for s in self.void], words, remedy)]
+        if (train > 0).sum() != 1:
             return []
-        files = [self._name(s) for members in self.dataset.splits.values() for s in members]
-        return [binary_problem(files, self.names)]
+        files = [self._name(s) for s in self.dataset.splits["train"]]
+        name = self.names[int(train.argmax())]
+        words = f"the masks in train hold no class but '{name}', so there is nothing to learn from"
+        return [problem("nothing-to-learn", "error", files, words, remedy)]
 
-    def _shifted(self) -> list[Problem]:
-        """Find masks that count from 1 where classes count from 0."""
-        coding = self.coding
-        names = self.names
-        values = set(self.numbers) - {VOID}
-        named = coding.labels.values is not None or self.own.ignore_index is not None
-        if named or self.colored or not values or min(values) != 1 or max(values) != len(names):
+    def _numbered(self) -> list[Problem]:
+        """Say why masks of numbers do not hold those of the classes."""
+        coding, own = self.coding, self.own
+        unnamed = own.class_names() is None and not (self.head and self.named())
+        if coding.labels.values is not None or coding.colors or self.census.colored or unnamed:
             return []
-        table = ", ".join(f'{i} = "{name}"' for i, name in enumerate(names, 1))
-        words = f"masks hold the labels 1 to {len(names)} and no 0, so they count the {len(names)} classes from 1"
-        files = [self._name(s) for members in self.dataset.splits.values() for s in members]
-        return [problem("off-by-one", "error", files, words, f"Add to data.toml:\nvalues = {{ {table} }}")]
+        found = Numbering(self.dataset.root, self._names(), self.census, self.names).diagnose()
+        told = own.ignore_index is not None  # what 255 is
+        return [p for p in found if not (told and p.code in ("binary-mask", "void-as-class"))]
+
+    def _blurred(self) -> list[Problem]:
+        findings = Findings(self.dataset.root)
+        for sample in self.census.blurred():
+            findings.add("lossy-mask", sample, sample.masks[self.head].path, self.census.cause())
+        return findings.problems()
 
     def _colored(self) -> list[Problem]:
-        if not self.colored:
+        colored = self.census.colored
+        if not colored or self.coding.colors:
             return []
-        told = color_problem([self._name(s) for s in self.colored], self.colors)
-        some = len(self.colored) < sum(len(members) for members in self.dataset.splits.values())
-        stems = frozenset(s.stem for s in self.colored) if some else frozenset()
-        return [Problem(told.code, told.severity, told.count, told.files, told.cause, told.remedy, stems)]
+        everyone = sum(len(members) for members in self.dataset.splits.values())
+        if len(colored) == everyone and self.levels < _FEW_LEVELS and self.census.many == everyone:
+            words = "masks look like photographs and pictures like masks, so their folders are exchanged"
+            remedy = "Exchange the two folders."
+            return [problem("folders-exchanged", "error", [self._name(s) for s in colored], words, remedy)]
+        stems = frozenset(s.stem for s in colored) if len(colored) < everyone else frozenset()
+        return [color_problem(self.dataset.root, [self._name(s) for s in colored], self.census, stems)]
 
-    def _repeated(self) -> list[Problem]:
-        if not self.twice:
+    def _same_mask(self) -> list[Problem]:
+        """Find a mask that stands for many different pictures."""
+        same = max(self.digests.values(), key=len, default=[])
+        total = sum(len(members) for members in self.digests.values())
+        if len(same) < 3 or 2 * len(same) <= total:
             return []
-        root = self.dataset.root
-        files = [shown(second.image, root) for _, second in self.twice]
-        first = shown(self.twice[0][0].image, root)
-        words = (
-            f"pictures are in two splits with the same bytes, as {files[0]} and {first}, so scores would be too good"
-        )
-        return [problem("duplicate-across-splits", "warning", files, words, "Remove them from one of the splits.")]
+        words = "masks of different pictures are the same, byte by byte"
+        return [problem("same-mask", "warning", [self._name(s) for s in same], words, "Export the masks again.")]
 
     def _classes(self) -> list[Problem]:
         found = []
@@ -135,6 +163,13 @@ class Tally:
         if unused and everywhere.any():
             found.append(problem("class-unused", "note", unused, "classes are in no mask", ""))
         return found
+
+    def named(self) -> bool:
+        """Whether a head has a list of classes of its own."""
+        return (self.dataset.root / f"classes_{self.head}.txt").is_file()
+
+    def _names(self) -> list[str]:
+        return [self._name(sample) for members in self.dataset.splits.values() for sample in members]
 
     def _name(self, sample: Sample) -> str:
         return shown(sample.masks[self.head].path, self.dataset.root)

@@ -140,6 +140,8 @@ def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[IO[bytes]]:
         raise PictureError(
             "unreadable", f"{path}: cannot be read ({error.strerror or error}). Check its permissions."
         ) from error
+    except PictureError:
+        raise
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{source!r}: cannot be a file name ({error}).") from error
     with file:

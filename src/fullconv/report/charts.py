@@ -42,7 +42,8 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     step = 10 ** math.floor(math.log10(span / about))
     step *= next((m for m in (1, 2, 5) if span / (m * step) <= about + 1), 10)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    digits = 3 - math.floor(math.log10(step))  # behind the step's own: a learning rate may be 1e-14
+    return [round(index * step, digits) for index in range(first, last + 1)]
 
 
 def line_chart(

@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+SECONDS_BETWEEN_LINES = 30.0
+"""Of progress where stderr is no terminal."""
+
 
 class Console:
     """Progress of a run.
@@ -36,6 +39,25 @@ class Console:
             self.rich.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def looking(self, done: int, total: int) -> None:
+        """Show how far the data have been looked at: a bar, or a line each half a minute."""
+        if self.quiet:
+            return
+        if not self.rich.is_terminal:
+            if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES and done < total:
+                self._last = time.monotonic()
+                self.say(f"looked at {done} of {total} pictures")
+            return
+        if self.bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.rich, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("looking at the data", total=total)
+        if self.task is not None:
+            self.bar.update(self.task, completed=done)
+        if done == total:
+            self.stop()
 
     def start(self, step: int, steps: int) -> None:
         """Begin to show progress."""

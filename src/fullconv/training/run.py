@@ -197,7 +197,10 @@ def _open(data: Path, recipe: Recipe, format: str | None, console: Console) -> t
     """Open and look at everything before the first step."""
     fold = recipe.fold if recipe.folds is None else recipe.fold or 0
     dataset = open_dataset(data, format=format, skip_bad=recipe.skip_bad, folds=recipe.folds, fold=fold)
-    dataset, problems = require_usable(dataset)
+    try:
+        dataset, problems = require_usable(dataset, console.looking)
+    finally:
+        console.stop()
     for found in problems:
         console.say(str(found))
     notes = [str(found) for found in problems]

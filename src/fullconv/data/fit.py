@@ -1,0 +1,147 @@
+"""Whether masks fit their pictures: a fitting mask tells a picture's colours apart better than another one's does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.data.samples import Sample
+from fullconv.data.scan import MaskFacts, PictureFacts
+from fullconv.data.traces import from_text
+from fullconv.images import tiff
+
+MOST = 256
+"""Pairs of a split that are compared with each other; the time is the square of it."""
+
+FEWEST = 6
+"""Fewer pairs than this are not judged: chance would."""
+
+CLEAR = 4.0
+"""Standard errors from which on a fit is no chance."""
+
+_LEAST_SHARE = 0.02  # of the cells that the second largest label must have, so that there is something to see
+_CLEARLY_BETTER = 0.08  # of a picture's variance; EXIF already says that it was turned
+_MUCH = 0.3  # of two pictures' variance; of whole masks none gains by an exchange
+_SHIFTS = (1, -1, 2, -2, 3, -3)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A picture and its mask, small."""
+
+    sample: Sample
+    picture: NDArray[np.float32]
+    """(SIDE, SIDE, 3), each channel with mean 0, all together with variance 1."""
+    mask: NDArray[np.uint8]
+    """(SIDE, SIDE) labels."""
+    orientation: int
+    """EXIF's, which `picture` follows."""
+
+
+def make_pair(sample: Sample, picture: PictureFacts, mask: MaskFacts) -> Pair | None:
+    """Return the pair, or None where one of them is too plain to be judged."""
+    if not (picture.look and mask.look):
+        return None
+    labels = from_text(mask.look)
+    counts = np.sort(np.bincount(labels.ravel()))[::-1]
+    if len(counts) < 2 or counts[1] < _LEAST_SHARE * labels.size:
+        return None
+    colors = from_text(picture.look).astype(np.float32)
+    colors -= colors.mean(axis=(0, 1))
+    spread = float(np.sqrt((colors**2).sum(axis=2).mean()))
+    return None if spread < 2 else Pair(sample, colors / spread, labels, picture.orientation)
+
+
+def explained(mask: NDArray[np.uint8], pictures: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return which share of each picture's variance the labels explain.
+
+    Args:
+        mask: (SIDE, SIDE) labels.
+        pictures: (N, SIDE, SIDE, 3) as in `Pair`.
+
+    Returns:
+        (N,) from 0 to 1.
+    """
+    labels = np.unique(mask.ravel(), return_inverse=True)[1]
+    count = np.bincount(labels)
+    regions = (labels[None] == np.arange(len(count))[:, None]).astype(np.float32)
+    flat = pictures.reshape(len(pictures), labels.size, 3).transpose(1, 0, 2).reshape(labels.size, -1)
+    sums = (regions @ flat).reshape(len(count), len(pictures), 3)
+    between = (sums.astype(np.float64) ** 2).sum(axis=2) / count[:, None]
+    return np.asarray(between.sum(axis=0) / labels.size)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well the masks of a split fit its pictures."""
+
+    pairs: tuple[Pair, ...]
+    table: NDArray[np.float64]
+    """(N, N): how much of picture j mask i explains, less what is usual for mask i and for picture j."""
+    noise: float
+    """Standard deviation of the table off its diagonal."""
+
+    def strength(self, shift: int = 0) -> float:
+        """Return by how many standard errors mask i explains picture i + shift better than any other."""
+        found = np.diagonal(self.table, shift)
+        return float(found.mean() * np.sqrt(len(found)) / self.noise) if len(found) >= FEWEST else 0.0
+
+    def best_shift(self) -> int | None:
+        """Return by how many places the list of masks is shifted; None where by none."""
+        best = max(_SHIFTS, key=self.strength)
+        return best if self.strength(best) >= max(CLEAR, 2 * self.strength()) else None
+
+    def swapped(self) -> list[Pair]:
+        """Return pairs that fit much better with their masks exchanged between two of them."""
+        own = np.diagonal(self.table)
+        gain = self.table + self.table.T - own[:, None] - own[None]
+        np.fill_diagonal(gain, -np.inf)
+        best = gain.argmax(axis=1)
+        clear = gain.max(axis=1) > max(_MUCH, 4 * self.noise)
+        return [self.pairs[i] for i in np.flatnonzero(clear) if best[best[i]] == i]
+
+    def strangers(self) -> list[Pair]:
+        """Return pairs whose mask fits the picture much worse than nearly all others do theirs."""
+        own = np.diagonal(self.table)
+        middle = float(np.median(own))
+        if self.strength() < 3 * CLEAR or middle < 5 * self.noise:
+            return []
+        return [pair for pair, fit in zip(self.pairs, own, strict=True) if fit < middle / 4]
+
+
+def judge(pairs: Sequence[Pair]) -> Fit | None:
+    """Compare the masks of a split with its pictures; None where there are too few to tell."""
+    if len(pairs) < FEWEST:
+        return None
+    pictures = np.stack([pair.picture for pair in pairs])
+    table = np.stack([explained(pair.mask, pictures) for pair in pairs])
+    table = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    others = table[~np.eye(len(pairs), dtype=bool)]
+    return Fit(tuple(pairs), table, max(float(others.std()), 1e-6))
+
+
+def turned(pair: Pair) -> dict[int, float]:
+    """Return how much of a picture its mask explains, by the orientation (EXIF, 1 to 8) that the picture is given."""
+    ways = range(1, 9)
+    pictures = np.stack([tiff.orient(pair.picture, way) for way in ways])
+    return dict(zip(ways, explained(pair.mask, pictures).tolist(), strict=True))
+
+
+def back(orientation: int) -> int:
+    """Return the orientation that undoes one."""
+    return {6: 8, 8: 6}.get(orientation, orientation)
+
+
+def exif_is_missed(sample: Sample, picture: PictureFacts, mask: MaskFacts) -> bool:
+    """Whether a mask was drawn on a picture without its EXIF orientation: by the sizes, else by what fits better."""
+    turns = picture.orientation in (5, 6, 7, 8)
+    if turns and picture.size[0] != picture.size[1]:
+        return mask.size == (picture.size[1], picture.size[0])
+    pair = make_pair(sample, picture, mask)
+    if pair is None or mask.size != picture.size:
+        return False
+    fits = turned(pair)
+    return fits[back(picture.orientation)] - fits[1] > _CLEARLY_BETTER

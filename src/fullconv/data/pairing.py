@@ -1,0 +1,118 @@
+"""Whether the masks of a data set belong to its pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fullconv.data.dataset import Dataset
+from fullconv.data.findings import shown
+from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, judge, make_pair, turned
+from fullconv.data.problems import Problem, problem
+from fullconv.data.samples import Sample
+from fullconv.data.scan import MaskFacts, PictureFacts
+
+_WAYS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)", 5: "transposed",
+         6: "turned by 90 degrees", 7: "transposed the other way", 8: "turned by 90 degrees"}  # fmt: skip
+_TURNED = 0.12  # of a picture's variance that masks explain more when they are turned; sound ones explain less
+_ENOUGH = 16  # pairs of which one can say that they do not fit; few that fit badly may be chance
+_REMEDY = "Pair them anew, by names or lists that belong together; open a few pictures beside their masks."
+
+
+class Pairing:
+    """Keeps the first pairs of each split, small, and compares them at the end."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, list[Pair]] = defaultdict(list)
+        self.looked: dict[str, int] = defaultdict(int)
+
+    def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
+        """Take one pair that can be read."""
+        fitting = mask.size == picture.size and picture.orientation == 1  # others are judged by themselves
+        if self.looked[split] < MOST and fitting and (pair := make_pair(sample, picture, mask)):
+            self.pairs[split].append(pair)
+        self.looked[split] += 1
+
+    def problems(self, dataset: Dataset) -> list[Problem]:
+        """Return the pairs that do not fit."""
+        everyone = [pair for pairs in self.pairs.values() for pair in pairs]
+        parts = [pairs for pairs in self.pairs.values() if len(pairs) >= FEWEST] or [everyone]
+        found: list[Problem] = []
+        for pairs in parts:
+            fit = judge(pairs)
+            if fit is None:
+                continue
+            told = _whole(dataset, pairs, fit)
+            found += [told] if told is not None else _single(dataset, fit)
+        return _merged(found)
+
+
+def _whole(dataset: Dataset, pairs: Sequence[Pair], fit: Fit) -> Problem | None:
+    """Say why the masks of a whole split do not fit: shifted, turned, or for no reason that is seen."""
+    files = [shown(pair.sample.mask, dataset.root) for pair in pairs]
+    way = _common_way(pairs)
+    if way is not None:
+        words = f"masks fit their pictures only where they are {_WAYS[way]}"
+        return problem("mask-turned", "warning", files, words, "Turn the masks, or export them again.")
+    shift = fit.best_shift()
+    if shift is not None:
+        first, second = pairs[max(0, -shift)], pairs[max(0, -shift) + shift]
+        words = (
+            f"masks fit the picture {abs(shift)} {'after' if shift > 0 else 'before'} their own in the order of names, as"
+            f" {shown(first.sample.mask, dataset.root)} fits {shown(second.sample.image, dataset.root)}"
+        )
+        return problem("mask-mismatch", "warning", files, words, f"The list was shifted. {_REMEDY}")
+    if abs(fit.strength()) > CLEAR / 2 or len(pairs) < _ENOUGH:
+        return None
+    words = (
+        "masks fit their pictures no better than those of other pictures, so names and contents may not belong together"
+    )
+    return problem("mask-mismatch", "warning", files, words, _REMEDY)
+
+
+def _common_way(pairs: Sequence[Pair]) -> int | None:
+    """Return the orientation of the pictures in which the masks fit, clearly better than as they are."""
+    fits = [turned(pair) for pair in pairs]
+    best = None
+    for way in _WAYS:
+        gains = np.array([fit[way] - fit[1] for fit in fits])
+        error = gains.std() / np.sqrt(len(gains)) + 1e-6
+        if gains.mean() > _TURNED and gains.mean() > CLEAR * error and (best is None or gains.mean() > best[0]):
+            best = (float(gains.mean()), way)
+    return None if best is None else best[1]
+
+
+def _single(dataset: Dataset, fit: Fit) -> list[Problem]:
+    """Name the few pairs that do not fit where the others do."""
+    if fit.strength() < CLEAR:
+        return []
+    lying = [pair for pair in fit.pairs if _lies_wrong(pair)]
+    odd = [pair for pair in dict.fromkeys([*fit.swapped(), *fit.strangers()]) if pair not in lying]
+    problems = []
+    if lying:
+        files = [shown(pair.sample.mask, dataset.root) for pair in lying]
+        words = "masks fit their pictures much better turned or mirrored, while the others do as they are"
+        problems.append(problem("mask-turned", "warning", files, words, "Turn them, or export them again."))
+    if odd:
+        files = [shown(pair.sample.mask, dataset.root) for pair in odd]
+        words = "masks do not fit their pictures, while the others do"
+        problems.append(problem("mask-mismatch", "warning", files, words, _REMEDY))
+    return problems
+
+
+def _lies_wrong(pair: Pair) -> bool:
+    fits = turned(pair)
+    return max(fits.values()) > max(0.5, fits[1] + 2 * _TURNED)
+
+
+def _merged(found: list[Problem]) -> list[Problem]:
+    """Put the problems of several splits with the same code and cause together."""
+    merged: dict[tuple[str, str], Problem] = {}
+    for one in found:
+        key = (one.code, one.cause)
+        if (before := merged.get(key)) is not None:
+            one = problem(one.code, one.severity, [*before.files, *one.files], one.cause, one.remedy)
+        merged[key] = one
+    return list(merged.values())
