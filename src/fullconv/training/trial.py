@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from statistics import median
 
 import torch
 
@@ -90,9 +89,10 @@ def seconds_per_step(network: Network, stepper: Stepper, batches: TrainingBatche
             break
         if len(times) >= 40:
             break
-    # The first step pays for warming up; the mean of the rest includes waiting for the loader.
-    rest = times[1:]
-    return max(median(rest), sum(rest) / len(rest)) if stepper.device.type == "cpu" else median(rest)
+    # The first steps pay for warming up (kernels, memory, the loader's start), and a tenth may be hiccups.
+    rest = sorted(times[3:] or times[1:])
+    kept = rest[: max(1, math.ceil(0.9 * len(rest)))]
+    return sum(kept) / len(kept)
 
 
 def seconds_per_picture(segmenter: Segmenter, dataset: Dataset, samples: Sequence[Sample]) -> float:
