@@ -156,6 +156,14 @@ def test_boxes_are_what_the_user_says_and_void_by_default(tmp_path, boxes, value
     assert [p.severity for p in inspect(tmp_path) if p.code == "box-only"] == [severity]
 
 
+def test_a_void_box_lies_below_all_outlines(tmp_path):
+    xml(tmp_path, POLYGON.format(-3, "3,4;5,4;5,6;3,6"), BOX)
+    expected = np.zeros(SIZE, np.uint8)
+    expected[3:7, 2:6] = 255
+    expected[4:6, 3:5] = 1
+    np.testing.assert_array_equal(first_mask(tmp_path), expected)
+
+
 def test_boxes_and_ellipses_turn_clockwise_about_their_centre(tmp_path):
     xml(tmp_path, BOX.replace('xbr="6.00"', 'xbr="12.00" rotation="90.00"'),
         '<ellipse label="Straße" cx="20.00" cy="10.00" rx="8.00" ry="2.00" rotation="90.00" z_order="1"></ellipse>')  # fmt: skip

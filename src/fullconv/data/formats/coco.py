@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,8 @@ from fullconv.data.formats import Format, Found
 from fullconv.data.formats.locate import Locator, unique
 from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
-from fullconv.data.formats.shapes import DrawnMask, Shape, number, turned_box, unpack
+from fullconv.data.formats.shapes import DrawnMask, Shape, number, outline_length, turned_box, unpack
+from fullconv.data.formats.tables import read_json
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
@@ -24,6 +24,8 @@ _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 _HEAD = re.compile(r'\{\s*"(images|annotations|categories|info|licenses)"\s*:')
 _LOOKED_AT = 1 << 16
 """Bytes of the beginning and of the end that are searched for the keys: they may stand in any order."""
+_LONGEST = 10_000_000
+"""Pixels around the outlines of one annotation; pycocotools walks them in fifths, and keeps every step."""
 _OTHER = re.compile(r"captions_|person_keypoints_|panoptic_|image_info_")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -91,10 +93,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Export it again.") from None
+    table = read_json(path, "Export it again.")
     for key in ("images", "annotations", "categories"):
         entries = table.get(key) if isinstance(table, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -135,8 +134,7 @@ class _Reader:
             if entry.get("iscrowd"):
                 label = VOID
             if not entry.get("segmentation") and (box := _box(entry.get("bbox"))) is not None:
-                if (drawn := self.remarks.box(stem, label)) is not None:
-                    found.append(Shape("area", drawn, (box,)))
+                found += self.remarks.box(stem, Shape("area", label, (box,)))
             elif (shape := self._shape(entry, label, size)) is not None:
                 found.append(shape)
                 self.inner += [stem] if shape.kind == "coco-polygon" and _has_inner_ring(shape.points) else []
@@ -159,12 +157,15 @@ class _Reader:
         if not isinstance(outline, list) or not outline:
             return None
         rings = outline if isinstance(outline[0], list) else [outline]
-        good = []
+        good: list[tuple[float, ...]] = []
         for ring in rings:
             values = [number(value) for value in ring] if isinstance(ring, list) else []
-            if len(values) < 6 or len(values) % 2 or None in values:
+            corners = tuple(value for value in values if value is not None)
+            if len(corners) < 6 or len(corners) % 2 or len(corners) < len(values):
                 return None
-            good.append(tuple(values))
+            good.append(corners)
+        if sum(map(outline_length, good)) > _LONGEST:
+            return None
         return Shape("coco-polygon", label, tuple(good))
 
     def problems(self) -> list[Problem]:

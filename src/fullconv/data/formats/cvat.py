@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -88,11 +87,8 @@ def _shapes(image: ElementTree.Element, stem: str, naming: Naming, remarks: Rema
         if (shape := _shape(element, label)) is None:
             remarks.bad(stem, element.tag)
             continue
-        if element.tag == "box":
-            if (label := remarks.box(stem, label)) is None:
-                continue
-            shape = replace(shape, label=label)
-        drawn.append((_whole(element.get("z_order")) or 0, shape))
+        height = _whole(element.get("z_order")) or 0
+        drawn += [(height, one) for one in (remarks.box(stem, shape) if element.tag == "box" else [shape])]
     drawn.sort(key=lambda pair: pair[0])  # stable: later ones of one height stay on top
     return tuple(shape for _, shape in drawn)
 

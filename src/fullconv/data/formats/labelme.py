@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import math
 import re
 from pathlib import Path
@@ -20,9 +19,9 @@ from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, points
+from fullconv.data.formats.tables import read_json
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
-from fullconv.errors import DataError
 from fullconv.images.read import decode
 from fullconv.storage import cache_folder, write_bytes
 
@@ -68,11 +67,10 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         drawn = []
         for entry in _listed(table):
             label = naming.index(str(entry.get("label")), stem)
-            if label is not None and entry.get("shape_type") == "rectangle" and remarks.asked:
-                label = remarks.box(stem, label)
             if label is not None:
                 shapes = _shapes(entry, label)
-                drawn += shapes
+                asked = remarks.asked and entry.get("shape_type") == "rectangle"
+                drawn += [one for shape in shapes for one in (remarks.box(stem, shape) if asked else [shape])]
                 if not shapes:
                     remarks.bad(stem, entry.get("shape_type") or "polygon")
         mask = DrawnMask(path, naming.key, picture, None, naming.unlabeled, tuple(drawn))
@@ -100,10 +98,7 @@ def _picture(table: dict[str, Any], path: Path, locator: Locator, said: str) -> 
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Save it again, or remove it.") from None
+    table = read_json(path, "Save it again, or remove it.")
     return table if isinstance(table, dict) else {}
 
 

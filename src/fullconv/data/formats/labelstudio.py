@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,10 +18,11 @@ from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import FARTHEST, DrawnMask, Shape, numbers, points, turned_box
 from fullconv.data.formats.strokes import unpack_strokes
+from fullconv.data.formats.tables import read_json
 from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
-from fullconv.errors import DataError, FullconvError
+from fullconv.errors import FullconvError
 from fullconv.images import image_size
 from fullconv.images.read import decode
 
@@ -96,10 +95,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
 
 
 def _load(path: Path) -> list[dict[str, Any]]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Export it again.") from None
+    table = read_json(path, "Export it again.")
     return [task for task in table if isinstance(task, dict)] if isinstance(table, list) else []
 
 
@@ -199,10 +195,8 @@ def _shapes(
             shape = None if size is None else _shape(row, kind, size, label)
             if shape is None:
                 remarks.bad(stem, kind)
-            elif kind != "rectangle":
-                drawn.append(shape)
-            elif (label := remarks.box(stem, label)) is not None:
-                drawn.append(replace(shape, label=label))
+            else:
+                drawn += remarks.box(stem, shape) if kind == "rectangle" else [shape]
     return tuple(drawn)
 
 

@@ -22,7 +22,10 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 def _row(line: str) -> tuple[str, str] | None:
     """Split a line into the names of a picture and a mask; None where it is no such line."""
     for delimiter in (",", ";", "\t", " "):
-        cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), []) if cell.strip()]
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), []) if cell.strip()]
+        except csv.Error:  # a line without end
+            return None
         if len(cells) == 2 and all(_is_picture(cell) for cell in cells):
             return cells[0], cells[1]
     middle = re.fullmatch(r"(.+\.\w{3,4}) (.+\.\w{3,4})", line)  # names with spaces

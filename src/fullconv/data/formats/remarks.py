@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from fullconv.data.formats.shapes import Shape
 from fullconv.data.problems import Problem, problem
 from fullconv.data.settings import Boxes, DataSettings
 from fullconv.labels import VOID
 
 _BOX_WORDS = {
     "fill": "are boxes, and are filled as such",
-    "void": "are boxes without an outline, so what is in them is void",
+    "void": "are boxes without an outline, so what is in them is void where nothing else is drawn",
     "skip": "are boxes without an outline, and are left out",
 }
 
@@ -31,10 +34,12 @@ class Remarks:
         self._flat: list[str] = []
         self._flat_kinds: dict[str, None] = {}
 
-    def box(self, stem: str, label: int) -> int | None:
-        """Return the class index (or VOID) that a box draws; None where it draws nothing."""
+    def box(self, stem: str, shape: Shape) -> list[Shape]:
+        """Return what a box draws: its class, or void, where nothing else is drawn; or nothing."""
         self._boxes.append(stem)
-        return {"fill": label, "void": VOID, "skip": None}[self.boxes]
+        if self.boxes == "void":
+            return [replace(shape, label=VOID, below=True)]
+        return [shape] if self.boxes == "fill" else []
 
     def bad(self, stem: str, kind: object) -> None:
         """Remember a shape that cannot be drawn."""

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from fullconv.data.formats.area import Covered, oval_covers, rings_cover
 from fullconv.data.samples import Colors
-from fullconv.errors import MissingExtraError
+from fullconv.errors import DataError, MissingExtraError
 from fullconv.images import image_size
 from fullconv.images.limits import check_pixels
 
@@ -38,6 +38,8 @@ class Shape:
     oval; corners (x0, y0, x1, y1); points of a line; (left, top, Bits) of a bitmap; flat rings or an RLE of COCO."""
     width: int = 1
     """Of a line, in pixels."""
+    below: bool = False
+    """Whether it lies below all shapes that are not."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,11 @@ class DrawnMask:
         height, width = self.size or image_size(self.picture)[:2]
         check_pixels(height, width, str(self.path))
         mask = np.full((height, width), self.unlabeled, np.uint8)
-        for shape in self.shapes:
-            _draw(mask, shape)
+        try:
+            for shape in sorted(self.shapes, key=lambda shape: not shape.below):
+                _draw(mask, shape)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error} Export it again.") from None
         return mask
 
 
@@ -115,6 +120,8 @@ def _coco(shape: Shape, height: int, width: int) -> NDArray[np.bool_]:
         raise MissingExtraError("pycocotools", "formats", "drawing COCO annotations") from None
     if shape.kind == "coco-rle":
         code = shape.points
+        if list(code["size"]) != [height, width]:
+            raise DataError(f"run lengths are of {code['size'][1]}x{code['size'][0]}, the picture is {width}x{height}.")
         packed = tools.frPyObjects(code, height, width) if isinstance(code["counts"], list) else code
     else:
         packed = tools.merge(tools.frPyObjects([list(ring) for ring in shape.points], height, width))
@@ -147,6 +154,12 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if -FARTHEST <= value <= FARTHEST else None  # false of NaN, and of integers of any length
+
+
+def outline_length(ring: Sequence[float]) -> float:
+    """Return how far it is around a flat ring (x, y, x, y, ...), in pixels."""
+    corners = list(zip(ring[::2], ring[1::2], strict=True))
+    return sum(math.dist(one, two) for one, two in zip(corners, [*corners[1:], corners[0]], strict=True))
 
 
 def numbers(table: dict[str, Any], *keys: str) -> tuple[float, ...] | None:

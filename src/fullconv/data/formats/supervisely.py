@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import zlib
 from pathlib import Path
@@ -20,9 +19,10 @@ from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, number, points, turned_box
+from fullconv.data.formats.tables import read_json
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
-from fullconv.errors import DataError, FullconvError
+from fullconv.errors import FullconvError
 from fullconv.images.png import SIGNATURE
 from fullconv.images.read import decode
 
@@ -89,21 +89,17 @@ def _shapes(objects: list[Any], stem: str, naming: Naming, remarks: Remarks) -> 
             remarks.flat(stem, kind)
             continue
         label = naming.index(str(entry.get("classTitle")), stem)
-        if label is not None and kind == "rectangle" and remarks.asked:
-            label = remarks.box(stem, label)
         if label is not None:
             shapes = _shape(entry, label)
-            drawn += shapes or ()
+            asked = remarks.asked and kind == "rectangle"
+            drawn += [one for shape in shapes or () for one in (remarks.box(stem, shape) if asked else [shape])]
             if shapes is None:
                 remarks.bad(stem, kind)
     return tuple(drawn)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Export it again.") from None
+    table = read_json(path, "Export it again.")
     return table if isinstance(table, dict) else {}
 
 
