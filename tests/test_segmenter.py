@@ -287,7 +287,7 @@ def rewritten(saved: Path, to: Path, change: dict) -> Path:
         ({"variant": "fcn2s"}, "its network 'fcn2s' is not known here: update fullconv"),
         ({"backbone": "resnet99"}, "its network cannot be built: there is no backbone 'resnet99'"),
         ({"classes": ["a", "b"], "palette": []}, "damaged: its weights do not fit its network"),
-        ({"network": {"wide": 3}}, "damaged: its weights do not fit its network"),
+        ({"network": {"wide": 3}}, "network settings that are unknown"),
         ({"variant": "fcn32s"}, "damaged: its weights do not fit its network"),
     ],
 )

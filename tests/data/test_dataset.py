@@ -265,7 +265,7 @@ def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
     rewrite(tmp_path, lambda mask: np.where(mask == VOID, 255, mask).astype(np.uint16))
     assert len(open_dataset(tmp_path).classes) == 4
     rewrite(tmp_path, lambda mask: mask.astype(np.uint16) * 256)
-    remedy_mends(tmp_path, "masks hold the labels 0, 256, 512, 768, 65280")
+    remedy_mends(tmp_path, "masks hold the class numbers times 256")
 
 
 def test_grey_rgb_masks_are_numbers(tmp_path):
@@ -295,7 +295,7 @@ def test_too_few_classes_are_an_error(tmp_path, value, words):
 def test_more_labels_than_classes_may_be_are_an_error(tmp_path):
     make_shapes(tmp_path, "flat", pictures=3, size=(40, 40), toml=False)
     rewrite(tmp_path, lambda mask: np.arange(1600, dtype=np.uint16).reshape(40, 40))
-    with pytest.raises(BadDataError, match=r"1599 different labels, more than 255 classes.*not instance numbers"):
+    with pytest.raises(BadDataError, match=r"1599 different labels, more than 255 classes"):
         open_dataset(tmp_path)
 
 
@@ -387,7 +387,10 @@ def test_reading_names_the_file(tmp_path):
     [
         (np.full((48, 64), 0.5, np.float32), "the mask holds fractions"),
         (np.full((48, 64), -1, np.int32), "the mask holds -1 to -1; labels are 0 to 65535"),
-        (np.dstack([np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 9, np.uint8)]), "a mask has one channel"),
+        (
+            np.dstack([np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 9, np.uint8)]),
+            "the mask is transparent in places",
+        ),
     ],
 )
 def test_a_mask_without_whole_numbers_is_refused(tmp_path, array, words):

@@ -72,7 +72,7 @@ def test_polygons_with_holes_and_bitmaps_are_drawn(tmp_path):
 )  # fmt: skip
 def test_a_shape_that_cannot_be_drawn_is_named(tmp_path, wrong):
     make(tmp_path, [wrong])
-    assert codes(tmp_path) == {"unlabeled", "bad-shape"}
+    assert codes(tmp_path) == {"unlabeled", "bad-shape", "constant-mask"}
 
 
 def test_alpha_masks_parts_and_turned_boxes_are_drawn(tmp_path):

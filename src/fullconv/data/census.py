@@ -16,6 +16,7 @@ SOFT = 0.2
 """Share of edges over a number in between from which on a mask was interpolated or compressed; drawn ones: below 0.07."""
 
 _FEW_RAMPS = 6
+_SURE = 40  # places; in one mask, or in all of them where a third are alike
 _KINDS = 16  # different numbers in runs of a pixel or two, where these are half of all runs
 _REGIONS = 64  # numbers or colours that cover most of any mask, also of a compressed one
 _THICK = 8  # pixels; borders of void are thinner, regions are not
@@ -38,9 +39,9 @@ class Census:
     """Masks by colour."""
     colored: list[Sample] = field(default_factory=list)
     """Those in colour."""
-    soft: list[Sample] = field(default_factory=list)
-    """Those whose edges go over numbers in between."""
-    single: list[tuple[Sample, int]] = field(default_factory=list)
+    soft: list[tuple[Sample, int]] = field(default_factory=list)
+    """Those whose edges go over numbers in between, and at how many places they were seen to."""
+    single: list[tuple[Sample, int, int]] = field(default_factory=list)
     """Those where that is one and the same number, which may be a class of borders."""
     firm: Counter[int] = field(default_factory=Counter)
     """Masks by number in which it fills more than borders."""
@@ -59,8 +60,9 @@ class Census:
         self.masks += 1
         in_color = facts.in_color and not all_grey(facts)
         if is_blurred(facts, frozenset() if in_color else self.void):
-            self.soft.append(sample)
-            self.ramps += sum(facts.traces.ramps.values())
+            seen = sum(facts.traces.ramps.values())
+            self.soft.append((sample, seen + facts.traces.short * (facts.traces.kinds >= _KINDS)))
+            self.ramps += seen
             self.rings += sum(facts.traces.rings.values())
             return
         if in_color:
@@ -85,15 +87,19 @@ class Census:
         scale = lines_apart(facts.size[0])
         self.firm.update(value for value, n in counts.items() if ramps.get(value, 0) * scale < 0.15 * n)
         if is_soft(facts, self.void):
-            self.single.append((sample, next(iter(set(ramps) - self.void))))
+            value = next(iter(set(ramps) - self.void))
+            self.single.append((sample, value, ramps[value]))
 
     def blurred(self) -> list[Sample]:
         """Return the masks that were interpolated or compressed.
 
         Where all go over one number, as 1 between 0 and 2, that is a class of borders, unless it also fills regions.
         """
-        odd = [sample for sample, value in self.single if 5 * self.firm[value] >= self.holders[value]]
-        return [*self.soft, *odd]
+        odd = [(sample, seen) for sample, value, seen in self.single if 5 * self.firm[value] >= self.holders[value]]
+        found = [*self.soft, *odd]
+        # In a small drawn mask a few shapes may touch so that one class lies thinly between two others.
+        common = 3 * len(found) >= self.masks and sum(seen for _, seen in found) >= _SURE
+        return [sample for sample, seen in found if common or seen >= _SURE]
 
     def cause(self) -> str:
         """Say what most probably made the numbers in between."""
@@ -102,8 +108,17 @@ class Census:
         return "as anti-aliasing and resizing with interpolation leave them"
 
 
+def is_textured(facts: MaskFacts) -> bool:
+    """Whether most of a mask is runs of a pixel or two: a pattern or noise all over, whose edges tell nothing."""
+    height, width = facts.size
+    searched = -(-height // lines_apart(height)) * width
+    return 2 * facts.traces.short >= searched
+
+
 def is_soft(facts: MaskFacts, void: frozenset[int]) -> bool:
     """Whether the edges of a mask go over numbers or colours in between."""
+    if is_textured(facts):
+        return False
     ramps = sum(count for value, count in facts.traces.ramps.items() if value not in void)
     return ramps >= _FEW_RAMPS and share_of_ramps(facts.traces, void) >= SOFT
 
@@ -111,7 +126,7 @@ def is_soft(facts: MaskFacts, void: frozenset[int]) -> bool:
 def is_blurred(facts: MaskFacts, void: frozenset[int]) -> bool:
     """Whether it does so over several of them, which no class of borders explains, or is noise there."""
     traces = facts.traces
-    noisy = traces.kinds >= _KINDS and 2 * traces.short >= traces.runs
+    noisy = not is_textured(facts) and traces.kinds >= _KINDS and 2 * traces.short >= traces.runs
     if not noisy and (len(set(traces.ramps) - void) < 2 or not is_soft(facts, void)):
         return False
     most = sum(sorted(facts.counts.values(), reverse=True)[:_REGIONS])
