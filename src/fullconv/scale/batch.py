@@ -7,10 +7,14 @@ manifest. A picture may be predicted twice then, and is written whole both times
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +130,7 @@ def _start_ray(job: BatchJob) -> Any:
         RunError: The cluster does not answer.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_USAGE_STATS_REPORT_URL"] = "http://127.0.0.1:9"
     try:
         import ray
         import ray.data
@@ -136,7 +141,8 @@ def _start_ray(job: BatchJob) -> Any:
         options |= {"num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
         options |= {"include_dashboard": False}
     try:
-        ray.init(address=job.address, **options)
+        with _nothing_to_ask() if job.address is None else nullcontext():
+            ray.init(address=job.address, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise RunError(f"no Ray cluster answers at {job.address} ({error}). Start one: ray start --head") from error
     context = ray.data.DataContext.get_current()
@@ -145,6 +151,30 @@ def _start_ray(job: BatchJob) -> Any:
     context.max_errored_blocks = 0
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
+
+
+@contextmanager
+def _nothing_to_ask() -> Iterator[None]:
+    """Start Ray's own processes with a home folder that says which cluster this is: none.
+
+    Without that file in the home folder, Ray asks a cloud's metadata address what machine it is on, also when its reports
+    are switched off. Workers get the user's home back.
+    """
+    home = Path(tempfile.gettempdir()) / f"fullconv-ray-{os.getpid()}"
+    home.mkdir(exist_ok=True)
+    (home / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
+    before = _homes()
+    os.environ.update(dict.fromkeys(before, str(home)))
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+
+
+def _homes() -> dict[str, str]:
+    """Return the variables that say where the user's home is."""
+    return {name: os.environ[name] for name in ("HOME", "USERPROFILE") if name in os.environ}
 
 
 def _stream(ray: Any, job: BatchJob, items: list[Item], manifest: Manifest) -> Iterator[dict[str, Any]]:
@@ -158,10 +188,10 @@ def _stream(ray: Any, job: BatchJob, items: list[Item], manifest: Manifest) -> I
     gpu = job.device.startswith("cuda")
     actors = job.actors or max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))
     # Loading needs processors, too, and waits more than it computes.
-    loading = ray.data.from_arrow(tables).flat_map(_Load(known), num_cpus=0.25)
+    loading = ray.data.from_arrow(tables).flat_map(_Load(known, _homes()), num_cpus=0.25)
     predicted = loading.map_batches(
         _Predictor,
-        fn_constructor_kwargs={"job": job, "model": _reachable(job.model)},
+        fn_constructor_kwargs={"job": job, "model": _reachable(job.model), "homes": _homes()},
         compute=ray.data.ActorPoolStrategy(size=min(actors, max(1, len(tables)))),
         batch_size=8,
         batch_format="pyarrow",
@@ -181,11 +211,13 @@ def _reachable(model: str) -> str:
 class _Load:
     """Loads the pictures of an item, where Ray runs it."""
 
-    def __init__(self, done: Any) -> None:
-        self.done = done
+    def __init__(self, done: Any, homes: dict[str, str]) -> None:
+        self.done, self.homes = done, homes
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         import ray
+
+        os.environ.update(self.homes)  # credentials for URLs lie there
 
         done = ray.get(self.done) if row["group"] >= 0 else frozenset()
         return list(load_item(row, done))
@@ -194,8 +226,10 @@ class _Load:
 class _Predictor:
     """A copy of the model: encoded pictures in, rows of the manifest out; the label maps are written on the way."""
 
-    def __init__(self, job: BatchJob, model: str) -> None:
+    def __init__(self, job: BatchJob, model: str, homes: dict[str, str]) -> None:
         import torch
+
+        os.environ.update(homes)
 
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
         self.segmenter = load(model, precision=job.precision, engine=job.engine, device=job.device)
