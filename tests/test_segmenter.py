@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -316,3 +317,15 @@ def test_a_device_precision_or_engine_that_is_not_there_is_said(saved, options, 
 
 def test_auto_takes_what_is_there():
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_threads_may_predict_at_once_also_while_a_network_is_traced():
+    """torch.fx changes how all modules are called while it traces, in every thread."""
+    torch.manual_seed(0)
+    fresh = Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=3, width=0.5), classes=["a", "b", "c"])
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        maps = [pool.submit(lambda: fresh.predict(image).label_map) for _ in range(8)]
+        built = [pool.submit(build, "fcn16s", backbone="tiny", num_classes=2, width=0.25) for _ in range(4)]
+        assert all(np.array_equal(found.result(), fresh.predict(image).label_map) for found in maps)
+        assert all(found.result().stride == 32 for found in built)

@@ -41,7 +41,10 @@ def by_winding(rings, size):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ring, min_size=1, max_size=3))
 def test_rings_cover_the_pixels_whose_centre_is_inside(rings):
-    np.testing.assert_array_equal(whole(rings_cover(rings, *SIZE)), by_winding(rings, SIZE))
+    left, right = (by_winding([[(x + shift, y) for x, y in r] for r in rings], SIZE) for shift in (-1e-9, 1e-9))
+    clear = left == right  # of an edge through a centre, rounding decides
+    np.testing.assert_array_equal(whole(rings_cover(rings, *SIZE))[clear], left[clear])
+    assert clear.mean() > 0.8
 
 
 @settings(max_examples=40, deadline=None)

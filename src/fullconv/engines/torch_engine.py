@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
+from fullconv.geometry.gate import computing
 from fullconv.nn import Network, Scores, map_scores
 from fullconv.preprocess import normalize
 
@@ -55,9 +56,9 @@ class TorchEngine:
         """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
         x = normalize(images.to(self.device, non_blocking=True), self.card)
         network = self.chosen(x.shape[-2], x.shape[-1])
-        if network is self.exact:
-            return map_scores(network.scores(x), Tensor.float)
-        return map_scores(network.scores(x.to(torch.bfloat16)), Tensor.float)
+        with computing():
+            scores = network.scores(x if network is self.exact else x.to(torch.bfloat16))
+        return map_scores(scores, Tensor.float)
 
 
 class _InFloat32(nn.Module):

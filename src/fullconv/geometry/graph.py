@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from fullconv.errors import NetworkError
 from fullconv.geometry.algebra import IDENTITY, Geometry
 from fullconv.geometry.call import Call
+from fullconv.geometry.gate import tracing
 from fullconv.geometry.layout import OTHER, Value, X, Y, rebuild
 from fullconv.geometry.modules import layer
 from fullconv.geometry.tracer import NodeGeometry, Tracer, first_line
@@ -137,7 +138,8 @@ def _trace(module: nn.Module, example: Tensor) -> tuple[Tracer, fx.Graph]:
             while True:
                 tracer = Tracer(example.clone(), opaque)
                 try:
-                    graph = tracer.trace(_Root(module))
+                    with tracing():
+                        graph = tracer.trace(_Root(module))
                 except NetworkError:
                     raise
                 except Exception as error:
