@@ -31,6 +31,9 @@ STARTS = 3
 STUCK = 2.0
 """A copy that says nothing for so many time limits, although it has pictures, is ended."""
 
+LAST_WORDS = 1.0
+"""Seconds for a process whose output has ended to end by itself."""
+
 _numbers = itertools.count(1)
 
 
@@ -112,6 +115,9 @@ class Copy:
             pass
         finally:
             self.ready = False
+            # a signal sent at the moment of the end would take the exit status away from the event loop
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.wait(), LAST_WORDS)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         code = await process.wait()
