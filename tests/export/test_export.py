@@ -22,7 +22,8 @@ from PIL import Image
 from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
-from fullconv.engines.exported import read_exported, read_program
+from fullconv.engines.exported import read_exported
+from fullconv.engines.program import read_program
 from fullconv.errors import DataError, ModelFileError, NetworkError, OutputError, RecipeError
 from fullconv.evaluation import evaluate
 from fullconv.export import FORMATS, export_model
@@ -199,24 +200,6 @@ def test_a_foreign_file_is_told_so(tmp_path):
     for name in ("a.xml", "a.pt2"):
         with pytest.raises(ModelFileError, match="not exported by this program: it has no fullconv card"):
             load(tmp_path / name)
-
-
-class Trap:
-    """What a foreign file may hold instead of numbers."""
-
-    def __reduce__(self):
-        return os.mkdir, ("sprung",)
-
-
-def test_a_program_that_hides_code_is_not_opened(tmp_path, monkeypatch):
-    import pickle
-
-    monkeypatch.chdir(tmp_path)
-    with zipfile.ZipFile("a.pt2", "w") as archive:
-        archive.writestr("a/data/sample_inputs/model.pt", pickle.dumps(Trap()))
-    with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
-        read_program(Path("a.pt2"))
-    assert not Path("sprung").exists()
 
 
 # --- the documentation --------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.engines.graph import INPUT, by_head, metadata, output_names, quiet
+from fullconv.engines.graph import INPUT, by_head, metadata, output_names
 from fullconv.engines.onnx_engine import OnnxRuntimeEngine
 from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
+from fullconv.engines.program import ForeignProgramError, read_program
 from fullconv.engines.runtimes import runtime
 from fullconv.engines.seam import Engine
 from fullconv.errors import ModelFileError, RecipeError
@@ -98,6 +98,8 @@ def exported_engine(
         if name == "openvino":
             return OpenVinoEngine(read_onnx(model), card, computes if computes != "fp16" else "fp32", least)
         return OnnxRuntimeEngine(model, card, computes)
+    except ForeignProgramError as error:
+        raise ModelFileError(f"{path}: not loaded, as it holds {error}. `fullconv export` makes such files without.") from error
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelFileError(f"{path}: damaged: {first[:200]} Export it again.") from error
@@ -114,20 +116,6 @@ def openvino_part(model: Any, outputs: Sequence[str]) -> Any:
     ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
     results = [openvino.opset13.result(ports[name]) for name in outputs]
     return openvino.Model(results, model.get_parameters(), "scores")
-
-
-def read_program(path: Path) -> Any:
-    """Read an exported program without running anything that a foreign file may hold.
-
-    Raises:
-        RuntimeError: It holds more than numbers.
-    """
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if "sample_inputs" in name or name.endswith((".pt", ".pkl")):  # torch unpickles these without asking
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-    with quiet():
-        return torch.export.load(path)
 
 
 def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from fullconv.card import Card
 from fullconv.engines.graph import INPUT, capture, head_names, output_names, to_onnx
 from fullconv.engines.onnx_engine import session
 from fullconv.engines.openvino_engine import compile_model
+from fullconv.engines.program import save_program
 from fullconv.engines.runtimes import runtime
 from fullconv.engines.torch_engine import in_bf16
 from fullconv.export.graph import LabelGraph
@@ -193,9 +193,7 @@ class Pt2Export:
 
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
         """Write the file."""
-        buffer = io.BytesIO()
-        torch.export.save(self.program, buffer, extra_files=dict(texts))
-        write_bytes(path, [buffer.getvalue()])
+        write_bytes(path, [save_program(self.program, texts)])
 
 
 def program_values(program: Any, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:

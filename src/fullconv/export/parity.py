@@ -108,7 +108,7 @@ def measure(
     parity.sizes = {f"{h}x{w}": right / count for (h, w), (right, count) in small.items()}
     if scored:
         parity.mean_iou_difference = mean_iou(theirs) - mean_iou(ours)
-    parity.reasons = list(_reasons(parity, small))
+    parity.reasons = list(_reasons(parity, equal, total, small))
     return parity
 
 
@@ -120,14 +120,29 @@ def _equal(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> int:
     return sum(int((labels == got[head]).sum()) for head, labels in wanted.items())
 
 
-def _reasons(parity: Parity, small: Mapping[tuple[int, int], list[int]]) -> Iterator[str]:
-    """Yield what keeps the file from being what the model is."""
+def _reasons(parity: Parity, equal: int, total: int, small: Mapping[tuple[int, int], list[int]]) -> Iterator[str]:
+    """Yield what keeps the file from being what the model is.
+
+    Args:
+        parity: What was measured.
+        equal: Labels of the pictures that are those of fp32.
+        total: Labels of the pictures.
+        small: Both for the crops of each odd size.
+    """
     least, apart = LABELS.get(parity.precision), MEAN_IOU.get(parity.precision)
-    if least is not None and parity.labels < least:
-        yield f"only {100 * parity.labels:.3f} % of the labels are those of fp32, {100 * least:g} % are wanted"
     if least is not None:
+        right, count = (sum(counts) for counts in zip(*small.values(), strict=True))
+        for what, share in (
+            ("", (equal + right) / (total + count)),
+            (" on pictures", parity.labels),
+            (" on small and odd sizes", right / count),
+        ):
+            if share < least:
+                yield f"only {100 * share:.3f} % of the labels{what} are those of fp32, {100 * least:g} % are wanted"
+                break
         for (height, width), (right, count) in small.items():
-            # Few pixels tell little: one may lie between two classes, and a graph that is wired wrongly misses many.
+            # A few hundred pixels tell little of a share: one may lie between two classes. A graph that is wired wrongly
+            # for a size misses many.
             if count - right > max(1, 4 * (1 - least) * count):
                 yield f"on pictures of {height}x{width}, {count - right} of {count} labels are not those of fp32"
     difference = parity.mean_iou_difference
