@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -30,6 +32,42 @@ def alternate(
             if turn >= warm_up:
                 seconds[name].append(clock() - start)
     return seconds
+
+
+@contextmanager
+def elsewhere(
+    make: Callable[..., tuple[Callable[[], Any], Any]], *arguments: Any
+) -> Iterator[tuple[Callable[[], Any], Any]]:
+    """Make a contender in a process of its own, where no setting of another's reaches it.
+
+    Args:
+        make: Returns what is to be run, and what is to be told about it.
+        arguments: For it; they and what is told are pickled.
+
+    Yields:
+        A function that runs it there once and returns its result, and what was told.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+    process.start()
+
+    def run() -> Any:
+        here.send(None)
+        return here.recv()
+
+    try:
+        yield run, here.recv()
+    finally:
+        process.terminate()
+
+
+def _serve(pipe: Any, make: Callable[..., tuple[Callable[[], Any], Any]], arguments: tuple[Any, ...]) -> None:
+    run, told = make(*arguments)
+    pipe.send(told)
+    while True:
+        pipe.recv()
+        pipe.send(run())
 
 
 def summarize(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:

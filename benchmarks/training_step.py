@@ -1,8 +1,8 @@
 """A training step of the default network against the same network in plain PyTorch, in one run, alternating.
 
 Plain: float32, contiguous, unfused AdamW, `F.cross_entropy` with `ignore_index` on int64 labels, normalisation in
-float: what a training script usually holds. Ours: the step of `fullconv train`, with the precision that it chooses.
-Both see the same random pictures and labels.
+float: what a training script usually holds. Ours: the step of `fullconv train`, with the precision that it chooses and
+freed memory kept. Both see the same random pictures and labels, each in a process of its own.
 
     python benchmarks/training_step.py [--rounds 7] [--batch 8] [--crop 288 384] [--classes 11]
 """
@@ -10,12 +10,15 @@ Both see the same random pictures and labels.
 from __future__ import annotations
 
 import argparse
+import resource
+from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
-from harness import alternate, keep, summarize
+from harness import alternate, elsewhere, keep, summarize
 
 import fullconv
+from fullconv.allocator import freed_memory_kept
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
@@ -24,10 +27,23 @@ from fullconv.training.loop import Stepper
 from fullconv.training.state import new_state
 from fullconv.training.trial import choose_training_precision
 
+KEPT = ExitStack()
+"""Lasts as long as the process."""
 
-def plain_step(variant: str, backbone: str, classes: int, batch: Batch):
-    """Return a plain step over its own copy of the network."""
+
+def random_batch(size: int, crop: tuple[int, int], classes: int) -> Batch:
+    """Return pictures and labels that both contenders see."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, *crop)
+    images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+    masks = torch.randint(0, classes, shape, dtype=torch.uint8, generator=generator)
+    return Batch(images, {"": masks}, [str(n) for n in range(size)], 0)
+
+
+def plain_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[int, int]):
+    """Return a plain step, and its precision."""
     torch.manual_seed(0)
+    batch = random_batch(size, crop, classes)
     network = fullconv.build(variant, backbone=backbone, num_classes=classes).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, foreach=False, fused=False)
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -42,12 +58,14 @@ def plain_step(variant: str, backbone: str, classes: int, batch: Batch):
         optimizer.step()
         return loss.item()
 
-    return step
+    return measured(step), "fp32"
 
 
-def our_step(variant: str, backbone: str, classes: int, batch: Batch):
-    """Return our step, with its precision chosen as `train` does it."""
+def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[int, int]):
+    """Return our step, with its precision chosen as `train` does it, and that precision."""
+    KEPT.enter_context(freed_memory_kept())
     torch.manual_seed(0)
+    batch = random_batch(size, crop, classes)
     network = fullconv.build(variant, backbone=backbone, num_classes=classes)
     network.to(memory_format=torch.channels_last)
     card = Card(variant=variant, backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
@@ -55,7 +73,17 @@ def our_step(variant: str, backbone: str, classes: int, batch: Batch):
     stepper = Stepper(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
     stepper.precision = choose_training_precision(network, stepper, batch)
     state = new_state(network, recipe)
-    return (lambda: stepper.step(state, [batch], 1000)), stepper.precision
+    return measured(lambda: stepper.step(state, [batch], 1000)), stepper.precision
+
+
+def measured(step):
+    """Return a step that returns the most memory that its process has had so far, in bytes."""
+
+    def run() -> int:
+        step()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    return run
 
 
 def main() -> None:
@@ -67,21 +95,20 @@ def main() -> None:
     parser.add_argument("--crop", type=int, nargs=2, default=(288, 384))
     parser.add_argument("--classes", type=int, default=11)
     options = parser.parse_args()
-    generator = torch.Generator().manual_seed(0)
-    shape = (options.batch, *options.crop)
-    images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
-    masks = torch.randint(0, options.classes, shape, dtype=torch.uint8, generator=generator)
-    batch = Batch(images, {"": masks}, [str(n) for n in range(options.batch)], 0)
-    ours, precision = our_step(options.variant, options.backbone, options.classes, batch)
-    runs = {"plain fp32": plain_step(options.variant, options.backbone, options.classes, batch), "fullconv": ours}
-    seconds = alternate(runs, options.rounds)
+    words = (options.variant, options.backbone, options.classes, options.batch, tuple(options.crop))
+    with elsewhere(plain_step, *words) as (plain, _), elsewhere(our_step, *words) as (ours, precision):
+        seconds = alternate({"plain fp32": plain, "fullconv": ours}, options.rounds, warm_up=2)
+        memory = {"plain fp32": plain(), "fullconv": ours()}
     summary = summarize(seconds)
     ratio = summary["plain fp32"]["median_s"] / summary["fullconv"]["median_s"]
     for name, row in summary.items():
         print(f"{name:12} {row['median_s']:.3f} s ({row['quartile_1_s']:.3f} to {row['quartile_3_s']:.3f})")
-    print(f"ratio {ratio:.2f}, ours in {precision}")
+    plain_peak, our_peak = (memory[name] / 1e9 for name in ("plain fp32", "fullconv"))
+    print(f"ratio {ratio:.2f}, ours in {precision}; peak memory {plain_peak:.2f} and {our_peak:.2f} GB")
     settings = {key: value for key, value in vars(options).items() if key != "rounds"}
-    path = keep("training_step", {"settings": settings, "precision": precision, "seconds": summary, "ratio": ratio})
+    name = "training_step" if options.variant == "fcn8s" else f"training_step_{options.variant}_{options.backbone}"
+    figures = {"precision": precision, "seconds": summary, "ratio": ratio, "peak_memory_bytes": memory}
+    path = keep(name, {"settings": settings, **figures})
     print(f"kept in {path.name}")
 
 

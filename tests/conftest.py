@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A busy machine is no failure: pytest-timeout ends what hangs.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
+sys.path.insert(0, str(Path(__file__).parent))  # for `made` and its like, wherever pytest is started
 OFFLINE = str(Path(__file__).parent / "offline")
 sys.path.insert(0, OFFLINE)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
 if "sitecustomize" not in sys.modules or not hasattr(sys.modules["sitecustomize"], "_outside"):
     sys.modules.pop("sitecustomize", None)
     import sitecustomize  # noqa: F401
+
+
+_caches = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(_caches_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that another test, or the user, has cached decides a test, and nothing is fetched."""
+    monkeypatch.setenv("FULLCONV_OFFLINE", "1")
+    monkeypatch.setenv("FULLCONV_CACHE", str(_caches_folder / str(next(_caches))))
+
+
+@pytest.fixture(scope="session")
+def _caches_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Maps of a few cells: threads that wait for one another take longer than one alone."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,3 +63,11 @@ def socket_attempts(_socket_log: Path) -> Iterator[Path]:
         words = _socket_log.read_text(encoding="utf-8")
         _socket_log.unlink()
         pytest.fail(f"something tried to reach the outside: {words}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve made pictures of 40 x 48, three of them in val."""
+    from made import make_shapes
+
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "data", pictures=12, size=(40, 48))

@@ -38,14 +38,6 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # these pictures are too small for more
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", pictures=8, size=(32, 40), test=2)

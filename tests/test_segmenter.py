@@ -25,14 +25,6 @@ from networks import enliven
 CLASSES = ("ground", "disc", "box")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def made(scale: float = 1.0, in_channels: int = 3, **card) -> Segmenter:
     torch.manual_seed(0)
     network = enliven(build("fcn8s", backbone="tiny", num_classes=len(CLASSES), in_channels=in_channels))

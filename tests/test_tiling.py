@@ -35,15 +35,6 @@ def lively(variant: str, backbone: str, width: float, dtype: torch.dtype):
     return _made[key]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(before)
-
-
 def compared(network, height: int, width: int, core: int, dtype: torch.dtype) -> float:
     """Largest difference between tiled and whole scores, as a share of the largest score."""
     image = pictures(1, height, width, network.in_channels, dtype=dtype)

@@ -76,15 +76,6 @@ class Case:
         return cls(net, dtype, *sides, core, draw.randint(1, 120), (draw.random(), draw.random()))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(before)
-
-
 def of_first_head(scores: Any) -> Tensor:
     return next(iter(scores.values())) if isinstance(scores, dict) else scores
 

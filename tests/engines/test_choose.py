@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,11 @@ def trials(monkeypatch):
     monkeypatch.setattr(choose, "TRIAL_SECONDS", 0.01)
 
 
+def cache() -> Path:
+    """The folder of the test that runs."""
+    return Path(os.environ["FULLCONV_CACHE"])
+
+
 def made(precision: str = "auto", engine: str = "auto", **card) -> Segmenter:
     network, plain = net("skip")
     segmenter = Segmenter(network, plain.model_copy(update=card), device="cpu", precision=precision, engine=engine)
@@ -42,7 +48,7 @@ def made(precision: str = "auto", engine: str = "auto", **card) -> Segmenter:
 
 
 def answers(tmp_path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted((tmp_path / "cache" / "engines").glob("*.json"))]
+    return [json.loads(path.read_text()) for path in sorted((cache() / "engines").glob("*.json"))]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,7 @@ def test_a_trial_is_remembered_and_told(trials, tmp_path, caplog):
 
 def rewrite(tmp_path, engine: str, precision: str) -> None:
     """Let the trial have ended otherwise."""
-    for path in (tmp_path / "cache" / "engines").glob("*.json"):
+    for path in (cache() / "engines").glob("*.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "engine": engine, "precision": precision}))
 
 
@@ -116,7 +122,7 @@ def test_an_answer_that_cannot_be_is_asked_for_again(trials, tmp_path, text):
     made("fp32", "torch")
     segmenter = made("bf16")
     segmenter.engine.at(40, 50)
-    (path,) = (tmp_path / "cache" / "engines").glob("*.json")
+    (path,) = (cache() / "engines").glob("*.json")
     path.write_text(text)
     again = made("bf16").engine.at(40, 50)
     assert again.precision == "bf16"
@@ -137,7 +143,7 @@ def test_the_question_names_all_that_the_answer_depends_on(trials, tmp_path):
 
 def test_a_translated_network_is_kept_and_what_is_old_is_forgotten(tmp_path, monkeypatch):
     network, card = net("skip")
-    folder = tmp_path / "cache" / "engines"
+    folder = cache() / "engines"
     calls = []
     capture = translated.capture
     monkeypatch.setattr(translated, "capture", lambda *args: calls.append(args) or capture(*args))
@@ -168,7 +174,7 @@ def test_the_first_of_two_processes_decides(tmp_path):
 
 
 def test_where_nothing_can_be_kept_nothing_is_tried(trials, tmp_path, caplog):
-    (tmp_path / "cache").write_text("a file where the folder should be")
+    cache().write_text("a file where the folder should be")
     with caplog.at_level(logging.INFO, "fullconv"):
         engine = made(agreement=ALLOWED).engine.at(40, 50)
     assert (engine.name, engine.precision) == ("torch", "fp32")
@@ -206,7 +212,7 @@ def test_all_tiles_of_a_picture_have_its_engine(trials, tmp_path):
     segmenter = made(agreement=ALLOWED)
     segmenter.engine.at(64, 64), segmenter.engine.at(200, 200)
     rewrite(tmp_path, "torch", "bf16")
-    for path in (tmp_path / "cache" / "engines").glob("*.json"):
+    for path in (cache() / "engines").glob("*.json"):
         if json.loads(path.read_text())["side"] == 256:
             path.write_text(json.dumps({**json.loads(path.read_text()), "engine": "torch", "precision": "fp32"}))
     again = made(agreement=ALLOWED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,7 +22,6 @@ from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines.exported import read_exported
-from fullconv.engines.program import read_program
 from fullconv.errors import DataError, ModelFileError, NetworkError, OutputError, RecipeError
 from fullconv.evaluation import evaluate
 from fullconv.export import FORMATS, export_model

@@ -137,7 +137,10 @@ def pickled(parts):
 
 
 ARCHIVES = {
-    "sample": (lambda p: {**p, "data/sample_inputs/model.pt": pickle.dumps(Trap())}, "pickled objects among its examples"),
+    "sample": (
+        lambda p: {**p, "data/sample_inputs/model.pt": pickle.dumps(Trap())},
+        "pickled objects among its examples",
+    ),
     "weights": (pickled, "its weights are pickled"),
     "old weights": (lambda p: {**p, "data/weights/model.pt": pickle.dumps(Trap())}, "'data/weights/model.pt'"),
     "object": (lambda p: {**p, "data/constants/opaque_obj_0": pickle.dumps(Trap())}, "opaque_obj_0"),

@@ -9,22 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parent))
 pytest.importorskip("rasterio")
 
-from orthophotos import narrow, write_raster  # noqa: E402
+from orthophotos import narrow, write_raster
 
-from fullconv.segmenter import Segmenter  # noqa: E402
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from fullconv.segmenter import Segmenter
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from fullconv import __version__
+from fullconv.allocator import freed_memory_kept
 from fullconv.cli.batch import batch
 from fullconv.cli.bench import bench
 from fullconv.cli.data import check, convert
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     listen()
     try:
-        with _sigterm_raises():
+        with _sigterm_raises(), freed_memory_kept():
             code = _run(arguments, started)
             sys.stdout.flush()
             return code

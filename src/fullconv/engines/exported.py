@@ -99,7 +99,9 @@ def exported_engine(
             return OpenVinoEngine(read_onnx(model), card, computes if computes != "fp16" else "fp32", least)
         return OnnxRuntimeEngine(model, card, computes)
     except ForeignProgramError as error:
-        raise ModelFileError(f"{path}: not loaded, as it holds {error}. `fullconv export` makes such files without.") from error
+        raise ModelFileError(
+            f"{path}: not loaded, as it holds {error}. `fullconv export` makes such files without."
+        ) from error
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelFileError(f"{path}: damaged: {first[:200]} Export it again.") from error

@@ -18,26 +18,34 @@ import torch
 
 from fullconv.engines.graph import quiet
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 MEMBERS = re.compile(
     r"archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)|models/model\.json"
     r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|data/sample_inputs/model\.pt|extra/[A-Za-z0-9_]+"
 )
 """What lies in the archive."""
-ATEN = frozenset(
-    "_assert_scalar _assert_tensor_metadata _softmax _to_copy _unsafe_view abs adaptive_avg_pool2d add add_ addcmul addmm alias"
-    " amax amin arange argmax avg_pool2d avg_pool3d batch_norm bmm cat chunk clamp clamp_ clamp_max clamp_min clone"
-    " constant_pad_nd contiguous conv2d conv_transpose2d convolution copy cumsum detach detach_ div div_ dropout dropout_"
-    " einsum elu embedding eq exp expand expand_as flatten floor floor_divide full full_like ge gelu gelu_ group_norm gt hardsigmoid"
-    " hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index_select layer_norm le leaky_relu leaky_relu_ lerp"
-    " lift_fresh_copy linalg_vector_norm linear log log_softmax logical_and logical_not logical_or lt masked_fill matmul"
-    " max_pool2d max_pool2d_with_indices maximum mean min max minimum mish mish_ mul mul_ narrow native_batch_norm"
-    " native_group_norm native_layer_norm ne neg new_full new_ones new_zeros ones ones_like pad permute pixel_shuffle"
-    " pixel_unshuffle pow prelu reciprocal reflection_pad2d relu relu6 relu6_ relu_ remainder repeat repeat_interleave"
-    " replication_pad2d reshape roll round rsqrt rsub scalar_tensor scaled_dot_product_attention select sigmoid sigmoid_ silu"
-    " silu_ slice softmax softplus split split_with_sizes sqrt squeeze stack sub sub_ sum sym_numel sym_size sym_storage_offset"
-    " sym_stride t tanh tanh_ to transpose unbind unflatten unfold unsqueeze unsqueeze_ upsample_bilinear2d upsample_nearest2d"
-    " var var_mean view view_as where zeros zeros_like".split()
+ATEN = _words(
+    """
+    _assert_scalar _assert_tensor_metadata _softmax _to_copy _unsafe_view abs adaptive_avg_pool2d add add_ addcmul
+    addmm alias amax amin arange argmax avg_pool2d avg_pool3d batch_norm bmm cat chunk clamp clamp_ clamp_max
+    clamp_min clone constant_pad_nd contiguous conv2d conv_transpose2d convolution copy cumsum detach detach_ div
+    div_ dropout dropout_ einsum elu embedding eq exp expand expand_as flatten floor floor_divide full full_like
+    ge gelu gelu_ group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index_select
+    layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy linalg_vector_norm linear log log_softmax
+    logical_and logical_not logical_or lt masked_fill matmul max max_pool2d max_pool2d_with_indices maximum mean
+    min minimum mish mish_ mul mul_ narrow native_batch_norm native_group_norm native_layer_norm ne neg new_full
+    new_ones new_zeros ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu reciprocal
+    reflection_pad2d relu relu6 relu6_ relu_ remainder repeat repeat_interleave replication_pad2d reshape roll
+    round rsqrt rsub scalar_tensor scaled_dot_product_attention select sigmoid sigmoid_ silu silu_ slice softmax
+    softplus split split_with_sizes sqrt squeeze stack sub sub_ sum sym_numel sym_size sym_storage_offset
+    sym_stride t tanh tanh_ to transpose unbind unflatten unfold unsqueeze unsqueeze_ upsample_bilinear2d
+    upsample_nearest2d var var_mean view view_as where zeros zeros_like
+    """
 )
 """Operations of `torch.ops.aten` in networks that label pictures; none of them reads a file or another's memory."""
 TARGET = re.compile(
@@ -46,10 +54,12 @@ TARGET = re.compile(
     r"|torch\.sym_(max|min|not|int|float|ite|sum)|math\.(ceil|floor|trunc)"
 )
 """Operations of a graph."""
-FUNCTIONS = frozenset(
-    "Symbol Integer Rational Mul Add Max Min FloorDiv CeilDiv CleanDiv Mod PythonMod Equality Eq Unequality Ne And Or Not"
-    " StrictLessThan LessThan StrictGreaterThan GreaterThan Lt Le Gt Ge IntTrueDiv ToFloat TruncToInt CeilToInt FloorToInt"
-    " positive nonnegative integer True False true false".split()
+FUNCTIONS = _words(
+    """
+    Add And CeilDiv CeilToInt CleanDiv Eq Equality False FloorDiv FloorToInt Ge GreaterThan Gt IntTrueDiv Integer
+    Le LessThan Lt Max Min Mod Mul Ne Not Or PythonMod Rational StrictGreaterThan StrictLessThan Symbol ToFloat
+    True TruncToInt Unequality false integer nonnegative positive true
+    """
 )
 """Names in expressions of sizes: sums, products, quotients and comparisons of symbols and whole numbers."""
 TOKENS = re.compile(r"'[a-z]{1,2}\d{1,6}'|[A-Za-z]+|-?\d{1,18}|[(),=]|\s")
@@ -62,10 +72,12 @@ SPEC = re.compile(r'(builtins\.(tuple|list|dict)|images|type|context|null|childr
 LARGEST_EXPRESSION, DEEPEST_EXPRESSION = 20_000, 60
 LARGEST_GRAPH = 64 * 2**20
 """Bytes."""
-ARGUMENTS = frozenset(
-    "as_bool as_bools as_device as_expr as_float as_floats as_int as_ints as_layout as_memory_format as_name as_none"
-    " as_optional_tensor as_optional_tensors as_scalar_type as_string as_sym_bool as_sym_float as_sym_floats as_sym_int"
-    " as_sym_ints as_tensor as_tensors".split()
+ARGUMENTS = _words(
+    """
+    as_bool as_bools as_device as_expr as_float as_floats as_int as_ints as_layout as_memory_format as_name
+    as_none as_optional_tensor as_optional_tensors as_scalar_type as_string as_sym_bool as_sym_float as_sym_floats
+    as_sym_int as_sym_ints as_tensor as_tensors
+    """
 )
 METADATA = frozenset({"nn_module_stack", "torch_fn"})
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from fullconv.report.markup import text
 
@@ -28,6 +29,18 @@ class Line:
     """(x, y), finite, x rising."""
     tone: str = "a"
     """Class of its colour: "a" to "h"."""
+
+
+def series(history: Sequence[Mapping[str, Any]], *keys: str) -> Points:
+    """Return (epoch, value) of a key of each line of a log, where it is there and finite."""
+    points = []
+    for line in history:
+        value: Any = line
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            points.append((float(line["epoch"]), float(value)))
+    return points
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fullconv import __version__
-from fullconv.report.charts import LOW, TALL, Line, Points, line_chart
+from fullconv.report.charts import LOW, TALL, Line, line_chart, series
 from fullconv.report.markup import MISSING, interval, percent, plain, short, text
 from fullconv.report.page import document, duration
 from fullconv.runs import Run, differing_settings
@@ -98,23 +97,12 @@ def _curves(runs: Sequence[Run]) -> str:
         lines = [
             Line(run.name, points, TONES[index])
             for index, run in enumerate(runs)
-            if (points := _series(run.history, keys))
+            if (points := series(run.history, *keys))
         ]
         if lines:
             floor = min(0.0, min(y for line in lines for _, y in line.points))
             charts.append(line_chart(title, lines, show, floor=floor, height=height, legend=not charts))
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
-
-
-def _series(history: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Points:
-    points = []
-    for line in history:
-        value: Any = line
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            points.append((float(line["epoch"]), float(value)))
-    return points
 
 
 def _settings(runs: Sequence[Run]) -> str:

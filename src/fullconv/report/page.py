@@ -10,7 +10,7 @@ from typing import Any
 from fullconv.card import Card, Labels
 from fullconv.errors import InputError
 from fullconv.evaluation import Report
-from fullconv.report.charts import TALL, Line, Points, line_chart
+from fullconv.report.charts import TALL, Line, line_chart, series
 from fullconv.report.facts import data_section, setup_section
 from fullconv.report.gallery import gallery
 from fullconv.report.markup import interval, percent, short, text, whole
@@ -157,7 +157,7 @@ def _honesty(reports: Mapping[str, Report], head: str, history: Sequence[Mapping
             said.append("The test pictures had no part in that choice: test is the score to quote, val is optimistic.")
         elif head == "val":
             said.append("The same pictures chose it, so these scores are a little optimistic: prove it on unseen ones.")
-        seen = _series(history, "val", "images")
+        seen = series(history, "val", "images")
         if seen and "val" in reports and seen[-1][1] < reports["val"].images:
             said.append(
                 f"While it trained, {whole(seen[-1][1])} of {whole(reports['val'].images)} val pictures were scored."
@@ -189,13 +189,13 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> str:
     best = _best(history)
     if best is not None:
         lines = [
-            Line("mean IU", _series(history, "val", "mean_iou"), "a"),
-            Line("pixel accuracy", _series(history, "val", "pixel_accuracy"), "b"),
+            Line("mean IU", series(history, "val", "mean_iou"), "a"),
+            Line("pixel accuracy", series(history, "val", "pixel_accuracy"), "b"),
         ]
         mark = f"best {percent(best[1])} at epoch {best[0]:g}"
         charts.append(line_chart("Validation, %", lines, lambda y: f"{100 * y:.3g}", height=TALL, floor=0, mark=mark))
     for title, key in (("Training loss", "train_loss"), ("Learning rate", "lr")):
-        points = _series(history, key)
+        points = series(history, key)
         if points:
             lowest = min(y for _, y in points)
             charts.append(line_chart(title, [Line(title.lower(), points)], short, floor=min(0.0, lowest)))
@@ -204,20 +204,8 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> str:
 
 def _best(history: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
     """Return the epoch of the highest validation mean IU, the first of equals, and that score."""
-    points = _series(history, "val", "mean_iou")
+    points = series(history, "val", "mean_iou")
     return max(points, key=lambda point: point[1]) if points else None
-
-
-def _series(history: Sequence[Mapping[str, Any]], *keys: str) -> Points:
-    """Return (epoch, value) of a key of each line, where it is there and finite."""
-    points = []
-    for line in history:
-        value: Any = line
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            points.append((float(line["epoch"]), float(value)))
-    return points
 
 
 def _heads(reports: Mapping[str, Report], card: Card, split: str) -> str:

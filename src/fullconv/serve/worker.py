@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from fullconv.allocator import freed_memory_kept
 from fullconv.errors import FullconvError, InputError, MissingExtraError
 from fullconv.images import image_size, read_image
 from fullconv.images.limits import PictureError
@@ -257,6 +258,7 @@ def as_refusal(error: Exception) -> Refusal:
     return Refusal(500, "bug", BUG)
 
 
+@freed_memory_kept()
 def main() -> None:
     """Load the model that the first frame names, and serve the frames that follow."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the service says when to end

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fullconv.allocator import freed_memory_kept
 from fullconv.card import Card
 from fullconv.checkpoint import read_checkpoint
 from fullconv.data import Dataset, Statistics
@@ -86,6 +87,7 @@ class Session:
             self.console.say(sentence)
             self.notes.append(sentence)
 
+    @freed_memory_kept()
     def go(self) -> Outcome:
         """Measure or take up, train, end.
 
