@@ -11,7 +11,7 @@ import torch
 
 import fullconv
 from fullconv.engines.program import read_program
-from fullconv.errors import ModelFileError
+from fullconv.errors import ModelFileError, NetworkError
 from fullconv.export import export_model
 
 
@@ -94,6 +94,10 @@ GRAPHS = {
     "expression": (lambda m: first_expression(m).update(expr_str=BOMB), "an expression of a size"),
     "attribute": (lambda m: first_expression(m).update(expr_str="Symbol('s1').func"), "an expression of a size"),
     "power": (lambda m: first_expression(m).update(expr_str="Pow(Integer(9),Integer(999999999))"), "an expression of a size"),
+    "powers": (
+        lambda m: first_expression(m).update(expr_str="Pow(Pow(Integer(9),Integer(9)),Integer(9))"),
+        "an expression of a size",
+    ),
     "long": (lambda m: first_expression(m).update(expr_str="Add(" * 70 + ")" * 70), "too deep"),
     "loader": (lambda m: nodes(m)[3].update(target="torch.load"), "'torch.load'"),
     "shell": (lambda m: nodes(m)[3].update(target="torch.os.system"), "'torch.os.system'"),
@@ -159,3 +163,13 @@ def test_parts_that_hide_code_are_not_loaded(kind, parts, tmp_path, monkeypatch)
     with pytest.raises(ModelFileError):
         fullconv.load(tmp_path / "a.pt2").predict(torch.zeros(40, 40, 3, dtype=torch.uint8).numpy())
     assert not Path("sprung").exists()
+
+
+def test_a_network_that_the_file_could_not_hold_is_refused_when_it_is_written(tmp_path):
+    network = fullconv.build("fcn8s", backbone="efficientvit_b0", num_classes=2)
+    segmenter = fullconv.Segmenter(
+        network, fullconv.Card(variant="fcn8s", backbone="efficientvit_b0", classes=("a", "b"))
+    )
+    with pytest.raises(NetworkError, match=r"wrap_with_autocast.*so it is not written as pt2. Use --format onnx"):
+        export_model(segmenter, tmp_path / "model.pt2", "pt2")
+    assert list(tmp_path.iterdir()) == []

@@ -31,19 +31,21 @@ MEMBERS = re.compile(
 """What lies in the archive."""
 ATEN = _words(
     """
-    _assert_scalar _assert_tensor_metadata _softmax _to_copy _unsafe_view abs adaptive_avg_pool2d add add_ addcmul
-    addmm alias amax amin arange argmax avg_pool2d avg_pool3d batch_norm bmm cat chunk clamp clamp_ clamp_max
-    clamp_min clone constant_pad_nd contiguous conv2d conv_transpose2d convolution copy cumsum detach detach_ div
-    div_ dropout dropout_ einsum elu embedding eq exp expand expand_as flatten floor floor_divide full full_like
-    ge gelu gelu_ group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index_select
-    layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy linalg_vector_norm linear log log_softmax
-    logical_and logical_not logical_or lt masked_fill matmul max max_pool2d max_pool2d_with_indices maximum mean
-    min minimum mish mish_ mul mul_ narrow native_batch_norm native_group_norm native_layer_norm ne neg new_full
-    new_ones new_zeros ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu reciprocal
-    reflection_pad2d relu relu6 relu6_ relu_ remainder repeat repeat_interleave replication_pad2d reshape roll
-    round rsqrt rsub scalar_tensor scaled_dot_product_attention select sigmoid sigmoid_ silu silu_ slice softmax
-    softplus split split_with_sizes sqrt squeeze stack sub sub_ sum sym_numel sym_size sym_storage_offset
-    sym_stride t tanh tanh_ to transpose unbind unflatten unfold unsqueeze unsqueeze_ upsample_bilinear2d
+    __and__ __or__ _assert_scalar _assert_tensor_metadata _softmax _to_copy _unsafe_view abs adaptive_avg_pool2d
+    add add_ addcdiv addcmul addmm alias amax amin arange argmax avg_pool2d avg_pool3d batch_norm bitwise_and
+    bitwise_not bitwise_or bmm cat chunk clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous conv1d conv2d conv3d
+    conv_transpose2d convolution copy cos cumsum detach detach_ div div_ dropout dropout_ einsum elu embedding eq
+    erf exp expand expand_as eye flatten flip floor floor_divide full full_like gather ge gelu gelu_ glu
+    group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index index_select
+    instance_norm layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy linalg_vector_norm linear log
+    log_softmax logical_and logical_not logical_or logical_xor logsumexp lt masked_fill matmul max max_pool2d
+    max_pool2d_with_indices maximum mean min minimum mish mish_ movedim mul mul_ narrow native_batch_norm
+    native_group_norm native_layer_norm ne neg new_full new_ones new_zeros ones ones_like outer pad permute
+    pixel_shuffle pixel_unshuffle pow prelu reciprocal reflection_pad2d relu relu6 relu6_ relu_ remainder repeat
+    repeat_interleave replication_pad2d reshape reshape_as roll round rsqrt rsub scalar_tensor
+    scaled_dot_product_attention select sigmoid sigmoid_ sign silu silu_ sin slice softmax softplus split
+    split_with_sizes sqrt square squeeze stack std sub sub_ sum sym_numel sym_size sym_storage_offset sym_stride t
+    tanh tanh_ tile to transpose tril triu unbind unflatten unfold unsqueeze unsqueeze_ upsample_bilinear2d
     upsample_nearest2d var var_mean view view_as where zeros zeros_like
     """
 )
@@ -57,18 +59,19 @@ TARGET = re.compile(
 FUNCTIONS = _words(
     """
     Add And CeilDiv CeilToInt CleanDiv Eq Equality False FloorDiv FloorToInt Ge GreaterThan Gt IntTrueDiv Integer
-    Le LessThan Lt Max Min Mod Mul Ne Not Or PythonMod Rational StrictGreaterThan StrictLessThan Symbol ToFloat
+    Le LessThan Lt Max Min Mod Mul Ne Not Or Pow PythonMod Rational StrictGreaterThan StrictLessThan Symbol ToFloat
     True TruncToInt Unequality false integer nonnegative positive true
     """
 )
-"""Names in expressions of sizes: sums, products, quotients and comparisons of symbols and whole numbers."""
+"""Names in expressions of sizes: sums, products, small powers, quotients and comparisons of symbols and whole numbers."""
 TOKENS = re.compile(r"'[a-z]{1,2}\d{1,6}'|[A-Za-z]+|-?\d{1,18}|[(),=]|\s")
 WORD = re.compile(r"[A-Za-z0-9_.:/+\-]*")
 """Names of values, layers and types: nothing that could end a name in a generated program."""
-TEXT = re.compile(r"['A-Za-z0-9_.:/+\-() *<>=,%]*")
+TEXT = re.compile(r"['A-Za-z0-9_.:/+\-() *<>=,%&|~!]*")
 """Texts that an operation takes, quoted in a generated program; assertions about sizes hold some."""
 SPEC = re.compile(r'(builtins\.(tuple|list|dict)|images|type|context|null|children_spec|[\[\]{}:,"\s\d\\])*')
 """Trees of arguments."""
+SMALL_POWER = re.compile(r",\s?Integer\(-?\d\)$")
 LARGEST_EXPRESSION, DEEPEST_EXPRESSION = 20_000, 60
 LARGEST_GRAPH = 64 * 2**20
 """Bytes."""
@@ -93,12 +96,17 @@ def save_program(program: Any, texts: Mapping[str, str]) -> bytes:
         program: A ``torch.export.ExportedProgram``. Traces of the code that it came from, with the paths of files on
             this machine, are taken off it.
         texts: Kept in the file by name.
+
+    Raises:
+        ForeignProgramError: It holds what `read_program` refuses; says what.
     """
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     buffer = io.BytesIO()
     with quiet():
         torch.export.save(program, buffer, extra_files=dict(texts))
+    buffer.seek(0)
+    check_archive(buffer)
     return buffer.getvalue()
 
 
@@ -114,7 +122,7 @@ def read_program(path: Path) -> Any:
         return torch.export.load(path)
 
 
-def check_archive(path: Path) -> None:
+def check_archive(file: Path | io.BytesIO) -> None:
     """Raise where a file holds more than numbers and a graph of known operations.
 
     It is read by PyTorch's own reader of archives, so that no other reader sees other parts of it.
@@ -123,7 +131,7 @@ def check_archive(path: Path) -> None:
         ForeignProgramError: Says what it holds.
         RuntimeError: It is damaged.
     """
-    reader = torch._C.PyTorchFileReader(str(path))
+    reader = torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
     names = list(reader.get_all_records())
     if len({name.lower() for name in names}) != len(names):
         raise ForeignProgramError("two parts of it have one name")
@@ -192,15 +200,20 @@ def _check_expression(text: Any) -> None:
     """Raise where an expression is more than arithmetic of sizes; PyTorch evaluates it as Python."""
     if not isinstance(text, str) or len(text) > LARGEST_EXPRESSION:
         raise ForeignProgramError("an expression of a size that is too long")
-    depth, place = 0, 0
+    open_calls: list[str] = []
+    place, name = 0, ""
     while place < len(text):
         token = TOKENS.match(text, place)
         word = token.group() if token else ""
         if token is None or (word.isalpha() and word not in FUNCTIONS):
             raise ForeignProgramError(f"an expression of a size, {text[place : place + 40]!r}, that could be code")
-        depth += (word == "(") - (word == ")")
-        if depth > DEEPEST_EXPRESSION:
-            raise ForeignProgramError("an expression of a size that is too deep")
+        if word == "(":
+            if len(open_calls) >= DEEPEST_EXPRESSION or (name == "Pow" and "Pow" in open_calls):
+                raise ForeignProgramError("an expression of a size that is too deep")
+            open_calls.append(name)
+        elif word == ")" and open_calls and open_calls.pop() == "Pow" and not SMALL_POWER.search(text[:place]):
+            raise ForeignProgramError(f"an expression of a size, {text[-60:]!r}, that may be endless")
+        name = word if word.isalpha() else ""
         place = token.end()
 
 

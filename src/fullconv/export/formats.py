@@ -15,9 +15,10 @@ from fullconv.card import Card
 from fullconv.engines.graph import INPUT, capture, head_names, output_names, to_onnx
 from fullconv.engines.onnx_engine import session
 from fullconv.engines.openvino_engine import compile_model
-from fullconv.engines.program import save_program
+from fullconv.engines.program import ForeignProgramError, save_program
 from fullconv.engines.runtimes import runtime
 from fullconv.engines.torch_engine import in_bf16
+from fullconv.errors import NetworkError
 from fullconv.export.graph import LabelGraph
 from fullconv.export.quantize import half_onnx, quantize_onnx, quantize_openvino
 from fullconv.nn import Network
@@ -174,6 +175,7 @@ class Pt2Export:
         full, told = (LabelGraph(body, card, probabilities, scores, dtype).eval() for scores in (True, False))
         names = [str(value) for value in capture(full, card.in_channels, card.variant).graph_signature.user_outputs]
         self.scores = names[-len(head_names(card)) :]
+        self.variant = card.variant
         self.program = capture(told, card.in_channels, card.variant)
 
     def answer(self) -> Answer:
@@ -193,7 +195,13 @@ class Pt2Export:
 
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
         """Write the file."""
-        write_bytes(path, [save_program(self.program, texts)])
+        try:
+            content = save_program(self.program, texts)
+        except ForeignProgramError as error:
+            raise NetworkError(
+                f"{self.variant} holds {error}, so it is not written as pt2. Use --format onnx."
+            ) from error
+        write_bytes(path, [content])
 
 
 def program_values(program: Any, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
