@@ -42,6 +42,7 @@ from fullconv.metrics import (
     pixel_accuracy,
 )
 from fullconv.storage import write_text
+from fullconv.timing import COUNTING, WAITING_IN, part
 
 Item = TypeVar("Item")
 
@@ -325,14 +326,16 @@ def _score(
             scored = []
             for sample, pending in batch:
                 try:
-                    scored.append((sample, *pending.result()))
+                    with part(WAITING_IN):
+                        scored.append((sample, *pending.result()))
                 except FullconvError as error:
                     fail(sample, error)
             for sample, masks, prediction in _label(segmenter, scored, only, fail):
                 for ours, theirs in heads:
                     label_map = prediction.label_map if ours in (None, only) else prediction.label_maps[ours]
                     try:
-                        tallies[ours].add(sample.stem, masks[ours], label_map, str(sample.masks[theirs].path))
+                        with part(COUNTING):
+                            tallies[ours].add(sample.stem, masks[ours], label_map, str(sample.masks[theirs].path))
                     except FullconvError as error:
                         fail(sample, error, [tallies[ours]])
             done += len(batch)
