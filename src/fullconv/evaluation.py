@@ -21,6 +21,7 @@ from fullconv.errors import FullconvError
 from fullconv.labels import read_label_map
 from fullconv.metrics import Policy, check_policy
 from fullconv.scoring import Report, Tally, save_per_image
+from fullconv.timing import COUNTING, WAITING_IN, part
 
 __all__ = ["Report", "evaluate", "evaluate_heads", "save_per_image", "score_files"]
 
@@ -170,14 +171,16 @@ def _score(
             scored = []
             for sample, pending in batch:
                 try:
-                    scored.append((sample, *pending.result()))
+                    with part(WAITING_IN):
+                        scored.append((sample, *pending.result()))
                 except FullconvError as error:
                     fail(sample, error)
             for sample, masks, prediction in _label(segmenter, scored, only, fail):
                 for ours, theirs in heads:
                     label_map = prediction.label_map if ours in (None, only) else prediction.label_maps[ours]
                     try:
-                        tallies[ours].add(sample.stem, masks[ours], label_map, str(sample.masks[theirs].path))
+                        with part(COUNTING):
+                            tallies[ours].add(sample.stem, masks[ours], label_map, str(sample.masks[theirs].path))
                     except FullconvError as error:
                         fail(sample, error, [tallies[ours]])
             done += len(batch)

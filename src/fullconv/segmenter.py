@@ -24,11 +24,12 @@ from fullconv.engines.exported import exported_engine, is_exported, read_exporte
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.importing import published_model
-from fullconv.nn import VARIANTS, Network, WholeNetwork, build, map_scores
+from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.recipe import parse_recipe
 from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core
+from fullconv.timing import NETWORK, RESIZING, UPSAMPLING, part, watched
 from fullconv.views import Seen, View, grow, parse_views
 
 NETWORK_SETTINGS = {"norm", "width", "head", "phase"}
@@ -253,20 +254,28 @@ class Segmenter:
         return [self._seen(pixels[..., ::-1, :] if view.mirrored else pixels, view, tile) for view in views]
 
     def _seen(self, pixels: NDArray[Any], view: View, tile: Tile) -> Seen:
-        images = rescale(as_tensor(pixels), self.card.scale * view.scale)
+        with part(RESIZING):
+            images = rescale(as_tensor(pixels), self.card.scale * view.scale)
         working = working_size(pixels.shape[-3], pixels.shape[-2], self.card.scale * view.scale)
         engine = self.engine.at(*working)
         core = self._core(tile, *working)
+        with part(NETWORK):
+            scores = self._computed(engine, images, working, core)
+            if watched() and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # or its time would be counted where the scores are used
+        return Seen(view, working, scores)
+
+    def _computed(self, engine: Engine, images: Tensor, working: tuple[int, int], core: int | None) -> Scores:
+        """Compute the scores of pictures (N, H, W, C), at once or by tiles."""
         if core is None:
-            return Seen(view, working, engine.scores(images))
+            return engine.scores(images)
         if self.blend:
             if self.network.halo is not None:
                 raise InputError(
                     "tiles of this network are exact, and averaging them would only blur: leave --blend away."
                 )
-            return Seen(view, working, blended_scores(engine.scores, images, self.network, core))
-        rows, columns = plan(self.network, *working, core)
-        return Seen(view, working, stitched_scores(engine.scores, images, rows, columns))
+            return blended_scores(engine.scores, images, self.network, core)
+        return stitched_scores(engine.scores, images, *plan(self.network, *working, core))
 
     def _core(self, tile: Tile, height: int, width: int) -> int | None:
         """Return the side of a tile's core, or None for the whole picture."""
@@ -287,11 +296,12 @@ class Segmenter:
         classes = len(self.card.labels(head or None).classes)
         label_map = np.empty(size, np.uint8)
         kept = np.empty((classes, *size), np.float32) if probabilities else None
-        for a, b in strips(*size, classes):
-            logits = grown((a, b))
-            label_map[a:b] = best_class(logits)
-            if kept is not None:
-                kept[:, a:b] = logits.softmax(0).cpu().numpy()
+        with part(UPSAMPLING):
+            for a, b in strips(*size, classes):
+                logits = grown((a, b))
+                label_map[a:b] = best_class(logits)
+                if kept is not None:
+                    kept[:, a:b] = logits.softmax(0).cpu().numpy()
         return label_map, kept
 
 

@@ -33,6 +33,8 @@ Tta = Annotated[
     str, typer.Option("--tta", metavar="flip,FACTOR...", help="Average mirror images and other sizes: flip,0.75,1.25")
 ]
 
+Timing = Annotated[bool, typer.Option("--timing", help="Say at the end where the time went.")]
+
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model.safetensors, a run folder, or an exported file.")
 ]

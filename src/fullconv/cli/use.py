@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from fullconv.cli.options import (
     Json,
     ModelArgument,
     Precision,
+    Timing,
     Tta,
     Workers,
 )
@@ -29,12 +30,15 @@ from fullconv.cli.words import (
     results_only,
     say,
     stop_requests,
+    tell_times,
 )
+from fullconv.timing import STARTING, part
 
 if TYPE_CHECKING:
     from fullconv.card import Card
     from fullconv.evaluation import Report
-    from fullconv.files import Job
+    from fullconv.files import Job, Tally
+    from fullconv.segmenter import Segmenter
 
 
 def evaluate(
@@ -59,6 +63,7 @@ def evaluate(
     batch_size: BatchSize = 1,
     engine: Engine = "auto",
     tta: Tta = "",
+    timing: Timing = False,
 ) -> None:
     """Score MODEL on the pictures of DATA.
 
@@ -66,37 +71,51 @@ def evaluate(
     """
     choose("--split", split, ("val", "test", "train", "all"))
     choose("--policy", policy, ("nan", "present_only"))
-    from fullconv.data import open_dataset
-    from fullconv.evaluation import evaluate_heads, save_per_image
-    from fullconv.segmenter import load
-    from fullconv.views import parse_views
+    with tell_times(timing), results_only(), Progress("pictures") as progress:
+        with part(STARTING):
+            from fullconv.data import open_dataset
+            from fullconv.evaluation import evaluate_heads, save_per_image
 
-    parse_views(tta)
-    with results_only(), Progress("pictures") as progress:
-        segmenter = load(model, precision=precision, engine=engine, device=device)
-        segmenter.tta = tta
-        dataset = open_dataset(data, format=format)
+            segmenter = _opened(model, device, precision, engine, tta)
+            dataset = open_dataset(data, format=format)
         reports = evaluate_heads(
             segmenter, dataset, split, head=head, policy=cast(Literal["nan", "present_only"], policy), progress=progress,
             on_error="record", batch_size=batch_size, workers=workers or 1,
         )  # fmt: skip
-    first = next(iter(reports.values()))
-    failures = {failure["reason"]: None for report in reports.values() for failure in report.failed}
-    if tta:
-        say(f"Test-time augmentation ({tta}): the mean probabilities of {len(parse_views(tta))} views are scored.")
-    for sentence in first.notes:
-        say(sentence)
-    for reason in failures:
-        complain(reason)
     if per_image is not None:
         save_per_image(reports, per_image)
+    _tell(reports, json, tta)
+    raise typer.Exit(3 if any(report.failed for report in reports.values()) else 0)
+
+
+def _opened(model: str, device: str, precision: str, engine: str, tta: str) -> Segmenter:
+    """Load a model as the options say."""
+    from fullconv.segmenter import load
+    from fullconv.views import parse_views
+
+    parse_views(tta)
+    segmenter = load(model, precision=precision, engine=engine, device=device)
+    segmenter.tta = tta
+    return segmenter
+
+
+def _tell(reports: dict[str, Report], json: bool, tta: str) -> None:
+    """Print scores by head, and what there is to know about them."""
+    from fullconv.views import parse_views
+
+    if tta:
+        say(f"Test-time augmentation ({tta}): the mean probabilities of {len(parse_views(tta))} views are scored.")
+    first = next(iter(reports.values()))
+    for sentence in first.notes:
+        say(sentence)
+    for reason in {failure["reason"]: None for report in reports.values() for failure in report.failed}:
+        complain(reason)
     if json:
         heads = {name: report.to_dict() for name, report in reports.items()}
         print_json({**first.to_dict(), **({"heads": heads} if len(heads) > 1 else {})})
-    else:
-        for report in reports.values():
-            _show(report)
-    raise typer.Exit(3 if failures else 0)
+        return
+    for report in reports.values():
+        _show(report)
 
 
 def _show(report: Report) -> None:
@@ -188,45 +207,56 @@ def predict(
     batch_size: BatchSize = 1,
     engine: Engine = "auto",
     tta: Tta = "",
+    timing: Timing = False,
 ) -> None:
     """Write a label map for every picture.
 
     OUT gets NAME.png for each picture among INPUT, summary.csv (pixels and share of each class) and predictions.jsonl.
     A georeferenced TIFF of any size gets NAME.tif on its own grid.
     """
-    from fullconv.errors import RecipeError
-    from fullconv.files.outputs import FORMATS, Format
-    from fullconv.files.plan import parse_shard
-    from fullconv.files.run import Job, Tally, predict_files
-    from fullconv.segmenter import load
-    from fullconv.views import parse_views
+    with tell_times(timing), results_only(), Progress("pictures") as progress:
+        with part(STARTING):
+            from fullconv.files import FORMATS, Format, Job, parse_shard
 
-    job = Job(
-        inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
-        skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers, batch_size,
-        polygons, bands_from,
-    )  # fmt: skip
-    _check_annotations(to, job)
-    parse_views(tta)
-    allowed = parse_bytes(memory) if memory else None
-    tally = Tally()
-    try:
-        with results_only(), Progress("pictures") as progress:
-            segmenter = load(model, precision=precision, engine=engine, device=device)
-            segmenter.memory, segmenter.blend, segmenter.tta = allowed, blend, tta
-            if blend:
-                if job.tile in ("auto", "none"):
-                    raise RecipeError("--blend needs --tile N, the side of the tiles that it averages.")
-                say("Tiles are averaged: the answer is not exactly the whole picture's.")
-            with stop_requests() as stop:
-                predict_files(segmenter, job, lambda path, reason: complain(reason), progress, tally, stop)
-    except (KeyboardInterrupt, TerminatedError):
-        say(f"{_told(tally)}. What is in {out} stays; go on by the same command with --skip-existing.")
-        raise
-    say(f"{_told(tally)}; results are in {out}.")
+            job = Job(
+                inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
+                skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers,
+                batch_size, polygons, bands_from,
+            )  # fmt: skip
+            _check_annotations(to, job)
+            allowed = parse_bytes(memory) if memory else None
+            segmenter = _opened(model, device, precision, engine, tta)
+            segmenter.memory, segmenter.blend = allowed, _blended(blend, job)
+        tally = _predict(segmenter, job, progress)
     if to is not None and tally.failed < tally.total:
         _annotate(to, job, segmenter.card, tolerance)
     raise typer.Exit(0 if not tally.failed else 2 if tally.failed == tally.total else 3)
+
+
+def _blended(blend: bool, job: Job) -> bool:
+    """Return whether tiles are averaged, and say what that means."""
+    from fullconv.errors import RecipeError
+
+    if blend:
+        if job.tile in ("auto", "none"):
+            raise RecipeError("--blend needs --tile N, the side of the tiles that it averages.")
+        say("Tiles are averaged: the answer is not exactly the whole picture's.")
+    return blend
+
+
+def _predict(segmenter: Segmenter, job: Job, progress: Progress) -> Tally:
+    """Predict all pictures, and say how many there were, also where it is stopped."""
+    from fullconv.files import Tally, predict_files
+
+    tally = Tally()
+    try:
+        with stop_requests() as stop:
+            predict_files(segmenter, job, lambda path, reason: complain(reason), progress, tally, stop)
+    except (KeyboardInterrupt, TerminatedError):
+        say(f"{_told(tally)}. What is in {job.out} stays; go on by the same command with --skip-existing.")
+        raise
+    say(f"{_told(tally)}; results are in {job.out}.")
+    return tally
 
 
 def _check_annotations(tool: str | None, job: Job) -> None:
@@ -255,7 +285,7 @@ def _annotate(tool: str, job: Job, card: Card, tolerance: float) -> None:
     say(f"{written}: annotations for {tool}, outlines within {tolerance:g} px.")
 
 
-def _told(tally: Any) -> str:
+def _told(tally: Tally) -> str:
     words = [f"{tally.done} picture{'s' * (tally.done != 1)} predicted"]
     words += [f"{tally.skipped} skipped"] if tally.skipped else []
     words += [f"{tally.failed} failed"] if tally.failed else []

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fullconv.errors import RecipeError, nearest
+from fullconv.timing import watch
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -130,6 +131,21 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 def _raise_for(number: int) -> NoReturn:
     raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError
+
+
+@contextmanager
+def tell_times(wanted: bool) -> Iterator[None]:
+    """Say at the end, also of a stop, where the time went; nothing is measured where nobody wants to know."""
+    if not wanted:
+        yield
+        return
+    times = None
+    try:
+        with watch() as times:
+            yield
+    finally:
+        if times is not None:
+            say("\n".join(times.lines()))
 
 
 class Progress:

@@ -26,6 +26,7 @@ from fullconv.engines.translated import translated
 from fullconv.errors import FullconvError, RecipeError, nearest
 from fullconv.modelfile import weights_sha256
 from fullconv.nn import Network, Scores, WholeNetwork
+from fullconv.timing import CHOOSING, PREPARING, part
 
 LOG = logging.getLogger("fullconv.engines")
 SIDES = (64, 128, 256, 512)
@@ -117,7 +118,8 @@ class Maker:
             MissingExtraError: It is not installed.
         """
         if choice not in self._made:
-            self._made[choice] = self._make(*choice)
+            with part(PREPARING):
+                self._made[choice] = self._make(*choice)
         return self._made[choice]
 
     def _make(self, name: str, precision: str) -> Engine:
@@ -201,7 +203,8 @@ class AutoEngine:
         if not memory.can_write():
             LOG.info("engine: %s %s; nothing is tried, as %s cannot be written", *plainest, memory.path.parent)
             return plainest
-        seconds = self._try_all(side)
+        with part(CHOOSING):
+            seconds = self._try_all(side)
         answer = memory.keep(fastest(seconds, plainest), seconds)
         tried = ", ".join(f"{name} {precision} {1000 * took:.0f} ms" for (name, precision), took in seconds.items())
         LOG.info("engine: %s %s for pictures of %s (%s)", *answer, _told(side), tried)

@@ -11,6 +11,7 @@ from fullconv.card import Card
 from fullconv.engines.graph import INPUT, by_head, with_input_type
 from fullconv.engines.runtimes import runtime, threads
 from fullconv.nn import Scores
+from fullconv.timing import PREPARING, part
 
 
 class OnnxRuntimeEngine:
@@ -39,7 +40,8 @@ class OnnxRuntimeEngine:
         """
         images = images if images.dtype == torch.uint8 else images.float()
         if images.dtype not in self._sessions:
-            self._sessions[images.dtype] = session(with_input_type(self.model, images.dtype))
+            with part(PREPARING):
+                self._sessions[images.dtype] = session(with_input_type(self.model, images.dtype))
         run = self._sessions[images.dtype].run
         parts = [run(None, {INPUT: image.contiguous().numpy()}) for image in images.cpu()[:, None]]
         maps = [torch.cat([torch.from_numpy(part) for part in group]).float() for group in zip(*parts, strict=True)]

@@ -14,6 +14,7 @@ from fullconv.engines.graph import by_head
 from fullconv.engines.runtimes import runtime, threads
 from fullconv.engines.torch_engine import too_small
 from fullconv.nn import Scores
+from fullconv.timing import PREPARING, part
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What everything but quantised layers is computed in. Without a hint OpenVINO takes bf16 wherever the CPU has it."""
@@ -60,7 +61,8 @@ class OpenVinoEngine:
 
     def _request(self, dtype: torch.dtype, precision: str) -> Any:
         if (dtype, precision) not in self._compiled:
-            compiled = compile_model(with_input_type(self.model, dtype), precision)
+            with part(PREPARING):
+                compiled = compile_model(with_input_type(self.model, dtype), precision)
             self._compiled[dtype, precision] = compiled.create_infer_request()
         return self._compiled[dtype, precision]
 

@@ -22,6 +22,7 @@ from fullconv.images import read_image
 from fullconv.labels import colorize, encode_label_map, full_palette, read_label_map
 from fullconv.prediction import Prediction, overlay
 from fullconv.storage import write_bytes
+from fullconv.timing import COUNTING, ENCODING, WRITING, part
 
 Format = Literal["index", "grey", "color", "original"]
 FORMATS: tuple[Format, ...] = ("index", "grey", "color", "original")
@@ -65,16 +66,20 @@ class Writer:
         base = str(self.out / name)
         for head, labels in self.labels.items():
             label_map = prediction.label_maps.get(head, prediction.label_map)
-            counts[head] = np.bincount(label_map.reshape(-1), minlength=len(labels.classes)).astype(np.int64)
-            write_bytes(base + _ending(head), [encode(label_map, labels, self.format)])
-            if self.overlays:
-                buffer = io.BytesIO()
-                overlay(prediction.image, label_map, labels).save(buffer, format="PNG", compress_level=1)
-                write_bytes(base + _ending(head, ".overlay.png"), [buffer.getvalue()])
+            with part(COUNTING):
+                counts[head] = np.bincount(label_map.reshape(-1), minlength=len(labels.classes)).astype(np.int64)
+            with part(ENCODING):
+                encoded = {_ending(head): encode(label_map, labels, self.format)}
+                if self.overlays:
+                    painted = io.BytesIO()
+                    overlay(prediction.image, label_map, labels).save(painted, format="PNG", compress_level=1)
+                    encoded[_ending(head, ".overlay.png")] = painted.getvalue()
+            _write(base, encoded)
         if prediction.probabilities is not None:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
-            write_bytes(base + ".npz", [buffer.getvalue()])
+            with part(ENCODING):
+                buffer = io.BytesIO()
+                np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
+            _write(base, {".npz": buffer.getvalue()})
         return counts
 
     def existing(self, name: str) -> Counts | None:
@@ -90,6 +95,12 @@ class Writer:
     def path(self, name: str, head: str | None = None, last: str = ".png") -> str:
         """Return the path of a label map, with "/"."""
         return (self.out / f"{name}{_ending(next(iter(self.labels)) if head is None else head, last)}").as_posix()
+
+
+def _write(base: str, files: Mapping[str, bytes]) -> None:
+    with part(WRITING):
+        for ending, content in files.items():
+            write_bytes(base + ending, [content])
 
 
 def _ending(head: str, last: str = ".png") -> str:

@@ -22,6 +22,7 @@ from fullconv.files.plan import Picture, Plan
 from fullconv.files.rasters import StoppedError, check_single_raster, predict_georeferenced
 from fullconv.rasters import is_georeferenced
 from fullconv.segmenter import Segmenter, Tile
+from fullconv.timing import WAITING_IN, WAITING_OUT, part
 
 Progress = Callable[[int, int], None]
 """Called with the number of pictures finished and of all pictures."""
@@ -227,7 +228,8 @@ class _Run:
     ) -> Generator[None, None, None]:
         """Take a picture that was read into the batch, or record why there is nothing to predict."""
         try:
-            found = pending.result()
+            with part(WAITING_IN):
+                found = pending.result()
         except FullconvError as error:
             self.fail(picture.path, _named(picture, error))
             yield
@@ -284,7 +286,8 @@ class _Run:
         """Record pictures that were written, waiting for the oldest while more than a number are under way."""
         while len(self._writing) > leave or (self._writing and self._writing[0][1].done()):
             picture, written = self._writing.popleft()
-            counts = written.result()
+            with part(WAITING_OUT):
+                counts = written.result()
             self.tally.done += 1
             self.tables.add(picture.path, "done", picture.name)
             self.tables.count(picture.path, counts)

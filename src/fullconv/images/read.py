@@ -20,6 +20,7 @@ from fullconv.errors import FullconvError, InputError, MissingExtraError
 from fullconv.images import jpeg, png, tiff
 from fullconv.images.color import to_srgb
 from fullconv.images.limits import PictureError, check_pixels, max_pixels
+from fullconv.timing import DECODING, open_binary, part
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -70,7 +71,7 @@ def decode(
         InputError: It is missing, empty, damaged, no picture, or larger than FULLCONV_MAX_PIXELS.
         MissingExtraError: It needs a reader that is not installed.
     """
-    with open_source(source) as file:
+    with part(DECODING), open_source(source) as file:
         start = file.read(32)
         _check_start(start, where)
         if png.is_deep_color(start):
@@ -133,7 +134,7 @@ def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[IO[bytes]]:
         if not stat.S_ISREG(path.stat().st_mode):
             kind = "a folder" if path.is_dir() else "no regular file"
             raise PictureError("not-a-picture", f"{path}: is {kind}, not a picture. Name a picture file.")
-        file = path.open("rb")
+        file = open_binary(path)
     except FileNotFoundError:
         raise PictureError("missing-file", f"{path}: no such file. Check the name.") from None
     except OSError as error:

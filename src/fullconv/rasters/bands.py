@@ -15,6 +15,7 @@ from fullconv.rasters.scores import BandScores
 from fullconv.rasters.source import Raster
 from fullconv.segmenter import Segmenter, best_class
 from fullconv.tiling import first_needed, grows_by_size, rows_ready, strips, upsample_rows
+from fullconv.timing import NETWORK, UPSAMPLING, part
 from fullconv.views import mean_logits
 
 
@@ -63,7 +64,8 @@ class Bands:
         kept = [] if state.scores is None else [torch.from_numpy(state.scores).to(device)[None]]
         with torch.inference_mode():
             known = state.first + (kept[0].shape[-2] if kept else 0)
-            new = [found for view in self.views if (found := view.scores(state.band, known)) is not None]
+            with part(NETWORK):
+                new = [found for view in self.views if (found := view.scores(state.band, known)) is not None]
             if new:
                 kept.append(torch.cat(new, dim=1))
             if not kept:
@@ -80,7 +82,7 @@ class Bands:
             return
         for a, b in strips(stop - start, self.size[1], scores.shape[1]):
             rows = start + a, start + b
-            with torch.inference_mode():
+            with torch.inference_mode(), part(UPSAMPLING):
                 logits = upsample_rows(self.segmenter.network, scores, first, self.total, self.size, rows)
                 labels = best_class(self._joined(logits[0]))
             void = self.raster.void(*rows)

@@ -22,6 +22,7 @@ from fullconv.rasters.source import Raster, import_rasterio
 from fullconv.rasters.spool import Spool, spooled_job
 from fullconv.rasters.way import Way, choose_way
 from fullconv.segmenter import Segmenter, Tile
+from fullconv.timing import WRITING, part
 from fullconv.views import parse_views
 
 _READ = {"variant", "classes", "palette", "heads", "bands", "channel_order", "mean", "std", "range"}
@@ -102,7 +103,8 @@ def predict_raster(
             try:
                 with rasterio.Env(GDAL_CACHEMAX=way.cache):
                     _label(Bands(segmenter, raster, views), spool, progress)
-                counts = write_result(target, spool.rows(), raster, labels, mark, overviews)
+                with part(WRITING):
+                    counts = write_result(target, spool.rows(), raster, labels, mark, overviews)
             except InputError:  # a damaged raster: there is nothing to go on with
                 spool.drop()
                 raise

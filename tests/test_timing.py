@@ -1,0 +1,163 @@
+"""Where time goes: parts within parts, threads, and the table that --timing prints."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fullconv.cli import main
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter
+from fullconv.timing import DECODING, NETWORK, READING, REST, UPSAMPLING, open_binary, part, watch, watched
+from made import make_shapes
+
+
+def test_a_part_within_a_part_counts_for_itself():
+    with watch() as times, part("outer"):
+        time.sleep(0.02)
+        with part("inner"):
+            time.sleep(0.05)
+        with part("inner"):
+            time.sleep(0.05)
+    assert 0.1 <= times.main["inner"] < times.main["inner"] + times.main["outer"] <= times.seconds
+    assert 0.02 <= times.main["outer"] < 0.1  # not the 0.1 s of the parts inside it
+
+
+def test_threads_have_sums_of_their_own():
+    def work() -> None:
+        with part("reading"):
+            time.sleep(0.03)
+
+    with watch() as times:
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert times.beside["reading"] >= 0.09  # each counts, though they overlap
+    assert "reading" not in times.main
+
+
+def test_parts_of_the_watching_thread_and_the_rest_make_up_the_whole():
+    with watch() as times:
+        time.sleep(0.02)
+        with part("a"):
+            time.sleep(0.02)
+    assert sum(times.main.values()) == pytest.approx(times.seconds)
+    assert times.main[REST] >= 0.02
+
+
+def test_a_part_that_fails_is_counted_and_leaves_nothing_open():
+    def fail() -> None:
+        time.sleep(0.02)
+        raise ValueError("no")
+
+    with watch() as times, part("outer"):
+        with pytest.raises(ValueError, match="no"), part("inner"):
+            fail()
+        with part("inner"):
+            pass
+    assert times.main["inner"] >= 0.02
+    assert times.main["outer"] < 0.02
+
+
+def test_nothing_is_kept_where_nobody_watches(tmp_path):
+    with watch() as times:
+        assert watched()
+    with part("later"):
+        pass
+    assert not watched()
+    assert "later" not in times.main
+
+
+def test_a_watched_file_gives_the_same_bytes(tmp_path):
+    content = np.random.default_rng(0).bytes(300_000)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with watch() as times, open_binary(path) as file:
+        start = file.read(32)
+        file.seek(100)
+        middle = file.read(50)
+        file.seek(0)
+        whole = file.read()
+    assert (start, middle, whole) == (content[:32], content[100:150], content)
+    assert times.main[READING] > 0
+
+
+def test_prediction_tells_network_from_upsampling():
+    torch.manual_seed(0)
+    network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
+    segmenter = Segmenter.from_network(network, ["a", "b", "c"], device="cpu", precision="fp32")
+    forward = network.head.forward
+
+    def slow(*given):
+        time.sleep(0.05)
+        return forward(*given)
+
+    network.head.forward = slow
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    with watch() as times:
+        segmenter.predict(image)
+    assert times.main[NETWORK] >= 0.05 > times.main[UPSAMPLING] > 0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    network = build("fcn8s", backbone="tiny", num_classes=4, width=0.25)
+    Segmenter.from_network(network, ["ground", "disc", "box", "triangle"], device="cpu").save(path)
+    return path
+
+
+def table(text: str) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Read what --timing printed: seconds in all, parts of the command's thread, parts beside it."""
+    found = re.search(r"^Where ([\d.]+) s went:$", text, re.MULTILINE)
+    assert found
+    own, _, others = text[found.end() :].partition("Meanwhile")
+
+    def parts(lines: str) -> dict[str, float]:
+        return {name.strip(): float(s) for name, s in re.findall(r"^  (\S.*?)  +([\d.]+) s", lines, re.MULTILINE)}
+
+    return float(found[1]), parts(own), parts(others)
+
+
+def test_predict_says_where_time_went(model, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(tmp_path / "in" / f"{k}.png")
+    assert main(["predict", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--timing"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    seconds, own, others = table(told.err)
+    assert {"starting, loading the model", "network", "upsampling + argmax", "waiting for pictures"} <= own.keys()
+    assert own["network"] > 0
+    assert {"reading", "decoding", "encoding", "writing"} <= others.keys()
+    assert others["decoding"] > 0
+    assert sum(own.values()) == pytest.approx(seconds, abs=0.01 * len(own))
+
+
+def test_evaluate_says_where_time_went_beside_its_json(model, tmp_path, capsys):
+    import json
+
+    data = make_shapes(tmp_path / "shapes", pictures=4, size=(32, 40))
+    assert main(["evaluate", str(model), str(data), "--split", "all", "--timing", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["images"] > 0
+    _, own, others = table(told.err)
+    assert {"network", "counting"} <= own.keys()
+    assert DECODING in others
+
+
+def test_without_the_option_nothing_is_said(model, tmp_path, capsys):
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    assert main(["predict", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]) == 0
+    assert "went" not in capsys.readouterr().err
