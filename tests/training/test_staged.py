@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,6 +202,46 @@ def test_a_run_killed_between_its_stages_goes_on_with_the_next(finished, own, tm
     train(data, again, resume=True, recipe=own, **_settings())
     assert identity(again) == identity(run)
     assert capsys.readouterr().err.count("this run is finished") == 2
+
+
+@pytest.mark.slow
+def test_a_staged_run_survives_kills_in_its_stages_and_between_them(own, shapes, tmp_path, monkeypatch):
+    """Six kills of a live process, two at each stage: some steps after it began, and when its model is there."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    context, rng = multiprocessing.get_context("forkserver"), np.random.default_rng(0)
+    settings = {**_settings(), "epochs": 2, "seed": 3, "checkpoint_every": 0.2}
+
+    def begin(run: Path, resume: bool):
+        more = {**settings, "recipe": str(own), "resume": resume}
+        process = context.Process(target=train, args=(str(shapes), str(run)), kwargs=more)
+        process.start()
+        return process
+
+    def strike(run: Path, sign: Path, pause: float) -> int:
+        process = begin(run, run.exists())
+        end = time.monotonic() + 120
+        while process.is_alive() and not sign.exists() and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(pause)
+        process.kill()
+        process.join()
+        return process.exitcode == -9
+
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    process = begin(straight, False)
+    process.join(300)
+    assert process.exitcode == 0
+    places = [broken / "stages" / "1-fcn32s", broken / "stages" / "2-fcn16s", broken]
+    met = 0
+    for place in places:
+        met += strike(broken, place / "checkpoints" / "last", rng.uniform(0, 0.3))
+        met += strike(broken, place / "model.safetensors", 0)
+    process = begin(broken, True)
+    process.join(300)
+    assert process.exitcode == 0
+    assert met >= 5
+    for place in places:
+        assert identity(place) == identity(straight / place.relative_to(broken))
 
 
 def test_a_run_killed_in_a_stage_goes_on_there_without_being_told_what_it_was(finished, tmp_path):

@@ -112,7 +112,8 @@ def _tell(reports: dict[str, Report], json: bool, tta: str) -> None:
         complain(reason)
     if json:
         heads = {name: report.to_dict() for name, report in reports.items()}
-        print_json({**first.to_dict(), **({"heads": heads} if len(heads) > 1 else {})})
+        more = {**({"heads": heads} if len(heads) > 1 else {}), **({"tta": tta} if tta else {})}
+        print_json({**first.to_dict(), **more})
         return
     for report in reports.values():
         _show(report)
