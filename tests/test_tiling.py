@@ -27,6 +27,12 @@ NETS = [
 _made: dict[tuple[str, str, torch.dtype], nn.Module] = {}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _without_gradients():
+    with torch.inference_mode():
+        yield
+
+
 def lively(variant: str, backbone: str, width: float, dtype: torch.dtype):
     key = variant, backbone, dtype
     if key not in _made:

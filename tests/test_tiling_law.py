@@ -40,6 +40,12 @@ OTHERS = [
 _made: dict[tuple[Any, torch.dtype], Network] = {}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _without_gradients():
+    with torch.inference_mode():
+        yield
+
+
 def made(net: tuple[str, str | None, float], dtype: torch.dtype) -> Network:
     """A narrow network whose layers all show; the release's score layers start at 0, which would hide them."""
     if (net, dtype) not in _made:

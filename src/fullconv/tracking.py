@@ -110,6 +110,9 @@ class _Wandb:
     """A run of Weights & Biases in RUN/wandb, offline unless WANDB_MODE says otherwise; `wandb sync` uploads it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
+        # Its own telemetry would start with the import, offline or not.
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._wandb = wandb
@@ -121,7 +124,7 @@ class _Wandb:
             resume="allow",
             dir=where,
             config=dict(settings),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            mode=os.environ["WANDB_MODE"],  # type: ignore[arg-type]
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
 

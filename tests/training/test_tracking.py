@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from runs import SMALL, identity, lines
@@ -77,6 +79,28 @@ def test_wandb_logs_offline(shapes, tmp_path, monkeypatch):
     value = json.dumps(lines(run)[0]["val"]["mean_iou"])
     assert value[:12].encode() in written
     assert list((run / "wandb").rglob("*.png"))
+
+
+LOGGING = """
+import sys
+from pathlib import Path
+from fullconv.tracking import open_trackers
+(tracker,) = open_trackers([sys.argv[1]], Path(sys.argv[2]), {"lr": 0.1}, 0)
+tracker.scalars({"loss": 1.0}, 1)
+tracker.close()
+"""
+
+
+@pytest.mark.parametrize("name", ["wandb", pytest.param("mlflow", marks=pytest.mark.slow)])
+def test_a_process_that_logged_sends_nothing_when_it_ends(name, tmp_path, monkeypatch):
+    """What these libraries tell of themselves is sent in the background, or at the end; `socket_attempts` looks on."""
+    pytest.importorskip(name)
+    for variable in ("WANDB_MODE", "WANDB_ERROR_REPORTING", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGING, name, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_several_are_named_with_commas_and_others_refused():
