@@ -20,7 +20,7 @@ from PIL import Image
 from fullconv.card import Card, Labels
 from fullconv.errors import InputError, ModelFileError, OutputError
 from fullconv.files import Job, Plan, Tally, expand, parse_shard, predict_files, read_list
-from fullconv.files.outputs import count_file, encode
+from fullconv.files.outputs import count_file, count_pixels, encode
 from fullconv.labels import read_label_map
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter, build_settings
@@ -498,3 +498,10 @@ def test_names_that_are_no_utf_8_are_served(segmenter, tmp_path):
     assert predict_files(segmenter, Job([str(source.parent)], tmp_path / "out")).done == 1
     assert os.path.isfile(os.fsencode(tmp_path / "out") + b"/caf\xe9.png")  # noqa: PTH113
     assert os.fsencode(log(tmp_path / "out")[0]["input"]) == odd
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (37, 53), (300, 1)])
+def test_pixels_are_counted_by_class(shape):
+    label_map = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    np.testing.assert_array_equal(count_pixels(label_map, 255), np.bincount(label_map.reshape(-1), minlength=255))
+    np.testing.assert_array_equal(count_pixels(label_map.T[::-1], 255), count_pixels(label_map, 255))  # any layout

@@ -18,7 +18,7 @@ import fullconv
 from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
-from fullconv.segmenter import Segmenter, choose_device, load
+from fullconv.segmenter import Segmenter, best_class, choose_device, load
 from made import draw
 from networks import enliven
 
@@ -321,3 +321,18 @@ def test_threads_may_predict_at_once_also_while_a_network_is_traced():
         built = [pool.submit(build, "fcn16s", backbone="tiny", num_classes=2, width=0.25) for _ in range(4)]
         assert all(np.array_equal(found.result(), fresh.predict(image).label_map) for found in maps)
         assert all(found.result().stride == 32 for found in built)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 21, 255])
+def test_the_best_class_is_argmax_by_pieces_with_ties_and_far_numbers(classes, monkeypatch):
+    rng = np.random.default_rng(classes)
+    logits = rng.integers(-3, 4, (classes, 13, 17)).astype(np.float32)  # few values, so many ties
+    logits[:, 0, :5] = -np.inf
+    logits[rng.integers(0, classes), 1, 2] = np.inf
+    logits[:, 2] *= np.float32(1e38)
+    for at_once in (1, 40, 2**16):
+        monkeypatch.setattr(fullconv.segmenter, "AT_ONCE", at_once)
+        np.testing.assert_array_equal(best_class(torch.from_numpy(logits)), logits.argmax(0))
+    turned = torch.from_numpy(logits).permute(0, 2, 1)  # not in order in memory
+    np.testing.assert_array_equal(best_class(turned), logits.argmax(0).T)
+    np.testing.assert_array_equal(best_class(torch.from_numpy(logits).double()), logits.argmax(0))

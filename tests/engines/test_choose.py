@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +234,12 @@ def test_a_command_tells_the_choice_once(trials, tmp_path, capsys):
         assert main(["predict", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / out)]) == 0
         assert capsys.readouterr().err.count("engine: ") == times
     assert (tmp_path / "one" / "a.png").read_bytes() == (tmp_path / "two" / "a.png").read_bytes()
+
+
+def test_what_compiles_at_its_first_picture_is_judged_by_the_next(monkeypatch):
+    monkeypatch.setattr(choose, "TRIAL_SECONDS", 0.01)
+    calls = iter([0.3])
+    assert choose.seconds_for(lambda: time.sleep(next(calls, 0.002))) < 0.1
+    monkeypatch.setattr(choose, "PATIENCE", 0.05)
+    calls = iter([0.1, 1000.0])  # it is not waited for
+    assert choose.seconds_for(lambda: time.sleep(next(calls))) >= 0.1

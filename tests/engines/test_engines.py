@@ -37,7 +37,7 @@ def test_an_engine_gives_the_scores_of_pytorch(kind, choice):
         wanted, got = flat(wanted), flat(got)
         assert got.dtype == torch.float32
         assert got.shape == wanted.shape
-        apart = float((got - wanted).abs().max() / wanted.abs().max())
+        apart = float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9))  # a pixel may score nothing
         # bf16 is kept from pictures whose maps would be one cell wide; networks that pad to 64 have none
         exact = choice[1] == "fp32" or max(min(size[1:]), network.minimum_size) < SMALL
         assert apart < (FP32 if exact else BF16), (size, apart)

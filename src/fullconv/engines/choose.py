@@ -36,6 +36,8 @@ WORTH_A_TRIAL = 2e9
 the network for another runtime takes seconds."""
 TRIAL_SECONDS = 0.3
 """Spent on an engine after its first picture."""
+PATIENCE = 20.0
+"""Seconds that a first picture, with what is compiled for it, may take for there to be a second one."""
 TRANSLATION_SECONDS = 10.0
 """For turning a network into a graph, roughly: 5 for a ResNet-18 on an idle core."""
 CLEARLY = 0.9
@@ -245,11 +247,11 @@ class AutoEngine:
 
 
 def seconds_for(compute: Callable[[], object]) -> float:
-    """Return the least time of a few calls, the first of which warms up and counts only where it is long."""
+    """Return the least time of a few calls after the first, which compiles; that one's where it takes very long."""
     start = time.perf_counter()
     compute()
     first = time.perf_counter() - start
-    if first > 4 * TRIAL_SECONDS:
+    if first > PATIENCE:
         return first
     best, begin = math.inf, time.perf_counter()
     while best == math.inf or time.perf_counter() - begin < TRIAL_SECONDS:

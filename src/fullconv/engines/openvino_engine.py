@@ -16,8 +16,9 @@ from fullconv.engines.torch_engine import too_small
 from fullconv.nn import Scores
 from fullconv.timing import PREPARING, part
 
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What everything but quantised layers is computed in. Without a hint OpenVINO takes bf16 wherever the CPU has it."""
+HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
+"""What everything but quantised layers is computed in; fp16 is how an exported file keeps its weights. Without a hint
+OpenVINO takes bf16 wherever the CPU has it."""
 
 
 class OpenVinoEngine:

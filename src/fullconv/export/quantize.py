@@ -41,7 +41,9 @@ def quantize_onnx(model: Any, scores: Sequence[str], pictures: Iterable[NDArray[
 
     with quiet(), _silent(), tempfile.TemporaryDirectory() as folder:
         ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
-        prepare.quant_pre_process(model, ready, skip_symbolic_shape=True)
+        plain = Path(folder) / "plain.onnx"  # given in memory, the weights would go into a file that is not there later
+        onnx.save(model, plain)
+        prepare.quant_pre_process(plain, ready, skip_symbolic_shape=True)
         middle = between(onnx.load(ready), scores)
         tools.quantize_static(
             str(ready), str(done), Reader(), quant_format=tools.QuantFormat.QDQ, per_channel=True,
@@ -59,7 +61,15 @@ def half_onnx(model: Any, scores: Sequence[str]) -> Any:
     middle = set(between(model, scores))
     rest = [node.name for node in model.graph.node if node.name not in middle]
     with quiet(), _silent():
-        return tools.convert_float_to_float16(model, keep_io_types=True, node_block_list=rest, disable_shape_infer=True)
+        half = tools.convert_float_to_float16(model, keep_io_types=True, node_block_list=rest, disable_shape_infer=True)
+    made: set[str] = set()
+    nodes = list(half.graph.node)
+    del half.graph.node[:]
+    for node in nodes:
+        if not made & set(node.output):  # a value is cast anew, under one name, for each that takes it
+            half.graph.node.append(node)
+            made |= set(node.output)
+    return half
 
 
 def between(model: Any, scores: Sequence[str]) -> list[str]:

@@ -31,6 +31,7 @@ _AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 _TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
 _MEND = "Copy or export it again, or leave it out"
 _MAGIC = (png.SIGNATURE, jpeg.START, b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
+_TURNED = range(2, 9)
 _bomb_lock = threading.Lock()
 
 
@@ -228,7 +229,9 @@ def _decode_safely(
         raise _too_few_rows(where)
     if file is not None and start.startswith(jpeg.START):
         file.seek(0)
-        if jpeg.data_is_short(file.read(), _plain(image), lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
+        corner = np.asarray(image.crop((max(0, image.width - 8), max(0, image.height - 4), image.width, image.height)))
+        picture = _plain(image) if jpeg.is_doubtful(corner) else corner  # an array of it all takes as long as decoding
+        if jpeg.data_is_short(file.read(), picture, lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
             raise _too_few_rows(where)
     return array
 
@@ -262,7 +265,8 @@ def to_picture(image: Image.Image) -> NDArray[Any]:
     if "grey_bits" in image.info and "transparency" not in image.info:
         image = image.convert("L")
     clear = image.info.get("transparency")
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED:  # else it would only be copied
+        image = ImageOps.exif_transpose(image)
     if deep or image.mode.startswith("I;16"):  # older Pillow reads 16-bit PNG as 32-bit integers
         numbers = np.asarray(image)
         return png.with_transparent_white(numbers.astype(np.uint16), clear) if deep or clear is not None else numbers
