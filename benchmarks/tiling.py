@@ -32,9 +32,10 @@ from harness import alternate, keep, summarize
 from rasterio.windows import Window
 
 import fullconv
+from fullconv.engines import TorchEngine
 from fullconv.preprocess import normalize
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import RowProgram, RowStream, band_scores, hand_back, plan, stitched_scores
+from fullconv.tiling import RowProgram, RowStream, band_scores, hand_back, plan, stitched_scores, whole_bytes
 
 CLASSES = ("ground", "water", "roof")
 
@@ -123,18 +124,20 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Time the scores of one picture by tiles of several cores, by rows, and of the whole at once, in turn."""
     segmenter = model(options.variant, options.backbone, options.precision)
     side = options.side
-    network = segmenter.engine.chosen(side, side)
+    engine = segmenter.engine.at(side, side)
+    assert isinstance(engine, TorchEngine), "only PyTorch has a form by rows"
+    network = engine.chosen(side, side)
+    weight = next(network.parameters())
+    whole_gb = whole_bytes(network, side, side, weight.element_size()) / 1e9
+    print(f"{side} px, the whole takes some {whole_gb:.1f} GB", flush=True)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=generator)
     program = RowProgram(network)
-    weight = next(network.parameters())
 
     def tiled(core: int) -> None:
         rows, columns = plan(network, side, side, core)
         for row in rows:
-            band_scores(
-                segmenter.engine.scores, lambda r, c: image[:, r.start : r.stop, c.start : c.stop], row, columns
-            )
+            band_scores(engine.scores, lambda r, c: image[:, r.start : r.stop, c.start : c.stop], row, columns)
 
     def streamed(rows: int) -> None:
         stream = RowStream(program, side, side)
@@ -142,9 +145,9 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
             stream.push(normalize(image[:, row : row + rows], segmenter.card).to(weight.dtype))
 
     runs = {str(core): (lambda core=core: tiled(core)) for core in options.cores if core < side}
-    for rows in (64, 256, 1024):
+    for rows in options.rows:
         runs[f"rows {rows}"] = lambda rows=rows: streamed(rows)
-    runs["whole"] = lambda: segmenter.engine.scores(image)
+    runs["whole"] = lambda: engine.scores(image)
     found = summarize(alternate(runs, options.rounds, clock=time.process_time))
     left, top, right, bottom = network.halo
     rows = []
@@ -239,6 +242,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=600_000_000, help="bytes that a job may take")
     parser.add_argument("--tile", default="auto", help="of the rasters: auto (rows), or the side of tiles")
     parser.add_argument("--cores", type=int, nargs="*", default=(512, 1024, 2048))
+    parser.add_argument("--rows", type=int, nargs="*", default=(64, 256, 1024), help="of the bands beside the cores")
     parser.add_argument("--side", type=int, default=4096, help="of the picture on which cores are compared")
     parser.add_argument("--peers", type=int, nargs="*", default=(2048,), help="sides of pictures; needs MONAI")
     parser.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,8 @@ from fullconv import tiling
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
 from fullconv.nn import WholeNetwork, build
-from fullconv.tiling import bytes_per_pixel, plan, plan_axis, stitched_scores, strips, tile_core, why_not
+from fullconv.segmenter import Segmenter
+from fullconv.tiling import bytes_per_pixel, plan, plan_axis, stitched_scores, strips, tile_core, whole_bytes, why_not
 from fullconv.tiling.memory import SCRATCH
 from networks import enliven, pictures
 
@@ -41,6 +43,7 @@ def lively(variant: str, backbone: str, width: float, dtype: torch.dtype):
     return _made[key]
 
 
+@torch.no_grad()
 def compared(network, height: int, width: int, core: int, dtype: torch.dtype) -> float:
     """Largest difference between tiled and whole scores, as a share of the largest score."""
     image = pictures(1, height, width, network.in_channels, dtype=dtype)
@@ -202,3 +205,16 @@ def test_memory_decides_on_tiles():
 def test_the_memory_that_is_free_is_some():
     assert tiling.memory_free() > 10 * 2**20
     assert tiling.memory_allowed() <= tiling.memory_free()
+
+
+def test_pictures_that_fit_the_memory_one_by_one_only_do_not_go_together():
+    network = lively("fcn8s", "tiny", 0.25, torch.float32)
+    segmenter, batches = Segmenter.from_network(network, ("a", "b", "c"), device="cpu"), []
+    engine = segmenter.engine.at(96, 96)
+    compute = engine.scores
+    engine.scores = lambda images: batches.append(len(images)) or compute(images)
+    one = whole_bytes(network, 96, 96)
+    for segmenter.memory, expected in ((3 * one, [3]), (2 * one, [1, 1, 1])):
+        batches.clear()
+        segmenter.predict_many([np.full((96, 96, 3), value, np.uint8) for value in (1, 2, 3)])
+        assert batches == expected

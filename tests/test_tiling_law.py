@@ -92,8 +92,20 @@ def by_rows(network: Network, x: Tensor, rows: int) -> Tensor:
     return torch.cat([of_first_head(part) for part in parts if part is not None], dim=-2)
 
 
-def check(case: Case) -> tuple[bool, bool]:
-    """Hold one case against the law; returns whether tiles and bands have the very bits of the whole."""
+@dataclass
+class Agreement:
+    """How near tiles and bands come to the whole."""
+
+    dtype: torch.dtype
+    equal: tuple[bool, bool]
+    """Whether the scores by tiles, and by bands, have the very bits of the whole's."""
+    apart: tuple[float, float]
+    """Largest difference of the logits by tiles, and by bands, as a share of the largest logit."""
+
+
+@torch.no_grad()  # as predictions run; with gradients scores grow by matrix products, which spread NaN
+def check(case: Case) -> Agreement:
+    """Hold one case against the law."""
     network, tolerance = made(case.net, case.dtype), TOLERANCE[case.dtype]
     image = pictures(1, case.height, case.width, network.in_channels, dtype=case.dtype)
     x = image.permute(0, 3, 1, 2)
@@ -107,6 +119,7 @@ def check(case: Case) -> tuple[bool, bool]:
     streamed = by_rows(network, x, case.rows)
     size = case.height, case.width
     logits = network.upsample(whole, size)
+    shares = []
     for name, scores in (("tiles", tiled), ("bands", streamed)):
         assert scores.shape == whole.shape, f"{case}, {name}"
         found = network.upsample(scores, size)
@@ -114,13 +127,15 @@ def check(case: Case) -> tuple[bool, bool]:
         if not (apart := (found - logits).abs().max()) <= allowed:
             named = first_difference(network, x, case.core, tolerance)
             raise AssertionError(f"{case}, {name}: {apart / logits.abs().max():.1e} of the largest logit. {named}")
+        shares.append((apart / logits.abs().max()).item())
         best, second = logits.topk(2, dim=1).values.unbind(1)
         clear = best - second > 2 * allowed
         assert (found.argmax(1) == logits.argmax(1))[clear].all(), f"{case}, {name}"
     check_nan(case, network, x, whole, network.halo)
-    return torch.equal(tiled, whole), torch.equal(streamed, whole)
+    return Agreement(case.dtype, (torch.equal(tiled, whole), torch.equal(streamed, whole)), (shares[0], shares[1]))
 
 
+@torch.no_grad()
 def check_nan(case: Case, network: Network, x: Tensor, whole: Tensor, halo: tuple[int, int, int, int]) -> None:
     """NaN beyond a core and its halo reaches no cell of the core, nor the one beside it."""
     align = network.stride
@@ -147,10 +162,15 @@ def check_nan(case: Case, network: Network, x: Tensor, whole: Tensor, halo: tupl
 
 def run(seed: int, cases: int, largest: int, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(seed)
-    same = [check(Case.drawn(draw, largest)) for _ in range(cases)]
-    shares = [sum(column) / cases for column in zip(*same, strict=True)]
+    seen = [check(Case.drawn(draw, largest)) for _ in range(cases)]
+    shares = [sum(column) / cases for column in zip(*(one.equal for one in seen), strict=True)]
+    words = [f"{cases} cases: {shares[0]:.0%} of tilings, {shares[1]:.0%} of runs by rows bit-equal"]
+    for dtype, name in ((torch.float32, "fp32"), (torch.float64, "fp64")):
+        if of_type := [one.apart for one in seen if one.dtype == dtype]:
+            tiles, rows = (max(column) for column in zip(*of_type, strict=True))
+            words.append(f"{name} ({len(of_type)}) apart at most {tiles:.1e} by tiles, {rows:.1e} by rows")
     with capsys.disabled():
-        print(f" [{cases} cases: {shares[0]:.0%} of tilings, {shares[1]:.0%} of runs by rows bit-equal]", end="")
+        print(f" [{'; '.join(words)}]", end="")
 
 
 @pytest.mark.parametrize("seed", range(6))

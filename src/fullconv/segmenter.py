@@ -28,7 +28,7 @@ from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scor
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.recipe import parse_recipe
-from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core
+from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core, whole_bytes
 from fullconv.timing import NETWORK, RESIZING, UPSAMPLING, part, watched
 from fullconv.views import Seen, View, grow, parse_views
 
@@ -161,7 +161,7 @@ class Segmenter:
             alike = list(group)
             height, width = alike[0].shape[:2]
             working = working_size(height, width, self.card.scale)
-            if len(alike) == 1 or self.tta or self._core(tile, *working) is not None:
+            if len(alike) == 1 or self.tta or not self._together(tile, *working, len(alike)):
                 done += [self._prediction(one, self._scores(one, tile), probabilities, head) for one in alike]
                 continue
             (seen,) = self._scores(np.stack(alike), "none")
@@ -209,7 +209,7 @@ class Segmenter:
         Args:
             source: A GeoTIFF, BigTIFF or VRT.
             out: The label map, a GeoTIFF on the same grid.
-            options: ``tile``, ``memory``, ``resume``, ``overviews``, ``polygons``, ``progress``, ``head``.
+            options: ``tile``, ``memory``, ``resume``, ``overviews``, ``polygons``, ``progress``, ``head``, ``probabilities``.
 
         Returns:
             What was written, with the pixels of each class.
@@ -280,17 +280,27 @@ class Segmenter:
             return blended_scores(engine.scores, images, self.network, core)
         return stitched_scores(engine.scores, images, *plan(self.network, *working, core))
 
+    def _together(self, tile: Tile, height: int, width: int, pictures: int) -> bool:
+        """Say whether so many pictures of a size go through the network whole and together."""
+        if tile != "auto":
+            return self._core(tile, height, width) is None
+        return pictures * whole_bytes(self.network, height, width, self._item_bytes(height, width)) <= self._allowed()
+
     def _core(self, tile: Tile, height: int, width: int) -> int | None:
         """Return the side of a tile's core, or None for the whole picture."""
         if tile == "none":
             return None
         if tile == "auto":
-            allowed = memory_allowed() if self.memory is None else self.memory
-            item_bytes = 2 if self.engine.at(height, width).precision == "bf16" else 4
-            return tile_core(self.network, height, width, allowed, item_bytes)
+            return tile_core(self.network, height, width, self._allowed(), self._item_bytes(height, width))
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
             raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
         return tile
+
+    def _allowed(self) -> int:
+        return memory_allowed() if self.memory is None else self.memory
+
+    def _item_bytes(self, height: int, width: int) -> int:
+        return 2 if self.engine.at(height, width).precision == "bf16" else 4
 
     def _labels(
         self, grown: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], head: str, probabilities: bool

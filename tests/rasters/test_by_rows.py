@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
@@ -159,3 +160,26 @@ def test_twenty_kills_at_random_moments_change_no_byte(tile, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["20", "True"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["fcn8s", "fcn32s"])
+def test_whole_tiles_and_rows_label_36_megapixels_alike(variant, tmp_path, capsys):
+    """In fp32, SHA-256 for SHA-256; else no pixel differs but where two classes are as good as even."""
+    model, picture = narrow(variant, 0.25, "tiny"), made(6000, 6000)
+    pixels = np.ascontiguousarray(picture.transpose(1, 2, 0))
+    source = write_raster(tmp_path / "ortho.tif", picture)
+    found = {"whole": model.predict(pixels, tile="none").label_map, "tiles": model.predict(pixels, tile=1024).label_map}
+    for name, tile in (("raster by rows", "auto"), ("raster by tiles", 1024)):
+        found[name] = labels_of(predict_raster(model, source, tmp_path / "labels.tif", tile=tile).path)
+    sums = {name: hashlib.sha256(np.ascontiguousarray(labels)).hexdigest() for name, labels in found.items()}
+    logits = None if len(set(sums.values())) == 1 else model.logits(pixels, tile="none")
+    lines = [f"{name} {sums[name][:16]}" for name in found]
+    for name, labels in found.items():
+        if logits is not None and (apart := labels != found["whole"]).any():
+            best, second = np.sort(logits[:, apart], axis=0)[:-3:-1]
+            margin = float((best - second).max() / np.abs(logits).max())
+            lines.append(f"{name}: {apart.sum()} pixels differ, margins up to {margin:.1e} of the largest logit")
+            assert margin < 2e-5
+    with capsys.disabled():
+        print(f" [{'; '.join(lines)}]", end="")

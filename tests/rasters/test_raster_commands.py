@@ -96,5 +96,5 @@ def test_a_result_replaces_no_other_raster(tiny, write, tmp_path):
     said = []
     job = Job([str(source)], tmp_path)
     assert predict_files(tiny, job, lambda *failure: said.append(failure)).failed == 1
-    assert "ortho.tif: is there already, and no label map of this program" in said[0][1]
+    assert "ortho.tif: is there already, and no result of this program" in said[0][1]
     assert (labels_of(source) == made(64, 64)[0]).all()

@@ -164,7 +164,10 @@ def predict(
     ] = "index",
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write NAME.overlay.png, to look at.")] = False,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write NAME.npz: probabilities, float16 (K, H, W).")
+        bool,
+        typer.Option(
+            "--probabilities", help="Also write probabilities: NAME.npz, float16 (K, H, W); for rasters a GeoTIFF."
+        ),
     ] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave pictures whose results exist.")] = False,
     resume: Annotated[

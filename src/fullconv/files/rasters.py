@@ -31,7 +31,6 @@ def predict_georeferenced(
     """
     extra = [f"--format {job.format}"] if job.format != "index" else []
     extra += ["--overlay"] if job.overlay else []
-    extra += ["--probabilities"] if job.probabilities else []
     if extra:
         raise InputError(
             f"{picture.path}: is georeferenced, so its result is a GeoTIFF of labels. Leave {' and '.join(extra)} away."
@@ -44,11 +43,14 @@ def predict_georeferenced(
     counts: Counts = {}
     for head in writer.labels:
         target = Path(writer.path(picture.name, head, ".tif"))
-        if target.exists() and not is_label_map(target):  # another input, it may be
-            raise InputError(f"{target}: is there already, and no label map of this program. Choose another folder.")
+        chances = target.with_name(f"{target.stem}.probabilities.tif") if job.probabilities else None
+        for path in (target, chances):
+            if path is not None and path.exists() and not is_label_map(path):  # another input, it may be
+                raise InputError(f"{path}: is there already, and no result of this program. Choose another folder.")
         result = predict_raster(
             segmenter, picture.path, target, tile=job.tile,
             resume=job.skip_existing, polygons=job.polygons, progress=progress, head=head or job.head,
+            probabilities=chances,
         )  # fmt: skip
         counts[head] = result.counts
     return counts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from fullconv.labels import VOID
 from fullconv.modelfile import weights_sha256
 from fullconv.rasters.bands import Bands
 from fullconv.rasters.polygons import check_polygons, write_polygons
-from fullconv.rasters.result import finished_counts, write_result
+from fullconv.rasters.probabilities import write_probabilities
+from fullconv.rasters.result import finished_counts, is_finished, write_result
 from fullconv.rasters.source import Raster, import_rasterio
 from fullconv.rasters.spool import Spool, spooled_job
 from fullconv.rasters.way import Way, choose_way
@@ -42,6 +44,7 @@ class RasterResult:
     void: int
     """Pixels without data."""
     polygons: Path | None = None
+    probabilities: Path | None = None
 
 
 def predict_raster(
@@ -56,6 +59,7 @@ def predict_raster(
     polygons: str | Path | None = None,
     progress: Progress | None = None,
     head: str | None = None,
+    probabilities: str | Path | None = None,
 ) -> RasterResult:
     """Label every pixel of a raster of any size in constant memory, with the labels of the whole at once.
 
@@ -76,6 +80,8 @@ def predict_raster(
             longitude and latitude (RFC 7946).
         progress: Called after each band.
         head: Of several; the first by default.
+        probabilities: Also write the probabilities of all classes: a .tif with a band of float32 for each, NaN where
+            the raster holds no data. They take 4 bytes a pixel and class before compression.
 
     Returns:
         Where it is, and the pixels of each class.
@@ -87,47 +93,63 @@ def predict_raster(
         RunError: What is to go on was begun with another raster, model or tile.
         OutputError: The label map cannot be written; what is done stays for ``resume``.
     """
-    rasterio = import_rasterio()
-    target = _check(segmenter, Path(source), Path(out), None if polygons is None else Path(polygons))
+    import_rasterio()
+    target, patches, chances = Path(out), _path(polygons), _path(probabilities)
+    _check(segmenter, Path(source), target, patches, chances)
     labels = segmenter.card.labels(head)
     with Raster(source, segmenter.card) as raster:
         spool_path = target.with_name(f".{target.name}.rows")
         begun = spooled_job(spool_path) if resume else None
         way = choose_way(segmenter, raster, tile, memory, begun)
-        job = _describe(segmenter, raster, head, way)
+        job = _describe(segmenter, raster, head, way, chances is not None)
         mark = hashlib.sha256(json.dumps([job, overviews], sort_keys=True).encode()).hexdigest()
-        counts = finished_counts(target, mark) if resume and begun is None else None
+        counts = None
+        if resume and begun is None and (chances is None or is_finished(chances, mark)):
+            counts = finished_counts(target, mark)
         if counts is None:
             views = way.views(segmenter, raster, head or next(iter(segmenter.card.heads or [""])))
-            spool = Spool(spool_path, job, resume)
-            try:
-                with rasterio.Env(GDAL_CACHEMAX=way.cache):
-                    _label(Bands(segmenter, raster, views), spool, progress)
+            bands = Bands(segmenter, raster, views, keep=chances is not None)
+            with _spooled(spool_path, job, resume) as spool:
+                _label(bands, spool, way.cache, progress)
                 with part(WRITING):
+                    if chances is not None:
+                        write_probabilities(chances, bands, spool, labels, mark)
                     counts = write_result(target, spool.rows(), raster, labels, mark, overviews)
-            except InputError:  # a damaged raster: there is nothing to go on with
-                spool.drop()
-                raise
-            except BaseException:
-                spool.close()
-                raise
-            spool.drop()
-    if polygons is not None:
-        write_polygons(target, Path(polygons), labels)
-    return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), Path(polygons) if polygons else None)
+    if patches is not None:
+        write_polygons(target, patches, labels)
+    return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances)
 
 
-def _label(bands: Bands, spool: Spool, progress: Progress | None) -> None:
-    """Compute the bands that the spool does not hold yet."""
-    height = bands.size[0]
-    while spool.state.band < bands.count:
-        state, strips = bands.label(spool.state)
-        spool.append(state, strips)
-        if progress is not None:
-            progress(state.row, height)
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
-def _check(segmenter: Segmenter, source: Path, out: Path, polygons: Path | None) -> Path:
+@contextmanager
+def _spooled(path: Path, job: dict[str, Any], resume: bool) -> Iterator[Spool]:
+    """Open what a job grows; it is dropped when the job is done, and kept for the next time when it is stopped."""
+    spool = Spool(path, job, resume)
+    try:
+        yield spool
+    except InputError:  # a damaged raster: there is nothing to go on with
+        spool.drop()
+        raise
+    except BaseException:
+        spool.close()
+        raise
+    spool.drop()
+
+
+def _label(bands: Bands, spool: Spool, cache: int, progress: Progress | None) -> None:
+    """Compute the bands that the spool does not hold yet; GDAL keeps so many bytes of decoded blocks."""
+    with import_rasterio().Env(GDAL_CACHEMAX=cache):
+        while spool.state.band < bands.count:
+            state, strips = bands.label(spool.state)
+            spool.append(state, strips)
+            if progress is not None:
+                progress(state.row, bands.size[0])
+
+
+def _check(segmenter: Segmenter, source: Path, out: Path, polygons: Path | None, probabilities: Path | None) -> None:
     """Refuse what cannot be done before anything is read."""
     if segmenter.card.scale != 1:
         raise InputError(
@@ -141,17 +163,19 @@ def _check(segmenter: Segmenter, source: Path, out: Path, polygons: Path | None)
             f"{source}: rasters are predicted at their own resolution, so of test-time augmentation they take --tta flip"
             f" only, not {segmenter.tta}."
         )
-    if out.suffix.lower() not in (".tif", ".tiff"):
-        raise InputError(f"{out}: the label map of a raster is a GeoTIFF. Give it a name that ends in .tif")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise InputError(f"{out}: is the raster itself, which would be replaced. Choose another name.")
+    for path, what in ((out, "the label map of a raster is"), (probabilities, "the probabilities of a raster are")):
+        if path is not None and path.suffix.lower() not in (".tif", ".tiff"):
+            raise InputError(f"{path}: {what} a GeoTIFF. Give it a name that ends in .tif")
+        if path is not None and path.exists() and source.exists() and path.samefile(source):
+            raise InputError(f"{path}: is the raster itself, which would be replaced. Choose another name.")
+    if probabilities is not None and probabilities.resolve() == out.resolve():
+        raise InputError(f"{out}: is to hold labels and probabilities. Choose another name for one of them.")
     if polygons is not None:
         check_polygons(polygons)
-    return out
 
 
-def _describe(segmenter: Segmenter, raster: Raster, head: str | None, way: Way) -> dict[str, Any]:
-    """Return all that the labels depend on."""
+def _describe(segmenter: Segmenter, raster: Raster, head: str | None, way: Way, chances: bool) -> dict[str, Any]:
+    """Return all that the labels, and what is kept of them, depend on."""
     import fullconv
 
     weights = segmenter.network.state_dict()
@@ -163,4 +187,5 @@ def _describe(segmenter: Segmenter, raster: Raster, head: str | None, way: Way) 
     return {
         "raster": raster.fingerprint(), "model": model, "head": head, "tile": way.tile, "rows": way.rows, "tta": segmenter.tta,
         "engine": engine.name, "precision": engine.precision, "device": segmenter.device.type, "version": fullconv.__version__,
+        **({"probabilities": True} if chances else {}),
     }  # fmt: skip

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def write_result(
         raise
     except raster_errors() as error:
         raise OutputError(
-            f"{path}: cannot be written ({_reason(error)}). Make room, or choose another place."
+            f"{path}: cannot be written ({raster_reason(error)}). Make room, or choose another place."
         ) from error
     finally:
         with suppress(OSError):
@@ -74,7 +74,7 @@ def _write(temporary: Path, pieces: Iterable[bytes], raster: Raster, labels: Lab
     rasterio = import_rasterio()
     window = rasterio.windows.Window
     checksum = 0
-    with rasterio.open(temporary, "w", **_profile(raster)) as result:
+    with rasterio.open(temporary, "w", **grid_profile(raster)) as result:
         result.write_colormap(1, {index: (*color, 255) for index, color in enumerate(full_palette(labels.palette))})
         result.update_tags(**{CLASSES: json.dumps(list(labels.classes), ensure_ascii=False), JOB: job})
         result.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(labels.classes)})
@@ -88,7 +88,7 @@ def _write(temporary: Path, pieces: Iterable[bytes], raster: Raster, labels: Lab
     return checksum
 
 
-def _profile(raster: Raster) -> dict[str, Any]:
+def grid_profile(raster: Raster) -> dict[str, Any]:
     """Return what the file is made with; a place on Earth only where the raster has one."""
     source = raster.dataset
     profile: dict[str, Any] = {
@@ -155,14 +155,24 @@ def finished_counts(path: Path, job: str) -> NDArray[np.int64] | None:
 
 
 def is_label_map(path: Path) -> bool:
-    """Say whether a file is a label map that this program has written for a raster."""
+    """Say whether a file is a label map, or probabilities, that this program has written for a raster."""
+    return _job_of(path) is not None
+
+
+def is_finished(path: Path, job: str) -> bool:
+    """Say whether a file is what a job has written."""
+    return _job_of(path) == job
+
+
+def _job_of(path: Path) -> str | None:
     try:
         with quiet(), import_rasterio().open(path) as result:
-            return JOB in result.tags()
+            return cast("str | None", result.tags().get(JOB))
     except raster_errors():
-        return False
+        return None
 
 
-def _reason(error: BaseException) -> str:
+def raster_reason(error: BaseException) -> str:
+    """Return the first line of what the system or GDAL says."""
     text = getattr(error, "strerror", None) or str(error.__cause__ or error).strip() or type(error).__name__
     return str(text).splitlines()[0][:200].rstrip(".")

@@ -1,7 +1,8 @@
 """The file that a job grows band by band, so that a killed one goes on where it stopped.
 
 A line of JSON says which job it is. A record a band follows: length and checksum, then a line of JSON with the state,
-the labels and the rows of scores that the next band needs, compressed. A record that a kill cut short is dropped.
+the labels and the rows of scores that the next band needs, compressed; behind them all scores of the band, where
+probabilities are to be written. A record that a kill cut short is dropped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +43,7 @@ class Spool:
     def __init__(self, path: Path, job: Mapping[str, Any], resume: bool) -> None:
         self.path, self.state = path, State()
         self._labels: list[tuple[int, int]] = []
+        self._found: list[tuple[int, int, list[int] | None]] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = path.open("r+b" if resume and path.exists() else "w+b")
@@ -66,9 +69,11 @@ class Spool:
         parts = [packer.compress(strip.tobytes()) for strip in strips]
         labels = b"".join([*parts, packer.flush()])
         scores = b"" if state.scores is None else zlib.compress(state.scores.tobytes(), 1)
+        found = b"" if state.found is None else zlib.compress(state.found.tobytes(), 1)
         meta = {"band": state.band, "row": state.row, "first": state.first, "labels": len(labels),
-                "scores": None if state.scores is None else list(state.scores.shape)}  # fmt: skip
-        payload = json.dumps(meta).encode() + b"\n" + labels + scores
+                "scores": None if state.scores is None else list(state.scores.shape), "scores_bytes": len(scores),
+                "found": None if state.found is None else list(state.found.shape)}  # fmt: skip
+        payload = json.dumps(meta).encode() + b"\n" + labels + scores + found
         try:
             at = self._file.seek(0, os.SEEK_END)
             self._file.write(_RECORD.pack(len(payload), zlib.crc32(payload)))
@@ -77,8 +82,21 @@ class Spool:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._error(error) from error
-        self.state = state
-        self._labels.append((at + _RECORD.size + payload.index(b"\n") + 1, len(labels)))
+        self.state = replace(state, found=None)  # it is on disc
+        self._add(at + _RECORD.size + payload.index(b"\n") + 1, at + _RECORD.size + len(payload), meta)
+
+    def _add(self, at: int, end: int, meta: Mapping[str, Any]) -> None:
+        """Note where the parts of a record lie."""
+        self._labels.append((at, meta["labels"]))
+        self._found.append((at + meta["labels"] + meta["scores_bytes"], end, meta["found"]))
+
+    def found(self, band: int) -> NDArray[np.float32] | None:
+        """Return all scores that a band added, (K, n, w); None where it added none, or they were not kept."""
+        at, end, shape = self._found[band]
+        if shape is None:
+            return None
+        self._file.seek(at)
+        return np.frombuffer(zlib.decompress(self._file.read(end - at)), np.float32).reshape(shape).copy()
 
     def rows(self) -> Iterator[bytes]:
         """Yield the labels of all bands in order, in pieces of any length."""
@@ -138,11 +156,11 @@ class Spool:
             meta = json.loads(line)
             kept = None
             if meta["scores"] is not None:
-                raw = zlib.decompress(rest[meta["labels"] :])
+                raw = zlib.decompress(rest[meta["labels"] :][: meta["scores_bytes"]])
                 kept = np.frombuffer(raw, np.float32).reshape(meta["scores"]).copy()
             self.state = State(meta["band"], meta["row"], meta["first"], kept)
-            self._labels.append((end + _RECORD.size + len(line) + 1, meta["labels"]))
-            end = self._file.tell()
+            begin, end = end + _RECORD.size + len(line) + 1, self._file.tell()
+            self._add(begin, end, meta)
         self._file.seek(end)
         self._file.truncate()
 
