@@ -56,6 +56,11 @@ def replace_by_jpeg(path: Path, share: float = 1.0) -> None:
     cut(path.with_suffix(".jpg"), share)
 
 
+def seen(root: Path) -> np.ndarray:
+    """The pixels of the first picture."""
+    return np.array(Image.open(image(root)))
+
+
 def as_tiff(path: Path, array: np.ndarray) -> None:
     path.unlink()
     save_picture(array, path.with_suffix(".tif"))
@@ -86,11 +91,11 @@ FAULTS = [
     ("unknown-label", lambda d: save_mask(np.full((48, 64), 200, np.uint8), mask(d)), "trainannot/shape000.png",
      "neither a class nor void: 200"),
     ("all-void", lambda d: save_mask(np.full((48, 64), 255, np.uint8), mask(d)), "trainannot/shape000.png", "void everywhere"),
-    ("channels-differ", lambda d: as_tiff(image(d), np.zeros((48, 64, 4), np.uint8)),
+    ("channels-differ", lambda d: as_tiff(image(d), seen(d)[..., [0, 1, 2, 0]]),
      "train/shape000.tif", "most have 3, these 4"),
-    ("dtype-differs", lambda d: as_tiff(image(d), np.ones((48, 64, 3), np.uint16)),
+    ("dtype-differs", lambda d: as_tiff(image(d), seen(d).astype(np.uint16)),
      "train/shape000.tif", "most have uint8, these uint16"),
-    ("grey-among-color", lambda d: save_picture(np.ones((48, 64, 1), np.uint8), image(d)), "train/shape000.png", "R = G = B"),
+    ("grey-among-color", lambda d: save_picture(seen(d)[..., :1], image(d)), "train/shape000.png", "R = G = B"),
     ("not-finite", nan_tiff, "train/shape000.tif", "1 numbers of the first are NaN"),
     ("float-mask", lambda d: as_tiff(mask(d), np.full((48, 64, 1), 0.5, np.float32)),
      "trainannot/shape000.tif", "the mask holds fractions"),
@@ -210,7 +215,8 @@ def test_classes_that_train_lacks_and_that_nothing_has_are_found(tmp_path):
     save_mask(np.full((48, 64), 3, np.uint8), tmp_path / "valannot" / "shape005.png")
     found = {p.code: p for p in inspect(tmp_path)}
     assert set(found) == {"class-missing-in-train", "class-unused", "constant-mask"}
-    assert found["class-missing-in-train"].files == ("d",)
+    assert found["class-missing-in-train"].files == ("valannot/shape005.png",)
+    assert "'d'" in found["class-missing-in-train"].cause
     assert found["class-unused"].files == ("e",)
 
 
@@ -252,7 +258,7 @@ def test_pictures_of_one_and_the_same_number_are_found(tmp_path):
     for path in (tmp_path / "images").iterdir():
         save_picture(np.full((48, 64, 1), 77, np.uint16), path)
     found = inspect(tmp_path)[0]
-    assert (found.code, found.severity, found.count) == ("constant-pictures", "error", 3)
+    assert (found.code, found.severity, found.count) == ("constant-pictures", "error", 4)
     assert "every pixel of every picture in train is 77" in found.cause
 
 

@@ -42,7 +42,11 @@ WORDS: dict[str, tuple[Severity, str, str]] = {
     ),
     "mask-alpha:opaque": ("note", "masks have an alpha channel; it is opaque and left out", ""),
     "not-finite": ("error", "files hold NaN or infinite numbers", "Replace these numbers, for example by 0."),
-    "missing-band": ("error", "pictures have fewer bands than data.toml asks for", "Correct bands, or leave them out."),
+    "missing-band": (
+        "error",
+        "pictures have fewer bands than data.toml asks for",
+        "Correct bands in data.toml, or leave these pictures out.",
+    ),
     "band-size": (
         "error",
         "pictures with further bands have another size than their pictures",

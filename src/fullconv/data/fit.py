@@ -103,6 +103,20 @@ class Fit:
         clear = gain.max(axis=1) > max(_MUCH, 4 * self.noise)
         return [self.pairs[i] for i in np.flatnonzero(clear) if best[best[i]] == i]
 
+    def astray(self) -> list[tuple[Pair, Pair]]:
+        """Return pairs whose mask fits another pair's picture much better than either fits its own, with that other pair.
+
+        Each is the best of all for the other; sound masks of like pictures (a video) gain less than a twelfth so.
+        """
+        own, away = np.diagonal(self.table), self.table.copy()
+        np.fill_diagonal(away, -np.inf)
+        middle = float(np.median(away[np.isfinite(away)]))
+        usual = 1.4826 * float(np.median(np.abs(away[np.isfinite(away)] - middle)))  # not moved by the pairs that fit
+        best, back = away.argmax(axis=1), away.argmax(axis=0)
+        gain = away.max(axis=1) - np.maximum(own, own[best])
+        clear = (gain > max(_MUCH / 2, 3 * usual)) & (back[best] == np.arange(len(own)))
+        return [(self.pairs[i], self.pairs[best[i]]) for i in np.flatnonzero(clear)]
+
     def strangers(self) -> list[Pair]:
         """Return pairs whose mask fits the picture much worse than nearly all others do theirs."""
         own = np.diagonal(self.table)

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +36,16 @@ class Pictures:
     """Files that share a key with an earlier one."""
     others: list[Path] = field(default_factory=list)
     """Files that are no pictures by their suffix."""
+
+    def duplicates(self, root: Path, kind: str, only: Container[str] | None = None) -> list[Problem]:
+        """Name the files that share a stem with another one; `kind` is what they are, `only` the keys that count."""
+        twice = [pair for pair in self.twice if only is None or pair[0].stem in only]
+        if not twice:
+            return []
+        first, second = (path.relative_to(root).as_posix() for path in twice[0])
+        words = f"{kind} share a name but for the suffix, as {first} and {second}, so it is not clear which counts"
+        files = [path.relative_to(root).as_posix() for _, path in twice]
+        return [problem("duplicate-stem", "error", files, words, "Remove or rename one of each.")]
 
 
 class Folder:

@@ -67,7 +67,8 @@ class Alike:
             for row, i in enumerate(chosen):
                 sample = self.samples[split][i]
                 if (same := known.get(self.contents[split][i])) is not None:
-                    found.same.append((self.samples["train"][same], sample))
+                    if self.samples["train"][same].image != sample.image:  # else it is on two lists, which is said
+                        found.same.append((self.samples["train"][same], sample))
                 elif best[row] >= _SAME:
                     found.near.append((self.samples["train"][which[row]], sample))
                 else:

@@ -17,6 +17,7 @@ from fullconv.data.scan import MaskFacts, PictureFacts
 _WAYS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)", 5: "transposed",
          6: "turned by 90 degrees", 7: "transposed the other way", 8: "turned by 90 degrees"}  # fmt: skip
 _TURNED = 0.12  # of a picture's variance that masks explain more when they are turned; sound ones explain less
+_SEVERAL = 3  # masks that fit elsewhere, from which on that is no chance
 _ENOUGH = 16  # pairs of which one can say that they do not fit; few that fit badly may be chance
 _REMEDY = "Pair them anew, by names or lists that belong together; open a few pictures beside their masks."
 
@@ -38,7 +39,9 @@ class Pairing:
     def problems(self, dataset: Dataset) -> list[Problem]:
         """Return the pairs that do not fit."""
         everyone = [pair for pairs in self.pairs.values() for pair in pairs]
-        parts = [pairs for pairs in self.pairs.values() if len(pairs) >= FEWEST] or [everyone]
+        parts = list(self.pairs.values())
+        if any(len(pairs) < FEWEST for pairs in parts):  # judged with the others
+            parts = [everyone[:: -(-len(everyone) // MOST) or 1]]
         found: list[Problem] = []
         for pairs in parts:
             fit = judge(pairs)
@@ -46,6 +49,10 @@ class Pairing:
                 continue
             told = _whole(dataset, pairs, fit)
             found += [told] if told is not None else _single(dataset, fit)
+        if not found and len(parts) > 1:  # masks may have gone from split to split
+            fit = judge(everyone[:: -(-len(everyone) // MOST)])
+            told = None if fit is None else _elsewhere(dataset, fit)
+            found += [] if told is None else [told]
         return _merged(found)
 
 
@@ -64,10 +71,28 @@ def _whole(dataset: Dataset, pairs: Sequence[Pair], fit: Fit) -> Problem | None:
             f" {shown(first.sample.mask, dataset.root)} fits {shown(second.sample.image, dataset.root)}"
         )
         return problem("mask-mismatch", "warning", files, words, f"The list was shifted. {_REMEDY}")
+    if (told := _elsewhere(dataset, fit)) is not None:
+        return told
     if abs(fit.strength()) > CLEAR / 2 or len(pairs) < _ENOUGH:
         return None
     words = (
         "masks fit their pictures no better than those of other pictures, so names and contents may not belong together"
+    )
+    return problem("mask-mismatch", "warning", files, words, _REMEDY)
+
+
+def _elsewhere(dataset: Dataset, fit: Fit) -> Problem | None:
+    """Say that masks fit pictures of other names."""
+    astray = fit.astray()
+    if len(astray) < max(_SEVERAL, len(fit.pairs) / 10):
+        return None
+    most = 2 * len(astray) > len(fit.pairs)
+    named = fit.pairs if most else [mask for mask, _ in astray]
+    files = [shown(pair.sample.mask, dataset.root) for pair in named]
+    mask, picture = astray[0]
+    words = (
+        "masks fit pictures of other names much better than their own, as"
+        f" {shown(mask.sample.mask, dataset.root)} fits {shown(picture.sample.image, dataset.root)}"
     )
     return problem("mask-mismatch", "warning", files, words, _REMEDY)
 

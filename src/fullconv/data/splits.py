@@ -243,4 +243,8 @@ def straddling(splits: Mapping[str, list[Sample]]) -> list[Problem]:
     if not torn:
         return []
     words = "groups are in several splits, so scores would be too good"
-    return [problem("group-straddles", "error", torn, words, "Move each group into one split, or leave groups out.")]
+    return [
+        problem(
+            "group-straddles", "error", torn, words, "Move each group into one split, or take groups out of data.toml."
+        )
+    ]

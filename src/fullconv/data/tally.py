@@ -9,16 +9,18 @@ import numpy as np
 from fullconv.data.census import Census, void_numbers
 from fullconv.data.dataset import Dataset
 from fullconv.data.findings import JPEG_FORMATS, Findings, shown
+from fullconv.data.fit import FEWEST
 from fullconv.data.inference import color_problem
 from fullconv.data.likeness import Alike
 from fullconv.data.numbering import Numbering
 from fullconv.data.pairing import Pairing
 from fullconv.data.palettes import Palettes
-from fullconv.data.problems import Problem, problem
+from fullconv.data.problems import SHOWN, Problem, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan import MaskFacts, PictureFacts
 from fullconv.data.statistics import class_counts
 
+_CLASSES_SHOWN = 12
 _FEW_LEVELS = 64
 """Pictures with fewer different numbers look like masks."""
 
@@ -39,8 +41,12 @@ class Tally:
         self.types: set[str] = set()
         self.low, self.high = float("inf"), float("-inf")
         self.levels = 0
-        self.void: list[Sample] = []
+        self.void: dict[str, list[Sample]] = defaultdict(list)
         self.digests: dict[str, list[Sample]] = defaultdict(list)
+        self.holders: dict[int, list[Sample]] = defaultdict(list)
+        """Of val and test, the first few by class."""
+        self.photos = 0
+        self.plain: list[Sample] = []
         self.palettes = Palettes()
         self.alike = Alike()
         self.pairing = Pairing()
@@ -51,6 +57,8 @@ class Tally:
             self.sizes[picture.size] += 1
             self.levels = max(self.levels, picture.levels or _FEW_LEVELS)
             self.alike.add(split, sample, picture)
+            if picture.low == picture.high:
+                self.plain.append(sample)
             if split == "train":
                 self.types.add(picture.dtype)
                 self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
@@ -61,10 +69,16 @@ class Tally:
         self.pixels[split] += counts
         self.pictures += counts > 0
         self.void_pixels += void
-        if split == "train" and not unknown and not counts.any():
-            self.void.append(sample)
+        if split != "train":
+            for index in np.flatnonzero(counts).tolist():
+                if len(self.holders[index]) < SHOWN:
+                    self.holders[index].append(sample)
+        if not unknown and not counts.any():
+            self.void[split].append(sample)
         if mask.format in JPEG_FORMATS:
+            self.photos += mask.many and mask.in_color
             return
+        self.photos += mask.many and mask.in_color
         self.census.add(sample, mask, by_color=bool(coding.colors))
         self.palettes.add(sample, mask)
         if (counts > 0).sum() > 1 and isinstance(sample.masks[self.head], MaskFile):
@@ -77,7 +91,7 @@ class Tally:
         return [
             *self._numbered(),
             *self._blurred(),
-            *self._colored(),
+            *(self._exchanged() or self._colored()),
             *self._nothing(),
             *self._same_mask(),
             *self.palettes.problems(self.dataset, self.head),
@@ -89,11 +103,21 @@ class Tally:
         return [*self._constant(), *self.pairing.problems(self.dataset), *self.alike.problems(self.dataset)]
 
     def _constant(self) -> list[Problem]:
-        if self.low != self.high or "uint8" in self.types:
-            return []
-        files = [shown(sample.image, self.dataset.root) for sample in self.dataset.splits["train"]]
+        few = "uint8" in self.types and sum(self.sizes.values()) < FEWEST
+        if self.low != self.high or few:
+            return self._plain()
+        files = [shown(sample.image, self.dataset.root) for sample in self.plain]
         words = f"every pixel of every picture in train is {self.low:g}, so there is nothing to learn from"
         return [problem("constant-pictures", "error", files, words, "Check how the pictures were exported.")]
+
+    def _plain(self) -> list[Problem]:
+        count = sum(self.sizes.values())
+        if not self.plain or (len(self.plain) == count and count < FEWEST):
+            return []
+        files = [shown(sample.image, self.dataset.root) for sample in self.plain]
+        words = "pictures are of one colour everywhere, so they show nothing"
+        remedy = "Check how they were exported, or delete them with their masks."
+        return [problem("constant-pictures", "warning", files, words, remedy)]
 
     def _nothing(self) -> list[Problem]:
         """Find a train split in which there is no choice between classes."""
@@ -101,9 +125,10 @@ class Tally:
         if train is None or not self.dataset.splits.get("train"):
             return []
         remedy = "Name the numbers that are classes in values of data.toml, or export the masks again."
-        if self.void and len(self.void) == len(self.dataset.splits["train"]):
+        if self.void["train"] and len(self.void["train"]) == len(self.dataset.splits["train"]):
             words = "every mask in train is void everywhere, so there is nothing to learn from"
-            return [problem("nothing-to-learn", "error", [self._name(s) for s in self.void], words, remedy)]
+            files = [self._name(s) for members in self.void.values() for s in members]
+            return [problem("nothing-to-learn", "error", files, words, remedy)]
         if (train > 0).sum() != 1:
             return []
         files = [self._name(s) for s in self.dataset.splits["train"]]
@@ -132,12 +157,16 @@ class Tally:
         if not colored or self.coding.colors:
             return []
         everyone = sum(len(members) for members in self.dataset.splits.values())
-        if len(colored) == everyone and self.levels < _FEW_LEVELS and self.census.many == everyone:
-            words = "masks look like photographs and pictures like masks, so their folders are exchanged"
-            remedy = "Exchange the two folders."
-            return [problem("folders-exchanged", "error", [self._name(s) for s in colored], words, remedy)]
         stems = frozenset(s.stem for s in colored) if len(colored) < everyone else frozenset()
         return [color_problem(self.dataset.root, [self._name(s) for s in colored], self.census, stems)]
+
+    def _exchanged(self) -> list[Problem]:
+        """Find masks in the place of pictures, and the other way round."""
+        everyone = sum(len(members) for members in self.dataset.splits.values())
+        if not everyone or self.photos < everyone or self.levels >= _FEW_LEVELS:
+            return []
+        words = "masks look like photographs and pictures like masks, so their folders are exchanged"
+        return [problem("folders-exchanged", "error", self._names(), words, "Exchange the two folders.")]
 
     def _same_mask(self) -> list[Problem]:
         """Find a mask that stands for many different pictures."""
@@ -154,11 +183,15 @@ class Tally:
         train = self.pixels.get("train")
         everywhere = sum(self.pixels.values(), np.zeros(len(names), np.int64))
         if train is not None and train.any():
-            lost = [names[i] for i in np.flatnonzero((train == 0) & (everywhere > 0))]
-            if lost:
-                words = "classes are in val or test but not in train, so they cannot be learned"
+            lost = np.flatnonzero((train == 0) & (everywhere > 0))
+            if len(lost):
+                named = ", ".join(f"'{names[i]}'" for i in lost[:_CLASSES_SHOWN])
+                more = f" and {len(lost) - _CLASSES_SHOWN} more" if len(lost) > _CLASSES_SHOWN else ""
+                words = f"classes are in val or test but not in train, so they cannot be learned: {named}{more}"
                 remedy = "Move pictures with them to train, or take the classes off."
-                found.append(problem("class-missing-in-train", "warning", lost, words, remedy))
+                holders = dict.fromkeys(sample for i in lost for sample in self.holders[int(i)])
+                files = [self._name(sample) for sample in holders]
+                found.append(problem("class-missing-in-train", "warning", files, words, remedy))
         unused = [names[i] for i in np.flatnonzero(everywhere == 0)]
         if unused and everywhere.any():
             found.append(problem("class-unused", "note", unused, "classes are in no mask", ""))

@@ -73,6 +73,16 @@ def _raw_size(width: int, height: int, bits: int, interlaced: bool) -> int:
     return total
 
 
+def is_cut(file: IO[bytes]) -> bool:
+    """Whether the file ends before its last chunk does, or without the chunk that ends every PNG."""
+    end, last = file.seek(0, 2), b""
+    for kind, length in chunks(file):
+        last = kind
+        if file.tell() + length + 4 > end:
+            return True
+    return last != b"IEND"
+
+
 def is_deep_color(start: bytes) -> bool:
     """Whether it has 16 bits in more than one channel; Pillow would cut these to 8 without a word."""
     found = header(start)

@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,7 +175,7 @@ def open_picture(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Im
             return
         image = _open_heif(file, start, where)
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them
-        raise PictureError("unreadable", f"{where}: its header is damaged ({_reason(error)}). {_MEND}.") from error
+        raise _damage(error, where, file, start, "its header is damaged") from error
     with image:
         check_pixels(image.height, image.width, where)
         png.keep_small_grey(image)
@@ -224,8 +225,8 @@ def _decode_safely(
     except (FullconvError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged data
-        raise _damage(error, where) from error
-    if doubtful and file is not None and png.data_is_short(file, start):
+        raise _damage(error, where, file, start) from error
+    if doubtful and file is not None and _is_short(file, start, where):
         raise _too_few_rows(where)
     if file is not None and start.startswith(jpeg.START):
         file.seek(0)
@@ -301,15 +302,26 @@ def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
             array = png.read_deep_color(image, again, start)
             array = png.with_transparent_white(array, image.info.get("transparency"))
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            raise _damage(error, where) from error
-    if not array[-1].any() and png.data_is_short(io.BytesIO(data), start):
+            raise _damage(error, where, file, start) from error
+    if not array[-1].any() and _is_short(io.BytesIO(data), start, where):
         raise _too_few_rows(where)
     return tiff.orient(png.without_alpha(array), orientation)
 
 
-def _damage(error: Exception, where: str) -> PictureError:
+def _damage(
+    error: Exception, where: str, file: IO[bytes] | None, start: bytes, words: str = "cannot be decoded"
+) -> PictureError:
+    if file is not None and start.startswith(png.SIGNATURE) and png.is_cut(file):
+        return PictureError("truncated", f"{where}: is truncated: its data end in the middle. {_MEND}.")
     code = "truncated" if "truncated" in str(error) else "unreadable"
-    return PictureError(code, f"{where}: cannot be decoded ({_reason(error)}). {_MEND}.")
+    return PictureError(code, f"{where}: {words} ({_reason(error)}). {_MEND}.")
+
+
+def _is_short(file: IO[bytes], start: bytes, where: str) -> bool:
+    try:
+        return png.data_is_short(file, start)
+    except zlib.error as error:  # a wrong checksum, which Pillow passes over
+        raise _damage(error, where, file, start) from error
 
 
 def _too_few_rows(where: str) -> PictureError:

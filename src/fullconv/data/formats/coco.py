@@ -67,6 +67,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     taken: set[str] = set()
     for path, table in tables.items():
         split = _split_of(path, folder.root)
+        reader.where = path.name
         names = {_id(entry, "id"): str(entry.get("name")) for entry in table["categories"]}
         by_picture: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for entry in table["annotations"]:
@@ -86,7 +87,9 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
         if lost := [str(_id(entry, "id")) for key, drawn in by_picture.items() if key not in known for entry in drawn]:
             words = f"annotations of {path.name} belong to no picture of its images, and are left out"
-            found.problems.append(problem("orphan-annotation", "warning", lost, words, "Correct their image_id."))
+            found.problems.append(
+                problem("orphan-annotation", "warning", lost, words, f"Correct their image_id in {path.name}.")
+            )
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + reader.problems()
     found.settings = naming.settings()
     return found
@@ -122,24 +125,33 @@ class _Reader:
     def __init__(self, naming: Naming, remarks: Remarks) -> None:
         self.naming, self.remarks = naming, remarks
         self.inner: list[str] = []
+        self.where = ""
+        """Name of the file that is read."""
+        self.unlisted: dict[tuple[str, str], list[str]] = {}
+        """Pictures by file and category_id that is not in its categories."""
 
     def shapes(
         self, entries: list[dict[str, Any]], names: dict[Any, str], stem: str, size: tuple[int, int] | None
     ) -> list[Shape]:
         found = []
         for entry in entries:
-            name = names.get(_id(entry, "category_id"), f"category {entry.get('category_id')}")
+            name = names.get(_id(entry, "category_id"))
+            if name is None:
+                self.unlisted.setdefault((self.where, str(entry.get("category_id"))), []).append(stem)
+                continue
             if (label := self.naming.index(name, stem)) is None:
                 continue
             if entry.get("iscrowd"):
                 label = VOID
             if not entry.get("segmentation") and (box := _box(entry.get("bbox"))) is not None:
                 found += self.remarks.box(stem, Shape("area", label, (box,)))
-            elif (shape := self._shape(entry, label, size)) is not None:
+            elif (shape := self._shape(entry, label, size)) is not None and not shape.points:
+                self.remarks.flat(stem, "segmentation")
+            elif shape is not None:
                 found.append(shape)
                 self.inner += [stem] if shape.kind == "coco-polygon" and _has_inner_ring(shape.points) else []
             else:
-                self.remarks.bad(stem, "segmentation")
+                self.remarks.bad(stem, f"segmentation in {self.where}")
         return found
 
     def _shape(self, entry: dict[str, Any], label: int, size: tuple[int, int] | None) -> Shape | None:
@@ -163,13 +175,18 @@ class _Reader:
             corners = tuple(value for value in values if value is not None)
             if len(corners) < 6 or len(corners) % 2 or len(corners) < len(values):
                 return None
-            good.append(corners)
+            if len(set(zip(corners[::2], corners[1::2], strict=True))) > 2:  # else it covers nothing
+                good.append(corners)
         if sum(map(outline_length, good)) > _LONGEST:
             return None
         return Shape("coco-polygon", label, tuple(good))
 
     def problems(self) -> list[Problem]:
         found = self.remarks.problems()
+        for (file, category), stems in self.unlisted.items():
+            words = f"annotations have category_id {category}, which is not in categories of {file}"
+            remedy = f"Add the category to {file}, or correct the annotations."
+            found.append(problem("unknown-class", "error", list(dict.fromkeys(stems)), words, remedy, stems))
         if self.inner:
             words = "annotations have an outline inside another one of theirs; COCO adds outlines up, so it is no hole"
             remedy = "If it should be one, export masks or run lengths instead of polygons."

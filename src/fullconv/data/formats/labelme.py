@@ -22,10 +22,14 @@ from fullconv.data.formats.shapes import DrawnMask, Shape, points
 from fullconv.data.formats.tables import read_json
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
-from fullconv.images.read import decode
+from fullconv.errors import FullconvError
+from fullconv.images.read import decode, image_size
 from fullconv.storage import cache_folder, write_bytes
 
 _KEY = re.compile(r'"(shapes|imagePath|imageData)"\s*:')
+_LEAST = {"polygon": 3, "line": 2, "linestrip": 2, "rectangle": 2, "circle": 2}
+"""Different points that a shape of a kind needs to be one."""
+
 _LINE, _POINT = 10, 5
 """Width of lines and radius of points, as labelme draws them."""
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -69,11 +73,15 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             label = naming.index(str(entry.get("label")), stem)
             if label is not None:
                 shapes = _shapes(entry, label)
+                if shapes and _is_flat(entry):
+                    remarks.flat(stem, entry.get("shape_type") or "polygon")
+                    continue
                 asked = remarks.asked and entry.get("shape_type") == "rectangle"
                 drawn += [one for shape in shapes for one in (remarks.box(stem, shape) if asked else [shape])]
                 if not shapes:
                     remarks.bad(stem, entry.get("shape_type") or "polygon")
-        mask = DrawnMask(path, naming.key, picture, None, naming.unlabeled, tuple(drawn))
+        size = _stated_size(table, picture)
+        mask = DrawnMask(path, f"{size}|{naming.key}", picture, size, naming.unlabeled, tuple(drawn))
         split = next((_SPLITS[part.lower()] for part in inner.parts[:-1] if part.lower() in _SPLITS), "")
         found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
     if len(found.splits) > 1 and "" in found.splits:
@@ -91,10 +99,27 @@ def _picture(table: dict[str, Any], path: Path, locator: Locator, said: str) -> 
     if picture is None and (picture := own or (_embedded(table, path) if table.get("imageData") else None)) is not None:
         locator.missing.remove(said)
         locator.mended += [said] if own is not None and written else []
+        locator.take(picture)
     elif picture is not None and picture.stem != path.stem and own is not None:
         locator.mended.append(said)  # the file was copied from another picture's
+        locator.take(own)
         return own
     return picture
+
+
+def _stated_size(table: dict[str, Any], picture: Path) -> tuple[int, int] | None:
+    """Return the height and width that shapes were drawn at, where a file says so and the picture has others.
+
+    Height and width are often exchanged by other programs; that says nothing about the shapes.
+    """
+    height, width = table.get("imageHeight"), table.get("imageWidth")
+    if type(height) is not int or type(width) is not int or not (0 < height < 1 << 16 and 0 < width < 1 << 16):
+        return None
+    try:
+        actual = image_size(picture)
+    except FullconvError:  # told with the picture
+        return None
+    return None if (height, width) in (actual, actual[::-1]) else (height, width)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -119,6 +144,11 @@ def _embedded(table: dict[str, Any], path: Path) -> Path | None:
     if not target.is_file():
         write_bytes(target, [data])
     return target
+
+
+def _is_flat(entry: dict[str, Any]) -> bool:
+    """Whether all points of an outline are the same, or only two differ, so that it holds nothing."""
+    return len(set(points(entry.get("points")) or ())) < _LEAST.get(entry.get("shape_type") or "polygon", 1)
 
 
 def _shapes(entry: dict[str, Any], label: int) -> list[Shape]:

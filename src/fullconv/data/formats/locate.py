@@ -28,6 +28,7 @@ class Locator:
         self.mended: list[str] = []
         """Annotation files or entries whose path was wrong, with a picture found all the same."""
         self.missing: list[str] = []
+        self._found: set[Path] = set()
 
     def find(self, name: str, near: Path, split: str = "", said: str = "") -> Path | None:
         """Return the picture of a name, written in a file that lies in `near`; None is remembered as missing.
@@ -38,6 +39,12 @@ class Locator:
             split: Preferred part of the path where several share the name.
             said: What to name in a problem; the name itself where empty.
         """
+        path = self._find(name, near, split, said)
+        if path is not None:
+            self._found.add(path)
+        return path
+
+    def _find(self, name: str, near: Path, split: str, said: str) -> Path | None:
         clean = name.replace("\\", "/")
         if (exact := self.exactly(clean, near)) is not None:
             return exact
@@ -66,6 +73,10 @@ class Locator:
                 return path
         return None
 
+    def take(self, picture: Path) -> None:
+        """Note that an annotation has a picture that `find` did not lead to."""
+        self._found.add(picture)
+
     def beside(self, path: Path) -> Path | None:
         """Return the picture of the same stem in the same folder."""
         return next((p for p in self._ends.get(path.stem, []) if p.parent == path.parent and p.stem == path.stem), None)
@@ -77,6 +88,11 @@ class Locator:
             words = "pictures that annotations name are not there, and are left out"
             remedy = "Add the pictures, or name their folder: images in data.toml."
             found.append(problem("missing-picture", "warning" if some else "error", self.missing, words, remedy))
+        left = [path for path in self._paths.values() if path not in self._found]
+        if self._found and left:
+            words = "pictures are in no annotation, and are left out"
+            names = [path.relative_to(self.root).as_posix() for path in left]
+            found.append(problem("unlisted", "note", names, words, "Annotate them if they should count."))
         if self.mended:
             words = "annotations name their picture by a path that is not there; the one of the same name was taken"
             found.append(problem("path-mended", "note", self.mended, words, ""))

@@ -204,14 +204,14 @@ def _pair(
         if images == masks:  # masks lie beside their pictures
             files = {key: path for key, path in files.items() if not (suffix and key.endswith(suffix))}
         by_head[head] = {k.removesuffix(suffix): path for k, path in labels.files.items() if k.endswith(suffix)}
-    problems = _Where(folder.root, images, "", settings).duplicates(pictures, "pictures")
+    problems = pictures.duplicates(folder.root, "pictures")
     alone: dict[str, None] = {}
     empty = not files
     for head, masks in places.items():
         labels, where = folder.pictures(masks), _Where(folder.root, images, masks, settings)
         without = [key for key in files if key not in by_head[head]]
         alone |= dict.fromkeys(without)
-        problems += where.duplicates(labels, "masks")
+        problems += labels.duplicates(folder.root, "masks")
         problems += where.others(pictures) if head == next(iter(places)) else []
         problems += where.others(labels) if images != masks else []
         problems += where.without_mask(without, pictures, labels)
@@ -241,20 +241,6 @@ class _Where:
 
     def _names(self, paths: list[Path]) -> list[str]:
         return [path.relative_to(self.root).as_posix() for path in paths]
-
-    def duplicates(self, found: Pictures, kind: str) -> list[Problem]:
-        if not found.twice:
-            return []
-        first, second = self._names(list(found.twice[0]))
-        return [
-            problem(
-                "duplicate-stem",
-                "error",
-                self._names([path for _, path in found.twice]),
-                f"{kind} share a name but for the suffix, as {first} and {second}, so it is not clear which counts",
-                "Remove or rename one of each.",
-            )
-        ]
 
     def others(self, found: Pictures) -> list[Problem]:
         if not found.others:

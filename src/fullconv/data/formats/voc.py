@@ -8,7 +8,7 @@ from pathlib import Path
 from fullconv.constants import LABELS
 from fullconv.data.folder import Folder, Pictures
 from fullconv.data.formats import Format, Found
-from fullconv.data.problems import problem
+from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan import Scanner
 from fullconv.data.settings import SPLITS, DataSettings
@@ -50,8 +50,27 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             _by_list(folder, split, path, pictures, masks, found)
     else:
         _everything(folder, pictures, masks, found)
+    stems = {sample.stem for members in found.splits.values() for sample in members}
+    found.problems += pictures.duplicates(folder.root, "pictures", stems) + masks.duplicates(
+        folder.root, "masks", stems
+    )
+    found.problems += _on_two_lists(folder, lists, found)
     found.settings = _classes(folder, settings, found)
     return found
+
+
+def _on_two_lists(folder: Folder, lists: dict[str, Path], found: Found) -> list[Problem]:
+    """Name what is on the list of train and on that of another split, too."""
+    train = {sample.stem for sample in found.splits.get("train", [])}
+    problems = []
+    for split, members in found.splits.items():
+        twice = [sample.stem for sample in members if split != "train" and sample.stem in train]
+        if twice:
+            first, second = (lists[name].relative_to(folder.root).as_posix() for name in ("train", split))
+            words = f"{first} and {second} both list a picture, so scores would be too good"
+            remedy = f"Take each off one of the two lists, best off {first}."
+            problems.append(problem("duplicate-across-splits", "warning", twice, words, remedy))
+    return problems
 
 
 def _lists(folder: Folder) -> dict[str, Path]:
