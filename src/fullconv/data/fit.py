@@ -106,7 +106,7 @@ class Fit:
     def astray(self) -> list[tuple[Pair, Pair]]:
         """Return pairs whose mask fits another pair's picture much better than either fits its own, with that other pair.
 
-        Each is the best of all for the other; sound masks of like pictures (a video) gain less than a twelfth so.
+        Each is the best of all for the other; sound masks of like pictures (a video) gain less than an eighth so.
         """
         own, away = np.diagonal(self.table), self.table.copy()
         np.fill_diagonal(away, -np.inf)
