@@ -16,7 +16,7 @@ from fullconv.card import Card
 from fullconv.engines.graph import INPUT, by_head, metadata, output_names
 from fullconv.engines.onnx_engine import OnnxRuntimeEngine
 from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
-from fullconv.engines.program import ForeignProgramError, read_program
+from fullconv.engines.program import ForeignProgramError, module_of, read_program
 from fullconv.engines.runtimes import runtime
 from fullconv.engines.seam import Engine
 from fullconv.errors import ModelFileError, RecipeError
@@ -122,7 +122,7 @@ def openvino_part(model: Any, outputs: Sequence[str]) -> Any:
 
 def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:
     """Return the part of a saved program that leads to the values of some names."""
-    module: Any = read_program(path).module()
+    module: Any = module_of(read_program(path))
     nodes = {node.name: node for node in module.graph.nodes}
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     output.args = (tuple(nodes[name] for name in names),)

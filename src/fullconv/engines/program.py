@@ -6,6 +6,7 @@ the whole of `torch`. A program that labels pictures needs none of that.
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import pickle  # for the name of its error
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from fullconv.engines.graph import quiet
 
@@ -87,6 +89,36 @@ METADATA = frozenset({"nn_module_stack", "torch_fn"})
 
 class ForeignProgramError(RuntimeError):
     """A program holds what an exported network never does."""
+
+
+def allow_every_size(program: Any) -> Any:
+    """Take assertions about sizes off a captured program, in place, and return it.
+
+    The tracer adds them where an operation would compute in another order, such as on a map that is one cell wide. The
+    operations themselves take every size, and the parity gate compares their answers on small pictures.
+
+    Args:
+        program: A ``torch.export.ExportedProgram``.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    for symbol, values in program.range_constraints.items():
+        program.range_constraints[symbol] = ValueRanges(1, values.upper)
+    return program
+
+
+def module_of(program: Any) -> Any:
+    """Return a program as a module that takes pictures of every size.
+
+    Args:
+        program: A ``torch.export.ExportedProgram``.
+    """
+    if "check_guards" in inspect.signature(program.module).parameters:
+        return program.module(check_guards=False)  # they repeat what `allow_every_size` takes off
+    return program.module()
 
 
 def save_program(program: Any, texts: Mapping[str, str]) -> bytes:

@@ -15,7 +15,7 @@ from fullconv.card import Card
 from fullconv.engines.graph import INPUT, capture, head_names, output_names, to_onnx
 from fullconv.engines.onnx_engine import session
 from fullconv.engines.openvino_engine import compile_model
-from fullconv.engines.program import ForeignProgramError, save_program
+from fullconv.engines.program import ForeignProgramError, allow_every_size, module_of, save_program
 from fullconv.engines.runtimes import runtime
 from fullconv.engines.torch_engine import in_bf16
 from fullconv.errors import NetworkError
@@ -176,11 +176,11 @@ class Pt2Export:
         names = [str(value) for value in capture(full, card.in_channels, card.variant).graph_signature.user_outputs]
         self.scores = names[-len(head_names(card)) :]
         self.variant = card.variant
-        self.program = capture(told, card.in_channels, card.variant)
+        self.program = allow_every_size(capture(told, card.in_channels, card.variant))
 
     def answer(self) -> Answer:
         """Return what PyTorch computes."""
-        module = self.program.module()
+        module = module_of(self.program)
 
         def run(image: NDArray[np.uint8]) -> list[NDArray[Any]]:
             with torch.inference_mode():
@@ -206,7 +206,7 @@ class Pt2Export:
 
 def program_values(program: Any, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Run a captured program and return values by the names of its nodes."""
-    module = program.module()
+    module = module_of(program)
     kept: dict[str, NDArray[Any]] = {}
 
     class Keeper(torch.fx.Interpreter):
