@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -187,6 +187,7 @@ def test_an_overlay_never_has_the_name_of_another_label_map(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
+@example([("", "a.overlay", ""), ("", "a", ""), ("y", "a", "")], list(range(12)))
 @given(
     st.lists(
         st.tuples(

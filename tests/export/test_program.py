@@ -165,6 +165,7 @@ def test_parts_that_hide_code_are_not_loaded(kind, parts, tmp_path, monkeypatch)
     assert not Path("sprung").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_the_file_could_not_hold_is_refused_when_it_is_written(tmp_path):
     network = fullconv.build("fcn8s", backbone="efficientvit_b0", num_classes=2)
     segmenter = fullconv.Segmenter(

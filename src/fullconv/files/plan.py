@@ -169,12 +169,18 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _named(path: bytes, relative: bytes, level: int) -> bytes:
-    """Return the name of a picture's results at a level: 0 without ending, 1 with it, then with folders above."""
+    """Return the name of a picture's results at a level: 0 without ending, 1 with it, then with folders above.
+
+    Above the topmost folder come folders named "_": of "/a" and "/a.overlay" one must lie deeper than the other.
+    """
     if level == 0:
         folder, slash, last = relative.rpartition(b"/")
         return folder + slash + (last.rpartition(b".")[0] or last)
-    above = _absolute(path)[: -len(relative)].rstrip(b"/").split(b"/") if level > 1 else []
-    return b"/".join([*above[-(level - 1) :], relative]) if above else relative
+    if level == 1:
+        return relative
+    above = [folder for folder in _absolute(path)[: -len(relative)].split(b"/") if folder]
+    missing = [b"_"] * (level - 1 - len(above))
+    return b"/".join([*missing, *above[-(level - 1) :], relative])
 
 
 def _absolute(path: bytes) -> bytes:
