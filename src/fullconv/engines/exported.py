@@ -16,9 +16,8 @@ from fullconv.card import Card
 from fullconv.engines.graph import INPUT, by_head, metadata, output_names
 from fullconv.engines.onnx_engine import OnnxRuntimeEngine
 from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
-from fullconv.engines.program import ForeignProgramError, module_of, read_program
 from fullconv.engines.runtimes import runtime
-from fullconv.engines.seam import Engine
+from fullconv.engines.seam import Engine, ForeignProgramError
 from fullconv.errors import ModelFileError, RecipeError
 from fullconv.modelfile import CARD_KEY
 from fullconv.nn import Scores
@@ -122,6 +121,8 @@ def openvino_part(model: Any, outputs: Sequence[str]) -> Any:
 
 def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:
     """Return the part of a saved program that leads to the values of some names."""
+    from fullconv.engines.program import module_of, read_program  # loads sympy: only where there is a program to read
+
     module: Any = module_of(read_program(path))
     nodes = {node.name: node for node in module.graph.nodes}
     (output,) = [node for node in module.graph.nodes if node.op == "output"]

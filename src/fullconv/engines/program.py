@@ -19,6 +19,7 @@ import torch
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from fullconv.engines.graph import quiet
+from fullconv.engines.seam import ForeignProgramError
 
 
 def _words(text: str) -> frozenset[str]:
@@ -85,10 +86,6 @@ ARGUMENTS = _words(
     """
 )
 METADATA = frozenset({"nn_module_stack", "torch_fn"})
-
-
-class ForeignProgramError(RuntimeError):
-    """A program holds what an exported network never does."""
 
 
 def allow_every_size(program: Any) -> Any:

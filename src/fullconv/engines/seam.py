@@ -32,3 +32,7 @@ class Engine(Protocol):
     def at(self, height: int, width: int) -> Engine:
         """Return the engine for pictures of a size, all tiles of one included: itself, or what "auto" chose for it."""
         ...
+
+
+class ForeignProgramError(RuntimeError):
+    """A program holds what an exported network never does."""

@@ -15,8 +15,9 @@ from fullconv.card import Card
 from fullconv.engines.graph import INPUT, capture, head_names, output_names, to_onnx
 from fullconv.engines.onnx_engine import session
 from fullconv.engines.openvino_engine import compile_model
-from fullconv.engines.program import ForeignProgramError, allow_every_size, module_of, save_program
+from fullconv.engines.program import allow_every_size, module_of, save_program
 from fullconv.engines.runtimes import runtime
+from fullconv.engines.seam import ForeignProgramError
 from fullconv.engines.torch_engine import in_bf16
 from fullconv.errors import NetworkError
 from fullconv.export.graph import LabelGraph

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
+from fullconv.nn import zoo
 from fullconv.nn.pyramid import TESTED as TESTED
 from fullconv.nn.pyramid import build_pyramid, check_name
 from fullconv.nn.surgery import adapt_in_channels
@@ -158,6 +159,7 @@ def _no_dilation(name: str, output_stride: int) -> None:
 def _vgg(
     name: str, strides: Sequence[int], in_channels: int, file: Path | None, fc: bool, dropout: float, width: float
 ) -> PoolBackbone:
+    zoo.defer()
     from torchvision.models.vgg import cfgs, make_layers
 
     letter = {"11": "A", "13": "B", "16": "D", "19": "E"}[name[3:5]]

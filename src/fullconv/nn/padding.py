@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fullconv.nn import zoo
+
 
 class StaticSameConv2d(nn.Conv2d):
     """TensorFlow's "SAME" convolution with the padding it has on every map whose size its stride divides.
@@ -43,6 +45,7 @@ def make_same_padding_static(module: nn.Module) -> list[str]:
 
     Pools with size-dependent padding have no static form here and are returned by name.
     """
+    zoo.defer()
     from timm.layers.conv2d_same import Conv2dSame
 
     left = []

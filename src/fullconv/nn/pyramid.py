@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError, WeightsError, nearest
+from fullconv.nn import zoo
 from fullconv.nn.padding import make_same_padding_static
 from fullconv.nn.weights import read_weights
 
@@ -91,8 +91,8 @@ def check_name(name: str) -> None:
         NetworkError: There is no such model.
     """
     plain = name.split(".")[0]
-    if not timm.is_model(plain):
-        known = [*timm.list_models(), "tiny", "alexnet", "googlenet"]
+    if not zoo.is_model(plain):
+        known = [*zoo.all_models(), "tiny", "alexnet", "googlenet"]
         raise NetworkError(f"there is no backbone '{name}'.{nearest(plain, known)} `fullconv models` lists them.")
 
 
@@ -101,11 +101,10 @@ def _create(name: str, in_channels: int, file: Path | None, settings: dict[str, 
     common = {"features_only": True, "in_chans": in_channels, **settings}
     if file is None:
         with _quiet():
-            body: nn.Module = timm.create_model(name, pretrained=False, **common)
-        return body
+            return zoo.create(name, pretrained=False, **common)
     source = {"state_dict": read_weights(file), "file": None, "hf_hub_id": None, "url": ""}
     with _quiet(), _missing_keys() as missing:
-        body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **common)
+        body = zoo.create(name, pretrained=True, pretrained_cfg_overlay=source, **common)
     for module in body.modules():  # timm keeps the whole file in the model otherwise
         if isinstance(config := getattr(module, "pretrained_cfg", None), dict):
             config.pop("state_dict", None)
@@ -220,7 +219,7 @@ def _nearest_that_can(name: str) -> str:
     """Name the tested backbone whose number of parameters is nearest."""
     with torch.device("meta"), _quiet():
         try:
-            size = sum(p.numel() for p in timm.create_model(name, pretrained=False, num_classes=0).parameters()) / 1e6
+            size = sum(p.numel() for p in zoo.create(name, pretrained=False, num_classes=0).parameters()) / 1e6
         except Exception:  # any family may refuse the meta device; then a middling size serves as well
             size = 25.0
     close = min(

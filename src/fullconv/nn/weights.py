@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fullconv import modelfile
 from fullconv.errors import WeightsError
+from fullconv.nn import zoo
 from fullconv.storage import cache_folder
 
 
@@ -36,14 +37,12 @@ def published_weights(backbone: str) -> Published:
         WeightsError: Nobody publishes any that we know of.
     """
     if backbone in ("alexnet", "googlenet"):
-        import torchvision.models as zoo
+        from torchvision.models import AlexNet_Weights, GoogLeNet_Weights
 
-        entry = zoo.AlexNet_Weights.IMAGENET1K_V1 if backbone == "alexnet" else zoo.GoogLeNet_Weights.IMAGENET1K_V1
+        entry = AlexNet_Weights.IMAGENET1K_V1 if backbone == "alexnet" else GoogLeNet_Weights.IMAGENET1K_V1
         return Published(entry.url, entry.url.rsplit("/", 1)[1], "bsd-3-clause")
-    import timm
-
     try:
-        config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+        config = zoo.pretrained(backbone)
     except RuntimeError:  # a tag that the model does not have
         config = None
     tag = f".{config.tag}" if config is not None and config.tag else ""

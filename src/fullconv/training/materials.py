@@ -16,7 +16,7 @@ from fullconv.data.loader import TrainingBatches
 from fullconv.errors import RunError
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, read_header
-from fullconv.nn import Network, build
+from fullconv.nn import Network, build, zoo
 from fullconv.nn.weights import published_weights
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
@@ -118,11 +118,7 @@ def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
 
 def _pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std that a backbone's published weights were trained with."""
-    import timm
-
-    config = (
-        None if backbone in ("alexnet", "googlenet") else timm.get_pretrained_cfg(backbone, allow_unregistered=True)
-    )
+    config = None if backbone in ("alexnet", "googlenet") else zoo.pretrained(backbone)
     if config is None:
         return IMAGENET_MEAN, IMAGENET_STD
     return tuple(config.mean), tuple(config.std)
