@@ -35,8 +35,9 @@ def served() -> list[tuple[str, str]]:
 def network(variant: str, backbone: str, num_classes: int = 3, **settings: Any) -> Network:
     """A narrow network with lively statistics; shared, so never to be changed."""
     torch.manual_seed(0)
-    built = build(variant, backbone=backbone, num_classes=num_classes, width=WIDTHS[backbone], **settings)
-    return enliven(built)
+    with torch.inference_mode(False):  # whoever asks first: its weights may be asked for gradients later
+        built = build(variant, backbone=backbone, num_classes=num_classes, width=WIDTHS[backbone], **settings)
+        return enliven(built)
 
 
 def enliven(module: Any) -> Any:

@@ -22,7 +22,8 @@ import fullconv
 from fullconv.importing import foreign_card, import_file
 from fullconv.losses import PixelLoss
 from fullconv.nn.foreign import release_tensors
-from fullconv.nn.published import PublishedHead, final_crop, make_trunk, trace_trunk
+from fullconv.nn.published import PublishedHead, final_crop
+from fullconv.nn.trunks import make_trunk, trace_trunk
 from fullconv.nn.variants import VARIANTS
 from fullconv.preprocess import normalization, normalize
 from networks import enliven, linearize, pictures

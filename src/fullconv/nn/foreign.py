@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fullconv.errors import WeightsError
-from fullconv.nn.networks import Network, build
-from fullconv.nn.published import read_blobs
+from fullconv.nn.building import build
+from fullconv.nn.networks import Network
+from fullconv.nn.trunks import read_blobs
 from fullconv.nn.upsampling import bilinear_kernel
 from fullconv.nn.variants import VARIANTS
 from fullconv.nn.weights import read_weights

@@ -1,10 +1,12 @@
-"""The variants: rows of a table, read by `fullconv.nn.networks`."""
+"""The variants: rows of a table, read by `fullconv.nn.building`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from fullconv.errors import NetworkError, nearest
 
 
 @dataclass(frozen=True)
@@ -111,3 +113,16 @@ VARIANTS |= _release(
     "nyud-fcn32s-color-hha", "FCN-32s, late fusion of a colour and an HHA trunk, as released", (32,), 40, 6,
     Release(late=True),
 )  # fmt: skip
+
+
+def row_of(variant: str) -> Variant:
+    """Return the row of a variant.
+
+    Raises:
+        NetworkError: There is none of this name; the message names the nearest.
+    """
+    if variant not in VARIANTS:
+        raise NetworkError(
+            f"there is no variant '{variant}'.{nearest(variant, VARIANTS)} `fullconv models` lists them."
+        )
+    return VARIANTS[variant]
