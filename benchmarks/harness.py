@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import subprocess
@@ -49,8 +50,9 @@ def elsewhere(
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+    process = context.Process(target=_serve, args=(there, make, arguments))  # no daemon: it may have workers
     process.start()
+    there.close()  # so that the death of the process is an end of file here
 
     def run() -> Any:
         here.send(None)
@@ -59,15 +61,18 @@ def elsewhere(
     try:
         yield run, here.recv()
     finally:
+        here.close()
+        process.join(10)
         process.terminate()
 
 
 def _serve(pipe: Any, make: Callable[..., tuple[Callable[[], Any], Any]], arguments: tuple[Any, ...]) -> None:
     run, told = make(*arguments)
     pipe.send(told)
-    while True:
-        pipe.recv()
-        pipe.send(run())
+    with contextlib.suppress(EOFError):  # the other side has enough
+        while True:
+            pipe.recv()
+            pipe.send(run())
 
 
 def summarize(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:

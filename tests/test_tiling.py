@@ -17,7 +17,7 @@ from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
 from fullconv.nn import WholeNetwork, build
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import bytes_per_pixel, plan, plan_axis, stitched_scores, strips, tile_core, whole_bytes, why_not
+from fullconv.tiling import plan, plan_axis, stitched_scores, strips, tile_core, whole_bytes, why_not
 from fullconv.tiling.memory import SCRATCH
 from networks import enliven, pictures
 
@@ -191,9 +191,9 @@ def test_strips_cut_the_rows_without_gap_within_the_budget(height, width, classe
 
 def test_memory_decides_on_tiles():
     network = lively("fcn8s", "tiny", 0.25, torch.float32)
-    cost = bytes_per_pixel(network)
-    assert cost > (2 * 4 / 4 + 3) * 4  # two maps of the first layer, 4 channels at half the size, and the picture
-    allowed = SCRATCH + int(1024 * 1024 * cost) + 1
+    allowed = whole_bytes(network, 1024, 1024)
+    # two maps of the first layer, 4 channels at half the size, and the picture
+    assert allowed > SCRATCH + 1024 * 1024 * (2 * 4 / 4 + 3) * 4
     assert tile_core(network, 1000, 1000, allowed) is None
     core = tile_core(network, 4000, 4000, allowed)
     assert core is not None

@@ -11,7 +11,7 @@ Source: Long et al., CVPR 2015; Caffe's ``coord_map``.
 """
 
 from fullconv.geometry.algebra import IDENTITY, Axis, Geometry, crop_between, halo, merge
-from fullconv.geometry.graph import EXAMPLE, chain, peak_bytes, trace, trace_graph, trace_nodes
+from fullconv.geometry.graph import EXAMPLE, chain, map_bytes, peak_bytes, trace, trace_graph, trace_nodes
 from fullconv.geometry.tracer import NodeGeometry
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "chain",
     "crop_between",
     "halo",
+    "map_bytes",
     "merge",
     "peak_bytes",
     "trace",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -115,6 +115,38 @@ def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
         peak = max(peak, sum(held.values()) + (8 * value.numel() if pools else 0))
         held = {key: size for key, size in held.items() if last[key] > turn}
     return peak
+
+
+def map_bytes(graph: fx.Graph, item_bytes: int) -> Callable[[int, int], float]:
+    """Return a function from height and width of a picture to ``peak_bytes`` on it, without running the graph on it.
+
+    Args:
+        graph: The graph of ``trace_graph``.
+        item_bytes: Of one value.
+    """
+    around = _margin(graph)
+    share = peak_bytes(graph, item_bytes) / ((EXAMPLE[0] + around) * (EXAMPLE[1] + around))
+    return lambda height, width: share * (height + around) * (width + around)
+
+
+def _margin(graph: fx.Graph) -> int:
+    """Return by how many pixels a picture grows inside a network before it is made smaller: 198 where the first layer pads 100.
+
+    Read from the map that takes most memory on the example, whose sides differ: a map of ``(picture + margin) / stride``.
+
+    Args:
+        graph: The graph of ``trace_graph``.
+    """
+    maps = [
+        node.meta["value"]
+        for node in graph.nodes
+        if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"
+    ]
+    largest = max((value for value in maps if value.ndim == 4), key=lambda value: int(value.numel()))
+    height, width = int(largest.shape[-2]), int(largest.shape[-1])
+    if width <= height:
+        return 0
+    return max(0, round(height * (EXAMPLE[1] - EXAMPLE[0]) / (width - height)) - EXAMPLE[0])
 
 
 class _Root(nn.Module):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from math import lcm, prod
+from math import lcm
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from fullconv.errors import FullconvError, NetworkError
-from fullconv.geometry import EXAMPLE, IDENTITY, Geometry, halo, peak_bytes, trace, trace_graph
+from fullconv.geometry import EXAMPLE, IDENTITY, Geometry, halo, map_bytes, trace, trace_graph
 from fullconv.nn.networks import Scores
 from fullconv.nn.upsampling import sample_axis
 
@@ -33,6 +34,7 @@ class WholeNetwork(nn.Module):
         self.score_stride, self.minimum_size = 1, 1
         self.receptive_field = self.geometry.receptive_field
         self.halo = halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
+        self._map_bytes: dict[int, Callable[[int, int], float]] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W)."""
@@ -57,12 +59,14 @@ class WholeNetwork(nn.Module):
         """Return the graph from a picture to its logits, as `fullconv.geometry.trace_graph` does."""
         return trace_graph(self.module, _example(self.module, self.in_channels))
 
-    def peak_bytes(self, item_bytes: int) -> float:
-        """Return the most memory that the maps of a picture take at once, in bytes a pixel, for values of a size."""
-        try:
-            return peak_bytes(self.graph()[1], item_bytes) / prod(EXAMPLE)
-        except FullconvError:  # nobody can look inside
-            return 3.0 * self.in_channels * item_bytes
+    def map_bytes(self, height: int, width: int, item_bytes: int) -> float:
+        """Return the most memory in bytes that the maps of a picture take at once, for values of a size."""
+        if item_bytes not in self._map_bytes:
+            try:
+                self._map_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
+            except FullconvError:  # nobody can look inside
+                self._map_bytes[item_bytes] = lambda high, wide: 3.0 * self.in_channels * item_bytes * high * wide
+        return self._map_bytes[item_bytes](height, width)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size on which a picture of a size is computed: its own."""

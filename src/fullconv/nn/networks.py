@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from math import prod
 from typing import Any, cast
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, peak_bytes, trace, trace_graph
+from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
 from fullconv.nn.upsampling import Border, interpolation_matrix, sample_axis, upsample_axis
 from fullconv.nn.variants import Variant, row_of
 
@@ -53,7 +52,7 @@ class Network(nn.Module):
         )
         self.minimum_size = row.minimum
         self.started_anew: list[str] = []
-        self._peak_bytes: dict[int, float] = {}
+        self._map_bytes: dict[int, Callable[[int, int], float]] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W), or a dict of them by head: `upsample` of `scores`."""
@@ -81,11 +80,11 @@ class Network(nn.Module):
         example = torch.zeros(1, self.in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
         return trace_graph(_ScoreHalf(self.backbone, self.head), example)
 
-    def peak_bytes(self, item_bytes: int) -> float:
-        """Return the most memory that the maps of a picture take at once, in bytes a pixel, for values of a size."""
-        if item_bytes not in self._peak_bytes:
-            self._peak_bytes[item_bytes] = peak_bytes(self.graph()[1], item_bytes) / prod(EXAMPLE)
-        return self._peak_bytes[item_bytes]
+    def map_bytes(self, height: int, width: int, item_bytes: int) -> float:
+        """Return the most memory in bytes that the maps of a padded picture take at once, for values of a size."""
+        if item_bytes not in self._map_bytes:
+            self._map_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
+        return self._map_bytes[item_bytes](height, width)
 
     def upsample(
         self,

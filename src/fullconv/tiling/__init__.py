@@ -4,7 +4,6 @@ from fullconv.tiling.difference import Difference, first_difference
 from fullconv.tiling.memory import (
     band_bytes,
     band_rows,
-    bytes_per_pixel,
     hand_back,
     memory_allowed,
     memory_free,
@@ -27,7 +26,6 @@ __all__ = [
     "band_rows",
     "band_scores",
     "blended_scores",
-    "bytes_per_pixel",
     "first_difference",
     "first_needed",
     "grows_by_size",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from bisect import bisect_right
 from math import prod
 from pathlib import Path
 
@@ -47,33 +48,32 @@ def memory_allowed() -> int:
     return memory_free() // 4
 
 
-def bytes_per_pixel(network: Network, item_bytes: int = 4) -> float:
-    """Estimate the memory that scoring takes, in bytes a pixel of the working picture.
+def whole_bytes(network: Network, height: int, width: int, item_bytes: int = 4) -> int:
+    """Estimate the memory that scoring a whole picture takes.
 
     The maps that are held at once, and the picture: as stored, normalised in single precision, and as the network takes
     it. Measured peaks are 5 to 15 % above, for what the allocator cannot use again.
     """
-    return 1.1 * (network.peak_bytes(item_bytes) + network.in_channels * (1 + 4 + item_bytes))
+    high, wide = network.padded_size(height, width)
+    picture = high * wide * network.in_channels * (1 + 4 + item_bytes)
+    return SCRATCH + int(1.1 * (network.map_bytes(high, wide, item_bytes) + picture))
 
 
-def whole_bytes(network: Network, height: int, width: int, item_bytes: int = 4) -> int:
-    """Estimate the memory that scoring a whole picture takes."""
-    padded = network.padded_size(height, width)
-    return SCRATCH + int(padded[0] * padded[1] * bytes_per_pixel(network, item_bytes))
-
-
-def tile_core(network: Network, height: int, width: int, allowed: int, item_bytes: int = 4) -> int | None:
+def tile_core(
+    network: Network, height: int, width: int, allowed: int, item_bytes: int = 4, blend: bool = False
+) -> int | None:
     """Return the largest core of a tile that keeps to the memory allowed, or None where the whole picture does.
 
-    Where tiles cannot be exact, the whole picture is the only answer.
+    Where tiles cannot be exact, the whole picture is the only answer, unless tiles may be blended.
     """
-    if network.halo is None or whole_bytes(network, height, width, item_bytes) <= allowed:
+    if (network.halo is None and not blend) or whole_bytes(network, height, width, item_bytes) <= allowed:
         return None
-    left, top, right, bottom = network.halo
+    left, top, right, bottom = network.halo or (0, 0, 0, 0)
     margin = max(left + right, top + bottom)
-    side = int((max(0, allowed - SCRATCH) / bytes_per_pixel(network, item_bytes)) ** 0.5) - margin
     align = network.stride
-    return max(align, 256 // align * align, side // align * align)
+    cores = range(align, max(height, width) + align, align)
+    fitting = bisect_right(cores, allowed, key=lambda side: whole_bytes(network, *(side + margin,) * 2, item_bytes))
+    return max(align, 256 // align * align, fitting * align)
 
 
 def band_bytes(program: RowProgram, height: int, width: int, rows: int, item_bytes: int = 4) -> int:

@@ -1,0 +1,82 @@
+"""What scoring is thought to take in memory, against what it takes: peaks of processes, as the system tells them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell peaks"),
+]
+
+PROGRAM = """
+import gc
+import sys
+import tempfile
+import numpy as np
+import torch
+import fullconv
+from fullconv.nn import build
+from fullconv.tiling import memory
+
+variant, backbone, height, width, tile = [*sys.argv[1:4], int(sys.argv[4]), sys.argv[5]]
+backbone, height = (None if backbone == "None" else backbone), int(height)
+torch.manual_seed(0)
+torch.set_num_threads(1)
+network = build(variant, backbone=backbone, num_classes=11, weights="none")
+with tempfile.TemporaryDirectory() as folder:
+    made = fullconv.Segmenter.from_network(network, [f"c{k}" for k in range(11)], device="cpu", precision="fp32")
+    made.save(folder + "/model.safetensors")
+    segmenter = fullconv.load(folder + "/model.safetensors", device="cpu", engine=sys.argv[6], precision=sys.argv[7])
+del made, network
+network = segmenter.network
+
+
+def status(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
+
+
+picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+segmenter.predict(picture[:96, :96], tile="none")  # code is loaded, weights are in the kernels' order
+gc.collect()
+memory.hand_back()
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = status("VmRSS")
+segmenter.predict(picture, tile="none" if tile == "none" else int(tile))
+taken = status("VmHWM") - before
+if tile == "none":
+    thought = memory.whole_bytes(network, height, width)
+else:
+    left, top, right, bottom = network.halo
+    thought = memory.whole_bytes(network, int(tile) + top + bottom, int(tile) + left + right)
+print(taken, thought)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variant", "backbone", "height", "width", "tile", "within"),
+    [
+        ("fcn8s", "resnet18", 1200, 1600, "none", 0.2),
+        ("fcn8s", "resnet50", 1000, 1200, "none", 0.2),
+        ("fcn8s", "vgg16", 800, 1000, "none", 0.2),
+        ("fcn8s", "mobilenetv3_large_100", 1500, 2000, "none", 0.2),
+        ("fcn8s", "convnext_tiny", 1000, 1200, "none", 0.2),
+        ("fcn32s", "resnet18", 1200, 1600, "none", 0.2),
+        ("fcn-os8", "resnet50", 600, 800, "none", 0.35),  # dilated convolutions work in copies of their maps
+        ("fcn8s", "tiny", 2000, 3000, "none", 0.3),  # its large maps are few
+        ("voc-fcn8s", "None", 700, 900, "none", 0.2),
+        ("fcn8s", "resnet18", 2400, 2400, "1024", 0.2),
+    ],
+)
+def test_the_model_of_memory_is_close_to_the_peak(variant, backbone, height, width, tile, within):
+    words = [sys.executable, "-c", PROGRAM, variant, backbone, str(height), str(width), tile, "torch", "fp32"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    taken, thought = map(int, done.stdout.split())
+    print(
+        f"{variant} on {backbone}, {height}x{width}, tile {tile}: {taken / 1e6:.0f} MB, thought {thought / 1e6:.0f} MB"
+    )
+    assert abs(thought / taken - 1) < within
