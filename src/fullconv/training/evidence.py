@@ -16,7 +16,7 @@ from fullconv.card import Card
 from fullconv.checkpoint import read_state, write_state
 from fullconv.data.loader import Batch
 from fullconv.errors import ModelFileError, RunError
-from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, write_tensors
+from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, weights_sha256, write_tensors
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.training.folder import RunFolder
 from fullconv.training.plan import settings_of
@@ -91,7 +91,7 @@ def keep_evidence(
     facts = {
         "step": error.step, "steps": steps, "value": str(error.value), "precision": stepper.precision,
         "device": stepper.device.type, "recipe": settings_of(stepper.recipe), "class_weights": weights,
-        "stems": [batch.stems for batch in batches],
+        "stems": [batch.stems for batch in batches], "sha256": weights_sha256(tensors),
     }  # fmt: skip
     folder.debug.mkdir(exist_ok=True)
     write_state(folder.debug / "state.safetensors", state.tensors(), state.numbers())
@@ -113,6 +113,8 @@ def read_evidence(run: Path) -> Evidence:
     try:
         facts: dict[str, Any] = json.loads(read_header(path)[1][STEP_KEY])
         card, found = read_card(path), read_tensors(path)
+        if "sha256" in facts and facts["sha256"] != weights_sha256(found):
+            raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
         tensors, _ = read_state(folder.debug / "state.safetensors")
         batches = []
         for number, stems in enumerate(facts["stems"]):
