@@ -23,7 +23,7 @@ from fullconv.training.plan import settings_of
 from fullconv.training.state import TrainState
 
 if TYPE_CHECKING:
-    from fullconv.training.loop import Stepper
+    from fullconv.training.step import Stepper
 
 STEP_KEY = "step"
 
@@ -50,8 +50,9 @@ class NotFiniteError(RunError):
 def what_to_change(recipe: Recipe) -> str:
     """Return the settings that keep a loss finite."""
     lower = f"--lr {(recipe.lr or 1e-3) / 4:.2g}"
-    others = [] if recipe.clip is not None and recipe.clip <= 1 else ["--set clip=1"]
-    return ", ".join([lower, *others, "or --precision fp32"])
+    clipped = recipe.clip is not None and recipe.clip <= 1
+    others = [*([] if clipped else ["--set clip=1"]), *([] if recipe.precision == "fp32" else ["--precision fp32"])]
+    return " or ".join([lower, *others])
 
 
 @dataclass
