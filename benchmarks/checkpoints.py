@@ -25,8 +25,9 @@ from fullconv.checkpoint import read_checkpoint, write_checkpoint
 from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
-from fullconv.training.loop import CHECKPOINT_SHARE, Stepper, finite_gradients
+from fullconv.training.rhythm import CHECKPOINT_SHARE
 from fullconv.training.state import TrainState, new_state
+from fullconv.training.step import Stepper, finite_gradients
 
 
 def made_state(backbone: str, classes: int, crop: tuple[int, int]) -> tuple[TrainState, Stepper, Batch]:

@@ -23,8 +23,8 @@ from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
-from fullconv.training.loop import Stepper
 from fullconv.training.state import new_state
+from fullconv.training.step import Stepper
 from fullconv.training.trial import choose_training_precision
 
 KEPT = ExitStack()

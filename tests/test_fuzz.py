@@ -19,6 +19,7 @@ from fullconv.card import Card
 from fullconv.checkpoint import read_state, write_state
 from fullconv.errors import FullconvError, ModelFileError
 from fullconv.modelfile import read_card, read_header, read_model
+from model_files import unsealed
 
 MEMORY = 1 << 30
 """Bytes of address space that reading may take beyond what the process has: the largest header allowed is 32 MB."""
@@ -109,7 +110,8 @@ def fuzz(model: str, state: str, place: str, count: int, seed: int) -> None:
     import resource
 
     rng = np.random.default_rng(seed)
-    sources = {"model": Path(model).read_bytes(), "state": Path(state).read_bytes()}
+    whole = {"model": Path(model).read_bytes(), "state": Path(state).read_bytes()}
+    sources = {kind: (data, unsealed(data)) for kind, data in whole.items()}
     read_model(model), read_state(Path(state)), fullconv.load(model)  # what is imported late is imported now
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
@@ -117,8 +119,9 @@ def fuzz(model: str, state: str, place: str, count: int, seed: int) -> None:
     path, tally, slowest = Path(place) / "fuzzed.safetensors", {"refused": 0, "read": 0}, 0.0
     for number in range(count):
         kind = "state" if number % 4 == 0 else "model"
-        path.write_bytes(mutated(sources[kind], rng))
-        begin = time.perf_counter()
+        sealed = number % 16 == 7  # the checksum refuses all of these; the others get to what is behind it
+        path.write_bytes(mutated(sources[kind][0 if sealed else 1], rng))
+        begin = time.process_time()  # its own work: on a busy machine it waits for others, too
         try:
             if kind == "state":
                 read_state(path)
@@ -133,7 +136,7 @@ def fuzz(model: str, state: str, place: str, count: int, seed: int) -> None:
             if str(path) not in str(error) or "\n" in str(error):
                 raise AssertionError(f"not in one line, with the file's name: {error}") from error
             tally["refused"] += 1
-        slowest = max(slowest, time.perf_counter() - begin)
+        slowest = max(slowest, time.process_time() - begin)
     (Path(place) / "tally.json").write_text(json.dumps({**tally, "slowest_s": slowest}))
 
 
@@ -168,6 +171,7 @@ def test_some_hundred_mutations_are_refused_in_words_or_read(tmp_path):
     found = fuzzed(tmp_path, 1000, seed=0)
     assert found["refused"] + found["read"] == 1000
     assert found["refused"] > 500
+    assert found["slowest_s"] < 5
 
 
 @pytest.mark.slow
@@ -175,7 +179,7 @@ def test_some_hundred_mutations_are_refused_in_words_or_read(tmp_path):
 def test_a_hundred_thousand_mutations_are_refused_in_words_or_read(tmp_path):
     found = fuzzed(tmp_path, 100_000, seed=1)
     assert found["refused"] + found["read"] == 100_000
-    assert found["slowest_s"] < 60
+    assert found["slowest_s"] < 5
 
 
 def test_a_network_that_a_card_makes_huge_is_refused(tmp_path):

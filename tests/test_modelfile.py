@@ -9,6 +9,7 @@ import os
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,9 @@ from safetensors.torch import save, save_file
 from fullconv.card import Card
 from fullconv.errors import FullconvError, ModelFileError, OutputError
 from fullconv.modelfile import (
+    CHECKSUM_KEY,
+    CHECKSUM_MARK,
+    card_excess,
     read_card,
     read_header,
     read_model,
@@ -27,6 +31,8 @@ from fullconv.modelfile import (
     write_model,
     write_tensors,
 )
+from fullconv.nn import build
+from model_files import flipped, header_of, unsealed
 
 CARD = Card(variant="fcn8s", backbone="tiny", classes=("ground", "Straße", "物"), scores={"val": {"mean_iou": 0.5}})
 TENSORS = {
@@ -79,7 +85,7 @@ def test_the_library_reads_every_type_as_it_was_written(tmp_path):
     }
     write_tensors(tmp_path / "t", tensors, {"a": 'ä\n"', "b": ""})
     with safe_open(tmp_path / "t", "pt") as file:
-        assert file.metadata() == {"a": 'ä\n"', "b": ""}
+        assert {**file.metadata(), CHECKSUM_KEY: None} == {"a": 'ä\n"', "b": "", CHECKSUM_KEY: None}
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():
@@ -129,22 +135,77 @@ def test_a_file_cut_anywhere_is_named_as_damaged(written, tmp_path):
             read_model(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def regions(whole: bytes) -> dict[str, range]:
+    """Where each kind of thing lies in a file: its bytes' places."""
+    header = header_of(whole)
+    table, end = json.loads(header), 8 + len(header)
+
+    def of(text: str) -> range:
+        start = 8 + header.index(text.encode())
+        return range(start, start + len(text.encode()))
+
+    card = json.dumps(table["__metadata__"]["fullconv"], ensure_ascii=False)[1:-1]
+    return {
+        "length": range(8), "metadata's name": of("__metadata__"), "checksum's name": of(CHECKSUM_KEY),
+        "checksum's word": of(CHECKSUM_MARK), "checksum": of(table["__metadata__"][CHECKSUM_KEY][len(CHECKSUM_MARK) :]),
+        "card's name": of('"fullconv":"'), "card": of(card), "class": of("Straße"), "tensor's name": of("b.weight"),
+        "dtype": of('"BF16"'), "shape": of('"shape":[2,3]'), "offsets": of('"data_offsets":[8,32]'),
+        "blanks": range(8 + len(header.rstrip(b" ")), end), "data": range(end, len(whole)),
+    }  # fmt: skip
+
+
+def noticed(path: Path, data: bytes) -> str:
+    """What is said of a damaged file; it is never read, and never a traceback."""
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError) as caught:
+        read_model(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_flipped_bit_is_noticed_in_every_region(written, tmp_path):
+    whole = written.read_bytes()
+    rng = np.random.default_rng(0)
+    said = {}
+    for name, places in regions(whole).items():
+        assert len(places) > 0, name
+        for _ in range(4):
+            place, bit = int(rng.choice(places)), int(rng.integers(8))
+            said[name] = noticed(tmp_path / "flipped", flipped(whole, place, 1 << bit))
+    for name in ("checksum's name", "checksum's word", "checksum", "class"):
+        assert "damaged: its header is not the one that was written. Copy or train it again." in said[name], name
+    assert "its weights are not those that its card names" in said["data"]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0), mask=st.integers(1, 255))
-def test_a_flipped_byte_is_never_a_traceback_and_never_another_weight(written, tmp_path, place, mask):
-    data = bytearray(written.read_bytes())
-    place %= len(data)
-    data[place] ^= mask
-    path = tmp_path / "flipped.safetensors"
-    path.write_bytes(bytes(data))
-    said, tensors = f"{path}: sound", TENSORS
-    try:
-        _, tensors = read_model(path)  # sound after a flip in the card's words, or in blanks
-    except ModelFileError as error:
-        said = str(error)
-    assert "flipped.safetensors: " in said
-    assert "\n" not in said
-    assert weights_sha256(tensors) == weights_sha256(TENSORS)
+def test_a_changed_byte_is_noticed_wherever_it_is(written, tmp_path, place, mask):
+    whole = written.read_bytes()
+    noticed(tmp_path / "changed", flipped(whole, place % len(whole), mask))
+
+
+@pytest.mark.slow
+def test_each_bit_of_a_file_is_covered(written, tmp_path):
+    whole = written.read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            noticed(tmp_path / "flipped", flipped(whole, place, 1 << bit))
+    print(f"{8 * len(whole)} of {8 * len(whole)} flipped bits noticed")
+
+
+def test_a_file_from_before_headers_had_a_checksum_is_read(written, tmp_path):
+    """Such a file covers its weights only; so does one that the library wrote."""
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(unsealed(written.read_bytes()))
+    assert b"header-sha256" not in path.read_bytes()
+    assert read_model(path)[0] == read_card(written)
+    card = CARD.model_copy(update={"weights_sha256": weights_sha256(TENSORS)})
+    path.write_bytes(save(TENSORS, {"fullconv": card.to_json(), "format": "pt"}))
+    assert read_model(path)[0] == card
+    assert "its weights are not those that its card names" in noticed(
+        path, flipped(path.read_bytes(), -1 % path.stat().st_size, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,6 +253,39 @@ def test_an_honest_header_of_our_own_making_is_accepted(tmp_path):
     assert read_tensors(path)["w"].tolist() == [2.5]
 
 
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [([2**63] * 65, "no sound dtype"), ([1] * 65, "no sound dtype"), ([10**4000] * 64, "does not fill its place")],
+)
+def test_the_product_of_a_shape_is_bounded_work(tmp_path, shape, words):
+    """Of a million sides it took minutes: each multiplication is as long as the number so far."""
+    path = tmp_path / "long.safetensors"
+    path.write_bytes(raw({"w": tensor(0, 4, shape=shape)}, bytes(4)))
+    with pytest.raises(ModelFileError, match=words):
+        read_header(path)
+    path.write_bytes(raw({"w": tensor(0, 4, shape=[1] * 64)}, bytes(4)))
+    assert read_header(path)[0]["w"]["shape"] == [1] * 64
+
+
+def test_a_header_of_empty_lists_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    """They take thirty times their text in memory: 32 MB became a gigabyte."""
+    path = tmp_path / "lists.safetensors"
+    path.write_bytes(raw({"w": [[]] * 200_000 + [{}] * 200_001}))
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(ModelFileError, match="damaged: its header has more than 400000 tables and lists"):
+        read_header(path)
+
+
+def test_a_header_that_nothing_could_read_is_never_written(tmp_path, monkeypatch):
+    with pytest.raises(OutputError, match=r"m\.safetensors: cannot be written: its header has more than 400000 tables"):
+        write_tensors(tmp_path / "m.safetensors", {"w": torch.zeros(1)}, {"names": "[" * 400_000})
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("fullconv.modelfile.MAX_HEADER_BYTES", 2_000_000)
+    long = CARD.model_copy(update={"data": {"splits": {"train": ["x" * 2**15] * 100}}})
+    assert card_excess(long) == "takes 4 MB, more than 2"
+    assert card_excess(CARD) is None
+
+
 def test_weights_that_are_not_the_cards_are_noticed(written, tmp_path):
     data = bytearray(written.read_bytes())
     data[-1] ^= 1
@@ -199,6 +293,16 @@ def test_weights_that_are_not_the_cards_are_noticed(written, tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises(ModelFileError, match="its weights are not those that its card names"):
         read_model(path)
+
+
+def test_a_damaged_model_is_no_start_for_another(tmp_path):
+    network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
+    path = tmp_path / "start.safetensors"
+    write_model(path, Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")), network.state_dict())
+    assert not build("fcn8s", backbone="tiny", num_classes=3, width=0.25, weights=str(path)).started_anew
+    path.write_bytes(flipped(path.read_bytes(), path.stat().st_size - 9, 4))
+    with pytest.raises(ModelFileError, match=r"start\.safetensors: damaged: its weights are not those"):
+        build("fcn8s", backbone="tiny", num_classes=3, width=0.25, weights=str(path))
 
 
 def test_a_missing_file_a_folder_and_a_foreign_file_are_told_apart(tmp_path):
@@ -231,7 +335,10 @@ def test_a_missing_file_a_folder_and_a_foreign_file_are_told_apart(tmp_path):
         ({"range": [255, 0]}, "range must rise, not go from 255.0 to 0.0"),
         ({"scale": 0}, "scale: "),
         ({"nonsense": 1}, "nonsense: "),
+        ({"mean": ["x"] * 2**17}, "it has more than 131072 entries."),  # each would be an error of its own
+        ({"heads": {f"h{i}": ["x"] * 1000 for i in range(131)}}, "it has more than 131072 entries."),
     ],
+    ids=lambda value: str(value)[:30],
 )
 def test_a_card_that_cannot_be_is_named_by_key_in_one_line(tmp_path, change, words):
     card = {**json.loads(CARD.to_json()), **change}

@@ -18,7 +18,7 @@ import fullconv
 from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
-from fullconv.segmenter import Segmenter, best_class, choose_device, load
+from fullconv.segmenter import Segmenter, _holds_more, best_class, choose_device, load
 from made import draw
 from networks import enliven
 
@@ -290,6 +290,47 @@ def test_a_card_that_does_not_fit_its_weights_is_told_so(saved, tmp_path, change
         load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_loading_draws_no_weights_at_random(saved, segmenter):
+    """A network is built without memory first, and filled where all weights fit it: VGG-16 took 3 s to draw in vain."""
+    before = torch.get_rng_state()
+    found = load(saved, engine="torch", precision="fp32")
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in segmenter.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], value), name
+    assert [p.requires_grad for p in found.network.parameters()] == [
+        p.requires_grad for p in segmenter.network.parameters()
+    ]
+    assert not found.network.training
+
+
+def test_a_card_of_a_large_network_takes_no_memory_for_it(saved, tmp_path):
+    path = rewritten(saved, tmp_path / "m.safetensors", {"backbone": "vgg16", "network": {"width": 4.0}})
+    before = torch.get_rng_state()
+    with pytest.raises(ModelFileError, match="damaged: its weights do not fit its network"):
+        load(path)
+    assert torch.equal(torch.get_rng_state(), before)  # 8 GB of weights would have been drawn
+
+
+class Grid(nn.Module):
+    """Holds numbers that are computed when it is built, and that no file has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("grid", torch.arange(4.0), persistent=False)
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid = torch.arange(4.0)
+
+
+@pytest.mark.parametrize(("module", "more"), [(Grid(), True), (Plain(), True), (nn.BatchNorm2d(3), False)])
+def test_numbers_that_no_file_has_are_computed_anew(module, more):
+    assert _holds_more(nn.Sequential(module)) == more
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def freed_memory_kept() -> Iterator[bool]:
             library.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Give freed memory back to the system now, also within such a block: what tensors keep may be what others lack."""
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
 @cache
 def _glibc() -> Any:
     """Return the C library, or None where it is another one."""

@@ -13,6 +13,12 @@ from fullconv.labels import MAX_CLASSES, VOID, voc_palette
 CARD_FORMAT = 1
 """Version of the card; a reader refuses a newer one."""
 
+MAX_ENTRIES = 2**17
+"""Of a card's tables and lists in sum, but for `FREE`: every wrong one among millions would be an error of its own."""
+
+FREE = ("network", "recipe", "scores", "agreement", "data")
+"""Keys whose inner parts are not checked one by one."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -21,7 +27,18 @@ def _with_palette(data: Any) -> Any:
     """Give a table of labels without colours VOC's; one without a list of classes is left for pydantic to refuse."""
     if not isinstance(data, dict) or data.get("palette") or not isinstance(data.get("classes"), (list, tuple)):
         return data
-    return {**data, "palette": voc_palette(len(data["classes"]))}
+    return {**data, "palette": voc_palette(min(len(data["classes"]), MAX_CLASSES))}
+
+
+def _entries(data: dict[str, Any]) -> int:
+    """Return how many entries the tables and lists of a card have, but for `FREE`; no more than pass `MAX_ENTRIES`."""
+    count, queue = len(data), [value for key, value in data.items() if key not in FREE]
+    while queue and count <= MAX_ENTRIES:
+        value = queue.pop()
+        if isinstance(value, (list, tuple, dict)):
+            count += len(value)
+            queue.extend(value.values() if isinstance(value, dict) else value)
+    return count
 
 
 class Labels(BaseModel):
@@ -115,6 +132,8 @@ class Card(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
+        if isinstance(data, dict) and _entries(data) > MAX_ENTRIES:
+            raise ValueError(f"it has more than {MAX_ENTRIES} entries")
         return _with_palette(data)
 
     @field_validator("format")

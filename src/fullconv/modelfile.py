@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fullconv.card import Card
-from fullconv.errors import ModelFileError
+from fullconv.errors import ModelFileError, OutputError
 from fullconv.storage import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CARD_KEY = "fullconv"
+CHECKSUM_KEY = "checksum"
+CHECKSUM_MARK = "header-sha256:"
+"""The header's own checksum: 64 digits after this word. They stand for zeros while it is taken."""
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
+MAX_NESTED = 4 * MAX_TENSORS
+"""Tables and lists in a header: a tensor has three. Empty ones take thirty times their text in memory."""
+MAX_SIDES = 64
+"""Of a tensor, as in PyTorch; the product of millions takes hours."""
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
@@ -50,7 +58,10 @@ def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, 
                     f"{path}: no model file: it does not begin as a safetensors file does, or is cut short"
                     f" ({size} bytes). `fullconv import` reads foreign checkpoints."
                 )
-            header = json.loads(file.read(length).decode("utf-8"))
+            text = file.read(length)
+        if excess := _excess(text):
+            raise _damaged(path, f"its header {excess}")
+        header = json.loads(text.decode("utf-8"))
     except ModelFileError:
         raise
     except FileNotFoundError as error:
@@ -59,20 +70,58 @@ def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, 
         raise ModelFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
         raise ModelFileError(f"{path}: damaged: its header is not valid JSON. Copy or train it again.") from error
-    return _check_header(path, header, size - 8 - length)
+    metadata = _check_metadata(path, header, lead + text)
+    return _check_tensors(path, header, size - 8 - length), metadata
 
 
-def _check_header(path: Path, header: Any, data_bytes: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def _damaged(path: Path, reason: str) -> ModelFileError:
+    return ModelFileError(f"{path}: damaged: {reason}. Copy or train it again.")
+
+
+def _excess(text: bytes) -> str | None:
+    """Say what of a header is more than may be read, before it is; None where it is within the limits."""
+    if len(text) > MAX_HEADER_BYTES:
+        return f"takes {len(text) / 1e6:.0f} MB, more than {MAX_HEADER_BYTES / 1e6:.0f}"
+    if text.count(b"{") + text.count(b"[") > MAX_NESTED:
+        return f"has more than {MAX_NESTED} tables and lists"
+    return None
+
+
+def card_excess(card: Card) -> str | None:
+    """Say what of a card is more than a model file's header holds, beside a megabyte for its tensors; else None."""
+    return _excess(json.dumps(card.to_json(), ensure_ascii=False).encode("utf-8") + bytes(2**20))
+
+
+def _check_metadata(path: Path, header: Any, raw: bytes) -> dict[str, str]:
+    """Take the metadata out of a header, whose bytes are `raw`, and compare these with their checksum.
+
+    Files of others, and ours from before there was one, have none. The word in front of the digits says that there is one
+    also where the key is what was damaged.
+    """
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no table")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _damaged(path, "its metadata is no table of texts")
+    claims = {key: value for key, value in metadata.items() if key == CHECKSUM_KEY or value.startswith(CHECKSUM_MARK)}
+    if claims:
+        digits = claims.get(CHECKSUM_KEY, "").removeprefix(CHECKSUM_MARK).encode()
+        if claims != {CHECKSUM_KEY: _checksum(raw.replace(digits, b"0" * 64, 1))}:
+            raise _damaged(path, "its header is not the one that was written")
+    return metadata
+
+
+def _checksum(raw: bytes) -> str:
+    """Return the checksum of a header's bytes, its length in front, with zeros in the checksum's own place."""
+    return CHECKSUM_MARK + hashlib.sha256(raw).hexdigest()
+
+
+def _check_tensors(path: Path, header: dict[str, Any], data_bytes: int) -> dict[str, dict[str, Any]]:
     """Check names, types, shapes and offsets against the bytes that the file has."""
 
     def damaged(reason: str) -> ModelFileError:
-        return ModelFileError(f"{path}: damaged: {reason}. Copy or train it again.")
+        return _damaged(path, reason)
 
-    if not isinstance(header, dict):
-        raise damaged("its header is no table")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise damaged("its metadata is no table of texts")
     if len(header) > MAX_TENSORS:
         raise damaged(f"it lists {len(header)} tensors, more than {MAX_TENSORS}")
     spans = []
@@ -80,11 +129,9 @@ def _check_header(path: Path, header: Any, data_bytes: int) -> tuple[dict[str, d
         try:
             start, stop = entry["data_offsets"]
             shape, item = entry["shape"], _ITEM_BYTES[entry["dtype"]]
-            count = 1
-            for side in shape:
-                if isinstance(side, bool) or not isinstance(side, int) or side < 0:
-                    raise TypeError
-                count *= side
+            if len(shape) > MAX_SIDES or not all(type(side) is int and side >= 0 for side in shape):
+                raise TypeError
+            count = math.prod(shape)
             fits = all(type(edge) is int for edge in (start, stop)) and stop - start == count * item
         except (KeyError, TypeError, ValueError):
             raise damaged(f"tensor '{name[:80]}' has no sound dtype, shape or place") from None
@@ -100,7 +147,7 @@ def _check_header(path: Path, header: Any, data_bytes: int) -> tuple[dict[str, d
         end = stop
     if end != data_bytes:
         raise damaged(f"it has {data_bytes - end} bytes after its last tensor")
-    return header, metadata
+    return header
 
 
 def read_card(path: str | Path) -> Card:
@@ -189,15 +236,18 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         OutputError: It cannot be written; nothing is left under the final name that was not there before.
     """
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_bytes(path, _safetensors(kept, metadata))
+    write_bytes(path, _safetensors(Path(path), kept, metadata))
 
 
-def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[Any]:
+def _safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[Any]:
     """Yield the parts of a safetensors file; the library's own `save` makes one more copy of all tensors in memory.
+
+    The header is sealed by a checksum of its own, so that with one over the tensors each bit of a file is covered.
 
     Source: the format's description, https://github.com/huggingface/safetensors.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    blank = CHECKSUM_MARK + "0" * 64
+    header: dict[str, Any] = {"__metadata__": {CHECKSUM_KEY: blank, **metadata}}
     end = 0
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
     for name in order:
@@ -209,7 +259,9 @@ def _safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text))
-    yield text
+    if excess := _excess(text):
+        raise OutputError(f"{path}: cannot be written: its header {excess}.")
+    raw = struct.pack("<Q", len(text)) + text
+    yield raw.replace(blank.encode(), _checksum(raw).encode(), 1)
     for name in order:
         yield _bytes(tensors[name])

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from fullconv.errors import RunError
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.training.console import Console, amount, duration
-from fullconv.training.loop import spread
 from fullconv.training.origin import differences
 from fullconv.training.plan import Measured, Plan, combine, continued, default_workers, read_plan, resolve
 from fullconv.training.trial import plan_steps
+from fullconv.training.validation import spread
 
 MEASURED = Measured(
     steps=500, steps_per_epoch=50, precision="bf16", threads=2, seconds_per_step=0.1, validate_every=1,
@@ -133,10 +133,10 @@ def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
 
 
 def test_differences_of_versions_and_machines_are_named():
-    before = {"data": "a", "fingerprint": "1", "versions": {"torch": "2.4", "timm": "1"}, "git": "abc"}
+    before = {"data": "a", "fingerprint": "1" * 64, "versions": {"torch": "2.4", "timm": "1"}, "git": "abc"}
     now = {"data": "b", "fingerprint": "2", "versions": {"torch": "2.5", "timm": "1"}}
     assert differences(before, now) == [
-        "fingerprint was 1, is 2", "torch was 2.4, is 2.5", "git was abc, is absent"
+        "the data are others (fingerprint 111111111111, here 2)", "torch was 2.4, is 2.5", "git was abc, is absent"
     ]  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from fullconv.labels import VOID
 from fullconv.nn import VARIANTS
 from fullconv.recipe import parse_recipe
 from fullconv.training.console import Console
-from fullconv.training.loop import Stepper
 from fullconv.training.materials import make_batches, make_card, make_losses, make_network
 from fullconv.training.plan import resolve
 from fullconv.training.state import new_state
+from fullconv.training.step import Stepper
 from made import draw, save_mask, save_picture
 
 FAST = ("voc-fcn8s-atonce", "siftflow-fcn16s", "nyud-fcn32s-color-hha", "voc-fcn-alexnet")

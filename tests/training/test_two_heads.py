@@ -118,9 +118,9 @@ def test_void_in_one_head_teaches_the_other(trained, tmp_path):
 
     from fullconv.recipe import parse_recipe
     from fullconv.segmenter import load
-    from fullconv.training.loop import Stepper
     from fullconv.training.materials import make_losses
     from fullconv.training.state import new_state
+    from fullconv.training.step import Stepper
 
     data, run = trained
     segmenter, dataset = load(run), fullconv.open_dataset(data)

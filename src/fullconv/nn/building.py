@@ -14,7 +14,7 @@ from torch import nn
 
 from fullconv.errors import NetworkError, RecipeError, WeightsError
 from fullconv.geometry import Axis, Geometry, trace
-from fullconv.modelfile import CARD_KEY, read_header, read_tensors
+from fullconv.modelfile import CARD_KEY, read_header, read_model
 from fullconv.nn.backbones import build_backbone, feature_channels
 from fullconv.nn.heads import FCNHead, Heads, SkipHead
 from fullconv.nn.networks import Network
@@ -81,7 +81,7 @@ def build(
             "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
     network = Network(variant, features, made, kept)
     if own:
-        network.started_anew = load_matching(network, read_tensors(cast(Path, origin)))
+        network.started_anew = load_matching(network, read_model(cast(Path, origin))[1])
     return network.eval()
 
 

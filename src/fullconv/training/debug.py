@@ -18,8 +18,8 @@ from fullconv.nn import Network
 from fullconv.preprocess import normalize
 from fullconv.segmenter import network_of
 from fullconv.training.evidence import Evidence, NotFiniteError, read_evidence, what_to_change
-from fullconv.training.loop import Stepper, set_training_mode
 from fullconv.training.state import TrainState, new_state
+from fullconv.training.step import Stepper, set_training_mode
 
 EXPLODING = 1e4
 """Largest number in a map or gradient that training still bears; normalised pictures and their maps are of the order of 1."""
@@ -141,7 +141,7 @@ def advice(evidence: Evidence, replayed: Replay) -> str:
             return f"--precision fp32 (the same step has the loss {exact.loss:.4g} there)."
     settings = what_to_change(evidence.recipe)
     if evidence.recipe.warmup < 0.05:
-        settings += ", or a longer rise of the learning rate, --set warmup=0.05"
+        settings += " or a longer rise of the learning rate, --set warmup=0.05"
     return f"start again, in a new folder, with {settings}."
 
 

@@ -16,14 +16,14 @@ from fullconv.card import Card
 from fullconv.checkpoint import read_state, write_state
 from fullconv.data.loader import Batch
 from fullconv.errors import ModelFileError, RunError
-from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, write_tensors
+from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, weights_sha256, write_tensors
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.training.folder import RunFolder
 from fullconv.training.plan import settings_of
 from fullconv.training.state import TrainState
 
 if TYPE_CHECKING:
-    from fullconv.training.loop import Stepper
+    from fullconv.training.step import Stepper
 
 STEP_KEY = "step"
 
@@ -50,8 +50,9 @@ class NotFiniteError(RunError):
 def what_to_change(recipe: Recipe) -> str:
     """Return the settings that keep a loss finite."""
     lower = f"--lr {(recipe.lr or 1e-3) / 4:.2g}"
-    others = [] if recipe.clip is not None and recipe.clip <= 1 else ["--set clip=1"]
-    return ", ".join([lower, *others, "or --precision fp32"])
+    clipped = recipe.clip is not None and recipe.clip <= 1
+    others = [*([] if clipped else ["--set clip=1"]), *([] if recipe.precision == "fp32" else ["--precision fp32"])]
+    return " or ".join([lower, *others])
 
 
 @dataclass
@@ -91,7 +92,7 @@ def keep_evidence(
     facts = {
         "step": error.step, "steps": steps, "value": str(error.value), "precision": stepper.precision,
         "device": stepper.device.type, "recipe": settings_of(stepper.recipe), "class_weights": weights,
-        "stems": [batch.stems for batch in batches],
+        "stems": [batch.stems for batch in batches], "sha256": weights_sha256(tensors),
     }  # fmt: skip
     folder.debug.mkdir(exist_ok=True)
     write_state(folder.debug / "state.safetensors", state.tensors(), state.numbers())
@@ -113,6 +114,8 @@ def read_evidence(run: Path) -> Evidence:
     try:
         facts: dict[str, Any] = json.loads(read_header(path)[1][STEP_KEY])
         card, found = read_card(path), read_tensors(path)
+        if "sha256" in facts and facts["sha256"] != weights_sha256(found):
+            raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
         tensors, _ = read_state(folder.debug / "state.safetensors")
         batches = []
         for number, stems in enumerate(facts["stems"]):

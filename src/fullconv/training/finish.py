@@ -18,13 +18,13 @@ from fullconv.report import ReportPicture, choose_pictures, summarize_data, writ
 from fullconv.segmenter import Segmenter
 from fullconv.training.console import Console
 from fullconv.training.folder import RunFolder
-from fullconv.training.loop import spread
 from fullconv.training.origin import describe_machine, describe_versions
 from fullconv.training.plan import Plan, settings_of
 from fullconv.training.processes import ALONE, Processes
 from fullconv.training.shared import evaluate_together
 from fullconv.training.state import TrainState
 from fullconv.training.trial import FINAL_PICTURES
+from fullconv.training.validation import spread
 
 AGREEMENT_SECONDS = 30.0
 """Measuring a lower precision stops after this long."""

@@ -13,9 +13,9 @@ from fullconv.constants import channel_means
 from fullconv.data import Dataset, Statistics
 from fullconv.data.imbalance import class_weights
 from fullconv.data.loader import TrainingBatches
-from fullconv.errors import RunError
+from fullconv.errors import DataError, RunError
 from fullconv.losses import PixelLoss
-from fullconv.modelfile import CARD_KEY, read_header
+from fullconv.modelfile import CARD_KEY, card_excess, read_header
 from fullconv.nn import Network, build, zoo
 from fullconv.nn.weights import published_weights
 from fullconv.recipe import Recipe
@@ -61,7 +61,7 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
     mean, std, value_range = _normalization(recipe, statistics)
     order = _channel_order(recipe, network.in_channels)
     origin, license_name = _weights_origin(recipe)
-    return Card(
+    card = Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
         ignore_index=first.ignore_index, values=first.values, heads=labels if len(labels) > 1 else None,
@@ -73,6 +73,12 @@ def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: St
         },
         weights_origin=origin, weights_license=license_name, fullconv=fullconv.__version__,
     )  # fmt: skip
+    if excess := card_excess(card):
+        raise DataError(
+            f"{dataset.root}: the names of all its pictures stand in the model's card, which then {excess}."
+            " Give them shorter names, or train on fewer."
+        )
+    return card
 
 
 def _normalization(recipe: Recipe, s: Statistics) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:

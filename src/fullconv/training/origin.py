@@ -74,6 +74,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if isinstance(value, Mapping):
             inner = here if isinstance(here, Mapping) else {}
             said += [f"{k} was {v}, is {inner.get(k, 'absent')}" for k, v in value.items() if inner.get(k) != v]
-        elif key not in ("data",) and here != value:
+        elif key == "fingerprint" and here != value:
+            said.append(f"the data are others (fingerprint {str(value)[:12]}, here {str(here)[:12]})")
+        elif key != "data" and here != value:
             said.append(f"{key} was {value}, is {here if here is not None else 'absent'}")
     return said

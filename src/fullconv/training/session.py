@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullconv.allocator import freed_memory_kept
+from fullconv.allocator import freed_memory_kept, give_back
 from fullconv.card import Card
 from fullconv.checkpoint import read_checkpoint
 from fullconv.data import Dataset, Statistics
@@ -23,7 +23,7 @@ from fullconv.training.console import Console
 from fullconv.training.evidence import NotFiniteError
 from fullconv.training.finish import finish, write_model
 from fullconv.training.folder import RunFolder
-from fullconv.training.loop import Loop, Stepper
+from fullconv.training.loop import Loop
 from fullconv.training.materials import forecast, make_batches, make_card, make_losses, make_network
 from fullconv.training.plan import Plan, resolve
 from fullconv.training.processes import ALONE, Processes, own_device
@@ -31,6 +31,7 @@ from fullconv.training.rates import check_rate
 from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors
 from fullconv.training.signals import stop_signals
 from fullconv.training.state import TrainState, new_state
+from fullconv.training.step import Stepper
 from fullconv.training.synced import synchronize_batch_norms
 from fullconv.training.trial import measure
 
@@ -97,13 +98,14 @@ class Session:
         try:
             return self._go()
         except OutOfMemoryError as error:
-            raise fitting(self.recipe, error, self._fits) from None
+            raise fitting(self.recipe, error, self._fits, self.processes.ranks) from None
 
     def _fits(self, crops: int, size: tuple[int, int]) -> bool:
         """Say whether so many crops go through the network and back."""
         network, channels = self.network, self.statistics.channels
         alone = replace(self.stepper, processes=ALONE)  # the others are not trying anything
         network.eval().zero_grad(set_to_none=True)
+        give_back()
         if alone.device.type == "cuda":
             torch.cuda.empty_cache()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ import torch
 
 from fullconv.errors import RunError
 from fullconv.recipe import Recipe
+
+_TOLD = re.compile(
+    r"out of memory|can't allocate memory|bad_alloc|CUBLAS_STATUS_ALLOC_FAILED|could not (create|execute) a primitive(?! desc)"
+)
+"""The last is oneDNN's word for it, with a limit on a process's memory."""
 
 
 class OutOfMemoryError(RunError):
@@ -23,44 +29,53 @@ def memory_errors() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         words = str(error).strip().splitlines() or ["MemoryError"]
-        told = ("out of memory", "can't allocate memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(t in str(error) for t in told):
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not _TOLD.search(str(error)):
             raise
         raise OutOfMemoryError(words[0][:300]) from error
 
 
-def fitting(recipe: Recipe, error: OutOfMemoryError, works: Callable[[int, tuple[int, int]], bool]) -> OutOfMemoryError:
+def fitting(
+    recipe: Recipe, error: OutOfMemoryError, works: Callable[[int, tuple[int, int]], bool], ranks: int = 1
+) -> OutOfMemoryError:
     """Return the error with the settings to lower, and by how much: what `works` was tried on.
+
+    Fewer crops at a time are tried first, as many as make the very same step by accumulation; then smaller ones.
 
     Args:
         recipe: Resolved.
         error: What was said; the memory that its frames hold is let go.
         works: Tries so many crops of a size, forward and back.
+        ranks: Processes that share a batch, each on as much memory.
     """
     cause: BaseException | None = error
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)
         cause = cause.__cause__
-    assert recipe.batch_size is not None
+    batch, accumulate = recipe.batch_size, recipe.accumulate
+    assert batch is not None
     assert recipe.crop is not None
     if recipe.crop == "whole":
-        words = f"too little memory for {recipe.batch_size} whole pictures ({error})."
+        words = f"too little memory for {_counted(batch, ranks)} whole pictures ({error})."
         return OutOfMemoryError(f"{words} Train on crops (--crop 288x384), or on smaller pictures (--scale 0.5).")
-    crops, size, accumulate = recipe.batch_size, (recipe.crop[0], recipe.crop[1]), recipe.accumulate
-    words = f"too little memory for {crops} crops of {size[0]}x{size[1]} ({error})."
-    while crops > 1:
-        crops //= 2
-        if works(crops, size):
-            more = -(-recipe.batch_size // crops) * accumulate
+    height, width = recipe.crop
+    words = f"too little memory for {_counted(batch, ranks)} crops of {height}x{width} ({error})."
+    for crops in (part for part in range(batch - 1, 0, -1) if batch % part == 0 and part >= ranks):
+        if works(-(-crops // ranks), (height, width)):
             return OutOfMemoryError(
-                f"{words} {crops} did fit just now: --batch-size {crops} --set accumulate={more} makes steps of as many"
-                " crops in less memory."
+                f"{words} {_counted(crops, ranks)} did fit just now: --batch-size {crops}"
+                f" --set accumulate={batch // crops * accumulate} makes steps of as many crops in less memory."
             )
-    while min(size) >= 64:
-        size = (size[0] // 2, size[1] // 2)
-        if works(1, size):
+    more = -(-batch // ranks) * accumulate
+    while min(height, width) >= 64:
+        height, width = height // 2, width // 2
+        if works(1, (height, width)):
             return OutOfMemoryError(
-                f"{words} One of {size[0]}x{size[1]} did fit just now: --batch-size 1 --crop {size[0]}x{size[1]}"
-                f" --set accumulate={recipe.batch_size * accumulate}, or a smaller --backbone."
+                f"{words} One of {height}x{width} did fit just now: --batch-size {ranks} --crop {height}x{width}"
+                f" --set accumulate={more}, or a smaller --backbone."
             )
-    return OutOfMemoryError(f"{words} Not even one of {size[0]}x{size[1]} fits: take a smaller --backbone.")
+    return OutOfMemoryError(f"{words} Not even one of {height}x{width} fits: take a smaller --backbone.")
+
+
+def _counted(crops: int, ranks: int) -> str:
+    """Say how many crops there are, and among how many processes."""
+    return f"{crops}" if ranks == 1 else f"{crops} (in {ranks} processes)"

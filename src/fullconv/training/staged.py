@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,38 +56,38 @@ def run_stages(
         RecipeError: A setting is each stage's own.
         RunError: The folder is not empty, or the run that goes on was another one.
     """
-    folder = RunFolder(out, staged=True)
-    folder.refuse_filled(resume)
-    going_on = resume and record_of(out).exists()
-    if going_on:
-        names, settings = _recorded(out, recipe, settings)
-    else:
-        assert recipe is not None
-        names = list(recipe.stages)
-        _check(recipe, settings)
-        _record(out, recipe, settings)
+    names, settings, going_on = _stages(recipe, out, settings, resume)
     model: Path | None = None
     for number, name in enumerate(names, 1):
         last = number == len(names)
-        place = out if last else folder.stages / f"{number}-{Path(name).stem}"
+        place = out if last else RunFolder(out).stages / f"{number}-{Path(name).stem}"
         begun = (place / "recipe.toml").exists()
         own = _of_stage(settings, model, begun)
         if "minutes" in own:  # all stages share them; after a stop nobody knows how many are left
             own["minutes"] *= (1 if going_on else number) / len(names)
         console.say(f"Stage {number} of {len(names)}: {name}.")
-        try:
+        with _forgotten(out, place) if number == 1 else nullcontext():
             outcome = run(
                 data, place, own, resume=True, recipe=None if begun else name, console=console, staged=last,
                 started=time.monotonic() if going_on else started, **options,
             )  # fmt: skip
-        except BaseException:
-            if number == 1:
-                _forget(out, place)
-            raise
         if outcome.status != "done" or last:
             return outcome
         model = place / "model.safetensors"
     raise AssertionError("a staged recipe has stages")
+
+
+def _stages(
+    recipe: RecipeFile | None, out: Path, settings: Mapping[str, Any], resume: bool
+) -> tuple[list[str], Mapping[str, Any], bool]:
+    """Return the stages, the settings for all of them, and whether they go on; those that begin are written down."""
+    RunFolder(out, staged=True).refuse_filled(resume)
+    if resume and record_of(out).exists():
+        return (*_recorded(out, recipe, settings), True)
+    assert recipe is not None
+    _check(recipe, settings)
+    _record(out, recipe, settings)
+    return list(recipe.stages), settings, False
 
 
 def _of_stage(settings: Mapping[str, Any], model: Path | None, begun: bool) -> dict[str, Any]:
@@ -145,11 +145,15 @@ def _recorded(out: Path, recipe: RecipeFile | None, given: Mapping[str, Any]) ->
     return list(table["stages"]), {**stored, **{key: given[key] for key in given if key in FREE_TO_CHANGE}}
 
 
-def _forget(out: Path, first: Path) -> None:
-    """Take away what was written down, where the first stage never began."""
-    if (first / "recipe.toml").exists():
-        return
-    with suppress(OSError):
-        record_of(out).unlink()
-        record_of(out).parent.rmdir()
-        out.rmdir()
+@contextmanager
+def _forgotten(out: Path, first: Path) -> Iterator[None]:
+    """Take away what was written down, where the first stage ends without having begun."""
+    try:
+        yield
+    except BaseException:
+        if not (first / "recipe.toml").exists():
+            with suppress(OSError):
+                record_of(out).unlink()
+                record_of(out).parent.rmdir()
+                out.rmdir()
+        raise

@@ -19,10 +19,11 @@ from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
 from fullconv.training.evidence import NotFiniteError
-from fullconv.training.loop import Stepper, spread
 from fullconv.training.plan import Measured
 from fullconv.training.shortage import memory_errors
 from fullconv.training.state import new_state
+from fullconv.training.step import Stepper
+from fullconv.training.validation import spread
 
 VALIDATION_SHARE = 0.1
 """Largest share of the time that validation takes; the interface allows a fifth."""

@@ -1,0 +1,111 @@
+"""When checkpoints are written: at the interval, and at ends of epochs for at most 2 % of the time. With made clocks."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fullconv.training.rhythm import DISK_SPEED, Rhythm
+
+
+@dataclass
+class Written:
+    """One checkpoint of a made run."""
+
+    at: float
+    """Seconds of training before it; the time of writing does not count."""
+    cost: float
+    ended: bool
+    """Whether an epoch had just ended."""
+    early: bool
+    """Whether it came before its interval."""
+
+
+def made_run(steps: int, per_epoch: int, step: float, costs: list[float], every: float, size: float) -> list[Written]:
+    """Train by a made clock; the n-th checkpoint takes the n-th of the costs, over and over."""
+    now, trained = 1000.0, 0.0
+    rhythm = Rhythm(every, lambda: int(size), clock=lambda: now)
+    written: list[Written] = []
+    for number in range(1, steps + 1):
+        now, trained = now + step, trained + step
+        ended = number % per_epoch == 0
+        if rhythm.due(ended):
+            cost = costs[len(written) % len(costs)]
+            since = written[-1].at if written else 0.0
+            written.append(Written(trained, cost, ended, trained - since < every - 1e-9))
+            begun, now = now, now + cost
+            rhythm.written(since=begun)
+    return written
+
+
+runs = {
+    "steps": st.integers(1, 200),
+    "per_epoch": st.integers(1, 60),
+    "step": st.floats(0.01, 5),
+    "every": st.floats(1, 400),
+    "size": st.floats(0, 5e9),
+}
+
+
+@settings(max_examples=30)
+@given(**runs, costs=st.lists(st.floats(0, 30), min_size=1, max_size=6))
+def test_a_kill_never_costs_more_than_the_interval_and_a_step(steps, per_epoch, step, every, size, costs):
+    written = made_run(steps, per_epoch, step, costs, every, size)
+    moments = [0.0, *(w.at for w in written), steps * step]
+    assert all(b - a <= every + step + 1e-6 for a, b in itertools.pairwise(moments))
+    assert all(w.ended for w in written if w.early)  # before its interval only where an epoch ends
+
+
+@settings(max_examples=30)
+@given(**runs, cost=st.floats(0, 30))
+def test_those_at_ends_of_epochs_take_no_more_than_two_per_cent_of_the_time(steps, per_epoch, step, every, size, cost):
+    written = made_run(steps, per_epoch, step, [cost], every, size)
+    early = [w for w in written if w.early]
+    if not early:
+        return
+    first = early[0] is written[0]  # what that one costs is a guess by its size
+    assert sum(w.cost for w in early[first:]) <= 0.02 * early[-1].at + 1e-6
+
+
+@settings(max_examples=30)
+@given(**runs, costs=st.lists(st.floats(0, 30), min_size=1, max_size=6))
+def test_where_costs_change_all_but_the_newest_keep_to_it(steps, per_epoch, step, every, size, costs):
+    written = made_run(steps, per_epoch, step, costs, every, size)
+    before = [a.cost for a, b in itertools.pairwise(written) if b.early]
+    assert sum(before) <= 0.02 * steps * step + 1e-6
+
+
+@settings(max_examples=30)
+@given(per_epoch=st.integers(1, 20), step=st.floats(0.1, 5), share=st.floats(0, 0.0199))
+def test_what_is_cheap_is_written_at_the_end_of_every_epoch(per_epoch, step, share):
+    written = made_run(10 * per_epoch, per_epoch, step, [share * per_epoch * step], every=1e9, size=0)
+    assert [round(w.at / (per_epoch * step), 6) for w in written] == list(range(1, 11))
+
+
+@settings(max_examples=30)
+@given(per_epoch=st.integers(1, 20), step=st.floats(1, 5))
+def test_what_is_dear_is_written_at_its_interval_only(per_epoch, step):
+    """VGG with Adam: 1.6 GB, 8 s on a slow disk, which 2 % of 300 s do not pay."""
+    written = made_run(int(2000 / step), per_epoch, step, [8.0], every=300.0, size=1.6e9)
+    assert not any(w.early for w in written)
+    assert len(written) == pytest.approx(2000 / 300, abs=1 + 7 * step / 300 * 2)
+
+
+def test_the_first_is_expected_by_its_size():
+    now = 0.0
+    rhythm = Rhythm(1e9, lambda: int(DISK_SPEED), clock=lambda: now)  # a second
+    now = 49.0
+    assert not rhythm.due(True)
+    now = 50.0
+    assert rhythm.due(True)
+    assert not rhythm.due(False)
+    now = 50.5
+    rhythm.written(since=50.0)
+    now = 75.4
+    assert not rhythm.due(True)
+    now = 75.6
+    assert rhythm.due(True)

@@ -1,0 +1,176 @@
+"""Too little memory: what is taken for it, and advice that fits, by as much as it says."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import SMALL
+
+from fullconv.errors import RunError
+from fullconv.recipe import parse_recipe, parse_setting
+from fullconv.training import train
+from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors
+
+SAID = OutOfMemoryError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
+
+
+def advice(capacity: int, ranks: int = 1, **settings) -> tuple[str, list[tuple[int, int, int]]]:
+    """The words for a machine that holds so many pixels a process, and what was tried on it."""
+    tried = []
+
+    def works(crops: int, size: tuple[int, int]) -> bool:
+        tried.append((crops, *size))
+        return crops * size[0] * size[1] <= capacity
+
+    recipe = parse_recipe({"crop": "96x128", "batch_size": 8, **settings})
+    return str(fitting(recipe, SAID, works, ranks)), tried
+
+
+def followed(words: str) -> dict[str, object]:
+    """The options in the words, as the command line would read them."""
+    options = re.findall(r"--(batch-size|crop) (\d[\dx]*)|--set (accumulate=\d+)", words)
+    return dict([(name.replace("-", "_"), value) if name else parse_setting(pair) for name, value, pair in options])
+
+
+def test_fewer_crops_are_named_with_the_accumulation_that_keeps_the_step():
+    words, tried = advice(3 * 96 * 128)
+    assert words == (
+        "too little memory for 8 crops of 96x128 ([enforce fail] can't allocate memory: you tried to allocate 4096 bytes)."
+        " 2 did fit just now: --batch-size 2 --set accumulate=4 makes steps of as many crops in less memory."
+    )
+    assert tried == [(4, 96, 128), (2, 96, 128)]
+
+
+def test_smaller_crops_are_named_where_not_even_one_fits():
+    words, tried = advice(48 * 64, accumulate=3)
+    assert words.endswith(
+        "One of 48x64 did fit just now: --batch-size 1 --crop 48x64 --set accumulate=24, or a smaller --backbone."
+    )
+    assert tried[-2:] == [(1, 96, 128), (1, 48, 64)]
+
+
+def test_a_smaller_backbone_is_named_where_nothing_fits():
+    words, tried = advice(10)
+    assert words.endswith("Not even one of 48x64 fits: take a smaller --backbone.")
+    assert tried[-1] == (1, 48, 64)
+
+
+def test_whole_pictures_are_to_become_crops_or_smaller():
+    words, tried = advice(10, crop="whole", batch_size=1)
+    assert words.startswith("too little memory for 1 whole pictures (")
+    assert words.endswith("Train on crops (--crop 288x384), or on smaller pictures (--scale 0.5).")
+    assert tried == []
+
+
+@settings(max_examples=60)
+@given(
+    batch=st.integers(1, 40),
+    accumulate=st.integers(1, 4),
+    height=st.integers(1, 400),
+    width=st.integers(1, 400),
+    ranks=st.integers(1, 4),
+    share=st.floats(0.001, 0.999),
+)
+def test_what_is_advised_fits_and_is_a_step_of_as_many_crops(batch, accumulate, height, width, ranks, share):
+    """As a user would follow it: the words are read, and the run that they make is looked at."""
+    batch = max(batch, ranks)
+    capacity = int(share * -(-batch // ranks) * height * width)
+    given_ = {"batch_size": batch, "accumulate": accumulate, "crop": f"{height}x{width}"}
+    words, tried = advice(capacity, ranks, **given_)
+    assert "\n" not in words
+    if not (told := followed(words)):
+        assert "Not even one of" in words
+        assert all(crops * h * w > capacity for crops, h, w in tried)
+        return
+    then = parse_recipe({**given_, **told})
+    assert then.batch_size is not None
+    assert then.batch_size >= ranks  # each process gets a crop, or the run would be refused
+    share_of_one = -(-then.batch_size // ranks)
+    assert share_of_one * then.crop[0] * then.crop[1] <= capacity
+    if "crop" not in told:
+        assert then.batch_size * then.accumulate == batch * accumulate
+        assert then.batch_size < batch
+    else:
+        assert 0 <= then.batch_size * then.accumulate - batch * accumulate < ranks * accumulate
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ..."
+        ),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("could not create a primitive"),
+    ],
+    ids=["python", "cuda", "cpu", "c++", "cublas", "onednn"],
+)
+def test_each_way_of_saying_it_is_understood(error):
+    with pytest.raises(OutOfMemoryError) as caught, memory_errors():
+        raise error
+    assert str(caught.value) == (str(error) or "MemoryError")
+    assert isinstance(caught.value, RunError)
+
+
+@pytest.mark.parametrize(
+    "words", ["mat1 and mat2 shapes cannot be multiplied", "could not create a primitive descriptor for a convolution"]
+)
+def test_another_error_stays_what_it_is(words):
+    with pytest.raises(RuntimeError, match=words) as caught, memory_errors():
+        raise RuntimeError(words)
+    assert type(caught.value) is RuntimeError
+
+
+def test_what_torch_says_of_an_impossible_tensor_is_understood():
+    with pytest.raises(OutOfMemoryError, match=r"can't allocate memory|out of memory"), memory_errors():
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def limited(data: str, run: str, told: str, settings: dict[str, object]) -> None:
+    """Train with a third of a gigabyte beyond what the program itself takes. In a process of its own."""
+    import resource
+
+    sys.stderr = Path(told).open("w", buffering=1)  # noqa: SIM115
+    torch.set_num_threads(1)
+    train(data, run + ".first", **SMALL, steps=1)  # what is imported late is imported now
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 350 * 2**20,) * 2)
+    try:
+        train(data, run, **{**SMALL, **settings})
+    except RunError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts its own memory by /proc")
+def test_a_run_without_memory_names_settings_by_which_it_ends_in_the_same_memory(shapes, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fullconv.training"])
+
+    def run(name: str, **settings) -> tuple[int | None, str]:
+        told = tmp_path / f"{name}.txt"
+        arguments = (str(shapes), str(tmp_path / name), str(told), {"steps": 1, **settings})
+        process = context.Process(target=limited, args=arguments)
+        process.start()
+        process.join()
+        return process.exitcode, told.read_text()
+
+    wild = {"batch_size": 12, "crop": "512x512"}
+    code, said = run("wild", **wild)
+    assert code == 2, said
+    words = said.splitlines()[-1]
+    print(words)
+    assert re.match(r"too little memory for 12 crops of 512x512 \(.*\)\. \d+ did fit just now: --batch-size", words)
+    code, said = run("mild", **{**wild, **followed(words)})
+    assert code == 0, said
