@@ -208,7 +208,7 @@ def _classes_of(tally: Tally) -> list[dict[str, Any]]:
 def _unusable(name: str, words: str) -> Problem:
     """Tell an error's first sentence as the cause, and the rest as the remedy."""
     skip = len(name) if words.startswith(name) else 0  # a full stop in the name ends no sentence
-    end = re.search(r"[.;] (?=[A-Z])", words[skip:])
+    end = re.search(r"[.;?] (?=[A-Z])", words[skip:])
     cause, remedy = (words, "") if end is None else (words[: skip + end.start()], words[skip + end.end() :])
     if not remedy and "data.toml" in words:
         remedy = "Correct data.toml."
