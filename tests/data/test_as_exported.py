@@ -85,6 +85,12 @@ def test_a_zip_of_windows_or_with_one_folder_at_the_top_is_read(tmp_path, rename
     read(packed(tmp_path, rename))
 
 
+def test_a_zip_of_nothing_is_called_by_its_own_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as content:
+        content.writestr("README.txt", "x")
+    refused(tmp_path / "a.zip", f"{tmp_path / 'a.zip'}: is laid out as no data set")
+
+
 def test_other_archives_are_to_be_unpacked(tmp_path):
     (tmp_path / "data.tar.gz").write_bytes(b"\x1f\x8b")
     refused(tmp_path / "data.tar.gz", "Unpack it")
@@ -120,13 +126,14 @@ def test_folders_of_other_usual_names_are_found(tmp_path, images, masks):
 )
 def test_splits_in_folders_of_other_usual_names_are_found(tmp_path, names):
     for split, stems in (("train", STEMS[:4]), ("val", STEMS[4:])):
-        pairs(tmp_path, *names.replace("{}", split).split(), stems=stems)
+        pairs(tmp_path, *names.replace("{}", split).replace("valing", "val").split(), stems=stems)
     read(tmp_path, splits={"train": 4, "val": 2})
 
 
-def test_two_folders_that_may_be_the_masks_are_not_guessed_between(tmp_path):
-    pairs(tmp_path, masks="labels")
-    shutil.copytree(tmp_path / "labels", tmp_path / "gt")
+@pytest.mark.parametrize(("labels", "other"), [("labels", "gt"), ("mask", "1st_manual")])
+def test_two_folders_that_may_be_the_masks_are_not_guessed_between(tmp_path, labels, other):
+    pairs(tmp_path, masks=labels)
+    shutil.copytree(tmp_path / labels, tmp_path / other)
     refused(tmp_path, "images/ has no masks/")
 
 
@@ -184,6 +191,9 @@ def test_exports_that_cannot_be_read_are_named(tmp_path):
     refused(tmp_path / "yolo", "labels/ holds labels of YOLO")
     save(scene("scene_a").labels, tmp_path / "brush/task-1-annotation-2-by-1-tag-brick-0.png")
     refused(tmp_path / "brush", 'Label Studio\'s export "Brush labels"')
+    save(scene("scene_a").picture, tmp_path / "via/images/a.jpg")
+    (tmp_path / "via/via_region_data.json").write_text('{"a.jpg1": {"regions": [{"shape_attributes": {}}]}}')
+    refused(tmp_path / "via", "via_region_data.json is of the VGG Image Annotator, which is not read")
     save(scene("scene_a").picture, tmp_path / "sly/ds0/img/a.jpg")
     (tmp_path / "sly/ds0/ann").mkdir()
     refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is not here")
@@ -290,6 +300,13 @@ def listed(root: Path, row: str, head: str = "", name: str = "{}.txt") -> Path:
 )
 def test_lists_of_pairs_are_read_whatever_their_columns(tmp_path, row, head, name):
     read(listed(tmp_path, row, head, name), splits={"train": 4, "val": 2})
+
+
+def test_a_line_of_three_pictures_is_no_pair(tmp_path):
+    listed(tmp_path, "{p} {m}\n")
+    with (tmp_path / "train.txt").open("a") as file:
+        file.write("pics/scene_e.jpg gt_files/scene_e.png pics/scene_e.jpg\n")
+    refused(tmp_path, "[missing-listed]", "lines of train.txt do not name a picture and a mask")
 
 
 def test_a_column_says_the_split(tmp_path):

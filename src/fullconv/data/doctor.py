@@ -107,7 +107,10 @@ def examine(
     except BadDataError as error:
         before = list(error.problems)
     except FullconvError as error:
-        return Examination(root, None, [_unusable(str(data), str(error))])
+        words = (
+            str(error).replace(str(root), str(data)) if Path(data).is_file() else str(error)
+        )  # not where it was unpacked
+        return Examination(root, None, [_unusable(str(data), words)])
     more = {key: value for found in before for key, value in found.settings.items()}
     try:  # everything else that is wrong, as if this were mended
         return _examine(open_with(more, data, format, skip_bad=True), before, progress)

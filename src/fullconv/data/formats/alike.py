@@ -35,7 +35,7 @@ def _sides(folder: Folder, settings: DataSettings) -> Sides:
         inner = folder.folders_in(place)
         images = settings.images or _only(folder, place, inner, _IMAGES)
         masks = _only(folder, place, inner, _MASKS)
-        if images is None or masks is None:
+        if images is None or masks is None or _others(folder, place, inner, {images, masks}):
             continue
         named = settings.model_copy(update={"images": images, "masks": masks})
         for sides in (split_first, kind_first, flat):
@@ -49,6 +49,14 @@ def _only(folder: Folder, place: str, inner: dict[str, str], names: tuple[str, .
     there = [inner[name] for name in names if name in inner]
     full = [name for name in there if folder.pictures(f"{place}/{name}".removeprefix("/")).files]
     return full[0] if len(full) == 1 else None
+
+
+def _others(folder: Folder, place: str, inner: dict[str, str], taken: set[str]) -> bool:
+    """Whether further folders hold pictures, so that it is not clear which are the masks."""
+    further = [
+        name for name in inner.values() if name not in taken and name not in split_folders(folder.folders).values()
+    ]
+    return any(folder.pictures(f"{place}/{name}".removeprefix("/")).files for name in further)
 
 
 def _ended(folder: Folder) -> Sides:

@@ -7,11 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fullconv.data.folder import IMAGE_SUFFIXES, Folder, is_clutter
+from fullconv.data.texts import beginning
 from fullconv.errors import DataError
 
 _MOST = 60
 """Folders that are looked into."""
 _BRUSH = re.compile(r"task-\d+-annotation-\d+-by-\d+-tag-.*\.(png|npy)")
+_TOOLS = {
+    "shape_attributes": "of the VGG Image Annotator",
+    "<bndbox>": "of PASCAL VOC's boxes",
+    "FeatureCollection": "GeoJSON",
+    "segments_info": "a panoptic file",
+    '"tagIds"': "of Azure",
+    "data_row": "of Labelbox",
+}
+"""What stands in files of other tools."""
 _YOLO = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*")
 
 
@@ -22,7 +32,7 @@ def hint(folder: Folder, fits: Callable[[Folder], bool]) -> str:
         folder: What no format fits.
         fits: Whether a folder is laid out as one of the formats.
     """
-    for look in (_further_in, _brush, _no_meta, _yolo, _two_suffixes):
+    for look in (_further_in, _brush, _no_meta, _yolo, _other_tools, _two_suffixes):
         if words := look(folder, fits):
             return f" {words}"
     return ""
@@ -85,6 +95,18 @@ def _yolo(folder: Folder, _: object) -> str:
             if lines and _YOLO.fullmatch(lines[0]):
                 where = place.relative_to(folder.root).as_posix()
                 return f"{where}/ holds labels of YOLO, which are not read: export COCO, or masks, instead."
+    return ""
+
+
+def _other_tools(folder: Folder, _: object) -> str:
+    for place in (folder.root, *_inner(folder)):
+        texts = [
+            path for path in _files(place) if path.suffix.lower() in (".json", ".xml", ".geojson", ".ndjson", ".jsonl")
+        ]
+        for path in texts[:3]:
+            start = beginning(path, 1 << 14)
+            if tool := next((tool for key, tool in _TOOLS.items() if key in start), None):
+                return f"{path.relative_to(folder.root).as_posix()} is {tool}, which is not read: export COCO, or masks, instead."
     return ""
 
 

@@ -74,6 +74,8 @@ def _row(line: str, places: _Columns = _UNKNOWN) -> _Row | None:
                     return names
             continue
         names_only = [cell for cell in cells if _is_picture(cell)]
+        if len(names_only) > 2:
+            return None
         if len(names_only) == 2 and (delimiter != " " or len([cell for cell in cells if cell]) == 2):
             return _Row(*names_only)
     middle = re.fullmatch(r"(.+\.\w{3,4}) (.+\.\w{3,4})", line)  # names with spaces

@@ -17,7 +17,7 @@ from fullconv.data.settings import SPLITS, DataSettings
 from fullconv.errors import DataError
 
 _USUAL = ("_mask", "_L", "_gtFine_labelIds")
-_SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 def split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str]:
@@ -212,7 +212,7 @@ def _pair(
     alone: dict[str, None] = {}
     empty = not files
     for head, masks in places.items():
-        labels, where = folder.pictures(masks), _Where(folder.root, images, masks, settings)
+        labels, where = folder.pictures(masks), _Where(folder.root, images, masks, not split)
         without = [key for key in files if key not in by_head[head]]
         alone |= dict.fromkeys(without)
         problems += labels.duplicates(folder.root, "masks")
@@ -240,8 +240,8 @@ def _pair(
 class _Where:
     """Words for what is wrong with one pair of folders."""
 
-    def __init__(self, root: Path, images: str, masks: str, settings: DataSettings) -> None:
-        self.root, self.images, self.masks, self.suffix = root, images, masks, settings.mask_suffix
+    def __init__(self, root: Path, images: str, masks: str, alone: bool) -> None:
+        self.root, self.images, self.masks, self.alone = root, images, masks, alone
 
     def _names(self, paths: list[Path]) -> list[str]:
         return [path.relative_to(self.root).as_posix() for path in paths]
@@ -256,7 +256,7 @@ class _Where:
         if not alone:
             return []
         files = self._names([pictures.files[key] for key in alone])
-        remedy = advice(alone, pictures, labels, self.images, self.masks)
+        remedy = advice(alone, pictures, labels, (self.images, self.masks), self.alone)
         words = f"pictures in {self.images}/ have no mask in {self.masks}/"
         stems = [pictures.stems[key] for key in alone]
         return [problem("missing-mask", "error", files, words, remedy, stems)]

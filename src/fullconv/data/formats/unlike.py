@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from fullconv.data.folder import Pictures, is_glob
 
+_KEYS = ("images", "masks")
+
 
 def common_suffix(alone: Collection[str], masks: Collection[str]) -> str | None:
     """Return what the names of masks have after those of the pictures without one, if it is the same for most."""
@@ -21,18 +23,19 @@ def common_suffix(alone: Collection[str], masks: Collection[str]) -> str | None:
     return best if best is not None and 2 * counts[best] > len(alone) else None
 
 
-def advice(alone: list[str], pictures: Pictures, labels: Pictures, images: str, masks: str) -> str:
+def advice(alone: list[str], pictures: Pictures, labels: Pictures, places: tuple[str, str], only: bool) -> str:
     """Return the remedy for pictures without a mask.
 
     Args:
         alone: Keys of the pictures.
         pictures: What lies in the folder of pictures.
         labels: What lies in the folder of masks.
-        images: Folder of the pictures.
-        masks: Folder of the masks.
+        places: These two folders.
+        only: Whether there are no others, as of other splits.
     """
     if (suffix := common_suffix(alone, labels.files)) is not None:
         return f'Masks are named with a suffix: add to data.toml: mask_suffix = "{suffix}"'
+    masks = places[1]
     others = {PurePosixPath(path.name).stem: path.suffix for path in labels.others}
     kinds = sorted({others[name] for key in alone if (name := key.rpartition("/")[2]) in others})
     if kinds:
@@ -42,13 +45,11 @@ def advice(alone: list[str], pictures: Pictures, labels: Pictures, images: str, 
     small = {key.lower(): key for key in labels.files}
     if near := next(((key, small[key.lower()]) for key in alone if key.lower() in small), None):
         return f"Names differ in upper and lower case, as {near[0]} and {near[1]}: rename one of the two."
-    if (
-        (patterns := _patterns({key: pictures.files[key] for key in alone}, labels.files)) is not None
-        and "/" not in images + masks
-        and not is_glob(images + masks)
-    ):
-        keys = (("images", images, patterns[0]), ("masks", masks, patterns[1]))
-        lines = "\n".join(f'{key} = "{place}/{pattern}"' for key, place, pattern in keys)
+    patterns = _patterns({key: pictures.files[key] for key in alone}, labels.files)
+    if patterns is not None and only and not any(map(is_glob, places)):
+        lines = "\n".join(
+            f'{k} = "{place}/{pattern}"' for k, place, pattern in zip(_KEYS, places, patterns, strict=True)
+        )
         return f"Names are the same but for what comes before or behind them: add to data.toml:\n{lines}"
     example = next((path.name for key, path in labels.files.items() if key not in alone), None)
     said = f" ({masks}/ has {example}, for example)" if example else ""
