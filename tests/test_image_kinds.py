@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from fullconv.data.looking import examine_mask, examine_picture
 from fullconv.data.samples import MaskFile
-from fullconv.data.scan import examine_mask, examine_picture
 from fullconv.images import image_size, read_image
 
 RNG = np.random.default_rng(0)

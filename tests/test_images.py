@@ -318,6 +318,35 @@ def test_a_png_with_fewer_rows_than_its_header_says_is_truncated(color, rows):
     read_image(png(array, color, 8))
 
 
+@pytest.mark.parametrize("number", [0, 165, 255])
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "1"])
+def test_a_png_of_one_number_everywhere_is_whole_and_without_its_end_is_truncated(mode, number):
+    data = encode(Image.new(mode, (30, 20), number if mode in ("L", "P", "1") else (number,) * len(mode)), "PNG")
+    read_image(data)
+    start = data.index(b"IDAT") - 4
+    rows = zlib.decompress(data[start + 8 : start + 8 + int.from_bytes(data[start : start + 4], "big")])
+    short = data[:start] + chunk(b"IDAT", zlib.compress(rows[: 15 * len(rows) // 20])) + chunk(b"IEND", b"")
+    with pytest.raises(InputError, match="is truncated: it holds fewer rows than its header says"):
+        read_image(short)
+
+
+@pytest.mark.parametrize(("interlace", "number"), [(1, 7), (0, 165)])
+def test_a_png_whose_checksum_is_wrong_behind_its_last_row_is_refused_and_no_crash(interlace, number):
+    rows = np.full((20, 1 if interlace else 30), number, np.uint8)  # a column fills four passes of Adam7
+    passes = np.concatenate([rows[0::8], rows[4::8], rows[2::4], rows[1::2]]) if interlace else rows
+    whole = png(rows, 0, 8, interlace=interlace)
+    data = bytearray(zlib.compress(b"".join(b"\0" + one.tobytes() for one in passes) + RNG.bytes(1 << 16)))
+    for damage in (0, 1):
+        data[-1] ^= damage
+        file = whole[: whole.index(b"IDAT") - 4] + chunk(b"IDAT", bytes(data)) + chunk(b"IEND", b"")
+        Image.open(io.BytesIO(file)).load()  # Pillow stops at the last row, so it does not see it
+        if damage:
+            with pytest.raises(InputError, match="cannot be decoded"):
+                read_image(file)
+        else:
+            np.testing.assert_array_equal(read_image(file)[..., 0], rows)
+
+
 @pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_a_sixteen_bit_png_with_fewer_rows_is_truncated(color, channels):
     deep = RNG.integers(1, 65536, (9, 9, channels), dtype=np.uint16)

@@ -48,23 +48,16 @@ def check(
 
 
 def _show(data: str, found: dict[str, Any], expected: list[str]) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     parts: list[Any] = []
     if found["classes"]:
         splits = ", ".join(f"{count} {split}" for split, count in found["splits"].items())
-        parts.append(Text(f"{data}: {found['format']}, {len(found['classes'])} classes, {splits} pictures"))
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name, side in (("index", "right"), ("class", "left"), ("pixels", "right"), ("share", "right"),
-                           ("pictures", "right")):  # fmt: skip
-            table.add_column(name, justify=side)  # type: ignore[arg-type]
-        total = sum(row["pixels"] for row in found["classes"]) or 1
-        for row in found["classes"]:
-            share = f"{100 * row['pixels'] / total:.2f} %"
-            table.add_row(str(row["index"]), Text(row["name"]), f"{row['pixels']:,}", share, f"{row['pictures']:,}")
-        parts.append(table)
+        heads: dict[str, Any] = found.get("heads", {"": found["classes"]})
+        classes = " and ".join(f"{len(rows)} classes{f' of {head}' if head else ''}" for head, rows in heads.items())
+        parts.append(Text(f"{data}: {found['format']}, {classes}, {splits} pictures"))
+        for head, rows in heads.items():
+            parts.append(_table(rows, f"class of {head}" if head else "class"))
     colors = {"error": "bold red", "warning": "yellow", "note": "cyan"}
     for problem in found["problems"]:
         line = Text(problem["severity"], style=colors[problem["severity"]])
@@ -73,6 +66,23 @@ def _show(data: str, found: dict[str, Any], expected: list[str]) -> None:
     bad = sum(problem["severity"] == "error" for problem in found["problems"])
     parts.append(Text(f"{bad} error{'s' * (bad != 1)}: train would not start." if bad else "Ready for train."))
     print_rich(*parts)
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> Any:
+    """Return the classes of one head with how often they occur."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, side in (("index", "right"), (title, "left"), ("pixels", "right"), ("share", "right"),
+                       ("pictures", "right")):  # fmt: skip
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    total = sum(row["pixels"] for row in rows) or 1
+    for row in rows:
+        share = f"{100 * row['pixels'] / total:.2f} %"
+        table.add_row(str(row["index"]), Text(row["name"]), f"{row['pixels']:,}", share, f"{row['pictures']:,}")
+    return table
 
 
 def _sentence(problem: dict[str, Any]) -> str:

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from fullconv.card import Labels
+from fullconv.data.blocks import is_on_grid, on_grid
+from fullconv.data.facts import MaskFacts
 from fullconv.data.samples import Sample
-from fullconv.data.scan import MaskFacts
 from fullconv.data.statistics import all_grey
 from fullconv.data.traces import lines_apart, share_of_ramps
 from fullconv.labels import VOID
@@ -45,6 +46,8 @@ class Census:
     """Those where that is one and the same number, which may be a class of borders."""
     firm: Counter[int] = field(default_factory=Counter)
     """Masks by number in which it fills more than borders."""
+    torn: list[tuple[Sample, tuple[int, int]]] = field(default_factory=list)
+    """Those of few numbers with an edge, and which blocks their edges go through (`blocks.torn_blocks`)."""
     rings: int = 0
     """Of the soft ones, as `Traces` counts them."""
     ramps: int = 0
@@ -58,6 +61,8 @@ class Census:
     def add(self, sample: Sample, facts: MaskFacts, by_color: bool = False) -> None:
         """Count one mask that can be read; `by_color` where colours have names."""
         self.masks += 1
+        if max(facts.traces.torn) > 0:
+            self.torn.append((sample, facts.traces.torn))
         in_color = facts.in_color and not all_grey(facts)
         if is_blurred(facts, frozenset() if in_color else self.void):
             seen = sum(facts.traces.ramps.values())
@@ -100,6 +105,11 @@ class Census:
         # In a small drawn mask a few shapes may touch so that one class lies thinly between two others.
         common = 3 * len(found) >= self.masks and sum(seen for _, seen in found) >= _SURE
         return [sample for sample, seen in found if common or seen >= _SURE]
+
+    def in_blocks(self) -> list[Sample]:
+        """Return the masks whose edges keep to blocks of 8x8 pixels."""
+        all_of_them = on_grid([torn for _, torn in self.torn])
+        return [sample for sample, torn in self.torn if (all_of_them and torn[1] > torn[0]) or is_on_grid(torn)]
 
     def cause(self) -> str:
         """Say what most probably made the numbers in between."""

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Labels
-from fullconv.data.settings import VOID_NAME, LabelSettings
+from fullconv.data.named import VOID_NAME
+from fullconv.data.settings import LabelSettings
 from fullconv.errors import DataError
 from fullconv.labels import VOID, format_color, parse_color
 

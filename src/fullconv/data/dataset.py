@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from fullconv.card import Labels
 from fullconv.data.coding import MaskCoding, make_coding
+from fullconv.data.facts import MaskFacts, PictureFacts, together
 from fullconv.data.folder import Folder, open_root
 from fullconv.data.formats import Found
 from fullconv.data.formats.table import detect
 from fullconv.data.inference import infer_classes
 from fullconv.data.problems import BadDataError, Problem, errors, of_head
 from fullconv.data.samples import Colors, Sample
-from fullconv.data.scan import MaskFacts, PictureFacts, Scanner, together
+from fullconv.data.scan import Scanner
 from fullconv.data.settings import DataSettings, parse_settings, read_settings, with_classes
-from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, with_groups
+from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, unread_lists, with_groups
 from fullconv.data.statistics import Statistics, gather
 from fullconv.errors import DataError, nearest
 from fullconv.images import read_image
@@ -278,6 +279,7 @@ def _split(
         splits["train"], splits["val"] = choose_fold(pool, folds, fold)
     elif "val" not in splits and splits.get("train"):
         splits["train"], splits["val"] = hold_out(splits["train"])
+        problems += unread_lists(root, splits) if settings.splits is None else []
     order = [split for split in ("train", "val", "test") if split in splits]
     return {split: splits[split] for split in order}, problems + straddling(splits)
 

@@ -107,7 +107,10 @@ def examine(
     except BadDataError as error:
         before = list(error.problems)
     except FullconvError as error:
-        return Examination(root, None, [_unusable(str(data), str(error))])
+        words = (
+            str(error).replace(str(root), str(data)) if Path(data).is_file() else str(error)
+        )  # not where it was unpacked
+        return Examination(root, None, [_unusable(str(data), words)])
     more = {key: value for found in before for key, value in found.settings.items()}
     try:  # everything else that is wrong, as if this were mended
         return _examine(open_with(more, data, format, skip_bad=True), before, progress)
@@ -208,7 +211,7 @@ def _classes_of(tally: Tally) -> list[dict[str, Any]]:
 def _unusable(name: str, words: str) -> Problem:
     """Tell an error's first sentence as the cause, and the rest as the remedy."""
     skip = len(name) if words.startswith(name) else 0  # a full stop in the name ends no sentence
-    end = re.search(r"[.;] (?=[A-Z])", words[skip:])
+    end = re.search(r"[.;?] (?=[A-Z])", words[skip:])
     cause, remedy = (words, "") if end is None else (words[: skip + end.start()], words[skip + end.end() :])
     if not remedy and "data.toml" in words:
         remedy = "Correct data.toml."

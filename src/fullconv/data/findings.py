@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from fullconv.data.lines import advise
 from fullconv.data.problems import SHOWN, Problem, Severity
 from fullconv.data.samples import Sample
 from fullconv.data.settings import read_table
+from fullconv.labels import parse_color
 
 _AGAIN = "Copy or export them again, or leave the pairs out (--skip-bad)."
 
@@ -72,6 +75,12 @@ WORDS: dict[str, tuple[Severity, str, str]] = {
         "masks were compressed or resized with interpolation: their edges hold values in between",
         "Export the masks again as PNG, without anti-aliasing, and resize them with nearest neighbour only.",
     ),
+    "lossy-mask:blocks": (
+        "warning",
+        "edges of masks keep to blocks of 8x8 pixels, as JPEG leaves them even where all numbers are classes, or enlarging",
+        "Export the masks again, as PNG from the beginning and at full size.",
+    ),
+    "several-frames": ("note", "files hold several pages or frames, of which the first is read", ""),
     "constant-mask": ("note", "masks hold one class everywhere", ""),
     "jpeg-mask": ("error", "masks are stored as JPEG", "Export the masks again, as indexed PNG."),
     "all-void": ("warning", "masks are void everywhere", "Check them; nothing can be learned from them."),
@@ -85,6 +94,7 @@ JPEG_WORDS = "JPEG changes numbers near every edge"
 
 _VALUES_SHOWN = 12
 _VALUES_NAMED = 40
+_NEARLY = 4
 
 
 @dataclass
@@ -160,11 +170,21 @@ class Findings:
         there = read_table(self.root).get("colors")
         if len(colors) > _VALUES_NAMED or not isinstance(there, dict):
             return 'Name them in colors of data.toml, as a class or "void".'
-        table = {"colors": {**there, **{f"#{color:06x}": "void" for color in colors}}}
+        meant = {f"#{color:06x}": _nearest_color(color, there) for color in colors}
+        table = {"colors": {**there, **{color: name or "void" for color, name in meant.items()}}}
+        if all(meant.values()):
+            return f"They are nearly colours that are named: {advise(self.root, table)}"
         return f'With the name of a class instead of "void" where they are one: {advise(self.root, table)}'
 
     def _name(self, path: Path) -> str:
         return shown(path, self.root)
+
+
+def _nearest_color(color: int, named: Mapping[str, object]) -> str | None:
+    """Return the class of the one named colour that differs by a few levels only: rounding and colour profiles do that."""
+    own = np.array([color >> 16, color >> 8 & 255, color & 255])
+    near = [name for key, name in named.items() if np.abs(np.array(parse_color(key)) - own).max() <= _NEARLY]
+    return str(near[0]) if len(near) == 1 else None
 
 
 def shown(path: Path, root: Path) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.samples import Sample
-from fullconv.data.scan import MaskFacts, PictureFacts
 from fullconv.data.traces import from_text
 from fullconv.images import tiff
 

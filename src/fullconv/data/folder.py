@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from fullconv.data.problems import Problem, problem
+from fullconv.data.texts import composed
 from fullconv.errors import DataError, nearest
 from fullconv.storage import cache_folder
 
@@ -118,6 +119,7 @@ class Folder:
 
 
 def _add(found: Pictures, key: str, stem: str, path: Path) -> None:
+    key = composed(key)
     if key in found.files:
         found.twice.append((found.files[key], path))
     else:
@@ -224,7 +226,8 @@ def open_root(path: str | os.PathLike[str]) -> Path:
         near = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
         raise DataError(f"{root}: no such folder.{nearest(root.name, near)} Check the name.")
     if not root.is_dir():
-        raise DataError(f"{root}: is a file. A data set is a folder, or a .zip of one.")
+        packed = root.name.lower().endswith((".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
+        raise DataError(f"{root}: is a file. A data set is a folder, or a .zip of one.{' Unpack it.' * packed}")
     try:
         with os.scandir(root) as entries:
             if not any(not is_clutter(e.name) for e in entries):
@@ -246,7 +249,9 @@ def _unpack(archive: Path) -> Path:
         with zipfile.ZipFile(archive) as content:
             _check_members(content, archive, state.st_size)
             partial.mkdir(parents=True, exist_ok=True)
-            content.extractall(partial)
+            for member in content.infolist():
+                member.filename = member.filename.replace("\\", "/")  # some programs on Windows write these
+                content.extract(member, partial)
         partial.replace(target)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}). Make the zip again, without a password.") from error

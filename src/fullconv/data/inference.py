@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.data.census import Census
+from fullconv.data.facts import MaskFacts
 from fullconv.data.findings import JPEG_FORMATS, JPEG_WORDS, Findings, shown
 from fullconv.data.lines import advise
 from fullconv.data.numbering import Numbering
 from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.scan import MaskFacts
 from fullconv.data.settings import LabelSettings
 from fullconv.labels import MAX_CLASSES, VOID
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.dataset import Dataset
+from fullconv.data.facts import PictureFacts
 from fullconv.data.findings import shown
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.scan import PictureFacts
 from fullconv.data.traces import from_text
 from fullconv.images import tiff
 
@@ -51,7 +51,7 @@ class Alike:
         for split in self.samples:
             if split != "train" and "train" in self.samples:
                 self._compare(split, found)
-        return [*_copies(found, dataset), *_neighbours(found, dataset)]
+        return [*_copies(found, dataset), *_neighbours(found, dataset), *_left_out(found)]
 
     def _compare(self, split: str, found: _Found) -> None:
         mean = self._mean()
@@ -61,14 +61,16 @@ class Alike:
         numbers = _numbers(self.samples["train"])
         step = max(1, len(train) * len(other) // _WORK)
         ways = range(1, 9) if len(train) * len(other) <= _TURNED_WORK else range(1, 2)
+        if len(ways) == 1:
+            some = "" if step == 1 else f"only every {step}th picture of {split} was compared with those of train, and "
+            found.left_out.append(f"{some}copies that were flipped or turned were not looked for in {split}")
         for start in range(0, len(other), 256 * step):
             chosen = np.arange(start, min(start + 256 * step, len(other)), step)
             best, which = _best(train, cells[chosen], mean, ways)
             for row, i in enumerate(chosen):
                 sample = self.samples[split][i]
                 if (same := known.get(self.contents[split][i])) is not None:
-                    if self.samples["train"][same].image != sample.image:  # else it is on two lists, which is said
-                        found.same.append((self.samples["train"][same], sample))
+                    found.same.append((self.samples["train"][same], sample))
                 elif best[row] >= _SAME:
                     found.near.append((self.samples["train"][which[row]], sample))
                 else:
@@ -161,11 +163,25 @@ class _Found:
     near: list[tuple[Sample, Sample]] = field(default_factory=list)
     steps: list[tuple[float, Sample, Sample]] = field(default_factory=list)
     usual: list[float] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """What was not compared, in words."""
+
+
+def _left_out(found: _Found) -> list[Problem]:
+    """Say what was not looked for, as the set is large."""
+    words = "pictures are many: {}"
+    return [problem("compared-in-part", "note", [], words.format(said), "") for said in found.left_out]
 
 
 def _copies(found: _Found, dataset: Dataset) -> list[Problem]:
     problems = []
     remedy = "Delete one of each two, picture and mask; scores would be too good."
+    twice = [second for first, second in found.same if first.image == second.image]
+    found.same = [pair for pair in found.same if pair[0].image != pair[1].image]
+    if twice and all(known.code != "duplicate-across-splits" for known in dataset.problems):  # else their lists say it
+        files = [shown(sample.image, dataset.root) for sample in twice]
+        words = "files are in two splits, by their lists or annotations, so scores would be too good"
+        problems.append(problem("duplicate-across-splits", "warning", files, words, "Take each out of one of the two."))
     for code, pairs, words in (
         ("duplicate-across-splits", found.same, "pictures are in two splits with the same content"),
         ("near-duplicate", found.near, "pictures are in two splits nearly the same: saved again, resized, or turned"),

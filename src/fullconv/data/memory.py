@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,12 +44,12 @@ class Memory:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # the generator that scans may be closed from another thread
         self._base = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
+        self._base.execute("PRAGMA synchronous = OFF")  # first: a new file would be waited for
         version = self._base.execute("PRAGMA user_version").fetchone()[0]
         if version != self._version:
             self._base.execute("DROP TABLE IF EXISTS facts")
             self._base.execute(f"PRAGMA user_version = {self._version}")
         self._base.execute("PRAGMA journal_mode = WAL")
-        self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute("CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, state TEXT, facts TEXT)")
 
     def __exit__(self, *_: object) -> None:
@@ -56,16 +57,16 @@ class Memory:
         if self._base is not None:
             self._base.close()
 
-    def get(self, key: str, state: str) -> str | None:
-        """Return what was found when the file was in this state."""
-        if self._base is None or not state:
-            return None
-        with suppress(sqlite3.Error):
-            row = self._base.execute(
-                "SELECT facts FROM facts WHERE key = ? AND state = ?", (_key(key), state)
-            ).fetchone()
-            return None if row is None else str(row[0])
-        return None
+    def get(self, files: Sequence[tuple[str, str]]) -> list[str | None]:
+        """Return what was found of files, by key, when they were in these states."""
+        there: dict[tuple[bytes, str], str] = {}
+        if self._base is not None and files:
+            with suppress(sqlite3.Error):
+                marks = ", ".join("?" * len(files))
+                query = f"SELECT key, state, facts FROM facts WHERE key IN ({marks})"
+                rows = self._base.execute(query, [_key(key) for key, _ in files])
+                there = {(bytes(key), state): str(facts) for key, state, facts in rows}
+        return [there.get((_key(key), state)) if state else None for key, state in files]
 
     def put(self, key: str, state: str, facts: str) -> None:
         """Remember what was found."""

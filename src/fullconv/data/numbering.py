@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fullconv.data.census import Census
 from fullconv.data.lines import advise
+from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import Problem, problem
-from fullconv.data.settings import VOID_NAME
 from fullconv.labels import MAX_CLASSES, VOID
 
 _WIDE = (256, 257)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from fullconv.data.dataset import Dataset
+from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import shown
 from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, judge, make_pair, turned
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.scan import MaskFacts, PictureFacts
 
 _WAYS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)", 5: "transposed",
          6: "turned by 90 degrees", 7: "transposed the other way", 8: "turned by 90 degrees"}  # fmt: skip

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from fullconv.data.coding import MaskCoding
 from fullconv.data.dataset import Dataset
+from fullconv.data.facts import MaskFacts
 from fullconv.data.findings import shown
 from fullconv.data.lines import advise
+from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.scan import MaskFacts
-from fullconv.data.settings import VOID_NAME
 from fullconv.labels import VOID, format_color
 
 _FEWEST = 2  # numbers that stand for another one's colour; one may be chance

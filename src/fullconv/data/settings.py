@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fullconv.data.named import VOID_NAME, read_classes, read_color_table
+from fullconv.data.texts import read_text
 from fullconv.errors import DataError, FullconvError, nearest
 from fullconv.labels import MAX_CLASSES, Color, parse_color
 
@@ -20,7 +22,6 @@ else:
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Boxes = Literal["fill", "void", "skip"]
-VOID_NAME = "void"
 
 
 class LabelSettings(BaseModel):
@@ -221,9 +222,13 @@ def read_table(root: Path) -> dict[str, Any]:
     """
     table: dict[str, Any] = {}
     where = root / "data.toml"
-    if where.is_file():
+    if not where.is_file():
+        near = next((path.name for path in root.glob("*.[tT][oO][mM][lL]") if path.name.lower() == "data.toml"), None)
+        if near is not None:  # its settings would be missed without a word
+            raise DataError(f"{root / near}: is not read. Make it a file that is called data.toml.")
+    else:
         try:
-            table = tomllib.loads(where.read_text(encoding="utf-8-sig"))
+            table = tomllib.loads(read_text(where))
         except OSError as error:
             raise DataError(f"{where}: cannot be read ({error.strerror or error}). Check its permissions.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -242,6 +247,8 @@ def read_settings(root: Path) -> DataSettings:
     if "class_colors" in table:
         raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
     listed = root / "classes.txt"
+    if not {"classes", "heads", "values", "colors"} & set(table) and not listed.is_file():
+        table = {**read_color_table(root), **table}
     if "classes" not in table and "heads" not in table and listed.is_file():
         names, colors = read_classes(listed)
         table["classes"] = names
@@ -292,31 +299,3 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{key}: {reason}." if key else f"{reason}."
     return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
-
-
-def read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
-    """Read a `classes.txt`: a name a line, all or none with R G B at the end; empty lines and `#` lines are left out.
-
-    Raises:
-        DataError: It cannot be read, or colours are missing on some lines or out of 0 to 255.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
-    names: list[str] = []
-    colors: list[Color] = []
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        found = re.fullmatch(r"(.*?\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", text)
-        names.append(found[1].rstrip(",") if found else text)
-        if found:
-            red, green, blue = (int(found[i]) for i in (2, 3, 4))
-            if max(red, green, blue) > 255:
-                raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
-            colors.append((red, green, blue))
-    if colors and len(colors) != len(names):
-        raise DataError(f"{path}: {len(colors)} of {len(names)} classes have a colour. Give one to all, or to none.")
-    return names, colors or None

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fullconv.data.census import is_blurred, void_numbers
 from fullconv.data.dataset import Dataset
+from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import JPEG_FORMATS, JPEG_WORDS, Findings
 from fullconv.data.fit import exif_is_missed
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan import MaskFacts, PictureFacts
 from fullconv.data.statistics import all_grey, class_counts
 
 
@@ -22,6 +22,8 @@ def look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, findi
             path = next((path for path in sample.pictures if facts.error.startswith(str(path))), sample.image)
             findings.unreadable(facts.code, sample, path, facts.error)
         return
+    if facts.frames > 1:
+        findings.add("several-frames", sample, sample.image, f"the first has {facts.frames}")
     if facts.strange:
         findings.add("not-finite", sample, sample.image, f"{facts.strange} numbers of the first are NaN or infinite")
     if dataset.bands is not None and max(dataset.bands) > facts.channels:
@@ -37,6 +39,8 @@ def look_at_mask(
     if facts.error:
         findings.unreadable(facts.code, sample, path, facts.error)
         return
+    if facts.frames > 1:
+        findings.add("several-frames", sample, path, f"the first has {facts.frames}")
     if facts.kind:
         findings.add({"alpha": "mask-alpha:opaque", "float": "float-mask:whole"}[facts.kind], sample, path)
     if facts.digest == picture.digest and isinstance(sample.masks[head], MaskFile):

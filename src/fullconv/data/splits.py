@@ -15,9 +15,12 @@ from pathlib import Path
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import SPLITS, DataSettings, inside
+from fullconv.data.texts import column, composed, read_rows, read_text
 from fullconv.errors import DataError
 
 VAL_SHARE = 0.2
+_STEM_HEADINGS = ("stem", "name", "file", "filename", "file_name", "image", "image_id", "picture", "path", "id")
+_GROUP_HEADINGS = ("group", "group_id", "groups", "patient", "patient_id", "site", "scene", "video", "case")
 _LEAST, _MOST = 0.1, 0.3  # what the hash gives a small data set is moved into these
 
 
@@ -145,14 +148,29 @@ def _compile(text: str, root: Path) -> re.Pattern[str]:
 def _read_groups(root: Path, name: str) -> dict[str, str]:
     path = root / _inside(root, "groups", name)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+        rows = read_rows(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}). It is a CSV file of lines stem,group.") from error
     wrong = next((i for i, row in enumerate(rows, 1) if len(row) < 2), None)
     if wrong is not None:
         raise DataError(f"{path}, line {wrong}: has no group. Write lines stem,group.")
-    return {_stem(row[0].strip()): row[1].strip() for row in rows}
+    heading = rows[0] if rows else []
+    stem, group = column(heading, *_STEM_HEADINGS), column(heading, *_GROUP_HEADINGS)
+    if stem is None or group is None:
+        if any(len(row) > 2 for row in rows):
+            raise DataError(
+                f"{path}: has more than two columns, so it is not clear which is the group. Name them in its first line:"
+                " stem and group."
+            )
+        stem, group = 0, 1
+    groups: dict[str, str] = {}
+    for i, row in enumerate(rows, 1):
+        if len(row) <= max(stem, group):
+            raise DataError(f"{path}, line {i}: has no group. Write lines stem,group.")
+        name = text_stem(row[stem])
+        if groups.setdefault(name, row[group]) != row[group]:
+            raise DataError(f"{path}, line {i}: {name} is in group {groups[name]}, too. Give it one group.")
+    return groups
 
 
 def _inside(root: Path, key: str, name: str) -> str:
@@ -162,10 +180,10 @@ def _inside(root: Path, key: str, name: str) -> str:
         raise DataError(f"{root / 'data.toml'}: {key}: {error}.") from None
 
 
-def _stem(text: str) -> str:
+def text_stem(text: str) -> str:
     """Turn a path or stem into a POSIX stem: without the suffix of a picture."""
     clean = text.replace("\\", "/").removeprefix("./").strip("/")
-    return re.sub(r"\.(png|jpe?g|tiff?|bmp|webp|gif|jp2|avif)$", "", clean, flags=re.IGNORECASE)
+    return re.sub(r"\.(png|jpe?g|jfif|tiff?|bmp|webp|gif|jp2|avif|heic)$", "", clean, flags=re.IGNORECASE)
 
 
 def by_lists(
@@ -180,7 +198,7 @@ def by_lists(
     everyone = [sample for members in samples.values() for sample in members]
     known: dict[str, Sample | None] = {}
     for sample in everyone:
-        for name in _names_of(sample, root):
+        for name in map(composed, _names_of(sample, root)):
             known[name] = None if name in known and known[name] is not sample else sample
     split_of: dict[str, str] = {}
     problems: list[Problem] = []
@@ -206,6 +224,25 @@ def by_lists(
     return result, problems
 
 
+def unread_lists(root: Path, splits: Mapping[str, list[Sample]]) -> list[Problem]:
+    """Say that there are lists of pictures by split that were not asked for, and how to ask for them."""
+    known = {composed(name) for members in splits.values() for sample in members for name in _names_of(sample, root)}
+    lists = {}
+    for split in SPLITS:
+        path = root / f"{split}.txt"
+        with suppress(DataError):
+            lines = read_list(path)[:20] if path.is_file() else []
+            names = [composed(text_stem(re.split(r"[,\t ]", line, maxsplit=1)[0])) for line in lines]
+            if lines and 2 * sum(name in known or name.rpartition("/")[2] in known for name in names) > len(lines):
+                lists[split] = path.name
+    if "train" not in lists:
+        return []
+    words = "lists of pictures lie here, but are not read; val was held out by chance"
+    table = ", ".join(f'{split} = "{name}"' for split, name in lists.items())
+    remedy = f"If they should count, add to data.toml:\nsplits = {{ {table} }}"
+    return [problem("unread-list", "note", list(lists.values()), words, remedy)]
+
+
 def _names_of(sample: Sample, root: Path) -> set[str]:
     names = {sample.stem, sample.stem.rpartition("/")[2]}
     with suppress(ValueError):  # a picture may lie outside of the data folder
@@ -216,7 +253,7 @@ def _names_of(sample: Sample, root: Path) -> set[str]:
 def _find(line: str, known: Mapping[str, Sample | None]) -> Sample | None:
     """Find the sample that a line names: all of it, or its first word (`image label` lists)."""
     for text in (line, re.split(r"[,\t ]", line, maxsplit=1)[0]):
-        stem = _stem(text)
+        stem = composed(text_stem(text))
         for name in (stem, stem.rpartition("/")[2]):
             if (found := known.get(name)) is not None:
                 return found
@@ -226,9 +263,11 @@ def _find(line: str, known: Mapping[str, Sample | None]) -> Sample | None:
 def read_list(path: Path) -> list[str]:
     """Return the lines of a text file that are not empty."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). It is a text file with a stem or path a line.") from error
+        raise DataError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). It is a text file with a stem or path a line."
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.coding import MaskCoding
-from fullconv.data.scan import MaskFacts, PictureFacts
+from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 

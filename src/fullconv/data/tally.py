@@ -8,6 +8,7 @@ import numpy as np
 
 from fullconv.data.census import Census, void_numbers
 from fullconv.data.dataset import Dataset
+from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import JPEG_FORMATS, Findings, shown
 from fullconv.data.fit import FEWEST
 from fullconv.data.inference import color_problem
@@ -17,7 +18,6 @@ from fullconv.data.pairing import Pairing
 from fullconv.data.palettes import Palettes
 from fullconv.data.problems import SHOWN, Problem, problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan import MaskFacts, PictureFacts
 from fullconv.data.statistics import class_counts
 
 _CLASSES_SHOWN = 12
@@ -150,6 +150,10 @@ class Tally:
         findings = Findings(self.dataset.root)
         for sample in self.census.blurred():
             findings.add("lossy-mask", sample, sample.masks[self.head].path, self.census.cause())
+        blurred = {sample.stem for sample in self.census.blurred()}
+        for sample in self.census.in_blocks():
+            if sample.stem not in blurred:
+                findings.add("lossy-mask:blocks", sample, sample.masks[self.head].path)
         return findings.problems()
 
     def _colored(self) -> list[Problem]:

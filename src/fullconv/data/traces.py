@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fullconv.labels import VOID
 SIDE = 32
 """Cells along each side of a look."""
 
-_LINES = 48
+_LINES = 32
 """Rows of a mask that are searched for traces: enough to count hundreds of edges in tens of microseconds."""
 
 _SHORT = 2
@@ -42,6 +43,8 @@ class Traces:
     """Different numbers or colours of these."""
     void_run: int = 0
     """Median length of the runs of 255; 0 where there are none."""
+    torn: tuple[int, int] = (0, 0)
+    """Of masks of few numbers: blocks of 8x8 pixels that hold several, on the grid of JPEG and off it (`blocks`)."""
 
 
 def lines_apart(height: int) -> int:
@@ -59,24 +62,22 @@ def find_traces(numbers: NDArray[Any]) -> Traces:
     if len(starts) < 2:
         return found
     values = flat[starts].astype(np.int32)
-    before = np.empty_like(values)
-    before[0], before[1:] = flat[0], values[:-1]
-    column = starts % width
-    inside = column != 0  # the others go from the end of a row to the next one
-    found.jumps = int((inside & (np.abs(values - before) >= 2)).sum())
-    length = np.diff(starts)
-    short = np.flatnonzero((length <= _SHORT) & inside[:-1] & inside[1:])
-    found.runs, found.short = int((inside[:-1] & inside[1:]).sum()), len(short)
-    if len(short):
-        found.kinds = len(np.unique(values[short]))
-        left, own, right = before[short] - values[short], values[short], values[short + 1] - values[short]
-        ramps = own[((left < 0) & (right > 0)) | ((left > 0) & (right < 0))]
+    inside = starts % width != 0  # the others go from the end of a row to the next one
+    whole = inside[:-1] & inside[1:]
+    length = starts[1:] - starts[:-1]
+    found.jumps = int(np.count_nonzero((np.abs(values - flat[starts - 1]) >= 2) & inside))
+    found.runs = int(np.count_nonzero(whole))
+    short = np.flatnonzero((length <= _SHORT) & whole)
+    found.short = len(short)
+    if found.short:
+        own = values[short]
+        left, right = flat[starts[short] - 1] - own, values[short + 1] - own
+        found.kinds = len(set(own.tolist()))
+        found.ramps = _counted(own[(left < 0) != (right < 0)])
         small = (np.abs(left) <= 2) & (np.abs(right) <= 2)
-        rings = own[small & (((left < 0) & (right < 0)) | ((left > 0) & (right > 0)))]
-        found.ramps, found.rings = _counted(ramps), _counted(rings)
-    void = np.flatnonzero(values[:-1] == VOID)
-    if len(void):
-        found.void_run = int(np.median(length[void]))
+        found.rings = _counted(own[small & ((left < 0) == (right < 0))])
+    if len(lengths := length[values[:-1] == VOID]):
+        found.void_run = int(np.median(lengths))
     return found
 
 
@@ -133,7 +134,7 @@ def _shrunk(image: Image.Image) -> Image.Image:
 def look_of_mask(numbers: NDArray[Any]) -> str:
     """Return a mask of numbers (H, W) or colours (H, W, 3) as SIDE x SIDE cells in text, others than 8 bits by rank."""
     height, width = numbers.shape[:2]
-    cells = numbers[_places(height)][:, _places(width)]
+    cells = numbers[_places(height)[:, None], _places(width)]
     if cells.ndim == 3:
         cells = pack_colors(cells)
     if cells.dtype != np.uint8:
@@ -142,6 +143,7 @@ def look_of_mask(numbers: NDArray[Any]) -> str:
     return to_text(cells)
 
 
+@lru_cache(64)
 def _places(side: int) -> NDArray[np.intp]:
     return ((2 * np.arange(SIDE) + 1) * side // (2 * SIDE)).astype(np.intp)
 

@@ -13,6 +13,8 @@ from PIL import Image, ImagePalette
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_UNTOUCHED = 0xA5
+_MARKED = ("L", "P", "RGB", "RGBA")
 
 
 def header(start: bytes) -> tuple[int, int, int, int, bool] | None:
@@ -59,6 +61,21 @@ def data_is_short(file: IO[bytes], start: bytes) -> bool:
             if size >= expected:
                 return False
     return size < expected
+
+
+def mark_untouched(image: Image.Image) -> int:
+    """Fill the memory of a picture that is not loaded yet; return the number that rows hold which never come.
+
+    Pillow starts from zeros and leaves missing rows so. A last row of zeros is common in masks, where 0 is background,
+    and finding out by inflating the data once more takes as long as decoding; a row of another number is rare.
+    """
+    if image.mode not in _MARKED:
+        return 0
+    loading: Any = image
+    loading.im = Image.new(
+        image.mode, image.size, (_UNTOUCHED,) * len(image.mode) if len(image.mode) > 1 else _UNTOUCHED
+    ).im
+    return _UNTOUCHED
 
 
 def _raw_size(width: int, height: int, bits: int, interlaced: bool) -> int:

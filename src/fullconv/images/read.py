@@ -218,9 +218,9 @@ def _decode_safely(
     image: Image.Image, file: IO[bytes] | None, start: bytes, where: str, convert: Callable[[Image.Image], NDArray[Any]]
 ) -> NDArray[Any]:
     try:
+        untouched = png.mark_untouched(image) if file is not None and start.startswith(png.SIGNATURE) else None
         _load(image)
-        # Pillow starts from zeros, so only a last row of zeros can be one that never came
-        doubtful = file is not None and start.startswith(png.SIGNATURE) and _is_zero_at_end(image, start)
+        doubtful = untouched is not None and _never_came(image, start, untouched)
         array = convert(image)
     except (FullconvError, MemoryError):
         raise
@@ -254,10 +254,16 @@ def _load(image: Image.Image) -> None:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _is_zero_at_end(image: Image.Image, start: bytes) -> bool:
+def _never_came(image: Image.Image, start: bytes, untouched: int) -> bool:
+    """Whether the last row of a loaded PNG may be one that its data do not hold; of an interlaced one always."""
     found = png.header(start)
+    if found is None or found[4]:
+        return found is not None
+    corner: Any = image.im.getpixel((0, image.height - 1))
+    if any(channel != untouched for channel in (corner if isinstance(corner, tuple) else (corner,))):
+        return False
     last = image.crop((0, image.height - 1, image.width, image.height))
-    return found is not None and (found[4] or not bool(np.asarray(last).any()))
+    return bool((np.asarray(last) == untouched).all())
 
 
 def to_picture(image: Image.Image) -> NDArray[Any]:

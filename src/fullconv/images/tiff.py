@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import warnings
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError
 from fullconv.images.limits import PictureError, check_pixels
@@ -17,6 +21,8 @@ _OWN = (1, 8, 32773, 32946)
 """Compressions that tifffile decodes by itself (none, Deflate, PackBits); GDAL decodes LZW, ZSTD, JPEG and others."""
 _OWN_PREDICTORS = (1, 2)
 _BITS, _SAMPLES, _ORIENTATION = 258, 277, 274
+_KIND, _NO_PAGE = 254, 1 | 4
+_MOST_PAGES = 1000
 
 
 def needs_tifffile(image: Image.Image) -> bool:
@@ -52,6 +58,28 @@ def read(file: IO[bytes], where: str) -> NDArray[Any]:
         array = table[array[..., 0]]
     tag = page.tags.get(_ORIENTATION)
     return orient(array, 1 if tag is None else int(tag.value))
+
+
+def pages(source: bytes | Path) -> int:
+    """Count the pages of a file that is decoded already, from its tags alone; smaller copies of a page and masks are none.
+
+    A file that is no TIFF has one page.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(8)
+        if not head.startswith(MAGIC):
+            return 1
+        try:
+            tags = ImageFileDirectory_v2(head + file.read(8) if head[2:4] in (b"+\x00", b"\x00+") else head)
+            found, seen = 0, set[int]()
+            while tags.next and tags.next not in seen and len(seen) < _MOST_PAGES:
+                seen.add(tags.next)
+                file.seek(tags.next)
+                tags.load(file)
+                found += not int(tags.get(_KIND, 0)) & _NO_PAGE
+        except (OSError, SyntaxError, ValueError, TypeError, struct.error):  # what is behind the first page is damaged
+            return 1
+    return max(found, 1)
 
 
 def size(file: IO[bytes], where: str) -> tuple[int, int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fullconv import __version__
 from fullconv.data import Examination
 from fullconv.data.problems import Problem
-from fullconv.labels import full_palette
+from fullconv.labels import Color, full_palette
 from fullconv.report.markup import percent, swatch, text, whole
 from fullconv.report.offenders import Offenders
 from fullconv.report.page import POLICY
@@ -40,6 +40,7 @@ pre { font: 13.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; back
   border-radius: 4px; overflow-wrap: anywhere; min-height: 64px; }
 .numbers .bar { width: 40%; min-width: 130px; } details { margin: 0 0 12px; } summary { cursor: pointer; }
 details p { font-size: 14px; margin: 6px 0; overflow-wrap: anywhere; }
+@media (max-width: 640px) { .numbers .bar { width: 20%; min-width: 36px; } .numbers th, .numbers td { padding-right: 8px; } }
 """
 
 
@@ -83,7 +84,8 @@ def write_health(path: str | Path, found: Examination, name: str) -> None:
 def _subtitle(told: Mapping[str, Any]) -> str:
     splits = [f"{whole(count)} {split}" for split, count in told["splits"].items()]
     parts = [str(told["format"] or "format not known")]
-    parts += [f"{len(told['classes'])} classes"] if told["classes"] else []
+    heads = told.get("heads", {"": told["classes"]})
+    parts += [f"{len(rows)} classes{f' of {head}' if head else ''}" for head, rows in heads.items() if rows]
     return " · ".join([*parts, *([f"{', '.join(splits)} pictures"] if splits else [])])
 
 
@@ -134,19 +136,26 @@ def _capital(words: str) -> str:
 
 
 def _classes(found: Examination, told: Mapping[str, Any]) -> str:
-    """Return the histogram of class frequencies."""
-    if found.dataset is None or found.tally is None or not told["classes"]:
+    """Return the histogram of class frequencies, of each head."""
+    if found.dataset is None or not told["classes"]:
         return ""
-    labels = next(iter(found.dataset.labels.values()))
-    palette = full_palette(labels.palette)
-    total = sum(row["pixels"] for row in told["classes"]) + found.tally.void_pixels or 1
-    largest = max(*(row["pixels"] for row in told["classes"]), found.tally.void_pixels, 1)
+    tables = []
+    for head, rows in told.get("heads", dict.fromkeys(found.tallies, told["classes"])).items():
+        title = f"<h3>{text(head)}</h3>" if head else ""
+        palette = full_palette(found.dataset.labels[head].palette)
+        tables.append(title + _frequencies(rows, palette, found.tallies[head].void_pixels))
+    return "".join(tables)
+
+
+def _frequencies(classes: Sequence[Mapping[str, Any]], palette: Sequence[Color], void: int) -> str:
+    total = sum(row["pixels"] for row in classes) + void or 1
+    largest = max(*(row["pixels"] for row in classes), void, 1)
     rows = [
         _row(swatch(palette[row["index"]]) + text(row["name"]), row["pixels"], total, largest, whole(row["pictures"]))
-        for row in told["classes"]
+        for row in classes
     ]
-    if found.tally.void_pixels:
-        rows.append(_row('<i class="swatch void"></i>void', found.tally.void_pixels, total, largest, ""))
+    if void:
+        rows.append(_row('<i class="swatch void"></i>void', void, total, largest, ""))
     return _table(("class", "", "% of pixels", "pixels", "in pictures"), rows)
 
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from fullconv.data.folder import Folder, walk
 from fullconv.data.formats import Format, Found
+from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import problem
 from fullconv.data.samples import Colors, Sample
 from fullconv.data.scan import Scanner
-from fullconv.data.settings import VOID_NAME, DataSettings
+from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
 from fullconv.images.read import decode
 from fullconv.labels import MAX_CLASSES

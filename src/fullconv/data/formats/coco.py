@@ -17,6 +17,7 @@ from fullconv.data.formats.tables import read_json
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
+from fullconv.data.texts import both_ends
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 
@@ -35,10 +36,8 @@ def _files(folder: Folder) -> list[Path]:
     for inner in ("", *(f for f in folder.folders.values())):
         for path in sorted((folder.root / inner).glob("*.json")):
             if path.is_file() and not _OTHER.match(path.name) and not path.name.startswith("."):
-                with path.open("rb") as file:
-                    head = file.read(_LOOKED_AT).decode("utf-8-sig", "replace")
-                    file.seek(max(path.stat().st_size - _LOOKED_AT, 0))
-                    keys = set(_KEYS.findall(head + "\n" + file.read().decode("utf-8", "replace")))
+                head, tail = both_ends(path, _LOOKED_AT)
+                keys = set(_KEYS.findall(f"{head}\n{tail}"))
                 begins = head.lstrip().startswith("{") and len(keys) > 1
                 if (begins or _HEAD.match(head.lstrip())) and '"imagePath"' not in head:
                     found.append(path)
@@ -65,9 +64,11 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     locator = Locator(folder, settings)
     reader = _Reader(naming, Remarks(settings, "void"))
     taken: set[str] = set()
+    read_already: set[tuple[str, Path, int | str]] = set()
     for path, table in tables.items():
         split = _split_of(path, folder.root)
         reader.where = path.name
+        found.problems += _repeated(table, path)
         names = {_id(entry, "id"): str(entry.get("name")) for entry in table["categories"]}
         by_picture: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for entry in table["annotations"]:
@@ -76,8 +77,9 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         for image in table["images"]:
             name = str(image.get("file_name", ""))
             picture = locator.find(name, path.parent, split)
-            if picture is None:
+            if picture is None or (split, picture, _id(image, "id")) in read_already:
                 continue
+            read_already.add((split, picture, _id(image, "id")))
             stem = PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/")
             stem = unique(stem, taken, prefix=split or path.stem)
             size = (image.get("height"), image.get("width"))
@@ -101,7 +103,31 @@ def _load(path: Path) -> dict[str, Any]:
         entries = table.get(key) if isinstance(table, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DataError(f"{path}: has no list '{key}', so it is no COCO file. Export it again.")
+    if any("segments_info" in entry for entry in table["annotations"][:10]):
+        raise DataError(f"{path}: is a panoptic file, which is not read. Export segmentations, or remove it.")
     return dict(table)
+
+
+def _repeated(table: dict[str, Any], path: Path) -> list[Problem]:
+    """Name ids that stand for several pictures or several names, so that nobody knows whose an annotation is."""
+    found = []
+    for key, what, words in (("images", "file_name", "pictures"), ("categories", "name", "categories")):
+        by_id: dict[int | str, set[str]] = defaultdict(set)
+        for entry in table[key]:
+            by_id[_id(entry, "id")].add(str(entry.get(what)))
+        several = [f"{number} ({', '.join(sorted(names))})" for number, names in by_id.items() if len(names) > 1]
+        if several:
+            cause = f"several {words} of {path.name} have the same id, so it is not clear whose the annotations are"
+            found.append(problem("repeated-id", "error", several, cause, f"Give each an id of its own in {path.name}."))
+    by_name: dict[str, set[int | str]] = defaultdict(set)
+    for entry in table["images"]:
+        by_name[str(entry.get("file_name"))].add(_id(entry, "id"))
+    if twice := [name for name, ids in by_name.items() if len(ids) > 1]:
+        cause = f"pictures stand in {path.name} under several ids, so each has only a part of its annotations"
+        found.append(
+            problem("repeated-id", "error", twice, cause, f"Leave one of each in {path.name}, with all of them.")
+        )
+    return found
 
 
 def _split_of(path: Path, root: Path) -> str:
@@ -116,6 +142,8 @@ def _split_of(path: Path, root: Path) -> str:
 def _id(entry: dict[str, Any], key: str) -> int | str:
     """Return a number or text that tells entries apart, whatever is written there."""
     value = entry.get(key)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)  # some programs write one as text and its like as a number
     return value if isinstance(value, int) else str(value)
 
 
@@ -148,6 +176,7 @@ class _Reader:
             elif (shape := self._shape(entry, label, size)) is not None and not shape.points:
                 self.remarks.flat(stem, "segmentation")
             elif shape is not None:
+                self.remarks.extent(shape)
                 found.append(shape)
                 self.inner += [stem] if shape.kind == "coco-polygon" and _has_inner_ring(shape.points) else []
             else:

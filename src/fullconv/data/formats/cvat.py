@@ -18,6 +18,7 @@ from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, number, turned_box
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
+from fullconv.data.texts import beginning
 from fullconv.errors import DataError
 from fullconv.images.limits import max_pixels
 
@@ -31,8 +32,7 @@ def _files(folder: Folder) -> list[Path]:
     found = []
     for path in sorted(folder.root.glob("*.xml")) + sorted(folder.root.glob("*/annotations.xml")):
         if path.is_file():
-            with path.open("rb") as file:
-                head = file.read(4096).decode("utf-8-sig", "replace")
+            head = beginning(path, 4096)
             if re.search(r"<annotations[\s>]", head) and re.search(r"<(version|meta|image)[\s>]", head):
                 found.append(path)
     return found

@@ -8,11 +8,13 @@ from pathlib import Path, PurePosixPath
 from fullconv.constants import LABELS
 from fullconv.data.folder import Folder, Pictures
 from fullconv.data.formats import Format, Found
+from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan import Scanner
-from fullconv.data.settings import VOID_NAME, DataSettings
+from fullconv.data.settings import DataSettings
 from fullconv.data.splits import read_list
+from fullconv.data.texts import read_text
 from fullconv.errors import DataError
 from fullconv.labels import format_color
 
@@ -104,7 +106,7 @@ def _labelmap(path: Path) -> dict[str, str]:
     """Read lines label:r,g,b:parts:actions as colour -> label, in their order."""
     colors: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Export it again.") from error
     for count, line in enumerate(lines, 1):

@@ -19,10 +19,11 @@ from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, points
-from fullconv.data.formats.tables import read_json
+from fullconv.data.formats.tables import read_json, unreadable
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
-from fullconv.errors import FullconvError
+from fullconv.data.texts import both_ends
+from fullconv.errors import DataError, FullconvError
 from fullconv.images.read import decode, image_size
 from fullconv.storage import cache_folder, write_bytes
 
@@ -45,10 +46,7 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
         return None
     for path in _files(folder)[:50]:
         if path.is_file():
-            with path.open("rb") as file:
-                head = file.read(2048).decode("utf-8-sig", "replace")
-                file.seek(max(path.stat().st_size - 2048, 0))
-                tail = file.read().decode("utf-8", "replace")
+            head, tail = both_ends(path, 2048)
             if head.lstrip().startswith("{") and len(set(_KEY.findall(head + tail))) >= 2:
                 return path.relative_to(folder.root).as_posix()
     return None
@@ -57,8 +55,16 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
 def read(folder: Folder, settings: DataSettings) -> Found:
     """Draw the shapes of every file, in their order."""
     found = Found(splits={})
-    tables = {path: table for path in _files(folder) if "shapes" in (table := _load(path))}
-    names = sorted({str(shape.get("label")) for table in tables.values() for shape in _listed(table)})
+    tables, broken = {}, []
+    for path in _files(folder):
+        try:
+            if "shapes" in (table := _load(path)):
+                tables[path] = table
+        except DataError as error:
+            broken.append((path, error))
+    found.problems += unreadable(broken, folder.root)
+    labels = [shape.get("label") for table in tables.values() for shape in _listed(table)]
+    names = sorted({str(label) for label in labels if label not in (None, "")})
     naming = Naming(settings, names, folder.root)
     locator = Locator(folder, settings)
     remarks = Remarks(settings, "fill")  # a rectangle is a shape like others there
@@ -70,6 +76,9 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             continue
         drawn = []
         for entry in _listed(table):
+            if entry.get("label") in (None, ""):
+                remarks.bad(stem, "shape without a label")
+                continue
             label = naming.index(str(entry.get("label")), stem)
             if label is not None:
                 shapes = _shapes(entry, label)
@@ -77,6 +86,8 @@ def read(folder: Folder, settings: DataSettings) -> Found:
                     remarks.flat(stem, entry.get("shape_type") or "polygon")
                     continue
                 asked = remarks.asked and entry.get("shape_type") == "rectangle"
+                for shape in shapes:
+                    remarks.extent(shape)
                 drawn += [one for shape in shapes for one in (remarks.box(stem, shape) if asked else [shape])]
                 if not shapes:
                     remarks.bad(stem, entry.get("shape_type") or "polygon")

@@ -22,6 +22,7 @@ from fullconv.data.formats.tables import read_json
 from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
+from fullconv.data.texts import beginning
 from fullconv.errors import FullconvError
 from fullconv.images import image_size
 from fullconv.images.read import decode
@@ -38,8 +39,7 @@ def _files(folder: Folder) -> list[Path]:
     found = []
     for path in sorted(folder.root.glob("*.json")):
         if path.is_file():
-            with path.open("rb") as file:
-                head = file.read(1 << 16).decode("utf-8-sig", "replace").lstrip()
+            head = beginning(path, 1 << 16).lstrip()
             whole = '"annotations"' in head and '"result"' in head
             if head.startswith("[") and (whole or ('"original_width"' in head and 'labels"' in head)):
                 found.append(path)

@@ -4,106 +4,198 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from fullconv.data.folder import IMAGE_SUFFIXES, Folder
+from fullconv.data.folder import IMAGE_SUFFIXES, Folder, is_clutter
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.locate import Locator
-from fullconv.data.formats.pairs import Sides, read_pairs
-from fullconv.data.problems import problem
+from fullconv.data.formats.pairs import Sides, read_pairs, split_folders
+from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import DataSettings
 from fullconv.data.splits import read_list
+from fullconv.data.texts import beginning, column
 
 SUFFIXES = ("_mask", "_L", "_gtFine_labelIds", "_labels", "_label", "_gt", "_seg", "_segmentation", "_matte")
+_KINDS = ("*.txt", "*.csv", "*.tsv", "*.lst")
+_MOST = 50
+"""Text files in one folder that may be lists."""
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def _row(line: str) -> tuple[str, str] | None:
+_IMAGES = ("image", "images", "img", "picture", "photo", "file", "filename", "file_name", "input", "image_path", "img_path",
+    "image_file", "sat_image_path", "rgb", "x", "image_name", "img_name")  # fmt: skip
+_MASKS = ("mask", "masks", "label", "labels", "annotation", "annotations", "target", "gt", "ground_truth", "segmentation",
+    "seg", "mask_path", "label_path", "annotation_path", "mask_file", "mask_name", "label_name", "y")  # fmt: skip
+_SPLIT = ("split", "set", "subset", "phase", "partition")
+
+
+class _Columns(NamedTuple):
+    """Which cells of a line are the picture, the mask and the split; None where it has no heading that says so."""
+
+    image: int | None = None
+    mask: int | None = None
+    split: int | None = None
+
+
+_UNKNOWN = _Columns()
+
+
+class _Row(NamedTuple):
+    image: str
+    mask: str
+    split: str | None = None
+
+
+def _columns(line: str) -> _Columns:
+    """Read a heading, as "id,image,mask,split"."""
+    for delimiter in ",;\t ":
+        cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
+        image, mask = column(cells, *_IMAGES), column(cells, *_MASKS)
+        if image is not None and mask is not None:
+            return _Columns(image, mask, column(cells, *_SPLIT))
+    return _Columns()
+
+
+def _row(line: str, places: _Columns = _UNKNOWN) -> _Row | None:
     """Split a line into the names of a picture and a mask; None where it is no such line."""
     for delimiter in (",", ";", "\t", " "):
         try:
-            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), []) if cell.strip()]
+            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
         except csv.Error:  # a line without end
             return None
-        if len(cells) == 2 and all(_is_picture(cell) for cell in cells):
-            return cells[0], cells[1]
+        if places.image is not None and places.mask is not None:
+            if len(cells) > max(places.image, places.mask, places.split or 0):
+                split = None if places.split is None else cells[places.split]
+                names = _Row(cells[places.image], cells[places.mask], split)
+                if _is_picture(names.image) and _is_picture(names.mask):
+                    return names
+            continue
+        names_only = [cell for cell in cells if _is_picture(cell)]
+        if len(names_only) > 2:
+            return None
+        if len(names_only) == 2 and (delimiter != " " or len([cell for cell in cells if cell]) == 2):
+            return _Row(*names_only)
     middle = re.fullmatch(r"(.+\.\w{3,4}) (.+\.\w{3,4})", line)  # names with spaces
-    return (middle[1], middle[2]) if middle and _is_picture(middle[1]) and _is_picture(middle[2]) else None
+    return _Row(middle[1], middle[2]) if middle and _is_picture(middle[1]) and _is_picture(middle[2]) else None
 
 
 def _is_picture(name: str) -> bool:
     return PurePosixPath(name.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
 
 
+def _split_of(name: str) -> str:
+    return next((_SPLITS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLITS), "")
+
+
 def _lists(folder: Folder) -> list[Path]:
-    found = []
-    for path in sorted([*folder.root.glob("*.txt"), *folder.root.glob("*.csv")]):
-        if path.is_file():
-            with path.open("rb") as file:
-                lines = file.read(1 << 16).decode("utf-8-sig", "replace").splitlines()[:3]
-            if any(_row(line.strip()) for line in lines):  # the first may be a heading
-                found.append(path)
-    return found
+    """Return the lists in the folder and one level below, and beside these the empty ones of a split."""
+    there = [path for depth in ("", "*/") for kind in _KINDS for path in folder.root.glob(depth + kind)]
+    there = [path for path in sorted(there) if path.is_file() and not is_clutter(path.name)]
+    many = Counter(path.parent for path in there)  # text files beside pictures are annotations, one a picture
+    there = [path for path in there if many[path.parent] <= _MOST]
+    found = [path for path in there if _is_list(path)]
+    return [path for path in there if path in found or (found and _split_of(path.stem) and not path.stat().st_size)]
+
+
+def _is_list(path: Path) -> bool:
+    lines = beginning(path, 1 << 16).splitlines()[:3]
+    places = _columns(lines[0]) if lines else _UNKNOWN
+    return any(_row(line.strip(), places) for line in lines)  # the first may be a heading
 
 
 def detect_list(folder: Folder, settings: DataSettings) -> str | None:
     """Find a list whose lines name two pictures."""
     lists = [] if settings.images or settings.masks else _lists(folder)
-    return " and ".join(path.name for path in lists) or None
+    return " and ".join(path.relative_to(folder.root).as_posix() for path in lists) or None
 
 
 def read_lists(folder: Folder, settings: DataSettings) -> Found:
-    """Pair as the lists say; their names say the split."""
+    """Pair as the lists say; their names, or a column, say the split."""
     found = Found(splits={})
     locator = Locator(folder, settings)
+    locator.left_words, locator.left_remedy = "files are on no list", "Add them to a list if they should count."
+    pairs: dict[tuple[str, str], Sample] = {}
+    twice: dict[str, None] = {}
+    lists: dict[str, Path] = {}
     for path in _lists(folder):
-        split = next((_SPLITS[word] for word in re.findall(r"[a-z]+", path.stem.lower()) if word in _SPLITS), "")
-        wrong = []
+        split, wrong, places = _split_of(path.stem), [], _Columns()
+        lists.setdefault(split, path)
+        found.splits.setdefault(split, [])
         for count, line in enumerate(read_list(path), 1):
-            row = _row(line)
+            places = _columns(line) if count == 1 else places
+            row = _row(line, places)
             if row is None:
                 wrong += [line] if count > 1 else []
                 continue
-            image, mask = locator.find(row[0], folder.root, split), locator.find(row[1], folder.root, split)
+            own = split if row.split is None else _split_of(row.split)
+            image, mask = locator.find(row.image, path.parent, own), locator.find(row.mask, path.parent, own)
             if image is not None and mask is not None:
                 stem = image.relative_to(folder.root).with_suffix("").as_posix()
-                found.splits.setdefault(split, []).append(Sample(stem, image, {"": MaskFile(mask)}))
+                sample = Sample(stem, image, {"": MaskFile(mask)})
+                known = pairs.setdefault((own, stem), sample)
+                if known is sample:
+                    found.splits.setdefault(own, []).append(sample)
+                elif (known.image, known.mask) != (image, mask):
+                    twice[row.image] = None
         if wrong:
             words, remedy = f"lines of {path.name} do not name a picture and a mask", f"Correct {path.name}."
             found.problems.append(problem("missing-listed", "error", wrong, words, remedy))
     if len(found.splits) > 1 and "" in found.splits:
-        found.splits.setdefault("train", []).extend(found.splits.pop(""))
-    for split, members in found.splits.items():
-        found.splits[split] = list({sample.stem: sample for sample in members}.values())
+        rest = found.splits.pop("")
+        found.splits.setdefault("train", []).extend(rest)
+    if twice:
+        words = "pictures stand in the lists with several masks, or several pictures share a name but for the suffix"
+        found.problems.append(problem("duplicate-stem", "error", list(twice), words, "Leave one line of each."))
     if locator.missing:
         words, remedy = "lists name files that are not there", "Correct the lists, or add the files."
         found.problems.append(problem("missing-listed", "error", locator.missing, words, remedy))
         locator.missing = []
-    found.problems += locator.problems(True)
+    found.problems += [*on_two_lists(folder, lists, found), *locator.problems(True)]
     return found
 
 
-def _suffix(folder: Folder, settings: DataSettings) -> str | None:
-    """Return the suffix of the masks that lie beside pictures directly in the folder."""
-    stems = {path.stem for path in folder.root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()}
-    for suffix in (settings.mask_suffix,) if settings.mask_suffix else SUFFIXES:
-        pairs = sum(stem + suffix in stems for stem in stems)
-        if pairs and 4 * pairs >= len(stems):
-            return suffix
+def on_two_lists(folder: Folder, lists: dict[str, Path], found: Found) -> list[Problem]:
+    """Name what is on the list of train and on that of another split, too."""
+    train = {sample.stem for sample in found.splits.get("train", [])}
+    problems = []
+    for split, members in found.splits.items():
+        twice = [sample.stem for sample in members if split != "train" and sample.stem in train]
+        if twice:
+            places = [lists.get(name, lists.get("")) for name in ("train", split)]
+            first, second = (name if path is None else path.relative_to(folder.root).as_posix()
+                             for name, path in zip(("train", split), places, strict=True))  # fmt: skip
+            words = f"{first} and {second} both list a picture, so scores would be too good"
+            remedy = f"Take each off one of the two lists, best off {first}."
+            problems.append(problem("duplicate-across-splits", "warning", twice, words, remedy))
+    return problems
+
+
+def _suffix(folder: Folder, settings: DataSettings) -> tuple[str, dict[str, str]] | None:
+    """Return the suffix of the masks that lie beside pictures, and where by split: in the folder, or in train/ and so on."""
+    for places in ({"": "."}, split_folders(folder.folders)):
+        files = [path for place in places.values() for path in (folder.root / place).iterdir()]
+        stems = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()}
+        for suffix in (settings.mask_suffix,) if settings.mask_suffix else SUFFIXES:
+            pairs = sum(stem + suffix in stems for stem in stems)
+            if pairs and 4 * pairs >= len(stems):
+                return suffix, places
     return None
 
 
 def detect_suffix(folder: Folder, settings: DataSettings) -> str | None:
     """Find masks beside their pictures."""
-    suffix = None if settings.images or settings.masks else _suffix(folder, settings)
-    return None if suffix is None else f"masks called ...{suffix} beside their pictures"
+    found = None if settings.images or settings.masks else _suffix(folder, settings)
+    return None if found is None else f"masks called ...{found[0]} beside their pictures"
 
 
 def read_suffix(folder: Folder, settings: DataSettings) -> Found:
     """Pair by name and suffix."""
-    named = settings.model_copy(update={"mask_suffix": _suffix(folder, settings)})
-    found = read_pairs(folder, named, Sides({"": "."}, {"": {"": "."}}))
+    suffix, places = _suffix(folder, settings) or ("", {})
+    named = settings.model_copy(update={"mask_suffix": suffix})
+    found = read_pairs(folder, named, Sides(places, {split: {"": place} for split, place in places.items()}))
     found.problems = [told for told in found.problems if told.code != "other-file"]  # data.toml lies there, too
     return found
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from fullconv.data.folder import Folder, is_glob
 from fullconv.data.problems import Problem, problem
 from fullconv.data.settings import DataSettings
+from fullconv.data.texts import composed
 
 
 class Locator:
@@ -22,13 +23,15 @@ class Locator:
         self._ends: dict[str, list[Path]] = {}
         for path in [*listed.files.values(), *(second for _, second in listed.twice)]:
             inner = path.relative_to(self.root)
-            self._paths[inner.as_posix()] = path
-            for end in {inner.name, inner.stem}:
+            self._paths[composed(inner.as_posix())] = path
+            for end in {composed(inner.name), composed(inner.stem)}:
                 self._ends.setdefault(end, []).append(path)
         self.mended: list[str] = []
         """Annotation files or entries whose path was wrong, with a picture found all the same."""
         self.missing: list[str] = []
         self._found: set[Path] = set()
+        self.left_words = "pictures are in no annotation"
+        self.left_remedy = "Annotate them if they should count."
 
     def find(self, name: str, near: Path, split: str = "", said: str = "") -> Path | None:
         """Return the picture of a name, written in a file that lies in `near`; None is remembered as missing.
@@ -45,7 +48,7 @@ class Locator:
         return path
 
     def _find(self, name: str, near: Path, split: str, said: str) -> Path | None:
-        clean = name.replace("\\", "/")
+        clean = composed(name.replace("\\", "/"))
         if (exact := self.exactly(clean, near)) is not None:
             return exact
         if not (last := PurePosixPath(clean).name):
@@ -59,7 +62,7 @@ class Locator:
                 ]
             if len(fits) == 1:
                 foreign = re.match(r"/|[A-Za-z]:|.*\.\./", clean) is not None
-                if foreign or end != last or ("/" in clean and not fits[0].as_posix().endswith("/" + clean)):
+                if foreign or end != last or ("/" in clean and not composed(fits[0].as_posix()).endswith("/" + clean)):
                     self.mended.append(said or name)
                 return fits[0]
         self.missing.append(said or name)
@@ -79,7 +82,8 @@ class Locator:
 
     def beside(self, path: Path) -> Path | None:
         """Return the picture of the same stem in the same folder."""
-        return next((p for p in self._ends.get(path.stem, []) if p.parent == path.parent and p.stem == path.stem), None)
+        stem = composed(path.stem)
+        return next((p for p in self._ends.get(stem, []) if p.parent == path.parent and composed(p.stem) == stem), None)
 
     def problems(self, some: bool) -> list[Problem]:
         """Say what was not found, and what was found elsewhere than written."""
@@ -90,9 +94,9 @@ class Locator:
             found.append(problem("missing-picture", "warning" if some else "error", self.missing, words, remedy))
         left = [path for path in self._paths.values() if path not in self._found]
         if self._found and left:
-            words = "pictures are in no annotation, and are left out"
+            words = f"{self.left_words}, and are left out"
             names = [path.relative_to(self.root).as_posix() for path in left]
-            found.append(problem("unlisted", "note", names, words, "Annotate them if they should count."))
+            found.append(problem("unlisted", "note", names, words, self.left_remedy))
         if self.mended:
             words = "annotations name their picture by a path that is not there; the one of the same name was taken"
             found.append(problem("path-mended", "note", self.mended, words, ""))

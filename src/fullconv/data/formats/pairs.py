@@ -10,16 +10,17 @@ from typing import NamedTuple
 from fullconv.data.folder import Folder, Pictures, is_glob
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.bands import with_more_bands
+from fullconv.data.formats.unlike import advice
 from fullconv.data.problems import Problem, Severity, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import SPLITS, DataSettings
 from fullconv.errors import DataError
 
 _USUAL = ("_mask", "_L", "_gtFine_labelIds")
-_SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
-def _split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str]:
+def split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str]:
     """Which of the splits have a folder: split -> its name."""
     found: dict[str, str] = {}
     for split in SPLITS:
@@ -51,16 +52,17 @@ def _camvid(folder: Folder, settings: DataSettings) -> Sides:
         return sides
     endings = _kinds(settings, [name.partition("annot_")[2] for name in folder.folders if "annot_" in name], "annot")
     for head, ending in endings.items():
-        for split, place in _split_folders(folder.folders, ending.lower()).items():
+        for split, place in split_folders(folder.folders, ending.lower()).items():
             sides.add_masks(split, head, place)
-    sides.pictures.update(_split_folders(folder.folders))
+    sides.pictures.update(split_folders(folder.folders))
     return sides
 
 
-def _split_first(folder: Folder, settings: DataSettings) -> Sides:
+def split_first(folder: Folder, settings: DataSettings) -> Sides:
+    """Find images/ and masks/ in the folders of the splits."""
     sides = Sides({}, {})
     images = settings.images or "images"
-    splits = _split_folders(folder.folders)
+    splits = split_folders(folder.folders)
     inside = {split: folder.folders_in(name) for split, name in splits.items()}
     kinds = _kinds(settings, [name.partition("masks_")[2] for inner in inside.values() for name in inner], "masks")
     if any(is_glob(kind) for kind in (images, *kinds.values())):
@@ -75,13 +77,14 @@ def _split_first(folder: Folder, settings: DataSettings) -> Sides:
     return sides
 
 
-def _kind_first(folder: Folder, settings: DataSettings) -> Sides:
+def kind_first(folder: Folder, settings: DataSettings) -> Sides:
+    """Find the folders of the splits in images/ and masks/."""
     sides = Sides({}, {})
 
     def splits_of(kind: str | None) -> dict[str, str]:
         if kind is None or is_glob(kind):
             return {}
-        return {split: f"{kind}/{name}" for split, name in _split_folders(folder.folders_in(kind)).items()}
+        return {split: f"{kind}/{name}" for split, name in split_folders(folder.folders_in(kind)).items()}
 
     images, masks = _place(folder, settings)
     sides.pictures.update(splits_of(images))
@@ -91,9 +94,10 @@ def _kind_first(folder: Folder, settings: DataSettings) -> Sides:
     return sides
 
 
-def _flat(folder: Folder, settings: DataSettings) -> Sides:
+def flat(folder: Folder, settings: DataSettings) -> Sides:
+    """Find images/ and masks/ alone."""
     sides = Sides({}, {})
-    if not _kind_first(folder, settings).both():
+    if not kind_first(folder, settings).both():
         images, masks = _place(folder, settings)
         if images is not None:
             sides.pictures[""] = images
@@ -147,15 +151,15 @@ def _format(name: str, family: str, sides: Callable[[Folder, DataSettings], Side
 
 FORMATS = (
     _format("camvid", "camvid", _camvid),
-    _format("split-first", "pairs", _split_first),
-    _format("kind-first", "pairs", _kind_first),
-    _format("flat", "pairs", _flat),
+    _format("split-first", "pairs", split_first),
+    _format("kind-first", "pairs", kind_first),
+    _format("flat", "pairs", flat),
 )
 
 
 def half(folder: Folder, settings: DataSettings) -> str | None:
     """Name a folder of pictures whose masks are not there, or the other way round, where nothing fits."""
-    for name, sides in (("masks", _split_first), ("masks", _kind_first), ("masks", _flat), ("annot", _camvid)):
+    for name, sides in (("masks", split_first), ("masks", kind_first), ("masks", flat), ("annot", _camvid)):
         pictures, masks = sides(folder, settings)
         for split, place in pictures.items():
             return f"{place}/ has no {'masks' if name == 'masks' else f'{split}annot'}/ to go with it"
@@ -208,7 +212,7 @@ def _pair(
     alone: dict[str, None] = {}
     empty = not files
     for head, masks in places.items():
-        labels, where = folder.pictures(masks), _Where(folder.root, images, masks, settings)
+        labels, where = folder.pictures(masks), _Where(folder.root, images, masks, not split)
         without = [key for key in files if key not in by_head[head]]
         alone |= dict.fromkeys(without)
         problems += labels.duplicates(folder.root, "masks")
@@ -236,8 +240,8 @@ def _pair(
 class _Where:
     """Words for what is wrong with one pair of folders."""
 
-    def __init__(self, root: Path, images: str, masks: str, settings: DataSettings) -> None:
-        self.root, self.images, self.masks, self.suffix = root, images, masks, settings.mask_suffix
+    def __init__(self, root: Path, images: str, masks: str, alone: bool) -> None:
+        self.root, self.images, self.masks, self.alone = root, images, masks, alone
 
     def _names(self, paths: list[Path]) -> list[str]:
         return [path.relative_to(self.root).as_posix() for path in paths]
@@ -252,9 +256,7 @@ class _Where:
         if not alone:
             return []
         files = self._names([pictures.files[key] for key in alone])
-        remedy = f"Add a mask of the same name to {self.masks}/, or move the picture away."
-        if (suffix := _common_suffix(alone, labels)) is not None:
-            remedy = f'Masks are named with a suffix: add to data.toml: mask_suffix = "{suffix}"'
+        remedy = advice(alone, pictures, labels, (self.images, self.masks), self.alone)
         words = f"pictures in {self.images}/ have no mask in {self.masks}/"
         stems = [pictures.stems[key] for key in alone]
         return [problem("missing-mask", "error", files, words, remedy, stems)]
@@ -278,19 +280,6 @@ def _known_suffix(pictures: Pictures, labels: Pictures) -> str:
             if 2 * sum(key + suffix in labels.files for key in pictures.files) > len(pictures.files):
                 return suffix
     return ""
-
-
-def _common_suffix(alone: list[str], labels: Pictures) -> str | None:
-    """Return what the names of masks have after those of the pictures without one, if it is the same for most."""
-    counts: dict[str, int] = {}
-    lone = set(alone)
-    for key in labels.files:
-        for cut in range(len(key) - 1, 0, -1):
-            if key[:cut] in lone:
-                counts[key[cut:]] = counts.get(key[cut:], 0) + 1
-                break
-    best = max(counts, key=lambda suffix: counts[suffix], default=None)
-    return best if best is not None and 2 * counts[best] > len(alone) else None
 
 
 def _make_stems_unique(found: Found) -> None:

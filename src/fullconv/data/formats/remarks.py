@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from fullconv.data.formats.shapes import Shape
 from fullconv.data.problems import Problem, problem
 from fullconv.data.settings import Boxes, DataSettings
@@ -33,6 +35,7 @@ class Remarks:
         self._kinds: dict[str, None] = {}
         self._flat: list[str] = []
         self._flat_kinds: dict[str, None] = {}
+        self._outlines, self._farthest = 0, 0.0
 
     def box(self, stem: str, shape: Shape) -> list[Shape]:
         """Return what a box draws: its class, or void, where nothing else is drawn; or nothing."""
@@ -51,9 +54,22 @@ class Remarks:
         self._flat.append(stem)
         self._flat_kinds[kind] = None
 
+    def extent(self, shape: Shape) -> None:
+        """Note how far the points of an outline go."""
+        if shape.kind in ("coco-polygon", "polygon"):
+            farthest = max((abs(value) for ring in shape.points for value in np.ravel(ring).tolist()), default=2.0)
+            self._outlines += 1
+            self._farthest = max(self._farthest, farthest)
+
     def problems(self) -> list[Problem]:
         """Say all of it, each with the pictures that it concerns."""
         found = []
+        if self._outlines > 1 and self._farthest <= 1:
+            words = (
+                "all points of all outlines lie between 0 and 1, so they are fractions of the picture and not pixels"
+            )
+            remedy = "Export them in pixels: x times the width, y times the height."
+            found.append(problem("bad-shape", "error", [], words, remedy))
         if bad := list(dict.fromkeys(self._bad)):
             kinds = ", ".join(self._kinds)
             words = f"shapes cannot be drawn ({kinds}): too few points, no numbers, wrong sizes, or a kind not known"

@@ -10,6 +10,7 @@ from fullconv.data.formats import Format, Found
 from fullconv.data.problems import problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import DataSettings
+from fullconv.data.texts import read_text
 from fullconv.errors import DataError
 
 _TABLE, _MASK = "_classes.csv", "_mask"
@@ -69,7 +70,7 @@ def _merge(values: dict[int, str], path: Path) -> None:
         DataError: It cannot be read, or gives a number two names.
     """
     try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True))
+        rows = list(csv.reader(read_text(path).splitlines(), skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}). Export it again.") from None
     before = len(values)

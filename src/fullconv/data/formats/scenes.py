@@ -7,9 +7,11 @@ import re
 from fullconv.constants import LABELS
 from fullconv.data.folder import Folder
 from fullconv.data.formats import Format, Found
+from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.settings import VOID_NAME, DataSettings
+from fullconv.data.settings import DataSettings
+from fullconv.data.texts import read_text
 from fullconv.errors import DataError
 
 _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -29,22 +31,27 @@ _ADE_CLASSES = 150
 
 def detect_cityscapes(folder: Folder, settings: DataSettings) -> str | None:
     """Find the two folders."""
-    truth = _truth(folder)
-    return None if truth is None or settings.masks else f"{folder.folders['leftimg8bit']}/ with {truth}/"
+    images, truth = _place(folder, "leftimg8bit"), _place(folder, "gtfine", "gtcoarse")
+    return None if images is None or truth is None or settings.masks else f"{images}/ with {truth}/"
 
 
-def _truth(folder: Folder) -> str | None:
-    if "leftimg8bit" not in folder.folders:
-        return None
-    return folder.folders.get("gtfine", folder.folders.get("gtcoarse"))
+def _place(folder: Folder, *names: str) -> str | None:
+    """Find a folder by its lower-case name, also in one that is called after its archive: gtFine_trainvaltest/gtFine."""
+    for name in names:
+        if name in folder.folders:
+            return folder.folders[name]
+        outer = next((folder.folders[key] for key in folder.folders if key.startswith(f"{name}_")), None)
+        if outer is not None and name in (inner := folder.folders_in(outer)):
+            return f"{outer}/{inner[name]}"
+    return None
 
 
 def read_cityscapes(folder: Folder, settings: DataSettings) -> Found:
     """Pair by city and number; trainIds where there are some for all pictures, else labelIds."""
     found = Found(splits={})
-    images, truth = folder.folders["leftimg8bit"], _truth(folder) or ""
+    images, truth = _place(folder, "leftimg8bit") or "", _place(folder, "gtfine", "gtcoarse") or ""
     masks = folder.pictures(truth)
-    middle = "gtFine" if truth.lower() == "gtfine" else "gtCoarse"
+    middle = "gtFine" if truth.lower().endswith("gtfine") else "gtCoarse"
     kinds = {k: sum(key.endswith(f"_{k}") for key in masks.files) for k in ("labelTrainIds", "labelIds")}
     kind = "labelTrainIds" if kinds["labelTrainIds"] >= max(kinds["labelIds"], 1) else "labelIds"
     alone: dict[str, list[str]] = {}
@@ -52,8 +59,9 @@ def read_cityscapes(folder: Folder, settings: DataSettings) -> Found:
         split = _SPLITS.get(key.split("/")[0].lower())
         if split is None:
             continue
-        stem = re.sub(r"_leftImg8bit$", "", key)
-        mask = masks.files.get(f"{stem}_{middle}_{kind}")
+        plain, _, weather = key.partition("_leftImg8bit")  # foggy and rainy copies share a mask
+        mask = masks.files.get(f"{plain}_{middle}_{kind}")
+        stem = plain + weather
         found.splits.setdefault(split, [])
         if mask is None:
             alone.setdefault(split, []).append(stem)
@@ -123,7 +131,7 @@ def _names(folder: Folder) -> list[str]:
     rows: list[str] = []
     if path.is_file():
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(path).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
         rows = [line.split("\t")[-1].split(",")[0].strip() for line in lines if re.match(r"\d+\s", line)]

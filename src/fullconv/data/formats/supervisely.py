@@ -19,10 +19,10 @@ from fullconv.data.formats.locate import Locator
 from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, number, points, turned_box
-from fullconv.data.formats.tables import read_json
+from fullconv.data.formats.tables import read_json, unreadable
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
-from fullconv.errors import FullconvError
+from fullconv.errors import DataError, FullconvError
 from fullconv.images.png import SIGNATURE
 from fullconv.images.read import decode
 
@@ -54,12 +54,17 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     naming = Naming(settings, titles, folder.root)
     locator = Locator(folder, settings)
     remarks = Remarks(settings, "fill")  # a rectangle is a shape like others there
+    broken: list[tuple[Path, DataError]] = []
     for place in _sets(folder):
         split = next(
             (_SPLITS[part.lower()] for part in place.relative_to(folder.root).parts if part.lower() in _SPLITS), ""
         )
         for path in sorted((place / "ann").glob("*.json")):
-            table = _load(path)
+            try:
+                table = _load(path)
+            except DataError as error:
+                broken.append((path, error))
+                continue
             name = path.name.removesuffix(".json")
             said = path.relative_to(folder.root).as_posix()
             inner = f"{place.relative_to(folder.root).as_posix()}/img/{name}".removeprefix("./")
@@ -73,6 +78,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
+    found.problems += unreadable(broken, folder.root)
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + remarks.problems()
     found.settings = naming.settings()
     return found

@@ -6,6 +6,7 @@ from fullconv.data.folder import Folder
 from fullconv.data.formats import (
     Format,
     ade_full,
+    alike,
     coco,
     cvat,
     cvat_masks,
@@ -18,6 +19,7 @@ from fullconv.data.formats import (
     supervisely,
     voc,
 )
+from fullconv.data.formats.hints import hint
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
 
@@ -34,10 +36,11 @@ FORMATS: tuple[Format, ...] = (
     *roboflow.FORMATS,
     *supervisely.FORMATS,
     *listed.FORMATS,
+    *alike.FORMATS,
 )
 
-_WEAK = ("list", "suffix")
-"""Families that count where nothing else fits: CamVid and VOC have lists, too."""
+_WEAK = (("list",), ("other-names",), ("suffix",))
+"""Formats that count where nothing before them fits: CamVid and VOC have lists, too."""
 
 
 def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
@@ -56,7 +59,9 @@ def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
     fits = [(row, evidence) for row in rows if (evidence := row.detect(folder, settings)) is not None]
     if not fits:
         raise DataError(_nothing_fits(folder, settings, wanted))
-    fits = [fit for fit in fits if fit[0].family not in _WEAK] or fits
+    weak = {name: level for level, names in enumerate(_WEAK, 1) for name in names}
+    strongest = min(weak.get(row.name, 0) for row, _ in fits)
+    fits = [fit for fit in fits if weak.get(fit[0].name, 0) == strongest]
     if len(fits) > 1:
         said = " and ".join(f"{row.name} ({evidence})" for row, evidence in fits)
         choices = " or ".join(f"--format {row.name}" for row, _ in fits)
@@ -76,13 +81,13 @@ def _nothing_fits(folder: Folder, settings: DataSettings, wanted: str | None) ->
         if value is not None and not (folder.root / value).is_dir() and not any(c in value for c in "*?["):
             return f'{folder.root}: data.toml says {key} = "{value}", but there is no such folder; there is {there}.'
     what = f"is not laid out as '{wanted}'" if wanted is not None else "is laid out as no data set that is known"
-    hint = ""
-    if (missing := pairs.half(folder, settings)) is not None:
-        return f"{folder.root}: {what} (it holds {there}): {missing}. {_ADVICE}"
-    if wanted is None:
-        for inner in folder.folders.values():
-            deeper = Folder(folder.root / inner)
-            if any(row.detect(deeper, settings) for row in FORMATS):
-                hint = f" {inner}/ looks like one: did you mean {folder.root / inner}?"
-                break
-    return f"{folder.root}: {what} (it holds {there}).{hint} {_ADVICE}"
+    helpful = hint(folder, _is_known) if wanted is None else ""
+    missing = pairs.half(folder, settings)
+    said = "" if missing is None else f": {missing}"
+    return f"{folder.root}: {what} (it holds {there}){said}.{helpful} {_ADVICE}"
+
+
+def _is_known(folder: Folder) -> bool:
+    weak = {name for names in _WEAK for name in names}
+    nothing_said = DataSettings()
+    return any(row.detect(folder, nothing_said) is not None for row in FORMATS if row.name not in weak)

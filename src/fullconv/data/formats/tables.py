@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fullconv.data.problems import Problem, problem
+from fullconv.data.texts import read_text
 from fullconv.errors import DataError
 
 
@@ -20,10 +24,22 @@ def read_json(path: Path, remedy: str) -> Any:
         DataError: It cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         table = json.loads(text)
         if "\\ud" in text or "\\uD" in text:
             table = json.loads(json.dumps(table, ensure_ascii=False).encode("utf-8", "replace"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
     return table
+
+
+def unreadable(broken: Sequence[tuple[Path, DataError]], root: Path) -> list[Problem]:
+    """Name the annotation files of single pictures that cannot be read; the others are not spoilt by them."""
+    if not broken:
+        return []
+    files = [path.relative_to(root).as_posix() for path, _ in broken]
+    path, error = broken[0]
+    reason = re.split(r"\. (?=[A-Z])", str(error).removeprefix(f"{path}: "), maxsplit=1)[0]
+    words = f"annotation files cannot be read (the first {reason})"
+    remedy = "Save or export them again, or remove them."
+    return [problem("unreadable", "error", files, words, remedy, [re.sub(r"\.\w+$", "", name) for name in files])]

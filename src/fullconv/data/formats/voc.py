@@ -8,10 +8,13 @@ from pathlib import Path
 from fullconv.constants import LABELS
 from fullconv.data.folder import Folder, Pictures
 from fullconv.data.formats import Format, Found
-from fullconv.data.problems import Problem, problem
+from fullconv.data.formats.listed import on_two_lists
+from fullconv.data.problems import problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan import Scanner
 from fullconv.data.settings import SPLITS, DataSettings
+from fullconv.data.splits import read_list, text_stem
+from fullconv.data.texts import composed, read_text
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 
@@ -54,27 +57,15 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     found.problems += pictures.duplicates(folder.root, "pictures", stems) + masks.duplicates(
         folder.root, "masks", stems
     )
-    found.problems += _on_two_lists(folder, lists, found)
+    found.problems += on_two_lists(folder, lists, found)
     found.settings = _classes(folder, settings, found)
     return found
 
 
-def _on_two_lists(folder: Folder, lists: dict[str, Path], found: Found) -> list[Problem]:
-    """Name what is on the list of train and on that of another split, too."""
-    train = {sample.stem for sample in found.splits.get("train", [])}
-    problems = []
-    for split, members in found.splits.items():
-        twice = [sample.stem for sample in members if split != "train" and sample.stem in train]
-        if twice:
-            first, second = (lists[name].relative_to(folder.root).as_posix() for name in ("train", split))
-            words = f"{first} and {second} both list a picture, so scores would be too good"
-            remedy = f"Take each off one of the two lists, best off {first}."
-            problems.append(problem("duplicate-across-splits", "warning", twice, words, remedy))
-    return problems
-
-
 def _lists(folder: Folder) -> dict[str, Path]:
-    base = folder.root / "ImageSets" / "Segmentation"
+    sets = folder.folders.get("imagesets", "ImageSets")
+    inner = folder.folders_in(sets) if (folder.root / sets).is_dir() else {}
+    base = folder.root / sets / inner.get("segmentation", "Segmentation")
     lists: dict[str, Path] = {split: base / f"{split}.txt" for split in SPLITS if (base / f"{split}.txt").is_file()}
     for name in ("trainval", "default"):
         if "train" not in lists and (base / f"{name}.txt").is_file():
@@ -83,12 +74,9 @@ def _lists(folder: Folder) -> dict[str, Path]:
 
 
 def _by_list(folder: Folder, split: str, path: Path, pictures: Pictures, masks: Pictures, found: Found) -> None:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). It is a text file with a name a line.") from error
     name = path.relative_to(folder.root).as_posix()
-    listed = [line.strip() for line in lines if line.strip()]
+    listed = [_stem_of(line, pictures) for line in read_list(path)]
+    listed = [stem for stem in listed if stem in pictures.files or not stem.startswith("#")]
     absent = [stem for stem in listed if stem not in pictures.files]
     alone = [stem for stem in listed if stem in pictures.files and stem not in masks.files]
     if absent:
@@ -106,6 +94,16 @@ def _by_list(folder: Folder, split: str, path: Path, pictures: Pictures, masks: 
         for stem in dict.fromkeys(listed)
         if stem in pictures.files and stem in masks.files
     ]
+
+
+def _stem_of(line: str, pictures: Pictures) -> str:
+    """Return the picture that a line names: all of it, or its first word; with folders and a suffix, or without."""
+    for text in (line, re.split(r"[,;\t ]", line, maxsplit=1)[0]):
+        stem = composed(text_stem(text))
+        for name in (stem, stem.removeprefix("JPEGImages/"), stem.rpartition("/")[2]):
+            if name in pictures.files:
+                return name
+    return line
 
 
 def _everything(folder: Folder, pictures: Pictures, masks: Pictures, found: Found) -> None:
@@ -135,7 +133,7 @@ def _classes(folder: Folder, settings: DataSettings, found: Found) -> dict[str, 
     listed = folder.root / "class_names.txt"
     if listed.is_file():
         try:
-            lines = [line.strip() for line in listed.read_text(encoding="utf-8-sig").splitlines()]
+            lines = [line.strip() for line in read_text(listed).splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{listed}: cannot be read ({error}). Save it as UTF-8 text.") from error
         names = [_SPECIAL.get(line, line) for line in lines if line]

@@ -1,0 +1,105 @@
+"""Files that name classes: `classes.txt`, and the tables of colours that come with public sets."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+from fullconv.data.texts import column, read_rows, read_text
+from fullconv.errors import DataError
+from fullconv.labels import Color, format_color
+
+VOID_NAME = "void"
+_NUMBERED = re.compile(r"(\d+)\s*[:;.,)\t ]\s*(\D.*)")
+
+
+def read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
+    """Read a `classes.txt`: a name a line, all or none with R G B at the end; empty lines and `#` lines are left out.
+
+    Raises:
+        DataError: It cannot be read, or colours are missing on some lines or out of 0 to 255.
+    """
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
+    names: list[str] = []
+    colors: list[Color] = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        found = re.fullmatch(r"(.*?\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", text)
+        names.append(found[1].rstrip(",") if found else text)
+        if found:
+            red, green, blue = (int(found[i]) for i in (2, 3, 4))
+            if max(red, green, blue) > 255:
+                raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
+            colors.append((red, green, blue))
+    if colors and len(colors) != len(names):
+        raise DataError(f"{path}: {len(colors)} of {len(names)} classes have a colour. Give one to all, or to none.")
+    return _without_numbers(names), colors or None
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Take the numbers off that count all names, as in "0 road", "1: sidewalk", from 0 or 1."""
+    found = [_NUMBERED.fullmatch(name) for name in names]
+    numbers = [int(match[1]) for match in found if match is not None]
+    if len(numbers) < 2 or numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
+        return names
+    return [match[2].strip() for match in found if match is not None]
+
+
+def read_color_table(root: Path) -> dict[str, Any]:
+    """Return the keys that follow from a `class_dict.csv` (name,r,g,b) or `label_colors.txt` ("r g b name"), if there is one.
+
+    They are those of a `classes.txt` with colours; where a colour is called void, `colors` says so.
+
+    Raises:
+        DataError: The file cannot be read, or two names have one colour.
+    """
+    path = next((root / name for name in ("class_dict.csv", "label_colors.txt") if (root / name).is_file()), None)
+    if path is None:
+        return {}
+    try:
+        found = _csv_colors(read_rows(path)) if path.suffix == ".csv" else _text_colors(read_text(path).splitlines())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text, or remove it.") from error
+    colors: dict[str, str] = {}
+    found = list(dict.fromkeys(found))
+    for name, color in found:
+        if colors.setdefault(format_color(color), name) != name:
+            raise DataError(f"{path}: {name} has the colour of {colors[format_color(color)]}. Give it another one.")
+    colors = {color: VOID_NAME if name.lower() in (VOID_NAME, "unlabelled") else name for color, name in colors.items()}
+    names = list(dict.fromkeys(name for name in colors.values() if name != VOID_NAME))
+    if len(names) < 2:
+        return {}
+    if len(names) < len(colors):
+        return {"classes": names, "colors": colors}
+    palette = [list(color) for _, color in found]
+    return {"classes": names, "palette": palette, "class_colors": palette}
+
+
+def _csv_colors(rows: list[list[str]]) -> list[tuple[str, Color]]:
+    heading = rows[0] if rows else []
+    places = [column(heading, *names) for names in (("name", "class"), ("r", "red"), ("g", "green"), ("b", "blue"))]
+    whole = [place for place in places if place is not None]
+    if len(whole) < 4:
+        return []
+    cells = [[row[place] for place in whole] for row in rows[1:] if len(row) > max(whole)]
+    return [(name, (int(r), int(g), int(b))) for name, r, g, b in cells if all(map(_is_channel, (r, g, b)))]
+
+
+def _text_colors(lines: list[str]) -> list[tuple[str, Color]]:
+    found = [re.fullmatch(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*?)\s*", line) for line in lines]
+    return [
+        (m[4], (int(m[1]), int(m[2]), int(m[3])))
+        for m in found
+        if m is not None and all(map(_is_channel, m.groups()[:3]))
+    ]
+
+
+def _is_channel(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= 255
