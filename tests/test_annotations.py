@@ -135,9 +135,10 @@ def test_our_readers_read_back_what_was_predicted(tool, tolerance, first, tmp_pa
         (data / written.name).write_text(json.dumps(tasks))
     else:
         shutil.copy(written, data)
-    rest = "" if first == "background" else 'unlabeled = "void"'
-    (data / "data.toml").write_text(f'classes = ["{first}", "disc & co", "böx"]\n{rest}\n', encoding="utf-8")
+    shutil.copy(out / "data.toml", data)
     dataset = open_dataset(data)
+    assert list(dataset.classes) == [first, "disc & co", "böx"]  # as the model has them
+    assert not [problem for problem in dataset.problems if problem.code == "path-mended"]
     samples = [sample for split in dataset.splits.values() for sample in split]
     assert len(samples) == 3
     for sample in samples:
@@ -148,6 +149,20 @@ def test_our_readers_read_back_what_was_predicted(tool, tolerance, first, tmp_pa
         allowed = near_a_border(wanted, slack + 1) if slack else np.zeros(wanted.shape, bool)
         assert not (found != wanted)[~allowed].any()
         assert (found == wanted).mean() > 0.9
+
+
+def test_classes_that_somebody_wrote_are_left_alone(tmp_path):
+    out, log = results(tmp_path, {"a": scene()})
+    (out / "data.toml").write_text("unlabeled = 'void'\n")
+    write_annotations("coco", out, log, LABELS, 1)
+    assert (out / "data.toml").read_text() == "unlabeled = 'void'\n"
+
+
+def test_tasks_that_nobody_has_submitted_are_no_labels(tmp_path, capsys):
+    out, log = results(tmp_path, {"a": scene()})
+    shutil.copy(write_annotations("labelstudio", out, log, LABELS, 1), tmp_path / "photos")
+    assert main(["check", str(tmp_path / "photos")]) == 2
+    assert "predictions count once somebody has submitted them" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_command_writes_annotations_for_a_tool(tmp_path, capsys):

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine_nets import maker, net, noise
 from fullconv.data import open_dataset
 from fullconv.engines import AutoEngine, choose, translated
-from fullconv.engines.choose import agrees, fastest, multiplications, size_class
+from fullconv.engines.choose import agrees, fastest
 from fullconv.engines.memory import Memory
+from fullconv.engines.sizes import SIDES, multiplications, size_class
+from fullconv.errors import RecipeError
 from fullconv.evaluation import evaluate, score_files
 from fullconv.files import Job, predict_files
 from fullconv.nn import build
@@ -172,6 +176,38 @@ def test_the_first_of_two_processes_decides(tmp_path):
     assert Memory(asked).keep(("torch", "fp32"), {}) == ("openvino", "fp32")
     assert Memory({**asked, "what": "else"}).read() is None
     assert [path.suffix for path in memory.path.parent.iterdir()] == [".json"]
+
+
+def test_of_many_that_try_at_the_same_time_all_go_by_one_answer(tmp_path):
+    choices = [(f"engine{n}", "fp32") for n in range(8)]
+    for turn in range(40):
+        asked = {"turn": turn, "candidates": [list(choice) for choice in choices]}
+        together = Barrier(len(choices))
+
+        def keep(choice, asked=asked, together=together):
+            memory = Memory(asked)
+            together.wait()
+            return memory.keep(choice, {})
+
+        Memory(asked).can_write()
+        with ThreadPoolExecutor(len(choices)) as pool:
+            found = set(pool.map(keep, choices))
+        assert found == {Memory(asked).read()}
+
+
+def test_what_was_decided_is_held_whatever_the_cache_says_later(trials, tmp_path):
+    first = made(agreement=ALLOWED).engine
+    decided = first.decided()
+    assert set(decided) == set(SIDES)
+    assert {(first.at(side, side).name, first.at(side, side).precision) for side in SIDES} == set(decided.values())
+    held = made(agreement=ALLOWED).engine
+    held.hold(dict.fromkeys(SIDES, ("torch", "bf16")))
+    assert held.decided() == dict.fromkeys(SIDES, ("torch", "bf16"))
+    assert held.at(700, 700).precision == "bf16"
+    with pytest.raises(
+        RecipeError, match=r"engine torch in bf16 cannot be used here, there are torch fp32, openvino fp32"
+    ):
+        made().engine.hold({64: ("torch", "bf16")})
 
 
 def test_where_nothing_can_be_kept_nothing_is_tried(trials, tmp_path, caplog):

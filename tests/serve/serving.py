@@ -35,7 +35,7 @@ class Running:
         self.client = httpx.Client(base_url=self.address, timeout=60, trust_env=False)
 
     def _wait(self) -> str:
-        for _ in range(1200):
+        for _ in range(4000):
             found = re.search(r"^Serving .* at (http://\S+)\. Ctrl-C stops\.$", self.text, re.MULTILINE)
             if found:
                 return found[1]

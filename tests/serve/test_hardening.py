@@ -129,16 +129,22 @@ def heavy(service: Running, count: int, seconds: float) -> None:
                     break
 
 
+def with_chunk(kind: bytes, data: bytes) -> bytes:
+    """A picture with one chunk more behind its header."""
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return PICTURE[:33] + chunk + PICTURE[33:]
+
+
 def bombs(service: Running, count: int, seconds: float) -> None:
     """Small files that say that they are large, or are."""
     big = io.BytesIO()
     Image.fromarray(np.zeros((20_000, 20_000), np.uint8)).save(big, format="PNG", compress_level=1)
-    thin = [png(np.zeros((1, 1, 3), np.uint8)), png(np.zeros((1, 100_000, 3), np.uint8))]
-    words = b"tEXt" + b"a\0" + zlib.compress(bytes(10**7))
-    text = (
-        PICTURE[:33] + struct.pack(">I", len(words) - 4) + words + struct.pack(">I", zlib.crc32(words)) + PICTURE[33:]
-    )
-    bodies = [big.getvalue(), bomb(2**31 - 1, 2**31 - 1), bomb(10**6, 150), bomb(0, 0), text, *thin]
+    fax = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(fax, format="TIFF", compression="group4")
+    thin = [png(np.zeros(size, np.uint8)) for size in ((1, 1, 3), (1, 100_000, 3), (100_000, 1, 3))]
+    packed = zlib.compress(bytes(10**8))  # 97 kB
+    stuffed = [with_chunk(b"zTXt", b"a\0\0" + packed), with_chunk(b"iCCP", b"a\0\0" + packed)]
+    bodies = [big.getvalue(), fax.getvalue(), bomb(2**31 - 1, 2**31 - 1), bomb(10**6, 150), bomb(0, 0), *stuffed, *thin]
     expected = {413, 422, 200}
     for number in range(count):
         answer = httpx.post(f"{service.address}/v1/predict", content=bodies[number % len(bodies)], timeout=60)
@@ -168,7 +174,7 @@ def fuzz(service: Running, count: int, seconds: float) -> None:
 
 
 MEASURES: list[tuple[Callable[[Running, int, float], None], int, int]] = [
-    (silence, 40, 500), (trickle, 10, 100), (half_closed, 12, 200), (deaf, 4, 24), (heavy, 2, 8), (bombs, 14, 70),
+    (silence, 40, 500), (trickle, 10, 100), (half_closed, 12, 200), (deaf, 4, 24), (heavy, 2, 8), (bombs, 10, 70),
     (fuzz, 40, 600),
 ]  # fmt: skip
 """What is done, how often in the short and in the long version."""
@@ -203,30 +209,3 @@ def test_silent_and_slow_heads_are_let_go(service):
         for client in clients:
             client.settimeout(max(0.1, end - time.monotonic()))
             assert client.recv(100) == b""
-
-
-@pytest.mark.slow
-def test_schemathesis_finds_no_500(start):
-    """Every operation of the OpenAPI with generated cases, good ones and bad ones."""
-    schemathesis = pytest.importorskip("schemathesis")
-    from hypothesis import HealthCheck, given, settings
-    from hypothesis.errors import Unsatisfiable
-
-    service = start("--max-pixels", "1000000")
-    schema = schemathesis.openapi.from_url(f"{service.address}/openapi.json")
-    asked: list[int] = []
-    for result in schema.get_all_operations():
-        for mode in schemathesis.GenerationMode:
-
-            @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-            @given(case=result.ok().as_strategy(generation_mode=mode))
-            def check(case):
-                answer = case.call(timeout=60)
-                asked.append(answer.status_code)
-                assert answer.status_code < 500, f"{case.method} {case.path}: {answer.status_code} {answer.text[:200]}"
-
-            with suppress(Unsatisfiable):  # an operation that nothing can be wrong about
-                check()
-    assert len(asked) > 150
-    assert {200, 422} <= set(asked)
-    assert "Traceback" not in service.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,10 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
-from serving import picture, png
+import torch
+from serving import CLASSES, picture, png
 
 from fullconv.cli import main
 from fullconv.errors import RecipeError
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter
 from fullconv.serve.settings import check_access, name_models
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
@@ -80,6 +84,51 @@ def stop_under_load(service, expected: bytes) -> None:
     for pid in copies:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.slow
+def test_all_copies_answer_with_the_engine_that_was_chosen_at_the_start(start, tmp_path, monkeypatch):
+    """Also one that is started again after the cache has changed its mind."""
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path))
+    torch.manual_seed(5)
+    network = build("fcn8s", backbone="tiny", num_classes=4, width=2)
+    agreement = {"bf16": {"labels": 0.999, "mean_iou_difference": 0.0001, "pictures": 32}}
+    card = Segmenter.from_network(network, CLASSES, device="cpu").card.model_copy(update={"agreement": agreement})
+    Segmenter(network, card, device="cpu").save(tmp_path / "wide.safetensors")
+    service = start("--copies", "2", model=tmp_path / "wide.safetensors")
+    while service.metric("fullconv_copies_ready") < 2:
+        time.sleep(0.1)
+    (described,) = service.client.get("/v1/models").json()["models"]
+    chosen = [f"{row['engine']} {row['precision']}" for row in described["engines"]]
+    (told,) = [line for line in service.lines if line["event"] == "engine-chosen"]
+    assert told["engines"] == described["engines"]
+    answers = (tmp_path / "engines").glob("*.json")
+    tried = {path: json.loads(path.read_text()) for path in answers}
+    assert [f"{row['engine']} {row['precision']}" for row in tried.values()] == chosen[-1:]  # the largest are worth it
+    for path, row in tried.items():
+        engine, precision = next(other for other in row["candidates"] if other != [row["engine"], row["precision"]])
+        path.write_text(json.dumps({**row, "engine": engine, "precision": precision}))
+    large = png(np.tile(picture(), (6, 4, 1)))
+    seen = set()
+    for killed in service.copies():
+        os.kill(killed, signal.SIGKILL)
+        for _ in range(2):  # while one copy is away, and when it is back
+            with ThreadPoolExecutor(4) as pool:
+                seen |= set(pool.map(lambda _: engine_of(service, large), range(8)))
+            while service.metric("fullconv_copies_ready") < 2:
+                time.sleep(0.1)
+    assert seen == {chosen[-1]}
+    assert engine_of(service, PICTURE) == chosen[0]
+    assert service.client.get("/v1/models").json()["models"][0]["engines"] == described["engines"]
+    assert len([line for line in service.lines if line["event"] == "engine-chosen"]) == 1
+
+
+def engine_of(service, body: bytes) -> str:
+    answer = httpx.post(f"{service.address}/v1/predict?answer=json", content=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    content = answer.json()
+    assert answer.headers["x-engine"] == f"{content['engine']} {content['precision']}"
+    return answer.headers["x-engine"]
 
 
 @pytest.mark.slow

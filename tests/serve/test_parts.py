@@ -114,7 +114,7 @@ def test_noise_has_too_many_runs():
      (ModelFileError("x"), 422), (ValueError("a bug"), 500)],
 )  # fmt: skip
 def test_what_goes_wrong_with_a_picture_has_its_status(error, status):
-    from fullconv.serve.worker import as_refusal
+    from fullconv.serve.refusals import as_refusal
 
     assert as_refusal(error).status == status
 

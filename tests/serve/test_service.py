@@ -115,6 +115,8 @@ def test_the_models_are_described(service):
     assert (content["default"], own["name"], own["ready"]) == ("shapes", "shapes", True)
     assert [row["name"] for row in own["classes"]] == CLASSES
     assert content["limits"]["body_bytes"] == 64_000_000
+    assert own["engines"] == [{"max_pixels": None, "engine": own["engine"], "precision": own["precision"]}]
+    assert post(service).headers["x-engine"] == f"{own['engine']} {own['precision']}" == "torch fp32"
 
 
 def test_probes_counters_and_documents_answer(service):

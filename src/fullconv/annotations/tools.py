@@ -6,7 +6,6 @@ Label maps are read back from the folder of results one at a time, so any number
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,6 +24,9 @@ from fullconv.data.formats.naming import BACKGROUND
 from fullconv.errors import InputError
 from fullconv.labels import format_color, read_label_map
 from fullconv.storage import write_bytes, write_text
+
+CLASSES = "data.toml"
+FIRST_LINE = "# The model's classes, for the corrected export: copy this beside it before training on it."
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,29 @@ def write_annotations(tool: str, out: Path, log: Path, labels: Labels, tolerance
         InputError: A label map cannot be read back.
         OutputError: The file cannot be written.
     """
-    return TOOLS[tool](out, _pictures(out, log, labels, tolerance), labels)
+    written = TOOLS[tool](out, _pictures(out, log, labels, tolerance), labels)
+    _write_classes(out / CLASSES, labels)
+    return written
+
+
+def _write_classes(path: Path, labels: Labels) -> None:
+    """Write the classes as a data.toml for the corrected export, so that they keep their order; leave another one alone."""
+    if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(FIRST_LINE):
+        return
+    rest = "" if _background(labels) == 0 else 'unlabeled = "void"\n'
+    classes = json.dumps(list(labels.classes), ensure_ascii=False)
+    write_text(
+        path, f"{FIRST_LINE}\nclasses = {classes}\npalette = {[list(color) for color in labels.palette]}\n{rest}"
+    )
+
+
+def _background(labels: Labels) -> int | None:
+    # Any other first class is drawn, too: nobody would take bare ground for "sky".
+    return 0 if labels.classes[0].lower() in BACKGROUND else None
 
 
 def _pictures(out: Path, log: Path, labels: Labels, tolerance: float) -> Iterator[Annotated]:
-    # Any other first class is drawn, too: nobody would take bare ground for "sky".
-    background = 0 if labels.classes[0].lower() in BACKGROUND else None
+    background = _background(labels)
     with log.open(encoding="utf-8") as lines:
         done = (row for row in map(json.loads, lines) if row["output"] is not None and row["status"] != "failed")
         for number, row in enumerate(done):
@@ -91,7 +110,10 @@ def _points(outline: Outline, shift: float = 0.0) -> list[list[float]]:
 
 
 def _labelme(out: Path, pictures: Iterator[Annotated], labels: Labels) -> Path:
-    """Write a JSON file beside each label map. LabelMe counts from pixel centres, so by half a pixel less."""
+    """Write a JSON file beside each label map, to be copied beside the picture, which it names without a folder.
+
+    LabelMe counts from pixel centres, so by half a pixel less.
+    """
     for picture in pictures:
         path = out / f"{PurePosixPath(picture.name).with_suffix('')}.json"
         shapes: list[dict[str, Any]] = [
@@ -102,18 +124,11 @@ def _labelme(out: Path, pictures: Iterator[Annotated], labels: Labels) -> Path:
             for outline in picture.outlines
         ]  # fmt: skip
         table: dict[str, Any] = {
-            "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": _relative(picture.source, path.parent),
+            "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": picture.source.name,
             "imageData": None, "imageHeight": picture.height, "imageWidth": picture.width,
         }  # fmt: skip
         write_text(path, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
     return out
-
-
-def _relative(path: Path, folder: Path) -> str:
-    try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    except ValueError:  # on another drive
-        return path.resolve().as_posix()
 
 
 def _cvat(out: Path, pictures: Iterator[Annotated], labels: Labels) -> Path:

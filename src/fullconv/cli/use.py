@@ -286,7 +286,9 @@ def _annotate(tool: str, job: Job, card: Card, tolerance: float) -> None:
     mark = f".{job.shard[0]}-of-{job.shard[1]}" if job.shard else ""
     with results_only():
         written = write_annotations(tool, job.out, job.out / f"predictions{mark}.jsonl", labels, tolerance)
-    say(f"{written}: annotations for {tool}, outlines within {tolerance:g} px.")
+    say(
+        f"{written}: annotations for {tool}, outlines within {tolerance:g} px; data.toml goes beside the corrected export."
+    )
 
 
 def _told(tally: Tally) -> str:

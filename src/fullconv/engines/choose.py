@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from fullconv.engines.onnx_engine import OnnxRuntimeEngine
 from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
 from fullconv.engines.runtimes import ENGINES, is_installed, runtime, versions
 from fullconv.engines.seam import Engine
+from fullconv.engines.sizes import SIDES, multiplications, size_class, told
 from fullconv.engines.torch_engine import TorchEngine
 from fullconv.engines.translated import translated
 from fullconv.errors import FullconvError, RecipeError, nearest
@@ -29,8 +30,6 @@ from fullconv.nn import Network, Scores, WholeNetwork
 from fullconv.timing import CHOOSING, PREPARING, part
 
 LOG = logging.getLogger("fullconv.engines")
-SIDES = (64, 128, 256, 512)
-"""Classes of picture sizes, by the side of a square of as many pixels; larger pictures are tried as the last."""
 WORTH_A_TRIAL = 2e9
 """Multiplications for a picture below which nothing is tried: it takes some hundredths of a second, and translating
 the network for another runtime takes seconds."""
@@ -194,6 +193,27 @@ class AutoEngine:
                 self._used.append(choice)
             return self.maker.engine(choice)
 
+    def decided(self) -> dict[int, Choice]:
+        """Choose for all sizes now; returns the choice by the side of `SIDES` that stands for a class."""
+        with self._lock:
+            for side in SIDES:
+                if side not in self._chosen:
+                    self._chosen[side] = self._choose(side)
+            return dict(self._chosen)
+
+    def hold(self, choices: Mapping[int, Choice]) -> None:
+        """Take what another process has decided, whatever the cache folder says now.
+
+        Raises:
+            RecipeError: It is no candidate here.
+        """
+        for name, precision in choices.values():
+            if (name, precision) not in self.candidates:
+                known = ", ".join(" ".join(choice) for choice in self.candidates)
+                raise RecipeError(f"engine {name} in {precision} cannot be used here, there are {known}.")
+        with self._lock:
+            self._chosen.update(choices)
+
     def _choose(self, side: int) -> Choice:
         plainest = self.candidates[0]
         if len(self.candidates) == 1 or self.work() * side**2 < WORTH_A_TRIAL:
@@ -209,7 +229,7 @@ class AutoEngine:
             seconds = self._try_all(side)
         answer = memory.keep(fastest(seconds, plainest), seconds)
         tried = ", ".join(f"{name} {precision} {1000 * took:.0f} ms" for (name, precision), took in seconds.items())
-        LOG.info("engine: %s %s for pictures of %s (%s)", *answer, _told(side), tried)
+        LOG.info("engine: %s %s for pictures of %s (%s)", *answer, told(side), tried)
         return answer
 
     def work(self) -> float:
@@ -271,38 +291,3 @@ def fastest(seconds: dict[Choice, float], plainest: Choice) -> Choice:
     """
     best = min(seconds, key=lambda choice: seconds[choice])
     return best if seconds[best] <= CLEARLY * seconds[plainest] else plainest
-
-
-def size_class(height: int, width: int) -> int:
-    """Return the side of the square that stands for pictures of a size.
-
-    >>> size_class(360, 480), size_class(20, 700), size_class(3000, 4000)
-    (512, 128, 512)
-    """
-    return next((side for side in SIDES if height * width <= side**2), SIDES[-1])
-
-
-def _told(side: int) -> str:
-    return f"{side}x{side} pixels and more" if side == SIDES[-1] else f"up to {side}x{side} pixels"
-
-
-def multiplications(network: Network) -> float:
-    """Return the multiplications of a network's convolutions for a pixel of a picture, roughly."""
-    height, width, total = 64, 96, 0
-
-    def add(layer: nn.Module, _: Any, result: Tensor) -> None:
-        nonlocal total
-        weight = cast(Tensor, layer.weight)
-        cells = result.shape[-2] * result.shape[-1]
-        total += weight.numel() * cells
-
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        with torch.inference_mode():
-            parameter = next(network.parameters())
-            network.scores(torch.zeros(1, network.in_channels, height, width).to(parameter))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total / (height * width)

@@ -78,13 +78,12 @@ class Memory:
         text = json.dumps({"engine": choice[0], "precision": choice[1], "seconds": times, **self.question}, indent=1)
         part = self._part()
         try:
-            if self.read() is None:
-                self.path.unlink(missing_ok=True)  # what cannot be read answers nothing
             part.write_text(text, encoding="utf-8")
             try:
                 self.path.hardlink_to(part)  # whole from the start, and only where nothing has the name yet
             except FileExistsError:
-                pass
+                if self.read() is None:  # what cannot be read answers nothing
+                    part.replace(self.path)
             except OSError:  # a file system without links
                 part.replace(self.path)
         except OSError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -16,46 +16,15 @@ from fullconv import __version__
 from fullconv.errors import nearest
 from fullconv.labels import format_color
 from fullconv.serve.bodies import Bodies
-from fullconv.serve.kinds import KINDS, Kind, Part, media_type, negotiate
+from fullconv.serve.copies import Answer
+from fullconv.serve.kinds import Kind, media_type
 from fullconv.serve.measures import Measures
+from fullconv.serve.orders import Head, Include, Name, Scale, Tile, Wanted, check_order
 from fullconv.serve.pages import add_pages
-from fullconv.serve.pool import Answer, Pool
+from fullconv.serve.pool import Pool
 from fullconv.serve.problems import Refusal
-from fullconv.serve.schema import describe_errors, describe_models, describe_predict
+from fullconv.serve.schema import ALIVE, MODELS, READY, describe_errors, describe_get, describe_here, describe_predict
 from fullconv.serve.settings import Settings
-
-Tile = Annotated[
-    str,
-    Query(
-        pattern=r"^(auto|none|[1-9][0-9]{0,5})$",
-        description="Side of a tile's core in pixels; the answer is the same. auto and none are as for `fullconv predict`.",
-    ),
-]
-Head = Annotated[
-    str | None,
-    Query(min_length=1, max_length=100, description="Which head of a model that has several; the first by default."),
-]
-Scale = Annotated[
-    float | None,
-    Query(
-        ge=0.05, le=4, allow_inf_nan=False,
-        description="Working resolution in place of the model's own; results are at the picture's size.",
-    ),
-]  # fmt: skip
-Wanted = Annotated[
-    Literal["labels", "overlay", "json", "npz"] | None,
-    Query(description="Kind of answer in place of what Accept says."),
-]
-Include = Annotated[
-    list[Part],
-    Query(
-        max_length=5,
-        description="Repeatable, for JSON: polygons, rle (COCO's uncompressed run lengths), label_map and confidence"
-        " (PNG in base64; confidence in whole percents), picture (as a browser can show it).",
-    ),
-]
-Name = Annotated[str, Path(description="Name of a model, one of /v1/models.")]
-PARAMETERS = ("tile", "head", "scale", "answer", "include")
 
 
 class Service:
@@ -104,11 +73,14 @@ class Service:
                 "pixels": answer.pixels,
                 "answer": kind,
                 "batch": answer.batch,
+                "engine": answer.engine,
+                "precision": answer.precision,
                 "network_ms": round(1000 * answer.seconds, 1),
             }
             return Response(
                 answer.payload, media_type=media_type(kind),
                 headers={"Cache-Control": "no-store", "Vary": "Accept", "X-Model": name,
+                         "X-Engine": f"{answer.engine} {answer.precision}",
                          "Server-Timing": f"network;dur={1000 * answer.seconds:.1f}"},
             )  # fmt: skip
 
@@ -153,34 +125,6 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def check_order(request: Request, order: dict[str, Any], pool: Pool) -> Kind:
-    """Return the kind of answer that a request asks for.
-
-    Raises:
-        Refusal: A parameter is unknown or contradicts another, or no kind of ours is accepted.
-    """
-    for key in request.query_params:
-        if key not in PARAMETERS:
-            words = (
-                f"there is no parameter '{key[:40]}'; there are {', '.join(PARAMETERS)}.{nearest(key[:40], PARAMETERS)}"
-            )
-            raise Refusal(422, "unknown-parameter", words)
-    wanted = order.pop("answer")
-    kind = wanted or negotiate(request.headers.get("accept", ""))
-    if kind is None:
-        raise Refusal(406, "not-acceptable", f"Accept names none of {', '.join(KINDS.values())}.")
-    if order["include"] and kind != "json":
-        raise Refusal(
-            422, "include-without-json", "include is for JSON: send Accept: application/json, or answer=json."
-        )
-    heads = list(pool.card.heads or ()) if pool.card is not None else []
-    if order["head"] is not None and order["head"] not in heads:
-        known = f"it has {', '.join(heads)}" if heads else "it has one without a name: leave head away"
-        raise Refusal(422, "no-such-head", f"this model has no head '{order['head']}', {known}.")
-    order["tile"] = int(order["tile"]) if order["tile"].isdigit() else order["tile"]
-    return kind
-
-
 def describe_model(name: str, pool: Pool) -> dict[str, Any]:
     """Return a model in words and numbers."""
     card = pool.card
@@ -195,6 +139,7 @@ def describe_model(name: str, pool: Pool) -> dict[str, Any]:
         "backbone": card.backbone, "in_channels": card.in_channels, "bands": card.bands, "scale": card.scale,
         "stride": card.stride, "heads": list(card.heads) if card.heads else [], "classes": classes,
         "weights_sha256": card.weights_sha256, "weights_license": card.weights_license, **pool.running,
+        "engines": pool.engines,
     }  # fmt: skip
 
 
@@ -223,7 +168,8 @@ def make_app(service: Service) -> FastAPI:
         order = {"tile": tile, "head": head, "scale": scale, "answer": answer, "include": include}
         return await service.predict(request, name, order)
 
-    @app.get("/v1/models", **describe_models())
+    @app.get("/v1/models", operation_id="models", tags=["prediction"],
+             **describe_get(MODELS, "Models and limits.", 401))  # fmt: skip
     async def models() -> Response:
         """List the models with their classes, and the limits of the service."""
         return JSONResponse(service.describe(), headers={"Cache-Control": "no-store"})
@@ -231,16 +177,34 @@ def make_app(service: Service) -> FastAPI:
     _add_probes(app, service)
     add_pages(app)
     _add_error_answers(app)
+    _describe(app, service)
     return app
 
 
-def _add_probes(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["operation"])
-    async def healthz() -> dict[str, str]:
-        """Say that the process that listens is alive."""
-        return {"status": "ok"}
+def _describe(app: FastAPI, service: Service) -> None:
+    """Let OpenAPI name the models and heads that are served here."""
+    plain = app.openapi
 
-    @app.get("/readyz", tags=["operation"], responses={503: {"description": "A model has no copy that is ready."}})
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:  # the models are loaded by the time that anybody asks
+            heads = {name: list(pool.card.heads or ()) if pool.card else [] for name, pool in service.pools.items()}
+            app.openapi_schema = describe_here(plain(), heads, service.settings.token is not None)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_probes(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", tags=["operation"], **describe_get(ALIVE, "It lives."))
+    async def healthz() -> Response:
+        """Say that the process that listens is alive."""
+        return JSONResponse({"status": "ok"})
+
+    described = describe_get(READY, "Every model has a copy that is ready.")
+    content = {"application/json": {"schema": READY}}
+    described["responses"][503] = {"description": "A model has no copy that is ready.", "content": content}
+
+    @app.get("/readyz", tags=["operation"], **described)
     async def readyz() -> Response:
         """Say whether every model has a copy that is ready."""
         missing = [name for name, pool in service.pools.items() if not pool.ready]
@@ -250,7 +214,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
         return JSONResponse({"status": words, "missing": missing}, 200 if ready else 503, headers)
 
     @app.get("/metrics", tags=["operation"], response_class=Response,
-             responses={200: {"content": {"text/plain": {}}}, **describe_errors(401)})  # fmt: skip
+             responses={200: {"content": {"text/plain": {}}}, **describe_errors(401, 403, 421)})  # fmt: skip
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
         return Response(service.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -17,12 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fullconv.serve.journal import Journal
 from fullconv.serve.measures import Measures
 from fullconv.serve.problems import BUG, Refusal
-from fullconv.serve.settings import Settings, is_loopback
+from fullconv.serve.settings import PROTECTED, Settings, is_loopback
 
 DRAIN_SECONDS, DRAIN_BYTES = 2.0, 64 * 2**20
 """What is still read of a request that was answered early, so that its sender sees the answer and no reset."""
-PROTECTED = ("/v1/", "/metrics")
-"""What a token guards; the page, its files and the probes tell nothing."""
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),

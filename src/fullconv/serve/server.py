@@ -88,7 +88,10 @@ async def _serve(settings: Settings, listening: socket.socket, journal: Journal)
     measures = Measures()
     pools = {name: Pool(name, settings, measures, journal) for name in settings.models}
     try:
-        await asyncio.gather(*(pool.start() for pool in pools.values()))
+        for pool in pools.values():  # one after the other: each may try engines, and measures them
+            await pool.start()
+        for pool in pools.values():
+            pool.complete()
         service = Service(settings, pools, measures)
         gate = Gate(make_app(service), settings, measures, journal)
         config = uvicorn.Config(

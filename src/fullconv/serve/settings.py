@@ -13,6 +13,8 @@ from fullconv.modelfile import read_card
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a model may be called in an address."""
+PROTECTED = ("/v1/", "/metrics")
+"""What a token guards; the page, its files and the probes tell nothing."""
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.allocator import freed_memory_kept
-from fullconv.errors import FullconvError, InputError, MissingExtraError
+from fullconv.engines import AutoEngine
+from fullconv.engines.memory import Choice
+from fullconv.errors import FullconvError, InputError
 from fullconv.images import image_size, read_image
-from fullconv.images.limits import PictureError
 from fullconv.preprocess import select_bands, working_size
 from fullconv.segmenter import Segmenter, load
 from fullconv.serve.answers import encode
 from fullconv.serve.frames import read_frame, write_frame
-from fullconv.serve.problems import BUG, Refusal
+from fullconv.serve.problems import Refusal
+from fullconv.serve.refusals import as_refusal
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may open here. Its reader of EPS starts another program."""
@@ -141,6 +143,8 @@ class Copy:
     @torch.inference_mode()
     def _compute(self, batch: list[Order], start: float) -> None:
         first = batch[0]
+        height, width = first.pixels.shape[:2]
+        engine = first.segmenter.engine.at(*working_size(height, width, first.segmenter.card.scale))
         predictions = first.segmenter.predict_many(
             [order.pixels for order in batch], first.head["tile"], first.wants_probabilities, first.head["head"]
         )
@@ -148,7 +152,8 @@ class Copy:
             if "confidence" in order.head["include"]:
                 _ = prediction.confidence  # cached; it runs the network's second half, which belongs into this thread
             seconds = time.perf_counter() - start
-            self.pool.submit(self._answer, order, prediction, {"batch": len(batch), "seconds": seconds})
+            told = {"batch": len(batch), "seconds": seconds, "engine": engine.name, "precision": engine.precision}
+            self.pool.submit(self._answer, order, prediction, told)
 
     def _take(self, head: dict[str, Any], body: bytes) -> None:
         """Decode a picture and put it among those that are ready."""
@@ -216,7 +221,10 @@ class Copy:
         try:
             card = order.segmenter.card
             heads = list(card.heads) if card.heads else []
-            facts = {"head": order.head["head"] or (heads[0] if heads else None), "scale": card.scale}
+            facts = {
+                "head": order.head["head"] or (heads[0] if heads else None), "scale": card.scale,
+                "engine": told["engine"], "precision": told["precision"],
+            }  # fmt: skip
             payload = encode(prediction, order.head, facts)
             height, width = prediction.label_map.shape
             self._send({"id": order.number, "pixels": height * width, **told}, payload)
@@ -236,26 +244,24 @@ class Copy:
         self._dropped.discard(head["id"])
 
 
-def as_refusal(error: Exception) -> Refusal:
-    """Turn what went wrong with a picture into an answer."""
-    if isinstance(error, Refusal):
-        return error
-    words = str(error).removeprefix("bytes: ")
-    if isinstance(error, PictureError) and error.code == "too-large":
-        words = words.partition(" If that is right")[0]
-        return Refusal(413, "too-many-pixels", f"the picture: {words} Send a smaller one, or cut it.")
-    if isinstance(error, PictureError):
-        status = 415 if error.code == "not-a-picture" else 422
-        return Refusal(
-            status, error.code, f"the picture {words}" if words.startswith("is ") else f"the picture: {words}"
-        )
-    if isinstance(error, MissingExtraError):
-        return Refusal(415, "unreadable-here", words)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in words and "alloc" in words):
-        return Refusal(413, "too-large", "this picture does not fit the memory here. Send a smaller one.")
-    if isinstance(error, FullconvError):
-        return Refusal(422, "cannot-predict", words)
-    return Refusal(500, "bug", BUG)
+def choose_engines(segmenter: Segmenter, before: dict[str, Any] | None) -> dict[int, Choice]:
+    """Choose the engine for each class of picture sizes, or take what was chosen before, and compute a first picture.
+
+    Args:
+        segmenter: The model.
+        before: "engines" by class, and the "weights_sha256" for which they were chosen; None for the first copy.
+
+    Returns:
+        Engine and precision by class; empty where one engine computes all.
+    """
+    engine, chosen = segmenter.engine, {}
+    if isinstance(engine, AutoEngine):
+        if before is not None and before["weights_sha256"] == segmenter.card.weights_sha256:
+            engine.hold({int(side): (name, precision) for side, (name, precision) in before["engines"].items()})
+        chosen = engine.decided()
+    for side in chosen or [LEAST_SIDE]:  # so that no client waits for what is prepared at the first picture
+        segmenter.predict(np.zeros((side, side, segmenter.card.in_channels), np.uint8))
+    return chosen
 
 
 @freed_memory_kept()
@@ -276,16 +282,13 @@ def main() -> None:
         if told["copies"] > 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // told["copies"]))
         segmenter = load(told["model"], precision=told["precision"], engine=told["engine"], device=told["device"])
-        segmenter.predict(np.zeros((LEAST_SIDE, LEAST_SIDE, segmenter.card.in_channels), np.uint8))  # warm
+        chosen = choose_engines(segmenter, told["chosen"])
     except FullconvError as error:
         write_frame(out, {"failed": str(error)})
         return
-    running = {
-        "engine": segmenter.engine.name,
-        "precision": segmenter.engine.precision,
-        "device": str(segmenter.device),
-    }
-    write_frame(out, {"ready": running}, segmenter.card.to_json().encode())
+    engine = segmenter.engine
+    running = {"engine": engine.name, "precision": engine.precision, "device": str(segmenter.device)}
+    write_frame(out, {"ready": running, "chosen": chosen}, segmenter.card.to_json().encode())
     this = Copy(segmenter, told, cast("IO[bytes]", out))
     threading.Thread(target=this.listen, args=(source,), name="listen", daemon=True).start()
     this.run()

@@ -23,7 +23,7 @@ from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
 from fullconv.data.texts import beginning
-from fullconv.errors import FullconvError
+from fullconv.errors import DataError, FullconvError
 from fullconv.images import image_size
 from fullconv.images.read import decode
 
@@ -56,6 +56,11 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     """Draw one annotation of every picture, in its order."""
     found = Found(splits={"": []})
     tasks = [(path, task, *_choose(task)) for path in _files(folder) for task in _load(path)]
+    if tasks and not any(count for *_, count in tasks):
+        raise DataError(
+            f"{tasks[0][0]}: no task of it is labelled yet; predictions count once somebody has submitted them. Submit"
+            " them in Label Studio, and export again."
+        )
     names = sorted({_label(row) for _, _, rows, _ in tasks for row in rows} - {""})
     naming = Naming(settings, names, folder.root)
     locator = Locator(folder, settings)
@@ -107,6 +112,8 @@ def _annotations(task: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _choose(task: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
     """Return the shapes of the annotation that counts, and how many annotations there are."""
+    if "annotations" not in task and "predictions" in task:  # as it is imported, before anybody has looked at it
+        return [], 0
     if "annotations" not in task:  # JSON-MIN has the shapes in the task itself, one annotation each
         lists = [value for value in task.values() if isinstance(value, list)]
         entries = [entry for value in lists for entry in value if isinstance(entry, dict)]

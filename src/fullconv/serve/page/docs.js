@@ -9,14 +9,16 @@ function rows(head, lines) {
   table.tHead.append(top);
   for (const cells of lines) {
     const line = make("tr");
-    line.append(...cells.map((cell, place) => { const box = make("td"); box.append(place ? cell : make("code", cell)); return box; }));
+    line.append(...cells.map((cell, place) => { const box = make("td"); box.append(...(place ? words(cell) : [make("code", cell)])); return box; }));
     table.tBodies[0].append(line);
   }
   return table;
 }
 
-function kind(schema) {
-  const one = schema.anyOf?.find((part) => part.type !== "null") ?? schema;
+/** Words with what stands between backticks as code. */
+const words = (text) => text.split("`").map((part, place) => (place % 2 ? make("code", part) : part));
+
+function kind(one) {
   if (one.type === "array") return `any of ${one.items.enum?.join(", ") ?? one.items.type}`;
   if (one.enum) return one.enum.join(", ");
   const span = one.minimum !== undefined ? `, ${one.minimum} to ${one.maximum}` : "";

@@ -104,7 +104,7 @@ async function run(item) {
       refresh(item);
     }), item);
     Object.assign(item, {
-      state: "done", seconds: (performance.now() - start) / 1000, classes: content.classes, size: content.size,
+      state: "done", seconds: (performance.now() - start) / 1000, classes: content.classes, engine: `${content.engine} ${content.precision}`,
       labels: fromBase64(content.label_map), confidence: fromBase64(content.confidence),
       picture: readable ? item.file : new Blob([fromBase64(content.picture)]), error: null,
     });
@@ -170,7 +170,7 @@ function say(words) { $("status").textContent = words; }
 
 function tab(item) {
   const button = document.createElement("button"), row = document.createElement("li");
-  button.type = "button";
+  Object.assign(button, { type: "button", title: item.name });
   button.append(Object.assign(document.createElement("canvas"), { width: 168, height: 126 }));
   button.append(Object.assign(document.createElement("span"), { className: "state" }));
   button.addEventListener("click", () => select(item));
@@ -223,7 +223,7 @@ async function select(item) {
   await viewer.show(bitmap, labels, confidence, colors);
   $("size").textContent = `${labels.width.toLocaleString("en")} × ${labels.height.toLocaleString("en")} pixels`;
   $("file-name").textContent = item.name;
-  $("file-facts").textContent = `${item.classes.filter((row) => row.pixels).length} of ${item.classes.length} classes, in ${item.seconds.toFixed(item.seconds < 10 ? 2 : 0)} s`;
+  $("file-facts").textContent = `${item.classes.filter((row) => row.pixels).length} of ${item.classes.length} classes, in ${item.seconds.toFixed(item.seconds < 10 ? 2 : 0)} s by ${item.engine}`;
   $("stage").dataset.ready = item.name;
 }
 
