@@ -55,12 +55,18 @@ def make_pair(sample: Sample, picture: PictureFacts, mask: MaskFacts) -> Pair | 
     return None if spread < 2 else Pair(sample, colors / spread, labels, picture.orientation)
 
 
+def columns(pictures: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Lay N pictures (SIDE, SIDE, 3) side by side: a row a cell, three columns a picture."""
+    cells = np.stack(pictures).reshape(len(pictures), -1, 3)
+    return np.ascontiguousarray(cells.transpose(1, 0, 2)).reshape(cells.shape[1], -1)
+
+
 def explained(mask: NDArray[np.uint8], pictures: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return which share of each picture's variance the labels explain.
 
     Args:
         mask: (SIDE, SIDE) labels.
-        pictures: (N, SIDE, SIDE, 3) as in `Pair`.
+        pictures: (SIDE * SIDE, 3 N), as `columns` lays those of pairs.
 
     Returns:
         (N,) from 0 to 1.
@@ -68,8 +74,7 @@ def explained(mask: NDArray[np.uint8], pictures: NDArray[np.float32]) -> NDArray
     labels = np.unique(mask.ravel(), return_inverse=True)[1]
     count = np.bincount(labels)
     regions = (labels[None] == np.arange(len(count))[:, None]).astype(np.float32)
-    flat = pictures.reshape(len(pictures), labels.size, 3).transpose(1, 0, 2).reshape(labels.size, -1)
-    sums = (regions @ flat).reshape(len(count), len(pictures), 3)
+    sums = (regions @ pictures).reshape(len(count), -1, 3)
     between = (sums.astype(np.float64) ** 2).sum(axis=2) / count[:, None]
     return np.asarray(between.sum(axis=0) / labels.size)
 
@@ -130,7 +135,7 @@ def judge(pairs: Sequence[Pair]) -> Fit | None:
     """Compare the masks of a split with its pictures; None where there are too few to tell."""
     if len(pairs) < FEWEST:
         return None
-    pictures = np.stack([pair.picture for pair in pairs])
+    pictures = columns([pair.picture for pair in pairs])
     table = np.stack([explained(pair.mask, pictures) for pair in pairs])
     table = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
     others = table[~np.eye(len(pairs), dtype=bool)]
@@ -140,7 +145,7 @@ def judge(pairs: Sequence[Pair]) -> Fit | None:
 def turned(pair: Pair) -> dict[int, float]:
     """Return how much of a picture its mask explains, by the orientation (EXIF, 1 to 8) that the picture is given."""
     ways = range(1, 9)
-    pictures = np.stack([tiff.orient(pair.picture, way) for way in ways])
+    pictures = columns([tiff.orient(pair.picture, way) for way in ways])
     return dict(zip(ways, explained(pair.mask, pictures).tolist(), strict=True))
 
 

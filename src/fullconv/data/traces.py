@@ -18,7 +18,7 @@ from fullconv.labels import VOID
 SIDE = 32
 """Cells along each side of a look."""
 
-_LINES = 32
+_LINES = 48
 """Rows of a mask that are searched for traces: enough to count hundreds of edges in tens of microseconds."""
 
 _SHORT = 2

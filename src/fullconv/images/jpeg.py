@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 START = b"\xff\xd8\xff"
 _END = 0xD9
+_SEGMENT = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]", re.DOTALL)
+"""A marker with a segment behind it, or the end: no stuffed byte, fill byte or restart."""
 _PADDING = 16  # so many zeros at the end of a file without an end marker are no entropy-coded data
 _DATA = bytes(i % 254 + 1 for i in range(512))  # anything without a marker
 _FILLER = b"".join(_DATA + bytes([0xFF, 0xD0 + i % 8]) for i in range(16)) + _DATA  # with every restart marker
@@ -21,14 +24,11 @@ def end_of_data(data: bytes) -> int | None:
     Entropy-coded data cannot hold it, but thumbnails in the header do, so segments are walked.
     """
     at = 2
-    while (at := data.find(b"\xff", at)) != -1 and at + 3 < len(data) + 2:
-        kind = data[at + 1] if at + 1 < len(data) else -1
-        if kind == _END:
+    while (found := _SEGMENT.search(data, at)) is not None:
+        at = found.start()
+        if data[at + 1] == _END:
             return at
-        if kind in (0x00, 0xFF, 0x01) or 0xD0 <= kind <= 0xD8:  # stuffed bytes, fill bytes, restarts
-            at += 1 if kind == 0xFF else 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
 
 
