@@ -63,6 +63,12 @@ def test_only_settings_that_differ_are_compared(three):
     assert differing_settings(find_runs(three)[0]) == {"lr": [0.01, 0.01, 0.02], "head.dropout": [0.5, 0.1, 0.5]}
 
 
+def test_measured_choices_that_change_a_run_are_compared(tmp_path):
+    make(tmp_path / "a", [0.5], steps=100)
+    make(tmp_path / "b", [0.6], steps=150)
+    assert differing_settings(find_runs(tmp_path)[0]) == {"measured.steps": [100, 150]}
+
+
 def test_a_finished_model_gives_the_score_of_its_card(three, tmp_path):
     from fullconv import Segmenter, build
     from fullconv.modelfile import read_model, write_model

@@ -17,6 +17,10 @@ from fullconv.recipe import read_toml
 RECIPE, METRICS, MODEL, STATUS = "recipe.toml", "metrics.jsonl", "model.safetensors", "status.json"
 
 
+TOLD = ("steps", "precision", "processes")
+"""What was measured before a run's first step and changes what comes out of it; settings like those that somebody chose."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run, finished or not."""
@@ -131,8 +135,9 @@ def read_run(path: Path, name: str) -> Run:
     """
     tables = read_toml(path / RECIPE)
     origin = tables.pop("origin", {})
-    tables.pop("measured", None)
+    measured = tables.pop("measured", None) or {}
     tables.pop("decided", None)
+    tables["measured"] = {key: measured[key] for key in TOLD if key in measured}
     log = path / METRICS
     status = _read_status(path / STATUS)
     history = _read_lines(log)

@@ -144,7 +144,11 @@ def _start_ray(job: BatchJob) -> Any:
         with _nothing_to_ask() if job.address is None else nullcontext():
             ray.init(address=job.address, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise RunError(f"no Ray cluster answers at {job.address} ({error}). Start one: ray start --head") from error
+        token = (
+            "" if os.environ.get("RAY_AUTH_MODE") else " One with a token is joined where RAY_AUTH_MODE=token is set."
+        )
+        words = f"no Ray cluster answers at {job.address} ({error}). Start one: ray start --head.{token}"
+        raise RunError(words) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
