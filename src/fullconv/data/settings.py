@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fullconv.errors import DataError, FullconvError, nearest
-from fullconv.labels import MAX_CLASSES, Color, parse_color
+from fullconv.labels import MAX_CLASSES, Color, parse_color, voc_palette
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -245,9 +246,10 @@ def read_settings(root: Path) -> DataSettings:
     if "classes" not in table and "heads" not in table and listed.is_file():
         names, colors = read_classes(listed)
         table["classes"] = names
-        if colors is not None:
-            table.setdefault("palette", [list(color) for color in colors])
-            table["class_colors"] = [list(color) for color in colors]
+        if any(colors):
+            table.setdefault("palette", _painted(colors))
+        if None not in colors:
+            table["class_colors"] = colors
     return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
 
 
@@ -259,8 +261,10 @@ def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
     """
     names, colors = read_classes(listed)
     update: dict[str, Any] = {"classes": names}
-    if colors is not None:
-        update |= {"palette": settings.palette or colors, "class_colors": colors}
+    if any(colors):
+        update["palette"] = settings.palette or _painted(colors)
+    if None not in colors:
+        update["class_colors"] = colors
     return settings.model_copy(update=update)
 
 
@@ -294,29 +298,37 @@ def _sentence(error: ValidationError) -> str:
     return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
 
 
-def read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
-    """Read a `classes.txt`: a name a line, all or none with R G B at the end; empty lines and `#` lines are left out.
+def _painted(colors: Sequence[Color | None]) -> list[Color]:
+    """Give the classes without a colour VOC's for their index, to paint with."""
+    return [color or spare for color, spare in zip(colors, voc_palette(len(colors)), strict=True)]
+
+
+def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
+    """Read a `classes.txt`: a name a line, with or without R G B at the end; empty lines and `#` lines are left out.
+
+    Returns:
+        Names, and colours, None where a line has none. Masks of colours can be decoded where all have one.
 
     Raises:
-        DataError: It cannot be read, or colours are missing on some lines or out of 0 to 255.
+        DataError: It cannot be read, or colours are out of 0 to 255.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
     names: list[str] = []
-    colors: list[Color] = []
+    colors: list[Color | None] = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         found = re.fullmatch(r"(.*?\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", text)
         names.append(found[1].rstrip(",") if found else text)
-        if found:
+        if not found:
+            colors.append(None)
+        else:
             red, green, blue = (int(found[i]) for i in (2, 3, 4))
             if max(red, green, blue) > 255:
                 raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
             colors.append((red, green, blue))
-    if colors and len(colors) != len(names):
-        raise DataError(f"{path}: {len(colors)} of {len(names)} classes have a colour. Give one to all, or to none.")
-    return names, colors or None
+    return names, colors

@@ -62,14 +62,16 @@ def whole_bytes(network: Network, height: int, width: int, item_bytes: int = 4) 
     return SCRATCH + int(padded[0] * padded[1] * bytes_per_pixel(network, item_bytes))
 
 
-def tile_core(network: Network, height: int, width: int, allowed: int, item_bytes: int = 4) -> int | None:
+def tile_core(
+    network: Network, height: int, width: int, allowed: int, item_bytes: int = 4, blend: bool = False
+) -> int | None:
     """Return the largest core of a tile that keeps to the memory allowed, or None where the whole picture does.
 
-    Where tiles cannot be exact, the whole picture is the only answer.
+    Where tiles cannot be exact, the whole picture is the only answer, unless tiles may be blended.
     """
-    if network.halo is None or whole_bytes(network, height, width, item_bytes) <= allowed:
+    if (network.halo is None and not blend) or whole_bytes(network, height, width, item_bytes) <= allowed:
         return None
-    left, top, right, bottom = network.halo
+    left, top, right, bottom = network.halo or (0, 0, 0, 0)
     margin = max(left + right, top + bottom)
     side = int((max(0, allowed - SCRATCH) / bytes_per_pixel(network, item_bytes)) ** 0.5) - margin
     align = network.stride
