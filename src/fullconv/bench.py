@@ -37,6 +37,7 @@ COMBINATIONS = (
     ("onnxruntime", "fp32"),
 )
 """Engines and precisions that compute any model; int8 needs an exported file."""
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ class Subject:
         """Return it with an engine and a precision.
 
         Raises:
-            InputError: It is neither a model nor a variant.
             FullconvError: It cannot be loaded so.
         """
         if self.model in VARIANTS:
@@ -70,9 +70,6 @@ class Subject:
             return Segmenter(network, card, self.device, precision, engine)
         if self.backbone is not None:
             raise RecipeError(f"--backbone {self.backbone} is for variants; {self.model} has its own. Leave it away.")
-        if not Path(self.model).exists() and ":" not in self.model:
-            hint = nearest(self.model, VARIANTS)
-            raise InputError(f"{self.model}: is no model file and no variant.{hint} `fullconv models` lists variants.")
         return load(self.model, precision=precision, engine=engine, device=self.device)
 
 
@@ -80,11 +77,20 @@ def choose_contenders(subject: Subject, engine: str, precision: str) -> list[tup
     """Return engines and precisions to measure: all that are here, or those asked for.
 
     Raises:
+        InputError: The subject is neither a model nor a variant.
         RecipeError: Nothing fits what was asked for.
     """
+    name = subject.model
+    if name not in VARIANTS and ":" not in name and not Path(name).exists():
+        hint = nearest(name, VARIANTS)
+        raise InputError(f"{name}: is no model file and no variant.{hint} `fullconv models` lists variants.")
     on_gpu = choose_device(subject.device).type != "cpu"
     if Path(subject.model).suffix in (".onnx", ".xml", ".pt2"):
         return [(engine, precision)]  # the file has its own
+    if precision not in ("auto", *PRECISIONS):
+        raise RecipeError(
+            f"there is no precision '{precision}' here: use auto, {', '.join(PRECISIONS)}.{nearest(precision, PRECISIONS)}"
+        )
     if engine != "auto" and engine not in ENGINES:
         raise RecipeError(f"there is no engine '{engine}' here.{nearest(engine, ENGINES)} Use {', '.join(ENGINES)}.")
     found = [

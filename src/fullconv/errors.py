@@ -35,6 +35,9 @@ class InputError(FullconvError, ValueError):
 class DataError(FullconvError, ValueError):
     """A data set cannot be used."""
 
+    failed: list[dict[str, str]] | None = None
+    """Where every picture failed: input and reason of each."""
+
 
 class RecipeError(FullconvError, ValueError):
     """A setting is unknown, wrong or in conflict with another."""

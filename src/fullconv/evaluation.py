@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from fullconv.card import Card
 from fullconv.data import Dataset, Sample, open_dataset
 from fullconv.data.choice import check_classes, choose_heads, choose_samples
-from fullconv.errors import FullconvError
+from fullconv.errors import FullconvError, InputError
 from fullconv.labels import read_label_map
 from fullconv.metrics import Policy, check_policy
 from fullconv.scoring import Report, Tally, save_per_image
+from fullconv.segmenter import load
 from fullconv.timing import COUNTING, WAITING_IN, part
 
 __all__ = ["Report", "evaluate", "evaluate_heads", "save_per_image", "score_files"]
@@ -65,7 +67,7 @@ class Model(Protocol):
 
 
 def evaluate(
-    segmenter: Model,
+    segmenter: Model | str | os.PathLike[str],
     data: Dataset | str | Path,
     split: str = "val",
     *,
@@ -83,7 +85,7 @@ def evaluate(
     Every picture is predicted by itself, as `Segmenter.predict` does it, and compared at its own size.
 
     Args:
-        segmenter: The model.
+        segmenter: The model, or the path of its file.
         data: A data set, or its folder.
         split: "train", "val", "test" or "all".
         policy: Classes that the mean runs over, see `fullconv.metrics`.
@@ -102,6 +104,13 @@ def evaluate(
         DataError: Classes of model and data differ, there is no such split, or every picture failed.
         InputError, DataError: A picture or mask cannot be used, with ``on_error="raise"``.
     """
+    if isinstance(segmenter, (str, os.PathLike)):
+        segmenter = load(Path(segmenter))
+    if not hasattr(segmenter, "card"):
+        raise InputError(
+            f"a {type(segmenter).__name__} cannot be scored: give what fullconv.load, train or Segmenter.from_network"
+            " return, or the path of a model file."
+        )
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     pair = choose_heads(segmenter.card, dataset, head)[0]
     reports = _score(

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fullconv.card import Labels
-from fullconv.errors import MissingExtraError
-from fullconv.labels import VOID, colorize, encode_label_map
+from fullconv.errors import InputError, MissingExtraError, OutputError
+from fullconv.labels import VOID, colorize, encode_label_map, read_label_map
 from fullconv.storage import write_bytes
 from fullconv.tiling import strips
 
@@ -76,8 +76,12 @@ class Prediction:
         """Write the label map as an 8-bit indexed PNG with the palette.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: It cannot be written, or the name is another format's: label maps are PNGs.
         """
+        if Path(path).suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+            raise OutputError(
+                f"{path}: label maps are written as PNG, which keeps every index. End the name with .png."
+            )
         write_bytes(path, [encode_label_map(self.label_map, self.labels.palette)])
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
@@ -142,18 +146,19 @@ def _with_legend(image: Image.Image, entries: list[tuple[str, tuple[int, int, in
     return sheet
 
 
-def show(image: Any, mask: NDArray[np.uint8] | None = None, prediction: Prediction | None = None) -> Any:
+def show(image: Any, mask: NDArray[np.uint8] | str | Path | None = None, prediction: Prediction | None = None) -> Any:
     """Draw picture, mask and prediction side by side.
 
     Args:
         image: Path, PIL image or array.
-        mask: Class indices (H, W) uint8, void 255.
+        mask: Class indices (H, W) uint8, void 255; or the path of a PNG of them.
         prediction: Of `Segmenter.predict`; its palette paints the mask too.
 
     Returns:
         A matplotlib figure.
 
     Raises:
+        InputError: The picture or mask cannot be read, or they are of different sizes.
         MissingExtraError: matplotlib is not installed.
     """
     from fullconv.images import read_image
@@ -164,10 +169,18 @@ def show(image: Any, mask: NDArray[np.uint8] | None = None, prediction: Predicti
         raise MissingExtraError("matplotlib", "plot", "fullconv.show") from error
     palette = prediction.labels.palette if prediction is not None else ()
     panels = [("picture", display(read_image(image)))]
+    maps: dict[str, NDArray[Any]] = {}
     if mask is not None:
-        panels.append(("mask", colorize(np.asarray(mask, np.uint8), palette)))
+        maps["mask"] = read_label_map(mask) if isinstance(mask, (str, Path)) else np.asarray(mask)
     if prediction is not None:
-        panels.append(("prediction", colorize(prediction.label_map, palette)))
+        maps["prediction"] = prediction.label_map
+    for name, labels in maps.items():
+        if labels.shape != panels[0][1].shape[:2]:
+            size = "x".join(map(str, panels[0][1].shape[:2]))
+            raise InputError(
+                f"{name} is {'x'.join(map(str, labels.shape))}, the picture {size}: they must be of one size."
+            )
+        panels.append((name, colorize(labels.astype(np.uint8), palette)))
     figure = Figure(figsize=(5 * len(panels), 5 * panels[0][1].shape[0] / max(1, panels[0][1].shape[1]) + 0.5))
     for axis, (title, panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axis.imshow(panel, interpolation="nearest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -179,11 +180,14 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     if first["type"] == "extra_forbidden":
         known = list(Recipe.model_fields) + [f"head.{name}" for name in HeadSettings.model_fields]
-        return f"there is no setting '{key}'.{nearest(key, known)}"
+        return f"there is no setting '{key}'.{nearest(key, known) or ' docs/training.md lists them.'}"
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "value_error" and not key:
         return f"{reason}."
-    return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
+    known = re.findall(r"'([^']+)'", reason) if first["type"] == "literal_error" else []
+    return (
+        f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}.{nearest(str(first['input']), known)}"
+    )
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -219,9 +219,11 @@ class Tally:
         """Return the scores so far, if there are any."""
         if self.failed and not self.per_image:
             number = len(self.failed)
-            raise DataError(
+            nothing = DataError(
                 f"{where}: none of {number} pictures could be scored. The first: {self.failed[0]['reason']}"
             )
+            nothing.failed = self.failed
+            raise nothing
         return Report(self.names, self.confusion, self.per_image, policy=self.policy, failed=self.failed)
 
 

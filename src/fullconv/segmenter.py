@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fullconv import modelfile
@@ -71,7 +73,7 @@ class Segmenter:
         self.memory: int | None = None
         """Bytes that a prediction may take; None allows a quarter of what is free."""
         self.blend = False
-        """Whether tiles that cannot be exact are averaged instead of refused."""
+        """Whether tiles that cannot be exact are averaged instead of refused; exact ones stay as they are."""
         self.tta = ""
         """Test-time augmentation: "flip", factors of size, or both ("flip,0.75,1.25"); probabilities are averaged."""
 
@@ -103,21 +105,31 @@ class Segmenter:
             precision: "auto", "fp32" or "bf16".
 
         Raises:
-            NetworkError: One of ours has another number of classes than there are names.
+            NetworkError: It is no module, one of ours has another number of classes than there are names, or classes,
+                palette, mean and std cannot be.
         """
+        if not isinstance(network, nn.Module):
+            raise NetworkError(f"the network is to be a torch.nn.Module, not {type(network).__name__}.")
+        if isinstance(classes, str):
+            raise NetworkError(f"classes is to be a list of names, not the text {classes!r}.")
         channels = in_channels or getattr(network, "in_channels", None) or _first_channels(network)
         spread = single_channel_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         ours = isinstance(network, Network)
         if ours and network.num_classes != len(classes):
             raise NetworkError(f"the network has {network.num_classes} classes, {len(classes)} names were given.")
         body = cast(Network, network if ours else WholeNetwork(network, channels, len(classes)))
-        card = Card(
-            variant=getattr(body, "variant", "custom"), backbone=body.settings.get("backbone"),
-            network=build_settings(body), in_channels=channels, classes=tuple(classes), palette=tuple(palette),
-            mean=tuple(mean) if mean is not None else spread["mean"],
-            std=tuple(std) if std is not None else spread["std"], range=range,
-            stride=body.stride, receptive_field=body.receptive_field,
-        )  # fmt: skip
+        try:
+            card = Card(
+                variant=getattr(body, "variant", "custom"), backbone=body.settings.get("backbone"),
+                network=build_settings(body), in_channels=channels, classes=tuple(classes), palette=tuple(palette),
+                mean=tuple(mean) if mean is not None else spread["mean"],
+                std=tuple(std) if std is not None else spread["std"], range=range,
+                stride=body.stride, receptive_field=body.receptive_field,
+            )  # fmt: skip
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise NetworkError(f"{name}{': ' * bool(name)}{first['msg'].removeprefix('Value error, ')}.") from None
         return cls(body, card, device=device, precision=precision)
 
     @torch.inference_mode()
@@ -271,11 +283,7 @@ class Segmenter:
         """Compute the scores of pictures (N, H, W, C), at once or by tiles."""
         if core is None:
             return engine.scores(images)
-        if self.blend:
-            if self.network.halo is not None:
-                raise InputError(
-                    "tiles of this network are exact, and averaging them would only blur: leave --blend away."
-                )
+        if self.blend and self.network.halo is None:
             return blended_scores(engine.scores, images, self.network, core)
         return stitched_scores(engine.scores, images, *plan(self.network, *working, core))
 
@@ -290,7 +298,9 @@ class Segmenter:
         if tile == "none":
             return None
         if tile == "auto":
-            return tile_core(self.network, height, width, self._allowed(), self._item_bytes(height, width))
+            return tile_core(
+                self.network, height, width, self._allowed(), self._item_bytes(height, width), blend=self.blend
+            )
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
             raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
         return tile
@@ -385,6 +395,8 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
     Raises:
         ModelFileError: The file is missing, damaged or foreign.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ModelFileError(f"a model is named by the path of its file or run folder, not by {path!r}.")
     if ":" in str(path) and not Path(path).exists():
         network, card = published_model(str(path))
         return Segmenter(network, card, device=device, precision=precision, engine=engine)

@@ -206,7 +206,14 @@ def test_resume_on_a_finished_run_does_nothing(run, shapes):
 
 @pytest.mark.parametrize(
     "option",
-    [("--seed", "8"), ("--variant", "fcn32s"), ("--lr", "0.5"), ("--crop", "64x64"), ("--backbone", "resnet18")],
+    [
+        ("--seed", "8"),
+        ("--epochs", "9"),
+        ("--variant", "fcn32s"),
+        ("--lr", "0.5"),
+        ("--crop", "64x64"),
+        ("--backbone", "resnet18"),
+    ],
     ids=lambda option: option[0][2:],
 )
 def test_resume_with_an_option_that_conflicts_names_it(run, shapes, option):
@@ -219,7 +226,7 @@ def test_resume_with_an_option_that_conflicts_names_it(run, shapes, option):
 def test_a_finished_run_can_be_lengthened(run, shapes, tmp_path):
     longer = tmp_path / "longer"
     shutil.copytree(run, longer)
-    answer = call("train", shapes, "-o", longer, "--resume", "--epochs", 3)
+    answer = call("train", shapes, "-o", longer, "--resume", "--lengthen", "--epochs", 3)
     assert answer.rc == 0, str(answer)
     rows = tools.metrics_of(longer)
     assert [row["step"] for row in rows[:2]] == [row["step"] for row in tools.metrics_of(run)]

@@ -111,10 +111,18 @@ def test_colours_of_classes_txt_paint_and_decode(tmp_path, form):
     assert coding.color_meaning(0x008000) == 1
 
 
+def test_lines_of_classes_txt_without_a_colour_are_painted_in_one_of_their_own(tmp_path):
+    (tmp_path / "classes.txt").write_text("road\nsky 1 2 3\nbig tree\n")
+    settings = read_settings(tmp_path)
+    assert settings.class_names() == ("road", "sky", "big tree")
+    coding = make_coding(settings, ("road", "sky", "big tree"))
+    assert coding.labels.palette == ((0, 0, 0), (1, 2, 3), (0, 128, 0))
+    assert settings.class_colors is None  # not all masks of colours could be decoded
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("road 1 2 3\nsky\n", r"classes\.txt: 1 of 2 classes have a colour\. Give one to all, or to none"),
         ("road 1 2 300\n", r"classes\.txt, line 1: 1 2 300 is no colour"),
     ],
 )

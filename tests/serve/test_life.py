@@ -17,10 +17,10 @@ import torch
 from serving import CLASSES, picture, png
 
 from fullconv.cli import main
-from fullconv.errors import RecipeError
+from fullconv.errors import ModelFileError, RecipeError
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter
-from fullconv.serve.settings import check_access, name_models
+from fullconv.serve.settings import check_access, check_models, name_models
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
 
@@ -198,8 +198,10 @@ def test_another_host_wants_a_token_or_the_word_that_none_is_wanted():
         check_access("0.0.0.0", None, no_auth=False)
     with pytest.raises(RecipeError, match="contradict"):
         check_access("0.0.0.0", "long enough", no_auth=True)
-    with pytest.raises(RecipeError, match="at least 8 characters"):
-        check_access("127.0.0.1", "short", no_auth=False)
+    for token in ("", "two words", "caf\u00e9"):
+        with pytest.raises(RecipeError, match="without spaces"):
+            check_access("127.0.0.1", token, no_auth=False)
+    check_access("127.0.0.1", "short", no_auth=False)
     check_access("0.0.0.0", "long-enough", no_auth=False)
     check_access("0.0.0.0", None, no_auth=True)
     check_access("localhost", None, no_auth=False)
@@ -218,6 +220,9 @@ def test_models_have_names_that_stand_in_an_address():
 
 
 def test_a_missing_model_and_a_taken_port_are_mendable(model, tmp_path, capfd):
+    for name in ("none.safetensors", "none"):
+        with pytest.raises(ModelFileError, match=f"{name}: there is no such model file"):
+            check_models({"m": str(tmp_path / name)})
     assert main(["serve", str(tmp_path / "none.safetensors"), "--port", "0"]) == 2
     assert "none.safetensors" in capfd.readouterr().err
     with socket.socket() as other:

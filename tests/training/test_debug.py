@@ -110,7 +110,9 @@ def test_a_picture_with_nan_is_named(failed):
 
 
 def test_a_sound_run_holds_nothing_to_debug(tmp_path, capsys):
-    tmp_path.mkdir(exist_ok=True)
+    assert main(["debug", str(tmp_path / "none")]) == 2
+    assert "none: is no run folder: it holds no recipe.toml" in capsys.readouterr().err
+    (tmp_path / "recipe.toml").write_text("")
     assert main(["debug", str(tmp_path)]) == 2
     assert "holds no step that went wrong" in capsys.readouterr().err
 

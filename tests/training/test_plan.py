@@ -123,11 +123,13 @@ def test_settings_lie_over_a_recipe_file_and_measures_hold_where_they_still_can(
 def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
     plan = Plan(resolved(epochs=10), MEASURED, {})
     assert continued(plan, {}, tmp_path) == plan
-    longer = continued(plan, {"epochs": 12, "workers": 1}, tmp_path)
+    with pytest.raises(RunError, match=r"epochs = 10, not 12. Leave --epochs away to go on with it, add --lengthen"):
+        continued(plan, {"epochs": 12}, tmp_path)
+    longer = continued(plan, {"epochs": 12, "workers": 1}, tmp_path, lengthen=True)
     assert longer.measured is not None
     assert (longer.measured.steps, longer.measured.epochs, longer.recipe.workers) == (600, 12, 1)
     with pytest.raises(RunError, match=r"this run has epochs = 10, not 9. Leave --epochs away"):
-        continued(plan, {"epochs": 9}, tmp_path)
+        continued(plan, {"epochs": 9}, tmp_path, lengthen=True)
     with pytest.raises(RunError, match=r"this run has schedule = poly, not cosine. Leave --set schedule away"):
         continued(plan, {"schedule": "cosine"}, tmp_path)
 

@@ -159,7 +159,10 @@ def test_a_run_stopped_early_and_killed_in_its_end_makes_no_step_more(shapes, tm
 
 def test_a_finished_run_is_lengthened(shapes, tmp_path, finished):
     run = copied(finished, tmp_path / "run")
-    train(shapes, run, resume=True, **{**SHORT, "epochs": 2})
+    with pytest.raises(RunError, match=r"this run has epochs = 1, not 2\..* add --lengthen"):
+        train(shapes, run, resume=True, **{**SHORT, "epochs": 2})
+    assert identity(run) == identity(finished)
+    train(shapes, run, resume=True, lengthen=True, **{**SHORT, "epochs": 2})
     assert [line["step"] for line in lines(run)] == [50, 100]
     assert lines(run)[0] == lines(finished)[0]
     assert identity(run)[1] != identity(finished)[1]

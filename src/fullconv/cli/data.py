@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -44,6 +45,10 @@ def check(
         print_json(told)
     else:
         _show(data, told, found.expect())
+    if not told["ok"] and (json or not sys.stdout.isatty()):  # where the page goes elsewhere, what to mend is told here
+        for problem in told["problems"]:
+            if problem["severity"] == "error":
+                complain(f"[{problem['code']}] {_sentence(problem)}")
     raise typer.Exit(0 if told["ok"] else 2)
 
 

@@ -55,6 +55,9 @@ def train(
         bool, typer.Option("--skip-bad", help="Leave out bad pictures, and exit with 3 at the end.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")] = False,
+    lengthen: Annotated[
+        bool, typer.Option("--lengthen", help="With --resume: --epochs may be more than RUN has; train it on.")
+    ] = False,
     format: DataFormat = None,  # noqa: A002
     device: Annotated[
         Text, typer.Option(metavar="auto|cpu|cuda[:i]", help="Where to compute.  [default: auto]")
@@ -76,7 +79,16 @@ def train(
     from fullconv.training import run
 
     with results_only():
-        outcome = run(Path(data), out, settings, resume=resume, recipe=recipe, format=format, started=context.obj)
+        outcome = run(
+            Path(data),
+            out,
+            settings,
+            resume=resume,
+            lengthen=lengthen,
+            recipe=recipe,
+            format=format,
+            started=context.obj,
+        )
     for stem in outcome.skipped:
         say(f"left out: {stem}")
     raise typer.Exit(exit_code(outcome.status, outcome.skipped))

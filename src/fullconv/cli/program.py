@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except FullconvError as error:
-        return _mendable(str(error), arguments, error.exit_code)
+        return _mendable(str(error), arguments, error.exit_code, getattr(error, "failed", None))
     except _ClickException as error:
         return _mendable(_usage(error, arguments), arguments, 2)
     except KeyboardInterrupt:
@@ -129,12 +129,12 @@ def _run(arguments: list[str], started: float) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _mendable(words: str, arguments: Sequence[str], code: int) -> int:
+def _mendable(words: str, arguments: Sequence[str], code: int, failed: list[dict[str, str]] | None = None) -> int:
     """Tell what to mend; with --json on stdout, too, so that there is one JSON object whatever happens."""
     complain(words)
     if "--json" in arguments:
         with suppress(BrokenPipeError):
-            print_json({"error": words})
+            print_json({"error": words} | ({"failed": failed} if failed else {}))
             sys.stdout.flush()
     return code
 

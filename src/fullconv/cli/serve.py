@@ -53,6 +53,8 @@ def serve(
         models, host, port, token, no_auth, copies, batch_size, queue, parse_bytes(max_body, "--max-body"), max_pixels, timeout,
         device, precision, engine,
     )  # fmt: skip
+    if token is not None and len(token) < 8:
+        say("The token is short and soon guessed; `openssl rand -hex 16` makes a better one.")
     if no_auth:
         say(f"No token is wanted: everybody who reaches {host} may use this service.")
     number = run_service(settings)

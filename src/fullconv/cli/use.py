@@ -230,22 +230,21 @@ def predict(
             _check_annotations(to, job)
             allowed = parse_bytes(memory) if memory else None
             segmenter = _opened(model, device, precision, engine, tta)
-            segmenter.memory, segmenter.blend = allowed, _blended(blend, job)
+            segmenter.memory, segmenter.blend = allowed, blend
+            if blend:
+                _tell_blending(segmenter)
         tally = _predict(segmenter, job, progress)
     if to is not None and tally.failed < tally.total:
         _annotate(to, job, segmenter.card, tolerance)
     raise typer.Exit(0 if not tally.failed else 2 if tally.failed == tally.total else 3)
 
 
-def _blended(blend: bool, job: Job) -> bool:
-    """Return whether tiles are averaged, and say what that means."""
-    from fullconv.errors import RecipeError
-
-    if blend:
-        if job.tile in ("auto", "none"):
-            raise RecipeError("--blend needs --tile N, the side of the tiles that it averages.")
-        say("Tiles are averaged: the answer is not exactly the whole picture's.")
-    return blend
+def _tell_blending(segmenter: Segmenter) -> None:
+    """Say what --blend means for this network."""
+    if segmenter.network.halo is not None:
+        say("Tiles of this network are exact, so none are averaged: --blend changes nothing.")
+    else:
+        say("Where a picture is cut into tiles, they are averaged: the answer is not exactly the whole picture's.")
 
 
 def _predict(segmenter: Segmenter, job: Job, progress: Progress) -> Tally:

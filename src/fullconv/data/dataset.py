@@ -205,6 +205,8 @@ def open_dataset(
     Raises:
         DataError: It cannot be used; the message names what is wrong, where, and the lines that mend it.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise DataError(f"a data set is named by the path of its folder or .zip, not by {path!r}.")
     return open_with({}, path, format, skip_bad, folds, fold)
 
 

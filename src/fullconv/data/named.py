@@ -15,32 +15,35 @@ VOID_NAME = "void"
 _NUMBERED = re.compile(r"(\d+)\s*[:;.,)\t ]\s*(\D.*)")
 
 
-def read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
-    """Read a `classes.txt`: a name a line, all or none with R G B at the end; empty lines and `#` lines are left out.
+def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
+    """Read a `classes.txt`: a name a line, with or without R G B at the end; empty lines and `#` lines are left out.
+
+    Returns:
+        Names, and colours, None where a line has none. Masks of colours can be decoded where all have one.
 
     Raises:
-        DataError: It cannot be read, or colours are missing on some lines or out of 0 to 255.
+        DataError: It cannot be read, or colours are out of 0 to 255.
     """
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
     names: list[str] = []
-    colors: list[Color] = []
+    colors: list[Color | None] = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         found = re.fullmatch(r"(.*?\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", text)
         names.append(found[1].rstrip(",") if found else text)
-        if found:
+        if not found:
+            colors.append(None)
+        else:
             red, green, blue = (int(found[i]) for i in (2, 3, 4))
             if max(red, green, blue) > 255:
                 raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
             colors.append((red, green, blue))
-    if colors and len(colors) != len(names):
-        raise DataError(f"{path}: {len(colors)} of {len(names)} classes have a colour. Give one to all, or to none.")
-    return _without_numbers(names), colors or None
+    return _without_numbers(names), colors
 
 
 def _without_numbers(names: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fullconv.data.named import VOID_NAME, read_classes, read_color_table
 from fullconv.data.texts import read_text
 from fullconv.errors import DataError, FullconvError, nearest
-from fullconv.labels import MAX_CLASSES, Color, parse_color
+from fullconv.labels import MAX_CLASSES, Color, parse_color, voc_palette
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -252,9 +253,10 @@ def read_settings(root: Path) -> DataSettings:
     if "classes" not in table and "heads" not in table and listed.is_file():
         names, colors = read_classes(listed)
         table["classes"] = names
-        if colors is not None:
-            table.setdefault("palette", [list(color) for color in colors])
-            table["class_colors"] = [list(color) for color in colors]
+        if any(colors):
+            table.setdefault("palette", _painted(colors))
+        if colors and None not in colors:
+            table["class_colors"] = colors
     return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
 
 
@@ -266,8 +268,10 @@ def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
     """
     names, colors = read_classes(listed)
     update: dict[str, Any] = {"classes": names}
-    if colors is not None:
-        update |= {"palette": settings.palette or colors, "class_colors": colors}
+    if any(colors):
+        update["palette"] = settings.palette or _painted(colors)
+    if colors and None not in colors:
+        update["class_colors"] = colors
     return settings.model_copy(update=update)
 
 
@@ -299,3 +303,8 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{key}: {reason}." if key else f"{reason}."
     return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
+
+
+def _painted(colors: Sequence[Color | None]) -> list[Color]:
+    """Give the classes without a colour VOC's for their index, to paint with."""
+    return [color or spare for color, spare in zip(colors, voc_palette(len(colors)), strict=True)]

@@ -58,6 +58,8 @@ def read_image(source: Source) -> NDArray[Any]:
     if isinstance(source, Image.Image):
         where = getattr(source, "filename", "") or "image"
         return as_picture(_decode_safely(source, None, b"", where, to_picture), where)
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        raise InputError(f"a picture is a path, a PIL image or an array (H, W, C), not {type(source).__name__}.")
     where = "bytes" if isinstance(source, bytes) else str(Path(source))
     return as_picture(decode(source, where, to_picture), where)
 

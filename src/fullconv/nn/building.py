@@ -98,6 +98,8 @@ def _counts(
     if classes is None:
         raise NetworkError(f"{variant} needs num_classes, the number of classes.")
     counts = list(classes.values()) if isinstance(classes, Mapping) else [classes]
+    if any(type(count) is not int for count in (*counts, channels)):
+        raise NetworkError(f"num_classes and in_channels are whole numbers, not {classes!r} and {channels!r}.")
     if any(not 1 <= count <= 255 for count in counts) or channels < 1:
         raise NetworkError(f"num_classes is 1 to 255 and in_channels at least 1, not {classes} and {channels}.")
     return classes, channels

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fullconv.errors import NetworkError
+from fullconv.errors import InputError, NetworkError
 from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
 from fullconv.nn.upsampling import Border, interpolation_matrix, sample_axis, upsample_axis
 from fullconv.nn.variants import Variant, row_of
@@ -59,7 +59,14 @@ class Network(nn.Module):
         return self.upsample(self.scores(x), (x.shape[-2], x.shape[-1]))
 
     def scores(self, x: Tensor) -> Scores:
-        """Map (N, C, H, W) float, any H, W >= 1, to scores (N, K, h, w) at `score_stride`, or a dict by head."""
+        """Map (N, C, H, W) float, any H, W >= 1, to scores (N, K, h, w) at `score_stride`, or a dict by head.
+
+        Raises:
+            InputError: It is no such tensor.
+        """
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
+            given = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"a network takes a float tensor (N, {self.in_channels}, H, W), not {given}.")
         return cast(Scores, self.head(self.backbone(self.pad(x))))
 
     def pad(self, x: Tensor) -> Tensor:
@@ -103,7 +110,12 @@ class Network(nn.Module):
 
         Returns:
             (N, K, H, W) or (N, K, b - a, W), or a dict of them.
+
+        Raises:
+            InputError: There are no such rows.
         """
+        if rows is not None and not 0 <= rows[0] <= rows[1] <= size[0]:
+            raise InputError(f"rows {rows[0]} to {rows[1]} are not among the {size[0]} of the result.")
         if isinstance(scores, dict):
             return {name: cast(Tensor, self.upsample(s, size, rows, working)) for name, s in scores.items()}
         a, b = rows if rows is not None else (0, size[0])

@@ -123,6 +123,6 @@ def row_of(variant: str) -> Variant:
     """
     if variant not in VARIANTS:
         raise NetworkError(
-            f"there is no variant '{variant}'.{nearest(variant, VARIANTS)} `fullconv models` lists them."
+            f"there is no variant '{variant}'.{nearest(str(variant), VARIANTS)} `fullconv models` lists them."
         )
     return VARIANTS[variant]

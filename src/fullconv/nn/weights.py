@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -147,8 +148,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling foreign bytes can raise anything; what matters is that nothing ran
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path}: cannot be read as weights without running code from it ({reason}).") from None
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        holds = f"it asks for {found[1]}" if found else "it is no file of torch.save, or damaged"
+        raise WeightsError(
+            f"{path}: cannot be read as weights without running code from it ({holds}). Save the model's state_dict alone."
+        ) from None
     for key in ("model_state_dict", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -79,9 +79,9 @@ def check_access(host: str, token: str | None, no_auth: bool) -> None:
     """
     if token is not None and no_auth:
         raise RecipeError("--token and --no-auth contradict each other: leave one away.")
-    if token is not None and not re.fullmatch(r"[\x21-\x7e]{8,}", token):
+    if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
         raise RecipeError(
-            "--token: must be at least 8 characters without spaces, for example from `openssl rand -hex 16`."
+            "--token: must be letters, digits and signs without spaces; `openssl rand -hex 16` makes one."
         )
     if not is_loopback(host) and token is None and not no_auth:
         raise RecipeError(
@@ -123,7 +123,7 @@ def check_models(models: Mapping[str, str]) -> None:
     """
     for model in models.values():
         path = Path(model)
-        if path.is_dir() or (path.suffix == ".safetensors" and (path.exists() or ":" not in model)):
+        if path.is_dir() or (path.suffix not in (".onnx", ".xml", ".pt2") and (path.exists() or ":" not in model)):
             read_card(path / "model.safetensors" if path.is_dir() else path)
 
 

@@ -109,6 +109,10 @@ def read_evidence(run: Path) -> Evidence:
     """
     folder = RunFolder(run)
     path = folder.debug / "batch.safetensors"
+    if not folder.recipe.exists():
+        raise RunError(
+            f"{run}: is no run folder: it holds no recipe.toml. Name the folder that `fullconv train -o` made."
+        )
     if not path.exists():
         raise RunError(f"{run}: holds no step that went wrong: its loss has always been a number.")
     try:

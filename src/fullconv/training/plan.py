@@ -215,8 +215,8 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def continued(stored: Plan, given: Mapping[str, Any], where: Path) -> Plan:
-    """Return the plan of a run that goes on, with what may change.
+def continued(stored: Plan, given: Mapping[str, Any], where: Path, lengthen: bool = False) -> Plan:
+    """Return the plan of a run that goes on, with what may change; the number of epochs may grow with ``lengthen``.
 
     Raises:
         RunError: A setting given contradicts the run's.
@@ -224,11 +224,12 @@ def continued(stored: Plan, given: Mapping[str, Any], where: Path) -> Plan:
     table = _flat(settings_of(stored.recipe))
     asked = _flat(settings_of(parse_recipe(given, "settings")))
     for key in _flat(given):
-        free = key in FREE_TO_CHANGE or (key == "epochs" and _longer(stored, asked[key]))
-        if asked[key] != table.get(key) and not free:
+        longer = key == "epochs" and _longer(stored, asked[key])
+        if asked[key] != table.get(key) and key not in FREE_TO_CHANGE and not (longer and lengthen):
             raise RunError(
                 f"{where}: this run has {key} = {_shown(table.get(key))}, not {_shown(asked[key])}. Leave {_option(key)}"
-                " away to go on with it, or start another run in a new folder."
+                f" away to go on with it, {'add --lengthen to train it on, ' if longer else ''}or start another run in a"
+                " new folder."
             )
     changes = {key: asked[key] for key in _flat(given) if key in (*FREE_TO_CHANGE, "epochs")}
     measured = stored.measured

@@ -11,7 +11,7 @@ from typing import Any
 
 from fullconv.data import Dataset, open_dataset
 from fullconv.data.doctor import require_usable
-from fullconv.errors import DataError, RunError
+from fullconv.errors import DataError, RecipeError, RunError
 from fullconv.recipe import HeadSettings, Recipe
 from fullconv.segmenter import Segmenter, load
 from fullconv.training.console import Console, Silence
@@ -26,7 +26,13 @@ from fullconv.training.staged import record_of, run_stages
 
 
 def train(
-    data: str | Path, out: str | Path, *, resume: bool = False, recipe: str | Path | None = None, **settings: Any
+    data: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    lengthen: bool = False,
+    recipe: str | Path | None = None,
+    **settings: Any,
 ) -> Segmenter:
     """Train a network on a data set.
 
@@ -34,6 +40,7 @@ def train(
         data: Folder or `.zip` of pictures and masks.
         out: Run folder; new, or one that goes on with ``resume=True``.
         resume: Go on where the run stopped; begin where there is nothing yet.
+        lengthen: With ``resume=True``: let `epochs` be more than the run has, and train it on.
         recipe: A recipe file, or the name of one that comes with the package ("voc-fcn8s-staged"), whose settings hold
             where no keyword says otherwise.
         settings: The recipe's names, for example ``variant="fcn8s", epochs=50``.
@@ -47,7 +54,12 @@ def train(
         RunError: The folder is in use or not empty, or the loss is not a number any more.
     """
     plain = {key: value.model_dump() if isinstance(value, HeadSettings) else value for key, value in settings.items()}
-    return run(Path(data), Path(out), plain, resume=resume, recipe=recipe).segmenter
+    if plain.get("weights", "") is None:  # as `build` calls it
+        plain["weights"] = "none"
+    for name, path in (("data", data), ("out", out)):
+        if not isinstance(path, (str, os.PathLike)):
+            raise (DataError if name == "data" else RunError)(f"{name} is the path of a folder, not {path!r}.")
+    return run(Path(data), Path(out), plain, resume=resume, lengthen=lengthen, recipe=recipe).segmenter
 
 
 def run(
@@ -56,6 +68,7 @@ def run(
     settings: Mapping[str, Any],
     *,
     resume: bool = False,
+    lengthen: bool = False,
     recipe: Path | str | None = None,
     format: str | None = None,  # noqa: A002  (the name of the option)
     console: Console | None = None,
@@ -69,6 +82,7 @@ def run(
         out: The run folder.
         settings: Those that the user gave, by the recipe's names.
         resume: Go on.
+        lengthen: With `resume`: let the epochs be more than the run has.
         recipe: A recipe file, or the name of one that comes with the package.
         format: Layout of the data where several fit.
         console: Where to say what happens.
@@ -76,16 +90,19 @@ def run(
         staged: Whether this is the last stage of several, the earlier ones of which lie in the run folder.
     """
     started = time.monotonic() if started is None else started
+    if lengthen and not resume:
+        raise RecipeError("--lengthen is for a run that goes on: add --resume.")
     named = read_recipe(recipe) if recipe is not None else None
     if (named is not None and named.stages) or (resume and not staged and record_of(out).exists()):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RunError(f"{out}: several processes cannot train stages in turn yet. Train the stages one by one.")
         return run_stages(
-            run, named, data, out, settings, resume=resume, console=console or Console(), started=started, format=format
-        )
+            run, named, data, out, settings, resume=resume, console=console or Console(), started=started, format=format,
+            lengthen=lengthen,
+        )  # fmt: skip
     with joined(str(settings.get("device", "auto"))) as processes:
         console = Silence() if not processes.first else console or Console()
-        decided = processes.told(lambda: _decide(out, settings, resume or restarted(), recipe, named, staged))
+        decided = processes.told(lambda: _decide(out, settings, resume or restarted(), lengthen, recipe, named, staged))
         plan = plan_of(decided["plan"], str(out))
         if decided["finished"]:
             model = RunFolder(out).model
@@ -98,6 +115,7 @@ def _decide(
     out: Path,
     settings: Mapping[str, Any],
     resume: bool,
+    lengthen: bool,
     recipe: Path | str | None,
     named: RecipeFile | None,
     staged: bool,
@@ -110,7 +128,7 @@ def _decide(
     stored = read_plan(folder.recipe) if resume and folder.recipe.exists() else None
     if named is not None and stored is None:
         check_start(named, settings)
-    plan = continued(stored, settings, out) if stored is not None else Plan(wanted, measured, {})
+    plan = continued(stored, settings, out, lengthen) if stored is not None else Plan(wanted, measured, {})
     folder.refuse_filled(resume)
     if stored is not None:
         _refuse_failed(folder, plan.recipe)
