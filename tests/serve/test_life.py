@@ -220,7 +220,7 @@ def test_models_have_names_that_stand_in_an_address():
 
 
 def test_a_missing_model_and_a_taken_port_are_mendable(model, tmp_path, capfd):
-    for name in ("none.safetensors", "none"):
+    for name in ("none.safetensors", "none", "none.onnx"):
         with pytest.raises(ModelFileError, match=f"{name}: there is no such model file"):
             check_models({"m": str(tmp_path / name)})
     assert main(["serve", str(tmp_path / "none.safetensors"), "--port", "0"]) == 2

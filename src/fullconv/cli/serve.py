@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fullconv.cli.options import Device, Engine, Precision
-from fullconv.cli.words import TerminatedError, say
+from fullconv.cli.words import TerminatedError, choose, say
 
 
 def serve(
@@ -47,6 +47,8 @@ def serve(
     from fullconv.serve import Settings, name_models, run_service
     from fullconv.serve.settings import check_access
 
+    choose("--engine", engine, ("auto", "torch", "openvino", "onnxruntime"))
+    choose("--precision", precision, ("auto", "fp32", "bf16", "int8"))
     models = name_models(model, named or [])
     check_access(host, token, no_auth)
     settings = Settings(

@@ -123,7 +123,8 @@ def check_models(models: Mapping[str, str]) -> None:
     """
     for model in models.values():
         path = Path(model)
-        if path.is_dir() or (path.suffix not in (".onnx", ".xml", ".pt2") and (path.exists() or ":" not in model)):
+        exported = path.suffix in (".onnx", ".xml", ".pt2")
+        if path.is_dir() or (path.exists() and not exported) or (":" not in model and not path.exists()):
             read_card(path / "model.safetensors" if path.is_dir() else path)
 
 
