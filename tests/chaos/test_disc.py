@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import multiprocessing
 import os
 import re
@@ -193,6 +194,24 @@ def test_a_full_disc_stops_the_run_with_words_and_it_goes_on_when_there_is_room(
     assert code == 2
     assert re.search(rf"cannot be written \(File too large\)\. {WORDS}", said)
     assert not list(run.rglob("*.part"))
+    train(shapes, run, resume=True)
+    assert identity(run) == identity(often)
+
+
+def test_a_disc_that_is_full_before_the_first_checkpoint_is_said_to_be(shapes, often, tmp_path, monkeypatch):
+    real, run = os.fsync, tmp_path / "run"
+
+    def full(handle: int) -> None:
+        if os.fstat(handle).st_size > 20_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        OutputError, match=r"No space left on device\)\. Step \d+ is lost, and there is no checkpoint yet: make room"
+    ):
+        train(shapes, run, **SETTINGS)
+    monkeypatch.undo()
     train(shapes, run, resume=True)
     assert identity(run) == identity(often)
 

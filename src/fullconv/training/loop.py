@@ -74,9 +74,11 @@ class Loop:
         try:
             return self._run()
         except OutputError as error:
+            kept = [name for name in ("last", "previous") if (self.folder.checkpoints / name).exists()]
+            state = "the checkpoint before it is whole" if kept else "and there is no checkpoint yet"
             raise OutputError(
-                f"{error} Step {self.state.step} is lost, the checkpoint before it is whole: make room or mend that folder, and"
-                " go on by the same command with --resume."
+                f"{error} Step {self.state.step} is lost, {state}: make room or mend that folder, and go on by the same command"
+                " with --resume."
             ) from error
         except LostError as error:
             if self.processes.first and self.whole:
