@@ -53,11 +53,13 @@ def test_peak_memory_is_of_a_process_of_its_own(model):
     assert 1 < row["peak_mb"] < 2000
 
 
-def test_all_that_is_installed_is_measured_and_no_engine_of_cpus_on_a_gpu(model):
+def test_all_that_is_installed_is_measured_and_no_engine_of_cpus_on_a_gpu(model, tmp_path):
     every = choose_contenders(Subject(model, device="cpu"), "auto", "auto")
     assert ("torch", "bf16") in every
     assert choose_contenders(Subject(model, device="cpu"), "auto", "bf16") == [c for c in every if c[1] == "bf16"]
-    assert choose_contenders(Subject("x.onnx"), "auto", "auto") == [("auto", "auto")]
+    exported = tmp_path / "x.onnx"
+    exported.touch()
+    assert choose_contenders(Subject(str(exported)), "auto", "auto") == [("auto", "auto")]
 
 
 def test_the_command_prints_a_table_or_json(capsys):

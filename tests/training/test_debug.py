@@ -136,6 +136,6 @@ def test_the_best_model_so_far_is_kept(shapes, tmp_path, capsys):
     write_state(run / "checkpoints" / "last", tensors, numbers)
     (run / "model.safetensors").unlink()
     with pytest.raises(RunError, match="the loss became nan at step 51"):
-        train(shapes, run, epochs=2, resume=True, **settings)
+        train(shapes, run, epochs=2, resume=True, lengthen=True, **settings)
     assert f"The model of the best step, 50, is {run / 'model.safetensors'}" in capsys.readouterr().err
     assert all(torch.isfinite(value).all() for value in read_model(run / "model.safetensors")[1].values())

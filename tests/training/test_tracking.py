@@ -49,7 +49,7 @@ def test_tensorboard_holds_the_numbers_of_the_log_and_pictures_and_the_run_is_th
 def test_a_run_that_goes_on_has_no_number_twice(shapes, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = trained(shapes, tmp_path / "a", track="tensorboard", epochs=1)
-    train(shapes, run, resume=True, epochs=2)
+    train(shapes, run, resume=True, lengthen=True, epochs=2)
     events = accumulator.EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [line["step"] for line in lines(run)]

@@ -89,6 +89,8 @@ class WholeNetwork(nn.Module):
             grown = sample_axis(grown, dim, ((pixel + 0.5) * grown.shape[dim] / full - 0.5).clamp(min=0))
         return grown
 
+    grow = upsample
+
 
 def _example(module: nn.Module, in_channels: int) -> Tensor:
     weight = next(module.parameters(), torch.zeros(()))

@@ -116,8 +116,18 @@ class Network(nn.Module):
         """
         if rows is not None and not 0 <= rows[0] <= rows[1] <= size[0]:
             raise InputError(f"rows {rows[0]} to {rows[1]} are not among the {size[0]} of the result.")
+        return self.grow(scores, size, rows, working)
+
+    def grow(
+        self,
+        scores: Scores,
+        size: tuple[int, int],
+        rows: tuple[int, int] | None = None,
+        working: tuple[int, int] | None = None,
+    ) -> Scores:
+        """Do what `upsample` does, for rows that may lie above the first or below the last, as where scores were cut."""
         if isinstance(scores, dict):
-            return {name: cast(Tensor, self.upsample(s, size, rows, working)) for name, s in scores.items()}
+            return {name: cast(Tensor, self.grow(s, size, rows, working)) for name, s in scores.items()}
         a, b = rows if rows is not None else (0, size[0])
         if self.row.rule == "fixed" and working in (None, size):
             return self._upsample_fixed(scores, size, a, b)

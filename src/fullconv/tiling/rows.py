@@ -72,7 +72,7 @@ def upsample_rows(
     a, b = rows
     if not grows_by_size(network):
         shift = first * network.score_stride
-        return cast(Tensor, network.upsample(scores, size, (a - shift, b - shift)))
+        return cast(Tensor, network.grow(scores, size, (a - shift, b - shift)))
     for dim, start, stop, cells, full, skip in (
         (-2, a, b, total, size[0], first),
         (-1, 0, size[1], scores.shape[-1], size[1], 0),
