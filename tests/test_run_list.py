@@ -12,6 +12,7 @@ from fullconv.cli import main
 from fullconv.errors import InputError
 from fullconv.recipe import dump_toml
 from fullconv.runs import differing_settings, find_runs
+from fullconv.storage import lock_file
 
 
 def val(score: float, **classes: float) -> dict:
@@ -134,3 +135,12 @@ def test_a_folder_without_runs_is_explained(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     assert main(["runs", str(tmp_path), "--sort", "scor"]) == 2
     assert "score" in capsys.readouterr().err
+
+
+def test_a_run_that_no_process_has_any_more_was_killed(three):
+    lock = three / "deep" / "b" / ".lock"
+    lock.write_text("process 1")
+    with lock.open("a+") as file:
+        assert lock_file(file)
+        assert [run.status for run in find_runs(three)[0]] == ["finished", "stopped", "running"]
+    assert [run.status for run in find_runs(three)[0]] == ["finished", "stopped", "killed"]

@@ -13,8 +13,9 @@ from fullconv.card import Card
 from fullconv.errors import FullconvError, InputError
 from fullconv.modelfile import read_card
 from fullconv.recipe import read_toml
+from fullconv.storage import locked_elsewhere
 
-RECIPE, METRICS, MODEL, STATUS = "recipe.toml", "metrics.jsonl", "model.safetensors", "status.json"
+RECIPE, METRICS, MODEL, STATUS, LOCK = "recipe.toml", "metrics.jsonl", "model.safetensors", "status.json", ".lock"
 
 
 TOLD = ("steps", "precision", "processes")
@@ -29,7 +30,7 @@ class Run:
     name: str
     """Path relative to the folder that was searched, with ``/``."""
     status: str
-    """"finished", "running" (or killed), "stopped", or "unknown"."""
+    """"finished", "running", "killed" (no process has it any more), "stopped", "failed", or "unknown"."""
     step: int
     steps: int
     settings: dict[str, Any]
@@ -142,6 +143,8 @@ def read_run(path: Path, name: str) -> Run:
     status = _read_status(path / STATUS)
     history = _read_lines(log)
     card = _card(path / MODEL)
+    if status.get("status") == "running" and locked_elsewhere(path / LOCK) is False:
+        status["status"] = "killed"
     return Run(
         path=path,
         name=name,

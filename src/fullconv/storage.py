@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from fullconv.errors import OutputError
 
@@ -60,3 +61,30 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def lock_file(file: IO[str]) -> bool:
+    """Take an exclusive lock without waiting; say whether it was free. It ends with the process, or as the file is closed."""
+    if os.name == "posix":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+    import msvcrt
+
+    with contextlib.suppress(OSError):
+        file.seek(0x7FFFFFFF)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        return True
+    return False
+
+
+def locked_elsewhere(path: Path) -> bool | None:
+    """Say whether another process holds the lock of a file; None where there is no such file or it cannot be asked."""
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            return not lock_file(file)
+    except OSError:
+        return None

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SPARING = """
 import sys
 from fullconv.nn import build, zoo
@@ -41,6 +43,7 @@ def test_a_network_loads_neither_the_compiler_nor_other_families_and_others_get_
     ]
 
 
+@pytest.mark.slow
 def test_a_timm_that_is_built_otherwise_is_loaded_whole():
     elsewhere = 'from fullconv.nn import zoo\nzoo._FAMILIES = {"resnet": "no_such_file"}\n'
     assert answers(elsewhere + SPARING.format(backbone="resnet18")) == ["True True"]

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fullconv.cli import main
+
 pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -27,11 +29,11 @@ def rows_of(out):
     return parquet.read_table(Path(out) / "manifest").to_pylist()
 
 
-def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures, tmp_path):
+def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures, tmp_path, capsys):
     done = fullconv("batch", model, pictures, "-o", tmp_path / "batch", "--actors", 1)
     assert done.returncode == 3, done.stderr
     assert "broken.png" in done.stderr
-    assert fullconv("predict", model, pictures, "-o", tmp_path / "plain").returncode == 3
+    assert main(["predict", str(model), str(pictures), "-o", str(tmp_path / "plain")]) == 3
     plain = {p.relative_to(tmp_path / "plain"): p.read_bytes() for p in (tmp_path / "plain").rglob("*.png")}
     batch = {p.relative_to(tmp_path / "batch"): p.read_bytes() for p in (tmp_path / "batch").rglob("*.png")}
     assert len(plain) == 29
@@ -45,9 +47,8 @@ def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures
         else:
             label_map = np.asarray(Image.open(row["output"]))
             assert row["pixels"] == np.bincount(label_map.ravel(), minlength=3).tolist()
-    again = fullconv("batch", model, pictures, "-o", tmp_path / "batch")
-    assert again.returncode == 2
-    assert "--resume" in again.stderr
+    assert main(["batch", str(model), str(pictures), "-o", str(tmp_path / "batch")]) == 2
+    assert "--resume" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(start, sha
     assert not [path.name for path in broken.rglob("*.part")]
 
 
+@pytest.mark.slow  # the contract's test of seeds is not
 def test_another_seed_gives_other_bits(start, shapes, tmp_path):
     first, second = start(shapes, tmp_path / "a", epochs=1), start(shapes, tmp_path / "b", epochs=1, seed=4)
     finish(first)

@@ -233,6 +233,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(shapes, t
 # --- stopping --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the contract's tests of signals are not
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "sigint"), (signal.SIGTERM, "sigterm")])
 def test_a_signal_ends_a_run_with_a_usable_model(shapes, tmp_path, number, name):
     run = tmp_path / "run"

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fullconv.errors import OutputError, RunError
-from fullconv.storage import write_text
+from fullconv.storage import lock_file, write_text
 
 
 class RunFolder:
@@ -105,7 +105,7 @@ class RunFolder:
                 f"{self.path}: cannot be written ({error.strerror or error}). Give another -o."
             ) from error
         with file:
-            if not _lock(file):
+            if not lock_file(file):
                 file.seek(0)
                 raise RunError(
                     f"{self.path}: another process ({file.read().strip() or 'unknown'}) trains in this folder."
@@ -122,21 +122,3 @@ class RunFolder:
         for folder in (self.path, self.checkpoints):
             for part in folder.glob(".*.part"):
                 part.unlink(missing_ok=True)
-
-
-def _lock(file: IO[str]) -> bool:
-    """Take an exclusive lock without waiting; say whether it was free."""
-    if os.name == "posix":
-        import fcntl
-
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
-    import msvcrt
-
-    with suppress(OSError):
-        file.seek(0x7FFFFFFF)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        return True
-    return False
