@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fullconv.data import open_dataset
-from fullconv.data.loader import LEAST_STEPS, TrainingBatches, _Maker
+from fullconv.data.loader import LEAST_STEPS, TrainingBatches, _Maker, read_sample
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 from fullconv.preprocess import working_size
@@ -117,6 +117,22 @@ def test_the_number_of_threads_and_the_size_of_the_cache_change_nothing(data):
     torch.set_num_threads(before)
     for batch, other in zip(expected, others, strict=True):
         same(batch, other)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_what_stays_in_memory_is_known_beforehand(data, scale, monkeypatch):
+    decoded = []
+    monkeypatch.setattr("fullconv.data.loader.read_sample", lambda *a: decoded.append(1) or read_sample(*a))
+    pictures = [read_sample(data, sample, scale, 3) for sample in data.splits["train"]]
+    needed = sum(image.nbytes + sum(mask.nbytes for mask in masks.values()) for image, masks in pictures)
+    for room, keeps in ((1.02 * needed, True), (0.9 * needed, False)):
+        made = loader(data, scale=scale, cache_bytes=int(room))
+        assert made.keeps is keeps
+        list(made.batches(0, 2 * len(pictures)))
+        decoded.clear()
+        list(made.batches(0, len(pictures)))
+        assert (decoded == []) is keeps
+    assert not loader(data, workers=1).keeps  # they begin anew each time
 
 
 def test_ranks_share_out_the_batch(data):

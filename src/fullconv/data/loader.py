@@ -246,6 +246,14 @@ class TrainingBatches:
         )
         self._maker = _Maker(self._plan)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether every picture, once decoded, stays in memory for the later epochs and for those who ask again."""
+        plan, statistics = self._plan, self.statistics
+        pixel = statistics.channels * np.dtype(statistics.dtype).itemsize + len(plan.dataset.heads)
+        pixels = sum(height * width for height, width in statistics.sizes) * plan.scale**2
+        return not self.workers and pixel * pixels <= plan.cache_bytes
+
     def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
         """Yield the batches from a step on (counted from the start of the run), without end or up to a step.
 

@@ -43,7 +43,7 @@ def _resize_bytes(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     whole = np.ascontiguousarray(image)  # torch would copy a slice by several threads, too
     pixels = torch.from_numpy(whole if whole.flags.writeable else whole.copy()).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
-    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+    return np.stack(list(resized[0].numpy()), axis=-1)  # a third of the time of one strided copy
 
 
 def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

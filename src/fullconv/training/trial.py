@@ -21,7 +21,7 @@ from fullconv.segmenter import Segmenter
 from fullconv.training.evidence import NotFiniteError
 from fullconv.training.plan import Measured
 from fullconv.training.shortage import memory_errors
-from fullconv.training.state import new_state
+from fullconv.training.state import TrainState, new_state
 from fullconv.training.step import Stepper
 from fullconv.training.validation import spread
 
@@ -60,21 +60,40 @@ def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) 
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
 
 
-def seconds_per_step(network: Network, stepper: Stepper, batches: TrainingBatches, budget: float) -> float:
-    """Return the time of a step, loading included, measured on a copy of the network that is then forgotten.
+def seconds_per_step(
+    network: Network, stepper: Stepper, batches: TrainingBatches, budget: float
+) -> tuple[float, float]:
+    """Measure the time of a step, loading included, on a copy of the network that is then forgotten.
 
     Args:
         network: Not changed.
         stepper: With its precision chosen.
         batches: The run's.
         budget: Seconds to spend at most; at least four steps are made.
+
+    Returns:
+        Seconds of a step, and how much longer one takes in the first epoch: where decoded pictures stay in memory, that
+        one alone decodes them.
     """
     state = new_state(copy.deepcopy(network), stepper.recipe)
+    keeps = batches.keeps
+    first = _timed_steps(state, stepper, batches, budget / 2 if keeps else budget, 40)
+    # The first steps pay for warming up (kernels, memory, the loader's start).
+    cold = _usual(first[3:] or first[1:])
+    if not keeps:
+        return cold, 0.0
+    again = _usual(_timed_steps(state, stepper, batches, budget / 2, len(first))[1:])
+    return again, max(0.0, cold - again)
+
+
+def _timed_steps(
+    state: TrainState, stepper: Stepper, batches: TrainingBatches, budget: float, most: int
+) -> list[float]:
+    """Make the first steps of a run until the budget is spent, at least four and at most so many; return their seconds."""
     accumulate = stepper.recipe.accumulate
     times: list[float] = []
-    begin = time.perf_counter()
+    begin = mark = time.perf_counter()
     group: list[Batch] = []
-    mark = begin
     for batch in batches.batches(0):
         group.append(batch)
         if len(group) < accumulate:
@@ -88,11 +107,14 @@ def seconds_per_step(network: Network, stepper: Stepper, batches: TrainingBatche
         enough = len(times) >= 4 and now - begin > budget
         if stepper.processes.told(lambda enough=enough: enough):  # type: ignore[misc]
             break
-        if len(times) >= 40:
+        if len(times) >= most:
             break
-    # The first steps pay for warming up (kernels, memory, the loader's start), and a tenth may be hiccups.
-    rest = sorted(times[3:] or times[1:])
-    kept = rest[: max(1, math.ceil(0.9 * len(rest)))]
+    return times
+
+
+def _usual(times: Sequence[float]) -> float:
+    """Return the mean without the longest tenth, which may be hiccups."""
+    kept = sorted(times)[: max(1, math.ceil(0.9 * len(times)))]
     return sum(kept) / len(kept)
 
 
@@ -181,7 +203,9 @@ def measure(
     precision = choose_training_precision(network, stepper, first)  # in all at once, as they will compute
     stepper.precision = processes.told(lambda: precision)
     total = None if recipe.minutes is None else 60 * recipe.minutes
-    step_seconds = seconds_per_step(network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total))
+    step_seconds, first_epoch = seconds_per_step(
+        network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total)
+    )
     quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision, "torch")
     exact = Segmenter(network, stepper.card, str(stepper.device), "fp32", "torch")
     picture = processes.all_do(lambda: seconds_per_picture(quick, dataset, val)) / processes.ranks
@@ -195,7 +219,7 @@ def measure(
         # The pictures of the first are shared out, those of the others are not.
         alone = processes.ranks * ((picture + full) * min(FINAL_PICTURES, len(val)) + full * 24)
         end = full * len(val) + alone + choosing + 3.0
-        left = total - (time.monotonic() - started) - end
+        left = total - (time.monotonic() - started) - end - first_epoch * batches.steps_per_epoch / recipe.accumulate
     steps, every, count = plan_steps(
         epochs=recipe.epochs, left=left, steps=recipe.steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
         step_seconds=step_seconds, picture_seconds=picture, pictures=len(val), validate_every=recipe.validate_every,
