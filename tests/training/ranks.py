@@ -48,11 +48,14 @@ class Recording(Console):
         super().step(step, steps, loss)
 
 
-def trained(data: str, out: str, settings: dict[str, Any], resume: bool = False) -> dict[str, Any]:
+def trained(
+    data: str, out: str, settings: dict[str, Any], resume: bool = False, recipe: str | None = None
+) -> dict[str, Any]:
     """Train; return the losses that the first process showed, and the weights of this one."""
     torch.set_num_threads(1)
     console = Recording()
-    outcome = run(Path(data), Path(out), {**SMALL, **settings}, resume=resume, console=console)
+    small = {key: value for key, value in SMALL.items() if recipe is None or key != "variant"}
+    outcome = run(Path(data), Path(out), {**small, **settings}, resume=resume, recipe=recipe, console=console)
     weights = weights_sha256(outcome.segmenter.network.state_dict())
     return {"status": outcome.status, "losses": console.losses, "weights": weights}
 

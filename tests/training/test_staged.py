@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from runs import SMALL, identity
+import ranks
+from runs import SMALL, identity, lines
 
 from fullconv.cli import main
 from fullconv.errors import RecipeError, RunError
@@ -168,6 +169,25 @@ def test_each_stage_has_its_folder_and_the_last_is_the_run(finished):
         assert {path.name for path in place.iterdir()} >= {"recipe.toml", "metrics.jsonl", "report.html", "checkpoints"}
         assert json.loads((place / "status.json").read_text())["status"] == "finished"
     assert read_toml(run / "recipe.toml")["weights"].endswith("stages/2-fcn16s/model.safetensors")
+
+
+def test_two_processes_train_the_stages_as_one_and_go_on_where_they_were_stopped(own, tmp_path):
+    from made import make_shapes
+
+    data, alone, run = make_shapes(tmp_path / "data", pictures=4, size=(40, 48)), tmp_path / "alone", tmp_path / "run"
+    steady = {"norm": "none", "batch_size": 4}
+    with pytest.MonkeyPatch.context() as patch, ranks.starter() as start:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        one, two = start(2, tmp_path / "told", ranks.trained, str(data), str(run), steady, False, str(own)).results()
+        assert one["weights"] == two["weights"]
+        assert one["status"] == "done"
+        again = start(2, tmp_path / "again", ranks.trained, str(data), str(run), steady, True, str(own)).results()
+        assert [result["weights"] for result in again] == [one["weights"]] * 2
+    train(data, alone, recipe=own, **{**_settings(), **steady})
+    for place in (Path("stages/1-fcn32s"), Path("stages/2-fcn16s"), Path()):
+        assert json.loads((run / place / "status.json").read_text())["status"] == "finished"
+        found, wanted = (lines(folder / place)[-1]["train_loss"] for folder in (run, alone))
+        assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def test_weights_go_on_by_name_and_new_skips_begin_anew(finished):

@@ -73,7 +73,6 @@ def run(
     format: str | None = None,  # noqa: A002  (the name of the option)
     console: Console | None = None,
     started: float | None = None,
-    staged: bool = False,
 ) -> Outcome:
     """Train as `train` does, and say how it ended.
 
@@ -87,28 +86,48 @@ def run(
         format: Layout of the data where several fit.
         console: Where to say what happens.
         started: `time.monotonic` when the program started; minutes count from there.
-        staged: Whether this is the last stage of several, the earlier ones of which lie in the run folder.
     """
     started = time.monotonic() if started is None else started
     if lengthen and not resume:
         raise RecipeError("--lengthen is for a run that goes on: add --resume.")
     named = read_recipe(recipe) if recipe is not None else None
-    if (named is not None and named.stages) or (resume and not staged and record_of(out).exists()):
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise RunError(f"{out}: several processes cannot train stages in turn yet. Train the stages one by one.")
-        return run_stages(
-            run, named, data, out, settings, resume=resume, console=console or Console(), started=started, format=format,
-            lengthen=lengthen,
-        )  # fmt: skip
     with joined(str(settings.get("device", "auto"))) as processes:
         console = Silence() if not processes.first else console or Console()
-        decided = processes.told(lambda: _decide(out, settings, resume or restarted(), lengthen, recipe, named, staged))
-        plan = plan_of(decided["plan"], str(out))
-        if decided["finished"]:
-            model = RunFolder(out).model
-            console.say(f"{out}: this run is finished; its model is {model}.")
-            return Outcome("done", load(model, device=own_device(plan.recipe.device, processes)))
-        return _begin(data, RunFolder(out, staged), plan, decided, format, console, started, processes)
+        resume = resume or restarted()
+        if (named is not None and named.stages) or processes.told(lambda: resume and record_of(out).exists()):
+            return run_stages(
+                _one, named, data, out, settings, processes, resume=resume, console=console, started=started,
+                format=format, lengthen=lengthen,
+            )  # fmt: skip
+        return _one(
+            data, out, settings, processes, resume=resume, lengthen=lengthen, recipe=recipe, format=format,
+            console=console, started=started,
+        )  # fmt: skip
+
+
+def _one(
+    data: Path,
+    out: Path,
+    settings: Mapping[str, Any],
+    processes: Processes,
+    *,
+    resume: bool,
+    lengthen: bool,
+    recipe: Path | str | None,
+    format: str | None,  # noqa: A002
+    console: Console,
+    started: float,
+    staged: bool = False,
+) -> Outcome:
+    """Make one run, or one stage of several; `staged` is the last of them, which has the others in its folder."""
+    named = read_recipe(recipe) if recipe is not None else None
+    decided = processes.told(lambda: _decide(out, settings, resume, lengthen, recipe, named, staged))
+    plan = plan_of(decided["plan"], str(out))
+    if decided["finished"]:
+        model = RunFolder(out).model
+        console.say(f"{out}: this run is finished; its model is {model}.")
+        return Outcome("done", load(model, device=own_device(plan.recipe.device, processes)))
+    return _begin(data, RunFolder(out, staged), plan, decided, format, console, started, processes)
 
 
 def _decide(

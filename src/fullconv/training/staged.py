@@ -14,6 +14,7 @@ from fullconv.storage import write_text
 from fullconv.training.console import Console
 from fullconv.training.folder import RunFolder
 from fullconv.training.plan import FREE_TO_CHANGE, combine, read_plan
+from fullconv.training.processes import Processes
 from fullconv.training.session import Outcome
 from fullconv.training.shipped import RecipeFile, read_recipe
 
@@ -32,6 +33,7 @@ def run_stages(
     data: Path,
     out: Path,
     settings: Mapping[str, Any],
+    processes: Processes,
     *,
     resume: bool,
     console: Console,
@@ -41,12 +43,14 @@ def run_stages(
     """Run the stages of a recipe in turn; the last is the run itself, those before it lie in RUN/stages.
 
     Args:
-        run: `fullconv.training.run.run`, which makes one run.
+        run: Makes one run, which is done in all processes or in none.
         recipe: With stages; None takes those that the run folder has begun.
         data: The data set.
         out: The run folder.
         settings: Those that the user gave; they hold for every stage, `weights` for the first and `minutes` for all
             together.
+        processes: That train together. The first writes; what it wrote the others read, so that on several machines the
+            run folder has to be one that all of them see.
         resume: Go on where the run stopped, at whichever stage.
         console: Where to say what happens.
         started: When the program started.
@@ -56,19 +60,19 @@ def run_stages(
         RecipeError: A setting is each stage's own.
         RunError: The folder is not empty, or the run that goes on was another one.
     """
-    names, settings, going_on = _stages(recipe, out, settings, resume)
+    names, settings, going_on = processes.told(lambda: _stages(recipe, out, settings, resume))
     model: Path | None = None
     for number, name in enumerate(names, 1):
         last = number == len(names)
         place = out if last else RunFolder(out).stages / f"{number}-{Path(name).stem}"
-        begun = (place / "recipe.toml").exists()
+        begun = processes.told((place / "recipe.toml").exists)  # once the stage before is all written
         own = _of_stage(settings, model, begun)
         if "minutes" in own:  # all stages share them; after a stop nobody knows how many are left
             own["minutes"] *= (1 if going_on else number) / len(names)
         console.say(f"Stage {number} of {len(names)}: {name}.")
-        with _forgotten(out, place) if number == 1 else nullcontext():
+        with _forgotten(out, place) if number == 1 and processes.first else nullcontext():
             outcome = run(
-                data, place, own, resume=True, recipe=None if begun else name, console=console, staged=last,
+                data, place, own, processes, resume=True, recipe=None if begun else name, console=console, staged=last,
                 started=time.monotonic() if going_on else started, **options,
             )  # fmt: skip
         if outcome.status != "done" or last:
