@@ -281,6 +281,28 @@ def test_pictures_that_heed_their_orientation_are_not_accused(tmp_path):
     assert inspect(tmp_path) == []
 
 
+def test_what_is_left_out_of_a_large_set_is_said_and_equal_pictures_are_found_all_the_same(tmp_path, monkeypatch):
+    shapes(tmp_path)
+    train, val = ([path for path in files(tmp_path, "") if path.parent.name == split] for split in ("train", "val"))
+    for source, target in zip(train, val, strict=False):  # all of val is in train, the first of them turned
+        shutil.copy(source, target)
+    Image.open(train[0]).transpose(Image.Transpose.ROTATE_180).save(val[0])
+    monkeypatch.setattr("fullconv.data.likeness._TURNED_WORK", len(train) * len(val) - 1)
+    found = {problem.code: problem for problem in inspect(tmp_path)}
+    assert found["compared-in-part"].cause == (
+        "pictures are many: copies that were flipped or turned were not looked for in val"
+    )
+    assert found["duplicate-across-splits"].count == len(val) - 1
+    assert "near-duplicate" not in found
+    monkeypatch.setattr("fullconv.data.likeness._WORK", -(-len(train) * len(val) // 3))
+    found = {problem.code: problem for problem in inspect(tmp_path)}
+    assert (
+        "only one in 3 pictures of val was compared with those of train for near copies"
+        in found["compared-in-part"].cause
+    )
+    assert found["duplicate-across-splits"].count == len(val) - 1
+
+
 def pasted(root: Path, remedy: str) -> None:
     """Do what a remedy says: put its lines into data.toml, instead of those with the same key."""
     new = [line for line in remedy.splitlines() if " = " in line]

@@ -59,19 +59,26 @@ class Alike:
         train, other = _vectors(self._cells("train"), mean), _vectors(cells, mean)
         known = {content: i for i, content in enumerate(self.contents["train"])}
         numbers = _numbers(self.samples["train"])
-        step = max(1, len(train) * len(other) // _WORK)
+        step = max(1, -(-len(train) * len(other) // _WORK))
         ways = range(1, 9) if len(train) * len(other) <= _TURNED_WORK else range(1, 2)
         if len(ways) == 1:
-            some = "" if step == 1 else f"only every {step}th picture of {split} was compared with those of train, and "
+            some = (
+                ""
+                if step == 1
+                else f"only one in {step} pictures of {split} was compared with those of train for near copies, and "
+            )
             found.left_out.append(f"{some}copies that were flipped or turned were not looked for in {split}")
+        for sample, content in zip(self.samples[split], self.contents[split], strict=True):
+            if (same := known.get(content)) is not None:
+                found.same.append((self.samples["train"][same], sample))
         for start in range(0, len(other), 256 * step):
             chosen = np.arange(start, min(start + 256 * step, len(other)), step)
             best, which = _best(train, cells[chosen], mean, ways)
             for row, i in enumerate(chosen):
                 sample = self.samples[split][i]
-                if (same := known.get(self.contents[split][i])) is not None:
-                    found.same.append((self.samples["train"][same], sample))
-                elif best[row] >= _SAME:
+                if self.contents[split][i] in known:
+                    continue
+                if best[row] >= _SAME:
                     found.near.append((self.samples["train"][which[row]], sample))
                 else:
                     next_one = _neighbour(sample, numbers)
