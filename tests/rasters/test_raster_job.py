@@ -284,6 +284,22 @@ for size, progress in ((3000, None), (10**9, late)):
     except OutputError as error:
         print(error)
     assert not os.path.exists(full)
+
+def later(done, total):  # room for the label map, but not for the probabilities
+    if done == total:
+        limit(2 * os.path.getsize(out))
+
+limit(10**9)
+chances = full + ".chances.tif"
+try:
+    predict_raster(model, source, full, tile=32, progress=later, probabilities=chances)
+except OutputError as error:
+    print(error)
+assert not os.path.exists(chances)
+assert not [name for name in os.listdir(os.path.dirname(full)) if name.endswith(".part")]
+limit(10**9)
+predict_raster(model, source, full, tile=32, resume=True, probabilities=chances)
+print(os.path.exists(full) and os.path.exists(chances))
 """
 
 
@@ -300,8 +316,10 @@ def test_a_killed_job_goes_on_to_the_same_bytes_and_a_full_disc_is_said(tiny, tm
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert said[0] == "5"  # of ten bands two, then three, were there
-    assert len(said) == 3
-    assert all("cannot be written" in line for line in said[1:])
+    assert len(said) == 5
+    assert all("cannot be written" in line for line in said[1:4])
+    assert "full.tif.chances.tif" in said[3]
+    assert said[4] == "True"
     predict_raster(tiny, source, tmp_path / "killed-not.tif", tile=32)
     assert (tmp_path / "killed.tif").read_bytes() == (tmp_path / "killed-not.tif").read_bytes()
     assert not (tmp_path / ".killed.tif.rows").exists()
