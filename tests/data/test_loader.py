@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +138,51 @@ def test_what_stays_in_memory_is_known_beforehand(data, scale, monkeypatch):
         list(made.batches(0, len(pictures)))
         assert (decoded == []) is keeps
     assert not loader(data, workers=1).keeps  # they begin anew each time
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+from fullconv.data import loader, open_dataset
+
+if __name__ == "__main__":
+    loader.START_METHOD = sys.argv[2]
+    made = loader.TrainingBatches(open_dataset(sys.argv[1]), batch_size=2, crop=(32, 40), workers=2)
+    batches = made.batches()
+    next(batches)
+    print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks, and asks for processes by number")
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("fork", marks=pytest.mark.slow)])
+def test_workers_end_with_a_run_that_is_killed(folder, tmp_path, method):
+    script = tmp_path / "run.py"
+    script.write_text(KILLED)
+    # workers keep what they inherit open, so the answer goes to a file
+    with (tmp_path / "pids").open("w+") as file:
+        done = subprocess.run([sys.executable, str(script), str(folder), method], stdout=file, timeout=200, check=False)
+        assert done.returncode == -signal.SIGKILL
+        file.seek(0)
+        workers = [int(pid) for pid in file.read().split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(lives(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in workers if lives(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def lives(pid: int) -> bool:
+    """Whether a process of that number is at work; one that waits to be buried is not."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if sys.platform == "linux" else ""
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def test_ranks_share_out_the_batch(data):
