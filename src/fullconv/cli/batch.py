@@ -42,7 +42,7 @@ def batch(
     tally = BatchTally()
     try:
         with results_only(), Progress("pictures") as progress:
-            run_batch(job, lambda path, reason: complain(reason), progress, tally)
+            run_batch(job, lambda path, reason: complain(reason), progress, tally, complain)
     except KeyboardInterrupt:
         say(f"{tally.done} pictures done. What is in {out} stays; go on by the same command with --resume.")
         raise

@@ -24,9 +24,11 @@ import numpy as np
 from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
 from fullconv.files.outputs import Format, encode
 from fullconv.scale.manifest import Manifest
+from fullconv.scale.patience import overseen
 from fullconv.scale.places import Place, is_url
 from fullconv.scale.sources import Item, list_source, load_item
 from fullconv.segmenter import Segmenter, load
+from fullconv.tiling.memory import memory_free
 
 BLOCK = 32
 """Pictures that travel together."""
@@ -69,6 +71,7 @@ def run_batch(
     on_failure: Callable[[str, str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     tally: BatchTally | None = None,
+    on_silence: Callable[[str], None] | None = None,
 ) -> BatchTally:
     """Predict all pictures of a source.
 
@@ -77,6 +80,7 @@ def run_batch(
         on_failure: Called with input and reason of each picture that failed; all others are finished.
         progress: Called with pictures done and in the source.
         tally: Counted up on the way.
+        on_silence: Called with a sentence where no picture is finished for minutes.
 
     Returns:
         How many were done and failed.
@@ -99,20 +103,32 @@ def run_batch(
         return tally
     ray = _start_ray(job)
     try:
-        for row in _stream(ray, job, items, manifest):
-            if not manifest.add(row):
-                continue
-            tally.done += row["status"] == "done"
-            tally.failed += row["status"] == "failed"
-            tally.total = max(tally.total, tally.before + tally.done + tally.failed)
-            if row["status"] == "failed" and on_failure is not None:
-                on_failure(row["input"], row["reason"])
-            if progress is not None:
-                progress(tally.before + tally.done + tally.failed, tally.total)
+        with overseen(on_silence, lambda: _where_to_look(ray)) as sign:
+            for row in _stream(ray, job, items, manifest):
+                sign()
+                if not manifest.add(row):
+                    continue
+                tally.done += row["status"] == "done"
+                tally.failed += row["status"] == "failed"
+                tally.total = max(tally.total, tally.before + tally.done + tally.failed)
+                if row["status"] == "failed" and on_failure is not None:
+                    on_failure(row["input"], row["reason"])
+                if progress is not None:
+                    progress(tally.before + tally.done + tally.failed, tally.total)
     finally:
         manifest.flush()
         ray.shutdown()
     return tally
+
+
+def _where_to_look(ray: Any) -> str:
+    """Say what may keep a job from going on."""
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    free = memory_free() / 2**30
+    words = (
+        f"{free:.1f} GB of memory are free here; where it runs short Ray ends copies of the model and starts them again"
+    )
+    return f"{words}: lower --actors, or end what else takes it. Ray writes its log in {logs}."
 
 
 def _identity(job: BatchJob, segmenter: Segmenter) -> dict[str, Any]:
