@@ -123,12 +123,13 @@ def run_batch(
 
 def _where_to_look(ray: Any) -> str:
     """Say what may keep a job from going on."""
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    node = ray._private.worker._global_node
+    logs = "" if node is None else f" Ray writes its log in {node.get_logs_dir_path()}."
     free = memory_free() / 2**30
     words = (
         f"{free:.1f} GB of memory are free here; where it runs short Ray ends copies of the model and starts them again"
     )
-    return f"{words}: lower --actors, or end what else takes it. Ray writes its log in {logs}."
+    return f"{words}: lower --actors, or end what else takes it.{logs}"
 
 
 def _identity(job: BatchJob, segmenter: Segmenter) -> dict[str, Any]:
