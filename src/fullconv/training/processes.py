@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fullconv.errors import FullconvError, RunError
+from fullconv.training.meeting import agree
 
 Item = TypeVar("Item")
 
@@ -188,13 +189,30 @@ def joined(device: str) -> Iterator[Processes]:
     if cuda:
         torch.cuda.set_device(processes.local_rank)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE, store=_own_store(processes), rank=processes.rank,
+            world_size=ranks,
+        )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise RunError(f"the processes do not find one another: {str(error).splitlines()[0]}") from error
     try:
         yield processes
     finally:
         dist.destroy_process_group()
+
+
+def _own_store(processes: Processes) -> Any:
+    """Return the part of torchrun's store that is this start's; None where each start has a store of its own.
+
+    Raises:
+        RunError: Not all processes came.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    stores: Any = dist
+    store = stores.TCPStore(address, port, processes.ranks, is_master=False, timeout=PATIENCE)
+    return stores.PrefixStore(agree(store, processes.rank, processes.ranks, PATIENCE), store)
 
 
 def own_device(device: str, processes: Processes) -> str:
