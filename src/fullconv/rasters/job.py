@@ -45,6 +45,8 @@ class RasterResult:
     """Pixels without data."""
     polygons: Path | None = None
     probabilities: Path | None = None
+    existed: bool = False
+    """Whether the label map was finished before, and was left as it is."""
 
 
 def predict_raster(
@@ -106,6 +108,7 @@ def predict_raster(
         counts = None
         if resume and begun is None and (chances is None or is_finished(chances, mark)):
             counts = finished_counts(target, mark)
+        existed = counts is not None
         if counts is None:
             views = way.views(segmenter, raster, head or next(iter(segmenter.card.heads or [""])))
             bands = Bands(segmenter, raster, views, keep=chances is not None)
@@ -117,7 +120,7 @@ def predict_raster(
                     counts = write_result(target, spool.rows(), raster, labels, mark, overviews)
     if patches is not None:
         write_polygons(target, patches, labels)
-    return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances)
+    return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances, existed)
 
 
 def _path(path: str | Path | None) -> Path | None:
