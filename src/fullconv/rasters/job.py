@@ -104,7 +104,7 @@ def predict_raster(
         begun = spooled_job(spool_path) if resume else None
         way = choose_way(segmenter, raster, tile, memory, begun)
         job = _describe(segmenter, raster, head, way, chances is not None)
-        mark = hashlib.sha256(json.dumps([job, overviews], sort_keys=True).encode()).hexdigest()
+        mark = _mark(job, overviews)
         counts = None
         if resume and begun is None and (chances is None or is_finished(chances, mark)):
             counts = finished_counts(target, mark)
@@ -121,6 +121,12 @@ def predict_raster(
     if patches is not None:
         write_polygons(target, patches, labels)
     return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances, existed)
+
+
+def _mark(job: dict[str, Any], overviews: bool) -> str:
+    """Return what a finished file is known by: without tile and band, which depend on the memory that is free now."""
+    lasting = {key: value for key, value in job.items() if key not in ("tile", "rows")}
+    return hashlib.sha256(json.dumps([lasting, overviews], sort_keys=True).encode()).hexdigest()
 
 
 def _path(path: str | Path | None) -> Path | None:
