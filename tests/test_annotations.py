@@ -197,3 +197,14 @@ def test_the_command_writes_annotations_for_a_tool(tmp_path, capsys):
     ]
     assert main(words) == 2
     assert "leave --format grey away" in capsys.readouterr().err
+
+
+def test_pictures_of_one_stem_keep_a_labelme_file_each(tmp_path):
+    out, log = results(tmp_path, {"a": scene(), "b": scene()})
+    Image.fromarray(np.full((9, 8), 2, np.uint8)).save(out / "a.png.png")
+    row = {"input": "photos/a.png", "output": (out / "a.png.png").as_posix(), "status": "done"}
+    (out / "a.png").rename(out / "a.jpg.png")
+    log.write_text(log.read_text().replace("out/a.png", "out/a.jpg.png") + json.dumps(row) + "\n")
+    write_annotations("labelme", out, log, LABELS, 0)
+    shown = {path.name: json.loads(path.read_text(encoding="utf-8"))["imagePath"] for path in out.glob("*.json")}
+    assert shown == {"a.jpg.json": "a.jpg", "a.png.json": "a.png", "b.json": "b.jpg"}

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import urllib.request
+import warnings
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,14 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path, make):
     assert not place.exists()
     pickle.loads(pickle.dumps(Bomb(place)))  # it would have
     assert place.exists()
+
+
+def test_torch_does_not_warn_of_a_file_that_is_refused(tmp_path, recwarn):
+    warnings.simplefilter("always")
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(print, protocol=4))
+    with pytest.raises(WeightsError, match=r"w\.pth: cannot be read as weights"):
+        read_weights(tmp_path / "w.pth")
+    assert not [str(warning.message) for warning in recwarn]
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"w": 3}, {}, {"state_dict": {}}])

@@ -47,8 +47,11 @@ def test_a_georeferenced_tiff_gives_a_geotiff_and_a_plain_one_a_png(model, tiny,
     by_picture = [[row["pixels"] for row in rows if row["image"].endswith(name)] for name in ("ortho.tif", "plain.tif")]
     assert by_picture[0] == by_picture[1]
     stamp = (out / "ortho.tif").stat().st_mtime_ns
+    capsys.readouterr()
     assert main(["predict", str(model), *inputs, "-o", str(out), "--tile", "64", "--resume"]) == 0
     assert (out / "ortho.tif").stat().st_mtime_ns == stamp
+    assert "0 pictures predicted, 2 skipped" in capsys.readouterr().err
+    assert {line["status"] for line in log_of(out).values()} == {"skipped"}
 
 
 def test_a_stop_between_bands_is_gone_on_with(tiny, write, tmp_path):
@@ -78,6 +81,9 @@ def test_polygons_are_of_one_raster(tiny, write, tmp_path):
     plain = write(made(100, 90), "plain.tif", crs=None, transform=None)
     with pytest.raises(InputError, match=r"plain\.tif is none\. Predict it by itself"):
         predict_files(tiny, Job([str(plain)], tmp_path / "three", polygons=polygons))
+    with pytest.raises(InputError, match=r"patches\.shp: polygons are written as GeoPackage or GeoJSON"):
+        predict_files(tiny, Job([str(source)], tmp_path / "four", polygons=polygons.with_suffix(".shp")))
+    assert not (tmp_path / "four").exists()
 
 
 def test_options_that_a_geotiff_cannot_have_fail_that_raster_alone(tiny, write, tmp_path):

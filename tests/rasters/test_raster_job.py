@@ -218,6 +218,9 @@ def test_a_finished_job_is_not_done_again(tiny, write, tmp_path):
     again = predict_raster(tiny, source, out, tile=64, resume=True)
     assert out.stat().st_mtime_ns == stamp
     assert again.counts.tolist() == first.counts.tolist()
+    for options in ({"tile": 32}, {"memory": 150_000_000}, {"memory": 1_500_000_000}):  # what is free is another day's
+        assert predict_raster(tiny, source, out, resume=True, **options).existed, options
+    assert not predict_raster(tiny, source, out, resume=True, overviews=True).existed
 
 
 def test_another_job_is_not_gone_on_with(tiny, write, tmp_path):

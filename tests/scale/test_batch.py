@@ -43,12 +43,20 @@ def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures
     for row in rows:
         if row["status"] == "failed":
             assert row["input"].endswith("broken.png")
-            assert row["reason"]
+            assert row["reason"].startswith(f"{row['input']}: is truncated")
         else:
             label_map = np.asarray(Image.open(row["output"]))
             assert row["pixels"] == np.bincount(label_map.ravel(), minlength=3).tolist()
     assert main(["batch", str(model), str(pictures), "-o", str(tmp_path / "batch")]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_source_that_cannot_be_listed_leaves_no_folder_of_results(model, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "nowhere"):
+        assert main(["batch", str(model), str(tmp_path / source), "-o", str(tmp_path / "out")]) == 2
+        assert source in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

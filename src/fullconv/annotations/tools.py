@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Annotated:
     """The picture."""
     name: str
     """Its name as the tools know it: relative to what was predicted, with ``/``."""
+    beside: str
+    """The name of a file about it: without its ending, unless another picture would have the same."""
     height: int
     width: int
     outlines: list[Outline]
@@ -84,18 +87,28 @@ def _background(labels: Labels) -> int | None:
 
 def _pictures(out: Path, log: Path, labels: Labels, tolerance: float) -> Iterator[Annotated]:
     background = _background(labels)
+    shared = Counter(str(_name(out, row).with_suffix("")) for row in _done(log))
+    for number, row in enumerate(_done(log)):
+        name = _name(out, row)
+        stem = str(name.with_suffix(""))
+        label_map = _read(Path(row["output"]))
+        height, width = label_map.shape
+        found = outlines(label_map, tolerance, background)
+        beside = stem if shared[stem] == 1 else str(name)
+        yield Annotated(number, Path(row["input"]), str(name), beside, height, width, found)
+
+
+def _done(log: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of predictions.jsonl that have a label map."""
     with log.open(encoding="utf-8") as lines:
-        done = (row for row in map(json.loads, lines) if row["output"] is not None and row["status"] != "failed")
-        for number, row in enumerate(done):
-            path = Path(row["output"])
-            label_map = _read(path)
-            name = PurePosixPath(path.relative_to(out).as_posix())
-            suffix = Path(row["input"]).suffix
-            stem = name.with_suffix("")
-            shown = stem if suffix and stem.suffix.lower() == suffix.lower() else stem.with_name(stem.name + suffix)
-            height, width = label_map.shape
-            found = outlines(label_map, tolerance, background)
-            yield Annotated(number, Path(row["input"]), str(shown), height, width, found)
+        yield from (row for row in map(json.loads, lines) if row["output"] is not None and row["status"] != "failed")
+
+
+def _name(out: Path, row: dict[str, Any]) -> PurePosixPath:
+    """Return a picture's name relative to what was predicted; its label map may have kept the picture's ending or not."""
+    stem = PurePosixPath(Path(row["output"]).relative_to(out).as_posix()).with_suffix("")
+    suffix = Path(row["input"]).suffix
+    return stem if suffix and stem.suffix.lower() == suffix.lower() else stem.with_name(stem.name + suffix)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
@@ -115,7 +128,7 @@ def _labelme(out: Path, pictures: Iterator[Annotated], labels: Labels) -> Path:
     LabelMe counts from pixel centres, so by half a pixel less.
     """
     for picture in pictures:
-        path = out / f"{PurePosixPath(picture.name).with_suffix('')}.json"
+        path = out / f"{picture.beside}.json"
         shapes: list[dict[str, Any]] = [
             {
                 "label": labels.classes[outline.index], "points": _points(outline, -0.5), "group_id": None,

@@ -43,7 +43,7 @@ def runs(
         from fullconv.report import write_overview
 
         write_overview(html, found, folder.resolve().name, unread)
-        say(f"{html}: {len(found)} runs side by side.")
+        say(f"{html}: {len(found)} run{'s side by side' * (len(found) != 1)}.")
     if json:
         print_json({"runs": [run.to_dict() for run in found], "unread": unread})
     elif found:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fullconv.errors import InputError
 from fullconv.files.outputs import Counts, Writer
 from fullconv.files.plan import Picture
-from fullconv.rasters import is_georeferenced, is_label_map, predict_raster
+from fullconv.rasters import check_polygons, is_georeferenced, is_label_map, predict_raster
 from fullconv.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ class StoppedError(Exception):
 
 def predict_georeferenced(
     segmenter: Segmenter, job: Job, writer: Writer, picture: Picture, stop: Callable[[], bool]
-) -> Counts:
+) -> tuple[Counts, bool]:
     """Label one raster; one that another run has begun or finished is gone on with where existing results are kept.
+
+    Returns:
+        Its counts, and whether all of its label maps were there already.
 
     Raises:
         InputError: It cannot be read, or options do not go with a raster.
@@ -41,6 +44,7 @@ def predict_georeferenced(
             raise StoppedError
 
     counts: Counts = {}
+    existed = True
     for head in writer.labels:
         target = Path(writer.path(picture.name, head, ".tif"))
         chances = target.with_name(f"{target.stem}.probabilities.tif") if job.probabilities else None
@@ -53,11 +57,13 @@ def predict_georeferenced(
             probabilities=chances,
         )  # fmt: skip
         counts[head] = result.counts
-    return counts
+        existed = existed and result.existed
+    return counts, existed
 
 
-def check_single_raster(paths: Sequence[str]) -> None:
-    """Raise InputError unless the pictures are one raster, whose polygons are asked for."""
+def check_single_raster(paths: Sequence[str], polygons: Path) -> None:
+    """Raise InputError unless the pictures are one raster, whose polygons are asked for in a format that is written."""
+    check_polygons(polygons)
     if len(paths) != 1 or not is_georeferenced(paths[0]):
         what = "several pictures are given" if len(paths) > 1 else f"{paths[0] if paths else 'nothing'} is none"
         raise InputError(f"--polygons: takes one georeferenced raster, and {what}. Predict it by itself.")

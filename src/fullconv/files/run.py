@@ -103,7 +103,7 @@ def predict_files(
         plan.settle(writer.endings)
         total = plan.count() + len(empty)
         if job.polygons is not None:
-            check_single_raster([picture.path for picture in islice(plan, 2)])
+            check_single_raster([picture.path for picture in islice(plan, 2)], job.polygons)
         _make_folder(job.out)
         tables = Tables(writer, job.shard)
         run = _Run(segmenter, job, writer, tables, count, on_failure, stop or _never, more)
@@ -250,15 +250,18 @@ class _Run:
     def _raster(self, picture: Picture) -> Generator[None, None, None]:
         """Label a georeferenced raster by windows; what a stop leaves is gone on with by the same command."""
         try:
-            counts = predict_georeferenced(self.segmenter, self.job, self.writer, picture, self.stop)
+            counts, existed = predict_georeferenced(self.segmenter, self.job, self.writer, picture, self.stop)
         except StoppedError:
             return
         except (InputError, NetworkError, RunError, MissingExtraError) as error:
             self.fail(picture.path, _named(picture, error))
             yield
             return
-        self.tally.done += 1
-        self.tables.add(picture.path, "done", picture.name, last=".tif")
+        if existed:
+            self.tally.skipped += 1
+        else:
+            self.tally.done += 1
+        self.tables.add(picture.path, "skipped" if existed else "done", picture.name, last=".tif")
         self.tables.count(picture.path, counts)
         yield
 

@@ -7,6 +7,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return modelfile.read_tensors(path)
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own words on pickles; what is wrong is told below
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling foreign bytes can raise anything; what matters is that nothing ran
         found = re.search(r"GLOBAL (\S+)", str(error))
         holds = f"it asks for {found[1]}" if found else "it is no file of torch.save, or damaged"

@@ -45,6 +45,8 @@ class RasterResult:
     """Pixels without data."""
     polygons: Path | None = None
     probabilities: Path | None = None
+    existed: bool = False
+    """Whether the label map was finished before, and was left as it is."""
 
 
 def predict_raster(
@@ -102,10 +104,11 @@ def predict_raster(
         begun = spooled_job(spool_path) if resume else None
         way = choose_way(segmenter, raster, tile, memory, begun)
         job = _describe(segmenter, raster, head, way, chances is not None)
-        mark = hashlib.sha256(json.dumps([job, overviews], sort_keys=True).encode()).hexdigest()
+        mark = _mark(job, overviews)
         counts = None
         if resume and begun is None and (chances is None or is_finished(chances, mark)):
             counts = finished_counts(target, mark)
+        existed = counts is not None
         if counts is None:
             views = way.views(segmenter, raster, head or next(iter(segmenter.card.heads or [""])))
             bands = Bands(segmenter, raster, views, keep=chances is not None)
@@ -117,7 +120,13 @@ def predict_raster(
                     counts = write_result(target, spool.rows(), raster, labels, mark, overviews)
     if patches is not None:
         write_polygons(target, patches, labels)
-    return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances)
+    return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances, existed)
+
+
+def _mark(job: dict[str, Any], overviews: bool) -> str:
+    """Return what a finished file is known by: without tile and band, which depend on the memory that is free now."""
+    lasting = {key: value for key, value in job.items() if key not in ("tile", "rows")}
+    return hashlib.sha256(json.dumps([lasting, overviews], sort_keys=True).encode()).hexdigest()
 
 
 def _path(path: str | Path | None) -> Path | None:

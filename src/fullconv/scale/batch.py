@@ -93,9 +93,12 @@ def run_batch(
     tally = tally if tally is not None else BatchTally()
     segmenter = load(job.model, device="cpu")
     place = Place(job.out)
+    items = list(list_source(job.source, job.out))
+    if not items and not job.resume:  # before anything is written: OUT stays free for the right source
+        raise InputError(f"{job.source}: holds no picture.")
     manifest = Manifest(place, _identity(job, segmenter), job.resume)
     tally.before = len(manifest.done)
-    items = [item for item in list_source(job.source, job.out) if item.group >= 0 or item.input not in manifest.done]
+    items = [item for item in items if item.group >= 0 or item.input not in manifest.done]
     tally.total = tally.before + len(items)
     if not tally.total:
         raise InputError(f"{job.source}: holds no picture.")
@@ -279,5 +282,6 @@ class _Predictor:
                 result["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
                 result["status"] = "done"
             except FullconvError as error:
-                result["reason"] = f"{picture['input']}: {error}"
+                words = str(error).removeprefix("bytes: ").removeprefix("picture: ")
+                result["reason"] = f"{picture['input']}: {words}"
         return result | {"seconds": time.perf_counter() - start}
