@@ -49,6 +49,10 @@ def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures
             assert row["pixels"] == np.bincount(label_map.ravel(), minlength=3).tolist()
     assert main(["batch", str(model), str(pictures), "-o", str(tmp_path / "batch")]) == 2
     assert "--resume" in capsys.readouterr().err
+    assert main(["batch", str(model), str(pictures), "-o", str(tmp_path / "batch"), "--resume"]) == 3  # one still fails
+    words = capsys.readouterr().err
+    assert "broken.png: is truncated" in words
+    assert "29 done before, 1 failed before" in words
 
 
 def test_a_source_that_cannot_be_listed_leaves_no_folder_of_results(model, tmp_path, capsys):

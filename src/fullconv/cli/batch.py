@@ -46,6 +46,9 @@ def batch(
     except KeyboardInterrupt:
         say(f"{tally.done} pictures done. What is in {out} stays; go on by the same command with --resume.")
         raise
-    words = f"{tally.done} pictures predicted" + (f", {tally.before} done before" if tally.before else "")
-    say(f"{words}{f', {tally.failed} failed' if tally.failed else ''}; results are in {out}.")
-    raise typer.Exit(0 if not tally.failed else 3 if tally.done + tally.before else 2)
+    earlier, failed = tally.before - tally.failed_before, tally.failed + tally.failed_before
+    words = f"{tally.done} pictures predicted" + (f", {earlier} done before" if earlier else "")
+    words += f", {tally.failed} failed" if tally.failed else ""
+    words += f", {tally.failed_before} failed before and not tried again" if tally.failed_before else ""
+    say(f"{words}; results are in {out}.")
+    raise typer.Exit(0 if not failed else 3 if tally.done + earlier else 2)

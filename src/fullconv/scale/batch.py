@@ -63,7 +63,9 @@ class BatchTally:
     done: int = 0
     failed: int = 0
     before: int = 0
-    """Done by an earlier attempt."""
+    """Done by an earlier attempt, or failed in it."""
+    failed_before: int = 0
+    """Failed in an earlier attempt; they are not tried again, as the manifest has a row a picture."""
 
 
 def run_batch(
@@ -97,7 +99,10 @@ def run_batch(
     if not items and not job.resume:  # before anything is written: OUT stays free for the right source
         raise InputError(f"{job.source}: holds no picture.")
     manifest = Manifest(place, _identity(job, segmenter), job.resume)
-    tally.before = len(manifest.done)
+    tally.before, tally.failed_before = len(manifest.done), len(manifest.failures)
+    if on_failure is not None:
+        for path, reason in manifest.failures:
+            on_failure(path, reason)
     items = [item for item in items if item.group >= 0 or item.input not in manifest.done]
     tally.total = tally.before + len(items)
     if not tally.total:

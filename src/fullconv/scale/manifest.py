@@ -36,7 +36,8 @@ class Manifest:
         if before is not None:
             _compare(json.loads(before), job, place.url)
         self.done: set[str] = set()
-        self.failed = 0
+        self.failures: list[tuple[str, str]] = []
+        """Input and reason of what an earlier attempt could not do."""
         self._next = 0
         self._rows: list[dict[str, Any]] = []
         self._written = time.monotonic()
@@ -49,9 +50,10 @@ class Manifest:
         pyarrow = import_arrow()
         content = self.place.read(name)
         assert content is not None
-        table = pyarrow.parquet.read_table(io.BytesIO(content), columns=["input", "status"])
+        table = pyarrow.parquet.read_table(io.BytesIO(content), columns=["input", "status", "reason"])
         self.done.update(table.column("input").to_pylist())
-        self.failed += table.column("status").to_pylist().count("failed")
+        columns = zip(*(table.column(key).to_pylist() for key in ("input", "status", "reason")), strict=True)
+        self.failures += [(path, reason) for path, status, reason in columns if status == "failed"]
         self._next = max(self._next, int(name.rpartition("-")[2].removesuffix(".parquet")) + 1)
 
     def add(self, row: dict[str, Any]) -> bool:
@@ -59,7 +61,6 @@ class Manifest:
         if row["input"] in self.done:
             return False
         self.done.add(row["input"])
-        self.failed += row["status"] == "failed"
         self._rows.append(row)
         if len(self._rows) >= ROWS or time.monotonic() - self._written > SECONDS:
             self.flush()
