@@ -147,13 +147,16 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     runs = {str(core): (lambda core=core: tiled(core)) for core in options.cores if core < side}
     for rows in options.rows:
         runs[f"rows {rows}"] = lambda rows=rows: streamed(rows)
-    runs["whole"] = lambda: engine.scores(image)
+    whole = options.whole_side or side  # what is too large for the memory is compared with what is not, pixel for pixel
+    runs["whole"] = lambda: engine.scores(image[:, :whole, :whole])
     found = summarize(alternate(runs, options.rounds, clock=time.process_time))
     left, top, right, bottom = network.halo
     rows = []
     for name in runs:
-        ratio = found[name]["median_s"] / found["whole"]["median_s"]
-        row = {"name": name, **found[name], "over_whole": ratio, "pixels_per_second": side**2 / found[name]["median_s"]}
+        pixels = whole**2 if name == "whole" else side**2
+        ratio = found[name]["median_s"] / pixels / (found["whole"]["median_s"] / whole**2)
+        row = {"name": name, **found[name], "over_whole": ratio, "side_px": round(pixels**0.5),
+               "pixels_per_second": pixels / found[name]["median_s"]}  # fmt: skip
         if name.isdigit():
             core = int(name)
             inside = [sum(span.stop - span.start for span in part) / side for part in plan(network, side, side, core)]
@@ -244,6 +247,9 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs="*", default=(512, 1024, 2048))
     parser.add_argument("--rows", type=int, nargs="*", default=(64, 256, 1024), help="of the bands beside the cores")
     parser.add_argument("--side", type=int, default=4096, help="of the picture on which cores are compared")
+    parser.add_argument(
+        "--whole-side", type=int, help="of the picture at once beside them, where --side is too large for it"
+    )
     parser.add_argument("--peers", type=int, nargs="*", default=(2048,), help="sides of pictures; needs MONAI")
     parser.add_argument(
         "--window", type=int, default=512, help="side of the peers' tiles, and of our cores beside them"
