@@ -33,6 +33,7 @@ def test_the_names_in_the_help_are_those_that_can_be_imported():
     assert sorted(IMPORTABLE.split()) == sorted(importable())
 
 
+@pytest.mark.slow
 def test_a_torchvision_file_becomes_a_model_file_that_predicts(tmp_path, capsys):
     import torchvision
 

@@ -216,6 +216,7 @@ def test_a_disc_that_is_full_before_the_first_checkpoint_is_said_to_be(shapes, o
     assert identity(run) == identity(often)
 
 
+@pytest.mark.slow
 def test_a_folder_that_turns_read_only_stops_the_run_with_words(shapes, often, tmp_path):
     run = tmp_path / "run"
     code, said = stopped_by(shapes, run, lambda process: (run / "checkpoints").chmod(0o555))

@@ -63,7 +63,7 @@ def labelstudio(root):
     return root / "project-1.json"
 
 
-@pytest.mark.parametrize("make", [coco, labelme, supervisely, labelstudio])
+@pytest.mark.parametrize("make", [coco, labelme, supervisely, pytest.param(labelstudio, marks=pytest.mark.slow)])
 def test_whatever_an_annotation_holds_is_no_crash(tmp_path, make):
     path = make(tmp_path)
     table = json.loads(path.read_text(encoding="utf-8"))

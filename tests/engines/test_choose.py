@@ -146,6 +146,7 @@ def test_the_question_names_all_that_the_answer_depends_on(trials, tmp_path):
     assert all(answer["machine"]["threads"] == 1 for answer in found)
 
 
+@pytest.mark.slow
 def test_a_translated_network_is_kept_and_what_is_old_is_forgotten(tmp_path, monkeypatch):
     network, card = net("skip")
     folder = cache() / "engines"
@@ -259,6 +260,7 @@ def test_all_tiles_of_a_picture_have_its_engine(trials, tmp_path):
     assert (again.engine.name, again.engine.precision) == ("torch", "fp32")
 
 
+@pytest.mark.slow
 def test_a_command_tells_the_choice_once(trials, tmp_path, capsys):
     from fullconv.cli import main
 

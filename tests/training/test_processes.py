@@ -144,6 +144,7 @@ def test_a_signal_to_any_process_ends_all_after_the_same_step(start, shapes, tmp
     assert json.loads((run / "status.json").read_text())["step"] == state(run)["step"] == len(results[0]["losses"])
 
 
+@pytest.mark.slow
 def test_a_run_of_two_that_is_killed_ends_with_the_same_bits(start, shapes, tmp_path):
     settings = {"epochs": 1, "batch_size": 4, "checkpoint_every": 0.2}
     straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -171,6 +171,7 @@ def test_each_stage_has_its_folder_and_the_last_is_the_run(finished):
     assert read_toml(run / "recipe.toml")["weights"].endswith("stages/2-fcn16s/model.safetensors")
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_stages_as_one_and_go_on_where_they_were_stopped(own, tmp_path):
     from made import make_shapes
 
