@@ -46,6 +46,7 @@ def test_several_pictures_and_calls_at_a_time_count_all(model):
     assert row["pictures_per_s"] == pytest.approx(6 / row["median_s"])
 
 
+@pytest.mark.slow
 def test_peak_memory_is_of_a_process_of_its_own(model):
     if high_water() is None:
         pytest.skip("this system does not tell the peak of a process")

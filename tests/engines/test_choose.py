@@ -66,6 +66,7 @@ def test_a_card_allows_bf16_from_a_measured_agreement_on(labels, apart, allowed)
     assert agrees(net("skip")[1], "bf16") is False
 
 
+@pytest.mark.slow
 def test_without_a_measured_agreement_only_fp32_is_tried():
     for agreement, precisions in (({}, {"fp32"}), (ALLOWED, {"fp32", "bf16"})):
         engine = made(agreement=agreement).engine

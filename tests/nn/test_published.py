@@ -207,6 +207,7 @@ def test_the_parameters_are_as_many_as_published(variant, learnable):
     assert sum(p.numel() for p in network.parameters()) == learnable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", RELEASE)
 def test_tiles_give_the_whole_pictures_logits(variant):
     from fullconv.tiling import plan, stitched_scores

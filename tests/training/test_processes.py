@@ -84,6 +84,7 @@ def test_synchronised_batch_norms_see_the_global_batch(start, tmp_path):
         assert_alike(result, alone)
 
 
+@pytest.mark.slow
 def test_without_synchronising_the_running_statistics_are_the_mean_over_processes(start, shapes, tmp_path):
     settings = {"norm": "batch", "batch_size": 4}
     alone = ranks.first_gradient(str(shapes), settings)["running"]
@@ -133,6 +134,7 @@ def test_a_process_that_dies_ends_the_run_with_a_word_and_a_checkpoint_to_go_on_
     assert lines(run)[-1]["step"] == step + 3
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_ends_all_after_the_same_step(start, shapes, tmp_path):
     run = tmp_path / "run"
     two = start(2, tmp_path / "told", ranks.trained, str(shapes), str(run), LONG)
@@ -158,6 +160,7 @@ def test_a_run_of_two_that_is_killed_ends_with_the_same_bits(start, shapes, tmp_
     assert identity(broken) == identity(straight)
 
 
+@pytest.mark.slow
 def test_a_picture_that_breaks_in_one_process_ends_all_and_is_named_once(start, tmp_path):
     data = make_shapes(tmp_path / "data", pictures=12, size=(40, 48))
     run = tmp_path / "run"

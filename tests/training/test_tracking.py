@@ -46,6 +46,7 @@ def test_tensorboard_holds_the_numbers_of_the_log_and_pictures_and_the_run_is_th
     assert (image[0].height, image[0].width) == (40, 3 * 48)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_no_number_twice(shapes, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = trained(shapes, tmp_path / "a", track="tensorboard", epochs=1)
