@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fullconv.errors import FullconvError, NetworkError
 from fullconv.geometry import EXAMPLE, IDENTITY, Geometry, halo, map_bytes, trace, trace_graph
 from fullconv.nn.networks import Scores
-from fullconv.nn.upsampling import sample_axis
+from fullconv.nn.upsampling import check_rows, sample_axis
 
 
 class WholeNetwork(nn.Module):
@@ -79,7 +79,12 @@ class WholeNetwork(nn.Module):
         rows: tuple[int, int] | None = None,
         working: tuple[int, int] | None = None,
     ) -> Scores:
-        """Return rows of the logits, resized (half-pixel) where they were computed at another size."""
+        """Return rows of the logits, resized (half-pixel) where they were computed at another size.
+
+        Raises:
+            InputError: There are no such rows.
+        """
+        check_rows(rows, size)
         grown = cast(Tensor, scores)
         a, b = rows if rows is not None else (0, size[0])
         if working in (None, size):

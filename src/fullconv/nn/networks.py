@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import InputError, NetworkError
 from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
-from fullconv.nn.upsampling import Border, interpolation_matrix, sample_axis, upsample_axis
+from fullconv.nn.upsampling import Border, check_rows, interpolation_matrix, sample_axis, upsample_axis
 from fullconv.nn.variants import Variant, row_of
 
 Scores = Tensor | dict[str, Tensor]
@@ -114,8 +114,7 @@ class Network(nn.Module):
         Raises:
             InputError: There are no such rows.
         """
-        if rows is not None and not 0 <= rows[0] <= rows[1] <= size[0]:
-            raise InputError(f"rows {rows[0]} to {rows[1]} are not among the {size[0]} of the result.")
+        check_rows(rows, size)
         return self.grow(scores, size, rows, working)
 
     def grow(

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fullconv.errors import InputError
+
 if TYPE_CHECKING:
     from fullconv.geometry import Geometry
 
@@ -37,6 +39,12 @@ def bilinear_kernel(factor: int, phase: Fraction | float) -> Tensor:
     lead = math.ceil(phase) - float(phase)  # of the first output cell at or right of the centre
     rising = (torch.arange(factor, dtype=torch.float64) + lead) / factor
     return torch.cat([rising, 1 - rising])
+
+
+def check_rows(rows: tuple[int, int] | None, size: tuple[int, int]) -> None:
+    """Raise InputError where rows (a, b) are not among those of a result of (H, W)."""
+    if rows is not None and not 0 <= rows[0] <= rows[1] <= size[0]:
+        raise InputError(f"rows {rows[0]} to {rows[1]} are not among the {size[0]} of the result.")
 
 
 def upsample_axis(

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from fullconv.training.console import duration
+
 PATIENCE = 120.0
 """Seconds without a picture after which, and every so often, it is said."""
 
@@ -47,8 +49,3 @@ def overseen(
     finally:
         over.set()
         thread.join()
-
-
-def duration(seconds: float) -> str:
-    """Write seconds for people."""
-    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
