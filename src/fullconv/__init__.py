@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fullconv.threads import short_waits
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'fullconv' has no attribute '{name}'")
-    value = getattr(import_module(_PUBLIC[name]), name)
+    with short_waits():
+        value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
 
