@@ -40,9 +40,9 @@ print(outside, kept, inside, size, held(), faults())
 """
 
 
-def ran(**environment: str) -> list[str]:
+def ran(program: str = PROGRAM, **environment: str) -> list[str]:
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=os.environ | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, check=True
     )
     return run.stdout.split()
 
@@ -54,6 +54,14 @@ def test_freed_memory_costs_no_page_faults_until_the_outermost_block_ends():
     assert float(inside) < float(outside) / 5
     assert int(after) < int(size) - 32 * 2**20
     assert float(again) > 5 * float(inside)
+
+
+def test_where_memory_is_short_it_is_given_back_at_once_also_within_a_block():
+    program = PROGRAM.replace("            faults(2)\n", "            faults(2)\n            keep_no_more()\n")
+    program = program.replace("import freed_memory_kept", "import freed_memory_kept, keep_no_more")
+    _, kept, inside, *_ = ran(program)
+    assert kept == "True"
+    assert float(inside) > 64 * 2**20 / 4096 / 600
 
 
 def test_what_the_user_has_set_is_left_alone():

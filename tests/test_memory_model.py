@@ -18,6 +18,7 @@ import tempfile
 import numpy as np
 import torch
 import fullconv
+from fullconv.allocator import freed_memory_kept
 from fullconv.nn import build
 from fullconv.tiling import memory
 
@@ -45,33 +46,37 @@ memory.hand_back()
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
 before = status("VmRSS")
-segmenter.predict(picture, tile="none" if tile == "none" else int(tile))
+left, top, right, bottom = network.halo or (0, 0, 0, 0)
+size = (height, width) if tile == "none" else (int(tile) + top + bottom, int(tile) + left + right)
+thought = memory.whole_bytes(network, *size)
+segmenter.memory = int(1.1 * thought)  # so that it just fits, as it is where memory is short
+with freed_memory_kept():
+    segmenter.predict(picture)
 taken = status("VmHWM") - before
-if tile == "none":
-    thought = memory.whole_bytes(network, height, width)
-else:
-    left, top, right, bottom = network.halo
-    thought = memory.whole_bytes(network, int(tile) + top + bottom, int(tile) + left + right)
+assert (memory.tile_core(network, height, width, segmenter.memory) is None) == (tile == "none")
 print(taken, thought)
 """
 
 
 @pytest.mark.parametrize(
-    ("variant", "backbone", "height", "width", "tile", "within"),
+    ("variant", "backbone", "height", "width", "tile"),
     [
-        ("fcn8s", "resnet18", 1200, 1600, "none", 0.2),
-        ("fcn8s", "resnet50", 1000, 1200, "none", 0.2),
-        ("fcn8s", "vgg16", 800, 1000, "none", 0.2),
-        ("fcn8s", "mobilenetv3_large_100", 1500, 2000, "none", 0.2),
-        ("fcn8s", "convnext_tiny", 1000, 1200, "none", 0.2),
-        ("fcn32s", "resnet18", 1200, 1600, "none", 0.2),
-        ("fcn-os8", "resnet50", 600, 800, "none", 0.4),  # dilated convolutions work in copies of their maps
-        ("fcn8s", "tiny", 2000, 3000, "none", 0.3),  # its large maps are few
-        ("voc-fcn8s", "None", 700, 900, "none", 0.2),
-        ("fcn8s", "resnet18", 2400, 2400, "1024", 0.2),
+        ("fcn8s", "resnet18", 1200, 1600, "none"),
+        ("fcn8s", "resnet18", 600, 800, "none"),
+        ("fcn8s", "resnet50", 600, 800, "none"),
+        ("fcn8s", "resnet50", 1000, 1200, "none"),
+        ("fcn-os8", "resnet50", 1200, 1600, "none"),
+        ("fcn8s", "vgg16", 800, 1000, "none"),
+        ("fcn8s", "mobilenetv3_large_100", 1500, 2000, "none"),
+        ("fcn8s", "convnext_tiny", 1000, 1200, "none"),
+        ("fcn32s", "resnet18", 1200, 1600, "none"),
+        ("fcn-os8", "resnet50", 600, 800, "none"),
+        ("fcn8s", "tiny", 2000, 3000, "none"),
+        ("voc-fcn8s", "None", 700, 900, "none"),
+        ("fcn8s", "resnet18", 2400, 2400, "1024"),
     ],
 )
-def test_the_model_of_memory_is_close_to_the_peak(variant, backbone, height, width, tile, within):
+def test_the_model_of_memory_is_close_to_the_peak(variant, backbone, height, width, tile):
     words = [sys.executable, "-c", PROGRAM, variant, backbone, str(height), str(width), tile, "torch", "fp32"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -79,4 +84,4 @@ def test_the_model_of_memory_is_close_to_the_peak(variant, backbone, height, wid
     print(
         f"{variant} on {backbone}, {height}x{width}, tile {tile}: {taken / 1e6:.0f} MB, thought {thought / 1e6:.0f} MB"
     )
-    assert abs(thought / taken - 1) < within
+    assert abs(thought / taken - 1) < 0.2

@@ -46,17 +46,32 @@ def freed_memory_kept() -> Iterator[bool]:
     finally:
         _depth -= 1
         if not _depth:
-            # Once set, the C library adapts them no more; these are where it ends up by itself with large tensors.
-            library.mallopt(MMAP_MAX, 65536)
-            library.mallopt(MMAP_THRESHOLD, 32 * 2**20)
-            library.mallopt(TRIM_THRESHOLD, 64 * 2**20)
-            library.malloc_trim(0)
+            _ask_system(library, 32 * 2**20)  # once told otherwise, it adapts no more; there it ends up by itself
+
+
+def keep_no_more() -> None:
+    """Give freed blocks of a megabyte and more back at once, from here on.
+
+    Kept memory has gaps that the next, larger map does not fit into: the peak of ResNets with many wide maps is up to twice
+    what is in use. Where memory is short, asking the system anew costs less.
+    """
+    library = _glibc()
+    if library is not None and not any(name in os.environ for name in USERS_OWN):
+        _ask_system(library, 2**20)
 
 
 def give_back() -> None:
     """Give freed memory back to the system now, also within such a block: what tensors keep may be what others lack."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
+
+
+def _ask_system(library: Any, smallest: int) -> None:
+    """Have the C library ask the system for each block of so many bytes and more, and give it back when it is freed."""
+    library.mallopt(MMAP_MAX, 65536)
+    library.mallopt(MMAP_THRESHOLD, smallest)
+    library.mallopt(TRIM_THRESHOLD, 2 * smallest)
+    library.malloc_trim(0)
 
 
 @cache

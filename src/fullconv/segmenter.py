@@ -29,7 +29,7 @@ from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scor
 from fullconv.prediction import Prediction
 from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
 from fullconv.recipe import parse_recipe
-from fullconv.tiling import blended_scores, memory_allowed, plan, stitched_scores, strips, tile_core, whole_bytes
+from fullconv.tiling import blended_scores, fits, memory_allowed, plan, stitched_scores, strips, tile_core, whole_bytes
 from fullconv.timing import NETWORK, RESIZING, UPSAMPLING, part, watched
 from fullconv.views import Seen, View, grow, parse_views
 
@@ -291,16 +291,17 @@ class Segmenter:
         """Say whether so many pictures of a size go through the network whole and together."""
         if tile != "auto":
             return self._core(tile, height, width) is None
-        return pictures * whole_bytes(self.network, height, width, self._item_bytes(height, width)) <= self._allowed()
+        needed = pictures * whole_bytes(self.network, height, width, self._item_bytes(height, width))
+        return fits(needed, self._allowed())
 
     def _core(self, tile: Tile, height: int, width: int) -> int | None:
         """Return the side of a tile's core, or None for the whole picture."""
         if tile == "none":
             return None
         if tile == "auto":
-            return tile_core(
-                self.network, height, width, self._allowed(), self._item_bytes(height, width), blend=self.blend
-            )
+            of, item = (self.network, height, width), self._item_bytes(height, width)
+            allowed = self._allowed()
+            return None if fits(whole_bytes(*of, item), allowed) else tile_core(*of, allowed, item, self.blend)
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
             raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
         return tile

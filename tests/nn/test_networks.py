@@ -8,6 +8,7 @@ from torch import nn
 
 from fullconv.errors import NetworkError
 from fullconv.nn import VARIANTS, build
+from fullconv.nn.pyramid import PyramidBackbone
 from networks import DILATABLE, DILATED, PUBLISHED, SKIPS, WIDTHS, enliven, network, pictures, served
 
 SIZES = [(1, 1), (2, 2), (31, 31), (32, 32), (33, 33), (97, 97), (224, 161)]
@@ -37,6 +38,17 @@ def test_a_network_is_not_blind():
         with torch.inference_mode():
             logits = network(variant, backbone)(pictures(1, 3, 64, 96))
         assert logits.std() > 1e-4 * logits.abs().max()
+
+
+@pytest.mark.parametrize(("variant", "strides"), [("fcn8s", [8, 16, 32]), ("fcn-os16", [16])])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_large_100", "convnext_tiny"])
+def test_an_encoder_holds_no_maps_but_those_that_are_handed_on(variant, strides, backbone):
+    pyramid = next(part for part in network(variant, backbone).modules() if isinstance(part, PyramidBackbone))
+    with torch.inference_mode():
+        maps, handed = pyramid.body(pictures(1, 3, 64, 96)), pyramid(pictures(1, 3, 64, 96))
+    assert [tuple(x.shape[-2:]) for x in maps] == [(64 // stride, 96 // stride) for stride in strides]
+    assert list(handed) == strides
+    assert all(torch.equal(handed[stride], x) for stride, x in zip(strides, maps, strict=True))
 
 
 @pytest.mark.parametrize("variant", ["fcn32s", "fcn8s", "fcn-os8", "torchvision-fcn_resnet50"])

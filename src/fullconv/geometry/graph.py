@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -91,19 +92,26 @@ def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph
 def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
     """Return the most memory that maps take at once while a graph of ``trace_graph`` runs on its example.
 
-    A map lives from the operation that makes it to the last that reads it, or reads what shares its memory. A max pool
-    also notes where each maximum lies, as int64.
+    A map lives from the operation that makes it to the last that reads it, or reads what shares its memory, and as long as
+    a module runs that was given it: a block of a ResNet holds its input beside both its branches. A max pool also notes
+    where each maximum lies, as int64.
 
     Args:
         graph: The graph.
         item_bytes: Of one value.
     """
     order = [node for node in graph.nodes if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"]
+    turn_of = {node: turn for turn, node in enumerate(order)}
+    turns = list(accumulate((turn_of.get(node, 0) for node in graph.nodes), max))  # also of nodes that make no map
+    until = dict(zip(graph.nodes, turns, strict=True))
     last: dict[int, int] = {}
     for turn, node in enumerate(order):
         for value in (node, *node.all_input_nodes):
             if isinstance(tensor := value.meta.get("value"), Tensor):
                 last[tensor.untyped_storage().data_ptr()] = turn
+    for node in order:
+        place = node.meta["value"].untyped_storage().data_ptr()
+        last[place] = max(last[place], until.get(node.meta.get("held_until"), 0))
     held: dict[int, int] = {}
     peak = 0
     for turn, node in enumerate(order):

@@ -138,6 +138,9 @@ class Tracer(fx.Tracer):
             self.failed = self.failed or self.path_of_module(m)
             raise
         self._returned(m, out)
+        for given in _flat([list(args), kwargs]):
+            if isinstance(given, fx.Proxy):  # whoever calls a module holds what it gave until the module returns
+                given.node.meta["held_until"] = next(iter(reversed(self.graph.nodes)))
         if self.is_leaf_module(m, self.path_of_module(m)):
             for hook in m._forward_hooks.values():  # timm's feature hooks
                 changed = hook(m, args, out)

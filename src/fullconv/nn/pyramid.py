@@ -48,13 +48,34 @@ class PyramidBackbone(nn.Module):
         self.body = body
         info: Any = body.feature_info
         position = {int(reduction): index for index, reduction in enumerate(info.reduction())}
-        self.positions = {stride: position[stride] for stride in sorted(strides)}
-        self.channels = {stride: int(info.channels()[index]) for stride, index in self.positions.items()}
+        wanted = {stride: position[stride] for stride in sorted(strides)}
+        self.channels = {stride: int(info.channels()[index]) for stride, index in wanted.items()}
+        self.positions = _let_go_of_others(body, wanted)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """Map (N, C, H, W) to features by stride."""
         maps = self.body(x)
         return {stride: maps[index] for stride, index in self.positions.items()}
+
+
+def _let_go_of_others(body: nn.Module, wanted: dict[int, int]) -> dict[int, int]:
+    """Have timm's extractor hold no map but those that are handed on, and return where these lie in its list then.
+
+    It collects one of each stage, the largest first; dilated ResNets took a third more memory for maps that nobody read.
+
+    Args:
+        body: The extractor; one that collects in another way than timm's own classes do is left alone.
+        wanted: Place in the list by stride.
+    """
+    for name in ("return_layers", "_stage_out_idx"):  # names of layers, or numbers of stages, in the order of the list
+        collected = getattr(body, name, None)
+        hooked = getattr(body, "feature_hooks", None) is not None
+        if isinstance(collected, dict) and len(collected) > max(wanted.values()) and not hooked:
+            kept = [key for place, key in enumerate(collected) if place in wanted.values()]
+            setattr(body, name, {key: collected[key] for key in kept})
+            order = sorted(wanted.values())
+            return {stride: order.index(place) for stride, place in wanted.items()}
+    return wanted
 
 
 def _width_settings(name: str, width: float) -> dict[str, Any]:

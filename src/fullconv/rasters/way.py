@@ -15,7 +15,9 @@ from fullconv.tiling import (
     RowProgram,
     Span,
     UnreadableError,
+    band_bytes,
     band_rows,
+    fits,
     memory_allowed,
     plan,
     tile_core,
@@ -89,6 +91,7 @@ def choose_way(
             free = free * 9 // 10  # what layers keep is kept for each view
         rows = band_rows(program, raster.height, raster.width, free, item)
         if rows is not None:
+            fits(band_bytes(program, raster.height, raster.width, rows, item), free)
             return _by_rows(raster, program, rows)
     return _by_tiles(raster, _core(segmenter, raster, allowed, item))
 
@@ -119,7 +122,8 @@ def _core(segmenter: Segmenter, raster: Raster, allowed: int, item: int) -> int 
         NetworkError: Tiles cannot be exact, and the whole needs more memory than is allowed.
     """
     network, size = segmenter.network, (raster.height, raster.width)
-    core = tile_core(network, *size, allowed - AROUND - raster.cache_bytes(0, False), item)
+    free = allowed - AROUND - raster.cache_bytes(0, False)
+    core = None if fits(whole_bytes(network, *size, item), free) else tile_core(network, *size, free, item)
     if core is None and network.halo is None and whole_bytes(network, *size, item) > allowed:
         raise NetworkError(
             f"{raster.path}: is too large for the memory allowed, and tiles cannot be exact: {why_not(network)}"

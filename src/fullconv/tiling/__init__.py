@@ -4,6 +4,7 @@ from fullconv.tiling.difference import Difference, first_difference
 from fullconv.tiling.memory import (
     band_bytes,
     band_rows,
+    fits,
     hand_back,
     memory_allowed,
     memory_free,
@@ -28,6 +29,7 @@ __all__ = [
     "blended_scores",
     "first_difference",
     "first_needed",
+    "fits",
     "grows_by_size",
     "hand_back",
     "memory_allowed",

@@ -11,13 +11,16 @@ from bisect import bisect_right
 from math import prod
 from pathlib import Path
 
+from fullconv.allocator import keep_no_more
 from fullconv.geometry import EXAMPLE
 from fullconv.nn import Network
 from fullconv.tiling.steps import Rows
 from fullconv.tiling.stream import RowProgram
 
-SCRATCH = 32 * 2**20
-"""Bytes that kernels work in and the allocator keeps, whatever the picture: weights in another order, small maps."""
+SCRATCH = 8 * 2**20
+"""Bytes that kernels work in, whatever the picture, and maps too small to be given back at once."""
+BAND_SCRATCH = 32 * 2**20
+"""The same for bands of rows, whose kept rows lie between what comes and goes."""
 FEWEST_ROWS = 64
 """Of a band, so that few inner maps get one row high, where oneDNN's bf16 convolutions go wrong."""
 LARGEST_BAND = 4 * 2**20
@@ -48,15 +51,22 @@ def memory_allowed() -> int:
     return memory_free() // 4
 
 
+def fits(needed: int, allowed: int) -> bool:
+    """Say whether so many bytes are allowed; where it is more than half of them, freed memory goes back at once from here on."""
+    if 2 * needed > allowed:
+        keep_no_more()
+    return needed <= allowed
+
+
 def whole_bytes(network: Network, height: int, width: int, item_bytes: int = 4) -> int:
     """Estimate the memory that scoring a whole picture takes.
 
-    The maps that are held at once, and the picture: as stored, normalised in single precision, and as the network takes
-    it. Measured peaks are 5 to 15 % above, for what the allocator cannot use again.
+    The maps that are held at once, with the picture as the network takes it, and the picture as stored and normalised in
+    single precision. Measured peaks are up to a tenth above, where kernels work in memory of their own.
     """
     high, wide = network.padded_size(height, width)
-    picture = high * wide * network.in_channels * (1 + 4 + item_bytes)
-    return SCRATCH + int(1.1 * (network.map_bytes(high, wide, item_bytes) + picture))
+    picture = high * wide * network.in_channels * (1 + 4)
+    return SCRATCH + int(1.05 * (network.map_bytes(high, wide, item_bytes) + picture))
 
 
 def tile_core(
@@ -98,7 +108,7 @@ def band_bytes(program: RowProgram, height: int, width: int, rows: int, item_byt
                 sizes[place] += made
                 peak = max(peak, sum(sizes) + (made if kept else 0))  # kept and new rows become one map: a copy
     picture = rows * columns * program.network.in_channels * (2 + 4)
-    return SCRATCH + int(peak) + picture
+    return BAND_SCRATCH + int(peak) + picture
 
 
 def band_rows(program: RowProgram, height: int, width: int, allowed: int, item_bytes: int = 4) -> int | None:
