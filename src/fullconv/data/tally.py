@@ -226,4 +226,4 @@ class Tally:
         return [self._name(sample) for members in self.dataset.splits.values() for sample in members]
 
     def _name(self, sample: Sample) -> str:
-        return shown(sample.masks[self.head].path, self.dataset.root)
+        return shown(sample.judged(self.head), self.dataset.root)

@@ -8,11 +8,11 @@ from fullconv.data.formats.shapes import DrawnMask, Shape
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import MaskSource, Sample
 
-_FAR = 0.1
+_FAR = 0.2
 """Part of a picture's side by which a shape must pass its edge; hands slip by less."""
 _CORNER = 0.01
 """Part of a picture's side in which all shapes lie where fractions are taken for percent."""
-_FEWEST, _SHARE = 3, 0.2
+_FEWEST, _SHARE = 3, 0.1
 """Shapes that do, from which on it is no chance."""
 _REMEDY = (
     "Check what the coordinates are: pixels, percent or fractions, x before y, of the picture as it is now; shapes are"
@@ -60,7 +60,7 @@ class Frame:
             return [problem("outside-picture", "warning", [], words, _REMEDY)]
         if self._far >= max(_FEWEST, _SHARE * self._shapes):
             words = (
-                f"{self._far} of {self._shapes} shapes pass the edges of their pictures by more than a tenth of them"
+                f"{self._far} of {self._shapes} shapes pass the edges of their pictures by more than a fifth of them"
             )
             return [problem("outside-picture", "warning", list(self._leaving), words, _REMEDY)]
         if self._outside:
