@@ -12,9 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from export_sets import EXPORTS
 from fault_sets import SETS
 from faults import Fault
 from fullconv.cli import main
+
+ALL_SETS = {**SETS, **EXPORTS}
+TEXTS = (".txt", ".toml", ".json", ".xml", ".csv")
 
 
 class Outcome(NamedTuple):
@@ -108,6 +112,11 @@ def move_last(root: Path, files: list[str]) -> None:
             file.writelines(f"{s}\n" for s in listed if s in stems)
 
 
+def plain(path: Path) -> str:
+    """Return what a picture and its mask have in common."""
+    return re.sub(r"(_mask|_leftImg8bit|_gtFine_\w+|\.(jpg|png))$", "", path.stem)
+
+
 def put_back(root: Path, healthy: Path, problem: dict[str, Any]) -> None:
     """Export again what a problem names: its files, those of the same names, all of a folder; nothing else.
 
@@ -115,7 +124,7 @@ def put_back(root: Path, healthy: Path, problem: dict[str, Any]) -> None:
     """
     words = f"{problem['cause']} {problem['remedy']}"
     files = [name for name in problem["files"] if not Path(name).is_absolute()]
-    texts = [path for path in healthy.rglob("*") if path.suffix in (".txt", ".toml", ".json")]
+    texts = [path for path in healthy.rglob("*") if path.suffix in TEXTS]
     files += [path.relative_to(healthy).as_posix() for path in texts if path.name in words]
     for name in files:
         if (healthy / name).is_dir():
@@ -123,10 +132,10 @@ def put_back(root: Path, healthy: Path, problem: dict[str, Any]) -> None:
             shutil.copytree(healthy / name, root / name)
     if "data.toml" in words and not (healthy / "data.toml").exists():
         remove(root / "data.toml")
-    stems = {Path(name).stem for name in files}
-    for path in [p for p in root.rglob("*") if p.stem in stems]:
+    stems = {plain(Path(name)) for name in files}
+    for path in [p for p in root.rglob("*") if plain(p) in stems and (p.is_symlink() or p.suffix or not p.is_dir())]:
         remove(path)
-    for path in [p for p in healthy.rglob("*") if p.is_file() and p.stem in stems]:
+    for path in [p for p in healthy.rglob("*") if p.is_file() and plain(p) in stems]:
         (root / path.relative_to(healthy)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / path.relative_to(healthy))
 
@@ -159,7 +168,7 @@ def try_fault(fault: Fault, folder: Path) -> Outcome:
     root, healthy = folder / "data", folder / "healthy"
     for place in (root, healthy):
         place.mkdir(parents=True)
-        SETS[fault.base](place)
+        ALL_SETS[fault.base](place)
     fault.seed(root)
     code, answer = check(root)
     said = {problem["code"] for problem in answer["problems"]}
@@ -179,7 +188,7 @@ def try_fault(fault: Fault, folder: Path) -> Outcome:
 def try_healthy(base: str) -> list[str]:
     """False alarms in a set that is as it should be."""
     with tempfile.TemporaryDirectory() as name:
-        SETS[base](Path(name))
+        ALL_SETS[base](Path(name))
         code, answer = check(Path(name))
     return alarms(answer) + ([f"exit {code}"] if code else [])
 

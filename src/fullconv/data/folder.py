@@ -79,6 +79,16 @@ class Folder:
             self._found[where] = self._glob(where) if is_glob(where) else self._list(where)
         return self._found[where]
 
+    def files(self, pattern: str, inner: str = "") -> list[Path]:
+        """Return the files of a pattern in a folder of the root, in order, without what systems leave behind.
+
+        A Mac lays `._x.json` beside every `x.json` that it copies to a foreign disk or packs.
+        """
+        found = sorted((self.root / inner).glob(pattern))
+        return [
+            path for path in found if path.is_file() and not any(map(is_clutter, path.relative_to(self.root).parts))
+        ]
+
     def problems(self) -> list[Problem]:
         """Return what could not be gone into."""
         found = []

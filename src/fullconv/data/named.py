@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fullconv.data.problems import Problem, problem
 from fullconv.data.texts import column, read_rows, read_text
 from fullconv.errors import DataError
 from fullconv.labels import Color, format_color
@@ -44,6 +46,19 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
                 raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
             colors.append((red, green, blue))
     return _without_numbers(names), colors
+
+
+def similar_classes(names: Iterable[str], remedy: str) -> list[Problem]:
+    """Name the classes that differ in case, spaces or hyphens only."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+    several = [group for group in alike.values() if len(group) > 1]
+    if not several:
+        return []
+    said = "; ".join(" and ".join(f"'{name}'" for name in group) for group in several)
+    words = f"classes differ in case, spaces or hyphens only, and are probably one: {said}"
+    return [problem("similar-classes", "warning", [name for group in several for name in group], words, remedy)]
 
 
 def _without_numbers(names: list[str]) -> list[str]:

@@ -50,6 +50,48 @@ class Numbering:
         found = self.void_regions()
         return [] if found is None else [found]
 
+    def diagnose_format(self, table: Mapping[int, int]) -> list[Problem]:
+        """Return why the numbers are not those of a format's own table, number -> class index or VOID.
+
+        Numbers that it does not hold but would if they were divided by a factor or counted from one less say so; so
+        does 255 that it does not know, where all others are the classes' own indices.
+        """
+        held = set(self.census.numbers)
+        found = self._moved(held, table) if held - {VOID} - set(table) else self._own_numbers(held, table)
+        if found is None and all(value == index for value, index in table.items()):
+            found = self.void_regions()
+        return [] if found is None else [found]
+
+    def _moved(self, held: set[int], table: Mapping[int, int]) -> Problem | None:
+        for factor in (*_WIDE, reduce(gcd, held, 0), reduce(gcd, held - {VOID}, 0)):
+            numbers = held - {VOID * factor if factor in _WIDE else VOID}
+            indices = {value // factor for value in numbers} if factor > 1 else set()
+            enough = len(indices - {0}) > (factor not in _WIDE)
+            if enough and indices <= set(table) and not any(value % factor for value in numbers):
+                meaning = {value * factor: index for value, index in table.items()}
+                if VOID * factor in held:
+                    meaning[VOID * factor] = VOID
+                words = f"masks hold the numbers of this format times {factor}"
+                return self._problem("scaled-labels", words, self._table(meaning))
+        if 0 not in held and len(held - {VOID}) > 1 and {value - 1 for value in held - {VOID}} <= set(table):
+            words = f"masks hold {max(held - {VOID})} and no 0, so they count one further than this format does"
+            return self._problem("off-by-one", words, self._table({value + 1: i for value, i in table.items()}))
+        return None
+
+    def _own_numbers(self, held: set[int], table: Mapping[int, int]) -> Problem | None:
+        """Masks that count the classes from 0, with 255 for void, in a format that does otherwise."""
+        names = self.classes or ()
+        own = {index: index for index in range(len(names))}
+        others = held - {VOID}
+        if VOID not in held or VOID in table or not others <= set(own) or all(table[v] == v for v in others):
+            return None
+        words = (
+            f"masks hold 255, which this format does not know, and else only 0 to {max(others)}: they seem to count"
+            " its classes from 0, with 255 for void"
+        )
+        remedy = f"If they do: {advise(self.root, self._table(own), ('colors',))}"
+        return problem("off-by-one", "warning", self.files, words, remedy)
+
     def _problem(self, code: str, words: str, table: Mapping[str, object] | None, otherwise: str = "") -> Problem:
         if table is None:
             return problem(code, "error", self.files, words, otherwise)

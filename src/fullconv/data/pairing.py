@@ -58,7 +58,7 @@ class Pairing:
 
 def _whole(dataset: Dataset, pairs: Sequence[Pair], fit: Fit) -> Problem | None:
     """Say why the masks of a whole split do not fit: shifted, turned, or for no reason that is seen."""
-    files = [shown(pair.sample.mask, dataset.root) for pair in pairs]
+    files = [shown(pair.sample.judged(), dataset.root) for pair in pairs]
     way = _common_way(pairs)
     if way is not None:
         words = f"masks fit their pictures only where they are {_WAYS[way]}"
@@ -68,7 +68,7 @@ def _whole(dataset: Dataset, pairs: Sequence[Pair], fit: Fit) -> Problem | None:
         first, second = pairs[max(0, -shift)], pairs[max(0, -shift) + shift]
         words = (
             f"masks fit the picture {abs(shift)} {'after' if shift > 0 else 'before'} their own in the order of names, as"
-            f" {shown(first.sample.mask, dataset.root)} fits {shown(second.sample.image, dataset.root)}"
+            f" {shown(first.sample.judged(), dataset.root)} fits {shown(second.sample.image, dataset.root)}"
         )
         return problem("mask-mismatch", "warning", files, words, f"The list was shifted. {_REMEDY}")
     if (told := _elsewhere(dataset, fit)) is not None:
@@ -88,11 +88,11 @@ def _elsewhere(dataset: Dataset, fit: Fit) -> Problem | None:
         return None
     most = 2 * len(astray) > len(fit.pairs)
     named = fit.pairs if most else [mask for mask, _ in astray]
-    files = [shown(pair.sample.mask, dataset.root) for pair in named]
+    files = [shown(pair.sample.judged(), dataset.root) for pair in named]
     mask, picture = astray[0]
     words = (
         "masks fit pictures of other names much better than their own, as"
-        f" {shown(mask.sample.mask, dataset.root)} fits {shown(picture.sample.image, dataset.root)}"
+        f" {shown(mask.sample.judged(), dataset.root)} fits {shown(picture.sample.image, dataset.root)}"
     )
     return problem("mask-mismatch", "warning", files, words, _REMEDY)
 
@@ -117,11 +117,11 @@ def _single(dataset: Dataset, fit: Fit) -> list[Problem]:
     odd = [pair for pair in dict.fromkeys([*fit.swapped(), *fit.strangers()]) if pair not in lying]
     problems = []
     if lying:
-        files = [shown(pair.sample.mask, dataset.root) for pair in lying]
+        files = [shown(pair.sample.judged(), dataset.root) for pair in lying]
         words = "masks fit their pictures much better turned or mirrored, while the others do as they are"
         problems.append(problem("mask-turned", "warning", files, words, "Turn them, or export them again."))
     if odd:
-        files = [shown(pair.sample.mask, dataset.root) for pair in odd]
+        files = [shown(pair.sample.judged(), dataset.root) for pair in odd]
         words = "masks do not fit their pictures, while the others do"
         problems.append(problem("mask-mismatch", "warning", files, words, _REMEDY))
     return problems

@@ -85,6 +85,15 @@ class Sample:
         """The files that hold its bands."""
         return (self.image,) if self.more is None else (self.image, self.more)
 
+    def judged(self, head: str | None = None) -> Path:
+        """The file that a problem with a head's mask (of the first by default) names.
+
+        That is the mask, the annotation file of this picture alone, or the picture where one file annotates many.
+        """
+        mask = self.masks[next(iter(self.masks)) if head is None else head]
+        own = isinstance(mask, MaskFile) or mask.path.stem.startswith(self.image.stem)
+        return mask.path if own else self.image
+
     @property
     def mask(self) -> Path:
         """The file of the first head's mask."""

@@ -17,7 +17,7 @@ from fullconv.data.memory import Memory, file_state
 from fullconv.data.samples import MaskSource
 from fullconv.storage import cache_folder
 
-_VERSION = 3
+_VERSION = 4
 """Of the facts; old ones are forgotten when it changes."""
 
 Item = TypeVar("Item")

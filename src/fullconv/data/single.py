@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fullconv.data.census import is_blurred, void_numbers
 from fullconv.data.dataset import Dataset
 from fullconv.data.facts import MaskFacts, PictureFacts
@@ -46,14 +44,14 @@ def look_at_mask(
     if facts.digest == picture.digest and isinstance(sample.masks[head], MaskFile):
         findings.add("mask-is-picture", sample, path)
         return
-    fits = picture.error == "" and _fits(sample, path, picture, facts, findings)
+    fits = picture.error == "" and _fits(sample, head, picture, facts, findings)
     if facts.format in JPEG_FORMATS:
         findings.add("jpeg-mask", sample, path, JPEG_WORDS)
         return
     _look_at_values(dataset, head, sample, facts, findings, fits)
 
 
-def _fits(sample: Sample, path: Path, picture: PictureFacts, facts: MaskFacts, findings: Findings) -> bool:
+def _fits(sample: Sample, head: str, picture: PictureFacts, facts: MaskFacts, findings: Findings) -> bool:
     """Whether picture and mask lie on each other."""
     if picture.orientation != 1 and exif_is_missed(sample, picture, facts):
         words = f"the first has orientation {picture.orientation}"
@@ -62,14 +60,14 @@ def _fits(sample: Sample, path: Path, picture: PictureFacts, facts: MaskFacts, f
     if facts.size != picture.size:
         (h, w), (height, width) = facts.size, picture.size
         said = f"the first is {w}x{h}, its picture {width}x{height}{_relation(facts.size, picture.size)}"
-        findings.add("mask-size", sample, path, said)
+        findings.add("mask-size", sample, sample.judged(head), said)
     return facts.size == picture.size
 
 
 def _look_at_values(
     dataset: Dataset, head: str, sample: Sample, facts: MaskFacts, findings: Findings, fits: bool
 ) -> None:
-    path, coding = sample.masks[head].path, dataset.codings[head]
+    path, coding = sample.judged(head), dataset.codings[head]
     if facts.in_color and not coding.colors and not all_grey(facts):
         return  # told once for all, with the colours
     numbers = not facts.in_color or all_grey(facts)

@@ -11,13 +11,16 @@ from fullconv.data.dataset import Dataset
 from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import JPEG_FORMATS, Findings, shown
 from fullconv.data.fit import FEWEST
+from fullconv.data.formats.frame import Frame
 from fullconv.data.inference import color_problem
 from fullconv.data.likeness import Alike
+from fullconv.data.named import similar_classes
 from fullconv.data.numbering import Numbering
 from fullconv.data.pairing import Pairing
 from fullconv.data.palettes import Palettes
 from fullconv.data.problems import SHOWN, Problem, problem
 from fullconv.data.samples import MaskFile, Sample
+from fullconv.data.settings import read_table
 from fullconv.data.statistics import class_counts
 
 _CLASSES_SHOWN = 12
@@ -50,6 +53,7 @@ class Tally:
         self.palettes = Palettes()
         self.alike = Alike()
         self.pairing = Pairing()
+        self.frame = Frame()
 
     def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
         """Count one sample."""
@@ -64,6 +68,7 @@ class Tally:
                 self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
         if mask.error:
             return
+        self.frame.add(sample, sample.masks[self.head], mask.size)
         coding = self.coding
         counts, void, unknown = class_counts(mask, coding)
         self.pixels[split] += counts
@@ -94,6 +99,7 @@ class Tally:
             *(self._exchanged() or self._colored()),
             *self._nothing(),
             *self._same_mask(),
+            *self._frame(),
             *self.palettes.problems(self.dataset, self.head),
             *self._classes(),
         ]
@@ -140,9 +146,12 @@ class Tally:
         """Say why masks of numbers do not hold those of the classes."""
         coding, own = self.coding, self.own
         unnamed = own.class_names() is None and not (self.head and self.named())
-        if coding.labels.values is not None or coding.colors or self.census.colored or unnamed:
+        if coding.colors or self.census.colored or unnamed:
             return []
-        found = Numbering(self.dataset.root, self._names(), self.census, self.names).diagnose()
+        numbering = Numbering(self.dataset.root, self._names(), self.census, self.names)
+        if (table := coding.labels.values) is not None:
+            return [] if "values" in read_table(self.dataset.root) else numbering.diagnose_format(table)
+        found = numbering.diagnose()
         told = own.ignore_index is not None  # what 255 is
         return [p for p in found if not (told and p.code in ("binary-mask", "void-as-class"))]
 
@@ -167,10 +176,15 @@ class Tally:
     def _exchanged(self) -> list[Problem]:
         """Find masks in the place of pictures, and the other way round."""
         everyone = sum(len(members) for members in self.dataset.splits.values())
-        if not everyone or self.photos < everyone or self.levels >= _FEW_LEVELS:
+        if not everyone or 4 * self.photos < 3 * everyone or self.levels >= _FEW_LEVELS:  # small ones have few colours
             return []
         words = "masks look like photographs and pictures like masks, so their folders are exchanged"
         return [problem("folders-exchanged", "error", self._names(), words, "Exchange the two folders.")]
+
+    def _frame(self) -> list[Problem]:
+        """Find coordinates that are none of these pictures, unless the format has said so."""
+        told = any(one.code == "bad-shape" and not one.files for one in self.dataset.problems)
+        return [] if told else self.frame.problems()
 
     def _same_mask(self) -> list[Problem]:
         """Find a mask that stands for many different pictures."""
@@ -199,7 +213,10 @@ class Tally:
         unused = [names[i] for i in np.flatnonzero(everywhere == 0)]
         if unused and everywhere.any():
             found.append(problem("class-unused", "note", unused, "classes are in no mask", ""))
-        return found
+        told = any(one.code == "similar-classes" for one in self.dataset.problems)
+        return (
+            found if told else [*found, *similar_classes(names, "Give them one name, or names that tell them apart.")]
+        )
 
     def named(self) -> bool:
         """Whether a head has a list of classes of its own."""
@@ -209,4 +226,4 @@ class Tally:
         return [self._name(sample) for members in self.dataset.splits.values() for sample in members]
 
     def _name(self, sample: Sample) -> str:
-        return shown(sample.masks[self.head].path, self.dataset.root)
+        return shown(sample.judged(self.head), self.dataset.root)

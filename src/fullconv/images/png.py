@@ -100,6 +100,17 @@ def is_cut(file: IO[bytes]) -> bool:
     return last != b"IEND"
 
 
+def is_lost(file: IO[bytes]) -> bool:
+    """Whether a file ends in zeros where a PNG ends otherwise: a disk or a transfer lost the rest.
+
+    Zeros go on decoding, as rows that look like data, and Pillow does not ask for the end.
+    """
+    file.seek(-12, 2)
+    if file.read(12).strip(b"\0"):
+        return False
+    return all(kind != b"IEND" for kind, _ in chunks(file))  # behind its end a file may be padded
+
+
 def is_deep_color(start: bytes) -> bool:
     """Whether it has 16 bits in more than one channel; Pillow would cut these to 8 without a word."""
     found = header(start)

@@ -230,6 +230,8 @@ def _decode_safely(
         raise _damage(error, where, file, start) from error
     if doubtful and file is not None and _is_short(file, start, where):
         raise _too_few_rows(where)
+    if untouched is not None and file is not None and png.is_lost(file):
+        raise PictureError("truncated", f"{where}: ends in zeros, so a part of its content was lost. {_MEND}.")
     if file is not None and start.startswith(jpeg.START):
         file.seek(0)
         corner = np.asarray(image.crop((max(0, image.width - 8), max(0, image.height - 4), image.width, image.height)))

@@ -38,7 +38,7 @@ class Offenders:
         """Return samples by the names of their pictures and masks, as problems call them, and by their stems."""
         found: dict[str, Sample] = {}
         for sample in self.dataset.samples("all") if self.dataset is not None else ():
-            for path in (sample.image, sample.mask):
+            for path in (sample.image, sample.judged()):
                 found.setdefault(
                     path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path), sample
                 )

@@ -34,8 +34,8 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 def _files(folder: Folder) -> list[Path]:
     found = []
     for inner in ("", *(f for f in folder.folders.values())):
-        for path in sorted((folder.root / inner).glob("*.json")):
-            if path.is_file() and not _OTHER.match(path.name) and not path.name.startswith("."):
+        for path in folder.files("*.json", inner):
+            if not _OTHER.match(path.name):
                 head, tail = both_ends(path, _LOOKED_AT)
                 keys = set(_KEYS.findall(f"{head}\n{tail}"))
                 begins = head.lstrip().startswith("{") and len(keys) > 1

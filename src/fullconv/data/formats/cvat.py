@@ -16,6 +16,7 @@ from fullconv.data.formats.locate import Locator, unique
 from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, number, turned_box
+from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
 from fullconv.data.texts import beginning
@@ -30,11 +31,10 @@ _FLAT = ("polyline", "points", "skeleton", "cuboid")
 
 def _files(folder: Folder) -> list[Path]:
     found = []
-    for path in sorted(folder.root.glob("*.xml")) + sorted(folder.root.glob("*/annotations.xml")):
-        if path.is_file():
-            head = beginning(path, 4096)
-            if re.search(r"<annotations[\s>]", head) and re.search(r"<(version|meta|image)[\s>]", head):
-                found.append(path)
+    for path in folder.files("*.xml") + folder.files("*/annotations.xml"):
+        head = beginning(path, 4096)
+        if re.search(r"<annotations[\s>]", head) and re.search(r"<(version|meta|image)[\s>]", head):
+            found.append(path)
     return found
 
 
@@ -52,6 +52,8 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     locator = Locator(folder, settings)
     remarks = Remarks(settings, "void")
     taken: set[str] = set()
+    drawn: set[Path] = set()
+    again: dict[str, None] = {}
     for path, tree in trees.items():
         for image in tree.iter("image"):
             name, subset = image.get("name", ""), image.get("subset") or ""
@@ -60,6 +62,11 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             picture = locator.exactly(inner, path.parent) or locator.find(name, path.parent, split)
             if picture is None:
                 continue
+            locator.take(picture)
+            if picture in drawn:
+                again[name] = None
+                continue
+            drawn.add(picture)
             stem = PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/")
             stem = unique(stem, taken, prefix=subset)
             shapes = _shapes(image, stem, naming, remarks)
@@ -70,6 +77,9 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + remarks.problems()
+    if again:
+        words = "pictures are annotated several times; the first counts"
+        found.problems.append(problem("several-annotations", "warning", list(again), words, "Keep one of each."))
     found.settings = naming.settings()
     return found
 
@@ -109,15 +119,17 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _labels(tree: ElementTree.Element) -> Iterable[str]:
-    """Yield the labels that can have an area, in the order of the project."""
+    """Yield the labels that can have an area, in the order of the project; those of shapes where it lists none."""
     meta = tree.find("meta")
-    if meta is not None:
-        for label in meta.iter("label"):
-            flat = label.findtext("type") in (*_FLAT, "tag") or label.findtext("parent")
-            if (name := label.findtext("name")) and not flat:
-                yield name
+    labels = [] if meta is None else list(meta.iter("label"))
+    for label in labels:
+        flat = label.findtext("type") in (*_FLAT, "tag") or label.findtext("parent")
+        if (name := label.findtext("name")) and not flat:
+            yield name
+    listed = {label.findtext("name") for label in labels}
     for image in tree.iter("image"):
-        yield from sorted({e.get("label", "") for e in image if e.tag in _AREAS})
+        names = {e.get("label", "") for e in image if e.tag in _AREAS}
+        yield from sorted(names & listed if listed else names)
 
 
 def _whole(text: str | None) -> int | None:

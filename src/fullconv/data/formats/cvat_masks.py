@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from fullconv.constants import LABELS
 from fullconv.data.folder import Folder, Pictures
 from fullconv.data.formats import Format, Found
+from fullconv.data.formats.listed import told_twice
+from fullconv.data.formats.voc import listed_stem
 from fullconv.data.named import VOID_NAME
-from fullconv.data.problems import problem
+from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan import Scanner
 from fullconv.data.settings import DataSettings
@@ -38,16 +41,27 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     masks = folder.pictures(folder.folders["segmentationclass"])
     pictures = _pictures(folder, settings)
     found = Found(splits={})
-    split_of = _lists(folder)
-    lost = []
+    lists = _lists(folder, masks)
+    of_stem = {stem: split for split, (_, stems) in reversed(lists.items()) for stem in stems}
+    found.splits.update({split: [] for split in lists if split})
+    lost, unlisted = [], []
     for stem, path in masks.files.items():
         image = pictures.get(stem) or pictures.get(PurePosixPath(stem).name)
         if image is None:
             lost.append(path.relative_to(folder.root).as_posix())
-            continue
-        found.splits.setdefault(split_of.get(stem, ""), []).append(Sample(stem, image, {"": MaskFile(path)}))
+        elif lists and stem not in of_stem:
+            unlisted.append(path.relative_to(folder.root).as_posix())
+        else:
+            found.splits.setdefault(of_stem.get(stem, ""), []).append(Sample(stem, image, {"": MaskFile(path)}))
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
+    found.problems += _of_lists(folder, lists, masks) + masks.duplicates(folder.root, "masks")
+    if unlisted:
+        words, remedy = (
+            "masks are on no list in ImageSets/, and are left out",
+            "Add them to a list if they should count.",
+        )
+        found.problems.append(problem("unlisted", "note", unlisted, words, remedy))
     if lost:
         words = "masks have no picture: CVAT exports them without, unless it is told to save images"
         remedy = 'Put the pictures into JPEGImages/, or name their folder in data.toml: images = "..."'
@@ -126,12 +140,29 @@ def _labelmap(path: Path) -> dict[str, str]:
     return colors
 
 
-def _lists(folder: Folder) -> dict[str, str]:
-    base = folder.root / "ImageSets" / "Segmentation"
-    found: dict[str, str] = {}
-    for path in sorted(base.glob("*.txt")):
-        if path.stem.lower() in _SPLITS:
-            found.update({stem: _SPLITS[path.stem.lower()] for stem in read_list(path)})
+def _lists(folder: Folder, masks: Pictures) -> dict[str, tuple[str, list[str]]]:
+    """Read the lists, one a subset of CVAT's project, as split -> their name and stems; "" for subsets of other names."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for path in folder.files("*.txt", "ImageSets/Segmentation"):
+        split = _SPLITS.get(path.stem.lower(), "")
+        name, before = found.get(split, (path.relative_to(folder.root).as_posix(), []))
+        found[split] = (name, before + [listed_stem(line, masks) for line in read_list(path)])
+    return {split: found[split] for split in ("train", "val", "test", "") if split in found}
+
+
+def _of_lists(folder: Folder, lists: Mapping[str, tuple[str, list[str]]], masks: Pictures) -> list[Problem]:
+    """Name what stands on lists without a mask, and what stands on two."""
+    found: list[Problem] = []
+    for name, stems in lists.values():
+        absent = [stem for stem in dict.fromkeys(stems) if stem not in masks.files]
+        if absent:
+            words, remedy = f"lines of {name} name masks that are not there", f"Correct {name}, or add the masks."
+            found.append(problem("missing-listed", "error", absent, words, remedy))
+    train_name, train = lists.get("train", ("", []))
+    for split, (name, stems) in lists.items():
+        twice = [stem for stem in stems if stem in set(train)] if split != "train" else []
+        if twice:
+            found.append(told_twice(train_name, name, twice))
     return found
 
 

@@ -59,6 +59,8 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     for path in _files(folder):
         try:
             if "shapes" in (table := _load(path)):
+                if not isinstance(table["shapes"], list):
+                    raise DataError(f"{path}: shapes is no list, so it is no annotation of labelme. Save it again.")
                 tables[path] = table
         except DataError as error:
             broken.append((path, error))

@@ -37,12 +37,11 @@ _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 def _files(folder: Folder) -> list[Path]:
     found = []
-    for path in sorted(folder.root.glob("*.json")):
-        if path.is_file():
-            head = beginning(path, 1 << 16).lstrip()
-            whole = '"annotations"' in head and '"result"' in head
-            if head.startswith("[") and (whole or ('"original_width"' in head and 'labels"' in head)):
-                found.append(path)
+    for path in folder.files("*.json"):
+        head = beginning(path, 1 << 16).lstrip()
+        whole = '"annotations"' in head and '"result"' in head
+        if head.startswith("[") and (whole or ('"original_width"' in head and 'labels"' in head)):
+            found.append(path)
     return found
 
 
@@ -122,7 +121,9 @@ def _choose(task: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
     if not done:
         return [], 0
     result = next((entry for entry in done if entry.get("ground_truth")), done[0]).get("result")
-    rows = [row for row in result if isinstance(row, dict)] if isinstance(result, list) else []
+    if not isinstance(result, list):  # a shape that nobody can draw: it is told, and does not pass for an empty picture
+        return [{"type": "polygonlabels"}], len(done)
+    rows = [row for row in result if isinstance(row, dict)]
     labelled = {str(row["id"]) for row in rows if "id" in row and _label(row)}  # a row of the shape, one of its label
     return [row for row in rows if _kind(row) and (_label(row) or str(row.get("id")) not in labelled)], len(done)
 
@@ -167,10 +168,14 @@ def _value(row: dict[str, Any]) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _label(row: dict[str, Any]) -> str:
+def _names(row: dict[str, Any]) -> list[str]:
     value = _value(row)
     labels = next((value[key] for key in value if _LABELS.fullmatch(key)), None)
-    return str(labels[0]) if isinstance(labels, list) and labels else ""
+    return list(map(str, labels)) if isinstance(labels, list) else []
+
+
+def _label(row: dict[str, Any]) -> str:
+    return next(iter(_names(row)), "")
 
 
 def _size(row: dict[str, Any]) -> tuple[int, int] | None:
@@ -199,6 +204,8 @@ def _shapes(
         if not (name := _label(row)):
             remarks.bad(stem, f"{kind} without a label")
         elif (label := naming.index(name, stem)) is not None:
+            if len(set(_names(row))) > 1:
+                remarks.twofold(stem, " and ".join(_names(row)))
             shape = None if size is None else _shape(row, kind, size, label)
             if shape is None:
                 remarks.bad(stem, kind)

@@ -167,10 +167,15 @@ def on_two_lists(folder: Folder, lists: dict[str, Path], found: Found) -> list[P
             places = [lists.get(name, lists.get("")) for name in ("train", split)]
             first, second = (name if path is None else path.relative_to(folder.root).as_posix()
                              for name, path in zip(("train", split), places, strict=True))  # fmt: skip
-            words = f"{first} and {second} both list a picture, so scores would be too good"
-            remedy = f"Take each off one of the two lists, best off {first}."
-            problems.append(problem("duplicate-across-splits", "warning", twice, words, remedy))
+            problems.append(told_twice(first, second, twice))
     return problems
+
+
+def told_twice(first: str, second: str, names: list[str]) -> Problem:
+    """Return the problem of pictures that stand on two lists."""
+    words = f"{first} and {second} both list a picture, so scores would be too good"
+    remedy = f"Take each off one of the two lists, best off {first}."
+    return problem("duplicate-across-splits", "warning", names, words, remedy)
 
 
 def _suffix(folder: Folder, settings: DataSettings) -> tuple[str, dict[str, str]] | None:
@@ -196,7 +201,8 @@ def read_suffix(folder: Folder, settings: DataSettings) -> Found:
     suffix, places = _suffix(folder, settings) or ("", {})
     named = settings.model_copy(update={"mask_suffix": suffix})
     found = read_pairs(folder, named, Sides(places, {split: {"": place} for split, place in places.items()}))
-    found.problems = [told for told in found.problems if told.code != "other-file"]  # data.toml lies there, too
+    if "" in places:  # data.toml and lists lie there, too
+        found.problems = [told for told in found.problems if told.code != "other-file"]
     return found
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from fullconv.data.named import VOID_NAME
+from fullconv.data.named import VOID_NAME, similar_classes
 from fullconv.data.problems import Problem, problem
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
@@ -67,16 +66,7 @@ class Naming:
         """Say what the rest is, and which names are no class."""
         words = f"what no shape covers is '{self.rest}'"
         found = [problem("unlabeled", "note", [], words, 'Set unlabeled in data.toml for another class, or "void".')]
-        alike: dict[str, list[str]] = {}
-        for name in self.classes:
-            alike.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
-        if several := [names for names in alike.values() if len(names) > 1]:
-            said = "; ".join(" and ".join(f"'{name}'" for name in names) for names in several)
-            words = f"classes differ in case, spaces or hyphens only, and are probably one: {said}"
-            remedy = "Give all shapes of a class the same name."
-            found.append(
-                problem("similar-classes", "warning", [name for names in several for name in names], words, remedy)
-            )
+        found += similar_classes(self.classes, "Give all shapes of a class the same name.")
         for name, stems in self._unknown.items():
             words = f"shapes are called '{name}', which is not among the classes"
             remedy = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"

@@ -35,6 +35,7 @@ class Remarks:
         self._kinds: dict[str, None] = {}
         self._flat: list[str] = []
         self._flat_kinds: dict[str, None] = {}
+        self._twofold: dict[str, str] = {}
         self._outlines, self._farthest = 0, 0.0
 
     def box(self, stem: str, shape: Shape) -> list[Shape]:
@@ -53,6 +54,10 @@ class Remarks:
         """Remember a shape that has no area: points, lines."""
         self._flat.append(stem)
         self._flat_kinds[kind] = None
+
+    def twofold(self, stem: str, names: str) -> None:
+        """Remember a shape with several labels, of which the first counts."""
+        self._twofold.setdefault(stem, names)
 
     def extent(self, shape: Shape) -> None:
         """Note how far the points of an outline go."""
@@ -77,6 +82,10 @@ class Remarks:
         if flat := list(dict.fromkeys(self._flat)):
             words = f"shapes have no area ({', '.join(self._flat_kinds)}), and are left out"
             found.append(problem("no-area", "warning", flat, words, "Draw outlines where they should count."))
+        if self._twofold:
+            words = f"shapes have several labels, as {next(iter(self._twofold.values()))}; the first counts"
+            remedy = "Leave each shape one label: a pixel has one class."
+            found.append(problem("several-labels", "warning", list(self._twofold), words, remedy))
         if boxes := list(dict.fromkeys(self._boxes)):
             words = f"shapes {_BOX_WORDS[self.boxes]}"
             remedy = 'Draw outlines, or say in data.toml what boxes are: boxes = "fill", "void" or "skip".'

@@ -28,7 +28,7 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
     if settings.images or settings.masks:
         return None
     for name in _places(folder):
-        if any(path.is_file() for path in (folder.root / name).glob(f"*{_MASK}.*")):
+        if folder.files(f"*{_MASK}.*", name):
             return f"{name + '/' if name else ''}{_TABLE} with masks called ...{_MASK}"
     return None
 
@@ -40,10 +40,13 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     taken: set[str] = set()
     for name, split in _places(folder).items():
         _merge(values, folder.root / name / _TABLE)
-        files = folder.pictures(name or ".").files
-        alone = []
+        listed = folder.pictures(name or ".")
+        files = listed.files
+        found.problems += listed.duplicates(folder.root, "files")
+        alone, lost = [], []
         for key, path in files.items():
-            if key.endswith(_MASK) and key.removesuffix(_MASK) in files:
+            if key.endswith(_MASK) and key + _MASK not in files:
+                lost += [] if key.removesuffix(_MASK) in files else [path.relative_to(folder.root).as_posix()]
                 continue
             stem = f"{split}/{key}" if key in taken else key
             taken.add(key)
@@ -52,6 +55,9 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             else:
                 alone.append(path.relative_to(folder.root).as_posix())
                 found.partial |= {stem}
+        if lost:
+            words, remedy = "masks have no picture beside them", "Add the pictures, or move the masks away."
+            found.problems.append(problem("missing-picture", "warning", lost, words, remedy))
         if alone:
             words, remedy = f"pictures have no mask called ...{_MASK}.png beside them", "Export them again."
             stems = sorted(found.partial)

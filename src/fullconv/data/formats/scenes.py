@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from fullconv.constants import LABELS
 from fullconv.data.folder import Folder
 from fullconv.data.formats import Format, Found
 from fullconv.data.named import VOID_NAME
-from fullconv.data.problems import problem
+from fullconv.data.problems import Severity, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import DataSettings
 from fullconv.data.texts import read_text
@@ -54,20 +55,26 @@ def read_cityscapes(folder: Folder, settings: DataSettings) -> Found:
     middle = "gtFine" if truth.lower().endswith("gtfine") else "gtCoarse"
     kinds = {k: sum(key.endswith(f"_{k}") for key in masks.files) for k in ("labelTrainIds", "labelIds")}
     kind = "labelTrainIds" if kinds["labelTrainIds"] >= max(kinds["labelIds"], 1) else "labelIds"
-    alone: dict[str, list[str]] = {}
-    for key, path in folder.pictures(images).files.items():
+    ending = f"_{middle}_{kind}"
+    alone: dict[str, dict[str, Path]] = {}
+    pictures = folder.pictures(images)
+    for key, path in pictures.files.items():
         split = _SPLITS.get(key.split("/")[0].lower())
         if split is None:
             continue
         plain, _, weather = key.partition("_leftImg8bit")  # foggy and rainy copies share a mask
-        mask = masks.files.get(f"{plain}_{middle}_{kind}")
+        mask = masks.files.get(plain + ending)
         stem = plain + weather
         found.splits.setdefault(split, [])
         if mask is None:
-            alone.setdefault(split, []).append(stem)
+            alone.setdefault(split, {})[stem] = path
         else:
             found.splits[split].append(Sample(stem, path, {"": MaskFile(mask)}))
-    _without(found, alone, f"{truth}/ as ..._{middle}_{kind}.png")
+    _without(folder, found, alone, f"{truth}/ as ...{ending}.png")
+    there = {key.partition("_leftImg8bit")[0] for key in pictures.files}
+    own = {key.removesuffix(ending): path for key, path in masks.files.items() if key.endswith(ending)}
+    _left_over(folder, found, own, there, images)
+    found.problems += pictures.duplicates(folder.root, "pictures")
     labels = LABELS["cityscapes"][""]
     known: dict[str, object] = {"classes": list(labels.classes), "palette": [list(c) for c in labels.palette]}
     if kind == "labelIds":
@@ -77,14 +84,26 @@ def read_cityscapes(folder: Folder, settings: DataSettings) -> Found:
     return found
 
 
-def _without(found: Found, alone: dict[str, list[str]], where: str) -> None:
-    for split, stems in alone.items():
-        severity = "note" if split == "test" and not found.splits[split] else "error"
+def _without(folder: Folder, found: Found, alone: dict[str, dict[str, Path]], where: str) -> None:
+    for split, pictures in alone.items():
+        severity: Severity = "note" if split == "test" and not found.splits[split] else "error"
         words = f"pictures have no mask in {where}"
         remedy = "" if severity == "note" else "Add the masks, or move the pictures away."
-        gone = [] if severity == "note" else stems
-        found.problems.append(problem("missing-mask", severity, stems, words, remedy, gone))  # type: ignore[arg-type]
+        gone = [] if severity == "note" else list(pictures)
+        files = [path.relative_to(folder.root).as_posix() for path in pictures.values()]
+        found.problems.append(problem("missing-mask", severity, files, words, remedy, gone))
         found.partial |= set(gone)
+
+
+def _left_over(folder: Folder, found: Found, masks: dict[str, Path], pictures: set[str], images: str) -> None:
+    """Name masks without a picture, of the splits that have some: their pictures come in archives of their own."""
+    splits = {key.split("/")[0] for key in pictures}
+    lost = [path for key, path in masks.items() if key not in pictures and key.split("/")[0] in splits]
+    if lost:
+        words, remedy = f"masks have no picture in {images}/", "Add the pictures, or move the masks away."
+        files = [path.relative_to(folder.root).as_posix() for path in lost]
+        severity: Severity = "warning" if any(found.splits.values()) else "error"
+        found.problems.append(problem("missing-picture", severity, files, words, remedy))
 
 
 def detect_ade(folder: Folder, settings: DataSettings) -> str | None:
@@ -108,8 +127,9 @@ def read_ade(folder: Folder, settings: DataSettings) -> Found:
             f"{folder.root}: these are masks of the full ADE20K release, whose red and green code the class."
             " Lay them beside their pictures as that release does, or take the scene-parsing release (SceneParse150)."
         )
-    alone: dict[str, list[str]] = {}
-    for key, path in folder.pictures(images).files.items():
+    alone: dict[str, dict[str, Path]] = {}
+    pictures = folder.pictures(images)
+    for key, path in pictures.files.items():
         split = _ADE_SPLITS.get(key.split("/")[0].lower())
         if split is None:
             continue
@@ -117,8 +137,10 @@ def read_ade(folder: Folder, settings: DataSettings) -> Found:
         if key in masks.files:
             found.splits[split].append(Sample(key, path, {"": MaskFile(masks.files[key])}))
         else:
-            alone.setdefault(split, []).append(key)
-    _without(found, alone, f"{truth}/")
+            alone.setdefault(split, {})[key] = path
+    _without(folder, found, alone, f"{truth}/")
+    _left_over(folder, found, masks.files, set(pictures.files), images)
+    found.problems += pictures.duplicates(folder.root, "pictures") + masks.duplicates(folder.root, "masks")
     names = list(settings.class_names() or _names(folder))
     values = {} if settings.values is not None else {"values": {0: VOID_NAME, **dict(enumerate(names, 1))}}
     found.settings = {"classes": names, **values}

@@ -59,9 +59,10 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         split = next(
             (_SPLITS[part.lower()] for part in place.relative_to(folder.root).parts if part.lower() in _SPLITS), ""
         )
-        for path in sorted((place / "ann").glob("*.json")):
+        for path in folder.files("*.json", f"{place.relative_to(folder.root).as_posix()}/ann"):
             try:
                 table = _load(path)
+                objects = _objects(table, path)
             except DataError as error:
                 broken.append((path, error))
                 continue
@@ -72,8 +73,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
             if picture is None:
                 continue
             stem = picture.relative_to(folder.root).with_suffix("").as_posix()
-            objects = table.get("objects")
-            shapes = _shapes(objects if isinstance(objects, list) else [], stem, naming, remarks)
+            shapes = _shapes(objects, stem, naming, remarks)
             mask = DrawnMask(path, naming.key, picture, _size(table.get("size")), naming.unlabeled, shapes)
             found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
     if len(found.splits) > 1 and "" in found.splits:
@@ -107,6 +107,13 @@ def _shapes(objects: list[Any], stem: str, naming: Naming, remarks: Remarks) -> 
 def _load(path: Path) -> dict[str, Any]:
     table = read_json(path, "Export it again.")
     return table if isinstance(table, dict) else {}
+
+
+def _objects(table: dict[str, Any], path: Path) -> list[Any]:
+    """Return the list of objects, which Supervisely writes even where it is empty."""
+    if not isinstance(objects := table.get("objects"), list):
+        raise DataError(f'{path}: has no list "objects", so it is no annotation of Supervisely. Export it again.')
+    return objects
 
 
 def _size(entry: object) -> tuple[int, int] | None:

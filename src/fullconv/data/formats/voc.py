@@ -75,7 +75,7 @@ def _lists(folder: Folder) -> dict[str, Path]:
 
 def _by_list(folder: Folder, split: str, path: Path, pictures: Pictures, masks: Pictures, found: Found) -> None:
     name = path.relative_to(folder.root).as_posix()
-    listed = [_stem_of(line, pictures) for line in read_list(path)]
+    listed = [listed_stem(line, pictures) for line in read_list(path)]
     listed = [stem for stem in listed if stem in pictures.files or not stem.startswith("#")]
     absent = [stem for stem in listed if stem not in pictures.files]
     alone = [stem for stem in listed if stem in pictures.files and stem not in masks.files]
@@ -96,7 +96,7 @@ def _by_list(folder: Folder, split: str, path: Path, pictures: Pictures, masks: 
     ]
 
 
-def _stem_of(line: str, pictures: Pictures) -> str:
+def listed_stem(line: str, pictures: Pictures) -> str:
     """Return the picture that a line names: all of it, or its first word; with folders and a suffix, or without."""
     for text in (line, re.split(r"[,;\t ]", line, maxsplit=1)[0]):
         stem = composed(text_stem(text))
