@@ -124,6 +124,9 @@ def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:
     from fullconv.engines.program import module_of, read_program  # loads sympy: only where there is a program to read
 
     module: Any = module_of(read_program(path))
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # bytes only; what was resized holds floats
+            module.graph.erase_node(node)
     nodes = {node.name: node for node in module.graph.nodes}
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     output.args = (tuple(nodes[name] for name in names),)
@@ -154,6 +157,7 @@ class ProgramEngine:
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Scores:
         """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
+        images = images if images.dtype == torch.uint8 else images.float()
         return by_head(list(self.module(images.cpu())), self.card)
 
 
