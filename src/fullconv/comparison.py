@@ -32,6 +32,8 @@ class Comparison:
 
     def __str__(self) -> str:
         head = f"mean IU {self.a.mean_iou:.4f} and {self.b.mean_iou:.4f}: difference {self.difference:+.4f}"
+        ways = dict.fromkeys(f"{report.engine} {report.precision}" for report in (self.a, self.b))
+        head += f" ({' and '.join(ways)})"
         if self.interval is None:
             return f"{head}; one picture says nothing about noise."
         low, high = self.interval
@@ -47,6 +49,8 @@ class Comparison:
             "noise": self.noise,
             "images": self.a.images,
             "policy": self.a.policy,
+            "engine": [self.a.engine, self.b.engine],
+            "precision": [self.a.precision, self.b.precision],
         }
 
 
