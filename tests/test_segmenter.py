@@ -114,7 +114,9 @@ def test_too_little_memory_is_told_once_with_what_it_takes(caplog):
     for _ in range(2):
         segmenter.predict(np.zeros((600, 600, 3), np.uint8))
     (told,) = caplog.messages
-    found = re.match(r"0.001 MB are less than the smallest tile, (\d+)x(\d+), takes .* about (\d+) MB for", told)
+    found = re.match(
+        r"0.001 MB are less than the smallest tile, (\d+)x(\d+), takes with this network: about (\d+) MB", told
+    )
     assert found
     assert int(found[1]) == int(found[2]) < 600
     assert whole_bytes(segmenter.network, int(found[1]), int(found[1])) / 1e6 == pytest.approx(int(found[3]), abs=0.5)

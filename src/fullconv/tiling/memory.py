@@ -91,17 +91,17 @@ def memory_remark(
 ) -> str | None:
     """Return a sentence where what `tile_core` gave takes more than is allowed, as nothing smaller can be; else None."""
     left, top, right, bottom = network.halo or (0, 0, 0, 0)
-    whole = core is None
-    sides = (height, width) if core is None else (min(height, core + top + bottom), min(width, core + left + right))
+    whole = (height, width)
+    sides = whole if core is None else (min(height, core + top + bottom), min(width, core + left + right))
     least = whole_bytes(network, *sides, item_bytes)
     if least <= allowed:
         return None
-    what = (
-        "the whole picture, which this network cannot cut," if whole else f"the smallest tile, {sides[0]}x{sides[1]},"
-    )
+    size = f"{sides[0]}x{sides[1]}"
+    what = f"a picture of {size}" if sides == whole else f"the smallest tile, {size},"
+    uncut = ", which cannot cut it" * (network.halo is None)
     return (
-        f"{allowed / 1e6:.3g} MB are less than {what} takes with this network, about {least / 1e6:.0f} MB for a picture"
-        f" of {height}x{width}: it is computed all the same."
+        f"{allowed / 1e6:.3g} MB are less than {what} takes with this network{uncut}: about {least / 1e6:.0f} MB."
+        " It is computed all the same."
     )
 
 
