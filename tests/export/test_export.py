@@ -22,7 +22,7 @@ from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines.exported import read_exported
-from fullconv.errors import DataError, ModelFileError, NetworkError, OutputError, RecipeError
+from fullconv.errors import DataError, InputError, ModelFileError, NetworkError, OutputError, RecipeError
 from fullconv.evaluation import evaluate
 from fullconv.export import FORMATS, export_model
 from fullconv.export.graph import LabelGraph
@@ -334,14 +334,27 @@ def test_a_crop_may_be_larger_than_its_picture():
         ({}, {"precision": "bf16"}, RecipeError, "--precision bf16: onnx has fp32, fp16 and int8 here"),
         ({}, {"precision": "int8"}, RecipeError, "--precision int8 is calibrated with pictures: give --data DATA"),
         ({}, {"path": "a.xml"}, OutputError, "a.xml: a file of --format onnx ends with .onnx"),
+        ({}, {"path": "a file/a.onnx"}, OutputError, r"a file.a.onnx: cannot be written \(Not a directory\)"),
+        ({}, {"path": "folder.onnx"}, OutputError, r"folder.onnx: cannot be written \(Is a directory\)"),
         ({}, {"format": "onx"}, RecipeError, "--format onx: choose onnx, openvino or pt2. Did you mean 'onnx'"),
     ],
 )
-def test_what_cannot_be_exported_is_told(tmp_path, card, options, kind, words):
-    full = {"path": "a.onnx", "format": "onnx", "precision": "fp32", **options}
+def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch, card, options, kind, words):
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "a file").touch()
+    full = {"path": "b.onnx", "format": "onnx", "precision": "fp32", **options}
+    monkeypatch.setattr("fullconv.export.formats.capture", None)  # no work is done
     with pytest.raises(kind, match=words):
         export_model(made(**card), tmp_path / full["path"], full["format"], precision=full["precision"])
-    assert list(tmp_path.glob("a*")) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"a file", "folder.onnx"}
+
+
+def test_pictures_of_another_kind_are_named_before_any_work(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("fullconv.export.formats.capture", None)
+    network = build("fcn8s", backbone="tiny", num_classes=5, in_channels=5, width=0.25)
+    segmenter = Segmenter.from_network(network, names(5), device="cpu")
+    with pytest.raises(InputError, match=r"val/\w+\.png: has 3 bands, the model wants 5"):
+        export_model(segmenter, tmp_path / "a.onnx", "onnx", dataset=open_dataset(data))
 
 
 def test_other_classes_than_the_datas_are_told(data, tmp_path):
