@@ -11,6 +11,7 @@ import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,7 @@ from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines.exported import read_exported
+from fullconv.engines.seal import BLANK, CHECKSUM_KEY, seal
 from fullconv.errors import DataError, InputError, ModelFileError, NetworkError, OutputError, RecipeError
 from fullconv.evaluation import evaluate
 from fullconv.export import FORMATS, export_model
@@ -198,6 +200,54 @@ def test_a_foreign_file_is_told_so(tmp_path):
     for name in ("a.xml", "a.pt2"):
         with pytest.raises(ModelFileError, match="not exported by this program: it has no fullconv card"):
             load(tmp_path / name)
+
+
+def flipped(path: Path, place: int) -> bytes:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    return bytes(content)
+
+
+def test_a_bit_that_changed_is_noticed(exported, tmp_path):
+    path = tmp_path / "a.onnx"
+    for place in np.random.default_rng(0).integers(0, exported[0].stat().st_size, 12):
+        path.write_bytes(flipped(exported[0], int(place)))
+        with pytest.raises(ModelFileError, match=r"a.onnx: damaged, or .* Export it again"):
+            load(path)
+    shutil.copy(exported[0], path)
+    assert load(path).card.classes == tuple(names(5))
+
+
+def test_weights_beside_an_openvino_file_belong_to_it(tmp_path, model):
+    path, weights = tmp_path / "a.xml", tmp_path / "a.bin"
+    root = ElementTree.Element("net")
+    about = ElementTree.SubElement(root, "rt_info")
+    texts = {"fullconv": load(model).card.to_json(), "fullconv_export": '{"precision": "fp32"}', CHECKSUM_KEY: BLANK}
+    for key, text in texts.items():
+        ElementTree.SubElement(about, key, value=text)
+    path.write_bytes(seal(ElementTree.tostring(root), b"weights"))
+    with pytest.raises(ModelFileError, match=r"a.xml: its weights, a.bin, are not beside it. Copy both files"):
+        read_exported(path)
+    weights.write_bytes(b"weights")
+    assert read_exported(path)[0].classes == tuple(names(5))
+    for file in (weights, path):
+        whole = file.read_bytes()
+        file.write_bytes(flipped(file, 5 if file == weights else whole.index(b"tiny")))
+        with pytest.raises(ModelFileError, match=r"a.xml: damaged, or changed after it was exported"):
+            read_exported(path)
+        file.write_bytes(whole)
+
+
+@pytest.mark.slow
+def test_an_openvino_file_is_sealed_when_it_is_written(model, tmp_path):
+    export_model(load(model, device="cpu"), tmp_path / "a.xml", "openvino")
+    for name in ("a.bin", "a.xml"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(flipped(tmp_path / name, len(whole) // 2))
+        with pytest.raises(ModelFileError, match=r"a.xml: damaged, or"):
+            load(tmp_path / "a.xml")
+        (tmp_path / name).write_bytes(whole)
+    assert load(tmp_path / "a.xml").engine.name == "openvino"
 
 
 # --- the documentation --------------------------------------------------------------------------------------------------

@@ -76,6 +76,16 @@ def test_pictures_of_16_bits_and_resized_ones_are_computed_too(parts, tmp_path):
     assert network.predict(picture).label_map.shape == (40, 50)
 
 
+def test_a_weight_that_changed_is_noticed(parts, tmp_path):
+    path = pack(parts, tmp_path / "a.pt2")
+    content = bytearray(path.read_bytes())
+    weight = next(part for name, part in parts.items() if name.startswith("data/weights/weight_") and len(part) > 100)
+    content[content.index(weight) + 50] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"a.pt2: damaged, or changed after it was exported: .*weight"):
+        fullconv.load(path)
+
+
 def test_nothing_of_the_machine_that_wrote_it_is_in_a_file(parts):
     model = parts["models/model.json"].decode()
     assert "stack_trace" not in model
