@@ -31,9 +31,8 @@ class Comparison:
         return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
 
     def __str__(self) -> str:
-        head = f"mean IU {self.a.mean_iou:.4f} and {self.b.mean_iou:.4f}: difference {self.difference:+.4f}"
-        ways = dict.fromkeys(f"{report.engine} {report.precision}" for report in (self.a, self.b))
-        head += f" ({' and '.join(ways)})"
+        a, b = (f"{each.mean_iou:.4f} ({each.engine} {each.precision})" for each in (self.a, self.b))
+        head = f"mean IU {a} and {b}: difference {self.difference:+.4f}"
         if self.interval is None:
             return f"{head}; one picture says nothing about noise."
         low, high = self.interval

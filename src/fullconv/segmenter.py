@@ -410,6 +410,8 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
         network, card = published_model(str(path))
         return Segmenter(network, card, device=device, precision=precision, engine=engine)
     path = Path(path)
+    if path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():
+        raise ModelFileError(f"{path}: holds only the weights of {path.with_suffix('.xml')}. Give that file.")
     if is_exported(path):
         return _load_exported(path, precision, engine, device)
     file = path / "model.safetensors" if path.is_dir() else path

@@ -230,6 +230,8 @@ def test_weights_beside_an_openvino_file_belong_to_it(tmp_path, model):
         read_exported(path)
     weights.write_bytes(b"weights")
     assert read_exported(path)[0].classes == tuple(names(5))
+    with pytest.raises(ModelFileError, match=r"a.bin: holds only the weights of .*a.xml. Give that file"):
+        load(weights)
     for file in (weights, path):
         whole = file.read_bytes()
         file.write_bytes(flipped(file, 5 if file == weights else whole.index(b"tiny")))
