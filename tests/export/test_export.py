@@ -23,6 +23,7 @@ from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines.exported import read_exported
+from fullconv.engines.runtimes import runtime
 from fullconv.engines.seal import BLANK, CHECKSUM_KEY, seal
 from fullconv.errors import DataError, InputError, ModelFileError, NetworkError, OutputError, RecipeError
 from fullconv.evaluation import evaluate
@@ -290,6 +291,46 @@ def test_the_python_of_other_runtimes_runs(model, tmp_path, monkeypatch, format_
     found: dict = {}
     exec(compile(code("python", word), "export.md", "exec"), found)
     assert (found["labels"] != load(model, device="cpu").predict(picture).label_map).mean() < 1e-3
+
+
+PROGRAM = """#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <vector>
+{includes}
+int main() {{
+  int height = 50, width = 61;
+  std::ifstream file("rgb", std::ios::binary);
+  std::vector<uint8_t> rgb((std::istreambuf_iterator<char>(file)), {{}});
+{body}
+  std::ofstream("labels", std::ios::binary).write(reinterpret_cast<const char*>(labels), height * width);
+}}
+"""
+
+
+@pytest.mark.slow
+def test_the_openvino_cpp_of_the_page_runs(model, tmp_path, monkeypatch):
+    package = Path(runtime("openvino", "the test").__file__).parent
+    libraries = sorted((package / "libs").glob("libopenvino.so*"))
+    if shutil.which("g++") is None or not libraries or not (package / "include").is_dir():
+        pytest.skip("no g++, or no headers of OpenVINO")
+    picture = noise(1, 50, 61, 3)[0].numpy()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rgb").write_bytes(picture.tobytes())
+    export_model(load(model, device="cpu"), tmp_path / "model.xml", "openvino")
+    lines = code("cpp", "openvino/").splitlines()
+    parts = {
+        "includes": "\n".join(line for line in lines if line.startswith("#")),
+        "body": "\n".join(line for line in lines if not line.startswith("#")),
+    }
+    (tmp_path / "a.cpp").write_text(PROGRAM.format(**parts))
+    words = ["g++", "-std=c++17", f"-I{package / 'include'}", "a.cpp", str(libraries[0]), "-o", "a"]
+    words += [f"-Wl,-rpath,{package / 'libs'}", "-Wl,--allow-shlib-undefined"]
+    built = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    subprocess.run(["./a"], check=True)
+    labels = np.fromfile("labels", np.uint8).reshape(50, 61)
+    assert (labels != load(model, device="cpu").predict(picture).label_map).mean() < 1e-3
 
 
 def onnxruntime_web() -> str:
