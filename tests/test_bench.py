@@ -92,9 +92,25 @@ def test_the_command_prints_a_table_or_json(capsys):
         (["fcn8s", "--size", "12"], "--size 12: write height and width"),
         (["fcn8s", "--engine", "openvin"], "there is no engine 'openvin'"),
         (["fcn8s", "--precision", "int8"], "`fullconv export` made"),
-        (["siftflow-fcn8s"], "several heads"),
+        (["fcn8s", "--engine", "onnxruntime", "--precision", "bf16"], "bf16: nothing here computes so.\n"),
+        (["fcn8s", "--backbone", "nope"], "fullconv: there is no backbone 'nope'"),
+        (["EXPORTED", "--engine", "openvin"], "fullconv: there is no engine 'openvin'"),
+        (["EXPORTED", "--precision", "fp9"], "fullconv: there is no precision 'fp9'"),
+        (["EXPORTED", "--engine", "openvino"], "EXPORTED"),
     ],
 )
-def test_what_cannot_be_measured_is_explained(words, said, capsys):
+def test_what_cannot_be_measured_is_explained(words, said, capsys, tmp_path):
+    exported = tmp_path / "x.ONNX"
+    exported.write_bytes(b"nothing of the kind")
+    words, said = ([text.replace("EXPORTED", str(exported)) for text in each] for each in (words, [said]))
     assert main(["bench", *words]) == 2
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said[0] in told
+    assert len(told.splitlines()) == 1, "once, not by each engine"
+
+
+@pytest.mark.slow
+def test_a_published_net_of_several_heads_is_measured():
+    found = bench(Subject("siftflow-fcn8s", device="cpu"), [(33, 40)], "torch", "fp32", rounds=2, memory=False)
+    assert found["device"] == "cpu"
+    assert [row["pictures_per_s"] > 0 for row in found["rows"]] == [True]

@@ -356,6 +356,7 @@ def test_evaluate_prints_a_table_or_one_object_and_writes_a_csv(run, data, model
     found = json.loads(run("evaluate", model, data, "--split", "all", "--json").out)
     assert found["images"] == 10
     assert f"{found['mean_iou']:.4f}" in said.out
+    assert f"computed by        {found['engine']}, {found['precision']}\n" in said.out
     assert all(name in said.out for name in CLASSES)
     with (tmp_path / "each.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -379,6 +380,14 @@ def test_evaluate_names_what_failed_and_exits_with_3(run, data, model, tmp_path)
     assert found["images"] == 1
     assert found["failed"][0]["input"] == bad.as_posix()
     assert f"fullconv: {bad}: is empty" in said.err
+    bad.unlink()
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(
+        bad.with_suffix(".tif"), np.zeros((32, 40, 5), np.uint8), planarconfig="contig", photometric="minisblack"
+    )
+    said = run("evaluate", model, root, "--batch-size", 2)
+    assert said.code == 3
+    assert f"fullconv: {bad.with_suffix('.tif')}: has 5 bands, the model wants 3." in said.err
     for path in (root / "val").iterdir():
         path.write_bytes(b"")
     said = run("evaluate", model, root, "--json")

@@ -73,6 +73,9 @@ def test_a_model_against_itself_differs_by_nothing(data, tmp_path, capsys):
     assert main(["compare", path, path, str(data), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["difference"], found["interval"], found["noise"]) == (0.0, [0.0, 0.0], True)
+    assert (found["engine"], found["precision"]) == (["torch", "torch"], ["fp32", "fp32"])
+    assert main(["compare", path, path, str(data)]) == 0
+    assert "(torch fp32)" in capsys.readouterr().out
 
 
 def test_two_models_are_compared_on_the_same_pictures(data, tmp_path):

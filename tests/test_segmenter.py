@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter, _holds_more, best_class, choose_device, load
+from fullconv.tiling import whole_bytes
 from made import draw
 from networks import enliven
 
@@ -76,7 +78,7 @@ def test_alpha_is_laid_on_white(segmenter, picture):
 
 def test_bands_that_the_model_does_not_know_are_refused_in_words(segmenter):
     for bands, words in (
-        (2, "has 2 bands, the model wants 3"),
+        (2, "^the picture has 2 bands, the model wants 3"),
         (4, "has 4 bands, the model wants 3. Convert it to RGB, or give an array of its bands"),
     ):
         with pytest.raises(InputError, match=words):
@@ -85,6 +87,39 @@ def test_bands_that_the_model_does_not_know_are_refused_in_words(segmenter):
         made(in_channels=5).predict(np.zeros((9, 9), np.uint8))
     with pytest.raises(InputError, match="the model wants bands 7, 1"):
         made(in_channels=2, bands=(7, 1)).predict(np.zeros((9, 9, 3), np.uint8))
+
+
+def test_values_of_another_kind_than_in_training_are_told_once(caplog):
+    eight, sixteen = made(), made(range=(0.0, 40000.0))
+    dark = np.full((9, 9, 3), 255, np.uint16)
+    eight.predict(dark)  # may well be 8 bits in a 16-bit file
+    eight.predict(dark.astype(np.float32) * 9)  # floats may be anything
+    made(range=(0.0, 300.0)).predict(dark.astype(np.uint8))
+    assert not caplog.messages
+    for _ in range(2):
+        eight.predict(eight.read(dark * 3, "a/b.tif"))
+        sixteen.predict(dark.astype(np.uint8))
+    assert len(caplog.messages) == 2
+    assert "a/b.tif: holds 16 bits, up to 765 (uint16); the model was trained on values from 0 to 255" in caplog.text
+    assert "the picture holds 8 bits (uint8); the model was trained on values from 0 to 40000" in caplog.text
+    assert caplog.text.count("To mend it, ") == 2
+
+
+def test_too_little_memory_is_told_once_with_what_it_takes(caplog):
+    segmenter = made()
+    segmenter.memory = 10**9
+    segmenter.predict(np.zeros((600, 600, 3), np.uint8))
+    assert not caplog.messages
+    segmenter.memory = 1000
+    for _ in range(2):
+        segmenter.predict(np.zeros((600, 600, 3), np.uint8))
+    (told,) = caplog.messages
+    found = re.match(
+        r"0.001 MB are less than the smallest tile, (\d+)x(\d+), takes with this network: about (\d+) MB", told
+    )
+    assert found
+    assert int(found[1]) == int(found[2]) < 600
+    assert whole_bytes(segmenter.network, int(found[1]), int(found[1])) / 1e6 == pytest.approx(int(found[3]), abs=0.5)
 
 
 def test_the_cards_bands_are_taken_in_its_order():

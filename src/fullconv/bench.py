@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fullconv.card import Card, Labels
+from fullconv.engines.exported import is_exported
 from fullconv.engines.runtimes import ENGINES, cores, is_installed, versions
 from fullconv.errors import FullconvError, InputError, RecipeError, nearest
-from fullconv.nn import VARIANTS, build
-from fullconv.segmenter import Segmenter, choose_device, load
+from fullconv.nn import VARIANTS, Network, build
+from fullconv.segmenter import Segmenter, build_settings, choose_device, load
 from fullconv.training.origin import describe_machine
 
 SIZES = ((360, 480), (512, 512))
@@ -60,17 +62,26 @@ class Subject:
         if self.model in VARIANTS:
             row = VARIANTS[self.model]
             count = row.num_classes or self.classes
-            if not isinstance(count, int):
-                raise InputError(f"{self.model} has several heads. Give a model file of it.")
             torch.manual_seed(0)
             network = build(self.model, backbone=self.backbone, num_classes=count)
-            card = Segmenter.from_network(
-                network, [f"class{k}" for k in range(count)], device="cpu", precision="fp32"
-            ).card
-            return Segmenter(network, card, self.device, precision, engine)
+            return Segmenter(network, _card(network, count), self.device, precision, engine)
         if self.backbone is not None:
             raise RecipeError(f"--backbone {self.backbone} is for variants; {self.model} has its own. Leave it away.")
         return load(self.model, precision=precision, engine=engine, device=self.device)
+
+
+def _card(network: Network, count: int | Mapping[str, int]) -> Card:
+    """Return a card of classes without names, by head where there are several."""
+    labels = {
+        head: Labels(classes=tuple(f"class{k}" for k in range(number)))
+        for head, number in (count.items() if isinstance(count, Mapping) else [("", count)])
+    }
+    return Card(
+        variant=network.variant, backbone=network.settings.get("backbone"), network=build_settings(network),
+        in_channels=network.in_channels, classes=next(iter(labels.values())).classes,
+        heads=labels if isinstance(count, Mapping) else None, stride=network.stride,
+        receptive_field=network.receptive_field,
+    )  # fmt: skip
 
 
 def choose_contenders(subject: Subject, engine: str, precision: str) -> list[tuple[str, str]]:
@@ -85,14 +96,14 @@ def choose_contenders(subject: Subject, engine: str, precision: str) -> list[tup
         hint = nearest(name, VARIANTS)
         raise InputError(f"{name}: is no model file and no variant.{hint} `fullconv models` lists variants.")
     on_gpu = choose_device(subject.device).type != "cpu"
-    if Path(subject.model).suffix in (".onnx", ".xml", ".pt2"):
-        return [(engine, precision)]  # the file has its own
     if precision not in ("auto", *PRECISIONS):
         raise RecipeError(
             f"there is no precision '{precision}' here: use auto, {', '.join(PRECISIONS)}.{nearest(precision, PRECISIONS)}"
         )
     if engine != "auto" and engine not in ENGINES:
         raise RecipeError(f"there is no engine '{engine}' here.{nearest(engine, ENGINES)} Use {', '.join(ENGINES)}.")
+    if not _is_ours(subject):
+        return [(engine, precision)]  # the file has its own
     found = [
         (name, kind)
         for name, kind in COMBINATIONS
@@ -101,7 +112,8 @@ def choose_contenders(subject: Subject, engine: str, precision: str) -> list[tup
     ]
     if not found:
         raise RecipeError(
-            f"--engine {engine} --precision {precision}: nothing computes so. int8 needs a file that `fullconv export` made."
+            f"--engine {engine} --precision {precision}: nothing here computes so."
+            + " int8 needs a file that `fullconv export` made." * (precision == "int8")
         )
     return found
 
@@ -137,28 +149,44 @@ def bench(
         say: Takes a sentence on what is left out.
 
     Returns:
-        ``model``, ``machine``, ``versions``, ``threads``, and ``rows``: ``engine``, ``precision``, ``size``, ``median_s`` and
-        quartiles of a call, ``pictures_per_s``, ``peak_mb`` above the loaded program (None where unknown), ``labels_equal`` to
-        fp32 in torch (None for that one).
+        ``model``, ``device``, ``machine``, ``versions``, ``threads``, and ``rows``: ``engine``, ``precision``, ``size``,
+        ``median_s`` and quartiles of a call, ``pictures_per_s``, ``peak_mb`` above the loaded program (None where unknown),
+        ``labels_equal`` to fp32 in torch (None for that one).
     """
-    segmenters: dict[tuple[str, str], Segmenter] = {}
-    for choice in choose_contenders(subject, engine, precision):
-        try:
-            segmenters[choice] = subject.open(*choice)
-        except FullconvError as error:
-            if engine != "auto" and precision != "auto":
-                raise
-            say(f"{choice[0]} {choice[1]} is left out: {error}")
-    if not segmenters:
-        raise InputError(f"{subject.model}: no engine here can compute it.")
+    segmenters = _open_all(subject, choose_contenders(subject, engine, precision), say)
     rows: list[dict[str, Any]] = []
     for size in sizes:
         rows += _bench_size(subject, segmenters, size, rounds, batch_size, workers, memory)
     return {
-        "model": subject.model, "backbone": subject.backbone, "machine": describe_machine() | {"cores": str(cores())},
+        "model": subject.model, "backbone": subject.backbone,
+        "device": str(next(iter(segmenters.values())).device), "machine": describe_machine() | {"cores": str(cores())},
         "versions": versions(), "threads": torch.get_num_threads(), "batch_size": batch_size, "workers": workers,
         "rounds": rounds, "rows": rows,
     }  # fmt: skip
+
+
+def _open_all(
+    subject: Subject, choices: Sequence[tuple[str, str]], say: Callable[[str], None]
+) -> dict[tuple[str, str], Segmenter]:
+    """Open a model with each engine and precision that can compute it, and say which cannot.
+
+    Raises:
+        FullconvError: None can; where all say the same, it is the model.
+    """
+    found: dict[tuple[str, str], Segmenter] = {}
+    failed: dict[tuple[str, str], FullconvError] = {}
+    for choice in choices:
+        try:
+            found[choice] = subject.open(*choice)
+        except FullconvError as error:
+            failed[choice] = error
+    if not found and len({str(error) for error in failed.values()}) == 1:
+        raise next(iter(failed.values()))
+    for choice, why in failed.items():
+        say(f"{choice[0]} {choice[1]} is left out: {why}")
+    if not found:
+        raise InputError(f"{subject.model}: no engine here can compute it.")
+    return found
 
 
 def _bench_size(
@@ -194,13 +222,13 @@ def _bench_size(
         rows.append({
             "engine": told.name, "precision": told.precision, "size": list(size), "median_s": middle,
             "quartile_1_s": low, "quartile_3_s": high, "pictures_per_s": workers * batch_size / middle,
-            "peak_mb": _peak(subject, choice, size, batch_size) if memory else None, "labels_equal": equal,
+            "peak_mb": _peak(subject, choice, size, batch_size, workers) if memory else None, "labels_equal": equal,
         })  # fmt: skip
     return rows
 
 
 def _is_ours(subject: Subject) -> bool:
-    return Path(subject.model).suffix not in (".onnx", ".xml", ".pt2")
+    return not is_exported(subject.model)
 
 
 def high_water() -> int | None:
@@ -215,11 +243,13 @@ def high_water() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
 
 
-def _peak(subject: Subject, choice: tuple[str, str], size: tuple[int, int], batch_size: int) -> float | None:
-    """Return what a prediction takes at its peak above the program with torch loaded, in MB, in a process of its own."""
+def _peak(
+    subject: Subject, choice: tuple[str, str], size: tuple[int, int], batch_size: int, workers: int
+) -> float | None:
+    """Return what so many predictions at a time take at their peak above the loaded program, in MB, in a process of its own."""
     if high_water() is None:
         return None
-    asked = json.dumps({**vars(subject), "choice": choice, "size": size, "batch": batch_size})
+    asked = json.dumps({**vars(subject), "choice": choice, "size": size, "batch": batch_size, "workers": workers})
     code = "import sys; from fullconv.bench import tell_peak; tell_peak(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -230,10 +260,11 @@ def _peak(subject: Subject, choice: tuple[str, str], size: tuple[int, int], batc
 def tell_peak(asked: str) -> None:
     """Predict twice and print the peak memory in MB above that of the loaded program; for `_peak`'s process."""
     given = json.loads(asked)
-    choice, size, batch = given.pop("choice"), given.pop("size"), given.pop("batch")
+    choice, size, batch, workers = (given.pop(key) for key in ("choice", "size", "batch", "workers"))
     before = cast(int, high_water())
     segmenter = Subject(**given).open(*choice)
     pictures = [picture(tuple(size), segmenter.card.in_channels, seed) for seed in range(batch)]
-    for _ in range(2):
-        segmenter.predict_many(pictures)
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in range(2):
+            list(pool.map(segmenter.predict_many, [pictures] * workers))
     print((cast(int, high_water()) - before) / 1024)

@@ -31,7 +31,8 @@ class Comparison:
         return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
 
     def __str__(self) -> str:
-        head = f"mean IU {self.a.mean_iou:.4f} and {self.b.mean_iou:.4f}: difference {self.difference:+.4f}"
+        a, b = (f"{each.mean_iou:.4f} ({each.engine} {each.precision})" for each in (self.a, self.b))
+        head = f"mean IU {a} and {b}: difference {self.difference:+.4f}"
         if self.interval is None:
             return f"{head}; one picture says nothing about noise."
         low, high = self.interval
@@ -47,6 +48,8 @@ class Comparison:
             "noise": self.noise,
             "images": self.a.images,
             "policy": self.a.policy,
+            "engine": [self.a.engine, self.b.engine],
+            "precision": [self.a.precision, self.b.precision],
         }
 
 

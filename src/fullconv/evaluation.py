@@ -57,6 +57,10 @@ class Model(Protocol):
     engine: Any
     """Something with a `name` and a `precision`."""
 
+    def read(self, image: Any, name: str) -> NDArray[Any]:
+        """Check a picture (H, W, C) of a file, and take the card's bands."""
+        ...
+
     def predict(self, image: Any, *, head: str | None = None) -> Labelled:
         """Label every pixel of a picture (H, W, C)."""
         ...
@@ -165,7 +169,7 @@ def _score(
 
     def read(sample: Sample) -> tuple[NDArray[Any], Masks]:
         masks = {ours: dataset.read_mask(sample, theirs) for ours, theirs in heads}
-        return dataset.read_image(sample), masks
+        return segmenter.read(dataset.read_image(sample), sample.image.as_posix()), masks
 
     def fail(sample: Sample, error: FullconvError, of: Iterable[Tally] = tuple(tallies.values())) -> None:
         if on_error == "raise":

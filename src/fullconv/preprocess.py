@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,14 +16,20 @@ from torch import Tensor
 from fullconv.card import Card
 from fullconv.errors import InputError
 
+LOG = logging.getLogger("fullconv")
+PLAIN = "the picture"
+"""What a picture without a file is called."""
+DEEP = 1023
+"""Largest value of a model's range from which on 8 bits cannot be what it was trained on: 10 bits and more."""
 
-def select_bands(image: NDArray[Any], card: Card, name: str = "picture", stored: bool = False) -> NDArray[Any]:
+
+def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool = False) -> NDArray[Any]:
     """Take the card's bands of a picture (H, W, C), or check that it has as many as the network wants.
 
     Args:
         image: The picture.
         card: Its `bands` are those of a file; None is all.
-        name: For the message.
+        name: Its file, for the message; "" where it has none.
         stored: Whether the picture is as a file holds it; else one with as many bands as the network wants is taken to
             have them chosen already.
 
@@ -28,10 +37,11 @@ def select_bands(image: NDArray[Any], card: Card, name: str = "picture", stored:
         InputError: The picture has other bands than the card.
     """
     channels = image.shape[2]
+    has = f"{name}: has" if name else f"{PLAIN} has"
     if card.bands is not None and (stored or channels != card.in_channels):
         if channels < max(card.bands):
             raise InputError(
-                f"{name}: has {channels} bands, the model wants bands {', '.join(map(str, card.bands))}."
+                f"{has} {channels} bands, the model wants bands {', '.join(map(str, card.bands))}."
                 " Give pictures of the kind that it was trained on."
             )
         return image[:, :, [band - 1 for band in card.bands]]
@@ -40,10 +50,55 @@ def select_bands(image: NDArray[Any], card: Card, name: str = "picture", stored:
     if channels == 1 and card.in_channels == 3:
         return np.repeat(image, 3, axis=2)  # grey is R = G = B
     if channels == 4 and card.in_channels == 3:
-        raise InputError(f"{name}: has 4 bands, the model wants 3. Convert it to RGB, or give an array of its bands.")
+        raise InputError(f"{has} 4 bands, the model wants 3. Convert it to RGB, or give an array of its bands.")
     raise InputError(
-        f"{name}: has {channels} band{'s' * (channels != 1)}, the model wants {card.in_channels}."
+        f"{has} {channels} band{'s' * (channels != 1)}, the model wants {card.in_channels}."
         " Give pictures of the kind that it was trained on."
+    )
+
+
+class Remarks:
+    """Tells what a user should know about pictures, once a subject however many pictures there are."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, subject: str, find: Callable[[], str | None]) -> None:
+        """Tell the sentence that ``find`` returns, if it is the first of its subject."""
+        if subject in self._told or (text := find()) is None:
+            return
+        with self._lock:  # pictures are read in several threads
+            first = subject not in self._told
+            self._told.add(subject)
+        if first:
+            LOG.warning(text)
+
+
+def range_remark(image: NDArray[Any], card: Card, name: str = "") -> str | None:
+    """Return a sentence on a picture whose values are certainly not those that the model was trained on, or None.
+
+    Certain is: 16 bits above 255 for a model of 8 bits, and 8 bits for one of `DEEP` or more. Floats may be anything.
+
+    Args:
+        image: The picture as stored.
+        card: Its `range` are the values in training.
+        name: Its file; "" where it has none.
+    """
+    high = card.range[1]
+    if image.dtype == np.uint16 and high <= 255:
+        most = int(image.max(initial=0))
+        if most <= 255:
+            return None
+        holds, cure = f"16 bits, up to {most}", f"scale them to {card.range[0]:g} to {high:g}"
+    elif image.dtype == np.uint8 and high >= DEEP:
+        holds, cure = "8 bits", "give the pictures as the sensor wrote them"
+    else:
+        return None
+    what = f"{name}:" if name else PLAIN
+    return (
+        f"{what} holds {holds} ({image.dtype}); the model was trained on values from {card.range[0]:g} to"
+        f" {high:g}, so its labels may mean nothing. To mend it, {cure}. Further pictures are not told."
     )
 
 

@@ -162,6 +162,7 @@ class Report:
             f"pixel accuracy     {_figure(self.pixel_accuracy)}",
             f"mean accuracy      {_figure(self.mean_accuracy)}",
             f"freq. weighted IU  {_figure(self.freq_weighted_iou)}",
+            *([f"computed by        {self.engine}, {self.precision}"] if self.engine else []),
             "",
             f"{'class':{width}}      IU    Dice  accuracy        pixels",
         ]

@@ -27,9 +27,10 @@ from fullconv.images import read_image
 from fullconv.importing import published_model
 from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
 from fullconv.prediction import Prediction
-from fullconv.preprocess import as_tensor, rescale, select_bands, working_size
+from fullconv.preprocess import Remarks, as_tensor, range_remark, rescale, select_bands, working_size
 from fullconv.recipe import parse_recipe
 from fullconv.tiling import blended_scores, fits, memory_allowed, plan, stitched_scores, strips, tile_core, whole_bytes
+from fullconv.tiling.memory import memory_remark
 from fullconv.timing import NETWORK, RESIZING, UPSAMPLING, part, watched
 from fullconv.views import Seen, View, grow, parse_views
 
@@ -74,6 +75,7 @@ class Segmenter:
         """Bytes that a prediction may take; None allows a quarter of what is free."""
         self.blend = False
         """Whether tiles that cannot be exact are averaged instead of refused; exact ones stay as they are."""
+        self.remark = Remarks()
         self.tta = ""
         """Test-time augmentation: "flip", factors of size, or both ("flip,0.75,1.25"); probabilities are averaged."""
 
@@ -249,18 +251,21 @@ class Segmenter:
         card = self.card.model_copy(update={"fullconv": fullconv.__version__})
         self.card = modelfile.write_model(path, card, self.network.state_dict())
 
-    def read(self, image: Any) -> NDArray[Any]:
+    def read(self, image: Any, name: str = "") -> NDArray[Any]:
         """Read a picture as `predict` does: (H, W, C) in the card's bands.
 
         Args:
             image: Path or PIL image, whose bands are chosen by the card; or an array, (H, W) or (H, W, C), which is
                 taken to be in the card's bands where it has as many.
+            name: The file of an array, for messages.
 
         Raises:
             InputError: The picture cannot be read, or has other bands than the card.
         """
-        name = str(image) if isinstance(image, (str, Path)) else "picture"
-        return select_bands(read_image(image), self.card, name, stored=not isinstance(image, np.ndarray))
+        name = str(image) if isinstance(image, (str, Path)) else name
+        pixels = select_bands(read_image(image), self.card, name, stored=not isinstance(image, np.ndarray))
+        self.remark("range", lambda: range_remark(pixels, self.card, name))
+        return pixels
 
     def _scores(self, pixels: NDArray[Any], tile: Tile) -> list[Seen]:
         """Return the stitched scores of a picture in all views, or of several pictures as (N, H, W, C)."""
@@ -301,7 +306,10 @@ class Segmenter:
         if tile == "auto":
             of, item = (self.network, height, width), self._item_bytes(height, width)
             allowed = self._allowed()
-            return None if fits(whole_bytes(*of, item), allowed) else tile_core(*of, allowed, item, self.blend)
+            core = None if fits(whole_bytes(*of, item), allowed) else tile_core(*of, allowed, item, self.blend)
+            if self.memory is not None:
+                self.remark("memory", lambda: memory_remark(*of, core, allowed, item))
+            return core
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
             raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
         return tile
@@ -402,6 +410,8 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
         network, card = published_model(str(path))
         return Segmenter(network, card, device=device, precision=precision, engine=engine)
     path = Path(path)
+    if path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():
+        raise ModelFileError(f"{path}: holds only the weights of {path.with_suffix('.xml')}. Give that file.")
     if is_exported(path):
         return _load_exported(path, precision, engine, device)
     file = path / "model.safetensors" if path.is_dir() else path

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
@@ -45,6 +47,25 @@ def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
     finally:
         with contextlib.suppress(OSError):  # renamed, or never made: a file where the folder should be, too long a name
             temporary.unlink()
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out before long work whether a file can be written: its folder, or the first above that is there, is tried.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(above for above in path.absolute().parents if above.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if folder != path.absolute().parent:
+            Path(tempfile.mkdtemp(dir=folder)).rmdir()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,6 +11,7 @@ import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import onnxruntime
@@ -22,7 +23,9 @@ from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines.exported import read_exported
-from fullconv.errors import DataError, ModelFileError, NetworkError, OutputError, RecipeError
+from fullconv.engines.runtimes import runtime
+from fullconv.engines.seal import BLANK, CHECKSUM_KEY, seal
+from fullconv.errors import DataError, InputError, ModelFileError, NetworkError, OutputError, RecipeError
 from fullconv.evaluation import evaluate
 from fullconv.export import FORMATS, export_model
 from fullconv.export.graph import LabelGraph
@@ -200,6 +203,56 @@ def test_a_foreign_file_is_told_so(tmp_path):
             load(tmp_path / name)
 
 
+def flipped(path: Path, place: int) -> bytes:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    return bytes(content)
+
+
+def test_a_bit_that_changed_is_noticed(exported, tmp_path):
+    path = tmp_path / "a.onnx"
+    for place in np.random.default_rng(0).integers(0, exported[0].stat().st_size, 12):
+        path.write_bytes(flipped(exported[0], int(place)))
+        with pytest.raises(ModelFileError, match=r"a.onnx: damaged, or .* Export it again"):
+            load(path)
+    shutil.copy(exported[0], path)
+    assert load(path).card.classes == tuple(names(5))
+
+
+def test_weights_beside_an_openvino_file_belong_to_it(tmp_path, model):
+    path, weights = tmp_path / "a.xml", tmp_path / "a.bin"
+    root = ElementTree.Element("net")
+    about = ElementTree.SubElement(root, "rt_info")
+    texts = {"fullconv": load(model).card.to_json(), "fullconv_export": '{"precision": "fp32"}', CHECKSUM_KEY: BLANK}
+    for key, text in texts.items():
+        ElementTree.SubElement(about, key, value=text)
+    path.write_bytes(seal(ElementTree.tostring(root), b"weights"))
+    with pytest.raises(ModelFileError, match=r"a.xml: its weights, a.bin, are not beside it. Copy both files"):
+        read_exported(path)
+    weights.write_bytes(b"weights")
+    assert read_exported(path)[0].classes == tuple(names(5))
+    with pytest.raises(ModelFileError, match=r"a.bin: holds only the weights of .*a.xml. Give that file"):
+        load(weights)
+    for file in (weights, path):
+        whole = file.read_bytes()
+        file.write_bytes(flipped(file, 5 if file == weights else whole.index(b"tiny")))
+        with pytest.raises(ModelFileError, match=r"a.xml: damaged, or changed after it was exported"):
+            read_exported(path)
+        file.write_bytes(whole)
+
+
+@pytest.mark.slow
+def test_an_openvino_file_is_sealed_when_it_is_written(model, tmp_path):
+    export_model(load(model, device="cpu"), tmp_path / "a.xml", "openvino")
+    for name in ("a.bin", "a.xml"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(flipped(tmp_path / name, len(whole) // 2))
+        with pytest.raises(ModelFileError, match=r"a.xml: damaged, or"):
+            load(tmp_path / "a.xml")
+        (tmp_path / name).write_bytes(whole)
+    assert load(tmp_path / "a.xml").engine.name == "openvino"
+
+
 # --- the documentation --------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +291,46 @@ def test_the_python_of_other_runtimes_runs(model, tmp_path, monkeypatch, format_
     found: dict = {}
     exec(compile(code("python", word), "export.md", "exec"), found)
     assert (found["labels"] != load(model, device="cpu").predict(picture).label_map).mean() < 1e-3
+
+
+PROGRAM = """#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <vector>
+{includes}
+int main() {{
+  int height = 50, width = 61;
+  std::ifstream file("rgb", std::ios::binary);
+  std::vector<uint8_t> rgb((std::istreambuf_iterator<char>(file)), {{}});
+{body}
+  std::ofstream("labels", std::ios::binary).write(reinterpret_cast<const char*>(labels), height * width);
+}}
+"""
+
+
+@pytest.mark.slow
+def test_the_openvino_cpp_of_the_page_runs(model, tmp_path, monkeypatch):
+    package = Path(runtime("openvino", "the test").__file__).parent
+    libraries = sorted((package / "libs").glob("libopenvino.so*"))
+    if shutil.which("g++") is None or not libraries or not (package / "include").is_dir():
+        pytest.skip("no g++, or no headers of OpenVINO")
+    picture = noise(1, 50, 61, 3)[0].numpy()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rgb").write_bytes(picture.tobytes())
+    export_model(load(model, device="cpu"), tmp_path / "model.xml", "openvino")
+    lines = code("cpp", "openvino/").splitlines()
+    parts = {
+        "includes": "\n".join(line for line in lines if line.startswith("#")),
+        "body": "\n".join(line for line in lines if not line.startswith("#")),
+    }
+    (tmp_path / "a.cpp").write_text(PROGRAM.format(**parts))
+    words = ["g++", "-std=c++17", f"-I{package / 'include'}", "a.cpp", str(libraries[0]), "-o", "a"]
+    words += [f"-Wl,-rpath,{package / 'libs'}", "-Wl,--allow-shlib-undefined"]
+    built = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    subprocess.run(["./a"], check=True)
+    labels = np.fromfile("labels", np.uint8).reshape(50, 61)
+    assert (labels != load(model, device="cpu").predict(picture).label_map).mean() < 1e-3
 
 
 def onnxruntime_web() -> str:
@@ -334,14 +427,27 @@ def test_a_crop_may_be_larger_than_its_picture():
         ({}, {"precision": "bf16"}, RecipeError, "--precision bf16: onnx has fp32, fp16 and int8 here"),
         ({}, {"precision": "int8"}, RecipeError, "--precision int8 is calibrated with pictures: give --data DATA"),
         ({}, {"path": "a.xml"}, OutputError, "a.xml: a file of --format onnx ends with .onnx"),
+        ({}, {"path": "a file/a.onnx"}, OutputError, r"a file.a.onnx: cannot be written \(Not a directory\)"),
+        ({}, {"path": "folder.onnx"}, OutputError, r"folder.onnx: cannot be written \(Is a directory\)"),
         ({}, {"format": "onx"}, RecipeError, "--format onx: choose onnx, openvino or pt2. Did you mean 'onnx'"),
     ],
 )
-def test_what_cannot_be_exported_is_told(tmp_path, card, options, kind, words):
-    full = {"path": "a.onnx", "format": "onnx", "precision": "fp32", **options}
+def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch, card, options, kind, words):
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "a file").touch()
+    full = {"path": "b.onnx", "format": "onnx", "precision": "fp32", **options}
+    monkeypatch.setattr("fullconv.export.formats.capture", None)  # no work is done
     with pytest.raises(kind, match=words):
         export_model(made(**card), tmp_path / full["path"], full["format"], precision=full["precision"])
-    assert list(tmp_path.glob("a*")) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"a file", "folder.onnx"}
+
+
+def test_pictures_of_another_kind_are_named_before_any_work(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("fullconv.export.formats.capture", None)
+    network = build("fcn8s", backbone="tiny", num_classes=5, in_channels=5, width=0.25)
+    segmenter = Segmenter.from_network(network, names(5), device="cpu")
+    with pytest.raises(InputError, match=r"val/\w+\.png: has 3 bands, the model wants 5"):
+        export_model(segmenter, tmp_path / "a.onnx", "onnx", dataset=open_dataset(data))
 
 
 def test_other_classes_than_the_datas_are_told(data, tmp_path):

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,26 @@ def test_what_is_packed_again_without_a_change_is_read(parts, tmp_path):
     program = read_program(pack(parts, tmp_path / "a.pt2"))
     picture = torch.randint(0, 256, (1, 40, 50, 3), dtype=torch.uint8)
     assert program.module()(picture).shape == (1, 40, 50)
+
+
+def test_pictures_of_16_bits_and_resized_ones_are_computed_too(parts, tmp_path):
+    network = fullconv.load(pack(parts, tmp_path / "a.pt2"))
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    wanted = network.logits(picture)
+    for dtype in (np.uint16, np.float32):
+        np.testing.assert_allclose(network.logits(picture.astype(dtype)), wanted, atol=1e-5 * np.abs(wanted).max())
+    network.tta = "0.75"
+    assert network.predict(picture).label_map.shape == (40, 50)
+
+
+def test_a_weight_that_changed_is_noticed(parts, tmp_path):
+    path = pack(parts, tmp_path / "a.pt2")
+    content = bytearray(path.read_bytes())
+    weight = next(part for name, part in parts.items() if name.startswith("data/weights/weight_") and len(part) > 100)
+    content[content.index(weight) + 50] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"a.pt2: damaged, or changed after it was exported: .*weight"):
+        fullconv.load(path)
 
 
 def test_nothing_of_the_machine_that_wrote_it_is_in_a_file(parts):

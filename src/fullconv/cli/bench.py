@@ -54,7 +54,11 @@ def bench(
         print_json(found)
         return
     machine = found["machine"]
-    where = machine.get("gpu") if device.startswith("cuda") else f"{machine['processor']}, {found['threads']} threads"
+    where = (
+        machine.get("gpu")
+        if found["device"].startswith("cuda")
+        else f"{machine['processor']}, {found['threads']} threads"
+    )
     print_rich(f"{model}{f' on {backbone}' if backbone else ''}: {where}", _table(found["rows"]))
 
 

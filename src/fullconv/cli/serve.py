@@ -12,7 +12,9 @@ from fullconv.cli.words import TerminatedError, choose, say
 
 
 def serve(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A model.safetensors, or a run folder.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model.safetensors, a run folder, or an exported file.")
+    ] = None,
     named: Annotated[
         list[str] | None,
         typer.Option("--model", metavar="name=FILE", help="One more model, at /v1/predict/name. Repeatable."),

@@ -136,6 +136,7 @@ def _show(report: Report) -> None:
         f"pixel accuracy     {figure(report.pixel_accuracy)}",
         f"mean accuracy      {figure(report.mean_accuracy)}",
         f"freq. weighted IU  {figure(report.freq_weighted_iou)}",
+        f"computed by        {report.engine}, {report.precision}",
     ]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")

@@ -17,6 +17,7 @@ from fullconv.engines.graph import INPUT, by_head, metadata, output_names
 from fullconv.engines.onnx_engine import OnnxRuntimeEngine
 from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
 from fullconv.engines.runtimes import runtime
+from fullconv.engines.seal import CHECKSUM_KEY, check_seal
 from fullconv.engines.seam import Engine, ForeignProgramError
 from fullconv.errors import ModelFileError, RecipeError
 from fullconv.modelfile import CARD_KEY
@@ -27,6 +28,8 @@ FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 SERVED_BY = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "pt2": ("torch",)}
 EXPORT_KEY = "fullconv_export"
 """Beside the card: format, precision and measured parity, as JSON."""
+PLACES = ("Exception from ", "Check '")
+"""How OpenVINO's messages begin that tell of its own source only."""
 FOREIGN = "not exported by this program: it has no fullconv card"
 
 
@@ -102,7 +105,8 @@ def exported_engine(
             f"{path}: not loaded, as it holds {error}. `fullconv export` makes such files without."
         ) from error
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        first = next((line for line in lines if not line.startswith(PLACES)), type(error).__name__)
         raise ModelFileError(f"{path}: damaged: {first[:200]} Export it again.") from error
 
 
@@ -124,6 +128,9 @@ def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:
     from fullconv.engines.program import module_of, read_program  # loads sympy: only where there is a program to read
 
     module: Any = module_of(read_program(path))
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # bytes only; what was resized holds floats
+            module.graph.erase_node(node)
     nodes = {node.name: node for node in module.graph.nodes}
     (output,) = [node for node in module.graph.nodes if node.op == "output"]
     output.args = (tuple(nodes[name] for name in names),)
@@ -154,31 +161,46 @@ class ProgramEngine:
     @torch.inference_mode()
     def scores(self, images: Tensor) -> Scores:
         """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
+        images = images if images.dtype == torch.uint8 else images.float()
         return by_head(list(self.module(images.cpu())), self.card)
 
 
 def _onnx_texts(path: Path) -> dict[str, str]:
     onnx = runtime("onnx", f"reading {path.name}")
     try:
-        return dict(metadata(onnx.load(path, load_external_data=False)))
+        content = path.read_bytes()
+        texts = dict(metadata(onnx.load_model_from_string(content)))
     except Exception as error:  # protobuf's own kind of error
         raise ModelFileError(f"{path}: damaged, or no ONNX file. Export it again.") from error
+    check_seal(path, texts.get(CHECKSUM_KEY), content)
+    return texts
 
 
 def _openvino_texts(path: Path) -> dict[str, str]:
     """Read the texts in an IR's rt_info."""
     try:
-        root = ElementTree.parse(path).getroot()
+        content = path.read_bytes()
+        root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, OSError) as error:
         raise ModelFileError(f"{path}: damaged, or no OpenVINO file. Export it again.") from error
-    found = {key: root.find(f"./rt_info/{key}") for key in (CARD_KEY, EXPORT_KEY)}
-    return {key: str(node.get("value", "")) for key, node in found.items() if node is not None}
+    found = {key: root.find(f"./rt_info/{key}") for key in (CARD_KEY, EXPORT_KEY, CHECKSUM_KEY)}
+    texts = {key: str(node.get("value", "")) for key, node in found.items() if node is not None}
+    if CARD_KEY in texts:
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise ModelFileError(f"{path}: its weights, {weights.name}, are not beside it. Copy both files.")
+        check_seal(path, texts.get(CHECKSUM_KEY), content, weights.read_bytes())
+    return texts
 
 
 def _pt2_texts(path: Path) -> dict[str, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {Path(name).name: name for name in archive.namelist() if "/extra/" in f"/{name}"}
-            return {key: archive.read(names[key]).decode("utf-8") for key in (CARD_KEY, EXPORT_KEY) if key in names}
+            texts = {key: archive.read(names[key]).decode("utf-8") for key in (CARD_KEY, EXPORT_KEY) if key in names}
+            bad = archive.testzip() if CARD_KEY in texts else None  # PyTorch's own reader compares no checksums
     except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: damaged, or no exported program. Export it again.") from error
+    if bad is not None:
+        raise ModelFileError(f"{path}: damaged, or changed after it was exported: {bad}. Export it again.")
+    return texts

@@ -17,6 +17,7 @@ from fullconv.engines.onnx_engine import session
 from fullconv.engines.openvino_engine import compile_model
 from fullconv.engines.program import allow_every_size, module_of, save_program
 from fullconv.engines.runtimes import runtime
+from fullconv.engines.seal import BLANK, CHECKSUM_KEY, seal
 from fullconv.engines.seam import ForeignProgramError
 from fullconv.engines.torch_engine import in_bf16
 from fullconv.errors import NetworkError
@@ -80,9 +81,9 @@ class OnnxExport:
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
         """Write the file."""
         del self.model.metadata_props[:]
-        for key, text in texts.items():
+        for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
             self.model.metadata_props.add(key=key, value=text)
-        write_bytes(path, [self.model.SerializeToString()])
+        write_bytes(path, [seal(self.model.SerializeToString())])
 
 
 def hide(model: Any, names: Sequence[str]) -> Any:
@@ -152,15 +153,16 @@ class OpenVinoExport:
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
         """Write the .xml, and the weights beside it as .bin."""
         openvino = runtime("openvino", "export")
-        for key, text in texts.items():
+        for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
             self.model.set_rt_info(text, key)
         folder = path.parent / f".{path.name}.part"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             openvino.save_model(self.model, folder / path.name, compress_to_fp16=self.precision in ("fp16", "bf16"))
-            for suffix in (".bin", ".xml"):  # the weights first: an .xml is there only when it is whole
-                made = folder / Path(path.name).with_suffix(suffix)
-                write_bytes(path.with_suffix(suffix), [made.read_bytes()])
+            graph = folder / path.name
+            weights = graph.with_suffix(".bin").read_bytes()
+            write_bytes(path.with_suffix(".bin"), [weights])  # first: an .xml is there only when it is whole
+            write_bytes(path, [seal(graph.read_bytes(), weights)])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

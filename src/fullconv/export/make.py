@@ -22,9 +22,10 @@ from fullconv.engines.graph import head_names
 from fullconv.errors import NetworkError, OutputError, RecipeError, nearest
 from fullconv.export.formats import Export, OnnxExport, OpenVinoExport, Pictures, Pt2Export
 from fullconv.export.layers import layer_that_differs
-from fullconv.export.parity import Image, Labels, Parity, crop, made_pictures, measure, validation_pictures
+from fullconv.export.parity import Image, Labels, Parity, check_bytes, crop, made_pictures, measure, validation_pictures
 from fullconv.modelfile import CARD_KEY
 from fullconv.segmenter import Segmenter
+from fullconv.storage import check_writable
 
 FORMATS: dict[str, tuple[Callable[..., Export], str, tuple[str, ...]]] = {
     "onnx": (OnnxExport, ".onnx", ("fp32", "fp16", "int8")),
@@ -81,9 +82,9 @@ def export_model(
         network = copy.deepcopy(network).to("cpu")
     exact = Segmenter(network, card, device="cpu", precision="fp32", engine="torch")
     pictures = _calibration(dataset, exact) if dataset is not None and precision == "int8" else None
-    export = make(network, card, probabilities, precision, pictures)
     found = validation_pictures(dataset, exact) if dataset is not None else made_pictures(card.in_channels)
-    first = next(iter(found), None)
+    first = next(iter(found), None)  # a picture of another kind is told before any work
+    export = make(network, card, probabilities, precision, pictures)
     rest = chain([first], found) if first is not None else iter(())
     parity = measure(answers(export, card), exact, precision, rest, made=dataset is None)
     layer = ""
@@ -131,6 +132,7 @@ def _check(
             f"this model takes values from {card.range[0]:g} to {card.range[1]:g}; an exported file takes pictures of"
             " 8 bits, 0 to 255."
         )
+    check_writable(path)
     if dataset is not None:
         check_classes(card.labels().classes, next(iter(dataset.labels.values())).classes, str(dataset.root))
     return make
@@ -149,7 +151,8 @@ def _calibration(dataset: Dataset, exact: Segmenter) -> Pictures:
 
     def pictures() -> Any:
         for sample in islice(samples[::step], CALIBRATION):
-            image: NDArray[Any] = exact.read(dataset.read_image(sample))
+            image: NDArray[Any] = exact.read(dataset.read_image(sample), sample.image.as_posix())
+            check_bytes(image, sample)
             yield np.ascontiguousarray(image)
 
     return pictures

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Dataset
+from fullconv.data import Dataset, Sample
 from fullconv.engines.graph import head_names
 from fullconv.errors import DataError, FullconvError
 from fullconv.labels import VOID
@@ -170,13 +170,18 @@ def validation_pictures(dataset: Dataset, exact: Segmenter, count: int = PICTURE
     head = next(iter(dataset.labels))
     step = max(1, len(samples) // count)
     for sample in samples[::step][:count]:
-        image = exact.read(dataset.read_image(sample))
-        if image.dtype != np.uint8:
-            raise DataError(f"{sample.image}: is {image.dtype}; an exported file takes pictures of 8 bits.")
+        image = exact.read(dataset.read_image(sample), sample.image.as_posix())
+        check_bytes(image, sample)
         try:
             yield image, dataset.read_mask(sample, head)
         except FullconvError:
             yield image, None
+
+
+def check_bytes(image: NDArray[Any], sample: Sample) -> None:
+    """Raise DataError for a picture of a data set that an exported file could not take."""
+    if image.dtype != np.uint8:
+        raise DataError(f"{sample.image}: is {image.dtype}; an exported file takes pictures of 8 bits.")
 
 
 def made_pictures(channels: int, count: int = PICTURES) -> Iterator[tuple[Image, None]]:

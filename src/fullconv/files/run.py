@@ -20,6 +20,7 @@ from fullconv.files.inputs import Found, expand, read_list, why_empty
 from fullconv.files.outputs import Counts, Format, Tables, Writer, written_labels
 from fullconv.files.plan import Picture, Plan
 from fullconv.files.rasters import StoppedError, check_single_raster, predict_georeferenced
+from fullconv.preprocess import PLAIN
 from fullconv.rasters import is_georeferenced
 from fullconv.segmenter import Segmenter, Tile
 from fullconv.timing import WAITING_IN, WAITING_OUT, part
@@ -300,6 +301,6 @@ class _Run:
 def _named(picture: Picture, error: FullconvError) -> str:
     """Return why a picture failed, with its path; the network knows it only as an array."""
     text = str(error)
-    for word in ("picture: ", "array: "):
+    for word in (f"{PLAIN} ", "array: "):
         text = text.removeprefix(word)
     return text if text.startswith(picture.path) else f"{picture.path}: {text}"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fullconv.errors import InputError
 from fullconv.labels import VOID
 from fullconv.modelfile import weights_sha256
+from fullconv.preprocess import range_remark
 from fullconv.rasters.bands import Bands
 from fullconv.rasters.polygons import check_polygons, write_polygons
 from fullconv.rasters.probabilities import write_probabilities
@@ -99,7 +100,11 @@ def predict_raster(
     target, patches, chances = Path(out), _path(polygons), _path(probabilities)
     _check(segmenter, Path(source), target, patches, chances)
     labels = segmenter.card.labels(head)
-    with Raster(source, segmenter.card) as raster:
+
+    def look(window: NDArray[Any]) -> None:
+        segmenter.remark("range", lambda: range_remark(window, segmenter.card, str(source)))
+
+    with Raster(source, segmenter.card, look) as raster:
         spool_path = target.with_name(f".{target.name}.rows")
         begun = spooled_job(spool_path) if resume else None
         way = choose_way(segmenter, raster, tile, memory, begun)

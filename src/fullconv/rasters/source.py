@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -63,15 +63,16 @@ class Raster:
     Args:
         path: GeoTIFF, BigTIFF, VRT, or whatever else GDAL reads.
         card: Its bands are the file's; where it names none, all are, but for an alpha band.
+        look: Called with each window (h, w, C) that is read, as stored.
 
     Raises:
         MissingExtraError: rasterio is not installed.
         InputError: It is missing, no raster, or has other bands than the card.
     """
 
-    def __init__(self, path: str | Path, card: Card) -> None:
+    def __init__(self, path: str | Path, card: Card, look: Callable[[NDArray[Any]], None] | None = None) -> None:
         rasterio = import_rasterio()
-        self.path, self.card = Path(path), card
+        self.path, self.card, self.look = Path(path), card, look
         if not self.path.is_file():
             what = "is a folder" if self.path.is_dir() else "no such file"
             raise InputError(f"{self.path}: {what}. Name a raster, for example a GeoTIFF.")
@@ -117,6 +118,8 @@ class Raster:
         picture = read_image(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
         if len(self.bands) == 1 and self.card.in_channels == 3:
             picture = np.repeat(picture, 3, axis=2)  # grey is R = G = B
+        if self.look is not None:
+            self.look(picture)
         return as_tensor(picture)
 
     def void(self, top: int, bottom: int) -> NDArray[np.bool_] | None:

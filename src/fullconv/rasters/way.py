@@ -19,6 +19,7 @@ from fullconv.tiling import (
     band_rows,
     fits,
     memory_allowed,
+    memory_remark,
     plan,
     tile_core,
     whole_bytes,
@@ -93,7 +94,7 @@ def choose_way(
         if rows is not None:
             fits(band_bytes(program, raster.height, raster.width, rows, item), free)
             return _by_rows(raster, program, rows)
-    return _by_tiles(raster, _core(segmenter, raster, allowed, item))
+    return _by_tiles(raster, _core(segmenter, raster, allowed, item, named=bool(memory or segmenter.memory)))
 
 
 def _by_rows(raster: Raster, program: RowProgram, rows: int) -> Way:
@@ -115,7 +116,7 @@ def _program(segmenter: Segmenter, raster: Raster) -> RowProgram | None:
         return None
 
 
-def _core(segmenter: Segmenter, raster: Raster, allowed: int, item: int) -> int | None:
+def _core(segmenter: Segmenter, raster: Raster, allowed: int, item: int, named: bool) -> int | None:
     """Return the side of a tile's core, or None for the whole at once.
 
     Raises:
@@ -124,6 +125,8 @@ def _core(segmenter: Segmenter, raster: Raster, allowed: int, item: int) -> int 
     network, size = segmenter.network, (raster.height, raster.width)
     free = allowed - AROUND - raster.cache_bytes(0, False)
     core = None if fits(whole_bytes(network, *size, item), free) else tile_core(network, *size, free, item)
+    if named and network.halo is not None:
+        segmenter.remark("memory", lambda: memory_remark(network, *size, core, allowed, item))
     if core is None and network.halo is None and whole_bytes(network, *size, item) > allowed:
         raise NetworkError(
             f"{raster.path}: is too large for the memory allowed, and tiles cannot be exact: {why_not(network)}"

@@ -287,6 +287,6 @@ class _Predictor:
                 result["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
                 result["status"] = "done"
             except FullconvError as error:
-                words = str(error).removeprefix("bytes: ").removeprefix("picture: ")
+                words = str(error).removeprefix("bytes: ").removeprefix("the picture ")
                 result["reason"] = f"{picture['input']}: {words}"
         return result | {"seconds": time.perf_counter() - start}

@@ -195,6 +195,7 @@ def _describe(app: FastAPI, service: Service) -> None:
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operation"], **describe_get(ALIVE, "It lives."))
     async def healthz() -> Response:
         """Say that the process that listens is alive."""
@@ -204,6 +205,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
     content = {"application/json": {"schema": READY}}
     described["responses"][503] = {"description": "A model has no copy that is ready.", "content": content}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operation"], **described)
     async def readyz() -> Response:
         """Say whether every model has a copy that is ready."""

@@ -166,7 +166,7 @@ class Copy:
                     self._changed.wait()
                 self._decoded += height * width
             try:
-                pixels = select_bands(read_image(body), segmenter.card, "the picture", stored=True)
+                pixels = select_bands(read_image(body), segmenter.card, stored=True)
                 if pixels.shape[:2] != (height, width):
                     raise InputError("the picture: its header does not tell its size. Export it again.")
             except BaseException:

@@ -8,6 +8,7 @@ from fullconv.tiling.memory import (
     hand_back,
     memory_allowed,
     memory_free,
+    memory_remark,
     tile_core,
     whole_bytes,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "hand_back",
     "memory_allowed",
     "memory_free",
+    "memory_remark",
     "plan",
     "plan_axis",
     "rows_ready",

@@ -86,6 +86,25 @@ def tile_core(
     return max(align, 256 // align * align, fitting * align)
 
 
+def memory_remark(
+    network: Network, height: int, width: int, core: int | None, allowed: int, item_bytes: int = 4
+) -> str | None:
+    """Return a sentence where what `tile_core` gave takes more than is allowed, as nothing smaller can be; else None."""
+    left, top, right, bottom = network.halo or (0, 0, 0, 0)
+    whole = (height, width)
+    sides = whole if core is None else (min(height, core + top + bottom), min(width, core + left + right))
+    least = whole_bytes(network, *sides, item_bytes)
+    if least <= allowed:
+        return None
+    size = f"{sides[0]}x{sides[1]}"
+    what = f"a picture of {size}" if sides == whole else f"the smallest tile, {size},"
+    uncut = ", which cannot cut it" * (network.halo is None)
+    return (
+        f"{allowed / 1e6:.3g} MB are less than {what} takes with this network{uncut}: about {least / 1e6:.0f} MB."
+        " It is computed all the same."
+    )
+
+
 def band_bytes(program: RowProgram, height: int, width: int, rows: int, item_bytes: int = 4) -> int:
     """Estimate the memory that scoring takes by rows, by running through the rows of all maps without their values."""
     nodes, columns = program.nodes, program.network.padded_size(height, width)[1]
