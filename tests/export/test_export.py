@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -502,3 +503,15 @@ def test_every_precision_is_written_and_comes_back(model, data, tmp_path, name, 
     apart = np.abs(got - wanted).max() / np.abs(wanted).max()
     assert 1e-6 < apart < {"fp16": 0.02, "bf16": 0.1, "int8": 0.5}[precision], "this is another precision"
     assert path.stat().st_size < (0.9 if precision == "int8" else 1.1) * model.stat().st_size or name != "onnx"
+    assert "calibrated" not in str(done.parity)
+
+
+@pytest.mark.slow
+def test_8_bits_that_are_judged_on_the_pictures_of_their_calibration_say_so(model, data, tmp_path):
+    dataset = open_dataset(data)
+    only = replace(dataset, splits={"val": dataset.splits["val"]})
+    done = export_model(
+        load(model, device="cpu"), tmp_path / "a.onnx", "onnx", precision="int8", dataset=only, force=True
+    )
+    assert "calibrated with pictures of the same split" in str(done.parity)
+    assert read_exported(tmp_path / "a.onnx")[1]["parity"]["calibrated_on"] is True

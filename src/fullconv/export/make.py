@@ -87,6 +87,7 @@ def export_model(
     export = make(network, card, probabilities, precision, pictures)
     rest = chain([first], found) if first is not None else iter(())
     parity = measure(answers(export, card), exact, precision, rest, made=dataset is None)
+    parity.calibrated_on = pictures is not None and dataset is not None and not dataset.splits.get("train")
     layer = ""
     if parity.reasons and first is not None:
         sample = crop(first[0], (96, 128), np.random.default_rng(0))
