@@ -79,7 +79,7 @@ def summarize(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]
     """Return median and quartiles in seconds by name."""
     summary = {}
     for name, values in seconds.items():
-        low, middle, high = quantiles(values, n=4, method="inclusive")
+        low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         summary[name] = {"median_s": middle, "quartile_1_s": low, "quartile_3_s": high, "rounds": len(values)}
     return summary
 
