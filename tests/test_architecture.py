@@ -14,14 +14,14 @@ import fullconv
 
 SOURCE = Path(fullconv.__file__).parent
 ROOMS = [
-    "errors", "timing", "storage", "allocator", "threads", "labels", "recipe", "card", "constants", "modelfile", "geometry", "nn",
+    "errors", "timing", "storage", "allocator", "labels", "recipe", "card", "constants", "modelfile", "geometry", "nn",
     "losses", "metrics", "images", "preprocess", "data", "engines", "tiling", "views", "prediction", "importing", "segmenter",
     "rasters", "scoring", "evaluation", "comparison", "runs", "tracking", "report", "checkpoint", "training", "files",
     "annotations", "ranking", "catalogue", "demo", "export", "bench", "scale", "serve", "cli",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
 LIGHT = {
-    "errors", "timing", "storage", "allocator", "threads", "labels", "recipe", "card", "modelfile", "cli", "__init__", "__main__",
+    "errors", "timing", "storage", "allocator", "labels", "recipe", "card", "modelfile", "cli", "__init__", "__main__",
 }  # fmt: skip
 """Rooms that load no torch by being imported."""
 HEAVY = {"torch", "torchvision", "timm"}

@@ -8,8 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fullconv.threads import short_waits
-
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -59,8 +57,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'fullconv' has no attribute '{name}'")
-    with short_waits():
-        value = getattr(import_module(_PUBLIC[name]), name)
+    value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
 

@@ -28,7 +28,6 @@ from fullconv.cli.track import rank, runs
 from fullconv.cli.use import evaluate, predict
 from fullconv.cli.words import SIGTERM_CODE, TerminatedError, complain, listen, print_json, use_utf8
 from fullconv.errors import FullconvError, nearest
-from fullconv.threads import short_waits
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     listen()
     try:
-        with _sigterm_raises(), freed_memory_kept(), short_waits():
+        with _sigterm_raises(), freed_memory_kept():
             code = _run(arguments, started)
             sys.stdout.flush()
             return code
