@@ -57,7 +57,7 @@ def bench(
     where = (
         machine.get("gpu")
         if found["device"].startswith("cuda")
-        else f"{machine['processor']}, {found['threads']} threads"
+        else f"{machine['processor']}, {found['threads']} thread{'s' * (found['threads'] != 1)}"
     )
     print_rich(f"{model}{f' on {backbone}' if backbone else ''}: {where}", _table(found["rows"]))
 
