@@ -181,7 +181,8 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
         f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
         f" {m.threads} thread{'s' * (m.threads != 1)}, {recipe.workers} worker{'s' * (recipe.workers != 1)}.",
         f"{m.steps} step{'s' * (m.steps != 1)} in {m.epochs} epoch{'s' * (m.epochs != 1)}, {m.seconds_per_step:.2f} s a"
-        f" step: about {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {amount(peak_memory())}, disk about {amount(disk)}."
+        f" step: about {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {amount(peak_memory())},"
+        f" disk about {amount(disk)}."
         f" Validation every {m.validate_every} epoch{'s' * (m.validate_every > 1)} on {m.validation_pictures} pictures.",
     ]
 
