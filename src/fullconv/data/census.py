@@ -20,6 +20,7 @@ _FEW_RAMPS = 6
 _SURE = 40  # places; in one mask, or in all of them where a third are alike
 _KINDS = 16  # different numbers in runs of a pixel or two, where these are half of all runs
 _REGIONS = 64  # numbers or colours that cover most of any mask, also of a compressed one
+_SOME = 6  # masks, fewer of which have no usual kind
 _THICK = 8  # pixels; borders of void are thinner, regions are not
 
 
@@ -55,6 +56,8 @@ class Census:
     """Masks with more colours than any mask has."""
     tops: Counter[int] = field(default_factory=Counter)
     """Masks that hold all numbers from 0 or 1 to one, by that one."""
+    two_valued: list[Sample] = field(default_factory=list)
+    """Those of 0 and 255 only, where 255 fills regions."""
     thick_void: int = 0
     """Masks in which 255 fills regions, not borders."""
 
@@ -83,6 +86,8 @@ class Census:
         self._look_at_edges(sample, facts, counts)
         if VOID in counts and facts.traces.void_run >= _THICK:
             self.thick_void += 1
+            if set(counts) == {0, VOID}:
+                self.two_valued.append(sample)
         held = sorted(set(counts) - self.void)
         if len(held) > 1 and held == list(range(held[0], held[-1] + 1)) and held[0] <= 1:
             self.tops[held[-1]] += 1
@@ -105,6 +110,12 @@ class Census:
         # In a small drawn mask a few shapes may touch so that one class lies thinly between two others.
         common = 3 * len(found) >= self.masks and sum(seen for _, seen in found) >= _SURE
         return [sample for sample, seen in found if common or seen >= _SURE]
+
+    def other_binary(self) -> list[Sample]:
+        """Return the few masks of 0 and 255 where no other one holds 255, and the others hold classes."""
+        few = self.two_valued if 4 * len(self.two_valued) <= self.masks and self.masks >= _SOME else []
+        classes = set(self.numbers) - self.void - {0}
+        return few if classes and self.holders[VOID] == len(few) else []
 
     def in_blocks(self) -> list[Sample]:
         """Return the masks whose edges keep to blocks of 8x8 pixels."""

@@ -25,6 +25,9 @@ CLEAR = 4.0
 _LEAST_SHARE = 0.02  # of the cells that the second largest label must have, so that there is something to see
 _CLEARLY_BETTER = 0.08  # of a picture's variance; EXIF already says that it was turned
 _MUCH = 0.3  # of two pictures' variance; of whole masks none gains by an exchange
+_MARGIN = 4  # cells, an eighth of a picture
+_STEPS = [step for step in range(-_MARGIN, _MARGIN + 1) if step]
+_MOVES = [(0, 0), *((step, 0) for step in _STEPS), *((0, step) for step in _STEPS)]
 _SHIFTS = (1, -1, 2, -2, 3, -3)
 
 
@@ -147,6 +150,20 @@ def turned(pair: Pair) -> dict[int, float]:
     ways = range(1, 9)
     pictures = columns([tiff.orient(pair.picture, way) for way in ways])
     return dict(zip(ways, explained(pair.mask, pictures).tolist(), strict=True))
+
+
+def displaced(pair: Pair) -> dict[tuple[int, int], float]:
+    """Return how much of a picture's middle its mask explains, by how many cells (down, right) the mask is taken to lie too far.
+
+    The middle leaves out what is moved beyond an edge.
+    """
+    side = len(pair.mask) - 2 * _MARGIN
+    places = {(down, right): (_MARGIN - down, _MARGIN - right) for down, right in _MOVES}
+    parts = [pair.picture[y : y + side, x : x + side] for y, x in places.values()]
+    parts = [part - part.mean(axis=(0, 1)) for part in parts]
+    parts = [part / max(float(np.sqrt((part**2).sum(axis=2).mean())), 1e-3) for part in parts]
+    inner = pair.mask[_MARGIN : _MARGIN + side, _MARGIN : _MARGIN + side]
+    return dict(zip(places, explained(inner, columns(parts)).tolist(), strict=True))
 
 
 def back(orientation: int) -> int:

@@ -10,13 +10,16 @@ import numpy as np
 from fullconv.data.dataset import Dataset
 from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import shown
-from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, judge, make_pair, turned
+from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, displaced, judge, make_pair, turned
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
+from fullconv.data.traces import SIDE
 
 _WAYS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)", 5: "transposed",
          6: "turned by 90 degrees", 7: "transposed the other way", 8: "turned by 90 degrees"}  # fmt: skip
 _TURNED = 0.12  # of a picture's variance that masks explain more when they are turned; sound ones explain less
+_MOVED = 0.1  # the same of masks that are moved
+_MOVED_AT_MOST = 64  # pairs that are tried so
 _SEVERAL = 3  # masks that fit elsewhere, from which on that is no chance
 _ENOUGH = 16  # pairs of which one can say that they do not fit; few that fit badly may be chance
 _REMEDY = "Pair them anew, by names or lists that belong together; open a few pictures beside their masks."
@@ -73,6 +76,9 @@ def _whole(dataset: Dataset, pairs: Sequence[Pair], fit: Fit) -> Problem | None:
         return problem("mask-mismatch", "warning", files, words, f"The list was shifted. {_REMEDY}")
     if (told := _elsewhere(dataset, fit)) is not None:
         return told
+    if (move := _common_move(pairs)) is not None:
+        words = f"masks fit their pictures only where they are moved: they lie too far {_said(*move)}"
+        return problem("mask-mismatch", "warning", files, words, "Export masks and pictures at one place and size.")
     if abs(fit.strength()) > CLEAR / 2 or len(pairs) < _ENOUGH:
         return None
     words = (
@@ -107,6 +113,26 @@ def _common_way(pairs: Sequence[Pair]) -> int | None:
         if gains.mean() > _TURNED and gains.mean() > CLEAR * error and (best is None or gains.mean() > best[0]):
             best = (float(gains.mean()), way)
     return None if best is None else best[1]
+
+
+def _common_move(pairs: Sequence[Pair]) -> tuple[int, int] | None:
+    """Return by how many cells all masks lie too far down or right, if they clearly do by two or more.
+
+    One cell may be the border that people draw around things.
+    """
+    fits = [displaced(pair) for pair in pairs[:: -(-len(pairs) // _MOVED_AT_MOST)]]
+    gains = {move: np.array([fit[move] - fit[0, 0] for fit in fits]) for move in fits[0]}
+    best = max(gains, key=lambda move: float(gains[move].mean()))
+    gain = gains[best]
+    clear = gain.mean() > max(_MOVED, CLEAR * gain.std() / np.sqrt(len(gain)))
+    return best if clear and max(map(abs, best)) > 1 else None
+
+
+def _said(down: int, right: int) -> str:
+    share = round(100 * max(abs(down), abs(right)) / SIDE)
+    if down:
+        return f"{'down' if down > 0 else 'up'} by about {share} % of the height"
+    return f"to the {'right' if right > 0 else 'left'} by about {share} % of the width"
 
 
 def _single(dataset: Dataset, fit: Fit) -> list[Problem]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fullconv.data.named import VOID_NAME, read_classes, read_color_table
 from fullconv.data.texts import read_text
 from fullconv.errors import DataError, FullconvError, nearest
-from fullconv.labels import MAX_CLASSES, Color, parse_color, voc_palette
+from fullconv.labels import MAX_CLASSES, VOID, Color, parse_color, voc_palette
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,6 +81,13 @@ class LabelSettings(BaseModel):
                     raise ValueError(
                         f"{key}: {source} = '{name}' is not among the classes.{nearest(name, self.classes)}"
                     )
+        both = next(
+            (n for n in self.void_values() if n != VOID and (self.values or {}).get(n, VOID_NAME) != VOID_NAME), None
+        )
+        if both is not None:  # 255 may stand there as what void is where it is no class
+            raise ValueError(
+                f"{both} is void by ignore_index and '{(self.values or {})[both]}' by values; take one out"
+            )
         if any(not 0 <= value <= 65535 for value in self.void_values()):
             raise ValueError("ignore_index is a mask value from 0 to 65535, or a list of them")
         names = self.class_names()
@@ -96,6 +103,8 @@ class LabelSettings(BaseModel):
         twice = next((name for name in classes if classes.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"class '{twice}' is listed twice")
+        if any(not name.strip() for name in classes):
+            raise ValueError("a class has an empty name; give it one")
         if VOID_NAME in classes and (self.values or self.colors):
             raise ValueError("'void' means no class in values and colors, so no class can be called so")
 
@@ -224,7 +233,8 @@ def read_table(root: Path) -> dict[str, Any]:
     table: dict[str, Any] = {}
     where = root / "data.toml"
     if not where.is_file():
-        near = next((path.name for path in root.glob("*.[tT][oO][mM][lL]") if path.name.lower() == "data.toml"), None)
+        names = ("data.toml", "data.toml.txt")  # editors of Windows add a suffix that its file manager hides
+        near = next((path.name for path in sorted(root.glob("[dD]*")) if path.name.lower() in names), None)
         if near is not None:  # its settings would be missed without a word
             raise DataError(f"{root / near}: is not read. Make it a file that is called data.toml.")
     else:

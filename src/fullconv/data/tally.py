@@ -12,6 +12,7 @@ from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import JPEG_FORMATS, Findings, shown
 from fullconv.data.fit import FEWEST
 from fullconv.data.formats.frame import Frame
+from fullconv.data.formats.shapes import DrawnMask
 from fullconv.data.inference import color_problem
 from fullconv.data.likeness import Alike
 from fullconv.data.named import similar_classes
@@ -84,7 +85,8 @@ class Tally:
             self.photos += mask.many and mask.in_color
             return
         self.photos += mask.many and mask.in_color
-        self.census.add(sample, mask, by_color=bool(coding.colors))
+        if not isinstance(sample.masks[self.head], DrawnMask):  # we number these ourselves
+            self.census.add(sample, mask, by_color=bool(coding.colors))
         self.palettes.add(sample, mask)
         if (counts > 0).sum() > 1 and isinstance(sample.masks[self.head], MaskFile):
             self.digests[mask.digest].append(sample)
@@ -151,9 +153,19 @@ class Tally:
         numbering = Numbering(self.dataset.root, self._names(), self.census, self.names)
         if (table := coding.labels.values) is not None:
             return [] if "values" in read_table(self.dataset.root) else numbering.diagnose_format(table)
-        found = numbering.diagnose()
+        found = numbering.diagnose() or self._binary_among_others()
         told = own.ignore_index is not None  # what 255 is
         return [p for p in found if not (told and p.code in ("binary-mask", "void-as-class"))]
+
+    def _binary_among_others(self) -> list[Problem]:
+        few = self.census.other_binary()
+        if not few:
+            return []
+        words = (
+            "masks hold only 0 and 255 while the others hold classes and no 255, which is void, so these teach nothing"
+        )
+        remedy = "Export them as the others; if 255 is void there, say so: ignore_index = 255 in data.toml."
+        return [problem("binary-mask", "warning", [self._name(sample) for sample in few], words, remedy)]
 
     def _blurred(self) -> list[Problem]:
         findings = Findings(self.dataset.root)

@@ -14,6 +14,9 @@ _END = 0xD9
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]", re.DOTALL)
 """A marker with a segment behind it, or the end: no stuffed byte, fill byte or restart."""
 _PADDING = 16  # so many zeros at the end of a file without an end marker are no entropy-coded data
+_TABLES = 0xC4
+_FEEDS = 16
+_ZEROS = bytes(64)
 _DATA = bytes(i % 254 + 1 for i in range(512))  # anything without a marker
 _FILLER = b"".join(_DATA + bytes([0xFF, 0xD0 + i % 8]) for i in range(16)) + _DATA  # with every restart marker
 
@@ -30,6 +33,40 @@ def end_of_data(data: bytes) -> int | None:
             return at
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
+
+
+def what_is_mangled(data: bytes) -> str | None:
+    """Say what was done to entropy-coded data, which decoders then read as noise without a word; None for nothing that shows.
+
+    Sixteen line feeds and more, a carriage return before each, are no chance: a program took the file for text. Many
+    zero bytes mean something only where the tables make flat blocks of them; elsewhere nobody's picture holds them.
+    """
+    end = end_of_data(data)
+    start = data.rfind(b"\xff\xda", 0, end)
+    body = data[start:end]
+    feeds = body.count(b"\n")
+    if feeds >= _FEEDS and body.count(b"\r\n") == feeds:
+        return "was sent or saved as text, which put a carriage return before each line feed"
+    if _ZEROS in body and not _zeros_are_flat(data[:start]):
+        return f"holds {len(_ZEROS)} zeros and more where its data were, as a disk or a transfer leaves them"
+    return None
+
+
+def _zeros_are_flat(header: bytes) -> bool:
+    """Whether zeros alone may be flat blocks: in the tables the shortest codes say so, or the file is not baseline."""
+    first: dict[int, set[int]] = {0: set(), 1: set()}
+    at = 2
+    while (found := _SEGMENT.search(header, at)) is not None:
+        at, kind = found.start() + 2, header[found.start() + 1]
+        length = int.from_bytes(header[at : at + 2], "big")
+        if 0xC2 <= kind <= 0xCF and kind != _TABLES:
+            return True
+        inner, stop = at + 2, at + length
+        while kind == _TABLES and inner + 17 < stop:
+            first[min(header[inner] >> 4, 1)].add(header[inner + 17])
+            inner += 17 + sum(header[inner + 1 : inner + 17])
+        at = stop
+    return not first[1] or first[0] == first[1] == {0}
 
 
 def is_doubtful(picture: NDArray[Any]) -> bool:

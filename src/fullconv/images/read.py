@@ -32,6 +32,10 @@ _AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 _TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
 _MEND = "Copy or export it again, or leave it out"
 _MAGIC = (png.SIGNATURE, jpeg.START, b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
+_MOST_A_PIXEL, _MOST_BESIDE = (
+    16,
+    64 << 20,
+)  # bytes of a JPEG; behind them may lie a film, or nothing that was ever written
 _TURNED = range(2, 9)
 _bomb_lock = threading.Lock()
 
@@ -236,8 +240,11 @@ def _decode_safely(
         file.seek(0)
         corner = np.asarray(image.crop((max(0, image.width - 8), max(0, image.height - 4), image.width, image.height)))
         picture = _plain(image) if jpeg.is_doubtful(corner) else corner  # an array of it all takes as long as decoding
-        if jpeg.data_is_short(file.read(), picture, lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
+        data = file.read(_MOST_A_PIXEL * image.width * image.height + _MOST_BESIDE)
+        if jpeg.data_is_short(data, picture, lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
             raise _too_few_rows(where)
+        if (words := jpeg.what_is_mangled(data)) is not None:
+            raise PictureError("unreadable", f"{where}: {words}. {_MEND}.")
     return array
 
 

@@ -64,7 +64,8 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     locator = Locator(folder, settings)
     reader = _Reader(naming, Remarks(settings, "void"))
     taken: set[str] = set()
-    read_already: set[tuple[str, Path, int | str]] = set()
+    drawn: dict[tuple[str, Path], DrawnMask] = {}
+    twice: list[str] = []
     for path, table in tables.items():
         split = _split_of(path, folder.root)
         reader.where = path.name
@@ -77,21 +78,30 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         for image in table["images"]:
             name = str(image.get("file_name", ""))
             picture = locator.find(name, path.parent, split)
-            if picture is None or (split, picture, _id(image, "id")) in read_already:
+            if picture is None:
                 continue
-            read_already.add((split, picture, _id(image, "id")))
             stem = PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/")
-            stem = unique(stem, taken, prefix=split or path.stem)
+            first = drawn.get((split, picture))
+            stem = stem if first is not None else unique(stem, taken, prefix=split or path.stem)
             size = (image.get("height"), image.get("width"))
             whole = all(type(side) is int and side > 0 for side in size)
             shapes = tuple(reader.shapes(by_picture[_id(image, "id")], names, stem, size if whole else None))
             mask = DrawnMask(path, f"{stem}|{naming.key}", picture, size if whole else None, naming.unlabeled, shapes)
+            if first is not None:  # a copy of a file says the same again
+                twice += [name] if first.shapes != shapes else []
+                continue
+            drawn[split, picture] = mask
             found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
         if lost := [str(_id(entry, "id")) for key, drawn in by_picture.items() if key not in known for entry in drawn]:
             words = f"annotations of {path.name} belong to no picture of its images, and are left out"
             found.problems.append(
                 problem("orphan-annotation", "warning", lost, words, f"Correct their image_id in {path.name}.")
             )
+    named = {name for one in found.problems if one.code == "repeated-id" for name in one.files}
+    if twice := [name for name in dict.fromkeys(twice) if name not in named]:
+        words = "pictures stand there several times with different annotations, of which only the first count"
+        remedy = "Put all annotations of a picture below one entry of images, in one file."
+        found.problems.append(problem("repeated-id", "error", twice, words, remedy))
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + reader.problems()
     found.settings = naming.settings()
     return found
@@ -103,6 +113,9 @@ def _load(path: Path) -> dict[str, Any]:
         entries = table.get(key) if isinstance(table, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DataError(f"{path}: has no list '{key}', so it is no COCO file. Export it again.")
+    nameless = [str(entry.get("id")) for entry in table["categories"] if entry.get("name") in (None, "")]
+    if nameless:
+        raise DataError(f"{path}: category {nameless[0]} has no name. Give it one, or export it again.")
     if any("segments_info" in entry for entry in table["annotations"][:10]):
         raise DataError(f"{path}: is a panoptic file, which is not read. Export segmentations, or remove it.")
     return dict(table)

@@ -20,6 +20,7 @@ from fullconv.data.formats.naming import Naming
 from fullconv.data.formats.remarks import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, points
 from fullconv.data.formats.tables import read_json, unreadable
+from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.settings import DataSettings
 from fullconv.data.texts import both_ends
@@ -97,11 +98,31 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         mask = DrawnMask(path, f"{size}|{naming.key}", picture, size, naming.unlabeled, tuple(drawn))
         split = next((_SPLITS[part.lower()] for part in inner.parts[:-1] if part.lower() in _SPLITS), "")
         found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
+    found.problems += _annotated_twice(found, folder.root)
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + remarks.problems()
     found.settings = naming.settings()
     return found
+
+
+def _annotated_twice(found: Found, root: Path) -> list[Problem]:
+    """Leave one file of each picture: the one of its name, else the first; say which others there are."""
+    files: dict[Path, list[Sample]] = {}
+    for sample in (sample for members in found.splits.values() for sample in members):
+        if sample.image.is_relative_to(root):  # those inside the files are of one file each
+            files.setdefault(sample.image, []).append(sample)
+    left_out = []
+    for picture, samples in files.items():
+        own = next((sample for sample in samples if sample.stem.rpartition("/")[2] == picture.stem), samples[0])
+        left_out += [sample for sample in samples if sample is not own]
+    if not left_out:
+        return []
+    for split, members in found.splits.items():
+        found.splits[split] = [sample for sample in members if not any(sample is other for other in left_out)]
+    names = [f"{sample.stem}.json" for sample in left_out]
+    words = "pictures have several files; the one of the picture's name counts, else the first, and these do not"
+    return [problem("several-annotations", "warning", names, words, "Keep one of each.")]
 
 
 def _picture(table: dict[str, Any], path: Path, locator: Locator, said: str) -> Path | None:

@@ -100,8 +100,15 @@ def _lists(folder: Folder) -> list[Path]:
     return [path for path in there if path in found or (found and _split_of(path.stem) and not path.stat().st_size)]
 
 
+def _is_remark(line: str) -> bool:
+    """Whether a line is a comment, or the one that tells Excel the delimiter."""
+    return (line.startswith("#") and _row(line) is None) or re.fullmatch(r'"?sep=.?"?', line) is not None
+
+
 def _is_list(path: Path) -> bool:
-    lines = beginning(path, 1 << 16).splitlines()[:3]
+    lines = [line for line in beginning(path, 1 << 16).splitlines() if line.strip() and not _is_remark(line.strip())][
+        :3
+    ]
     places = _columns(lines[0]) if lines else _UNKNOWN
     return any(_row(line.strip(), places) for line in lines)  # the first may be a heading
 
@@ -124,7 +131,7 @@ def read_lists(folder: Folder, settings: DataSettings) -> Found:
         split, wrong, places = _split_of(path.stem), [], _Columns()
         lists.setdefault(split, path)
         found.splits.setdefault(split, [])
-        for count, line in enumerate(read_list(path), 1):
+        for count, line in enumerate((line for line in read_list(path) if not _is_remark(line)), 1):
             places = _columns(line) if count == 1 else places
             row = _row(line, places)
             if row is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from fullconv.data.named import VOID_NAME, similar_classes
+from fullconv.data.named import VOID_NAME, mistyped_classes, numbered_classes, similar_classes
 from fullconv.data.problems import Problem, problem
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
@@ -50,11 +51,14 @@ class Naming:
         self.unlabeled = VOID if self.rest == VOID_NAME else self._index.get(self.rest, 0)
         self._boxes = settings.boxes
         self._unknown: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+        self._chosen = settings.classes is not None
 
     def index(self, name: str, stem: str) -> int | None:
         """Return the class index (or VOID) of a name in the annotation of a picture; None is remembered."""
         if (found := self._index.get(name)) is None:
             self._unknown.setdefault(name, []).append(stem)
+        self._counts[name] += 1
         return found
 
     @property
@@ -66,7 +70,10 @@ class Naming:
         """Say what the rest is, and which names are no class."""
         words = f"what no shape covers is '{self.rest}'"
         found = [problem("unlabeled", "note", [], words, 'Set unlabeled in data.toml for another class, or "void".')]
-        found += similar_classes(self.classes, "Give all shapes of a class the same name.")
+        remedy = "Give all shapes of a class the same name."
+        found += similar_classes(self.classes, remedy)
+        if not self._chosen:
+            found += numbered_classes(self.classes) or mistyped_classes(self._counts, remedy)
         for name, stems in self._unknown.items():
             words = f"shapes are called '{name}', which is not among the classes"
             remedy = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"

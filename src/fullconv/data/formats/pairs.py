@@ -171,7 +171,7 @@ def half(folder: Folder, settings: DataSettings) -> str | None:
 def read_pairs(folder: Folder, settings: DataSettings, sides: Sides) -> Found:
     """Pair the pictures and masks of each split by name."""
     found = Found(splits={})
-    heads = dict.fromkeys(head for by_head in sides.masks.values() for head in by_head)
+    heads = dict.fromkeys([*(settings.heads or ()), *(head for by_head in sides.masks.values() for head in by_head)])
     for split, (images, masks) in sides.both().items():
         if set(masks) == set(heads):
             _pair(folder, settings, split, images, {head: masks[head] for head in heads}, found)
