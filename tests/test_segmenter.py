@@ -19,7 +19,8 @@ import fullconv
 from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
-from fullconv.segmenter import Segmenter, _holds_more, best_class, choose_device, load
+from fullconv.nn.filling import _holds_more, undrawn
+from fullconv.segmenter import Segmenter, best_class, choose_device, load
 from fullconv.tiling import whole_bytes
 from made import draw
 from networks import enliven
@@ -361,6 +362,14 @@ class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.grid = torch.arange(4.0)
+
+
+def test_numbers_that_a_file_brings_are_not_drawn_before():
+    with undrawn():
+        layers = [nn.Conv2d(3, 4, 3), nn.Linear(5, 6), nn.init.trunc_normal_(torch.ones(3))]
+    assert not any(value.any() for layer in layers[:2] for value in layer.parameters())
+    assert not layers[2].any()
+    assert nn.Conv2d(3, 4, 3).weight.all()  # and are drawn again afterwards
 
 
 @pytest.mark.parametrize(("module", "more"), [(Grid(), True), (Plain(), True), (nn.BatchNorm2d(3), False)])

@@ -25,7 +25,8 @@ from fullconv.engines.exported import exported_engine, is_exported, read_exporte
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.importing import published_model
-from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, build, map_scores
+from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, map_scores
+from fullconv.nn.filling import filled, shapes_of
 from fullconv.prediction import Prediction
 from fullconv.preprocess import Remarks, as_tensor, range_remark, rescale, select_bands, working_size
 from fullconv.recipe import parse_recipe
@@ -434,49 +435,12 @@ def network_of(card: Card, tensors: dict[str, Tensor] | None, file: Path) -> Net
         raise ModelFileError(f"{file}: its card has network settings that are unknown: {settings - NETWORK_SETTINGS}.")
     try:
         parse_recipe({key: card.network[key] for key in ("norm", "width", "head") if key in settings}, "its card")
-        return _shapes_of(card) if tensors is None else _filled(card, tensors)
+        return shapes_of(card) if tensors is None else filled(card, tensors)
     except FullconvError as error:
         raise ModelFileError(f"{file}: its network cannot be built: {error}") from error
     except (RuntimeError, TypeError, ValueError, MemoryError) as error:
         first = (str(error).splitlines() or ["too large"])[-1].strip()[:200]
         raise ModelFileError(f"{file}: damaged: its weights do not fit its network ({first}).") from error
-
-
-def _build(card: Card) -> Network:
-    return build(
-        card.variant, backbone=card.backbone, num_classes=card.num_classes, in_channels=card.in_channels, **card.network
-    )
-
-
-def _shapes_of(card: Card) -> Network:
-    """Build the network of a card without memory for its weights."""
-    with torch.device("meta"):
-        return _build(card)
-
-
-def _filled(card: Card, tensors: dict[str, Tensor]) -> Network:
-    """Build the network of a card with its weights: none are drawn at random, and no memory is taken unless all fit.
-
-    Raises:
-        RuntimeError: Names or shapes of the weights are not the network's.
-    """
-    try:
-        network = _shapes_of(card)
-    except RuntimeError:  # of a backbone that computes numbers while it is built
-        network = _build(card)
-    else:
-        network.load_state_dict({name: value.to("meta") for name, value in tensors.items()})
-        network = _build(card) if _holds_more(network) else network.to_empty(device="cpu")
-    network.load_state_dict(tensors)
-    return network
-
-
-def _holds_more(network: nn.Module) -> bool:
-    """Say whether a network holds tensors that are no weights: building it computes them, and no file has them."""
-    for module in network.modules():
-        if module._non_persistent_buffers_set or any(isinstance(value, Tensor) for value in vars(module).values()):
-            return True
-    return False
 
 
 def _load_exported(path: Path, precision: str, engine: str, device: str) -> Segmenter:

@@ -7,9 +7,13 @@ import pytest
 
 SPARING = """
 import sys
+from fullconv.card import Card
 from fullconv.nn import build, zoo
+from fullconv.nn.filling import filled
 
-build("fcn8s", backbone="{backbone}", num_classes=2, weights="none")
+weights = build("fcn8s", backbone="{backbone}", num_classes=2, weights="none").state_dict()
+again = filled(Card(variant="fcn8s", backbone="{backbone}", classes=("a", "b")), weights).state_dict()
+assert all((again[name] == value).all() for name, value in weights.items())
 print("torch._dynamo" in sys.modules, "timm.models.beit" in sys.modules)
 """
 
