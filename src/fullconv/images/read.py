@@ -32,10 +32,8 @@ _AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 _TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
 _MEND = "Copy or export it again, or leave it out"
 _MAGIC = (png.SIGNATURE, jpeg.START, b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
-_MOST_A_PIXEL, _MOST_BESIDE = (
-    16,
-    64 << 20,
-)  # bytes of a JPEG; behind them may lie a film, or nothing that was ever written
+_MOST_A_PIXEL = 16  # bytes of a JPEG, and how many more may lie beside them: a film, or nothing that was ever written
+_MOST_BESIDE = 64 << 20
 _TURNED = range(2, 9)
 _bomb_lock = threading.Lock()
 

@@ -63,9 +63,11 @@ def shapes_of(card: Card) -> Network:
 
 
 def filled(card: Card, tensors: dict[str, Tensor]) -> Network:
-    """Build the network of a card with its weights: none are drawn at random, and little memory is taken unless all fit.
+    """Build the network of a card with its weights; none are drawn at random.
 
-    Without memory PyTorch goes by way of its compiler, which takes more than a second to import.
+    Networks that are known to be no larger than VGG-16 take their memory at once. Of all others, names and shapes are
+    compared first, without memory, whatever a card says: PyTorch does that by way of its compiler, which takes more than a
+    second to import.
 
     Raises:
         RuntimeError: Names or shapes of the weights are not the network's.

@@ -23,6 +23,7 @@ import numpy as np
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
 from fullconv.files.outputs import Format, encode
+from fullconv.preprocess import PLAIN
 from fullconv.scale.manifest import Manifest
 from fullconv.scale.patience import overseen
 from fullconv.scale.places import Place, is_url
@@ -287,6 +288,6 @@ class _Predictor:
                 result["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
                 result["status"] = "done"
             except FullconvError as error:
-                words = str(error).removeprefix("bytes: ").removeprefix("the picture ")
+                words = str(error).removeprefix("bytes: ").removeprefix(f"{PLAIN} ")
                 result["reason"] = f"{picture['input']}: {words}"
         return result | {"seconds": time.perf_counter() - start}
