@@ -40,6 +40,10 @@ def test_a_mask_value_means_what_data_toml_says(keys, meanings):
 )
 def test_decoding_a_mask_is_the_meaning_of_each_pixel(values, ignore, seed):
     keys = {"values": {str(value): name for value, name in values.items()}} if values else {}
+    if any(number != VOID and values.get(number, "void") != "void" for number in ignore):
+        with pytest.raises(DataError, match="is void by ignore_index and"):
+            coding(**keys, ignore_index=ignore)
+        return
     table = coding(**keys, ignore_index=ignore)
     known = [value for value in range(301) if table.meaning(value) is not None]
     raw = np.random.default_rng(seed).choice(known, (5, 6)).astype(np.uint16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,13 @@ class Pair:
     orientation: int
     """EXIF's, which `picture` follows."""
 
+    @cached_property
+    def by_turn(self) -> dict[int, float]:
+        """How much of the picture the mask explains, by the orientation (EXIF, 1 to 8) that the picture is given."""
+        places, ways = _turned_places(len(self.mask)), range(1, 9)
+        turned = self.picture.reshape(-1, 3)[places].reshape(len(places), -1)
+        return dict(zip(ways, explained(self.mask, turned).tolist(), strict=True))
+
 
 def make_pair(sample: Sample, picture: PictureFacts, mask: MaskFacts) -> Pair | None:
     """Return the pair, or None where one of them is too plain to be judged."""
@@ -53,8 +61,8 @@ def make_pair(sample: Sample, picture: PictureFacts, mask: MaskFacts) -> Pair | 
     if len(counts) < 2 or counts[1] < _LEAST_SHARE * labels.size:
         return None
     colors = from_text(picture.look).astype(np.float32)
-    colors -= colors.mean(axis=(0, 1))
-    spread = float(np.sqrt((colors**2).sum(axis=2).mean()))
+    colors -= colors.reshape(-1, 3).mean(axis=0)
+    spread = float(np.sqrt(np.vdot(colors, colors) / labels.size))
     return None if spread < 2 else Pair(sample, colors / spread, labels, picture.orientation)
 
 
@@ -74,12 +82,13 @@ def explained(mask: NDArray[np.uint8], pictures: NDArray[np.float32]) -> NDArray
     Returns:
         (N,) from 0 to 1.
     """
-    labels = np.unique(mask.ravel(), return_inverse=True)[1]
-    count = np.bincount(labels)
-    regions = (labels[None] == np.arange(len(count))[:, None]).astype(np.float32)
+    count = np.bincount(mask.ravel())
+    labels = np.flatnonzero(count)
+    count = count[labels]
+    regions = (mask.ravel() == labels[:, None]).astype(np.float32)
     sums = (regions @ pictures).reshape(len(count), -1, 3)
     between = (sums.astype(np.float64) ** 2).sum(axis=2) / count[:, None]
-    return np.asarray(between.sum(axis=0) / labels.size)
+    return np.asarray(between.sum(axis=0) / mask.size)
 
 
 @dataclass(frozen=True)
@@ -145,11 +154,19 @@ def judge(pairs: Sequence[Pair]) -> Fit | None:
     return Fit(tuple(pairs), table, max(float(others.std()), 1e-6))
 
 
-def turned(pair: Pair) -> dict[int, float]:
-    """Return how much of a picture its mask explains, by the orientation (EXIF, 1 to 8) that the picture is given."""
-    ways = range(1, 9)
-    pictures = columns([tiff.orient(pair.picture, way) for way in ways])
-    return dict(zip(ways, explained(pair.mask, pictures).tolist(), strict=True))
+@cache
+def _turned_places(side: int) -> NDArray[np.intp]:
+    """Return (side * side, 8): which cell of a picture lies at each place when it is turned as EXIF's 1 to 8 ask."""
+    cells = np.arange(side * side).reshape(side, side, 1)
+    return np.stack([tiff.orient(cells, way).ravel() for way in range(1, 9)], axis=1)
+
+
+@cache
+def _moved_places(side: int) -> NDArray[np.intp]:
+    """Return (inner * inner, moves): which cell of a picture lies at each place of the middle after each of `_MOVES`."""
+    cells, inner = np.arange(side * side).reshape(side, side), side - 2 * _MARGIN
+    corners = [(_MARGIN - down, _MARGIN - right) for down, right in _MOVES]
+    return np.stack([cells[y : y + inner, x : x + inner].ravel() for y, x in corners], axis=1)
 
 
 def displaced(pair: Pair) -> dict[tuple[int, int], float]:
@@ -157,13 +174,11 @@ def displaced(pair: Pair) -> dict[tuple[int, int], float]:
 
     The middle leaves out what is moved beyond an edge.
     """
-    side = len(pair.mask) - 2 * _MARGIN
-    places = {(down, right): (_MARGIN - down, _MARGIN - right) for down, right in _MOVES}
-    parts = [pair.picture[y : y + side, x : x + side] for y, x in places.values()]
-    parts = [part - part.mean(axis=(0, 1)) for part in parts]
-    parts = [part / max(float(np.sqrt((part**2).sum(axis=2).mean())), 1e-3) for part in parts]
-    inner = pair.mask[_MARGIN : _MARGIN + side, _MARGIN : _MARGIN + side]
-    return dict(zip(places, explained(inner, columns(parts)).tolist(), strict=True))
+    parts = pair.picture.reshape(-1, 3)[_moved_places(len(pair.mask))]
+    parts -= parts.mean(axis=0)
+    parts /= np.maximum(np.sqrt(np.einsum("cmk,cmk->m", parts, parts) / len(parts)), 1e-3)[:, None]
+    inner = pair.mask[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    return dict(zip(_MOVES, explained(inner, parts.reshape(len(parts), -1)).tolist(), strict=True))
 
 
 def back(orientation: int) -> int:
@@ -179,5 +194,5 @@ def exif_is_missed(sample: Sample, picture: PictureFacts, mask: MaskFacts) -> bo
     pair = make_pair(sample, picture, mask)
     if pair is None or mask.size != picture.size:
         return False
-    fits = turned(pair)
+    fits = pair.by_turn
     return fits[back(picture.orientation)] - fits[1] > _CLEARLY_BETTER

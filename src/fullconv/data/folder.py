@@ -105,11 +105,13 @@ class Folder:
     def _list(self, where: str) -> Pictures:
         found = Pictures()
         base = self.root / where
+        depth = len(base.parts)
         for path in walk(base, self._trouble):
-            if path.suffix.lower() not in IMAGE_SUFFIXES:
+            suffix = path.suffix
+            if suffix.lower() not in IMAGE_SUFFIXES:
                 found.others.append(path)
                 continue
-            stem = path.relative_to(base).with_suffix("").as_posix()
+            stem = "/".join(path.parts[depth:])[: -len(suffix)]
             _add(found, stem, stem, path)
         return found
 

@@ -10,7 +10,7 @@ import numpy as np
 from fullconv.data.dataset import Dataset
 from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import shown
-from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, displaced, judge, make_pair, turned
+from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, displaced, judge, make_pair
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.traces import SIDE
@@ -105,7 +105,7 @@ def _elsewhere(dataset: Dataset, fit: Fit) -> Problem | None:
 
 def _common_way(pairs: Sequence[Pair]) -> int | None:
     """Return the orientation of the pictures in which the masks fit, clearly better than as they are."""
-    fits = [turned(pair) for pair in pairs]
+    fits = [pair.by_turn for pair in pairs]
     best = None
     for way in _WAYS:
         gains = np.array([fit[way] - fit[1] for fit in fits])
@@ -154,7 +154,7 @@ def _single(dataset: Dataset, fit: Fit) -> list[Problem]:
 
 
 def _lies_wrong(pair: Pair) -> bool:
-    fits = turned(pair)
+    fits = pair.by_turn
     return max(fits.values()) > max(0.5, fits[1] + 2 * _TURNED)
 
 

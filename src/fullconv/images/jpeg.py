@@ -35,13 +35,12 @@ def end_of_data(data: bytes) -> int | None:
     return None
 
 
-def what_is_mangled(data: bytes) -> str | None:
+def what_is_mangled(data: bytes, end: int | None) -> str | None:
     """Say what was done to entropy-coded data, which decoders then read as noise without a word; None for nothing that shows.
 
     Sixteen line feeds and more, a carriage return before each, are no chance: a program took the file for text. Many
     zero bytes mean something only where the tables make flat blocks of them; elsewhere nobody's picture holds them.
     """
-    end = end_of_data(data)
     start = data.rfind(b"\xff\xda", 0, end)
     body = data[start:end]
     feeds = body.count(b"\n")
@@ -75,14 +74,13 @@ def is_doubtful(picture: NDArray[Any]) -> bool:
     return bool((block == block[-1, -1]).all())
 
 
-def data_is_short(data: bytes, picture: NDArray[Any], decode: Callable[[bytes], NDArray[Any]]) -> bool:
-    """Whether a picture that was decoded from these bytes had data missing.
+def data_is_short(data: bytes, end: int | None, picture: NDArray[Any], decode: Callable[[bytes], NDArray[Any]]) -> bool:
+    """Whether a picture that was decoded from these bytes had data missing; ``end`` is what `end_of_data` found.
 
     Other data are put before the end marker: a whole picture does not change, as nothing of them is needed. That
     takes a second decoding, so it is done only where the picture ends flat. A progressive file of which only late,
     refining data are missing is valid, if blurred, and passes.
     """
-    end = end_of_data(data)
     if end is None:
         return data.endswith(bytes(_PADDING))
     return is_doubtful(picture) and not np.array_equal(decode(data[:end] + _FILLER + data[end:]), picture)

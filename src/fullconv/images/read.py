@@ -239,9 +239,10 @@ def _decode_safely(
         corner = np.asarray(image.crop((max(0, image.width - 8), max(0, image.height - 4), image.width, image.height)))
         picture = _plain(image) if jpeg.is_doubtful(corner) else corner  # an array of it all takes as long as decoding
         data = file.read(_MOST_A_PIXEL * image.width * image.height + _MOST_BESIDE)
-        if jpeg.data_is_short(data, picture, lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
+        end = jpeg.end_of_data(data)
+        if jpeg.data_is_short(data, end, picture, lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
             raise _too_few_rows(where)
-        if (words := jpeg.what_is_mangled(data)) is not None:
+        if (words := jpeg.what_is_mangled(data, end)) is not None:
             raise PictureError("unreadable", f"{where}: {words}. {_MEND}.")
     return array
 
