@@ -2,9 +2,10 @@
 
 Plain: float32, contiguous, unfused AdamW, `F.cross_entropy` with `ignore_index` on int64 labels, normalisation in
 float: what a training script usually holds. Ours: the step of `fullconv train`, with the precision that it chooses and
-freed memory kept. Both see the same random pictures and labels, each in a process of its own.
+freed memory kept. Both see the same random pictures and labels, each in a process of its own. With `--dice` both add Dice
+to the cross-entropy, as `train` does by itself where a class is rare; the plain one by softmax and one-hot labels.
 
-    python benchmarks/training_step.py [--rounds 7] [--batch 8] [--crop 288 384] [--classes 11]
+    python benchmarks/training_step.py [--dice] [--rounds 7] [--batch 8] [--crop 288 384] [--classes 11]
 """
 
 from __future__ import annotations
@@ -40,7 +41,15 @@ def random_batch(size: int, crop: tuple[int, int], classes: int) -> Batch:
     return Batch(images, {"": masks}, [str(n) for n in range(size)], 0)
 
 
-def plain_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[int, int]):
+def plain_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return 1 - the mean of 2 sum(p y) / (sum(p) + sum(y)) over the classes; no label is void here."""
+    truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).float()
+    p = logits.softmax(dim=1)
+    shared, summed = (p * truth).sum(dim=(0, 2, 3)), (p + truth).sum(dim=(0, 2, 3))
+    return 1 - (2 * shared / summed).mean()
+
+
+def plain_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[int, int], dice: bool):
     """Return a plain step, and its precision."""
     torch.manual_seed(0)
     batch = random_batch(size, crop, classes)
@@ -53,7 +62,10 @@ def plain_step(variant: str, backbone: str, classes: int, size: int, crop: tuple
     def step() -> float:
         x = (images.float() / 255 - mean) / std
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(x), target, ignore_index=255)
+        logits = network(x)
+        loss = F.cross_entropy(logits, target, ignore_index=255)
+        if dice:
+            loss = loss + plain_dice(logits, target)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -61,7 +73,7 @@ def plain_step(variant: str, backbone: str, classes: int, size: int, crop: tuple
     return measured(step), "fp32"
 
 
-def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[int, int]):
+def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[int, int], dice: bool):
     """Return our step, with its precision chosen as `train` does it, and that precision."""
     KEPT.enter_context(freed_memory_kept())
     torch.manual_seed(0)
@@ -70,7 +82,8 @@ def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[i
     network.to(memory_format=torch.channels_last)
     card = Card(variant=variant, backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
     recipe = Recipe(weights="none", lr=2e-3, weight_decay=0.02)
-    stepper = Stepper(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
+    loss = PixelLoss("cross_entropy + dice" if dice else "cross_entropy")
+    stepper = Stepper(recipe, card, {"": loss}, torch.device("cpu"), "fp32")
     stepper.precision = choose_training_precision(network, stepper, batch)
     state = new_state(network, recipe)
     return measured(lambda: stepper.step(state, [batch], 1000)), stepper.precision
@@ -94,8 +107,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, nargs=2, default=(288, 384))
     parser.add_argument("--classes", type=int, default=11)
+    parser.add_argument("--dice", action="store_true")
     options = parser.parse_args()
-    words = (options.variant, options.backbone, options.classes, options.batch, tuple(options.crop))
+    words = (options.variant, options.backbone, options.classes, options.batch, tuple(options.crop), options.dice)
     with elsewhere(plain_step, *words) as (plain, _), elsewhere(our_step, *words) as (ours, precision):
         seconds = alternate({"plain fp32": plain, "fullconv": ours}, options.rounds, warm_up=2)
         memory = {"plain fp32": plain(), "fullconv": ours()}
@@ -107,6 +121,7 @@ def main() -> None:
     print(f"ratio {ratio:.2f}, ours in {precision}; peak memory {plain_peak:.2f} and {our_peak:.2f} GB")
     settings = {key: value for key, value in vars(options).items() if key != "rounds"}
     name = "training_step" if options.variant == "fcn8s" else f"training_step_{options.variant}_{options.backbone}"
+    name += "_dice" * options.dice
     figures = {"precision": precision, "seconds": summary, "ratio": ratio, "peak_memory_bytes": memory}
     path = keep(name, {"settings": settings, **figures})
     print(f"kept in {path.name}")

@@ -75,8 +75,9 @@ class Recipe(BaseModel):
     skip_bad: bool = False
 
     # the loss
-    loss: str = "cross_entropy"
-    """A sum of cross_entropy, focal and dice, each with an optional factor: "cross_entropy + 0.5 * dice"."""
+    loss: str = "auto"
+    """A sum of cross_entropy, focal and dice, each with an optional factor: "cross_entropy + 0.5 * dice"; "auto" is
+    cross_entropy, with dice where a class is rare."""
     class_weights: Literal["auto", "none", "inverse_log", "median_frequency"] | tuple[float, ...] = "auto"
     focal_gamma: float = Field(default=2.0, ge=0)
     reduction: Literal["mean", "sum"] = "mean"

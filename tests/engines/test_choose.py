@@ -170,6 +170,33 @@ def test_a_translated_network_is_kept_and_what_is_old_is_forgotten(tmp_path, mon
     assert {found.stem for found in folder.glob("*.onnx")} == {path.stem}
 
 
+def test_openvino_reads_a_translated_network_from_its_file():
+    network, card = net("skip")
+    fresh = choose.Maker(network, card, torch.device("cpu"))
+    path = cache() / "engines" / translated._place(fresh.identity()).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(maker("skip").onnx().SerializeToString())
+    os.utime(path, (1000, 1000))
+    picture = noise(1, 45, 70, 3)
+    scores = fresh.engine(("openvino", "fp32")).scores(picture)
+    assert torch.equal(scores, maker("skip").engine(("openvino", "fp32")).scores(picture))
+    assert fresh._onnx is None
+    assert path.stat().st_mtime > 1000, "what is in use is young"
+
+
+@pytest.mark.slow
+def test_openvino_makes_a_damaged_file_anew():
+    network, card = net("skip")
+    fresh = choose.Maker(network, card, torch.device("cpu"))
+    path = translated._place(fresh.identity())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(maker("skip").onnx().SerializeToString()[:-5000])
+    picture = noise(1, 45, 70, 3)
+    scores = fresh.engine(("openvino", "fp32")).scores(picture)
+    torch.testing.assert_close(scores, maker("skip").engine(("openvino", "fp32")).scores(picture))
+    assert path.stat().st_size > 5000
+
+
 def test_the_first_of_two_processes_decides(tmp_path):
     asked = {"what": "ever", "candidates": [["openvino", "fp32"], ["torch", "fp32"]]}
     memory = Memory(asked)

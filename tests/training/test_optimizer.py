@@ -34,7 +34,7 @@ from fullconv.training.step import Stepper, set_training_mode
 
 
 def recipe(**settings) -> Recipe:
-    return parse_recipe({"lr": 0.01, "weight_decay": 0.1, **SMALL, **settings})
+    return parse_recipe({"loss": "cross_entropy", "lr": 0.01, "weight_decay": 0.1, **SMALL, **settings})
 
 
 def small(**settings):

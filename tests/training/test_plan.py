@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,9 +74,31 @@ def test_a_subset_is_evenly_spread_and_has_no_picture_twice(total, count):
 # --- defaults --------------------------------------------------------------------------------------------------------
 
 
-def resolved(sizes=((360, 480),), **settings) -> Recipe:
-    statistics = SimpleNamespace(sizes=list(sizes))
-    return resolve(parse_recipe(settings), None, statistics)  # type: ignore[arg-type]
+def resolved(sizes=((360, 480),), pixels=((50, 50),), **settings) -> Recipe:
+    """What is decided for pictures of some sizes, with the pixels of each class of each head."""
+    statistics = [SimpleNamespace(sizes=list(sizes), pixels=np.array(head)) for head in pixels]
+    dataset = SimpleNamespace(labels=range(len(pixels)), statistics=lambda split, head: statistics[head])
+    return resolve(parse_recipe(settings), dataset, statistics[0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "settings", "loss"),
+    [
+        ([(50, 50)], {}, "cross_entropy"),
+        ([(95, 5)], {}, "cross_entropy"),
+        ([(96, 4)], {}, "cross_entropy + dice"),
+        ([(96, 0, 4)], {}, "cross_entropy + dice"),
+        ([(100, 0)], {}, "cross_entropy"),
+        ([(0, 0)], {}, "cross_entropy"),
+        ([(50, 50), (99, 1)], {}, "cross_entropy + dice"),
+        ([(99, 1)], {"accumulate": 2}, "cross_entropy"),
+        ([(99, 1)], {"reduction": "sum"}, "cross_entropy"),
+        ([(99, 1)], {"variant": "voc-fcn8s"}, "cross_entropy"),
+        ([(99, 1)], {"loss": "focal"}, "focal"),
+    ],
+)
+def test_dice_comes_beside_cross_entropy_where_a_class_is_rare(pixels, settings, loss):
+    assert resolved(pixels=pixels, **settings).loss == loss
 
 
 def test_what_is_left_open_is_chosen_by_data_and_start():

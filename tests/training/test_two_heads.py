@@ -125,7 +125,14 @@ def test_void_in_one_head_teaches_the_other(trained, tmp_path):
     data, run = trained
     segmenter, dataset = load(run), fullconv.open_dataset(data)
     recipe = parse_recipe(
-        {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "class_weights": "none"}
+        {
+            "loss": "cross_entropy",
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "class_weights": "none",
+        }
     )
     stepper = Stepper(recipe, segmenter.card, make_losses(recipe, dataset)[0], torch.device("cpu"), "fp32")
     state = new_state(segmenter.network, recipe)

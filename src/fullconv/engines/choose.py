@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -18,12 +19,12 @@ import fullconv
 from fullconv.card import Card
 from fullconv.engines.memory import Choice, Memory, machine
 from fullconv.engines.onnx_engine import OnnxRuntimeEngine
-from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
+from fullconv.engines.openvino_engine import OpenVinoEngine, read_file, read_onnx
 from fullconv.engines.runtimes import ENGINES, is_installed, runtime, versions
 from fullconv.engines.seam import Engine
 from fullconv.engines.sizes import SIDES, multiplications, size_class, told
 from fullconv.engines.torch_engine import TorchEngine
-from fullconv.engines.translated import translated
+from fullconv.engines.translated import kept, translated
 from fullconv.errors import FullconvError, RecipeError, nearest
 from fullconv.modelfile import weights_sha256
 from fullconv.nn import Network, Scores, WholeNetwork
@@ -128,15 +129,24 @@ class Maker:
             return TorchEngine(cast(nn.Module, self.network), self.card, self.device, precision)
         runtime(name, f"--engine {name}")
         if name == "openvino":
-            return OpenVinoEngine(read_onnx(self.onnx()), self.card, precision, self.network.minimum_size)
+            return OpenVinoEngine(self._openvino_model(), self.card, precision, self.network.minimum_size)
         return OnnxRuntimeEngine(self.onnx(), self.card, precision)
 
     def onnx(self) -> Any:
         """Return the network with its preprocessing as an ``onnx.ModelProto``."""
         if self._onnx is None:
-            ours = not isinstance(self.network, WholeNetwork)  # what another does, its weights do not tell
-            self._onnx = translated(self.network, self.card, self.identity() if ours else None)
+            self._onnx = translated(self.network, self.card, self.identity() if self._is_ours() else None)
         return self._onnx
+
+    def _is_ours(self) -> bool:
+        return not isinstance(self.network, WholeNetwork)  # what another does, its weights do not tell
+
+    def _openvino_model(self) -> Any:
+        """Return the network as an ``openvino.Model``, straight from the file where it was translated before."""
+        if self._onnx is None and self._is_ours() and (path := kept(self.identity())) is not None:
+            with suppress(RuntimeError):  # a damaged file is written anew
+                return read_file(path)
+        return read_onnx(self.onnx())
 
     def identity(self) -> str:
         """Return a hash of all that the scores of a picture depend on but the machine and its libraries."""

@@ -36,11 +36,9 @@ def translated(network: Network, card: Card, identity: str | None) -> Any:
     """
     onnx = runtime("onnx", "turning the network into a graph")
     path = None if identity is None else _place(identity)
-    if path is not None and path.is_file():
+    if identity is not None and (there := kept(identity)) is not None:
         with suppress(Exception):  # a damaged file is written anew; protobuf has errors of its own kinds
-            model = onnx.load(path)
-            path.touch()
-            return model
+            return onnx.load(there)
     model = to_onnx(
         capture(ScoreGraph(network, card).eval(), card.in_channels, network.variant), output_names("scores", card)
     )
@@ -52,6 +50,16 @@ def translated(network: Network, card: Card, identity: str | None) -> Any:
     except OutputError as error:
         LOG.info("engine: the translated network could not be kept: %s", error)
     return model
+
+
+def kept(identity: str) -> Path | None:
+    """Return the file of a network that was translated before, and note that it is used; None where there is none."""
+    path = _place(identity)
+    if not path.is_file():
+        return None
+    with suppress(OSError):  # a cache that may only be read
+        path.touch()
+    return path
 
 
 def _place(identity: str) -> Path:

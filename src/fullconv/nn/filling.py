@@ -57,30 +57,44 @@ def _build(card: Card) -> Network:
 
 
 def shapes_of(card: Card) -> Network:
-    """Build the network of a card without memory for its weights."""
+    """Build the network of a card without its weights: they are on the meta device, and take no memory.
+
+    Networks that are known to be no larger than VGG-16 take their memory for a moment: where PyTorch builds on that device, it
+    goes by way of its compiler, which takes more than a second to import.
+    """
+    if _is_known(card):
+        with undrawn():
+            return _build(card).to("meta")
+    return _without_memory(card)
+
+
+def _without_memory(card: Card) -> Network:
     with torch.device("meta"):
         return _build(card)
+
+
+def _is_known(card: Card) -> bool:
+    row = row_of(card.variant)
+    known = card.backbone in TESTED or row.backbone is not None or row.release is not None
+    return known and card.in_channels <= FEW_BANDS and card.network.get("width", 1) <= 1
 
 
 def filled(card: Card, tensors: dict[str, Tensor]) -> Network:
     """Build the network of a card with its weights; none are drawn at random.
 
     Networks that are known to be no larger than VGG-16 take their memory at once. Of all others, names and shapes are
-    compared first, without memory, whatever a card says: PyTorch does that by way of its compiler, which takes more than a
-    second to import.
+    compared first, without memory, whatever a card says; that starts slower (see `shapes_of`).
 
     Raises:
         RuntimeError: Names or shapes of the weights are not the network's.
     """
-    row = row_of(card.variant)
-    known = card.backbone in TESTED or row.backbone is not None or row.release is not None
-    if known and card.in_channels <= FEW_BANDS and card.network.get("width", 1) <= 1:
+    if _is_known(card):
         with undrawn():
             network = _build(card)
         network.load_state_dict(tensors)
         return network
     try:
-        network = shapes_of(card)
+        network = _without_memory(card)
     except RuntimeError:  # of a backbone that computes numbers while it is built
         network = _build(card)
     else:

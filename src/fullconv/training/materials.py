@@ -177,7 +177,7 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
     return [
         f"{recipe.variant} on {network.settings['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
         f" parameters; {recipe.batch_size} {seen}"
-        f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.optimizer}, lr {recipe.lr:g},"
+        f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.loss}, {recipe.optimizer}, lr {recipe.lr:g},"
         f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
         f" {m.threads} thread{'s' * (m.threads != 1)}, {recipe.workers} worker{'s' * (recipe.workers != 1)}.",
         f"{m.steps} step{'s' * (m.steps != 1)} in {m.epochs} epoch{'s' * (m.epochs != 1)}, {m.seconds_per_step:.2f} s a"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fullconv.data import Dataset, Statistics
+from fullconv.data.imbalance import choose_loss
 from fullconv.data.loader import LEAST_STEPS
 from fullconv.errors import RecipeError, RunError
 from fullconv.nn import VARIANTS
@@ -62,6 +63,8 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes:
 
     - Crops are four fifths of the median picture, at most 384 pixels a side, in steps of 32: whole pictures hold few
       surprises, and small maps are quick.
+    - The loss is cross-entropy; with Dice beside it where a class is rare, unless the net is a published one, or the loss
+      is to be a sum over pixels or the same however a batch is cut: Dice is a ratio over what is computed together.
     - A batch holds 8 crops, or as many more as small crops leave room for, up to 16.
     - AdamW starts at 2e-3 from scratch and at 5e-4 from pretrained weights; SGD at 0.05 and 0.01, divided by the pixels
       of a picture where the loss is their sum.
@@ -71,6 +74,10 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes:
     own = None if row is None else row.release.trunk if row.release is not None else row.backbone
     if own is not None and recipe.backbone == Recipe.model_fields["backbone"].default:
         changes["backbone"] = own  # a published net has its own
+    if recipe.loss == "auto":
+        plain = recipe.reduction == "sum" or recipe.accumulate > 1 or (row is not None and row.release is not None)
+        heads = (dataset.statistics("train", head) for head in dataset.labels)
+        changes["loss"] = "cross_entropy" if plain else choose_loss(heads)
     if recipe.crop is None:
         sizes = np.array(statistics.sizes, dtype=np.float64)
         height, width = np.median(sizes, axis=0) * recipe.scale

@@ -19,7 +19,7 @@ _DEFAULTS = {"adamw": (2e-3, 5e-4), "sgd": (0.05, 0.01)}
 
 def summed_pixels(recipe: Recipe, statistics: Statistics) -> float:
     """Return by how much a loss is larger with ``reduction = "sum"``: the valid pixels that a step sees of a picture."""
-    if not any(name in recipe.loss for name in ("cross_entropy", "focal")):
+    if not any(name in recipe.loss for name in ("auto", "cross_entropy", "focal")):
         return 1.0  # dice is a ratio, whatever the number of pixels
     height, width = np.median(np.array(statistics.sizes, dtype=np.float64), axis=0) * recipe.scale
     if isinstance(recipe.crop, tuple):
