@@ -128,3 +128,17 @@ class _TimedFile(io.FileIO):
     def readall(self) -> bytes:
         with part(READING):
             return super().readall() or b""
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people do.
+
+    >>> duration(95), duration(7300), duration(12)
+    ('1 min 35 s', '2 h 2 min', '12 s')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

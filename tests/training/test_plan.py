@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fullconv.errors import RunError
 from fullconv.recipe import Recipe, parse_recipe
-from fullconv.training.console import Console, amount, duration
+from fullconv.timing import duration
+from fullconv.training.console import Console, amount
 from fullconv.training.origin import differences
 from fullconv.training.plan import Measured, Plan, combine, continued, default_workers, read_plan, resolve
 from fullconv.training.trial import plan_steps

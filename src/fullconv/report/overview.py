@@ -9,9 +9,10 @@ from pathlib import Path
 from fullconv import __version__
 from fullconv.report.charts import LOW, TALL, Line, line_chart, series
 from fullconv.report.markup import MISSING, interval, percent, plain, short, text
-from fullconv.report.page import document, duration
+from fullconv.report.page import document
 from fullconv.runs import Run, differing_settings
 from fullconv.storage import write_text
+from fullconv.timing import duration
 
 TONES = "abcdefgh"
 """Colours of lines; more runs than these are in the tables only."""

@@ -18,6 +18,7 @@ from fullconv.report.panels import ReportPicture
 from fullconv.report.style import STYLE
 from fullconv.report.tables import class_table, confusion_table, confusions_list, split_table
 from fullconv.storage import write_text
+from fullconv.timing import duration
 
 # Whatever a class or a file is called, the page can load and run nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -107,14 +108,6 @@ def _subtitle(labels: Labels, history: Sequence[Mapping[str, Any]], data: Mappin
         epochs = f"{len(history)} epoch{'s' * (len(history) != 1)}"
         parts.append(epochs + (f" in {duration(seconds)}" if seconds else ""))
     return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Write a time in seconds, minutes, or hours and minutes."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _scores(reports: Mapping[str, Report], head: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fullconv.training.console import duration
+from fullconv.timing import duration
 
 PATIENCE = 120.0
 """Seconds without a picture after which, and every so often, it is said."""

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fullconv.timing import duration
+
 SECONDS_BETWEEN_LINES = 30.0
 """Of progress where stderr is no terminal."""
 
@@ -124,20 +126,6 @@ class Silence(Console):
 
     def start(self, step: int, steps: int) -> None:
         """Show nothing."""
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as people do.
-
-    >>> duration(95), duration(7300), duration(12)
-    ('1 min 35 s', '2 h 2 min', '12 s')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def amount(count: float) -> str:

@@ -21,7 +21,8 @@ from fullconv.nn.weights import published_weights
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
 from fullconv.tiling import why_not
-from fullconv.training.console import Console, amount, duration
+from fullconv.timing import duration
+from fullconv.training.console import Console, amount
 from fullconv.training.plan import Measured
 from fullconv.training.processes import ALONE, Processes
 
