@@ -65,7 +65,7 @@ def plain_step(variant: str, backbone: str, classes: int, size: int, crop: tuple
         logits = network(x)
         loss = F.cross_entropy(logits, target, ignore_index=255)
         if dice:
-            loss = loss + plain_dice(logits, target)
+            loss = loss + 2 * plain_dice(logits, target)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -82,7 +82,7 @@ def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[i
     network.to(memory_format=torch.channels_last)
     card = Card(variant=variant, backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
     recipe = Recipe(weights="none", lr=2e-3, weight_decay=0.02)
-    loss = PixelLoss("cross_entropy + dice" if dice else "cross_entropy")
+    loss = PixelLoss("cross_entropy + 2 * dice" if dice else "cross_entropy")
     stepper = Stepper(recipe, card, {"": loss}, torch.device("cpu"), "fp32")
     stepper.precision = choose_training_precision(network, stepper, batch)
     state = new_state(network, recipe)
