@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import sys
 import tempfile
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from fullconv.errors import OutputError
+
+_LONGEST_NAME = 255
+"""Bytes of a file name that common file systems take."""
 
 
 def cache_folder() -> Path:
@@ -33,6 +37,9 @@ def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if len(os.fsencode(temporary.name)) > _LONGEST_NAME:
+        short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:24]
+        temporary = path.with_name(f".{short}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -149,6 +149,7 @@ def test_masks_beside_their_pictures_are_found_in_the_folders_of_splits(tmp_path
 def test_a_folder_above_the_data_names_what_lies_below(tmp_path):
     save(scene(STEMS[0]).picture, tmp_path / "devkit/VOC2012/JPEGImages/a.jpg")
     save(scene(STEMS[0]).labels, tmp_path / "devkit/VOC2012/SegmentationClass/a.png")
+    (tmp_path / "tools").mkdir()
     refused(tmp_path, f"did you mean {tmp_path / 'devkit/VOC2012'}")
     pairs(tmp_path / "devkit/other")
     refused(tmp_path, "devkit/VOC2012/, devkit/other/ look like data sets")

@@ -47,8 +47,8 @@ class Census:
     """Those where that is one and the same number, which may be a class of borders."""
     firm: Counter[int] = field(default_factory=Counter)
     """Masks by number in which it fills more than borders."""
-    torn: list[tuple[Sample, tuple[int, int]]] = field(default_factory=list)
-    """Those of few numbers with an edge, and which blocks their edges go through (`blocks.torn_blocks`)."""
+    torn: list[tuple[Sample, str, tuple[int, int]]] = field(default_factory=list)
+    """Those of few numbers with an edge, their digests, and which blocks their edges go through (`blocks.torn_blocks`)."""
     rings: int = 0
     """Of the soft ones, as `Traces` counts them."""
     ramps: int = 0
@@ -65,7 +65,7 @@ class Census:
         """Count one mask that can be read; `by_color` where colours have names."""
         self.masks += 1
         if max(facts.traces.torn) > 0:
-            self.torn.append((sample, facts.traces.torn))
+            self.torn.append((sample, facts.digest, facts.traces.torn))
         in_color = facts.in_color and not all_grey(facts)
         if is_blurred(facts, frozenset() if in_color else self.void):
             seen = sum(facts.traces.ramps.values())
@@ -119,8 +119,8 @@ class Census:
 
     def in_blocks(self) -> list[Sample]:
         """Return the masks whose edges keep to blocks of 8x8 pixels."""
-        all_of_them = on_grid([torn for _, torn in self.torn])
-        return [sample for sample, torn in self.torn if (all_of_them and torn[1] > torn[0]) or is_on_grid(torn)]
+        all_of_them = on_grid(list({digest: torn for _, digest, torn in self.torn}.values()))  # copies tell nothing new
+        return [sample for sample, _, torn in self.torn if (all_of_them and torn[1] > torn[0]) or is_on_grid(torn)]
 
     def cause(self) -> str:
         """Say what most probably made the numbers in between."""

@@ -18,7 +18,7 @@ from fullconv.data.coding import MaskCoding, make_coding
 from fullconv.data.facts import MaskFacts, PictureFacts, together
 from fullconv.data.folder import Folder, open_root
 from fullconv.data.formats import Found
-from fullconv.data.formats.table import detect
+from fullconv.data.formats.table import detect, enter
 from fullconv.data.inference import infer_classes
 from fullconv.data.problems import BadDataError, Problem, errors, of_head
 from fullconv.data.samples import Colors, Sample
@@ -210,6 +210,15 @@ def open_dataset(
     return open_with({}, path, format, skip_bad, folds, fold)
 
 
+def find_root(path: str | os.PathLike[str], format: str | None = None) -> Path:  # noqa: A002
+    """Return the folder that holds a data set: the path, what its `.zip` was unpacked to, or the only folder in there.
+
+    Raises:
+        DataError: There is no such folder, or it is empty or cannot be read.
+    """
+    return enter(open_root(path), format)
+
+
 def open_with(
     more: Mapping[str, Any],
     path: str | os.PathLike[str],
@@ -219,7 +228,7 @@ def open_with(
     fold: int | None = None,
 ) -> Dataset:
     """Open a data set as if its `data.toml` had these keys, too; everything else as `open_dataset`."""
-    root = open_root(path)
+    root = find_root(path, format)
     settings = read_settings(root)
     if more:
         given: dict[str, Any] = {key: getattr(settings, key) for key in settings.model_fields_set}

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fullconv.data.dataset import Dataset, open_dataset, open_with
+from fullconv.data.dataset import Dataset, find_root, open_dataset, open_with
 from fullconv.data.findings import Findings, shown
-from fullconv.data.folder import open_root
 from fullconv.data.outlook import forecast
 from fullconv.data.problems import BadDataError, Problem, errors, of_head, problem
 from fullconv.data.samples import Sample
@@ -102,7 +101,7 @@ def examine(
         return _examine(data, [], progress)
     root = Path(data)
     try:
-        root = open_root(data)
+        root = find_root(data, format)
         return _examine(open_dataset(data, format=format), [], progress)
     except BadDataError as error:
         before = list(error.problems)
@@ -192,11 +191,29 @@ def _examine_head(dataset: Dataset, tally: Tally, progress: Progress | None) -> 
             done += 1
             if progress is not None:
                 progress(done, total)
-    problems = [of_head(found, head) for found in [*of_masks.problems(), *tally.of_masks()]]
+    judged = _without_kept_back(dataset, tally, of_masks.problems())
+    problems = [of_head(found, head) for found in [*judged, *tally.of_masks()]]
     if head == dataset.heads[0]:
         general = [*findings.problems(), *_different_kinds(dataset, kinds), *tally.of_pictures()]
         problems = [*dataset.problems, *_empty_splits(dataset), *general, *problems]
     return problems
+
+
+def _without_kept_back(dataset: Dataset, tally: Tally, problems: list[Problem]) -> list[Problem]:
+    """Tell masks that are void everywhere as a note where all of test are: many sets keep these back so."""
+    void = tally.void.get("test", [])
+    if not void or len(void) < len(dataset.splits["test"]):
+        return problems
+    names = [shown(sample.judged(tally.head), dataset.root) for sample in void]
+    words = "masks of test are void everywhere, as where those who made the set keep them back"
+    found = [problem("all-void", "note", names, words, "")]
+    for one in problems:
+        if one.code != "all-void":
+            found.append(one)
+        elif more := [s for split, members in tally.void.items() if split != "test" for s in members]:
+            files = [shown(sample.judged(tally.head), dataset.root) for sample in more]
+            found.append(problem("all-void", "warning", files, one.cause, one.remedy))
+    return found
 
 
 def _classes_of(tally: Tally) -> list[dict[str, Any]]:
@@ -226,6 +243,9 @@ def _without_repetition(problems: list[Problem]) -> list[Problem]:
     """Leave out what follows from a larger problem."""
     codes = {found.code for found in problems}
     hidden = {code for larger, smaller in _EXPLAINS.items() if larger in codes for code in smaller}
+    counts = {found.code: found.count for found in problems}
+    if 2 * counts.get("unknown-label", 0) > counts.get("nothing-to-learn", 0):  # what is unknown may be the classes
+        hidden.add("nothing-to-learn")
     return [found for found in problems if found.code not in hidden]
 
 
@@ -234,8 +254,9 @@ def _empty_splits(dataset: Dataset) -> list[Problem]:
     if not dataset.splits.get("train"):
         words = "there is nothing to train on: no picture with a mask in train"
         found.append(problem("empty-split", "error", ["train"], words, "Put pictures and masks there."))
+    kept_back = any(one.code == "missing-mask" and one.severity == "note" for one in dataset.problems)
     for split in ("val", "test"):
-        if split in dataset.splits and not dataset.splits[split]:
+        if split in dataset.splits and not dataset.splits[split] and not (split == "test" and kept_back):
             words = f"there is no picture with a mask in {split}"
             remedy = "Put some there; without val the last model is kept, not the best."
             found.append(problem("empty-split", "warning", [split], words, remedy if split == "val" else ""))

@@ -135,12 +135,17 @@ class Fit:
         return [(self.pairs[i], self.pairs[best[i]]) for i in np.flatnonzero(clear)]
 
     def strangers(self) -> list[Pair]:
-        """Return pairs whose mask fits the picture much worse than nearly all others do theirs."""
+        """Return pairs whose mask fits the picture much worse than nearly all others do theirs, and no better than chance.
+
+        A picture with little in it fits its mask badly, but still better than it fits the masks of others.
+        """
         own = np.diagonal(self.table)
         middle = float(np.median(own))
         if self.strength() < 3 * CLEAR or middle < 5 * self.noise:
             return []
-        return [pair for pair, fit in zip(self.pairs, own, strict=True) if fit < middle / 4]
+        most = max(1, len(own) // 5)
+        better = np.maximum((self.table > own).sum(axis=0), (self.table > own[:, None]).sum(axis=1))
+        return [self.pairs[i] for i in np.flatnonzero((own < middle / 4) & (better > most))]
 
 
 def judge(pairs: Sequence[Pair]) -> Fit | None:

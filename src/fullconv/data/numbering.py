@@ -17,6 +17,9 @@ from fullconv.labels import MAX_CLASSES, VOID
 _WIDE = (256, 257)
 """Factors between 8 and 16 bits."""
 
+_TOPS = (VOID, 65535)
+"""The largest numbers of 8 and 16 bits, which are white."""
+
 _MANY = 8
 """Numbers from which on they may count instances."""
 
@@ -106,13 +109,15 @@ class Numbering:
         return {**table, "values": values}
 
     def binary(self) -> Problem | None:
-        """Masks of 0 and 255 only."""
-        if (self.classes and len(self.classes) != 2) or set(self.census.numbers) not in ({0, VOID}, {VOID}):
+        """Masks of 0 and 255 only, or of 0 and 65535."""
+        top = max(self.census.numbers, default=0)
+        if (self.classes and len(self.classes) != 2) or set(self.census.numbers) != {0, top} or top not in _TOPS:
             return None
         first, second = self.classes or ("background", "foreground")
         table: dict[str, object] = {} if self.classes else {"classes": [first, second]}
-        table["values"] = {0: first, VOID: second}
-        words = "masks hold only 0 and 255, and 255 is void unless it is named as a class"
+        table["values"] = {0: first, top: second}
+        means = "255 is void unless it is named as a class" if top == VOID else f"{top} is no class unless it is named"
+        words = f"masks hold only 0 and {top}, and {means}"
         return self._problem("binary-mask", words, table)
 
     def scaled(self) -> Problem | None:

@@ -7,9 +7,11 @@ from fullconv.data.formats import Format, Found
 from fullconv.data.formats.pairs import Sides, flat, kind_first, read_pairs, split_first, split_folders
 from fullconv.data.settings import SPLITS, DataSettings
 
-_IMAGES = ("images", "image", "imgs", "img", "pictures", "photos", "inputs", "input", "rgb", "jpegimages")
+_IMAGES = ("images", "image", "imgs", "img", "pictures", "photos", "inputs", "input", "rgb", "jpegimages", "x", "raw", "data",
+    "img_dir", "image_dir", "images_png", "original", "originals", "original_images", "701_stillsraw_full")  # fmt: skip
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot", "gt", "gts", "ground_truth",
-    "groundtruth", "truth", "targets", "target", "segmentation", "segmentations", "segs", "seg")  # fmt: skip
+    "groundtruth", "truth", "targets", "target", "segmentation", "segmentations", "segs", "seg", "y", "ann_dir",
+    "mask_dir", "label_dir", "masks_png", "ground truth", "label_images_semantic", "labeledapproved_full")  # fmt: skip
 
 
 def detect(folder: Folder, settings: DataSettings) -> str | None:

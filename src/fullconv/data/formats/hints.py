@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fullconv.data.folder import IMAGE_SUFFIXES, Folder, is_clutter
+from fullconv.data.formats.unlike import BRUSH, BRUSH_WORDS
 from fullconv.data.texts import beginning
 from fullconv.errors import DataError
 
 _MOST = 60
 """Folders that are looked into."""
-_BRUSH = re.compile(r"task-\d+-annotation-\d+-by-\d+-tag-.*\.(png|npy)")
 _TOOLS = {
     "shape_attributes": "of the VGG Image Annotator",
     "<bndbox>": "of PASCAL VOC's boxes",
@@ -72,8 +72,8 @@ def _files(place: Path) -> list[Path]:
 
 def _brush(folder: Folder, _: object) -> str:
     for place in (folder.root, *_inner(folder)):
-        if any(_BRUSH.fullmatch(path.name) for path in _files(place)[:20]):
-            return 'This is Label Studio\'s export "Brush labels", which does not say of which picture: export JSON instead.'
+        if any(BRUSH.fullmatch(path.name) for path in _files(place)[:20]):
+            return BRUSH_WORDS
     return ""
 
 

@@ -29,6 +29,7 @@ from fullconv.images.read import decode, image_size
 from fullconv.storage import cache_folder, write_bytes
 
 _KEY = re.compile(r'"(shapes|imagePath|imageData)"\s*:')
+_KEYS = {"imagePath", "imageData"}
 _LEAST = {"polygon": 3, "line": 2, "linestrip": 2, "rectangle": 2, "circle": 2}
 """Different points that a shape of a kind needs to be one."""
 
@@ -63,6 +64,8 @@ def read(folder: Folder, settings: DataSettings) -> Found:
                 if not isinstance(table["shapes"], list):
                     raise DataError(f"{path}: shapes is no list, so it is no annotation of labelme. Save it again.")
                 tables[path] = table
+            elif _KEYS & table.keys():
+                raise DataError(f"{path}: has no list of shapes, so it says nothing. Save it again.")
         except DataError as error:
             broken.append((path, error))
     found.problems += unreadable(broken, folder.root)
@@ -191,7 +194,7 @@ def _shapes(entry: dict[str, Any], label: int) -> list[Shape]:
     if found is None:
         return []
     x, y = found[0]
-    if kind in ("polygon", "oriented_rectangle"):
+    if kind in ("polygon", "oriented_rectangle", "rotation", "quadrilateral"):  # the last two are X-AnyLabeling's
         whole = len(found) > 2 if kind == "polygon" else len(found) == 4
         return [Shape("polygon", label, (found,))] if whole else []
     if kind == "rectangle" and len(found) in (2, 4):

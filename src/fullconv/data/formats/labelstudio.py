@@ -71,7 +71,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     for path, task, rows, count in tasks:
         name = _picture(task)
         if count == 0:
-            unlabelled.append(name)
+            unlabelled += [] if task.get("annotations") else [name]  # else somebody skipped it
             continue
         last = PurePosixPath(name)
         plain = str(last.parent / _PREFIX.sub("", last.name))

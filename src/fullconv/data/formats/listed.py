@@ -11,14 +11,13 @@ from typing import NamedTuple
 from fullconv.data.folder import IMAGE_SUFFIXES, Folder, is_clutter
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.locate import Locator
-from fullconv.data.formats.pairs import Sides, read_pairs, split_folders
+from fullconv.data.formats.pairs import SUFFIXES, Sides, read_pairs, split_folders
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import DataSettings
 from fullconv.data.splits import read_list
 from fullconv.data.texts import beginning, column
 
-SUFFIXES = ("_mask", "_L", "_gtFine_labelIds", "_labels", "_label", "_gt", "_seg", "_segmentation", "_matte")
 _KINDS = ("*.txt", "*.csv", "*.tsv", "*.lst")
 _MOST = 50
 """Text files in one folder that may be lists."""

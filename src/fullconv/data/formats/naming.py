@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fullconv.data.named import VOID_NAME, mistyped_classes, numbered_classes, similar_classes
-from fullconv.data.problems import Problem, problem
+from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, nearest
 from fullconv.labels import VOID
@@ -31,6 +31,7 @@ class Naming:
                 raise DataError(
                     f"{root / 'data.toml'}: {key} is for masks that are pictures. Take it out: names count."
                 )
+        self._root = root
         there = list(dict.fromkeys(name for name in names if name not in _IGNORED))
         rest = settings.unlabeled
         if settings.classes is not None:
@@ -81,5 +82,17 @@ class Naming:
         return found
 
     def settings(self) -> dict[str, object]:
-        """Return the keys of data.toml that follow."""
+        """Return the keys of data.toml that follow.
+
+        Raises:
+            BadDataError: There are fewer than two classes.
+        """
+        if len(self.classes) < 2:
+            words = "annotations draw nothing, so there is no class to learn"
+            if self._counts:
+                words = (
+                    f"annotations draw only '{self.classes[0]}', and a network needs two classes or more to tell apart"
+                )
+            remedy = 'Draw shapes, or name all classes in data.toml: classes = ["background", "..."].'
+            raise BadDataError(str(self._root), [problem("few-classes", "error", [], words, remedy)])
         return {"classes": self.classes}

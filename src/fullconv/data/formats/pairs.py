@@ -16,7 +16,8 @@ from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import SPLITS, DataSettings
 from fullconv.errors import DataError
 
-_USUAL = ("_mask", "_L", "_gtFine_labelIds")
+SUFFIXES = ("_mask", "_L", "_gtFine_labelIds", "_labels", "_label", "_gt", "_seg", "_segmentation", "_matte")
+"""What masks are usually called behind the names of their pictures."""
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
@@ -274,10 +275,22 @@ class _Where:
 
 
 def _known_suffix(pictures: Pictures, labels: Pictures) -> str:
-    """Return a usual suffix of masks where no mask has its picture's own name, and most have that suffix."""
+    """Return a usual suffix of masks where no mask has its picture's own name, and most have that suffix.
+
+    It may also be the suffix of the pictures, as of a.jpg.png.
+    """
     if not any(key in labels.files for key in pictures.files):
-        for suffix in _USUAL:
+        for suffix in (*SUFFIXES, *sorted({path.suffix for path in pictures.files.values()})):
             if 2 * sum(key + suffix in labels.files for key in pictures.files) > len(pictures.files):
+                return suffix
+        first = next(iter(pictures.files), "")
+        own = {
+            key.removeprefix(first) for key in labels.files if key.startswith(first) and key[len(first) :][:1] in "_-. "
+        }
+        for suffix in (
+            own if len(own) == 1 else ()
+        ):  # an unusual one: where each picture has one and no mask is left over
+            if {key + suffix for key in pictures.files} == set(labels.files):
                 return suffix
     return ""
 

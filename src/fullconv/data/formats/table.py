@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fullconv.data.folder import Folder
+import re
+from pathlib import Path
+
+from fullconv.data.folder import Folder, is_clutter
 from fullconv.data.formats import (
     Format,
     ade_full,
@@ -39,6 +42,10 @@ FORMATS: tuple[Format, ...] = (
     *alike.FORMATS,
 )
 
+_DEEPEST = 4
+"""Folders that are gone into."""
+_ABOUT = re.compile(r"(?i)read ?me|licen[cs]e|copying|.*\.(md|pdf|html?|url|docx?)$")
+"""Files that tell about a data set and are no part of it."""
 _WEAK = (("list",), ("other-names",), ("suffix",))
 """Formats that count where nothing before them fits: CamVid and VOC have lists, too."""
 
@@ -67,6 +74,38 @@ def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
         choices = " or ".join(f"--format {row.name}" for row, _ in fits)
         raise DataError(f"{folder.root}: {len(fits)} layouts fit: {said}. Say which: {choices}.")
     return fits[0][0]
+
+
+def enter(root: Path, wanted: str | None) -> Path:
+    """Return the folder of the data set: one that holds nothing but another folder is gone into where nothing fits.
+
+    Archives are unpacked so: VOCdevkit/VOC2012, or a folder of the archive's name.
+    """
+    here: Path | None = root
+    for _ in range(_DEEPEST):
+        inner = None if here is None else _only_folder(here)
+        if inner is None or (here == root and _fits(Folder(root), wanted)):
+            return root
+        if (inner / "data.toml").is_file() or _fits(Folder(inner), wanted):
+            return inner
+        here = inner
+    return root
+
+
+def _only_folder(place: Path) -> Path | None:
+    """Return the one folder in a place that holds nothing else but words about it."""
+    try:
+        there = [path for path in place.iterdir() if not is_clutter(path.name)]
+    except OSError:
+        return None
+    inner = [path for path in there if not (_ABOUT.match(path.name) and path.is_file())]
+    return inner[0] if len(inner) == 1 and inner[0].is_dir() else None
+
+
+def _fits(folder: Folder, wanted: str | None) -> bool:
+    nothing_said = DataSettings()
+    rows = [row for row in FORMATS if wanted in (None, row.name, row.family)]
+    return any(row.detect(folder, nothing_said) is not None for row in rows)
 
 
 _ADVICE = (

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from fullconv.data.folder import Pictures, is_glob
 
 _KEYS = ("images", "masks")
+BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*\.(png|npy)")
+"""Files of Label Studio's export "Brush labels"."""
+BRUSH_WORDS = 'This is Label Studio\'s export "Brush labels", which does not say of which picture: export JSON instead.'
 
 
 def common_suffix(alone: Collection[str], masks: Collection[str]) -> str | None:
@@ -36,6 +41,12 @@ def advice(alone: list[str], pictures: Pictures, labels: Pictures, places: tuple
     if (suffix := common_suffix(alone, labels.files)) is not None:
         return f'Masks are named with a suffix: add to data.toml: mask_suffix = "{suffix}"'
     masks = places[1]
+    if any(BRUSH.fullmatch(path.name) for path in list(labels.files.values())[:20]):
+        return BRUSH_WORDS
+    inner = _further_in(alone, labels.files) if only and not any(map(is_glob, places)) else None
+    if inner is not None:
+        lines = "\n".join(f'{k} = "{p}{"/" * bool(i)}{i}"' for k, p, i in zip(_KEYS, places, inner, strict=True))
+        return f"They lie in folders of their own: add to data.toml:\n{lines}"
     others = {PurePosixPath(path.name).stem: path.suffix for path in labels.others}
     kinds = sorted({others[name] for key in alone if (name := key.rpartition("/")[2]) in others})
     if kinds:
@@ -54,6 +65,23 @@ def advice(alone: list[str], pictures: Pictures, labels: Pictures, places: tuple
     example = next((path.name for key, path in labels.files.items() if key not in alone), None)
     said = f" ({masks}/ has {example}, for example)" if example else ""
     return f"Add a mask of the same name to {masks}/{said}, or move the picture away."
+
+
+def _further_in(alone: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
+    """Return the inner folders of pictures and of masks below which the names are the same, if that pairs most."""
+    by_name: dict[str, list[str]] = {}
+    for key in masks:
+        by_name.setdefault(PurePosixPath(key).name, []).append(key)
+    found: Counter[tuple[str, str]] = Counter()
+    for key in alone:
+        for mask in by_name.get(PurePosixPath(key).name, ())[:8]:
+            one, other = key.split("/"), mask.split("/")
+            while one and other and one[-1] == other[-1]:
+                one.pop()
+                other.pop()
+            found["/".join(one), "/".join(other)] += 1
+    ((best, count),) = found.most_common(1) or (((("", ""), 0)),)
+    return best if 2 * count > len(alone) and any(best) else None
 
 
 def _patterns(alone: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[str, str] | None:
