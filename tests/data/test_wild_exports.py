@@ -12,7 +12,7 @@ from PIL import Image
 from test_as_exported import STEMS, pairs, read, refused, scene
 
 from fault_sets import CLASSES, save
-from fullconv.data import examine
+from fullconv.data import examine, open_dataset
 from fullconv.data.census import Census
 from fullconv.data.facts import MaskFacts
 from fullconv.data.fit import Fit, Pair
@@ -44,14 +44,29 @@ def test_no_folder_is_gone_into_where_there_is_a_choice_or_nothing_inside(tmp_pa
     pairs(tmp_path / "two/a")
     pairs(tmp_path / "two/b")
     refused(tmp_path / "two", "unusable", "a/, b/ look like data sets")
-    pairs(tmp_path / "said/a")
-    (tmp_path / "said/data.toml").write_text(CLASSES, encoding="utf-8")
-    refused(tmp_path / "said", "unusable", "a/ looks like one")
     (tmp_path / "bare/x/y").mkdir(parents=True)
     refused(tmp_path / "bare", "unusable", str(tmp_path / "bare"))
     (tmp_path / "round").mkdir()
     (tmp_path / "round/again").symlink_to(tmp_path / "round")
     refused(tmp_path / "round", "unusable")
+
+
+def test_lines_for_data_toml_may_be_put_where_the_user_pointed(tmp_path):
+    pairs(tmp_path / "a/b", named=False)
+    for path in (tmp_path / "a/b/masks").iterdir():
+        save(np.asarray(Image.open(path)) + np.uint8(1), path)
+    remedy = told(tmp_path)["off-by-one"].remedy
+    for place in ("", "a", "a/b"):  # all three are the folder of the set, and agree however it is opened
+        where = tmp_path / place / "data.toml"
+        where.write_text(remedy.partition("data.toml:\n")[2], encoding="utf-8")
+        assert [len(open_dataset(tmp_path / opened).classes) for opened in ("", "a", "a/b")] == [4] * 3
+        where.unlink()
+    where = tmp_path / "data.toml"
+    where.write_text("clases = 3", encoding="utf-8")
+    refused(tmp_path, "unusable", "classes")
+    (tmp_path / "other").mkdir()
+    where.write_text(CLASSES, encoding="utf-8")
+    assert "off-by-one" in told(tmp_path / "a/b")  # beside another folder it is none of this set's
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,10 @@ from fullconv.storage import cache_folder
 _SUFFIXES = "avif bmp gif heic heif jfif jp2 jpeg jpg pbm pgm png pnm ppm tga tif tiff webp"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split(" "))
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+DEEPEST = 4
+"""Folders that hold nothing but another one and are gone into."""
+_ABOUT = re.compile(r"(?i)read ?me|licen[cs]e|copying|data\.toml$|.*\.(md|pdf|html?|url|docx?)$")
+"""Files that tell about a data set and hold none of it."""
 _UNPACKED_LIMIT = 200  # a zip may grow by this factor; pictures hardly shrink, so more is a bomb
 _UNPACKED_FREE = 1 << 30  # bytes to which any zip may grow
 
@@ -170,6 +174,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads back to itself
         return False
+
+
+def only_folder(place: Path) -> Path | None:
+    """Return the one folder in a place that holds nothing else but words about it and data.toml; None where it holds more."""
+    try:
+        there = [path for path in place.iterdir() if not is_clutter(path.name)]
+    except OSError:
+        return None
+    inner = [path for path in there if not (_ABOUT.match(path.name) and path.is_file())]
+    return inner[0] if len(inner) == 1 and inner[0].is_dir() else None
 
 
 def is_clutter(name: str) -> bool:

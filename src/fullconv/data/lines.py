@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fullconv.data.settings import read_table
+from fullconv.data.settings import read_table, table_file
 from fullconv.data.texts import read_text
 
 _HEADER = re.compile(r"^\s*\[{1,2}[\w.\"' -]+\]{1,2}\s*(#.*)?$", re.MULTILINE)
@@ -32,7 +32,7 @@ def advise(root: Path, table: Mapping[str, Any], gone: tuple[str, ...] = ()) -> 
         parts.append("Replace in data.toml:\n" + "\n".join(lines(other)))
     if new:
         # behind the header of a table a line would belong to that table
-        place = "at the top of" if there and _HEADER.search(read_text(root / "data.toml")) else "to"
+        place = "at the top of" if there and _HEADER.search(read_text(table_file(root))) else "to"
         parts.append(f"Add {place} data.toml:\n" + "\n".join(lines(new)))
     return "\n".join(parts)
 

@@ -9,7 +9,7 @@ from typing import Any
 from fullconv.data.dataset import Dataset
 from fullconv.data.lines import lines
 from fullconv.data.problems import Problem
-from fullconv.data.settings import DataSettings, parse_settings, read_table
+from fullconv.data.settings import DataSettings, parse_settings, read_table, table_file
 from fullconv.errors import DataError, OutputError
 from fullconv.labels import VOID
 from fullconv.storage import write_text
@@ -63,7 +63,7 @@ def write(dataset: Dataset | None, problems: Iterable[Problem], root: Path, give
         DataError: There is one that says something else, nothing could be inferred, or what was found contradicts itself.
         OutputError: The folder cannot be written.
     """
-    where = root / "data.toml"
+    where = table_file(root)
     if Path(given).is_file():
         raise DataError(f"{given}: is a .zip, into which nothing is written. Unpack it, and check the folder.")
     if not root.is_dir():

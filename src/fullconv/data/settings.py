@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fullconv.data.folder import DEEPEST, only_folder
 from fullconv.data.named import VOID_NAME, read_classes, read_color_table
 from fullconv.data.texts import read_text
 from fullconv.errors import DataError, FullconvError, nearest
@@ -224,6 +225,19 @@ def inside(path: str) -> str:
     return "/".join(parts)
 
 
+def table_file(root: Path) -> Path:
+    """Return where `data.toml` is, or would be: in the data folder, or above it in one that holds nothing but that folder."""
+    for above in root.parents[:DEEPEST]:
+        if (root / "data.toml").is_file():
+            break
+        if (above / "data.toml").is_file():
+            inner: Path | None = above
+            while inner is not None and inner != root and inner in root.parents:
+                inner = only_folder(inner)
+            return (above if inner == root else root) / "data.toml"
+    return root / "data.toml"
+
+
 def read_table(root: Path) -> dict[str, Any]:
     """Read `data.toml` as it is; empty where there is none.
 
@@ -231,7 +245,7 @@ def read_table(root: Path) -> dict[str, Any]:
         DataError: It cannot be read, or is no TOML.
     """
     table: dict[str, Any] = {}
-    where = root / "data.toml"
+    where = table_file(root)
     if not where.is_file():
         names = ("data.toml", "data.toml.txt")  # editors of Windows add a suffix that its file manager hides
         near = next((path.name for path in sorted(root.glob("[dD]*")) if path.name.lower() in names), None)
@@ -254,7 +268,7 @@ def read_settings(root: Path) -> DataSettings:
         DataError: A file cannot be read, a key is unknown or a value wrong; the message names it.
     """
     table = read_table(root)
-    where = root / "data.toml"
+    where = table_file(root)
     if "class_colors" in table:
         raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
     listed = root / "classes.txt"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from fullconv.data.folder import Folder, is_clutter
+from fullconv.data.folder import DEEPEST, Folder, only_folder
 from fullconv.data.formats import (
     Format,
     ade_full,
@@ -23,7 +22,7 @@ from fullconv.data.formats import (
     voc,
 )
 from fullconv.data.formats.hints import hint
-from fullconv.data.settings import DataSettings
+from fullconv.data.settings import DataSettings, read_settings
 from fullconv.errors import DataError, nearest
 
 FORMATS: tuple[Format, ...] = (
@@ -42,10 +41,6 @@ FORMATS: tuple[Format, ...] = (
     *alike.FORMATS,
 )
 
-_DEEPEST = 4
-"""Folders that are gone into."""
-_ABOUT = re.compile(r"(?i)read ?me|licen[cs]e|copying|.*\.(md|pdf|html?|url|docx?)$")
-"""Files that tell about a data set and are no part of it."""
 _WEAK = (("list",), ("other-names",), ("suffix",))
 """Formats that count where nothing before them fits: CamVid and VOC have lists, too."""
 
@@ -79,33 +74,27 @@ def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
 def enter(root: Path, wanted: str | None) -> Path:
     """Return the folder of the data set: one that holds nothing but another folder is gone into where nothing fits.
 
-    Archives are unpacked so: VOCdevkit/VOC2012, or a folder of the archive's name.
+    Archives are unpacked so: VOCdevkit/VOC2012, or a folder of the archive's name. A data.toml may lie on the way.
     """
-    here: Path | None = root
-    for _ in range(_DEEPEST):
-        inner = None if here is None else _only_folder(here)
-        if inner is None or (here == root and _fits(Folder(root), wanted)):
-            return root
-        if (inner / "data.toml").is_file() or _fits(Folder(inner), wanted):
-            return inner
-        here = inner
+    here = only_folder(root)
+    if here is None or _fits(root, wanted):
+        return root
+    for _ in range(DEEPEST):
+        if here is None:
+            break
+        if _fits(here, wanted):
+            return here
+        here = only_folder(here)
     return root
 
 
-def _only_folder(place: Path) -> Path | None:
-    """Return the one folder in a place that holds nothing else but words about it."""
+def _fits(root: Path, wanted: str | None) -> bool:
     try:
-        there = [path for path in place.iterdir() if not is_clutter(path.name)]
-    except OSError:
-        return None
-    inner = [path for path in there if not (_ABOUT.match(path.name) and path.is_file())]
-    return inner[0] if len(inner) == 1 and inner[0].is_dir() else None
-
-
-def _fits(folder: Folder, wanted: str | None) -> bool:
-    nothing_said = DataSettings()
-    rows = [row for row in FORMATS if wanted in (None, row.name, row.family)]
-    return any(row.detect(folder, nothing_said) is not None for row in rows)
+        settings = read_settings(root)
+        rows = [row for row in FORMATS if (wanted or settings.format) in (None, row.name, row.family)]
+        return any(row.detect(Folder(root), settings) is not None for row in rows)
+    except DataError:  # is told by who opens it
+        return True
 
 
 _ADVICE = (
