@@ -23,7 +23,7 @@ from fullconv import catalogue
 from fullconv.cli import COMMANDS, main
 from fullconv.cli.learn import collect, exit_code
 from fullconv.cli.use import parse_bytes, parse_tile
-from fullconv.cli.words import Progress
+from fullconv.cli.words import Progress, use_utf8
 from fullconv.errors import FullconvError, RecipeError
 from fullconv.labels import read_label_map
 from fullconv.nn import build
@@ -115,6 +115,11 @@ def test_help_loads_neither_torch_nor_numpy():
         ("predict m p -o o --tile big", "--tile big: write auto, none, or the side of a tile's core in pixels"),
         ("predict m p -o o --memory lots", "--memory lots: write a size such as 2GB or 500MB."),
         ("predict m p -o o --shard 0/4", "--shard 0/4: write it as i/n with i from 1 to n"),
+        ("predict m p -o o --tolerance 2", "--tolerance 2 does nothing without --to: name a tool, or leave it away."),
+        ("train d -o r --weights none --variant fcn9s", "there is no variant 'fcn9s'. Did you mean 'fcn8s'?"),
+        ("train d -o r --weights none --set loss=dicee", "there is no loss 'dicee'"),
+        ("train d -o r --weights none --device tpu", "there is no device 'tpu': use auto, cpu, cuda or cuda:0."),
+        ("train d -o r --backbone tiny --weights old.pth", "old.pth: there is no such weights file."),
         ("train d -o r --set optimizer", "--set optimizer: write it as key=value"),
         ("train d -o r --set optimiser=sgd", "there is no setting 'optimiser'. Did you mean 'optimizer'?"),
         ("train d -o r --lr 1 --set lr=2", "--set lr=2: lr was given before as 1.0. Leave one of them away."),
@@ -145,6 +150,28 @@ def test_with_json_an_error_is_the_one_object(run, tmp_path):
     said = run("info", tmp_path / "none.safetensors", "--json")
     assert said.code == 2
     assert "there is no such model file" in json.loads(said.out)["error"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no disk that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_results_that_cannot_be_written_are_told(unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fullconv", "--version"], stdout=full, stderr=subprocess.PIPE, env=environment
+        )
+    assert done.returncode == 2
+    assert done.stderr.decode() == "fullconv: the results cannot be written to stdout (No space left on device).\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes the streams")
+def test_streams_that_the_parent_has_closed_are_no_bug(monkeypatch):
+    done = subprocess.run(f'"{sys.executable}" -m fullconv --version <&- >&-', shell=True, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    monkeypatch.setattr(sys, "stdin", None)
+    use_utf8()
+    with sys.stdin as stdin:
+        assert stdin.read() == ""
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

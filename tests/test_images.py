@@ -456,3 +456,11 @@ def test_a_path_with_spaces_and_other_letters_is_read(tmp_path: Path):
     path = tmp_path / "Straße 01 北.png"
     path.write_bytes(FILES["png"])
     np.testing.assert_array_equal(read_image(str(path)), PHOTO)
+
+
+def test_a_tiff_without_a_page_is_told_once(tmp_path: Path, capfd):
+    path = tmp_path / "begun.tif"
+    path.write_bytes(b"II*\0" + bytes(12))  # what a program leaves that stopped before its first page
+    with pytest.raises(PictureError, match=r"begun\.tif: is a TIFF without a page\. Copy or export it again"):
+        read_image(path)
+    assert capfd.readouterr().err == ""

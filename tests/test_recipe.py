@@ -27,6 +27,7 @@ from fullconv.recipe import Recipe, dump_toml, parse_recipe, parse_setting, read
         ({"epochs": 3, "minutes": 2}, "give epochs or minutes, not both."),
         ({"crop": "32"}, "crop = '32' cannot be: '32' is not HEIGHTxWIDTH, for example 288x384, nor whole."),
         ({"crop": (0, 3)}, "crop must be at least 1x1, not 0x3."),
+        ({"crop": "100000000x100000000"}, "crop is at most 65536 a side, not 100000000x100000000."),
         ({"crop": [1, 2, 3]}, "crop = [1, 2, 3] cannot be: tuple should have at most 2 items"),
         ({"folds": 5, "fold": 5}, "fold 5 does not exist: with folds = 5 they are 0 to 4."),
         ({"class_weights": "x"}, "class_weights = 'x' cannot be: input should be 'auto', 'none', 'inverse_log' or"),

@@ -71,3 +71,9 @@ def test_the_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
     assert cache_folder() == Path("/local/fullconv/cache")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes.page\.html: cannot be written \(.*notes is a file\)"):
+        write_text(tmp_path / "notes" / "page.html", "")

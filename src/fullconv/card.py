@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -151,6 +152,8 @@ class Card(BaseModel):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.in_channels:
                 raise ValueError(f"{name} has {len(values)} numbers for {self.in_channels} channels")
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"{name} is to be finite in every channel, not {', '.join(map(str, values))}")
         if any(not value > 0 for value in self.std):
             raise ValueError("std must be above 0 in every channel")
         if not self.range[0] < self.range[1]:

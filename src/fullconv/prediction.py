@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,8 @@ class Prediction:
         Raises:
             OutputError: It cannot be written, or the name is another format's: label maps are PNGs.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise OutputError(f"a label map is saved under the path of a file, not {path!r}.")
         if Path(path).suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
             raise OutputError(
                 f"{path}: label maps are written as PNG, which keeps every index. End the name with .png."
@@ -158,10 +161,13 @@ def show(image: Any, mask: NDArray[np.uint8] | str | Path | None = None, predict
         A matplotlib figure.
 
     Raises:
-        InputError: The picture or mask cannot be read, or they are of different sizes.
+        InputError: The picture or mask cannot be read, or they are of different sizes, or the prediction is none.
         MissingExtraError: matplotlib is not installed.
     """
     from fullconv.images import read_image
+
+    if prediction is not None and not isinstance(prediction, Prediction):
+        raise InputError(f"a prediction is what Segmenter.predict gives, not {type(prediction).__name__}.")
 
     try:
         from matplotlib.figure import Figure

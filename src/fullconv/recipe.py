@@ -18,6 +18,8 @@ else:
     import tomli as tomllib
 
 Augmentation = Literal["street", "aerial", "microscopy", "none"]
+LARGEST_CROP = 1 << 16
+"""Pixels a side; what is larger is a slip, and overflows what counts bytes."""
 
 
 class HeadSettings(BaseModel):
@@ -143,6 +145,8 @@ class Recipe(BaseModel):
             raise ValueError("sampling = rare does nothing with crop = whole: every picture is seen as it is")
         if isinstance(self.crop, tuple) and min(self.crop) < 1:
             raise ValueError(f"crop must be at least 1x1, not {self.crop[0]}x{self.crop[1]}")
+        if isinstance(self.crop, tuple) and max(self.crop) > LARGEST_CROP:
+            raise ValueError(f"crop is at most {LARGEST_CROP} a side, not {self.crop[0]}x{self.crop[1]}")
         if self.fold is not None and self.folds is not None and self.fold >= self.folds:
             raise ValueError(
                 f"fold {self.fold} does not exist: with folds = {self.folds} they are 0 to {self.folds - 1}"

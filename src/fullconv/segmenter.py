@@ -115,6 +115,8 @@ class Segmenter:
             raise NetworkError(f"the network is to be a torch.nn.Module, not {type(network).__name__}.")
         if isinstance(classes, str):
             raise NetworkError(f"classes is to be a list of names, not the text {classes!r}.")
+        if not isinstance(classes, Sequence):
+            raise NetworkError(f"classes is to be a list of names, not {classes!r}.")
         channels = in_channels or getattr(network, "in_channels", None) or _first_channels(network)
         spread = single_channel_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         ours = isinstance(network, Network)

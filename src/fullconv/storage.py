@@ -49,6 +49,8 @@ def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+    except FileExistsError as error:
+        raise OutputError(f"{path}: cannot be written ({path.parent} is a file).") from error
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
     finally:

@@ -340,6 +340,8 @@ def test_a_split_that_is_not_there_is_named(tmp_path):
     make_shapes(tmp_path, "camvid", pictures=4)
     with pytest.raises(DataError, match=r"there is no split 'tets', but train, val"):
         open_dataset(tmp_path).samples("tets")
+    with pytest.raises(DataError, match=r"there is no split 'None', but train, val"):
+        open_dataset(tmp_path).samples(None)
 
 
 def test_no_pair_at_all_is_an_error_with_the_reason(tmp_path):

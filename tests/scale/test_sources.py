@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.errors import InputError, RunError
+from fullconv.errors import InputError, OutputError, RunError
 
 pyarrow = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
@@ -137,3 +137,12 @@ def test_a_manifest_is_not_taken_for_another_job(tmp_path):
         Manifest(place, {"weights_sha256": "1"}, resume=False)
     with pytest.raises(RunError, match="begun with weights_sha256 = 1, not 2"):
         Manifest(place, {"weights_sha256": "2"}, resume=True)
+
+
+def test_a_place_below_a_file_holds_nothing_and_takes_nothing(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    place = Place(str(tmp_path / "notes" / "out"))
+    assert place.read("batch.json") is None
+    assert list(place.names("manifest", ".parquet")) == []
+    with pytest.raises(OutputError, match="cannot be written"):
+        place.write("batch.json", b"{}")

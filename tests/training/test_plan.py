@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.errors import RunError
+from fullconv.nn import build
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.timing import duration
 from fullconv.training.console import Console, amount
+from fullconv.training.materials import forecast
 from fullconv.training.origin import differences
 from fullconv.training.plan import Measured, Plan, combine, continued, default_workers, read_plan, resolve
 from fullconv.training.trial import plan_steps
@@ -198,3 +202,15 @@ def test_a_recipe_file_says_what_auto_came_to_and_is_read_again(tmp_path):
     assert 'sampling = "rare"' in text.partition("[decided]")[2]
     assert "only = [0.5, 2.0]" in text
     assert read_plan(tmp_path / "recipe.toml").recipe == Recipe()
+
+
+@pytest.mark.parametrize(("steps", "told"), [(49, True), (50, False)])
+def test_minutes_that_leave_no_time_for_an_epoch_are_told(steps, told):
+    network = build("fcn32s", backbone="tiny", width=0.25, num_classes=2)
+    recipe = parse_recipe({"backbone": "tiny", "weights": "none", "crop": "32x32", "batch_size": 2, "lr": 0.1})
+    words = "0.1 minutes leave no time for an epoch of 50 steps: "
+    for minutes, expected in ((0.1, told), (None, False)):
+        said = forecast(
+            network, recipe.model_copy(update={"minutes": minutes}), replace(MEASURED, steps=steps), torch.device("cpu")
+        )
+        assert any(sentence.startswith(words) for sentence in said) == expected

@@ -95,6 +95,8 @@ def test_a_file_where_the_folder_should_be_is_said(shapes, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(OutputError, match="is a file, not a folder for a run"):
         train(shapes, tmp_path / "run", **SHORT)
+    with pytest.raises(OutputError, match=r"one: cannot be made \(.*run is a file\)\. Give another -o"):
+        train(tmp_path / "no data", tmp_path / "run" / "deep" / "one", **SHORT)  # told before the data are looked at
 
 
 def test_checkpoints_without_their_recipe_cannot_go_on(shapes, tmp_path, finished):

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from runs import SMALL
 from fullconv.errors import RunError
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.training import train
-from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors
+from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors, next_batch
 
 SAID = OutOfMemoryError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
 
@@ -134,6 +135,15 @@ def test_another_error_stays_what_it_is(words):
 def test_what_torch_says_of_an_impossible_tensor_is_understood():
     with pytest.raises(OutOfMemoryError, match=r"can't allocate memory|out of memory"), memory_errors():
         torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_crops_that_do_not_fit_by_themselves_are_told():
+    def batches():
+        np.empty((10**8, 10**8, 3), np.uint8)
+        yield
+
+    with pytest.raises(OutOfMemoryError, match=r"Unable to allocate 26\.6 PiB"):
+        next_batch(batches())
 
 
 def limited(data: str, run: str, told: str, settings: dict[str, object]) -> None:

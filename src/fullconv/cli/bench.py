@@ -25,9 +25,9 @@ def bench(
     rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each.")] = 7,
     backbone: Annotated[str | None, typer.Option(help="Of a VARIANT.  [default: resnet18]")] = None,
     classes: Annotated[int, typer.Option(min=2, max=255, help="Of a VARIANT.")] = 21,
-    memory: Annotated[
-        bool, typer.Option(" /--no-memory", help="Leave peak memory out, which starts a process each.")
-    ] = True,
+    no_memory: Annotated[
+        bool, typer.Option("--no-memory", help="Leave peak memory out, which starts a process each.")
+    ] = False,
     json: Json = False,
     device: Device = "auto",
     precision: Annotated[
@@ -48,7 +48,7 @@ def bench(
     with results_only():
         found = measure(
             Subject(model, backbone, classes, device), sizes, engine, precision, rounds=rounds, batch_size=batch_size,
-            workers=workers, memory=memory, say=say,
+            workers=workers, memory=not no_memory, say=say,
         )  # fmt: skip
     if json:
         print_json(found)

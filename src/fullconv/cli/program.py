@@ -117,6 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `fullconv models | head`: the reader has all that it wanted
         _close_stdout()
         return 0
+    except OSError as error:
+        if _stdout_works():
+            raise
+        _close_stdout()
+        complain(f"the results cannot be written to stdout ({error.strerror or error}).")
+        return 2
 
 
 def _run(arguments: list[str], started: float) -> int:
@@ -186,8 +192,17 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _stdout_works() -> bool:
+    """Say, by one more line, whether what is printed gets out; on a full disk it does not."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
+
+
 def _close_stdout() -> None:
-    """Keep Python from writing the rest to a closed pipe as it exits, which would print a traceback."""
+    """Keep Python from writing the rest to a closed pipe or full disk as it exits, which would print a traceback."""
     import os
 
     with suppress(OSError, ValueError):

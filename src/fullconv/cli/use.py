@@ -204,8 +204,9 @@ def predict(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="With --to: largest distance in pixels that an outline may be moved.")
-    ] = 1.0,
+        float | None,
+        typer.Option(min=0, help="With --to: largest distance in pixels that an outline may be moved.  [default: 1]"),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
@@ -228,7 +229,7 @@ def predict(
                 skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers,
                 batch_size, polygons, bands_from,
             )  # fmt: skip
-            _check_annotations(to, job)
+            _check_annotations(to, tolerance, job)
             allowed = parse_bytes(memory) if memory else None
             segmenter = _opened(model, device, precision, engine, tta)
             segmenter.memory, segmenter.blend = allowed, blend
@@ -236,7 +237,7 @@ def predict(
                 _tell_blending(segmenter)
         tally = _predict(segmenter, job, progress)
     if to is not None and tally.failed < tally.total:
-        _annotate(to, job, segmenter.card, tolerance)
+        _annotate(to, job, segmenter.card, 1.0 if tolerance is None else tolerance)
     raise typer.Exit(0 if not tally.failed else 2 if tally.failed == tally.total else 3)
 
 
@@ -263,12 +264,15 @@ def _predict(segmenter: Segmenter, job: Job, progress: Progress) -> Tally:
     return tally
 
 
-def _check_annotations(tool: str | None, job: Job) -> None:
+def _check_annotations(tool: str | None, tolerance: float | None, job: Job) -> None:
     """Refuse what cannot be written as annotations, before anything is computed."""
+    from fullconv.errors import RecipeError
+
     if tool is None:
+        if tolerance is not None:
+            raise RecipeError(f"--tolerance {tolerance:g} does nothing without --to: name a tool, or leave it away.")
         return
     from fullconv.annotations import TOOLS
-    from fullconv.errors import RecipeError
     from fullconv.rasters.source import import_rasterio
 
     choose("--to", tool, tuple(TOOLS))

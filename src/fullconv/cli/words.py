@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,7 +32,13 @@ class TerminatedError(BaseException):
 
 
 def use_utf8() -> None:
-    """Write UTF-8 whatever the system's code page is; what is no UTF-8 in a file's name is shown escaped."""
+    """Write UTF-8 whatever the system's code page is; what is no UTF-8 in a file's name is shown escaped.
+
+    A stream that the parent has closed, as services do, is replaced by the null device.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (as long as the process)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

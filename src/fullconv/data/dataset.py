@@ -77,9 +77,9 @@ class Dataset:
         """
         if split == "all":
             return [sample for members in self.splits.values() for sample in members]
-        if not self.splits.get(split):
+        if not isinstance(split, str) or not self.splits.get(split):
             there = [name for name, members in self.splits.items() if members]
-            hint = nearest(split, there)
+            hint = nearest(str(split), there)
             raise DataError(f"{self.root}: there is no split '{split}', but {', '.join(there) or 'none'}.{hint}")
         return self.splits[split]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ _OWN_PREDICTORS = (1, 2)
 _BITS, _SAMPLES, _ORIENTATION = 258, 277, 274
 _KIND, _NO_PAGE = 254, 1 | 4
 _MOST_PAGES = 1000
+_MEND = "Copy or export it again, or leave it out."
 
 
 def needs_tifffile(image: Image.Image) -> bool:
@@ -104,8 +106,13 @@ def _first_page(file: IO[bytes], where: str, decode: bool) -> tuple[Any, NDArray
         raise MissingExtraError(
             "tifffile", "geo", f"{where}: a TIFF with several bands or more than 8 bits a band"
         ) from None
+    log = logging.getLogger("tifffile")
+    if log.level == logging.NOTSET and not log.handlers:  # else whoever runs us wants to hear it
+        log.setLevel(logging.CRITICAL)  # what it has to say of a file comes as an exception, too
     try:
         with tifffile.TiffFile(file) as tiff:
+            if not len(tiff.pages):
+                raise PictureError("unreadable", f"{where}: is a TIFF without a page. {_MEND}")
             page = tiff.pages.first
             check_pixels(int(page.imagelength), int(page.imagewidth), where)
             if decode and (page.compression not in _OWN or page.predictor not in _OWN_PREDICTORS):
@@ -114,9 +121,7 @@ def _first_page(file: IO[bytes], where: str, decode: bool) -> tuple[Any, NDArray
     except FullconvError:
         raise
     except Exception as error:  # tifffile raises whatever its decoders do; each means that the file cannot be read
-        raise PictureError(
-            "unreadable", f"{where}: cannot be decoded ({error}). Copy or export it again, or leave it out."
-        ) from error
+        raise PictureError("unreadable", f"{where}: cannot be decoded ({error}). {_MEND}") from error
 
 
 def _by_gdal(file: IO[bytes], page: Any, where: str) -> NDArray[Any]:

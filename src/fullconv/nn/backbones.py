@@ -131,7 +131,7 @@ def build_backbone(
     if weights is not None and name == "tiny":
         what = "ImageNet" if str(weights) == "imagenet" else "published"
         raise NetworkError(f"the backbone tiny has no {what} weights: use --weights none, or a model of ours.")
-    ours = name in ("tiny", "alexnet", "googlenet") or _VGG.fullmatch(name) is not None
+    ours = _is_ours(name)
     if not ours:
         check_name(name)
         if str(weights) == "imagenet" and not is_cached(name):  # before fetching what could not be used
@@ -149,6 +149,21 @@ def build_backbone(
             raise NetworkError(f"width is not offered for {name}; use resnet18, vgg16 or tiny.")
         return (_alexnet if name == "alexnet" else _googlenet)(strides, in_channels, file, fc, dropout)
     return build_pyramid(name, strides, in_channels, file, width, output_stride)
+
+
+def require_name(name: str) -> None:
+    """Raise NetworkError, naming the nearest, unless there is a backbone of a name.
+
+    Raises:
+        NetworkError: There is none.
+    """
+    if not _is_ours(name):
+        check_name(name)
+
+
+def _is_ours(name: str) -> bool:
+    """Say whether a backbone is made here, and not by timm."""
+    return name in ("tiny", "alexnet", "googlenet") or _VGG.fullmatch(name) is not None
 
 
 def _no_dilation(name: str, output_stride: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -15,7 +16,7 @@ from torch import nn
 from fullconv.errors import NetworkError, RecipeError, WeightsError
 from fullconv.geometry import Axis, Geometry, trace
 from fullconv.modelfile import CARD_KEY, read_header, read_model
-from fullconv.nn.backbones import build_backbone, feature_channels
+from fullconv.nn.backbones import build_backbone, feature_channels, require_name
 from fullconv.nn.heads import FCNHead, Heads, SkipHead
 from fullconv.nn.networks import Network
 from fullconv.nn.published import LateFusion, PublishedHead
@@ -62,6 +63,8 @@ def build(
     row = row_of(variant)
     if row.backbone is not None and backbone not in (None, row.backbone):
         raise NetworkError(f"{variant} is made of {row.backbone}; leave backbone = {backbone} away.")
+    if backbone is not None and not isinstance(backbone, str):
+        raise NetworkError(f"backbone is a name, not {backbone!r}. `fullconv models` lists them.")
     name = row.backbone or backbone or "resnet18"
     classes, channels = _counts(variant, row, num_classes, in_channels)
     settings = _head_settings(head)
@@ -83,6 +86,24 @@ def build(
     if own:
         network.started_anew = load_matching(network, read_model(cast(Path, origin))[1])
     return network.eval()
+
+
+def require_known(variant: str, backbone: str, weights: str) -> None:
+    """Raise for what `build` would not find: a slip is told before hours of looking at data.
+
+    Args:
+        variant: As `build` takes it.
+        backbone: As `build` takes it; published nets have their own, whatever stands here.
+        weights: As `build` takes it.
+
+    Raises:
+        NetworkError: There is no such variant or backbone.
+        WeightsError: There is no such file.
+    """
+    row = row_of(variant)
+    if row.release is None and row.backbone is None:
+        require_name(backbone)
+    _origin(weights)
 
 
 def _counts(
@@ -111,6 +132,8 @@ def _origin(weights: str | Path | None) -> tuple[str | Path | None, bool]:
     Raises:
         WeightsError: There is no such file.
     """
+    if weights is not None and not isinstance(weights, (str, os.PathLike)):
+        raise WeightsError(f'weights are a file, "imagenet" or "none", not {weights!r}.')
     if weights is None or str(weights) == "none":
         return None, False
     if str(weights) != "imagenet" and not Path(weights).is_file():

@@ -113,12 +113,18 @@ class Place:
         return self.path(name)
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file; None where there is none."""
+        """Return the content of a file; None where there is none.
+
+        Raises:
+            OutputError: It is there, and cannot be read.
+        """
         fs, path = open_place(self.path(name))
         try:
             content: bytes = fs.cat_file(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except Exception as error:  # each file system has errors of its own
+            raise OutputError(f"{self.path(name)}: cannot be read ({_reason(error)}).") from error
         return content
 
     def names(self, folder: str, suffix: str) -> Iterator[str]:
@@ -126,7 +132,7 @@ class Place:
         fs, path = open_place(self.path(folder))
         try:
             found = sorted(str(entry) for entry in fs.ls(path, detail=False))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for entry in found:
             name = entry.rpartition("/")[2]

@@ -47,10 +47,15 @@ class RunFolder:
 
         Raises:
             RunError: It is not empty and this is no --resume, or there is nothing there to go on with.
-            OutputError: It is a file.
+            OutputError: It is a file, or cannot be made where it is to be.
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file, not a folder for a run. Give another -o.")
+        if not self.path.exists():
+            above = next(path for path in self.path.absolute().parents if path.exists())
+            if not above.is_dir() or not os.access(above, os.W_OK):
+                why = "cannot be written" if above.is_dir() else "is a file"
+                raise OutputError(f"{self.path}: cannot be made ({above} {why}). Give another -o.")
         inside = list(self.path.iterdir()) if self.path.is_dir() else []
         filled = any(not self._ours(path) for path in inside) or (self.stages in inside and not resume)
         if filled and not resume:

@@ -22,6 +22,7 @@ from fullconv.training.plan import Measured
 from fullconv.training.processes import LostError, Processes
 from fullconv.training.rhythm import Rhythm
 from fullconv.training.shared import evaluate_together
+from fullconv.training.shortage import next_batch
 from fullconv.training.state import TrainState
 from fullconv.training.step import Stepper
 from fullconv.training.validation import (
@@ -152,7 +153,7 @@ class Loop:
         if self.state.step >= self.measured.steps:
             return
         batches = self.batches.batches(self.state.step * accumulate, self.measured.steps * accumulate)
-        while (batch := self.processes.all_do(lambda: next(batches, None))) is not None:
+        while (batch := self.processes.all_do(lambda: next_batch(batches))) is not None:
             group.append(batch)
             if len(group) == accumulate:
                 yield group

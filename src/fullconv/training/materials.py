@@ -175,7 +175,7 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
     size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     moments = 2 if recipe.optimizer == "adamw" else 1
     disk = 2 * size * (1 + moments + (recipe.ema > 0)) + 2 * size
-    return [
+    said = [
         f"{recipe.variant} on {network.settings['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
         f" parameters; {recipe.batch_size} {seen}"
         f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.loss}, {recipe.optimizer}, lr {recipe.lr:g},"
@@ -186,6 +186,12 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
         f" disk about {amount(disk)}."
         f" Validation every {m.validate_every} epoch{'s' * (m.validate_every > 1)} on {m.validation_pictures} pictures.",
     ]
+    if recipe.minutes is not None and m.steps < m.steps_per_epoch:
+        said.append(
+            f"{recipe.minutes:g} minutes leave no time for an epoch of {m.steps_per_epoch} steps: starting, scoring and"
+            " the report take the most of them, and may take longer. Give more minutes, or --epochs."
+        )
+    return said
 
 
 def peak_memory() -> float:

@@ -12,8 +12,11 @@ from typing import Any
 from fullconv.data import Dataset, open_dataset
 from fullconv.data.doctor import require_usable
 from fullconv.errors import DataError, RecipeError, RunError
+from fullconv.losses import parse_loss
+from fullconv.nn import require_known
 from fullconv.recipe import HeadSettings, Recipe
-from fullconv.segmenter import Segmenter, load
+from fullconv.segmenter import Segmenter, choose_device, load
+from fullconv.tracking import require_trackers
 from fullconv.training.console import Console, Silence
 from fullconv.training.evidence import what_to_change
 from fullconv.training.folder import RunFolder
@@ -151,11 +154,22 @@ def _decide(
     folder.refuse_filled(resume)
     if stored is not None:
         _refuse_failed(folder, plan.recipe)
+    finished = stored is not None and _finished(folder, plan)
+    if not finished:
+        _require_startable(plan.recipe)
     return {
-        "plan": plan.tables(), "resume": resume, "going_on": stored is not None,
-        "finished": stored is not None and _finished(folder, plan),
+        "plan": plan.tables(), "resume": resume, "going_on": stored is not None, "finished": finished,
         "recipe": str(recipe), "origin": None if base is None else base.origin,
     }  # fmt: skip
+
+
+def _require_startable(recipe: Recipe) -> None:
+    """Raise for what a run would stop at later: a slip is told before hours of looking at data."""
+    require_known(recipe.variant, recipe.backbone, recipe.weights)
+    if recipe.loss != "auto":
+        parse_loss(recipe.loss)
+    require_trackers(recipe.track)
+    choose_device(recipe.device)
 
 
 def _begin(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ def find_recipe(recipe: str | Path) -> Path:
     Raises:
         RecipeError: There is neither.
     """
+    if not isinstance(recipe, (str, os.PathLike)):
+        raise RecipeError(f"a recipe is a file, or the name of one that comes with fullconv, not {recipe!r}.")
     path = Path(recipe)
     if path.is_file() or str(recipe) not in recipe_names():
         if not path.exists() and path.suffix != ".toml":

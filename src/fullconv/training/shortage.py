@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
+from fullconv.data.loader import Batch
 from fullconv.errors import RunError
 from fullconv.recipe import Recipe
 
@@ -32,6 +33,16 @@ def memory_errors() -> Iterator[None]:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not _TOLD.search(str(error)):
             raise
         raise OutOfMemoryError(words[0][:300]) from error
+
+
+def next_batch(batches: Iterator[Batch]) -> Batch | None:
+    """Return the next batch, or None at the end.
+
+    Raises:
+        OutOfMemoryError: Its crops alone do not fit.
+    """
+    with memory_errors():
+        return next(batches, None)
 
 
 def fitting(

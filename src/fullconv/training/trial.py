@@ -20,7 +20,7 @@ from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
 from fullconv.training.evidence import NotFiniteError
 from fullconv.training.plan import Measured
-from fullconv.training.shortage import memory_errors
+from fullconv.training.shortage import memory_errors, next_batch
 from fullconv.training.state import TrainState, new_state
 from fullconv.training.step import Stepper
 from fullconv.training.validation import spread
@@ -94,7 +94,8 @@ def _timed_steps(
     times: list[float] = []
     begin = mark = time.perf_counter()
     group: list[Batch] = []
-    for batch in batches.batches(0):
+    made = batches.batches(0)
+    while (batch := next_batch(made)) is not None:
         group.append(batch)
         if len(group) < accumulate:
             continue
@@ -199,7 +200,8 @@ def measure(
     """
     recipe = stepper.recipe
     processes = stepper.processes
-    first = processes.all_do(lambda: next(batches.batches(0, 1)))
+    first = processes.all_do(lambda: next_batch(batches.batches(0, 1)))
+    assert first is not None  # a batch is asked for
     precision = choose_training_precision(network, stepper, first)  # in all at once, as they will compute
     stepper.precision = processes.told(lambda: precision)
     total = None if recipe.minutes is None else 60 * recipe.minutes
