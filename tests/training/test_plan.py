@@ -18,7 +18,7 @@ from fullconv.timing import duration
 from fullconv.training.console import Console, amount
 from fullconv.training.materials import forecast
 from fullconv.training.origin import differences
-from fullconv.training.plan import Measured, Plan, combine, continued, default_workers, read_plan, resolve
+from fullconv.training.plan import Measured, Plan, combine, continued, default_workers, read_plan, require_same, resolve
 from fullconv.training.trial import plan_steps
 from fullconv.training.validation import spread
 
@@ -160,6 +160,27 @@ def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
         continued(plan, {"epochs": 9}, tmp_path, lengthen=True)
     with pytest.raises(RunError, match=r"this run has schedule = poly, not cosine. Leave --set schedule away"):
         continued(plan, {"schedule": "cosine"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "words"),
+    [
+        ({"epochs": 2}, {}, r"this run has epochs = 40, some\.toml says 2\. Leave --recipe away"),
+        ({"head": {"fc": False}}, {}, r"this run has head\.fc = True, some\.toml says False"),
+        ({"epochs": 40, "crop": (64, 96), "loss": "auto", "lr": None, "workers": 3}, {}, None),
+        ({"epochs": 2}, {"epochs": 40}, None),
+        ({"epochs": 2}, {"minutes": 9.0}, None),
+        ({"loss": "focal"}, {}, r"this run has loss = cross_entropy, some\.toml says focal"),
+    ],
+)
+def test_a_recipe_that_is_named_again_says_what_the_run_has(tmp_path, file, given, words):
+    run = Plan(parse_recipe({"epochs": 40, "crop": (64, 96), "loss": "cross_entropy", "lr": 0.01}), MEASURED, {})
+    named = Plan(parse_recipe(file), None, {})
+    if words is None:
+        require_same(run, named, given, tmp_path, "some.toml")
+    else:
+        with pytest.raises(RunError, match=words):
+            require_same(run, named, given, tmp_path, "some.toml")
 
 
 def test_differences_of_versions_and_machines_are_named():

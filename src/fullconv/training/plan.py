@@ -23,6 +23,8 @@ from fullconv.training.rates import default_rate
 DEFAULT_EPOCHS = 60
 FREE_TO_CHANGE = ("workers", "checkpoint_every", "device")
 """Settings that may differ when a run goes on: they change no number."""
+_LONG = ("epochs", "minutes", "steps")
+"""Settings that say how long a run is, one instead of the others."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,8 @@ def combine(base: Plan | None, given: Mapping[str, Any]) -> tuple[Recipe, Measur
     if base is None:
         return parse_recipe(given, "settings"), None, []
     table = settings_of(base.recipe)
-    long = ("epochs", "minutes", "steps")
-    if any(key in given for key in long):
-        table |= dict.fromkeys(long)
+    if any(key in given for key in _LONG):
+        table |= dict.fromkeys(_LONG)
     overlay = parse_recipe({**_flat({k: v for k, v in table.items() if v is not None}), **_flat(given)}, "settings")
     changed = [key for key, value in settings_of(overlay).items() if value != settings_of(base.recipe).get(key)]
     keeps = set(changed) <= {*FREE_TO_CHANGE, "seed"}
@@ -244,6 +245,24 @@ def continued(stored: Plan, given: Mapping[str, Any], where: Path, lengthen: boo
         steps = changes["epochs"] * measured.steps_per_epoch
         measured = Measured(**{**asdict(measured), "steps": steps})
     return Plan(stored.recipe.model_copy(update=changes), measured, stored.origin)
+
+
+def require_same(stored: Plan, file: Plan, given: Mapping[str, Any], where: Path, name: str) -> None:
+    """Raise where a recipe file that is named again says something else than the run that goes on.
+
+    What the file leaves open ("auto", or not at all) was decided since; what is given beside it is for `continued`.
+
+    Raises:
+        RunError: A setting of the file is not the run's.
+    """
+    over = {*_flat(given), *FREE_TO_CHANGE, *(_LONG if any(key in given for key in _LONG) else ())}
+    table = _flat(settings_of(stored.recipe))
+    for key, value in _flat(file.recipe.model_dump(mode="json", exclude_unset=True)).items():
+        if key not in over and value not in (None, "auto") and value != table.get(key):
+            raise RunError(
+                f"{where}: this run has {key} = {_shown(table.get(key))}, {name} says {_shown(value)}. Leave --recipe away"
+                " to go on with it, or start another run in a new folder."
+            )
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,7 @@ from fullconv.training.console import Console, Silence
 from fullconv.training.evidence import what_to_change
 from fullconv.training.folder import RunFolder
 from fullconv.training.origin import describe_origin, differences
-from fullconv.training.plan import Plan, check_names, combine, continued, plan_of, read_plan
+from fullconv.training.plan import Plan, check_names, combine, continued, plan_of, read_plan, require_same
 from fullconv.training.processes import Processes, joined, own_device, restarted
 from fullconv.training.session import Outcome, Session
 from fullconv.training.shipped import RecipeFile, check_start, read_recipe
@@ -151,6 +151,8 @@ def _decide(
     if named is not None and stored is None:
         check_start(named, settings)
     plan = continued(stored, settings, out, lengthen) if stored is not None else Plan(wanted, measured, {})
+    if stored is not None and base is not None:
+        require_same(stored, base, settings, out, str(recipe))
     folder.refuse_filled(resume)
     if stored is not None:
         _refuse_failed(folder, plan.recipe)
