@@ -215,9 +215,10 @@ def walk(base: Path, trouble: list[tuple[str, Path]] | None = None) -> Iterator[
         seen.add(here)
         inner[:] = sorted(name for name in inner if not is_clutter(name))
         files = names if trouble is None else [*names, *_as_files(Path(folder), inner)]
+        place = Path(folder)
         for name in sorted(files):
             if not is_clutter(name):
-                yield Path(folder, name)
+                yield place / name
 
 
 def _identity(folder: Path) -> tuple[int, int]:
