@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -155,7 +156,7 @@ def to_text(cells: NDArray[np.uint8]) -> str:
 
 def from_text(text: str) -> NDArray[np.uint8]:
     """Read cells, (SIDE, SIDE) or (SIDE, SIDE, 3)."""
-    cells = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    cells = np.frombuffer(binascii.a2b_base64(text), dtype=np.uint8)
     return cells.reshape(SIDE, SIDE, -1).squeeze(-1) if cells.size == SIDE * SIDE else cells.reshape(SIDE, SIDE, -1)
 
 

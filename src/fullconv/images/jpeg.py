@@ -43,8 +43,8 @@ def what_is_mangled(data: bytes, end: int | None) -> str | None:
     """
     start = data.rfind(b"\xff\xda", 0, end)
     body = data[start:end]
-    feeds = body.count(b"\n")
-    if feeds >= _FEEDS and body.count(b"\r\n") == feeds:
+    first = body.find(b"\n")
+    if body[first - 1 : first] == b"\r" and _FEEDS <= body.count(b"\n") == body.count(b"\r\n"):
         return "was sent or saved as text, which put a carriage return before each line feed"
     if _ZEROS in body and not _zeros_are_flat(data[:start]):
         return f"holds {len(_ZEROS)} zeros and more where its data were, as a disk or a transfer leaves them"
