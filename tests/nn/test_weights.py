@@ -19,6 +19,7 @@ from fullconv.card import Card
 from fullconv.errors import NetworkError, WeightsError
 from fullconv.modelfile import write_model
 from fullconv.nn import build
+from fullconv.nn.filling import shapes_of
 from fullconv.nn.weights import Published, fetch, published_weights, read_weights
 from networks import pictures
 
@@ -283,3 +284,12 @@ def test_an_own_model_of_other_classes_lends_what_fits_and_lists_what_starts_ane
     assert torch.equal(same(x), old(x))
     fewer = build("fcn16s", backbone="tiny", num_classes=3, weights=tmp_path / "old.safetensors")
     assert fewer.started_anew == []  # a part of a network is taken from the whole
+
+
+def test_a_network_without_weights_knows_the_memory_of_its_maps():
+    whole = build("fcn8s", backbone="resnet18", num_classes=3, width=0.25)
+    card = Card(variant="fcn8s", backbone="resnet18", classes=("a", "b", "c"), network={"width": 0.25})
+    empty = shapes_of(card)
+    assert {value.device.type for value in empty.state_dict().values()} == {"meta"}
+    for item_bytes in (2, 4):
+        assert empty.map_bytes(96, 130, item_bytes) == whole.map_bytes(96, 130, item_bytes)

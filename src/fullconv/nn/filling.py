@@ -64,7 +64,10 @@ def shapes_of(card: Card) -> Network:
     """
     if _is_known(card):
         with undrawn():
-            return _build(card).to("meta")
+            network = _build(card)
+        for item_bytes in (2, 4):  # while maps have places in memory, by which they are told apart
+            network.map_bytes(1, 1, item_bytes)
+        return network.to("meta")
     return _without_memory(card)
 
 
