@@ -19,7 +19,7 @@ from fullconv.card import Card
 from fullconv.errors import NetworkError, WeightsError
 from fullconv.modelfile import write_model
 from fullconv.nn import build
-from fullconv.nn.filling import shapes_of
+from fullconv.nn.filling import _without_memory, shapes_of
 from fullconv.nn.weights import Published, fetch, published_weights, read_weights
 from networks import pictures
 
@@ -293,3 +293,5 @@ def test_a_network_without_weights_knows_the_memory_of_its_maps():
     assert {value.device.type for value in empty.state_dict().values()} == {"meta"}
     for item_bytes in (2, 4):
         assert empty.map_bytes(96, 130, item_bytes) == whole.map_bytes(96, 130, item_bytes)
+    untraced = _without_memory(card)  # as of a backbone that nobody tested
+    assert untraced.map_bytes(96, 130, 4) == whole.map_bytes(96, 130, 4)

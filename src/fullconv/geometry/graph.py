@@ -108,9 +108,9 @@ def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
     for turn, node in enumerate(order):
         for value in (node, *node.all_input_nodes):
             if isinstance(tensor := value.meta.get("value"), Tensor):
-                last[tensor.untyped_storage().data_ptr()] = turn
+                last[tensor.untyped_storage()._cdata] = turn  # on the meta device all have one address
     for node in order:
-        place = node.meta["value"].untyped_storage().data_ptr()
+        place = node.meta["value"].untyped_storage()._cdata
         last[place] = max(last[place], until.get(node.meta.get("held_until"), 0))
     held: dict[int, int] = {}
     peak = 0
@@ -118,7 +118,7 @@ def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
         value = node.meta["value"]
         storage = value.untyped_storage()
         if value.ndim == 4:
-            held[storage.data_ptr()] = storage.nbytes() // value.element_size() * item_bytes
+            held[storage._cdata] = storage.nbytes() // value.element_size() * item_bytes
         pools = "max_pool2d" in str(node.target) or getattr(node.meta.get("layer"), "op", "") == "MaxPool2d"
         peak = max(peak, sum(held.values()) + (8 * value.numel() if pools else 0))
         held = {key: size for key, size in held.items() if last[key] > turn}
