@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,11 @@ def pictures(logits: Tensor, target: Tensor) -> Iterator[tuple[int, Tensor, Tens
         # The softmax over a channels_last axis of K is 20 times slower than over planes.
         planes = logits[n].to(exact, memory_format=torch.contiguous_format)
         yield n, planes, labels, torch.where(labels != VOID, labels, 0)
+
+
+def _flat(planes: Tensor, labels: Tensor, safe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay what `pictures` yields as (1, K, H W) and (1, H W), twice."""
+    return planes.flatten(1)[None], labels.flatten()[None], safe.flatten()[None]
 
 
 def by_label(table: Tensor, labels: Tensor) -> Tensor:
@@ -78,7 +83,25 @@ def pixel_loss(
     return value, change.scatter_add_(1, safe[:, None], (truly - slope)[:, None])
 
 
-class CrossEntropy(torch.autograd.Function):
+class Scaled(torch.autograd.Function):
+    """A sum whose forward makes its gradient by the first argument as well, so that backward only scales that."""
+
+    @staticmethod
+    def keep(ctx: Any, gradient: Tensor | None, sums: Sequence[Tensor]) -> Tensor:
+        """Keep the gradient where it was wanted, and return minus the total."""
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return -torch.stack(list(sums)).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradient; the factor stays float32: rounded to bf16 it would scale the whole step by up to 0.4 %."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, *[None] * (len(ctx.needs_input_grad) - 1)
+
+
+class CrossEntropy(Scaled):
     """Sum over pixels of w l (1 - p)^gamma, with value and gradient from one pass over the logits.
 
     Against F.cross_entropy on float32 copies of bf16 logits: no log-probabilities of the whole batch are kept, and the
@@ -91,26 +114,32 @@ class CrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         sums = []
         for n, planes, labels, safe in pictures(logits, target):
-            flat = (planes.flatten(1)[None], labels.flatten()[None], safe.flatten()[None])
-            value, change = pixel_loss(*flat, table, ((1.0, gamma),), gradient is not None)
+            value, change = pixel_loss(*_flat(planes, labels, safe), table, ((1.0, gamma),), gradient is not None)
             sums.append(value)
             if gradient is not None and change is not None:
                 gradient[n] = change.view_as(planes).to(logits.dtype)  # rounded first: half the traffic
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        return -torch.stack(sums).sum()
+        return Scaled.keep(ctx, gradient, sums)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradient."""
-        (gradient,) = ctx.saved_tensors
-        # The factor stays float32: rounded to bf16 it would scale the whole step by up to 0.4 %.
-        return gradient * upstream, None, None, None
+
+def add_dice_sums(sums: Tensor, planes: Tensor, labels: Tensor, safe: Tensor) -> None:
+    """Add what dice is made of, sum(p y), sum(p) and sum(y) over valid pixels, to ``sums`` (3, K) float64.
+
+    Args:
+        sums: Changed in place.
+        planes: Logits (B, K, M), classes in the middle.
+        labels: (B, M) int64, with void.
+        safe: Labels without void.
+    """
+    shared, summed, present = sums
+    valid = (labels != VOID).to(planes.dtype)
+    p = torch.softmax(planes, dim=1).mul_(valid[:, None])
+    shared.index_add_(0, safe.flatten(), p.gather(1, safe[:, None]).flatten().double())
+    summed += p.sum(dim=(0, 2))
+    present += torch.bincount(labels.flatten(), minlength=VOID + 1)[: len(present)]
 
 
 def dice_of(sums: Tensor, table: Tensor, add_up: AddUp | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dice, and its derivatives by the probability of the true class and of each class, from sums as `_strip_sums`."""
+    """Return dice, and its derivatives by the probability of the true class and of each class, from `add_dice_sums`."""
     shared, summed, present = sums if add_up is None else add_up(sums)
     summed = (summed + present).clamp(min=1)  # it is that, in every class of the truth
     weights = table[: len(present)] * (present > 0)
@@ -130,33 +159,23 @@ class Dice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, table: Tensor, add_up: AddUp | None) -> Tensor:
         """Return dice of the micro-batch, of all processes."""
-        shared, summed, present = sums = torch.zeros((3, logits.shape[1]), dtype=torch.float64, device=logits.device)
+        sums = torch.zeros((3, logits.shape[1]), dtype=torch.float64, device=logits.device)
         for _, planes, labels, safe in pictures(logits, target):
-            valid = (labels != VOID).to(planes.dtype)
-            p = torch.softmax(planes, dim=0).mul_(valid)
-            p_true = p.gather(0, safe[None]).flatten().double()
-            shared.index_add_(0, safe.flatten(), p_true)
-            present.index_add_(0, safe.flatten(), valid.flatten().double())
-            summed += p.sum(dim=(1, 2))
+            add_dice_sums(sums, *_flat(planes, labels, safe))
         loss, on_true, on_all = dice_of(sums, table, add_up)
-        ctx.save_for_backward(logits, target, on_true, on_all)
+        ctx.save_for_backward(logits, target, table, on_true, on_all)
         return loss if logits.dtype == torch.float64 else loss.float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Make the gradient from the derivatives by the probabilities."""
-        logits, target, on_true, on_all = ctx.saved_tensors
+        logits, target, table, on_true, on_all = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for n, planes, labels, safe in pictures(logits, target):
-            p = torch.softmax(planes, dim=0)
-            by_class = on_all.to(p.dtype)[:, None, None]
-            truly = by_label(on_true.to(p.dtype), safe)
-            p_true = p.gather(0, safe[None])[0]
-            # d/dz_j = p_j (g_j - sum_k p_k g_k) with g_k = on_all_k + on_true_k [k is the truth]
-            pull = by_class - (p * by_class).sum(dim=0) - (truly * p_true)
-            pull.scatter_(0, safe[None], pull.gather(0, safe[None]) + truly)
-            gradient[n] = p.mul_(pull).mul_((labels != VOID) * upstream)
+            slopes = (on_true * upstream).to(planes.dtype), (on_all * upstream).to(planes.dtype)
+            _, change = pixel_loss(*_flat(planes, labels, safe), table, (), True, slopes)
+            gradient[n] = cast(Tensor, change).view_as(planes)
         return gradient, None, None, None
 
 

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fullconv.labels import VOID
-from fullconv.losses.gradients import AddUp, dice_of, pixel_loss, whole_denominator
+from fullconv.losses.gradients import AddUp, Scaled, add_dice_sums, dice_of, pixel_loss, whole_denominator
 
 STRIP = 1 << 19
 """Logits of a strip, in numbers: two megabytes."""
@@ -52,7 +51,7 @@ class Grown:
             yield slice(a, b), (weights @ wide[low:high]).view(b - a, -1, len(self.columns)), slice(low, high), weights
 
 
-class StripLoss(torch.autograd.Function):
+class StripLoss(Scaled):
     """A sum of terms on ``rows @ scores @ columns.T``: factors times `CrossEntropy`, and times `Dice` by the denominator.
 
     A strip's gradient goes back to the coarse scores at once, through the same two products, so nothing of the full
@@ -90,16 +89,7 @@ class StripLoss(torch.autograd.Function):
                     back[needed].addmm_(weights.T, change.view(len(change), -1))
             if gradient is not None:
                 gradient[n] = (back.view(len(back), -1, len(columns)) @ columns).permute(1, 0, 2)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        return -torch.stack(sums).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradient."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None, None, None, None, None
+        return Scaled.keep(ctx, gradient, sums)
 
 
 def _support(weights: Tensor) -> tuple[int, int]:
@@ -109,14 +99,9 @@ def _support(weights: Tensor) -> tuple[int, int]:
 
 
 def _strip_sums(grown: Grown) -> Tensor:
-    """Return what `Dice` is made of, (3, K) float64: sum(p y), sum(p), sum(y) over valid pixels."""
-    classes = grown.scores.shape[1]
-    shared, summed, present = sums = torch.zeros((3, classes), dtype=torch.float64, device=grown.scores.device)
+    """Return what dice is made of, (3, K) float64, as `add_dice_sums` adds it up."""
+    sums = torch.zeros((3, grown.scores.shape[1]), dtype=torch.float64, device=grown.scores.device)
     for _, wide, labels, safe in grown.pictures():
-        valid = (labels != VOID).to(wide.dtype)
-        present += torch.bincount(labels.flatten(), minlength=256)[:classes]
         for part, planes, _, _ in grown.strips(wide):
-            p = torch.softmax(planes, dim=1).mul_(valid[part, None])
-            shared.index_add_(0, safe[part].flatten(), p.gather(1, safe[part, None]).flatten().double())
-            summed += p.sum(dim=(0, 2))
+            add_dice_sums(sums, planes, labels[part], safe[part])
     return sums
