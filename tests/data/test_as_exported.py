@@ -36,7 +36,7 @@ def pairs(root: Path, images: str = "images", masks: str = "masks", named: bool 
     return root
 
 
-def read(root: Path, codes: str = "", splits: dict[str, int] | None = None):
+def assert_read(root: Path, codes: str = "", splits: dict[str, int] | None = None):
     """Examine a set, compare all its masks with the truth, and return its problems by code."""
     found = examine(root)
     told = found.summary()
@@ -54,7 +54,7 @@ def read(root: Path, codes: str = "", splits: dict[str, int] | None = None):
     return by_code
 
 
-def refused(root: Path, *words: str) -> str:
+def assert_refused(root: Path, *words: str) -> str:
     """Examine a set that must not pass; each of the words must be said."""
     problems = [problem for problem in examine(root).problems if problem.severity == "error"]
     said = "\n".join(f"[{problem.code}] {problem}" for problem in problems)
@@ -82,18 +82,18 @@ def packed(root: Path, rename) -> Path:
 
 @pytest.mark.parametrize("rename", [lambda name: name.replace("/", "\\"), lambda name: f"export/{name}"])
 def test_a_zip_of_windows_or_with_one_folder_at_the_top_is_read(tmp_path, rename):
-    read(packed(tmp_path, rename))
+    assert_read(packed(tmp_path, rename))
 
 
 def test_a_zip_of_nothing_is_called_by_its_own_name(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as content:
         content.writestr("README.txt", "x")
-    refused(tmp_path / "a.zip", f"{tmp_path / 'a.zip'}: is laid out as no data set")
+    assert_refused(tmp_path / "a.zip", f"{tmp_path / 'a.zip'}: is laid out as no data set")
 
 
 def test_other_archives_are_to_be_unpacked(tmp_path):
     (tmp_path / "data.tar.gz").write_bytes(b"\x1f\x8b")
-    refused(tmp_path / "data.tar.gz", "Unpack it")
+    assert_refused(tmp_path / "data.tar.gz", "Unpack it")
 
 
 def test_what_macos_and_windows_leave_behind_is_passed_over(tmp_path):
@@ -102,7 +102,7 @@ def test_what_macos_and_windows_leave_behind_is_passed_over(tmp_path):
         path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
     for name in (".DS_Store", "images/Thumbs.db", "masks/desktop.ini"):
         (tmp_path / name).write_bytes(b"x")
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 def test_letters_that_are_taken_apart_are_the_same_letters(tmp_path):
@@ -110,7 +110,7 @@ def test_letters_that_are_taken_apart_are_the_same_letters(tmp_path):
     for form, folder in (("NFC", "images"), ("NFD", "masks")):
         for path in list((tmp_path / folder).iterdir()):
             path.rename(path.with_name(unicodedata.normalize(form, f"bäume {path.name}")))
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_letters_that_are_taken_apart_are_the_same_letters(tmp_path):
     [("Images", "Labels"), ("imgs", "masks"), ("images", "annotations"), ("photos", "ground_truth")],
 )
 def test_folders_of_other_usual_names_are_found(tmp_path, images, masks):
-    read(pairs(tmp_path, images, masks))
+    assert_read(pairs(tmp_path, images, masks))
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ def test_folders_of_other_usual_names_are_found(tmp_path, images, masks):
 def test_splits_in_folders_of_other_usual_names_are_found(tmp_path, names):
     for split, stems in (("train", STEMS[:4]), ("val", STEMS[4:])):
         pairs(tmp_path, *names.replace("{}", split).replace("valing", "val").split(), stems=stems)
-    read(tmp_path, splits={"train": 4, "val": 2})
+    assert_read(tmp_path, splits={"train": 4, "val": 2})
 
 
 @pytest.mark.parametrize(("labels", "other"), [("labels", "gt"), ("mask", "1st_manual")])
 def test_two_folders_that_may_be_the_masks_are_not_guessed_between(tmp_path, labels, other):
     pairs(tmp_path, masks=labels)
     shutil.copytree(tmp_path / labels, tmp_path / other)
-    refused(tmp_path, "images/ has no masks/")
+    assert_refused(tmp_path, "images/ has no masks/")
 
 
 def test_masks_beside_their_pictures_are_found_in_the_folders_of_splits(tmp_path):
@@ -143,23 +143,23 @@ def test_masks_beside_their_pictures_are_found_in_the_folders_of_splits(tmp_path
             save(scene(stem).picture, tmp_path / split / f"{stem}.jpg")
             save(scene(stem).labels, tmp_path / split / f"{stem}_mask.png")
     (tmp_path / "data.toml").write_text(CLASSES)
-    read(tmp_path, splits={"train": 4, "val": 2})
+    assert_read(tmp_path, splits={"train": 4, "val": 2})
 
 
 def test_a_folder_above_the_data_names_what_lies_below(tmp_path):
     save(scene(STEMS[0]).picture, tmp_path / "devkit/VOC2012/JPEGImages/a.jpg")
     save(scene(STEMS[0]).labels, tmp_path / "devkit/VOC2012/SegmentationClass/a.png")
     (tmp_path / "tools").mkdir()
-    refused(tmp_path, f"did you mean {tmp_path / 'devkit/VOC2012'}")
+    assert_refused(tmp_path, f"did you mean {tmp_path / 'devkit/VOC2012'}")
     pairs(tmp_path / "devkit/other")
-    refused(tmp_path, "devkit/VOC2012/, devkit/other/ look like data sets")
+    assert_refused(tmp_path, "devkit/VOC2012/, devkit/other/ look like data sets")
 
 
 def test_pictures_and_masks_in_one_folder_get_the_lines_that_tell_them_apart(tmp_path):
     pairs(tmp_path, "all", "all", named=False)
-    said = refused(tmp_path, "If the PNGs are the masks")
+    said = assert_refused(tmp_path, "If the PNGs are the masks")
     (tmp_path / "data.toml").write_text(CLASSES + "\n".join(re.findall(r"^(?:images|masks) = .*$", said, re.M)))
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 @pytest.mark.parametrize("change", [("{}", "mask_{}"), ("img_{}", "lbl_{}"), ("{}_rgb", "seg-{}_gray")])
@@ -168,36 +168,36 @@ def test_names_with_something_before_them_get_the_lines_that_pair_them(tmp_path,
     for folder, before in zip(("images", "masks"), change, strict=True):
         for path in list((tmp_path / folder).iterdir()):
             path.rename(path.with_name(before.format(path.stem) + path.suffix))
-    said = refused(tmp_path, "[missing-mask]")
+    said = assert_refused(tmp_path, "[missing-mask]")
     (tmp_path / "data.toml").write_text(CLASSES + "\n".join(re.findall(r"^(?:images|masks) = .*$", said, re.M)))
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 def test_names_in_another_case_and_masks_of_another_kind_are_told_apart(tmp_path):
     pairs(tmp_path / "case")
     for path in list((tmp_path / "case/masks").iterdir()):
         path.rename(path.with_name(path.name.replace("scene", "Scene")))
-    refused(tmp_path / "case", "differ in upper and lower case, as scene_a and Scene_a")
+    assert_refused(tmp_path / "case", "differ in upper and lower case, as scene_a and Scene_a")
     pairs(tmp_path / "arrays")
     for path in list((tmp_path / "arrays/masks").iterdir()):
         np.save(path.with_suffix(".npy"), np.zeros((2, 2)))
         path.unlink()
-    refused(tmp_path / "arrays", "masks/ has .npy files of these names, which are not read")
+    assert_refused(tmp_path / "arrays", "masks/ has .npy files of these names, which are not read")
 
 
 def test_exports_that_cannot_be_read_are_named(tmp_path):
     save(scene("scene_a").picture, tmp_path / "yolo/images/a.jpg")
     (tmp_path / "yolo/labels").mkdir()
     (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
-    refused(tmp_path / "yolo", "labels/ holds labels of YOLO")
+    assert_refused(tmp_path / "yolo", "labels/ holds labels of YOLO")
     save(scene("scene_a").labels, tmp_path / "brush/task-1-annotation-2-by-1-tag-brick-0.png")
-    refused(tmp_path / "brush", 'Label Studio\'s export "Brush labels"')
+    assert_refused(tmp_path / "brush", 'Label Studio\'s export "Brush labels"')
     save(scene("scene_a").picture, tmp_path / "via/images/a.jpg")
     (tmp_path / "via/via_region_data.json").write_text('{"a.jpg1": {"regions": [{"shape_attributes": {}}]}}')
-    refused(tmp_path / "via", "via_region_data.json is of the VGG Image Annotator, which is not read")
+    assert_refused(tmp_path / "via", "via_region_data.json is of the VGG Image Annotator, which is not read")
     save(scene("scene_a").picture, tmp_path / "sly/ds0/img/a.jpg")
     (tmp_path / "sly/ds0/ann").mkdir()
-    refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is not here")
+    assert_refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is not here")
 
 
 # text files
@@ -211,14 +211,14 @@ def test_text_files_of_windows_are_read(tmp_path, encoding):
     (tmp_path / "a.txt").write_bytes("\r\n".join(f"images\\{stem}.jpg" for stem in STEMS[:4]).encode(encoding))
     (tmp_path / "b.txt").write_bytes("\r\n".join(f"{stem}.jpg 1" for stem in STEMS[4:]).encode(encoding))
     (tmp_path / "data.toml").write_bytes('splits = { train = "a.txt", val = "b.txt" }\r\n'.encode(encoding))
-    read(tmp_path, splits={"train": 4, "val": 2})
+    assert_read(tmp_path, splits={"train": 4, "val": 2})
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.with_name("Data.toml").write_text(CLASSES)])
 def test_settings_that_would_be_missed_are_named(tmp_path, make):
     pairs(tmp_path, named=False)
     make(tmp_path / "data.toml")
-    refused(tmp_path, "Make it a file that is called data.toml")
+    assert_refused(tmp_path, "Make it a file that is called data.toml")
 
 
 @pytest.mark.parametrize("form", ["{i} {name}", "{i}: {name}", "{i},{name}", "{j}. {name}"])
@@ -226,7 +226,7 @@ def test_numbers_before_the_names_of_classes_are_no_part_of_them(tmp_path, form)
     pairs(tmp_path, named=False)
     lines = [form.format(i=i, j=i + 1, name=name) for i, name in enumerate(NAMES)]
     (tmp_path / "classes.txt").write_text("\n".join(lines))
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 def test_names_that_begin_with_other_numbers_stay(tmp_path):
@@ -246,7 +246,7 @@ def test_tables_of_colours_of_public_sets_name_the_classes(tmp_path, name, void)
     pairs(tmp_path, named=False)
     for stem in STEMS:
         save(colored(scene(stem).labels), tmp_path / "masks" / f"{stem}.png")
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_tables_of_groups_that_may_mean_two_things_are_refused(tmp_path, text, w
     pairs(tmp_path)
     (tmp_path / "g.csv").write_text(text)
     (tmp_path / "data.toml").write_text(CLASSES + 'groups = "g.csv"\n')
-    refused(tmp_path, words)
+    assert_refused(tmp_path, words)
 
 
 # lists
@@ -300,14 +300,14 @@ def listed(root: Path, row: str, head: str = "", name: str = "{}.txt") -> Path:
     ],
 )
 def test_lists_of_pairs_are_read_whatever_their_columns(tmp_path, row, head, name):
-    read(listed(tmp_path, row, head, name), splits={"train": 4, "val": 2})
+    assert_read(listed(tmp_path, row, head, name), splits={"train": 4, "val": 2})
 
 
 def test_a_line_of_three_pictures_is_no_pair(tmp_path):
     listed(tmp_path, "{p} {m}\n")
     with (tmp_path / "train.txt").open("a") as file:
         file.write("pics/scene_e.jpg gt_files/scene_e.png pics/scene_e.jpg\n")
-    refused(tmp_path, "[missing-listed]", "lines of train.txt do not name a picture and a mask")
+    assert_refused(tmp_path, "[missing-listed]", "lines of train.txt do not name a picture and a mask")
 
 
 def test_a_column_says_the_split(tmp_path):
@@ -315,12 +315,12 @@ def test_a_column_says_the_split(tmp_path):
     with (tmp_path / "all.csv").open("w", newline="") as file:
         rows = [(f"gt_files/{s}.png", "train" if i < 4 else "val", f"pics/{s}.jpg") for i, s in enumerate(STEMS)]
         csv.writer(file).writerows([("mask", "split", "image"), *rows])
-    read(tmp_path, splits={"train": 4, "val": 2})
+    assert_read(tmp_path, splits={"train": 4, "val": 2})
 
 
 def test_an_empty_list_is_an_empty_split(tmp_path):
     (listed(tmp_path, "{p} {m}\n") / "val.txt").write_text("")
-    found = read(tmp_path, "empty-split unlisted", {"train": 4, "val": 0})
+    found = assert_read(tmp_path, "empty-split unlisted", {"train": 4, "val": 0})
     assert found["unlisted"].cause.startswith("files are on no list")
 
 
@@ -329,20 +329,20 @@ def test_lists_that_contradict_each_other_or_themselves_are_told(tmp_path):
     (tmp_path / "val.txt").write_text((tmp_path / "train.txt").read_text())
     assert (
         "train.txt and val.txt both list"
-        in read(tmp_path, "duplicate-across-splits unlisted")["duplicate-across-splits"].cause
+        in assert_read(tmp_path, "duplicate-across-splits unlisted")["duplicate-across-splits"].cause
     )
     with (tmp_path / "train.txt").open("a") as file:
         file.write("pics/scene_a.jpg gt_files/scene_b.png\n")
-    refused(tmp_path, "[duplicate-stem]", "several masks", "pics/scene_a.jpg")
+    assert_refused(tmp_path, "[duplicate-stem]", "several masks", "pics/scene_a.jpg")
 
 
 def test_lists_that_were_not_asked_for_are_told_with_the_line_that_asks(tmp_path):
     pairs(tmp_path)
     for split, stems in (("train", STEMS[:4]), ("val", STEMS[4:])):
         (tmp_path / f"{split}.txt").write_text("\n".join(stems))
-    line = read(tmp_path, "unread-list")["unread-list"].remedy.splitlines()[-1]
+    line = assert_read(tmp_path, "unread-list")["unread-list"].remedy.splitlines()[-1]
     (tmp_path / "data.toml").write_text(f"{CLASSES}{line}\n")
-    read(tmp_path, splits={"train": 4, "val": 2})
+    assert_read(tmp_path, splits={"train": 4, "val": 2})
 
 
 # PASCAL VOC and Cityscapes
@@ -361,7 +361,7 @@ def test_lists_of_pascal_voc_name_pictures_in_many_ways(tmp_path, line, sets):
         text = "\n".join(["# a comment", *(line.replace("{}", stem) for stem in stems), ""])
         (tmp_path / sets / f"{split}.txt").write_bytes(text.encode())
     (tmp_path / "data.toml").write_text(CLASSES)
-    read(tmp_path, splits={"train": 4, "val": 2})
+    assert_read(tmp_path, splits={"train": 4, "val": 2})
 
 
 @pytest.mark.parametrize("outer", [("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")])
@@ -441,7 +441,7 @@ def test_a_picture_that_is_listed_twice_is_taken_once(tmp_path):
     ],
 )
 def test_coco_whose_ids_do_not_say_what_belongs_together_is_refused(tmp_path, edit, words):
-    refused(coco(tmp_path, edit), words)
+    assert_refused(coco(tmp_path, edit), words)
 
 
 def test_one_file_in_both_splits_is_told(tmp_path):
@@ -480,13 +480,15 @@ def fractions(shapes) -> None:
 
 
 def test_outlines_in_fractions_of_the_picture_are_no_outlines_in_pixels(tmp_path):
-    refused(
+    assert_refused(
         coco(tmp_path / "coco", lambda table: fractions(table["annotations"])),
         "[bad-shape]",
         "fractions of the picture",
     )
     tmp_path.joinpath("labelme").mkdir()
-    refused(labelme(tmp_path / "labelme", lambda table, stem: fractions(table["shapes"])), "fractions of the picture")
+    assert_refused(
+        labelme(tmp_path / "labelme", lambda table, stem: fractions(table["shapes"])), "fractions of the picture"
+    )
 
 
 def test_names_that_differ_in_case_only_are_told(tmp_path):
@@ -524,7 +526,7 @@ def test_further_pages_are_not_read_in_silence(tmp_path, kind):
     first = Image.open(path).copy()
     path.unlink()
     first.save(path.with_suffix(".tif"), save_all=True, append_images=[first.rotate(180)])
-    assert read(tmp_path, "several-frames")["several-frames"].files == (f"{kind}/scene_b.tif",)
+    assert assert_read(tmp_path, "several-frames")["several-frames"].files == (f"{kind}/scene_b.tif",)
 
 
 def test_colours_that_are_nearly_named_get_the_class_of_the_named_one(tmp_path):
@@ -533,9 +535,9 @@ def test_colours_that_are_nearly_named_get_the_class_of_the_named_one(tmp_path):
     (tmp_path / "data.toml").write_text(f"colors = {{ {table} }}\n")
     for stem in STEMS:
         save(np.where((shown := colored(scene(stem).labels)) == 128, 127, shown), tmp_path / "masks" / f"{stem}.png")
-    said = refused(tmp_path, "[unknown-color]", "nearly colours that are named")
+    said = assert_refused(tmp_path, "[unknown-color]", "nearly colours that are named")
     (tmp_path / "data.toml").write_text(next(line for line in said.splitlines() if line.startswith("colors = ")))
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 def damaged(labels: np.ndarray, number: int) -> np.ndarray:
