@@ -116,3 +116,15 @@ def test_there_is_no_room_for_odds_and_ends():
     words = {"utils", "util", "common", "base", "core", "helpers", "misc"}
     assert not words & {path.stem for path in MODULES}
     assert not words & {path.name for path in SOURCE.rglob("*") if path.is_dir()}
+
+
+def test_no_test_module_imports_another():
+    """What several test modules need has a module of its own: a name changed in one must not take the tests of another away."""
+    tests = Path(__file__).parent
+    found = {
+        f"{path.relative_to(tests)}: {module}"
+        for path in tests.rglob("*.py")
+        for module in imported(path)
+        if module.split(".")[-1].startswith("test_")
+    }
+    assert not found

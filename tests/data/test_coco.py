@@ -4,38 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from coco_sets import SIZE, coco, square
 from pycocotools import mask as tools
 
 from fullconv.data import inspect, open_dataset
 from fullconv.errors import DataError
-from made import save_picture
-
-SIZE = (20, 30)
-
-
-def square(x, y, side):
-    return [x, y, x + side, y, x + side, y + side, x, y + side]
 
 
 def filled(rows, columns):
     mask = np.zeros(SIZE, np.uint8)
     mask[rows, columns] = 1
     return mask
-
-
-def coco(root, annotations, images=None, name="instances.json", **keys):
-    images = images or [{"id": 70 + i, "file_name": f"bild ü {i}.png", "height": 20, "width": 30} for i in range(3)]
-    for image in images:
-        save_picture(np.full((*SIZE, 3), 60 + image["id"], np.uint8), root / "images" / image["file_name"])
-    table = {
-        "images": images,
-        "annotations": [{"id": i, "iscrowd": 0, **a} for i, a in enumerate(annotations, 1)],
-        "categories": [{"id": 7, "name": "Katze"}, {"id": 3, "name": "dog house"}],
-        **keys,
-    }
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
-    return root
 
 
 def masks(root):

@@ -64,7 +64,7 @@ def pictures() -> dict[str, bytes]:
     import tifffile
     from PIL import Image
 
-    from test_image_kinds import ADOBE, png, profile
+    from image_files import ADOBE, png, profile
 
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)

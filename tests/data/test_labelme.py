@@ -1,44 +1,14 @@
 from __future__ import annotations
 
-import base64
-import io
-import json
-
 import numpy as np
 import pytest
-from PIL import Image
+from labelme_sets import SIZE, box, labelme, packed, shape
 
 from fullconv.data import inspect, open_dataset
-from made import save_picture
-
-SIZE = (24, 32)
 
 
 def codes(root):
     return {p.code for p in inspect(root)} - {"class-missing-in-train", "class-unused"}  # so few pictures
-
-
-def packed(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def labelme(root, stem, shapes, path=None, data=None):
-    picture = np.full((*SIZE, 3), len(stem) * 9, np.uint8)
-    if data is None:
-        save_picture(picture, root / f"{stem}.png")
-    table = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": path or f"{stem}.png",
-             "imageData": data, "imageHeight": 24, "imageWidth": 32}  # fmt: skip
-    (root / f"{stem}.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
-
-
-def shape(label, points, kind="polygon", **keys):
-    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **keys}
-
-
-def box(label, x0, y0, x1, y1):
-    return shape(label, [[x1, y1], [x0, y0]], "rectangle")
 
 
 @pytest.fixture

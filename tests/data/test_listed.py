@@ -1,36 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from listed_sets import check, make
 
 from fullconv.data import inspect, open_dataset
-from made import draw, make_shapes, save_mask, save_picture
+from made import make_shapes
 
 
 def codes(root):
     return {p.code for p in inspect(root)} - {"class-missing-in-train", "class-unused"}  # so few pictures
-
-
-def make(root, image, mask, count=5):
-    """Write pictures and masks under names with {}, a number, in them."""
-    expected = {}
-    for number in range(count):
-        picture, labels = draw(np.random.default_rng(number), (24, 32), 3)
-        save_picture(picture, root / image.format(number))
-        save_mask(labels, root / mask.format(number))
-        expected[(root / image.format(number)).relative_to(root).with_suffix("").as_posix()] = labels
-    (root / "data.toml").write_text('classes = ["a", "b", "c"]')
-    return expected
-
-
-def check(root, expected, name):
-    data = open_dataset(root)
-    assert data.format == name
-    found = {sample.stem: data.read_mask(sample) for sample in data.samples("all")}
-    assert found.keys() == expected.keys()
-    for stem, mask in found.items():
-        np.testing.assert_array_equal(mask, expected[stem])
-    return data
 
 
 @pytest.mark.parametrize("suffix", ["_mask", "_L", "_gtFine_labelIds"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 
+import coco_sets
+import labelme_sets
+import labelstudio_sets
+import numpy as np
 import pytest
-import test_coco
-import test_labelme
-import test_labelstudio
-import test_supervisely
+import supervisely_sets
 
 from fullconv.data import inspect
 
@@ -35,31 +36,30 @@ def changed(value, path, odd):
 
 
 def coco(root):
-    square = test_coco.square(1, 1, 6)
+    square = coco_sets.square(1, 1, 6)
     rle = {"size": [20, 30], "counts": [0, 3, 597]}
-    test_coco.coco(root, [{"image_id": 70, "category_id": 7, "segmentation": [square], "bbox": [1, 1, 2, 2]},
+    coco_sets.coco(root, [{"image_id": 70, "category_id": 7, "segmentation": [square], "bbox": [1, 1, 2, 2]},
                           {"image_id": 71, "category_id": 3, "segmentation": rle}])  # fmt: skip
     return root / "instances.json"
 
 
 def labelme(root):
-    mask = test_labelme.packed(test_labelme.np.ones((3, 3), "uint8"))
-    test_labelme.labelme(root, "eins", [test_labelme.box("a", 1, 1, 5, 5)])
-    test_labelme.labelme(root, "zwei", [test_labelme.box("a", 1, 1, 5, 5), test_labelme.shape(
+    mask = labelme_sets.packed(np.ones((3, 3), "uint8"))
+    labelme_sets.labelme(root, "eins", [labelme_sets.box("a", 1, 1, 5, 5)])
+    labelme_sets.labelme(root, "zwei", [labelme_sets.box("a", 1, 1, 5, 5), labelme_sets.shape(
         "b", [[1, 1], [3, 3]], "mask", mask=mask)], data=mask)  # fmt: skip
     return root / "zwei.json"
 
 
 def supervisely(root):
-    make = test_supervisely
-    outline = make.polygon("car", make.square(0, 0, 9), make.square(2, 2, 3))
-    make.make(root, [outline, make.bitmap(make.np.eye(3), 1, 1)])
+    outline = supervisely_sets.polygon("car", supervisely_sets.square(0, 0, 9), supervisely_sets.square(2, 2, 3))
+    supervisely_sets.make(root, [outline, supervisely_sets.bitmap(np.eye(3), 1, 1)])
     return root / "ds0" / "ann" / "bild ü 0.png.json"
 
 
 def labelstudio(root):
-    strokes = test_labelstudio.row("brushlabels", "car", rle=[0, 0, 1])
-    test_labelstudio.make(root, [test_labelstudio.BOX, test_labelstudio.POLYGON, strokes])
+    strokes = labelstudio_sets.row("brushlabels", "car", rle=[0, 0, 1])
+    labelstudio_sets.make(root, [labelstudio_sets.BOX, labelstudio_sets.POLYGON, strokes])
     return root / "project-1.json"
 
 

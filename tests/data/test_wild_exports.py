@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_as_exported import STEMS, pairs, read, refused, scene
+from tool_sets import STEMS, assert_read, assert_refused, pairs, scene
 
 from fault_sets import CLASSES, save
 from fullconv.data import examine, open_dataset
@@ -36,19 +36,19 @@ def test_a_folder_that_holds_nothing_but_the_set_is_gone_into(tmp_path, inner):
     pairs(tmp_path / inner)
     (tmp_path / "README.dataset.txt").write_text("From the archive.", encoding="utf-8")
     (tmp_path / "__MACOSX").mkdir()
-    read(tmp_path)
+    assert_read(tmp_path)
     assert examine(tmp_path).root == tmp_path / inner
 
 
 def test_no_folder_is_gone_into_where_there_is_a_choice_or_nothing_inside(tmp_path):
     pairs(tmp_path / "two/a")
     pairs(tmp_path / "two/b")
-    refused(tmp_path / "two", "unusable", "a/, b/ look like data sets")
+    assert_refused(tmp_path / "two", "unusable", "a/, b/ look like data sets")
     (tmp_path / "bare/x/y").mkdir(parents=True)
-    refused(tmp_path / "bare", "unusable", str(tmp_path / "bare"))
+    assert_refused(tmp_path / "bare", "unusable", str(tmp_path / "bare"))
     (tmp_path / "round").mkdir()
     (tmp_path / "round/again").symlink_to(tmp_path / "round")
-    refused(tmp_path / "round", "unusable")
+    assert_refused(tmp_path / "round", "unusable")
 
 
 def test_lines_for_data_toml_may_be_put_where_the_user_pointed(tmp_path):
@@ -63,7 +63,7 @@ def test_lines_for_data_toml_may_be_put_where_the_user_pointed(tmp_path):
         where.unlink()
     where = tmp_path / "data.toml"
     where.write_text("clases = 3", encoding="utf-8")
-    refused(tmp_path, "unusable", "classes")
+    assert_refused(tmp_path, "unusable", "classes")
     (tmp_path / "other").mkdir()
     where.write_text(CLASSES, encoding="utf-8")
     assert "off-by-one" in told(tmp_path / "a/b")  # beside another folder it is none of this set's
@@ -73,7 +73,7 @@ def test_lines_for_data_toml_may_be_put_where_the_user_pointed(tmp_path):
     "folders", [("img_dir", "ann_dir"), ("701_StillsRaw_full", "LabeledApproved_full"), ("data", "labels")]
 )
 def test_folders_of_further_usual_names(tmp_path, folders):
-    read(pairs(tmp_path, *folders))
+    assert_read(pairs(tmp_path, *folders))
 
 
 @pytest.mark.parametrize("ending", [".jpg.png", "_segmentation.png", "-labelled.png"])
@@ -81,18 +81,18 @@ def test_masks_named_after_their_pictures_need_no_word(tmp_path, ending):
     pairs(tmp_path)
     for stem in STEMS:
         (tmp_path / f"masks/{stem}.png").rename(tmp_path / f"masks/{stem}{ending}")
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 def test_an_unusual_suffix_counts_only_where_each_picture_has_one_such_mask(tmp_path):
     pairs(tmp_path)
     for i, stem in enumerate(STEMS):
         (tmp_path / f"masks/{stem}.png").rename(tmp_path / f"masks/{stem}-{'old' if i == 2 else 'new'}.png")
-    refused(tmp_path, "missing-mask", 'mask_suffix = "-new"')
+    assert_refused(tmp_path, "missing-mask", 'mask_suffix = "-new"')
     for i in range(1, 6):  # 1 to 5 and 10 to 50 are no pictures with a suffix "0"
         save(scene(STEMS[0]).picture, tmp_path / f"n/images/{i}.jpg")
         save(scene(STEMS[0]).labels, tmp_path / f"n/masks/{i}0.png")
-    refused(tmp_path / "n", "missing-mask")
+    assert_refused(tmp_path / "n", "missing-mask")
 
 
 def test_pairs_that_lie_further_in_are_told_with_the_lines_that_name_them(tmp_path):
@@ -102,7 +102,7 @@ def test_pairs_that_lie_further_in_are_told_with_the_lines_that_name_them(tmp_pa
     lines = remedy.partition("data.toml:\n")[2]
     assert lines == 'images = "images/10k"\nmasks = "masks/sem_seg/ids"'
     (tmp_path / "data.toml").write_text(f"{lines}\n{CLASSES}", encoding="utf-8")
-    read(tmp_path)
+    assert_read(tmp_path)
 
 
 def test_brush_files_of_label_studio_beside_pictures_are_told(tmp_path):

@@ -13,10 +13,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+from labelstudio_sets import strokes
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as tools
-from test_labelstudio import strokes
 
 from fullconv.labels import VOID, full_palette
 

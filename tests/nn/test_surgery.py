@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from test_foreign import caffemodel
+from caffe_files import caffemodel
 from torch import Tensor, nn
 
 import fullconv

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 import httpx
 import numpy as np
 import pytest
+from bombs import bomb
 from PIL import Image
 from serving import Running, picture, png
-from test_service import bomb
 
 PICTURE = png(picture())
 IN_TIME = 2.0

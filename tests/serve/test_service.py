@@ -6,9 +6,7 @@ import base64
 import io
 import json
 import socket
-import struct
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from bombs import bomb
 from PIL import Image
 from serving import CLASSES, Running, picture, png
 
@@ -292,18 +291,6 @@ def test_large_bodies_are_refused_before_they_are_read(strict, token):
 
     answer = strict.client.post("/v1/predict", content=endless(), headers=token)  # chunked, so its length is not told
     assert refused(answer)[:2] == (413, "body-too-large")
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it is large."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9000))) + chunk(b"IEND", b"")
-    )
 
 
 def test_too_many_pixels_are_refused_by_the_header(strict, token):
