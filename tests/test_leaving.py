@@ -1,0 +1,58 @@
+"""How the program ends: at once, but with everything done that was asked for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+START = "import atexit, sys, threading, time\nfrom fullconv.__main__ import leave\n"
+TAKEN_APART = "class Last:\n    def __del__(self): print('taken apart')\nlast = Last()\n"
+
+
+def ended(code: str, *words: str) -> tuple[int, str]:
+    """Run a program; return its exit code and what it printed."""
+    done = subprocess.run([sys.executable, *words, "-c", START + code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_the_code_is_kept_what_was_printed_gets_out_and_nothing_is_taken_apart(code):
+    assert ended(f"{TAKEN_APART}print('done')\nleave({code})") == (code, "done\n")
+
+
+def test_what_asked_to_be_called_at_the_end_is_called():
+    assert ended("atexit.register(print, 'first')\natexit.register(print, 'second')\nleave(3)") == (
+        3,
+        "second\nfirst\n",
+    )
+
+
+def test_a_thread_that_works_on_is_waited_for():
+    work = "threading.Thread(target=lambda: (time.sleep(0.3), print('worked'))).start()\n"
+    assert ended(f"{work}leave(0)") == (0, "worked\n")
+
+
+@pytest.mark.parametrize("watch", ["sys.settrace(lambda *_: None)", "sys.setprofile(lambda *_: None)"])
+def test_who_looks_on_sees_the_end(watch):
+    assert ended(f"{watch}\ntry: leave(2)\nfinally: print('seen')") == (2, "seen\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from fullconv.__main__ import run; run()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as process:
+        guard = threading.Timer(60, process.kill)
+        guard.start()
+        assert process.stdout.readline() == "importing\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        guard.cancel()
+    assert (process.returncode, said) == (130, "fullconv: stopped by Ctrl-C.\n")
