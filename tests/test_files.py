@@ -369,6 +369,23 @@ def test_bad_pictures_are_named_and_the_others_are_done(segmenter, tmp_path):
     assert found["good.png"]["input"] == good.as_posix()
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_the_log_has_the_order_of_the_pictures_whatever_came_of_them(segmenter, tmp_path, batch_size):
+    for number in range(9):
+        picture(tmp_path / "in" / f"{number}.png")
+    predict_files(segmenter, Job([str(tmp_path / "in" / "3.png"), str(tmp_path / "in" / "6.png")], tmp_path / "out"))
+    for number in (1, 4, 7):
+        (tmp_path / "in" / f"{number}.png").write_bytes(b"no picture")
+    told: list[str] = []
+    job = Job([str(tmp_path / "in")], tmp_path / "out", skip_existing=True, batch_size=batch_size)
+    predict_files(segmenter, job, lambda path, _: told.append(Path(path).stem))
+    assert [(Path(line["input"]).stem, line["status"]) for line in log(tmp_path / "out")] == [
+        (str(n), "failed" if n % 3 == 1 else "skipped" if n in (3, 6) else "done") for n in range(9)
+    ]
+    assert told == ["1", "4", "7"]
+    assert list(dict.fromkeys(Path(row["image"]).stem for row in rows(tmp_path / "out"))) == list("023568")
+
+
 @pytest.mark.parametrize("batch_size", [2, 3])
 def test_batches_change_nothing_and_a_bad_one_among_them_is_found(segmenter, tmp_path, batch_size):
     for i in range(5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import threading
 import time
 
 import pytest
+
+import fullconv
 
 START = "import atexit, sys, threading, time\nfrom fullconv.__main__ import leave\n"
 TAKEN_APART = "class Last:\n    def __del__(self): print('taken apart')\nlast = Last()\n"
@@ -46,7 +49,7 @@ def test_who_looks_on_sees_the_end(watch):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path):
     (tmp_path / "typer.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from fullconv.__main__ import run; run()"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from fullconv.__main__ import run; sys.exit(run())"
     with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as process:
         guard = threading.Timer(60, process.kill)
         guard.start()
@@ -56,3 +59,38 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path):
         said = process.stderr.read()
         guard.cancel()
     assert (process.returncode, said) == (130, "fullconv: stopped by Ctrl-C.\n")
+
+
+@pytest.mark.parametrize("name", ["fullconv", "other"])
+def test_the_entry_leaves_at_once_only_where_the_process_is_its_own(tmp_path, name):
+    script = (
+        f"import sys\nfrom fullconv.__main__ import run\n{TAKEN_APART}code = run()\nprint('goes on')\nsys.exit(code)\n"
+    )
+    (tmp_path / name).write_text(script)
+    done = subprocess.run([sys.executable, tmp_path / name, "--version"], capture_output=True, text=True, timeout=60)
+    words = "" if name == "fullconv" else "goes on\ntaken apart\n"
+    assert (done.returncode, done.stdout) == (0, f"fullconv {fullconv.__version__}\n{words}")
+
+
+def test_other_programs_get_the_code():
+    code = "import runpy, sys\nsys.argv = ['fullconv', 'no-such']\ntry: runpy.run_module('fullconv', run_name='__main__')\n"
+    code += "except SystemExit as end: print('got', end.code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "got 2\n")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_as_a_module_it_leaves_at_once(tmp_path, own):
+    hook = "import __main__\nclass Last:\n    def __del__(self): print('taken apart')\n__main__.last = Last()\n"
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    words = (
+        ["-m", "fullconv", "--version"]
+        if own
+        else ["-c", "from fullconv.__main__ import run; print(run())", "--version"]
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"fullconv {fullconv.__version__}\n" + ("" if own else "0\ntaken apart\n"),
+    )

@@ -7,11 +7,16 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 
-def run() -> NoReturn:
-    """Run the command that the process was started with, and end the process."""
+def run() -> int:
+    """Run the command that the process was started with.
+
+    Returns:
+        The exit code of `fullconv.cli.main`, to other programs; where this one is the process's own, it ends here.
+    """
     try:
         from fullconv.cli import main
 
@@ -20,7 +25,18 @@ def run() -> NoReturn:
         with suppress(OSError):
             print("fullconv: stopped by Ctrl-C.", file=sys.stderr)
         code = 130
-    leave(code)
+    if _own_program():
+        leave(code)
+    return code
+
+
+def _own_program() -> bool:
+    """Say whether the process was started as `fullconv` or `python -m fullconv`, and is nobody else's."""
+    started = sys.modules["__main__"]
+    if (spec := getattr(started, "__spec__", None)) is not None and spec.name == "fullconv.__main__":
+        return True
+    file = Path(getattr(started, "__file__", None) or "")
+    return file.name == "fullconv" or file.parent.name == "fullconv.exe"  # what pip makes of the entry in pyproject
 
 
 def leave(code: int) -> NoReturn:
@@ -50,4 +66,4 @@ def _watched() -> bool:
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(run())

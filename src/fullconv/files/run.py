@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -162,6 +162,25 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of a picture, to be recorded in its turn."""
+
+    path: str
+    status: Literal["done", "skipped", "failed"]
+    name: str | None = None
+    """Of its results."""
+    counts: Counts | Future[Counts] | None = None
+    """Pixels by class; those of a label map that is still written come when it is."""
+    reason: str | None = None
+    last: str = ".png"
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing has to be waited for."""
+        return not isinstance(self.counts, Future) or self.counts.done()
+
+
 class _Run:
     """The pipeline: reading threads, the network in this one, writing threads; a bounded number on the way."""
 
@@ -181,7 +200,8 @@ class _Run:
         self.more = more
         self.threads = max(1, job.workers if job.workers is not None else min(4, os.cpu_count() or 1))
         self._batch: list[tuple[Picture, NDArray[Any]]] = []
-        self._writing: deque[tuple[Picture, Future[Counts]]] = deque()
+        self._outcomes: deque[_Outcome] = deque()
+        """In the order of the pictures, however long each takes."""
 
     def pictures(self, plan: Plan) -> Generator[None, None, None]:
         """Work through a plan; yields after each picture that is finished."""
@@ -206,10 +226,7 @@ class _Run:
 
     def fail(self, path: str, reason: str) -> None:
         """Record a picture that cannot be predicted."""
-        self.tally.failed += 1
-        self.tables.add(path, "failed", None, reason)
-        if self.on_failure is not None:
-            self.on_failure(path, reason)
+        self._record(_Outcome(path, "failed", reason=reason))
 
     def _read(self, picture: Picture) -> NDArray[Any] | Counts | None:
         """Return the pixels, or the counts of results that exist; None for a raster, which is read by windows."""
@@ -232,17 +249,16 @@ class _Run:
             with part(WAITING_IN):
                 found = pending.result()
         except FullconvError as error:
-            self.fail(picture.path, _named(picture, error))
-            yield
+            yield from self._predict(pool)
+            yield from self._then(_Outcome(picture.path, "failed", reason=_named(picture, error)))
             return
         if found is None:
+            yield from self._predict(pool)
             yield from self._raster(picture)
             return
         if isinstance(found, dict):
-            self.tally.skipped += 1
-            self.tables.add(picture.path, "skipped", picture.name)
-            self.tables.count(picture.path, found)
-            yield
+            yield from self._predict(pool)
+            yield from self._then(_Outcome(picture.path, "skipped", picture.name, found))
             return
         self._batch.append((picture, found))
         if len(self._batch) >= self.job.batch_size:
@@ -255,20 +271,16 @@ class _Run:
         except StoppedError:
             return
         except (InputError, NetworkError, RunError, MissingExtraError) as error:
-            self.fail(picture.path, _named(picture, error))
-            yield
+            yield from self._then(_Outcome(picture.path, "failed", reason=_named(picture, error)))
             return
-        if existed:
-            self.tally.skipped += 1
-        else:
-            self.tally.done += 1
-        self.tables.add(picture.path, "skipped" if existed else "done", picture.name, last=".tif")
-        self.tables.count(picture.path, counts)
-        yield
+        status: Literal["done", "skipped"] = "skipped" if existed else "done"
+        yield from self._then(_Outcome(picture.path, status, picture.name, counts, last=".tif"))
 
     def _predict(self, pool: ThreadPoolExecutor) -> Generator[None, None, None]:
-        """Predict the batch, and hand its pictures to be written."""
+        """Predict the batch, if there is one, and hand its pictures to be written."""
         batch, self._batch = self._batch, []
+        if not batch:
+            return
         job = self.job
         try:
             pixels = [found for _, found in batch]
@@ -279,23 +291,35 @@ class _Run:
                     self._batch = [item]
                     yield from self._predict(pool)
                 return
-            self.fail(batch[0][0].path, _named(batch[0][0], error))
-            yield
+            yield from self._then(_Outcome(batch[0][0].path, "failed", reason=_named(batch[0][0], error)))
             return
         for (picture, _), prediction in zip(batch, predictions, strict=True):
-            self._writing.append((picture, pool.submit(self.writer.write, picture.name, prediction)))
+            written = pool.submit(self.writer.write, picture.name, prediction)
+            self._outcomes.append(_Outcome(picture.path, "done", picture.name, written))
+        yield from self._finish(self.threads)
+
+    def _then(self, outcome: _Outcome) -> Generator[None, None, None]:
+        """Record an outcome after those of the pictures before it."""
+        self._outcomes.append(outcome)
         yield from self._finish(self.threads)
 
     def _finish(self, leave: int) -> Generator[None, None, None]:
-        """Record pictures that were written, waiting for the oldest while more than a number are under way."""
-        while len(self._writing) > leave or (self._writing and self._writing[0][1].done()):
-            picture, written = self._writing.popleft()
-            with part(WAITING_OUT):
-                counts = written.result()
-            self.tally.done += 1
-            self.tables.add(picture.path, "done", picture.name)
-            self.tables.count(picture.path, counts)
+        """Record what is known, waiting for the oldest while more than a number are under way."""
+        while len(self._outcomes) > leave or (self._outcomes and self._outcomes[0].known):
+            self._record(self._outcomes.popleft())
             yield
+
+    def _record(self, outcome: _Outcome) -> None:
+        counts = outcome.counts
+        if isinstance(counts, Future):
+            with part(WAITING_OUT):
+                counts = counts.result()
+        setattr(self.tally, outcome.status, getattr(self.tally, outcome.status) + 1)
+        self.tables.add(outcome.path, outcome.status, outcome.name, outcome.reason, outcome.last)
+        if counts is not None:
+            self.tables.count(outcome.path, counts)
+        if outcome.reason is not None and self.on_failure is not None:
+            self.on_failure(outcome.path, outcome.reason)
 
 
 def _named(picture: Picture, error: FullconvError) -> str:
