@@ -90,49 +90,69 @@ def evaluate_together(
     if processes.ranks == 1:
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()
-    classes: dict[str, tuple[str, ...]] = {}
-    for ours, theirs in choose_heads(segmenter.card, dataset, None):
-        names = segmenter.card.labels(ours).classes
-        check_classes(names, dataset.labels[theirs].classes, str(dataset.root))
-        classes[ours or ""] = names
-    own = {index: sample for index, sample in enumerate(samples) if index % processes.ranks == processes.rank}
-    counts = {h: torch.zeros(len(samples), 3, len(names), dtype=torch.int64) for h, names in classes.items()}
-    confusions = {h: torch.zeros(len(names), len(names), dtype=torch.int64) for h, names in classes.items()}
-    failed: list[list[Any]] = []
+    shares = _Shares(segmenter, dataset, samples, processes)
+    processes.all_do(lambda: shares.score_own(split, options))
+    return shares.together(split, start)
 
-    def score_own() -> None:
-        if not own:
+
+class _Shares:
+    """What each process counts of its own pictures, every one of which has its place among all."""
+
+    def __init__(self, segmenter: Segmenter, dataset: Dataset, samples: Sequence[Sample], processes: Processes) -> None:
+        self.segmenter, self.dataset, self.samples, self.processes = segmenter, dataset, samples, processes
+        self.classes: dict[str, tuple[str, ...]] = {}
+        for ours, theirs in choose_heads(segmenter.card, dataset, None):
+            names = segmenter.card.labels(ours).classes
+            check_classes(names, dataset.labels[theirs].classes, str(dataset.root))
+            self.classes[ours or ""] = names
+        sizes = {head: len(names) for head, names in self.classes.items()}
+        self.own = {i: sample for i, sample in enumerate(samples) if i % processes.ranks == processes.rank}
+        self.counts = {head: torch.zeros(len(samples), 3, k, dtype=torch.int64) for head, k in sizes.items()}
+        self.confusions = {head: torch.zeros(k, k, dtype=torch.int64) for head, k in sizes.items()}
+        self.failed: list[list[Any]] = []
+        """Each with its place, and input and reason."""
+
+    def score_own(self, split: str, options: dict[str, Any]) -> None:
+        """Count this process's pictures."""
+        if not self.own:
             return
         try:
-            reports = evaluate_heads(segmenter, dataset, split, samples=list(own.values()), **options)
+            reports = evaluate_heads(self.segmenter, self.dataset, split, samples=list(self.own.values()), **options)
         except DataError as error:  # not one of this process's pictures; the others may have some
             if options.get("on_error") != "record":
                 raise
-            failed.extend([i, {"input": s.image.as_posix(), "reason": str(error)}] for i, s in own.items())
+            self.failed += [[i, {"input": s.image.as_posix(), "reason": str(error)}] for i, s in self.own.items()]
             return
         for head, report in reports.items():
-            confusions[head].add_(torch.from_numpy(report.confusion))
-            for index, sample in own.items():
+            self.confusions[head].add_(torch.from_numpy(report.confusion))
+            for index, sample in self.own.items():
                 if sample.stem in report.per_image:
-                    counts[head][index] = torch.from_numpy(np.stack(report.per_image[sample.stem]))
+                    self.counts[head][index] = torch.from_numpy(np.stack(report.per_image[sample.stem]))
         reasons = {entry["input"]: entry for entry in next(iter(reports.values())).failed}
-        failed.extend([i, reasons[s.image.as_posix()]] for i, s in own.items() if s.image.as_posix() in reasons)
+        self.failed += [[i, reasons[s.image.as_posix()]] for i, s in self.own.items() if s.image.as_posix() in reasons]
 
-    processes.all_do(score_own)
-    for head in classes:
-        processes.sum(counts[head])
-        processes.sum(confusions[head])
-    missed = dict(sorted((entry for part in processes.gathered(failed) for entry in part), key=lambda entry: entry[0]))
-    scored = [index for index in range(len(samples)) if index not in missed]
-    if missed and not scored:
-        first = next(iter(missed.values()))["reason"]
-        raise processes.spoken(DataError(f"{dataset.root}: none of {len(samples)} pictures could be scored: {first}"))
-    return {
-        head: Report(
-            names, confusions[head].numpy(),
-            {samples[index].stem: Counts(*counts[head][index].numpy()) for index in scored},
-            engine=segmenter.engine.name, precision=segmenter.engine.precision, split=split,
-            failed=list(missed.values()), seconds=time.perf_counter() - start,
-        )
-        for head, names in classes.items()
-    }  # fmt: skip
+    def together(self, split: str, start: float) -> dict[str, Report]:
+        """Add up what all processes counted, and return the score of each head.
+
+        Raises:
+            DataError: No picture of any process could be scored.
+        """
+        for head in self.classes:
+            self.processes.sum(self.counts[head])
+            self.processes.sum(self.confusions[head])
+        gathered = [entry for part in self.processes.gathered(self.failed) for entry in part]
+        missed = dict(sorted(gathered, key=lambda entry: entry[0]))
+        scored = [index for index in range(len(self.samples)) if index not in missed]
+        if missed and not scored:
+            words = f"{self.dataset.root}: none of {len(self.samples)} pictures could be scored"
+            raise self.processes.spoken(DataError(f"{words}: {next(iter(missed.values()))['reason']}"))
+        engine = self.segmenter.engine
+        return {
+            head: Report(
+                names, self.confusions[head].numpy(),
+                {self.samples[index].stem: Counts(*self.counts[head][index].numpy()) for index in scored},
+                engine=engine.name, precision=engine.precision, split=split, failed=list(missed.values()),
+                seconds=time.perf_counter() - start,
+            )
+            for head, names in self.classes.items()
+        }  # fmt: skip
