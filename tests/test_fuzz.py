@@ -96,8 +96,16 @@ def watch() -> None:
         "socket.connect",
     }
 
+    def imports() -> bool:
+        # a changed backbone is looked for among timm's, which makes classes as it is imported
+        frame: Any = sys._getframe()
+        while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+            frame = frame.f_back
+        return frame is not None
+
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in forbidden or (event == "exec" and str(getattr(arguments[0], "co_filename", "")) == "<string>"):
+        text = event == "exec" and str(getattr(arguments[0], "co_filename", "")) == "<string>"
+        if event in forbidden or (text and not imports()):
             sys.stderr.write(f"executed: {event} {arguments}\n")
             sys.stderr.flush()
             __import__("os")._exit(77)

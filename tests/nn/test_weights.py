@@ -19,7 +19,7 @@ from fullconv.card import Card
 from fullconv.errors import NetworkError, WeightsError
 from fullconv.modelfile import write_model
 from fullconv.nn import build
-from fullconv.nn.filling import _without_memory, shapes_of
+from fullconv.nn.filling import _without_memory, filled, shapes_of
 from fullconv.nn.weights import Published, fetch, published_weights, read_weights
 from networks import pictures
 
@@ -295,3 +295,14 @@ def test_a_network_without_weights_knows_the_memory_of_its_maps():
         assert empty.map_bytes(96, 130, item_bytes) == whole.map_bytes(96, 130, item_bytes)
     untraced = _without_memory(card)  # as of a backbone that nobody tested
     assert untraced.map_bytes(96, 130, 4) == whole.map_bytes(96, 130, 4)
+
+
+def test_weights_without_a_norm_s_count_are_read_without_a_warning():
+    card = Card(
+        variant="fcn8s", backbone="tiny", classes=("a", "b"), network={"width": 2.0, "head": {}}
+    )  # compared first
+    tensors = build("fcn8s", backbone="tiny", num_classes=2, width=2.0).state_dict()
+    (count, *_) = [name for name in tensors if name.endswith("num_batches_tracked")]
+    found = filled(card, {name: value for name, value in tensors.items() if name != count}).state_dict()
+    assert found[count] == 0
+    assert all(torch.equal(value, tensors[name]) for name, value in found.items() if name != count)

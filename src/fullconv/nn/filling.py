@@ -101,10 +101,17 @@ def filled(card: Card, tensors: dict[str, Tensor]) -> Network:
     except RuntimeError:  # of a backbone that computes numbers while it is built
         network = _build(card)
     else:
+        tensors = _with_counts(network, tensors)
         network.load_state_dict({name: value.to("meta") for name, value in tensors.items()})
         network = _build(card) if _holds_more(network) else network.to_empty(device="cpu")
     network.load_state_dict(tensors)
     return network
+
+
+def _with_counts(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add what batch norms of old files lack: PyTorch lets them do without the count of their steps."""
+    names = (name for name in network.state_dict() if name.endswith("num_batches_tracked"))
+    return {name: torch.tensor(0) for name in names} | tensors
 
 
 def _holds_more(network: nn.Module) -> bool:
