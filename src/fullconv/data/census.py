@@ -56,6 +56,10 @@ class Census:
     """Masks with more colours than any mask has."""
     tops: Counter[int] = field(default_factory=Counter)
     """Masks that hold all numbers from 0 or 1 to one, by that one."""
+    ends: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Masks by the smallest and the largest number that they hold, but for void."""
+    without_zero: list[Sample] = field(default_factory=list)
+    """Those that hold other numbers than void, but no 0."""
     two_valued: list[Sample] = field(default_factory=list)
     """Those of 0 and 255 only, where 255 fills regions."""
     thick_void: int = 0
@@ -89,6 +93,10 @@ class Census:
             if set(counts) == {0, VOID}:
                 self.two_valued.append(sample)
         held = sorted(set(counts) - self.void)
+        if held:
+            self.ends[held[0], held[-1]] += 1
+        if held and held[0] > 0:
+            self.without_zero.append(sample)
         if len(held) > 1 and held == list(range(held[0], held[-1] + 1)) and held[0] <= 1:
             self.tops[held[-1]] += 1
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ _EXPLAINS: dict[str, tuple[str, ...]] = {
     "jpeg-mask": ("class-unused", "class-missing-in-train", "nothing-to-learn"),
 }
 """What follows from a larger problem is not told again: 0/255 masks also have all-void ones."""
+
+_UNKNOWN = (
+    "Without them there is nothing to learn from: export the masks again with class numbers as they are, not stretched"
+    " to be seen; or say in values of data.toml what each number means."
+)
 
 
 @dataclass
@@ -167,7 +172,7 @@ def _examine(dataset: Dataset, before: Sequence[Problem], progress: Progress | N
     for head in dataset.heads:
         tallies[head] = tally = Tally(dataset, head)
         problems = _examine_head(dataset, tally, progress if head == dataset.heads[0] else None)
-        new = [one for one in problems if one.code not in known]
+        new = _without_void_for_all(one for one in problems if one.code not in known)
         left = {id(one) for one in _without_repetition([*before, *new])}
         found += [one for one in new if id(one) in left]
     return Examination(dataset.root, dataset, _sorted(found), tallies)
@@ -247,6 +252,14 @@ def _without_repetition(problems: list[Problem]) -> list[Problem]:
     if 2 * counts.get("unknown-label", 0) > counts.get("nothing-to-learn", 0):  # what is unknown may be the classes
         hidden.add("nothing-to-learn")
     return [found for found in problems if found.code not in hidden]
+
+
+def _without_void_for_all(problems: Iterable[Problem]) -> list[Problem]:
+    """Do not propose to make unknown numbers void where nothing but them could be learned."""
+    listed = list(problems)
+    if not any(one.code == "nothing-to-learn" for one in listed):
+        return listed
+    return [replace(one, remedy=_UNKNOWN) if one.code == "unknown-label" else one for one in listed]
 
 
 def _empty_splits(dataset: Dataset) -> list[Problem]:

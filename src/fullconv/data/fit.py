@@ -32,6 +32,9 @@ _MUCH = 0.3  # of two pictures' variance; of whole masks none gains by an exchan
 _MARGIN = 4  # cells, an eighth of a picture
 _STEPS = [step for step in range(-_MARGIN, _MARGIN + 1) if step]
 _MOVES = [(0, 0), *((step, 0) for step in _STEPS), *((0, step) for step in _STEPS)]
+_FACTORS = (0.67, 0.8, 0.9, 1.12, 1.25, 1.5)
+SCALES = ((1.0, 1.0), *((f, f) for f in _FACTORS), *((f, 1.0) for f in _FACTORS), *((1.0, f) for f in _FACTORS))
+"""Height and width by which masks may be too large: both, as of a cut-out, or one, as where one of two kept its proportions."""
 _SHIFTS = (1, -1, 2, -2, 3, -3)
 
 
@@ -188,12 +191,37 @@ def displaced(pair: Pair) -> dict[tuple[int, int], float]:
 
     The middle leaves out what is moved beyond an edge.
     """
-    parts = pair.picture.reshape(-1, 3).take(_moved_places(len(pair.mask)), axis=0)
-    parts -= parts.mean(axis=0)
+    parts = _normalized(pair.picture.reshape(-1, 3).take(_moved_places(len(pair.mask)), axis=0))
+    inner = pair.mask[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    return dict(zip(_MOVES, explained([inner], parts)[0].tolist(), strict=True))
+
+
+@cache
+def _scaled_places(side: int) -> NDArray[np.intp]:
+    """Return (side * side, scales): which cell of a picture lies at each place of a mask that is so many times too large.
+
+    Beside the picture, which a mask that is too small shows as well, it is the nearest cell.
+    """
+    middle = (np.arange(side) + 0.5) / side - 0.5
+    places = []
+    for down, right in SCALES:
+        y, x = (np.floor((middle / scale + 0.5) * side).astype(np.intp).clip(0, side - 1) for scale in (down, right))
+        places.append((y[:, None] * side + x).ravel())
+    return np.stack(places, axis=1)
+
+
+def scaled(pair: Pair) -> dict[tuple[float, float], float]:
+    """Return how much of a picture its mask explains, by how many times too high and too wide it is taken to be."""
+    parts = _normalized(pair.picture.reshape(-1, 3).take(_scaled_places(len(pair.mask)), axis=0))
+    return dict(zip(SCALES, explained([pair.mask], parts)[0].tolist(), strict=True))
+
+
+def _normalized(parts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give each of N pictures (cells, N, 3) mean 0 and variance 1; as `columns`."""
+    parts = parts - parts.mean(axis=0)
     variance = np.square(parts.reshape(len(parts), -1)).mean(axis=0).reshape(-1, 3).sum(axis=1)
     parts /= np.maximum(np.sqrt(variance), 1e-3)[:, None]
-    inner = pair.mask[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
-    return dict(zip(_MOVES, explained([inner], parts.reshape(len(parts), -1))[0].tolist(), strict=True))
+    return parts.reshape(len(parts), -1)
 
 
 def back(orientation: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from fullconv.data.dataset import Dataset
 from fullconv.data.facts import MaskFacts, PictureFacts
 from fullconv.data.findings import shown
-from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, displaced, judge, make_pair
+from fullconv.data.fit import CLEAR, FEWEST, MOST, Fit, Pair, displaced, judge, make_pair, scaled
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.traces import SIDE
@@ -20,6 +20,7 @@ _WAYS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)",
 _TURNED = 0.12  # of a picture's variance that masks explain more when they are turned; sound ones explain less
 _MOVED = 0.1  # the same of masks that are moved
 _MOVED_AT_MOST = 64  # pairs that are tried so
+_SCALED_AT_MOST = 24  # as there are more ways
 _SEVERAL = 3  # masks that fit elsewhere, from which on that is no chance
 _ENOUGH = 16  # pairs of which one can say that they do not fit; few that fit badly may be chance
 _REMEDY = "Pair them anew, by names or lists that belong together; open a few pictures beside their masks."
@@ -32,12 +33,14 @@ class Pairing:
         self.pairs: dict[str, list[Pair]] = defaultdict(list)
         self.looked: dict[str, int] = defaultdict(int)
 
-    def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
-        """Take one pair that can be read."""
+    def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> Pair | None:
+        """Take one pair that can be read, and return it where it is compared."""
         fitting = mask.size == picture.size and picture.orientation == 1  # others are judged by themselves
-        if self.looked[split] < MOST and fitting and (pair := make_pair(sample, picture, mask)):
+        pair = make_pair(sample, picture, mask) if self.looked[split] < MOST and fitting else None
+        if pair is not None:
             self.pairs[split].append(pair)
         self.looked[split] += 1
+        return pair
 
     def problems(self, dataset: Dataset) -> list[Problem]:
         """Return the pairs that do not fit."""
@@ -79,6 +82,10 @@ def _whole(dataset: Dataset, pairs: Sequence[Pair], fit: Fit) -> Problem | None:
     if (move := _common_move(pairs)) is not None:
         words = f"masks fit their pictures only where they are moved: they lie too far {_said(*move)}"
         return problem("mask-mismatch", "warning", files, words, "Export masks and pictures at one place and size.")
+    if (scale := _common_scale(pairs)) is not None:
+        words = f"masks fit their pictures only where they are made smaller or larger: they are {_times(*scale)}"
+        remedy = "Cut out, pad and resize masks as their pictures, or export both at one size."
+        return problem("mask-mismatch", "warning", files, words, remedy)
     if abs(fit.strength()) > CLEAR / 2 or len(pairs) < _ENOUGH:
         return None
     words = (
@@ -126,6 +133,24 @@ def _common_move(pairs: Sequence[Pair]) -> tuple[int, int] | None:
     gain = gains[best]
     clear = gain.mean() > max(_MOVED, CLEAR * gain.std() / np.sqrt(len(gain)))
     return best if clear and max(map(abs, best)) > 1 else None
+
+
+def _common_scale(pairs: Sequence[Pair]) -> tuple[float, float] | None:
+    """Return how many times too high and too wide all masks are, if they clearly are."""
+    fits = [scaled(pair) for pair in pairs[:: -(-len(pairs) // _SCALED_AT_MOST)]]
+    gains = {scale: np.array([fit[scale] - fit[1.0, 1.0] for fit in fits]) for scale in fits[0]}
+    best = max(gains, key=lambda scale: float(gains[scale].mean()))
+    gain = gains[best]
+    clear = gain.mean() > max(_MOVED, CLEAR * gain.std() / np.sqrt(len(gain)))
+    return best if clear else None
+
+
+def _times(down: float, right: float) -> str:
+    """Say by how much masks are too large."""
+    if down == right:
+        return f"about {down:.2g} times as large as they should be, from the middle"
+    which, factor = ("high", down) if right == 1 else ("wide", right)
+    return f"about {factor:.2g} times as {which} as they should be, from the middle"
 
 
 def _said(down: int, right: int) -> str:

@@ -16,6 +16,8 @@ from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.labels import VOID, format_color
 
+_SOME = 4  # masks, of which one can say what most have
+_SHOWN = 20
 _FEWEST = 2  # numbers that stand for another one's colour; one may be chance
 
 
@@ -41,6 +43,8 @@ class Palettes:
         if coding.by_color or not self.tables:
             return []
         named = own.palette or own.class_colors
+        if not named and (place := self._without_majority()) is not None:
+            return [self._each_its_own(dataset, head, place)]
         known = _of_classes(coding, named) if named else self._of_most()
         odd = [table for table in self.tables if _permuted(dict(table), known)]
         if not odd:
@@ -69,6 +73,34 @@ class Palettes:
             for number, color in table:
                 votes[number][color] += count
         return {number: colors.most_common(1)[0][0] for number, colors in votes.items()}
+
+    def _without_majority(self) -> int | None:
+        """Return a colour of those that most masks have, but in no place that most agree on; None where they do."""
+        places: dict[int, Counter[int]] = defaultdict(Counter)
+        for table, count in self.tables.items():
+            for number, color in table:
+                places[color][number] += count
+        masks = sum(self.tables.values())
+        torn = [
+            color
+            for color, found in places.items()
+            if 2 * sum(found.values()) > masks and 3 * max(found.values()) < 2 * sum(found.values())
+        ]
+        return torn[0] if masks >= _SOME and len(torn) >= _FEWEST else None
+
+    def _each_its_own(self, dataset: Dataset, head: str, color: int) -> Problem:
+        files = [
+            shown(sample.masks[head].path, dataset.root) for members in self.samples.values() for sample in members
+        ]
+        numbers = sorted({number for table in self.tables for number, found in table if found == color})
+        words = (
+            f"palettes have their colours at other numbers from mask to mask, as {format_color(_split(color))} at"
+            f" {' and '.join(map(str, numbers))}, so a number does not always mean the same"
+        )
+        colors = sorted({found for table in self.tables for _, found in table})[:_SHOWN]
+        said = ", ".join(format_color(_split(found)) for found in colors)
+        remedy = f"Export all masks with one palette; or name each colour ({said}) in colors of data.toml."
+        return problem("palette-permuted", "error", files, words, remedy)
 
     def _colors(self, coding: MaskCoding, known: Mapping[int, int]) -> dict[str, object] | None:
         """Return the key `colors` for all palettes; None where a colour would mean two things."""

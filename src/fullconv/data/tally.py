@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fullconv.data.appearance import Appearance
 from fullconv.data.census import Census, void_numbers
 from fullconv.data.dataset import Dataset
 from fullconv.data.facts import MaskFacts, PictureFacts
@@ -15,6 +17,7 @@ from fullconv.data.formats.frame import Frame
 from fullconv.data.formats.shapes import DrawnMask
 from fullconv.data.inference import color_problem
 from fullconv.data.likeness import Alike
+from fullconv.data.lines import advise
 from fullconv.data.named import similar_classes
 from fullconv.data.numbering import Numbering
 from fullconv.data.pairing import Pairing
@@ -22,7 +25,10 @@ from fullconv.data.palettes import Palettes
 from fullconv.data.problems import SHOWN, Problem, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.settings import read_table
-from fullconv.data.statistics import class_counts
+from fullconv.data.statistics import class_counts, meaning_of
+from fullconv.data.things import LOOKED_AT, counts_things
+from fullconv.data.traces import from_text
+from fullconv.labels import VOID, Color, format_color
 
 _CLASSES_SHOWN = 12
 _FEW_LEVELS = 64
@@ -54,6 +60,9 @@ class Tally:
         self.palettes = Palettes()
         self.alike = Alike()
         self.pairing = Pairing()
+        self.small: list[NDArray[np.uint8]] = []
+        """Copies of the first masks of numbers, (SIDE, SIDE)."""
+        self.appearance = Appearance(self.names)
         self.frame = Frame()
 
     def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
@@ -87,11 +96,33 @@ class Tally:
         self.photos += mask.many and mask.in_color
         if not isinstance(sample.masks[self.head], DrawnMask):  # we number these ourselves
             self.census.add(sample, mask, by_color=bool(coding.colors))
+            if len(self.small) < LOOKED_AT and mask.look and not mask.in_color:
+                self.small.append(from_text(mask.look))
         self.palettes.add(sample, mask)
         if (counts > 0).sum() > 1 and isinstance(sample.masks[self.head], MaskFile):
             self.digests[mask.digest].append(sample)
         if not picture.error:
-            self.pairing.add(split, sample, picture, mask)
+            self._look(split, sample, picture, mask)
+
+    def _look(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
+        pair = self.pairing.add(split, sample, picture, mask)
+        if pair is not None and (meaning := self._meaning(mask, pair.mask)) is not None:
+            self.appearance.add(split, pair, meaning)
+
+    def _meaning(self, mask: MaskFacts, cells: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """Return the class of each number of a mask's small copy, where colours and large numbers are ranks; None if unclear."""
+        held = sorted(mask.counts)
+        if mask.in_color or held[-1] > VOID:
+            if len(np.unique(cells)) < len(held):  # some are not in the copy, so ranks say nothing
+                return None
+            numbers = dict(enumerate(held))
+        else:
+            numbers = dict(zip(held, held, strict=True))
+        table = np.full(256, VOID, np.uint8)
+        for place, value in numbers.items():
+            found = meaning_of(value, mask, self.coding)
+            table[place] = VOID if found is None else found
+        return table
 
     def of_masks(self) -> list[Problem]:
         """Return what the counts say of masks."""
@@ -108,7 +139,12 @@ class Tally:
 
     def of_pictures(self) -> list[Problem]:
         """Return what the counts say of pictures, by themselves and beside the masks."""
-        return [*self._constant(), *self.pairing.problems(self.dataset), *self.alike.problems(self.dataset)]
+        return [
+            *self._constant(),
+            *self.pairing.problems(self.dataset),
+            *self.appearance.problems(self.dataset, self.head),
+            *self.alike.problems(self.dataset),
+        ]
 
     def _constant(self) -> list[Problem]:
         few = "uint8" in self.types and sum(self.sizes.values()) < FEWEST
@@ -148,9 +184,14 @@ class Tally:
         """Say why masks of numbers do not hold those of the classes."""
         coding, own = self.coding, self.own
         unnamed = own.class_names() is None and not (self.head and self.named())
-        if coding.colors or self.census.colored or unnamed:
+        if coding.colors or self.census.colored:
             return []
-        numbering = Numbering(self.dataset.root, self._names(), self.census, self.names)
+        numbering = Numbering(self.dataset.root, self._names(), self.census, self.names, self._name)
+        if coding.labels.values is None and counts_things(self.census, self.small):
+            things = numbering.instances(seen=True)
+            return [] if things is None else [things]
+        if unnamed:
+            return []
         if (table := coding.labels.values) is not None:
             return [] if "values" in read_table(self.dataset.root) else numbering.diagnose_format(table)
         found = numbering.diagnose() or self._binary_among_others()
@@ -179,11 +220,33 @@ class Tally:
 
     def _colored(self) -> list[Problem]:
         colored = self.census.colored
-        if not colored or self.coding.colors:
+        if not colored:
             return []
+        if self.coding.colors:
+            return self._of_one_color()
         everyone = sum(len(members) for members in self.dataset.splits.values())
         stems = frozenset(s.stem for s in colored) if len(colored) < everyone else frozenset()
         return [color_problem(self.dataset.root, [self._name(s) for s in colored], self.census, stems)]
+
+    def _of_one_color(self) -> list[Problem]:
+        """Find classes that have one colour, where masks in colour hold it."""
+        own, held = self.own, sum(self.pixels.values(), np.zeros(len(self.names), np.int64))
+        if own.colors is not None or own.class_colors is None:
+            return []
+        by_color: dict[Color, list[str]] = defaultdict(list)
+        for name, color in zip(self.names, own.class_colors, strict=True):
+            by_color[color].append(name)
+        of_first = dict(zip(self.names, held.tolist(), strict=True))
+        shared = {color: names for color, names in by_color.items() if len(names) > 1 and of_first[names[0]]}
+        if not shared:
+            return []
+        color, names = next(iter(shared.items()))
+        said = " and ".join(f"'{name}'" for name in names)
+        words = f"classes have one colour ({said} {format_color(color)}), so masks in colour cannot tell them apart"
+        table = {"colors": {format_color(color): names[0] for color, names in by_color.items()}}
+        remedy = "Give each a colour of its own, in the masks, too. If the first of them is meant everywhere: "
+        remedy += advise(self.dataset.root, table, ("values",))
+        return [problem("shared-color", "error", [name for names in shared.values() for name in names], words, remedy)]
 
     def _exchanged(self) -> list[Problem]:
         """Find masks in the place of pictures, and the other way round."""

@@ -30,6 +30,7 @@ class Frame:
         self._shapes = 0
         self._far = 0
         self._corner = 0
+        self._reach = (0.0, 0.0)
         self._leaving: dict[str, None] = {}
         self._outside: dict[str, None] = {}
 
@@ -43,6 +44,7 @@ class Frame:
                 continue
             left, top, right, bottom = found
             self._shapes += 1
+            self._reach = max(self._reach[0], right / width), max(self._reach[1], bottom / height)
             self._corner += right <= max(1, _CORNER * width) and bottom <= max(1, _CORNER * height)
             if left >= width or top >= height or right <= 0 or bottom <= 0:
                 self._outside[sample.stem] = None
@@ -62,6 +64,9 @@ class Frame:
             words = (
                 f"{self._far} of {self._shapes} shapes pass the edges of their pictures by more than a fifth of them"
             )
+            if 2 * self._far > self._shapes:
+                across, down = self._reach
+                words += f", the furthest to {across:.2g} times the width and {down:.2g} times the height"
             return [problem("outside-picture", "warning", list(self._leaving), words, _REMEDY)]
         if self._outside:
             words = "shapes lie wholly outside of their pictures, so they draw nothing"

@@ -105,7 +105,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
     if len(found.splits) > 1 and "" in found.splits:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + remarks.problems()
-    found.settings = naming.settings()
+    found.settings = naming.settings(found.problems)
     return found
 
 

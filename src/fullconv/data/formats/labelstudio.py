@@ -208,7 +208,8 @@ def _shapes(
                 remarks.twofold(stem, " and ".join(_names(row)))
             shape = None if size is None else _shape(row, kind, size, label)
             if shape is None:
-                remarks.bad(stem, kind)
+                turned = row.get("image_rotation")
+                remarks.bad(stem, f"{kind}, turned by {turned} degrees" if turned else kind)
             else:
                 drawn += remarks.box(stem, shape) if kind == "rectangle" else [shape]
     return tuple(drawn)

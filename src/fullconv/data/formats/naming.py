@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fullconv.data.named import VOID_NAME, mistyped_classes, numbered_classes, similar_classes
@@ -81,12 +81,18 @@ class Naming:
             found.append(problem("unknown-class", "error", stems, words, remedy, stems))
         return found
 
-    def settings(self) -> dict[str, object]:
+    def settings(self, told: Sequence[Problem] = ()) -> dict[str, object]:
         """Return the keys of data.toml that follow.
+
+        Args:
+            told: What is wrong with the files: those that cannot be read are the reason where nothing is drawn.
 
         Raises:
             BadDataError: There are fewer than two classes.
         """
+        unread = [one for one in told if one.code == "unreadable"]
+        if len(self.classes) < 2 and unread and not self._counts:
+            raise BadDataError(str(self._root), unread)
         if len(self.classes) < 2:
             words = "annotations draw nothing, so there is no class to learn"
             if self._counts:

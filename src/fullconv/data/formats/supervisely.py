@@ -80,7 +80,7 @@ def read(folder: Folder, settings: DataSettings) -> Found:
         found.splits.setdefault("train", []).extend(found.splits.pop(""))
     found.problems += unreadable(broken, folder.root)
     found.problems += locator.problems(any(found.splits.values())) + naming.problems() + remarks.problems()
-    found.settings = naming.settings()
+    found.settings = naming.settings(found.problems)
     return found
 
 

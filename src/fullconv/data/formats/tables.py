@@ -28,6 +28,8 @@ def read_json(path: Path, remedy: str) -> Any:
         table = json.loads(text)
         if "\\ud" in text or "\\uD" in text:
             table = json.loads(json.dumps(table, ensure_ascii=False).encode("utf-8", "replace"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text ({error}). Save it as UTF-8. {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). {remedy}") from None
     return table

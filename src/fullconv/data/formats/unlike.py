@@ -45,7 +45,13 @@ def advice(alone: list[str], pictures: Pictures, labels: Pictures, places: tuple
         return BRUSH_WORDS
     inner = _further_in(alone, labels.files) if only and not any(map(is_glob, places)) else None
     if inner is not None:
+        several = _sides_by_side(alone, labels.files)
         lines = "\n".join(f'{k} = "{p}{"/" * bool(i)}{i}"' for k, p, i in zip(_KEYS, places, inner, strict=True))
+        if len(several) > 1:
+            return (
+                f"{masks}/ has a mask of most pictures in each of {', '.join(several)}. If these are the classes, draw the"
+                f" masks of a picture into one, with a number a class; for one of them alone, add to data.toml:\n{lines}"
+            )
         return f"They lie in folders of their own: add to data.toml:\n{lines}"
     others = {PurePosixPath(path.name).stem: path.suffix for path in labels.others}
     kinds = sorted({others[name] for key in alone if (name := key.rpartition("/")[2]) in others})
@@ -82,6 +88,17 @@ def _further_in(alone: Collection[str], masks: Collection[str]) -> tuple[str, st
             found["/".join(one), "/".join(other)] += 1
     ((best, count),) = found.most_common(1) or (((("", ""), 0)),)
     return best if 2 * count > len(alone) and any(best) else None
+
+
+def _sides_by_side(alone: Collection[str], masks: Collection[str]) -> list[str]:
+    """Return the folders of which each has a mask of most pictures, as a folder a class does."""
+    wanted = {PurePosixPath(key).name for key in alone}
+    found: dict[str, set[str]] = {}
+    for key in masks:
+        place, _, name = key.rpartition("/")
+        if place and name in wanted:
+            found.setdefault(place, set()).add(name)
+    return sorted(place for place, names in found.items() if 2 * len(names) > len(wanted))
 
 
 def _patterns(alone: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[str, str] | None:

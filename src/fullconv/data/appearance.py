@@ -1,0 +1,149 @@
+"""Whether classes look the same in all masks: two that were exchanged, or a mask of 0 and 1 the wrong way round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.data.dataset import Dataset
+from fullconv.data.findings import shown
+from fullconv.data.fit import CLEAR, MOST, Pair
+from fullconv.data.problems import Problem, problem
+from fullconv.data.samples import Sample
+
+_MOST_CLASSES = 64
+"""Of more, the table of all pairs would be large."""
+_LEAST = 0.02  # of the cells that each of two classes must have
+_FEWEST = 4  # masks of a split from which on it can be judged
+_USUAL = 8  # masks that say what is usual
+_OPPOSITE = -0.5  # of the usual difference of two classes' colours
+_AGREE = 0.9  # of the usual masks, in which of two classes is the brighter, and which the larger
+_LARGER = 0.3  # of a logarithm: a third larger
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """One mask: how its classes look."""
+
+    sample: Sample
+    colors: NDArray[np.float32]
+    """(K, 3) mean of the picture under each class, where the picture has mean 0 and variance 1."""
+    shares: NDArray[np.float32]
+    """(K,) of the cells."""
+
+
+class Appearance:
+    """Keeps the mean colours of classes in the first pairs of each split."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._seen: dict[str, list[_Seen]] = defaultdict(list)
+
+    def add(self, split: str, pair: Pair, meaning: NDArray[np.uint8]) -> None:
+        """Take one pair; `meaning` gives the class of each of 256 numbers."""
+        count = len(self.names)
+        if count > _MOST_CLASSES or len(self._seen[split]) >= MOST:
+            return
+        labels = np.minimum(meaning[pair.mask], count).ravel()
+        sizes = np.bincount(labels, minlength=count + 1)[:count]
+        cells = pair.picture.reshape(-1, 3)
+        sums = np.stack([np.bincount(labels, cells[:, i], count + 1)[:count] for i in range(3)], axis=1)
+        colors = (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
+        self._seen[split].append(_Seen(pair.sample, colors, (sizes / labels.size).astype(np.float32)))
+
+    def problems(self, dataset: Dataset, head: str) -> list[Problem]:
+        """Return two classes that look like each other in one split, or in some masks of two classes."""
+        found = self._by_split() or ([] if len(self.names) != 2 else self._by_mask())
+        problems = []
+        for first, second, seen, where in found:
+            files = [shown(one.sample.judged(head), dataset.root) for one in seen]
+            words = (
+                f"'{self.names[first]}' looks as '{self.names[second]}' does in {where}, and the other way round, in"
+                " colour and size, so the two seem to be exchanged"
+            )
+            remedy = "Look at a few beside their pictures, and export these masks as the others."
+            problems.append(problem("classes-exchanged", "warning", files, words, remedy))
+        return problems
+
+    def _by_split(self) -> list[tuple[int, int, list[_Seen], str]]:
+        for split in reversed(list(self._seen)):  # of two splits the later one is told
+            own = self._seen[split]
+            rest = [one for other, members in self._seen.items() if other != split for one in members]
+            if _FEWEST <= len(own) < len(rest):
+                for first in range(len(self.names)):
+                    for second in range(first):
+                        if _is_exchanged(own, rest, second, first):
+                            return [(second, first, own, "the other splits")]
+        return []
+
+    def _by_mask(self) -> list[tuple[int, int, list[_Seen], str]]:
+        everyone = [one for members in self._seen.values() for one in members if one.shares.min() >= _LEAST]
+        if len(everyone) < _USUAL:
+            return []
+        signs, sizes = _compare(everyone, _usual(everyone), 0, 1)
+        usual = np.sign(np.median(sizes))
+        odd = (signs < _OPPOSITE) & (sizes * usual < -_LARGER)
+        sound = (signs > 0) & (sizes * usual > 0)
+        if not odd.any() or odd.sum() > len(odd) / 4 or sound.sum() < _AGREE * (~odd).sum():
+            return []
+        return [(0, 1, [one for one, is_odd in zip(everyone, odd, strict=True) if is_odd], "the other masks")]
+
+
+def _usual(seen: Sequence[_Seen]) -> NDArray[np.float64]:
+    """Return (K, 3): the colour of each class, the median over the masks that hold it."""
+    colors = np.stack([one.colors for one in seen]).astype(np.float64)
+    there = np.stack([one.shares for one in seen]) >= _LEAST
+    colors[~there] = np.nan
+    usual = np.zeros(colors.shape[1:])
+    held = there.any(axis=0)
+    usual[held] = np.nanmedian(colors[:, held], axis=0)
+    return usual
+
+
+def _compare(
+    seen: Sequence[_Seen], usual: NDArray[np.float64], first: int, second: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare two classes in masks that hold both.
+
+    Returns:
+        (N,) their difference in colour along the usual one: 1 where it is the same, -1 where it is opposite; (N,) the
+        logarithm of how many times the first is as large as the second.
+    """
+    direction = usual[first] - usual[second]
+    length = max(float(direction @ direction), 1e-6)
+    signs = np.array([(one.colors[first] - one.colors[second]) @ direction / length for one in seen])
+    sizes = np.array([np.log(one.shares[first] / one.shares[second]) for one in seen])
+    return signs, sizes
+
+
+def _is_exchanged(own: Sequence[_Seen], rest: Sequence[_Seen], first: int, second: int) -> bool:
+    """Whether two classes look like each other in some masks, by what is usual in the rest."""
+    both = [one for one in own if min(one.shares[first], one.shares[second]) >= _LEAST]
+    others = [one for one in rest if min(one.shares[first], one.shares[second]) >= _LEAST]
+    if len(both) < _FEWEST or len(others) < _USUAL:
+        return False
+    usual = _usual(others)
+    signs, sizes = _compare(both, usual, first, second)
+    their_signs, their_sizes = _compare(others, usual, first, second)
+    if signs.mean() > _OPPOSITE or signs.mean() + CLEAR * signs.std() / np.sqrt(len(signs)) > 0:
+        return False
+    if (their_signs > 0).mean() < _AGREE:
+        return False
+    if their_sizes.mean() * sizes.mean() < 0 and min(abs(their_sizes.mean()), abs(sizes.mean())) > _LARGER:
+        return True
+    return _stays(both, usual, first, second)
+
+
+def _stays(own: Sequence[_Seen], usual: NDArray[np.float64], first: int, second: int) -> bool:
+    """Whether the further classes look as usual, so that the pictures are of the same kind."""
+    further = [i for i in range(len(usual)) if i not in (first, second) and usual[i].any()]
+    shares = np.stack([one.shares for one in own])[:, further]
+    if not further or shares.sum(axis=1).mean() < _LEAST:
+        return False
+    colors = np.stack([one.colors for one in own])[:, further]
+    off = (shares[..., None] * (colors - usual[further]) ** 2).sum()
+    return bool(off < (shares[..., None] * colors**2).sum() / 2)

@@ -1,0 +1,242 @@
+"""Masks whose numbers all have a meaning, but not the one that was meant: told, instead of learned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import labelme_sets
+import labelstudio_sets
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullconv.data import inspect, open_dataset
+from fullconv.data.appearance import Appearance
+from fullconv.data.problems import Problem, errors
+from fullconv.data.things import regions
+from fullconv.labels import VOID
+from made import COLORS, make_shapes
+
+Array = np.ndarray
+
+
+def told(root: Path) -> dict[str, Problem]:
+    return {one.code: one for one in inspect(root)}
+
+
+def masks(root: Path, split: str = "*") -> list[Path]:
+    return sorted(root.glob(f"{split}annot/*.png"))
+
+
+def redo(paths: list[Path], change: Callable[[Array], Array]) -> None:
+    for path in paths:
+        Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
+
+
+def lines(remedy: str) -> str:
+    """Return the lines for data.toml in a remedy."""
+    return "\n".join(line for line in remedy.splitlines() if " = " in line) + "\n"
+
+
+def exchange(first: int, second: int) -> Callable[[Array], Array]:
+    table = np.arange(256, dtype=np.uint8)
+    table[[first, second]] = second, first
+    return lambda mask: table[mask]
+
+
+def shown(paths: list[Path], root: Path) -> tuple[str, ...]:
+    return tuple(path.relative_to(root).as_posix() for path in paths)
+
+
+@pytest.mark.parametrize(("classes", "first", "second"), [(2, 0, 1), (4, 0, 2), (4, 1, 3)])
+def test_two_classes_exchanged_in_val_are_told(tmp_path, classes, first, second):
+    root = make_shapes(tmp_path, pictures=24, classes=classes, void=False)
+    assert inspect(root) == []
+    redo(masks(root, "val"), exchange(first, second))
+    found = told(root)["classes-exchanged"]
+    assert (found.severity, found.files) == ("warning", shown(masks(root, "val"), root))
+
+
+def test_some_inverted_masks_of_two_classes_are_told_in_numbers_and_in_colours(tmp_path):
+    for encoding in ("index", "rgb"):
+        root = make_shapes(tmp_path / encoding, pictures=16, classes=2, void=False, encoding=encoding)
+        odd = [masks(root)[3], masks(root)[14]]
+        for path in odd:
+            image = np.asarray(Image.open(path))
+            inner = (image == COLORS[1]).all(-1) if encoding == "rgb" else image == 1
+            new = (
+                np.array(COLORS[1::-1], np.uint8)[inner.astype(int)] if encoding == "rgb" else (~inner).astype(np.uint8)
+            )
+            Image.fromarray(new).save(path)
+        assert told(root)["classes-exchanged"].files == shown(odd, root)
+
+
+def test_a_set_of_night_in_val_is_no_exchange(tmp_path):
+    root = make_shapes(tmp_path, pictures=24, classes=2, void=False)
+    redo(sorted((root / "val").iterdir()), lambda picture: 255 - picture)  # as bright on dark, sizes as ever
+    assert "classes-exchanged" not in told(root)
+
+
+def test_many_classes_are_not_compared():
+    assert Appearance([str(i) for i in range(200)]).add("train", None, None) is None  # returns before it looks
+
+
+def test_masks_that_count_from_1_among_others_are_named_and_none_is_made_void(tmp_path):
+    root = make_shapes(tmp_path, pictures=16)
+    odd = masks(root)[::2]
+    redo(odd, lambda mask: np.where(mask == VOID, mask, mask + 1).astype(np.uint8))
+    found = told(root)["off-by-one"]
+    assert (found.severity, found.files) == ("error", shown(odd, root))
+    assert "values" not in found.remedy
+
+
+def test_as_many_other_numbers_as_classes_are_proposed_in_order_but_never_written(tmp_path):
+    root = make_shapes(tmp_path, pictures=8)
+    table = np.full(256, VOID, np.uint8)
+    table[:4] = 0, 13, 22, 28
+    redo(masks(root), table.__getitem__)
+    found = told(root)
+    assert {code for code in found if found[code].severity == "error"} == {"label-gaps"}
+    assert not found["label-gaps"].settings
+    with (root / "data.toml").open("a") as file:
+        file.write(lines(found["label-gaps"].remedy))
+    assert not errors(inspect(root))
+
+
+def test_numbers_stretched_mask_by_mask_are_not_taken_for_classes_in_order(tmp_path):
+    root = make_shapes(tmp_path, pictures=8, void=False)
+    for i, path in enumerate(masks(root)):
+        redo([path], lambda mask, top=1 + i % 3: (np.minimum(mask, top) * (255 // top)).astype(np.uint8))
+    found = told(root)
+    assert "label-gaps" not in found
+    assert "ignore_index" not in found["unknown-label"].remedy  # nothing would be left to learn
+    assert "export the masks again" in found["unknown-label"].remedy
+
+
+def number_things(root: Path, things: Callable[[int], int], parts: int = 1) -> None:
+    """Draw some things into each mask, each of its own number, in so many parts."""
+    for i, path in enumerate(masks(root)):
+        mask = np.zeros((96, 128), np.uint8)
+        for number in range(things(i)):
+            for part in range(parts):
+                mask[6 + 15 * number : 16 + 15 * number, 10 + i + 20 * part : 24 + i + 20 * part] = number + 1
+        Image.fromarray(mask).save(path)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_masks_that_number_things_are_told(tmp_path, named):
+    root = make_shapes(tmp_path, pictures=16, classes=7, size=(96, 128), toml=named)
+    number_things(root, lambda i: 2 + i % 4)
+    found = told(root)["instance-ids"]
+    assert (found.severity, found.count) == ("warning", 16)
+    if not named:
+        (root / "data.toml").write_text(lines(found.remedy))
+        assert "instance-ids" not in told(root)
+        assert open_dataset(root).classes == ("background", "object")
+
+
+@pytest.mark.parametrize(
+    ("things", "parts"),
+    [
+        (lambda i: 2 + i % 4, 2),  # numbers of several regions
+        (lambda i: i % 4, 1),  # nested ones: organ, lesion, core
+        (lambda i: 5 - (i == 3), 1),  # nearly always the same ones
+    ],
+)
+def test_numbers_of_classes_are_not_taken_for_things(tmp_path, things, parts):
+    root = make_shapes(tmp_path, pictures=16, classes=7, size=(96, 128))
+    number_things(root, things, parts)
+    assert "instance-ids" not in told(root)
+
+
+def test_regions_hang_together_over_corners():
+    mask = np.zeros((5, 6), bool)
+    mask[0, 0] = mask[1, 1] = mask[2, 0] = mask[4, 5] = mask[3, 5] = True
+    assert (regions(mask), regions(~mask), regions(mask & False)) == (2, 1, 0)
+
+
+def test_classes_of_one_colour_are_an_error_where_masks_hold_it(tmp_path):
+    root = make_shapes(tmp_path, pictures=8, encoding="rgb", void=False, toml=False)
+    colors = [COLORS[0], COLORS[1], COLORS[2], COLORS[2]]
+    names = ["ground", "disc", "box", "triangle"]
+    (root / "classes.txt").write_text("".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip(names, colors, strict=True)))
+    redo(masks(root), lambda mask: np.where((mask == COLORS[3]).all(-1)[..., None], COLORS[2], mask).astype(np.uint8))
+    found = told(root)["shared-color"]
+    assert (found.severity, found.files) == ("error", ("box", "triangle"))
+    (root / "data.toml").write_text(lines(found.remedy))
+    assert not errors(inspect(root))
+
+
+def test_classes_of_one_colour_may_be_painted_with_it(tmp_path):
+    root = make_shapes(tmp_path, pictures=8, toml=False)
+    (root / "classes.txt").write_text("ground 0 0 0\ndisc 9 9 9\nbox 9 9 9\ntriangle 5 5 5\n")
+    assert inspect(root) == []
+
+
+def test_palettes_without_an_order_that_most_share_are_all_named(tmp_path):
+    root = make_shapes(tmp_path, pictures=8, void=False)
+    for i, path in enumerate(masks(root)):
+        order = np.random.default_rng(i).permutation(4)
+        image = Image.fromarray(np.argsort(order)[np.asarray(Image.open(path))].astype(np.uint8))
+        image.putpalette([v for place in order for v in COLORS[place]])
+        image.save(path)
+    found = told(root)["palette-permuted"]
+    assert (found.severity, found.count) == ("error", 8)
+
+
+@pytest.mark.parametrize(("down", "right"), [(1.25, 1.25), (1.5, 1), (1, 0.75)])
+def test_masks_cut_out_or_of_other_proportions_are_told(tmp_path, down, right):
+    root = make_shapes(tmp_path, pictures=24, size=(96, 128), classes=5)
+
+    def resized(mask: Array) -> Array:
+        y, x = (
+            ((np.arange(n) + 0.5 - n / 2) / f + n / 2).astype(int)
+            for n, f in zip(mask.shape, (down, right), strict=True)
+        )
+        inside = ((y >= 0) & (y < 96))[:, None] & ((x >= 0) & (x < 128))
+        return np.where(inside, mask[y.clip(0, 95)[:, None], x.clip(0, 127)], 0).astype(np.uint8)
+
+    redo(masks(root), resized)
+    found = told(root)["mask-mismatch"]
+    assert (found.severity, found.count) == ("warning", 24)
+    assert "made smaller or larger" in found.cause
+
+
+def test_annotations_in_another_encoding_are_unreadable_and_not_empty(tmp_path):
+    for stem in ("a", "b", "c"):
+        labelme_sets.labelme(tmp_path, stem, [labelme_sets.box("straße", 2, 2, 9, 9)])
+        path = tmp_path / f"{stem}.json"
+        path.write_bytes(path.read_text(encoding="utf-8").encode("cp1252"))
+    found = told(tmp_path)
+    assert set(found) == {"unreadable"}
+    assert "is no UTF-8 text" in found["unreadable"].cause
+
+
+def test_shapes_on_pictures_turned_in_label_studio_are_refused_with_the_reason(tmp_path):
+    turned = {**labelstudio_sets.POLYGON, "image_rotation": 90}
+    labelstudio_sets.make(tmp_path, [labelstudio_sets.BOX, turned])
+    assert "polygon, turned by 90 degrees" in told(tmp_path)["bad-shape"].cause
+
+
+def test_shapes_of_pictures_made_smaller_say_by_how_much(tmp_path):
+    for number in range(4):
+        far = [labelme_sets.box("car", 20, 10, 63, 47), labelme_sets.box("tree", 50, 30, 64, 40)]
+        labelme_sets.labelme(tmp_path, f"p{number}", far)
+        path = tmp_path / f"p{number}.json"
+        table = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**table, "imageHeight": None, "imageWidth": None}), encoding="utf-8")
+    assert "the furthest to 2 times the width and 2 times the height" in told(tmp_path)["outside-picture"].cause
+
+
+def test_a_folder_a_class_is_told_as_such(tmp_path):
+    root = make_shapes(tmp_path, "flat", pictures=6, encoding="binary255", void=False)
+    whole = root / "masks"
+    for name in ("car", "tree"):
+        shutil.copytree(root / "masks", root / "inner" / name)
+    shutil.rmtree(whole)
+    (root / "inner").rename(whole)
+    remedy = told(root)["missing-mask"].remedy
+    assert "in each of car, tree. If these are the classes" in remedy
