@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import inspect, open_dataset
+from fullconv.data import inspect, open_dataset, summary
 from fullconv.data.appearance import Appearance
 from fullconv.data.problems import Problem, errors
 from fullconv.data.things import regions
 from fullconv.labels import VOID
-from made import COLORS, make_shapes
+from made import COLORS, make_shapes, names
 
 Array = np.ndarray
 
@@ -240,3 +240,50 @@ def test_a_folder_a_class_is_told_as_such(tmp_path):
     (root / "inner").rename(whole)
     remedy = told(root)["missing-mask"].remedy
     assert "in each of car, tree. If these are the classes" in remedy
+
+
+def test_val_as_large_as_train_is_judged_too(tmp_path):
+    root = make_shapes(tmp_path, pictures=16, classes=2, void=False)
+    shutil.copytree(root / "trainannot", root / "valannot", dirs_exist_ok=True)
+    shutil.copytree(root / "train", root / "val", dirs_exist_ok=True)
+    for path in [*(root / "val").iterdir(), *masks(root, "val")][: len(masks(root, "val"))]:
+        if path.name >= "shape012":  # those that were in val before
+            path.unlink()
+            (root / "valannot" / path.name).unlink()
+    redo(masks(root, "val"), exchange(0, 1))
+    assert told(root)["classes-exchanged"].files == shown(masks(root, "val"), root)
+
+
+def counted(root: Path) -> list[int]:
+    return [one["pixels"] for one in summary(root)["classes"]]
+
+
+@pytest.mark.parametrize("table", ["classes.txt", "data.toml"])
+def test_colours_with_red_and_blue_exchanged_are_told_with_the_lines(tmp_path, table):
+    root = make_shapes(tmp_path, pictures=8, encoding="rgb", void=False, toml=table == "data.toml")
+    if table == "classes.txt":
+        rows = [f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip(names(4), COLORS, strict=False)]
+        (root / table).write_text("".join(rows))
+    before = counted(root)
+    redo(masks(root)[::2], lambda mask: mask[..., ::-1])
+    found = told(root)["unknown-color"]
+    assert "red and blue exchanged" in found.remedy
+    settings = root / "data.toml"
+    kept = settings.read_text().splitlines() if settings.exists() else []
+    settings.write_text("\n".join(line for line in kept if "colors" not in line) + "\n" + lines(found.remedy))
+    assert inspect(root) == []
+    assert counted(root) == before
+
+
+def test_colours_that_are_other_classes_when_exchanged_are_not_guessed_at(tmp_path):
+    root = make_shapes(tmp_path, pictures=8, encoding="rgb", void=False, toml=False)
+    colors = [(0, 0, 0), (255, 0, 0), (0, 0, 255), (9, 80, 90)]
+    (root / "classes.txt").write_text(
+        "".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip("abcd", colors, strict=True))
+    )
+    table = dict(zip(COLORS[:4], colors, strict=True))
+    for path in masks(root):
+        mask = np.asarray(Image.open(path))
+        new = sum((mask == old).all(-1)[..., None] * np.array(to[::-1]) for old, to in table.items())
+        Image.fromarray(new.astype(np.uint8)).save(path)
+    assert "exchanged" not in told(root)["unknown-color"].remedy

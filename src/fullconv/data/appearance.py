@@ -17,6 +17,7 @@ from fullconv.data.samples import Sample
 
 _MOST_CLASSES = 64
 """Of more, the table of all pairs would be large."""
+_ENOUGH = 64  # masks of a split of more than two classes
 _LEAST = 0.02  # of the cells that each of two classes must have
 _FEWEST = 4  # masks of a split from which on it can be judged
 _USUAL = 8  # masks that say what is usual
@@ -46,14 +47,13 @@ class Appearance:
     def add(self, split: str, pair: Pair, meaning: NDArray[np.uint8]) -> None:
         """Take one pair; `meaning` gives the class of each of 256 numbers."""
         count = len(self.names)
-        if count > _MOST_CLASSES or len(self._seen[split]) >= MOST:
+        if count > _MOST_CLASSES or len(self._seen[split]) >= (MOST if count == 2 else _ENOUGH):
             return
-        labels = np.minimum(meaning[pair.mask], count).ravel()
-        sizes = np.bincount(labels, minlength=count + 1)[:count]
-        cells = pair.picture.reshape(-1, 3)
-        sums = np.stack([np.bincount(labels, cells[:, i], count + 1)[:count] for i in range(3)], axis=1)
-        colors = (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
-        self._seen[split].append(_Seen(pair.sample, colors, (sizes / labels.size).astype(np.float32)))
+        labels = meaning[pair.mask].ravel()
+        regions = (labels == np.arange(count, dtype=np.uint8)[:, None]).astype(np.float32)
+        sizes = regions.sum(axis=1)
+        colors = regions @ pair.picture.reshape(-1, 3) / np.maximum(sizes, 1)[:, None]
+        self._seen[split].append(_Seen(pair.sample, colors, sizes / labels.size))
 
     def problems(self, dataset: Dataset, head: str) -> list[Problem]:
         """Return two classes that look like each other in one split, or in some masks of two classes."""
@@ -73,18 +73,21 @@ class Appearance:
         for split in reversed(list(self._seen)):  # of two splits the later one is told
             own = self._seen[split]
             rest = [one for other, members in self._seen.items() if other != split for one in members]
-            if _FEWEST <= len(own) < len(rest):
-                for first in range(len(self.names)):
-                    for second in range(first):
-                        if _is_exchanged(own, rest, second, first):
-                            return [(second, first, own, "the other splits")]
+            if _FEWEST <= len(own) <= len(rest):
+                these, others = _Looks.of(own), _Looks.of(rest)
+                usual = others.usual()
+                for second in range(1, len(self.names)):
+                    for first in range(second):
+                        if _is_exchanged(these, others, usual, first, second):
+                            return [(first, second, own, "the other splits")]
         return []
 
     def _by_mask(self) -> list[tuple[int, int, list[_Seen], str]]:
         everyone = [one for members in self._seen.values() for one in members if one.shares.min() >= _LEAST]
         if len(everyone) < _USUAL:
             return []
-        signs, sizes = _compare(everyone, _usual(everyone), 0, 1)
+        looks = _Looks.of(everyone)
+        signs, sizes = looks.compare(looks.usual(), 0, 1)
         usual = np.sign(np.median(sizes))
         odd = (signs < _OPPOSITE) & (sizes * usual < -_LARGER)
         sound = (signs > 0) & (sizes * usual > 0)
@@ -93,57 +96,61 @@ class Appearance:
         return [(0, 1, [one for one, is_odd in zip(everyone, odd, strict=True) if is_odd], "the other masks")]
 
 
-def _usual(seen: Sequence[_Seen]) -> NDArray[np.float64]:
-    """Return (K, 3): the colour of each class, the median over the masks that hold it."""
-    colors = np.stack([one.colors for one in seen]).astype(np.float64)
-    there = np.stack([one.shares for one in seen]) >= _LEAST
-    colors[~there] = np.nan
-    usual = np.zeros(colors.shape[1:])
-    held = there.any(axis=0)
-    usual[held] = np.nanmedian(colors[:, held], axis=0)
-    return usual
+@dataclass(frozen=True, eq=False)
+class _Looks:
+    """How the classes of N masks look."""
+
+    colors: NDArray[np.float64]
+    """(N, K, 3)."""
+    shares: NDArray[np.float64]
+    """(N, K)."""
+
+    @classmethod
+    def of(cls, seen: Sequence[_Seen]) -> _Looks:
+        colors, shares = np.stack([one.colors for one in seen]), np.stack([one.shares for one in seen])
+        return cls(colors.astype(np.float64), shares.astype(np.float64))
+
+    def usual(self) -> NDArray[np.float64]:
+        """Return (K, 3): the colour of each class, the median over the masks that hold it; 0 of a class that none holds."""
+        there = self.shares >= _LEAST
+        found = np.zeros(self.colors.shape[1:])
+        for index in np.flatnonzero(there.any(axis=0)):
+            found[index] = np.median(self.colors[there[:, index], index], axis=0)
+        return found
+
+    def compare(
+        self, usual: NDArray[np.float64], first: int, second: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compare two classes in the M masks that hold both.
+
+        Returns:
+            (M,) their difference in colour along the usual one: 1 where it is the same, -1 where it is opposite; (M,) the
+            logarithm of how many times the first is as large as the second.
+        """
+        both = np.minimum(self.shares[:, first], self.shares[:, second]) >= _LEAST
+        direction = usual[first] - usual[second]
+        length = max(float(direction @ direction), 1e-6)
+        signs = (self.colors[both, first] - self.colors[both, second]) @ direction / length
+        return signs, np.log(self.shares[both, first] / self.shares[both, second])
+
+    def stay(self, usual: NDArray[np.float64], first: int, second: int) -> bool:
+        """Whether the further classes look as usual, so that the pictures are of the same kind."""
+        further = [i for i in range(len(usual)) if i not in (first, second) and usual[i].any()]
+        shares, colors = self.shares[:, further], self.colors[:, further]
+        if not further or shares.sum(axis=1).mean() < _LEAST:
+            return False
+        off = (shares[..., None] * (colors - usual[further]) ** 2).sum()
+        return bool(off < (shares[..., None] * colors**2).sum() / 2)
 
 
-def _compare(
-    seen: Sequence[_Seen], usual: NDArray[np.float64], first: int, second: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compare two classes in masks that hold both.
-
-    Returns:
-        (N,) their difference in colour along the usual one: 1 where it is the same, -1 where it is opposite; (N,) the
-        logarithm of how many times the first is as large as the second.
-    """
-    direction = usual[first] - usual[second]
-    length = max(float(direction @ direction), 1e-6)
-    signs = np.array([(one.colors[first] - one.colors[second]) @ direction / length for one in seen])
-    sizes = np.array([np.log(one.shares[first] / one.shares[second]) for one in seen])
-    return signs, sizes
-
-
-def _is_exchanged(own: Sequence[_Seen], rest: Sequence[_Seen], first: int, second: int) -> bool:
+def _is_exchanged(own: _Looks, rest: _Looks, usual: NDArray[np.float64], first: int, second: int) -> bool:
     """Whether two classes look like each other in some masks, by what is usual in the rest."""
-    both = [one for one in own if min(one.shares[first], one.shares[second]) >= _LEAST]
-    others = [one for one in rest if min(one.shares[first], one.shares[second]) >= _LEAST]
-    if len(both) < _FEWEST or len(others) < _USUAL:
+    signs, sizes = own.compare(usual, first, second)
+    if len(signs) < _FEWEST or signs.mean() > _OPPOSITE or signs.mean() + CLEAR * signs.std() / np.sqrt(len(signs)) > 0:
         return False
-    usual = _usual(others)
-    signs, sizes = _compare(both, usual, first, second)
-    their_signs, their_sizes = _compare(others, usual, first, second)
-    if signs.mean() > _OPPOSITE or signs.mean() + CLEAR * signs.std() / np.sqrt(len(signs)) > 0:
-        return False
-    if (their_signs > 0).mean() < _AGREE:
+    their_signs, their_sizes = rest.compare(usual, first, second)
+    if len(their_signs) < _USUAL or (their_signs > 0).mean() < _AGREE:
         return False
     if their_sizes.mean() * sizes.mean() < 0 and min(abs(their_sizes.mean()), abs(sizes.mean())) > _LARGER:
         return True
-    return _stays(both, usual, first, second)
-
-
-def _stays(own: Sequence[_Seen], usual: NDArray[np.float64], first: int, second: int) -> bool:
-    """Whether the further classes look as usual, so that the pictures are of the same kind."""
-    further = [i for i in range(len(usual)) if i not in (first, second) and usual[i].any()]
-    shares = np.stack([one.shares for one in own])[:, further]
-    if not further or shares.sum(axis=1).mean() < _LEAST:
-        return False
-    colors = np.stack([one.colors for one in own])[:, further]
-    off = (shares[..., None] * (colors - usual[further]) ** 2).sum()
-    return bool(off < (shares[..., None] * colors**2).sum() / 2)
+    return own.stay(usual, first, second)

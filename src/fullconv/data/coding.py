@@ -42,6 +42,11 @@ class MaskCoding:
         """Return the class index (or VOID) of one colour 0xrrggbb; None where it has none."""
         return self.colors.get(color)
 
+    @property
+    def named_colors(self) -> dict[int, str]:
+        """What colours 0xrrggbb are called: a class, or "void"."""
+        return {c: VOID_NAME if i == VOID else self.labels.classes[i] for c, i in self.colors.items()}
+
     @cached_property
     def _table(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         table = np.full(65536, VOID, dtype=np.uint8)

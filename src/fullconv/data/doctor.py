@@ -181,7 +181,7 @@ def _examine(dataset: Dataset, before: Sequence[Problem], progress: Progress | N
 def _examine_head(dataset: Dataset, tally: Tally, progress: Progress | None) -> list[Problem]:
     """Look at all masks of a head, with the pictures; what is wrong with pictures is told with the first head."""
     head = tally.head
-    findings, of_masks = Findings(dataset.root), Findings(dataset.root)
+    findings, of_masks = Findings(dataset.root), Findings(dataset.root, dataset.codings[head].named_colors)
     kinds: dict[tuple[int, str], list[Sample]] = {}
     total = sum(len(members) for members in dataset.splits.values())
     done = 0

@@ -107,10 +107,15 @@ class _Finding:
 
 
 class Findings:
-    """What is wrong with single files, by code."""
+    """What is wrong with single files, by code.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: The data folder.
+        named: The colours 0xrrggbb of masks that have a meaning, with it.
+    """
+
+    def __init__(self, root: Path, named: Mapping[int, str] | None = None) -> None:
+        self.root, self.named = root, named or {}
         self._by_code: dict[str, _Finding] = {}
 
     def add(self, code: str, sample: Sample, path: Path, detail: str = "", values: Sequence[int] = ()) -> None:
@@ -167,6 +172,11 @@ class Findings:
         return f"If they are classes, add their names to classes; if they are void: {advise(self.root, table)}"
 
     def _color_remedy(self, colors: Sequence[int]) -> str:
+        if (exchanged := self._with_red_for_blue(colors)) is not None:
+            words = (
+                "They are named colours with red and blue exchanged, as OpenCV writes them: export the masks again, or"
+            )
+            return f"{words} {advise(self.root, {'colors': exchanged}, ('values',))}".replace("or Add", "or add")
         there = read_table(self.root).get("colors")
         if len(colors) > _VALUES_NAMED or not isinstance(there, dict):
             return 'Name them in colors of data.toml, as a class or "void".'
@@ -175,6 +185,13 @@ class Findings:
         if all(meant.values()):
             return f"They are nearly colours that are named: {advise(self.root, table)}"
         return f'With the name of a class instead of "void" where they are one: {advise(self.root, table)}'
+
+    def _with_red_for_blue(self, colors: Sequence[int]) -> dict[str, str] | None:
+        """Return all named colours, these too, where they are such with red and blue exchanged, and clash with none."""
+        other = {(c & 255) << 16 | c & 0xFF00 | c >> 16: name for c, name in self.named.items()}
+        if not set(colors) <= set(other) or any(self.named.get(c, name) != name for c, name in other.items()):
+            return None
+        return {f"#{c:06x}": name for c, name in {**self.named, **{c: other[c] for c in colors}}.items()}
 
     def _name(self, path: Path) -> str:
         return shown(path, self.root)

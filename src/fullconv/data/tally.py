@@ -63,6 +63,7 @@ class Tally:
         self.small: list[NDArray[np.uint8]] = []
         """Copies of the first masks of numbers, (SIDE, SIDE)."""
         self.appearance = Appearance(self.names)
+        self._numbers: NDArray[np.uint8] | None = None
         self.frame = Frame()
 
     def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
@@ -112,7 +113,12 @@ class Tally:
     def _meaning(self, mask: MaskFacts, cells: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Return the class of each number of a mask's small copy, where colours and large numbers are ranks; None if unclear."""
         held = sorted(mask.counts)
-        if mask.in_color or held[-1] > VOID:
+        plain = not (mask.in_color or self.coding.by_color or held[-1] > VOID)
+        if plain and self._numbers is not None:
+            return self._numbers
+        if plain:
+            numbers = {value: value for value in range(VOID + 1)}
+        elif mask.in_color or held[-1] > VOID:
             if len(np.unique(cells)) < len(held):  # some are not in the copy, so ranks say nothing
                 return None
             numbers = dict(enumerate(held))
@@ -122,6 +128,8 @@ class Tally:
         for place, value in numbers.items():
             found = meaning_of(value, mask, self.coding)
             table[place] = VOID if found is None else found
+        if plain:
+            self._numbers = table
         return table
 
     def of_masks(self) -> list[Problem]:
