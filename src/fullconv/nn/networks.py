@@ -90,7 +90,8 @@ class Network(nn.Module):
     def map_bytes(self, height: int, width: int, item_bytes: int) -> float:
         """Return the most memory in bytes that the maps of a padded picture take at once, for values of a size."""
         if item_bytes not in self._map_bytes:
-            self._map_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
+            graph = self.graph()[1]
+            self._map_bytes.update({of: map_bytes(graph, of) for of in (2, 4, item_bytes)})
         return self._map_bytes[item_bytes](height, width)
 
     def upsample(
@@ -201,14 +202,21 @@ class _ScoreHalf(nn.Module):
         return cast(Scores, self.head(self.backbone(x)))
 
 
+class _WithFeatures(_ScoreHalf):
+    """The scores, and the features that they are made of."""
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.backbone(x)
+        return self.head(features), features
+
+
 def _trace(network: Network, row: Variant) -> tuple[Geometry, Geometry]:
     """Return the geometry of the score map and of the coarsest score."""
     example = torch.zeros(1, network.in_channels, *EXAMPLE)
     training = network.training
     network.eval()
     try:
-        geometry = trace(_ScoreHalf(network.backbone, network.head), example)
-        features = trace(network.backbone, example)
+        geometry, features = trace(_WithFeatures(network.backbone, network.head), example)
     finally:
         network.train(training)
     if isinstance(geometry, dict):
