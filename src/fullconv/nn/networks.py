@@ -13,7 +13,15 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import InputError, NetworkError
 from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
-from fullconv.nn.upsampling import Border, check_rows, interpolation_matrix, sample_axis, upsample_axis
+from fullconv.nn.upsampling import (
+    Border,
+    check_rows,
+    half_pixel,
+    interpolation_matrix,
+    sample_axis,
+    sample_plane,
+    upsample_axis,
+)
 from fullconv.nn.variants import Variant, row_of
 
 Scores = Tensor | dict[str, Tensor]
@@ -168,17 +176,15 @@ class Network(nn.Module):
     def _upsample_sampled(
         self, scores: Tensor, size: tuple[int, int], a: int, b: int, working: tuple[int, int]
     ) -> Tensor:
-        axes = ((self.geometry.y, -2, a, b), (self.geometry.x, -1, 0, size[1]))
-        for (axis, dim, start, stop), full, work in zip(axes, size, working, strict=True):
-            positions = self._positions(axis, start, stop, scores.shape[dim], full, work, scores)
-            scores = sample_axis(scores, dim, positions, self.border)
-        return scores
+        rows = self._positions(self.geometry.y, a, b, scores.shape[-2], size[0], working[0], scores)
+        columns = self._positions(self.geometry.x, 0, size[1], scores.shape[-1], size[1], working[1], scores)
+        return sample_plane(scores, rows, columns, self.border)
 
     def _positions(self, axis: Axis, start: int, stop: int, cells: int, full: int, work: int, like: Tensor) -> Tensor:
         """Return where output pixels lie among an axis's cells, (stop - start,) float64."""
-        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
         if self.row.rule == "size":
-            return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+            return half_pixel(start, stop, cells, full, like.device)
+        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
         at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
         return (at - float(axis.offset)) / float(axis.scale)
 
