@@ -538,6 +538,7 @@ def test_a_crop_may_be_larger_than_its_picture():
     ("card", "options", "kind", "words"),
     [
         ({"scale": 0.5}, {}, NetworkError, "this model works at 0.5 of the pictures' size"),
+        ({"range": (0.0, 1.0)}, {}, NetworkError, "takes values from 0 to 1; an exported file takes pictures"),
         ({"range": (0.0, 65535.0)}, {}, NetworkError, "takes values from 0 to 65535; an exported file takes pictures"),
         ({}, {"precision": "bf16"}, RecipeError, "--precision bf16: onnx has fp32, fp16 and int8 here"),
         ({}, {"precision": "int8"}, RecipeError, "--precision int8 is calibrated with pictures: give --data DATA"),

@@ -129,7 +129,7 @@ def _check(
     card = segmenter.card
     if any(parameter.is_meta for parameter in segmenter.network.parameters()):
         raise NetworkError("this model is an exported file already: export the model.safetensors that it was made of.")
-    if card.range[1] > 255:
+    if card.range != (0.0, 255.0):
         raise NetworkError(
             f"this model takes values from {card.range[0]:g} to {card.range[1]:g}; an exported file takes pictures of"
             " 8 bits, 0 to 255."
