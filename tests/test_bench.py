@@ -90,6 +90,10 @@ def test_the_command_prints_a_table_or_json(capsys):
     [
         (["fcn8z"], "is no model file and no variant. Did you mean 'fcn8s'"),
         (["fcn8s", "--size", "12"], "--size 12: write height and width"),
+        (
+            ["fcn8s", "--backbone", "tiny", "--engine", "torch", "--size", "999999x999999"],
+            r"999999x999999: pictures of this size take 5000 GB, and",
+        ),
         (["fcn8s", "--engine", "openvin"], "there is no engine 'openvin'"),
         (["fcn8s", "--precision", "int8"], "`fullconv export` made"),
         (["fcn8s", "--engine", "onnxruntime", "--precision", "bf16"], "bf16: nothing here computes so.\n"),

@@ -448,6 +448,23 @@ def test_shards_write_tables_of_their_own(segmenter, tmp_path):
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads")
+def test_threads_for_files_stand_behind_those_of_the_network(segmenter, tmp_path, monkeypatch):
+    paths = [picture(tmp_path / f"{index}.png") for index in range(3)]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    seen = {}
+    read = segmenter.read
+
+    def spy(image, *more):
+        seen.setdefault(isinstance(image, str), set()).add(os.getpriority(os.PRIO_PROCESS, 0))
+        return read(image, *more)
+
+    monkeypatch.setattr(segmenter, "read", spy)
+    predict_files(segmenter, Job([str(path) for path in paths], tmp_path / "out"))
+    assert seen == {True: {min(19, own + 5)}, False: {own}}, "from files, and beside the network"
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
 def test_a_stop_keeps_what_was_written_and_its_tables(segmenter, tmp_path):
     for i in range(8):
         picture(tmp_path / f"in/{i}.png", (8, 8))

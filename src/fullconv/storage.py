@@ -58,6 +58,18 @@ def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
             temporary.unlink()
 
 
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a finished file of the same folder or one below its name, so that a power cut leaves it whole.
+
+    Raises:
+        OSError: It cannot be done; the file stays where it is.
+    """
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
 def check_writable(path: str | Path) -> None:
     """Find out before long work whether a file can be written: its folder, or the first above that is there, is tried.
 

@@ -175,7 +175,7 @@ def test_openvino_reads_a_translated_network_from_its_file():
     fresh = choose.Maker(network, card, torch.device("cpu"))
     path = cache() / "engines" / translated._place(fresh.identity()).name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(maker("skip").onnx().SerializeToString())
+    path.write_bytes(translated.sealed(maker("skip").onnx()))
     os.utime(path, (1000, 1000))
     picture = noise(1, 45, 70, 3)
     scores = fresh.engine(("openvino", "fp32")).scores(picture)
@@ -184,17 +184,39 @@ def test_openvino_reads_a_translated_network_from_its_file():
     assert path.stat().st_mtime > 1000, "what is in use is young"
 
 
+def test_a_translated_network_that_changed_is_not_used():
+    """A bit of its weights would change the labels, and nothing else."""
+    path = translated._place("bits")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = translated.sealed(maker("skip").onnx())
+    path.write_bytes(content)
+    assert translated.kept("bits") == path
+    for place in (0, *np.random.default_rng(0).integers(0, len(content), 5), len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert translated.kept("bits") is None
+    for changed in (b"", content[:-1], content[:20], content + b"0", maker("skip").onnx().SerializeToString()):
+        path.write_bytes(changed)
+        assert translated.kept("bits") is None
+    path.unlink()
+    assert translated.kept("bits") is None
+
+
 @pytest.mark.slow
-def test_openvino_makes_a_damaged_file_anew():
+@pytest.mark.parametrize("damaged", [lambda content: content[:-5000], lambda content: bytes(100)])
+def test_openvino_makes_a_damaged_file_anew(damaged, capfd):
     network, card = net("skip")
     fresh = choose.Maker(network, card, torch.device("cpu"))
     path = translated._place(fresh.identity())
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(maker("skip").onnx().SerializeToString()[:-5000])
+    path.write_bytes(damaged(translated.sealed(maker("skip").onnx())))
     picture = noise(1, 45, 70, 3)
     scores = fresh.engine(("openvino", "fp32")).scores(picture)
     torch.testing.assert_close(scores, maker("skip").engine(("openvino", "fp32")).scores(picture))
     assert path.stat().st_size > 5000
+    assert translated.kept(fresh.identity()) == path
+    assert capfd.readouterr().err == "", "no reader of other formats tries it"
 
 
 def test_the_first_of_two_processes_decides(tmp_path):

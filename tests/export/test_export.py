@@ -6,7 +6,9 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -25,12 +27,21 @@ from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines.exported import read_exported
 from fullconv.engines.runtimes import runtime
-from fullconv.engines.seal import BLANK, CHECKSUM_KEY, seal
-from fullconv.errors import DataError, InputError, ModelFileError, NetworkError, OutputError, RecipeError
+from fullconv.engines.seal import BLANK, CHECKSUM_KEY, check_seal, seal
+from fullconv.errors import (
+    DataError,
+    InputError,
+    MissingExtraError,
+    ModelFileError,
+    NetworkError,
+    OutputError,
+    RecipeError,
+)
 from fullconv.evaluation import evaluate
 from fullconv.export import FORMATS, export_model
+from fullconv.export.formats import OpenVinoExport
 from fullconv.export.graph import LabelGraph
-from fullconv.export.parity import Parity, crop, made_pictures, measure
+from fullconv.export.parity import Parity, crop, made_pictures, measure, validation_pictures
 from fullconv.images import read_image
 from fullconv.labels import read_label_map
 from fullconv.nn import build
@@ -159,7 +170,15 @@ def test_info_tells_what_it_is(exported):
     ("options", "words"),
     [
         ({"engine": "torch"}, "engine torch does not run it: use onnxruntime or openvino"),
-        ({"precision": "bf16"}, "computes in fp32, not in bf16: `fullconv export --precision bf16` makes another"),
+        (
+            {"precision": "bf16"},
+            "in fp32, not in bf16: `fullconv export --format openvino --precision bf16` makes a file",
+        ),
+        ({"precision": "int8"}, "in fp32, not in int8: `fullconv export --format onnx --precision int8` makes a file"),
+        (
+            {"precision": "fp61"},
+            r"not in fp61: there is no such precision. Did you mean 'fp16'\? Leave --precision away",
+        ),
     ],
 )
 def test_an_exported_file_says_what_it_cannot(exported, options, words):
@@ -252,6 +271,53 @@ def test_an_openvino_file_is_sealed_when_it_is_written(model, tmp_path):
             load(tmp_path / "a.xml")
         (tmp_path / name).write_bytes(whole)
     assert load(tmp_path / "a.xml").engine.name == "openvino"
+
+
+class Written(NamedTuple):
+    """An OpenVINO model on its way to a file, small enough to be written in no time."""
+
+    size: int
+
+    def export(self) -> OpenVinoExport:
+        ov = runtime("openvino", "the test")
+        ops = ov.opset13
+        images = ops.parameter([1, self.size], ov.Type.f32, name="images")
+        weights = np.random.default_rng(0).normal(size=(self.size,)).astype(np.float32)
+        made = OpenVinoExport.__new__(OpenVinoExport)
+        made.model = ov.Model([ops.result(ops.add(images, ops.constant(weights)))], [images], "small")
+        made.precision = "fp32"
+        return made
+
+
+@pytest.mark.parametrize("name", ["a.xml", "A.XML", "ü a%b#.xml", "n" * 245 + ".xml"])
+def test_an_openvino_file_may_have_any_name(tmp_path, name):
+    path = tmp_path / "new" / name
+    Written(8).export().write(path, {"fullconv": "card"})
+    assert sorted(found.name for found in path.parent.iterdir()) == sorted({name, path.with_suffix(".bin").name})
+    assert path.with_suffix(".bin").stat().st_size == 32
+    content = path.read_bytes()
+    told = ElementTree.fromstring(content).find(f"./rt_info/{CHECKSUM_KEY}").get("value")
+    check_seal(path, told, content, path.with_suffix(".bin").read_bytes())
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 8192])
+def test_on_a_full_disk_an_openvino_file_stays_what_it_was(tmp_path, limit):
+    """The weights have 8,192 bytes, the graph more than its card of 20,000."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes")
+    (tmp_path / "a.xml").write_bytes(b"graph")
+    (tmp_path / "a.bin").write_bytes(b"weights")
+    made = Written(2048).export()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[0][1]))
+    try:
+        with pytest.raises(
+            OutputError, match=r"a.xml: (OpenVINO cannot write it. Is there room on the disk|cannot be)"
+        ):
+            made.write(tmp_path / "a.xml", {"fullconv": "card" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    assert {found.name: found.read_bytes() for found in tmp_path.iterdir()} == {"a.xml": b"graph", "a.bin": b"weights"}
 
 
 # --- the documentation --------------------------------------------------------------------------------------------------
@@ -403,13 +469,61 @@ def test_the_gate_opens_for_what_agrees(precision, share, side, reason):
 
 def test_mean_iou_is_compared_on_masks():
     segmenter = made()
-    pictures = [(image, segmenter.predict(image).label_map) for image, _ in made_pictures(3, 4)]
+    pictures = [(image, segmenter.predict(image).label_maps) for image, _ in made_pictures(3, 4)]
     parity = measure(wrong(segmenter, 0.1), segmenter, "int8", pictures, made=False)
     assert parity.mean_iou_difference < -0.05
     assert re.search(r"mean IU differs by -0\.\d+, 0\.01 is allowed", parity.reasons[0])
     assert measure(wrong(segmenter, 0.0), segmenter, "int8", pictures, made=False).reasons == []
     with pytest.raises(DataError, match="there is no picture to compare the export on"):
         measure(wrong(segmenter, 0.0), segmenter, "int8", [], made=False)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_masks_of_void_alone_prove_nothing(precision):
+    segmenter = made()
+    pictures = [(image, {"": np.full(image.shape[:2], 255, np.uint8)}) for image, _ in made_pictures(3, 4)]
+    parity = measure(wrong(segmenter, 0.0), segmenter, precision, pictures, made=False)
+    assert parity.reasons == [
+        "mean IU cannot be compared, as the masks of the validation pictures hold nothing but void"
+    ]
+    assert measure(wrong(segmenter, 0.0), segmenter, "fp32", pictures, made=False).reasons == []
+
+
+def test_the_mean_iou_of_every_head_counts():
+    segmenter = made("two heads")
+    pictures = [(image, dict(segmenter.predict(image).label_maps)) for image, _ in made_pictures(3, 2)]
+    last = list(pictures[0][1])[-1]
+
+    def answer(image):
+        found = dict(segmenter.predict(image).label_maps)
+        return {**found, last: np.zeros_like(found[last])}
+
+    parity = measure(answer, segmenter, "int8", pictures, made=False)
+    assert parity.mean_iou_difference < -0.05
+    assert parity.reasons
+
+
+def test_validation_pictures_are_those_that_evaluate_scores(data):
+    """Also of a model that was trained on another split of the data than the data set's own."""
+    dataset = open_dataset(data)
+    swapped = {
+        name: [sample.stem for sample in dataset.splits[old]] for name, old in (("train", "val"), ("val", "train"))
+    }
+    segmenter = made(classes=tuple(names(5)), data={"splits": swapped})
+    found = [masks[""].tobytes() for _, masks in validation_pictures(dataset, segmenter)]
+    assert found == [dataset.read_mask(s, "").tobytes() for s in sorted(dataset.splits["train"], key=lambda s: s.stem)]
+
+
+def test_a_mask_that_cannot_be_used_is_told(data, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "data")
+    mask = sorted((broken / "valannot").iterdir())[0]
+    segmenter = made(classes=tuple(names(5)))
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(mask)
+    with pytest.raises(DataError, match=r"\.png: its mask has another size. `fullconv check`"):
+        list(validation_pictures(open_dataset(broken), segmenter))
+    mask.write_bytes(mask.read_bytes()[:40])
+    with pytest.raises(InputError, match=mask.name):
+        list(validation_pictures(open_dataset(broken), segmenter))
 
 
 def test_a_crop_may_be_larger_than_its_picture():
@@ -424,23 +538,54 @@ def test_a_crop_may_be_larger_than_its_picture():
     ("card", "options", "kind", "words"),
     [
         ({"scale": 0.5}, {}, NetworkError, "this model works at 0.5 of the pictures' size"),
+        ({"range": (0.0, 1.0)}, {}, NetworkError, "takes values from 0 to 1; an exported file takes pictures"),
         ({"range": (0.0, 65535.0)}, {}, NetworkError, "takes values from 0 to 65535; an exported file takes pictures"),
         ({}, {"precision": "bf16"}, RecipeError, "--precision bf16: onnx has fp32, fp16 and int8 here"),
         ({}, {"precision": "int8"}, RecipeError, "--precision int8 is calibrated with pictures: give --data DATA"),
         ({}, {"path": "a.xml"}, OutputError, "a.xml: a file of --format onnx ends with .onnx"),
         ({}, {"path": "a file/a.onnx"}, OutputError, r"a file.a.onnx: cannot be written \(Not a directory\)"),
         ({}, {"path": "folder.onnx"}, OutputError, r"folder.onnx: cannot be written \(Is a directory\)"),
+        ({}, {"path": "b.xml", "format": "openvino"}, OutputError, r"b.bin: cannot be written \(Is a directory\)"),
         ({}, {"format": "onx"}, RecipeError, "--format onx: choose onnx, openvino or pt2. Did you mean 'onnx'"),
     ],
 )
 def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch, card, options, kind, words):
     (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "b.bin").mkdir()
     (tmp_path / "a file").touch()
     full = {"path": "b.onnx", "format": "onnx", "precision": "fp32", **options}
     monkeypatch.setattr("fullconv.export.formats.capture", None)  # no work is done
     with pytest.raises(kind, match=words):
         export_model(made(**card), tmp_path / full["path"], full["format"], precision=full["precision"])
-    assert {path.name for path in tmp_path.iterdir()} == {"a file", "folder.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a file", "folder.onnx", "b.bin"}
+
+
+@pytest.mark.parametrize(
+    ("format_", "precision", "package"),
+    [
+        ("onnx", "fp32", "onnxruntime"), ("onnx", "int8", "onnxscript"), ("openvino", "bf16", "openvino"),
+        ("openvino", "int8", "nncf"),
+    ],
+)  # fmt: skip
+def test_a_library_that_is_missing_is_told_before_any_work(tmp_path, data, monkeypatch, format_, precision, package):
+    class Without:
+        """Keeps a package from being found, as where it is not installed."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == package:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("fullconv.export.formats.capture", None)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Without, *sys.meta_path])
+    segmenter = made(classes=tuple(names(5)))
+    with pytest.raises(
+        MissingExtraError, match=rf"^export --\S+ {format_ if package != 'nncf' else precision} needs {package}"
+    ):
+        export_model(
+            segmenter, tmp_path / f"a{FORMATS[format_][1]}", format_, precision=precision, dataset=open_dataset(data)
+        )
 
 
 def test_pictures_of_another_kind_are_named_before_any_work(data, tmp_path, monkeypatch):

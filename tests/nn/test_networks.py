@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fullconv.errors import NetworkError
+from fullconv.geometry import graph
 from fullconv.nn import VARIANTS, build
 from fullconv.nn.pyramid import PyramidBackbone
 from networks import DILATABLE, DILATED, PUBLISHED, SKIPS, WIDTHS, enliven, network, pictures, served
@@ -334,3 +335,14 @@ def test_a_published_net_refuses_another_backbone():
 def test_a_setting_of_the_head_that_would_do_nothing_is_refused(variant, backbone, head, words):
     with pytest.raises(NetworkError, match=words):
         build(variant, backbone=backbone, num_classes=3, head=head)
+
+
+def test_a_network_is_traced_no_more_often_than_it_must_be(monkeypatch):
+    """A trace takes a twentieth of a second, at every start of the program."""
+    traced = []
+    once = graph._trace
+    monkeypatch.setattr(graph, "_trace", lambda *given: traced.append(given) or once(*given))
+    built = build("fcn8s", backbone="tiny", num_classes=3)
+    assert len(traced) == 2, "the features for the head's phases, and the whole with its features"
+    assert built.map_bytes(96, 130, 2) < built.map_bytes(96, 130, 4)
+    assert len(traced) == 3

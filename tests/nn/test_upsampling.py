@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from fullconv.nn.upsampling import (
     Upsample,
     bilinear_kernel,
+    half_pixel,
     interpolation_matrix,
     sample_axis,
+    sample_plane,
     upsample_axis,
 )
 from networks import pictures
@@ -108,6 +110,31 @@ def test_sampling_at_the_places_of_an_upsampling_gives_the_upsampling(factor, ph
     places = (torch.arange(50, dtype=torch.float64) - float(phase)) / factor
     got = sample_axis(x, -1, places, border)
     torch.testing.assert_close(got, upsample_axis(x, -1, factor, phase, 0, 50, border), rtol=0, atol=1e-12)
+
+
+sides = st.integers(1, 40)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cells=st.tuples(sides, sides), full=st.tuples(sides, sides))
+def test_a_plane_at_half_pixels_is_what_torch_resizes(cells, full):
+    x = pictures(2, 3, *cells, dtype=torch.float64)
+    rows, columns = (half_pixel(0, size, n, size, x.device) for size, n in zip(full, cells, strict=True))
+    wanted = F.interpolate(x, size=full, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(sample_plane(x, rows, columns), wanted, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cells=st.tuples(sides, sides), start=st.integers(0, 30), count=st.integers(1, 40), step=st.floats(0.05, 3),
+       phase=st.floats(-5, 5), border=st.sampled_from(["replicate", "zero"]))  # fmt: skip
+def test_rows_of_a_plane_are_those_of_the_whole_to_the_bit(cells, start, count, step, phase, border):
+    x = pictures(1, 3, *cells)
+    rows, columns = (torch.arange(80, dtype=torch.float64) * step + phase for _ in range(2))
+    whole = sample_plane(x, rows, columns, border)
+    part = slice(start, start + count)
+    assert torch.equal(sample_plane(x, rows[part], columns, border), whole[:, :, part])
+    other = sample_axis(sample_axis(x, -2, rows, border), -1, columns, border)
+    torch.testing.assert_close(whole, other, rtol=0, atol=1e-5)
 
 
 def test_constants_stay_constant_up_to_the_border():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import sys
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Ctrl-C and SIGTERM. A bug is raised, and so keeps its traceback and ends the process with 1.
     """
     started = time.monotonic()
+    frozen = gc.get_freeze_count()
     arguments = list(sys.argv[1:] if argv is None else argv)
     use_utf8()
     listen()
@@ -123,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_stdout()
         complain(f"the results cannot be written to stdout ({error.strerror or error}).")
         return 2
+    finally:
+        if not frozen:
+            gc.unfreeze()
 
 
 def _run(arguments: list[str], started: float) -> int:

@@ -29,10 +29,10 @@ from fullconv.cli.words import (
     print_rich,
     results_only,
     say,
+    starting,
     stop_requests,
     tell_times,
 )
-from fullconv.timing import STARTING, part
 
 if TYPE_CHECKING:
     from fullconv.card import Card
@@ -72,7 +72,7 @@ def evaluate(
     choose("--split", split, ("val", "test", "train", "all"))
     choose("--policy", policy, ("nan", "present_only"))
     with tell_times(timing), results_only(), Progress("pictures") as progress:
-        with part(STARTING):
+        with starting():
             from fullconv.data import open_dataset
             from fullconv.evaluation import evaluate_heads, save_per_image
 
@@ -221,7 +221,7 @@ def predict(
     A georeferenced TIFF of any size gets NAME.tif on its own grid.
     """
     with tell_times(timing), results_only(), Progress("pictures") as progress:
-        with part(STARTING):
+        with starting():
             from fullconv.files import FORMATS, Format, Job, parse_shard
 
             job = Job(

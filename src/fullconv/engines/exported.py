@@ -19,12 +19,14 @@ from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
 from fullconv.engines.runtimes import runtime
 from fullconv.engines.seal import CHECKSUM_KEY, check_seal
 from fullconv.engines.seam import Engine, ForeignProgramError
-from fullconv.errors import ModelFileError, RecipeError
+from fullconv.errors import ModelFileError, RecipeError, nearest
 from fullconv.modelfile import CARD_KEY
 from fullconv.nn import Scores
 
 FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 """By the ending of the file."""
+COMPUTE_IN = {"onnx": ("fp32", "fp16", "int8"), "openvino": ("fp32", "fp16", "bf16", "int8"), "pt2": ("fp32", "bf16")}
+"""What a format can be exported in."""
 SERVED_BY = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "pt2": ("torch",)}
 EXPORT_KEY = "fullconv_export"
 """Beside the card: format, precision and measured parity, as JSON."""
@@ -83,10 +85,12 @@ def exported_engine(
     if engine != "auto" and engine not in SERVED_BY[kind]:
         raise RecipeError(f"{path}: engine {engine} does not run it: use {' or '.join(SERVED_BY[kind])}.")
     if precision not in ("auto", computes):
-        raise RecipeError(
-            f"{path}: computes in {computes}, not in {precision}: `fullconv export --precision {precision}` makes"
-            " another file."
-        )
+        others = sorted((k for k, found in COMPUTE_IN.items() if precision in found), key=lambda k: k != kind)
+        remedy = (
+            f"`fullconv export --format {others[0]} --precision {precision}` makes a file that does" if others
+            else f"there is no such precision.{nearest(precision, COMPUTE_IN['openvino'])} Leave --precision away"
+        )  # fmt: skip
+        raise RecipeError(f"{path}: computes in {computes}, not in {precision}: {remedy}.")
     name = SERVED_BY[kind][0] if engine == "auto" else engine
     outputs = output_names("scores", card)
     runtime({"onnx": "onnx", "openvino": "openvino", "pt2": "torch"}[kind], f"{path.name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -26,7 +27,25 @@ NEEDS = {
 
 def is_installed(engine: str) -> bool:
     """Say whether all that an engine takes is installed."""
-    return all(find_spec(package) is not None for package in NEEDS[engine])
+    return all(_is_there(package) for package in NEEDS[engine])
+
+
+def check_installed(packages: Iterable[str], purpose: str) -> None:
+    """Find out before long work whether optional libraries are installed.
+
+    Raises:
+        MissingExtraError: One is not; names it.
+    """
+    for package in packages:
+        if not _is_there(package):
+            raise MissingExtraError(package, "export", purpose)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # something keeps it from being imported
+        return False
 
 
 def runtime(package: str, purpose: str) -> Any:

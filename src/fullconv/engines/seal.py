@@ -34,6 +34,24 @@ def check_seal(path: Path, told: str | None, content: bytes, beside: bytes = b""
         raise ModelFileError(f"{path}: damaged, or changed after it was exported. Export it again.")
 
 
+def ends_sealed(path: Path) -> bool:
+    """Say whether a file that was sealed with `BLANK` as its last bytes is what was written."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            left = path.stat().st_size - len(BLANK)
+            while left > 0:
+                part = file.read(min(left, 2**20))
+                if not part:
+                    return False
+                digest.update(part)
+                left -= len(part)
+            digest.update(BLANK.encode())
+            return file.read() == (MARK + digest.hexdigest()).encode()
+    except OSError:
+        return False
+
+
 def _checksum(content: bytes, beside: bytes) -> bytes:
     digest = hashlib.sha256(content)
     digest.update(beside)

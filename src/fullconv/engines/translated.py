@@ -13,6 +13,7 @@ import fullconv
 from fullconv.card import Card
 from fullconv.engines.graph import ScoreGraph, capture, output_names, to_onnx
 from fullconv.engines.runtimes import runtime, versions
+from fullconv.engines.seal import BLANK, CHECKSUM_KEY, ends_sealed, seal
 from fullconv.errors import OutputError
 from fullconv.nn import Network
 from fullconv.storage import cache_folder, write_bytes
@@ -45,17 +46,26 @@ def translated(network: Network, card: Card, identity: str | None) -> Any:
     if path is None:
         return model
     try:
-        write_bytes(path, [model.SerializeToString()])
+        write_bytes(path, [sealed(model)])
         forget(path.parent, keep=path)
     except OutputError as error:
         LOG.info("engine: the translated network could not be kept: %s", error)
     return model
 
 
+def sealed(model: Any) -> bytes:
+    """Return an ``onnx.ModelProto`` as the bytes of a file that ends with its checksum."""
+    end = runtime("onnx", "keeping a network").ModelProto()
+    end.metadata_props.add(key=CHECKSUM_KEY, value=BLANK)
+    return seal(
+        model.SerializeToString() + end.SerializeToString()
+    )  # read as one message: the second's fields are added
+
+
 def kept(identity: str) -> Path | None:
-    """Return the file of a network that was translated before, and note that it is used; None where there is none."""
+    """Return the file of a network that was translated before, and note that it is used; None where no whole one is there."""
     path = _place(identity)
-    if not path.is_file():
+    if not ends_sealed(path):
         return None
     with suppress(OSError):  # a cache that may only be read
         path.touch()

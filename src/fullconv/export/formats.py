@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +20,11 @@ from fullconv.engines.runtimes import runtime
 from fullconv.engines.seal import BLANK, CHECKSUM_KEY, seal
 from fullconv.engines.seam import ForeignProgramError
 from fullconv.engines.torch_engine import in_bf16
-from fullconv.errors import NetworkError
+from fullconv.errors import NetworkError, OutputError
 from fullconv.export.graph import LabelGraph
 from fullconv.export.quantize import half_onnx, quantize_onnx, quantize_openvino
 from fullconv.nn import Network
-from fullconv.storage import write_bytes
+from fullconv.storage import move_into_place, write_bytes
 
 Answer = Callable[[NDArray[np.uint8]], list[NDArray[Any]]]
 """A picture (H, W, C) to all outputs of a file, without the batch."""
@@ -151,20 +151,32 @@ class OpenVinoExport:
         return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(found)}
 
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
-        """Write the .xml, and the weights beside it as .bin."""
-        openvino = runtime("openvino", "export")
+        """Write the .xml, and the weights beside it as .bin; both are whole before one gets its name."""
         for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
             self.model.set_rt_info(text, key)
-        folder = path.parent / f".{path.name}.part"
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            openvino.save_model(self.model, folder / path.name, compress_to_fp16=self.precision in ("fp16", "bf16"))
-            graph = folder / path.name
-            weights = graph.with_suffix(".bin").read_bytes()
-            write_bytes(path.with_suffix(".bin"), [weights])  # first: an .xml is there only when it is whole
-            write_bytes(path, [seal(graph.read_bytes(), weights)])
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
+                graph, weights = self._save(Path(folder))
+                move_into_place(weights, path.with_suffix(".bin"))  # first: an .xml is there only when all is
+                move_into_place(graph, path)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+        except RuntimeError as error:  # what OpenVINO says of a full disk
+            raise OutputError(f"{path}: OpenVINO cannot write it. Is there room on the disk?") from error
+
+    def _save(self, folder: Path) -> tuple[Path, Path]:
+        """Save into a folder, sealed; returns the graph and the weights.
+
+        Raises:
+            OSError, RuntimeError: It cannot be written.
+        """
+        openvino = runtime("openvino", "export")
+        graph, weights = folder / "model.xml", folder / "model.bin"
+        openvino.save_model(self.model, graph, compress_to_fp16=self.precision in ("fp16", "bf16"))
+        openvino.Core().read_model(graph)  # raises where a file was cut short
+        graph.write_bytes(seal(graph.read_bytes(), weights.read_bytes()))
+        return graph, weights
 
 
 class Pt2Export:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 import fullconv
 from fullconv.card import Card
 from fullconv.data import Dataset
-from fullconv.data.choice import check_classes
-from fullconv.engines.exported import EXPORT_KEY
+from fullconv.data.choice import check_classes, choose_heads, choose_samples
+from fullconv.engines.exported import COMPUTE_IN, EXPORT_KEY, SERVED_BY
 from fullconv.engines.graph import head_names
+from fullconv.engines.runtimes import NEEDS, check_installed
 from fullconv.errors import NetworkError, OutputError, RecipeError, nearest
 from fullconv.export.formats import Export, OnnxExport, OpenVinoExport, Pictures, Pt2Export
 from fullconv.export.layers import layer_that_differs
@@ -28,9 +29,9 @@ from fullconv.segmenter import Segmenter
 from fullconv.storage import check_writable
 
 FORMATS: dict[str, tuple[Callable[..., Export], str, tuple[str, ...]]] = {
-    "onnx": (OnnxExport, ".onnx", ("fp32", "fp16", "int8")),
-    "openvino": (OpenVinoExport, ".xml", ("fp32", "fp16", "bf16", "int8")),
-    "pt2": (Pt2Export, ".pt2", ("fp32", "bf16")),
+    "onnx": (OnnxExport, ".onnx", COMPUTE_IN["onnx"]),
+    "openvino": (OpenVinoExport, ".xml", COMPUTE_IN["openvino"]),
+    "pt2": (Pt2Export, ".pt2", COMPUTE_IN["pt2"]),
 }
 """What makes a format, how its files end, and what it can compute in."""
 CALIBRATION = 64
@@ -128,14 +129,20 @@ def _check(
     card = segmenter.card
     if any(parameter.is_meta for parameter in segmenter.network.parameters()):
         raise NetworkError("this model is an exported file already: export the model.safetensors that it was made of.")
-    if card.range[1] > 255:
+    if card.range != (0.0, 255.0):
         raise NetworkError(
             f"this model takes values from {card.range[0]:g} to {card.range[1]:g}; an exported file takes pictures of"
             " 8 bits, 0 to 255."
         )
     check_writable(path)
+    if format == "openvino":
+        check_writable(path.with_suffix(".bin"))
+    check_installed(NEEDS[SERVED_BY[format][0]], f"export --format {format}")
+    if (format, precision) == ("openvino", "int8"):
+        check_installed(["nncf"], "export --precision int8")
     if dataset is not None:
-        check_classes(card.labels().classes, next(iter(dataset.labels.values())).classes, str(dataset.root))
+        for ours, theirs in choose_heads(card, dataset, None):
+            check_classes(card.labels(ours).classes, dataset.labels[theirs].classes, str(dataset.root))
     return make
 
 
@@ -147,7 +154,7 @@ def answers(export: Export, card: Card) -> Callable[[Image], Labels]:
 
 def _calibration(dataset: Dataset, exact: Segmenter) -> Pictures:
     """Return training pictures, spread over the set."""
-    samples = dataset.splits.get("train") or dataset.splits.get("val") or []
+    samples, _ = choose_samples(dataset, exact.card, "train" if dataset.splits.get("train") else "val")
     step = max(1, len(samples) // CALIBRATION)
 
     def pictures() -> Any:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data import Dataset, Sample
+from fullconv.data.choice import choose_heads, choose_samples
 from fullconv.engines.graph import head_names
-from fullconv.errors import DataError, FullconvError
-from fullconv.labels import VOID
+from fullconv.errors import DataError
 from fullconv.metrics import confusion_matrix, mean_iou
 from fullconv.segmenter import Segmenter
 
@@ -44,7 +44,7 @@ class Parity:
     labels: float = 0.0
     """Share of the pictures' pixels whose label is that of fp32."""
     mean_iou_difference: float | None = None
-    """Of the file minus of fp32, on the pictures' masks; None where there are none."""
+    """Of the file minus of fp32, on the pictures' masks, of the head where it is largest; None where there are none."""
     sizes: dict[str, float] = field(default_factory=dict)
     """Share of equal labels on small and odd sizes."""
     reasons: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ def measure(
     answer: Callable[[Image], Labels],
     exact: Segmenter,
     precision: str,
-    pictures: Iterable[tuple[Image, NDArray[np.uint8] | None]],
+    pictures: Iterable[tuple[Image, Labels]],
     made: bool,
 ) -> Parity:
     """Compare a file's answers with the model's.
@@ -83,24 +83,23 @@ def measure(
         answer: What the file's own runtime gives for a picture (H, W, C).
         exact: The model in fp32.
         precision: What the file computes in.
-        pictures: Pictures, each with its mask or None.
+        pictures: Pictures, each with its masks by head, as far as there are some.
         made: Whether they are made.
     """
     parity = Parity(precision, made=made)
     heads = head_names(exact.card)
-    classes = len(exact.card.labels().classes)
-    ours, theirs = (np.zeros((classes, classes), np.int64) for _ in range(2))
+    ours: dict[str, NDArray[np.int64]] = {}
+    theirs: dict[str, NDArray[np.int64]] = {}
     equal = total = 0
     small: dict[tuple[int, int], list[int]] = {size: [0, 0] for size in SIZES}
     draw = np.random.default_rng(0)
-    scored = False
-    for image, mask in pictures:
+    for image, masks in pictures:
         wanted, got = _both(exact, answer, image)
         equal, total = equal + _equal(wanted, got), total + wanted[heads[0]].size * len(heads)
-        if mask is not None and mask.shape == wanted[heads[0]].shape:
-            ours += confusion_matrix(mask, wanted[heads[0]], classes)
-            theirs += confusion_matrix(mask, got[heads[0]], classes)
-            scored = scored or bool((mask != VOID).any())
+        for head, mask in masks.items():
+            classes = len(exact.card.labels(head or None).classes)
+            for counted, labels in ((ours, wanted[head]), (theirs, got[head])):
+                counted[head] = counted.get(head, 0) + confusion_matrix(mask, labels, classes)
         for size, count in small.items():
             if parity.pictures < CROPS.get(size, 4):
                 wanted, got = _both(exact, answer, crop(image, size, draw))
@@ -110,8 +109,8 @@ def measure(
         raise DataError("there is no picture to compare the export on.")
     parity.labels = equal / total
     parity.sizes = {f"{h}x{w}": right / count for (h, w), (right, count) in small.items()}
-    if scored:
-        parity.mean_iou_difference = mean_iou(theirs) - mean_iou(ours)
+    apart = [mean_iou(theirs[head]) - mean_iou(matrix) for head, matrix in ours.items() if matrix.any()]
+    parity.mean_iou_difference = max(apart, key=abs, default=None)
     parity.reasons = list(_reasons(parity, equal, total, small))
     return parity
 
@@ -150,6 +149,8 @@ def _reasons(parity: Parity, equal: int, total: int, small: Mapping[tuple[int, i
             if count - right > max(1, 4 * (1 - least) * count):
                 yield f"on pictures of {height}x{width}, {count - right} of {count} labels are not those of fp32"
     difference = parity.mean_iou_difference
+    if apart is not None and difference is None and not parity.made:
+        yield "mean IU cannot be compared, as the masks of the validation pictures hold nothing but void"
     if apart is not None and difference is not None and not abs(difference) <= apart:
         yield f"mean IU differs by {difference:+.4f}, {apart:g} is allowed"
 
@@ -162,24 +163,28 @@ def crop(image: Image, size: tuple[int, int], draw: np.random.Generator) -> Imag
     return np.ascontiguousarray(picked)
 
 
-def validation_pictures(dataset: Dataset, exact: Segmenter, count: int = PICTURES) -> Iterator[tuple[Image, Any]]:
-    """Yield validation pictures of a data set with their masks, spread over it.
+def validation_pictures(dataset: Dataset, exact: Segmenter, count: int = PICTURES) -> Iterator[tuple[Image, Labels]]:
+    """Yield validation pictures of a data set with their masks by head of the model, spread over it.
+
+    They are those that `evaluate` scores: where the data are the model's own, the split of its training.
 
     Raises:
-        DataError: They are no 8-bit pictures, or there are none.
+        DataError: They are no 8-bit pictures, there are none, or a mask has another size than its picture.
+        InputError: A picture or a mask cannot be read.
     """
-    samples = dataset.splits.get("val") or []
-    if not samples:
+    if not dataset.splits.get("val"):
         raise DataError(f"{dataset.root}: has no validation pictures to compare the export on.")
-    head = next(iter(dataset.labels))
+    samples, _ = choose_samples(dataset, exact.card, "val")
+    heads = choose_heads(exact.card, dataset, None)
     step = max(1, len(samples) // count)
     for sample in samples[::step][:count]:
         image = exact.read(dataset.read_image(sample), sample.image.as_posix())
         check_bytes(image, sample)
-        try:
-            yield image, dataset.read_mask(sample, head)
-        except FullconvError:
-            yield image, None
+        masks = {ours or "": dataset.read_mask(sample, theirs) for ours, theirs in heads}
+        for mask in masks.values():
+            if mask.shape != image.shape[:2]:
+                raise DataError(f"{sample.image}: its mask has another size. `fullconv check` lists all such masks.")
+        yield image, masks
 
 
 def check_bytes(image: NDArray[Any], sample: Sample) -> None:
@@ -188,11 +193,11 @@ def check_bytes(image: NDArray[Any], sample: Sample) -> None:
         raise DataError(f"{sample.image}: is {image.dtype}; an exported file takes pictures of 8 bits.")
 
 
-def made_pictures(channels: int, count: int = PICTURES) -> Iterator[tuple[Image, None]]:
+def made_pictures(channels: int, count: int = PICTURES) -> Iterator[tuple[Image, Labels]]:
     """Yield pictures of soft patches and noise, of many sizes."""
     for index in range(count):
         draw = np.random.default_rng(index)
         height, width = (int(n) for n in draw.integers(40, 140, 2))
         coarse = draw.integers(0, 256, (height // 16 + 1, width // 16 + 1, channels)).astype(np.float64)
         soft = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
-        yield np.clip(soft + draw.normal(0, 24, soft.shape), 0, 255).astype(np.uint8), None
+        yield np.clip(soft + draw.normal(0, 24, soft.shape), 0, 255).astype(np.uint8), {}

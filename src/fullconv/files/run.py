@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,9 @@ from fullconv.preprocess import PLAIN
 from fullconv.rasters import is_georeferenced
 from fullconv.segmenter import Segmenter, Tile
 from fullconv.timing import WAITING_IN, WAITING_OUT, part
+
+BEHIND = 5
+"""Steps of priority that threads for files stand behind the network's."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of pictures finished and of all pictures."""
@@ -181,6 +185,16 @@ class _Outcome:
         return not isinstance(self.counts, Future) or self.counts.done()
 
 
+def give_way() -> None:
+    """Let other threads of the process go first on the cores: those of the network wait for each other, layer by layer.
+
+    Only Linux has priorities of threads.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + BEHIND)
+
+
 class _Run:
     """The pipeline: reading threads, the network in this one, writing threads; a bounded number on the way."""
 
@@ -205,7 +219,7 @@ class _Run:
 
     def pictures(self, plan: Plan) -> Generator[None, None, None]:
         """Work through a plan; yields after each picture that is finished."""
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fullconv")
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fullconv", initializer=give_way)
         reading: deque[tuple[Picture, Future[NDArray[Any] | Counts | None]]] = deque()
         try:
             for picture in takewhile(lambda _: not self.stop(), plan):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fullconv.errors import FullconvError, NetworkError
 from fullconv.geometry import EXAMPLE, IDENTITY, Geometry, halo, map_bytes, trace, trace_graph
 from fullconv.nn.networks import Scores
-from fullconv.nn.upsampling import check_rows, sample_axis
+from fullconv.nn.upsampling import check_rows, half_pixel, sample_plane
 
 
 class WholeNetwork(nn.Module):
@@ -89,10 +89,9 @@ class WholeNetwork(nn.Module):
         a, b = rows if rows is not None else (0, size[0])
         if working in (None, size):
             return grown[..., a:b, :]
-        for dim, start, stop, full in ((-2, a, b, size[0]), (-1, 0, size[1], size[1])):
-            pixel = torch.arange(start, stop, dtype=torch.float64, device=grown.device)
-            grown = sample_axis(grown, dim, ((pixel + 0.5) * grown.shape[dim] / full - 0.5).clamp(min=0))
-        return grown
+        down = half_pixel(a, b, grown.shape[-2], size[0], grown.device)
+        across = half_pixel(0, size[1], grown.shape[-1], size[1], grown.device)
+        return sample_plane(grown, down, across)
 
     grow = upsample
 

@@ -65,8 +65,7 @@ def shapes_of(card: Card) -> Network:
     if _is_known(card):
         with undrawn():
             network = _build(card)
-        for item_bytes in (2, 4):  # on that device it takes a second
-            network.map_bytes(1, 1, item_bytes)
+        network.map_bytes(1, 1, 4)  # on that device it takes a second
         return network.to("meta")
     return _without_memory(card)
 

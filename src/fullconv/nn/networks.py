@@ -13,7 +13,15 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import InputError, NetworkError
 from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
-from fullconv.nn.upsampling import Border, check_rows, interpolation_matrix, sample_axis, upsample_axis
+from fullconv.nn.upsampling import (
+    Border,
+    check_rows,
+    half_pixel,
+    interpolation_matrix,
+    sample_axis,
+    sample_plane,
+    upsample_axis,
+)
 from fullconv.nn.variants import Variant, row_of
 
 Scores = Tensor | dict[str, Tensor]
@@ -90,7 +98,8 @@ class Network(nn.Module):
     def map_bytes(self, height: int, width: int, item_bytes: int) -> float:
         """Return the most memory in bytes that the maps of a padded picture take at once, for values of a size."""
         if item_bytes not in self._map_bytes:
-            self._map_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
+            graph = self.graph()[1]
+            self._map_bytes.update({of: map_bytes(graph, of) for of in (2, 4, item_bytes)})
         return self._map_bytes[item_bytes](height, width)
 
     def upsample(
@@ -167,17 +176,15 @@ class Network(nn.Module):
     def _upsample_sampled(
         self, scores: Tensor, size: tuple[int, int], a: int, b: int, working: tuple[int, int]
     ) -> Tensor:
-        axes = ((self.geometry.y, -2, a, b), (self.geometry.x, -1, 0, size[1]))
-        for (axis, dim, start, stop), full, work in zip(axes, size, working, strict=True):
-            positions = self._positions(axis, start, stop, scores.shape[dim], full, work, scores)
-            scores = sample_axis(scores, dim, positions, self.border)
-        return scores
+        rows = self._positions(self.geometry.y, a, b, scores.shape[-2], size[0], working[0], scores)
+        columns = self._positions(self.geometry.x, 0, size[1], scores.shape[-1], size[1], working[1], scores)
+        return sample_plane(scores, rows, columns, self.border)
 
     def _positions(self, axis: Axis, start: int, stop: int, cells: int, full: int, work: int, like: Tensor) -> Tensor:
         """Return where output pixels lie among an axis's cells, (stop - start,) float64."""
-        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
         if self.row.rule == "size":
-            return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+            return half_pixel(start, stop, cells, full, like.device)
+        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
         at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
         return (at - float(axis.offset)) / float(axis.scale)
 
@@ -201,14 +208,21 @@ class _ScoreHalf(nn.Module):
         return cast(Scores, self.head(self.backbone(x)))
 
 
+class _WithFeatures(_ScoreHalf):
+    """The scores, and the features that they are made of."""
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.backbone(x)
+        return self.head(features), features
+
+
 def _trace(network: Network, row: Variant) -> tuple[Geometry, Geometry]:
     """Return the geometry of the score map and of the coarsest score."""
     example = torch.zeros(1, network.in_channels, *EXAMPLE)
     training = network.training
     network.eval()
     try:
-        geometry = trace(_ScoreHalf(network.backbone, network.head), example)
-        features = trace(network.backbone, example)
+        geometry, features = trace(_WithFeatures(network.backbone, network.head), example)
     finally:
         network.train(training)
     if isinstance(geometry, dict):

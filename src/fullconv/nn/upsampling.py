@@ -101,13 +101,43 @@ def sample_axis(x: Tensor, dim: int, positions: Tensor, border: Border = "replic
     Returns:
         ``x`` with m cells along ``dim``.
     """
-    n = x.shape[dim]
     left = positions.floor()
-    weight = (positions - left).to(x.dtype).reshape(-1, *([1] * (-1 - dim)))
-    index = left.long()
-    low = int(index.min())
-    cells = _cells(x, dim, low, int(index.max()) + 1, border) if n else x
-    return torch.lerp(cells.index_select(dim, index - low), cells.index_select(dim, index - low + 1), weight)
+    return _between(_cells_at(x, dim, left, border), dim, positions, left)
+
+
+def half_pixel(start: int, stop: int, cells: int, full: int, device: torch.device) -> Tensor:
+    """Return where pixels ``start`` to ``stop`` of ``full`` lie among cells that share their extent, (stop - start,) float64."""
+    pixel = torch.arange(start, stop, dtype=torch.float64, device=device)
+    return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+
+
+def sample_plane(x: Tensor, rows: Tensor, columns: Tensor, border: Border = "replicate") -> Tensor:
+    """Interpolate cells bilinearly at rows and columns, wide first: the full-size map is written once, row by row.
+
+    Args:
+        x: (..., h, w).
+        rows: (H,) float64, in cells.
+        columns: (W,) float64, in cells.
+        border: What lies beyond the first and last cell.
+
+    Returns:
+        (..., H, W). A row has the same bits whatever others are asked for.
+    """
+    above = rows.floor()
+    wide = sample_axis(_cells_at(x, -2, above, border), -1, columns, border)
+    return _between(wide, -2, rows, above)
+
+
+def _cells_at(x: Tensor, dim: int, left: Tensor, border: Border) -> Tensor:
+    """Take the cells of an axis from the first of ``left`` to the one after the last."""
+    return _cells(x, dim, int(left.min()), int(left.max()) + 1, border) if x.shape[dim] else x
+
+
+def _between(cells: Tensor, dim: int, positions: Tensor, left: Tensor) -> Tensor:
+    """Interpolate between the cells of `_cells_at`."""
+    weight = (positions - left).to(cells.dtype).reshape(-1, *([1] * (-1 - dim)))
+    index = (left - left.min()).long()
+    return torch.lerp(cells.index_select(dim, index), cells.index_select(dim, index + 1), weight)
 
 
 def interpolation_matrix(

@@ -7,11 +7,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from fullconv.nn import Network, Variant
-from fullconv.nn.upsampling import sample_axis
+from fullconv.nn.upsampling import half_pixel, sample_plane
 
 
 def rows_ready(network: Network, known: int, height: int, total: int) -> int:
@@ -73,17 +72,12 @@ def upsample_rows(
     if not grows_by_size(network):
         shift = first * network.score_stride
         return cast(Tensor, network.grow(scores, size, (a - shift, b - shift)))
-    for dim, start, stop, cells, full, skip in (
-        (-2, a, b, total, size[0], first),
-        (-1, 0, size[1], scores.shape[-1], size[1], 0),
-    ):
-        pixel = torch.arange(start, stop, dtype=torch.float64, device=scores.device)
-        at = ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
-        scores = sample_axis(scores, dim, at - skip, network.border)
-    return scores
+    down = half_pixel(a, b, total, size[0], scores.device)
+    across = half_pixel(0, size[1], scores.shape[-1], size[1], scores.device)
+    return sample_plane(scores, down - first, across, network.border)
 
 
-def strips(height: int, width: int, num_classes: int, budget: int = 16 * 2**20) -> Iterator[tuple[int, int]]:
+def strips(height: int, width: int, num_classes: int, budget: int = 8 * 2**20) -> Iterator[tuple[int, int]]:
     """Cut a picture's rows so that a strip of logits (K, rows, W) float32 stays within a budget of bytes."""
     rows = max(1, budget // (4 * num_classes * width))
     for start in range(0, height, rows):
