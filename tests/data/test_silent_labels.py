@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset, summary
-from fullconv.data.appearance import Appearance
+from fullconv.data.appearance import Appearance, _is_exchanged, _Looks
 from fullconv.data.problems import Problem, errors
 from fullconv.data.things import regions
 from fullconv.labels import VOID
@@ -287,3 +287,16 @@ def test_colours_that_are_other_classes_when_exchanged_are_not_guessed_at(tmp_pa
         new = sum((mask == old).all(-1)[..., None] * np.array(to[::-1]) for old, to in table.items())
         Image.fromarray(new.astype(np.uint8)).save(path)
     assert "exchanged" not in told(root)["unknown-color"].remedy
+
+
+@pytest.mark.parametrize(("green", "exchanged"), [(0.0, True), (0.5, False)])
+def test_classes_that_change_sides_without_being_alike_are_not_exchanged(green, exchanged):
+    draw = np.random.default_rng(0)
+
+    def looks(count: int, *colors: tuple[float, float, float]) -> _Looks:
+        seen = np.array(colors) + draw.normal(0, 0.02, (count, 3, 3))
+        return _Looks(seen, np.full((count, 3), 0.3))
+
+    rest = looks(20, (0.3, 0, 0), (-0.3, 0, 0), (0, 0, 0.1))
+    own = looks(8, (-0.2, green, 0), (0.2, green, 0), (0, 0, 0.1))
+    assert _is_exchanged(own, rest, rest.usual(), 0, 1) == exchanged

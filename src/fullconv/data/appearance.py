@@ -133,6 +133,12 @@ class _Looks:
         signs = (self.colors[both, first] - self.colors[both, second]) @ direction / length
         return signs, np.log(self.shares[both, first] / self.shares[both, second])
 
+    def distance(self, usual: NDArray[np.float64], first: int, second: int, crossed: bool = True) -> float:
+        """Return how far two classes' colours are from the usual ones of each other, or of themselves."""
+        pair = [first, second]
+        own = self.usual()[pair]
+        return float(np.linalg.norm(own - usual[pair[::-1] if crossed else pair], axis=1).sum())
+
     def stay(self, usual: NDArray[np.float64], first: int, second: int) -> bool:
         """Whether the further classes look as usual, so that the pictures are of the same kind."""
         further = [i for i in range(len(usual)) if i not in (first, second) and usual[i].any()]
@@ -147,6 +153,8 @@ def _is_exchanged(own: _Looks, rest: _Looks, usual: NDArray[np.float64], first: 
     """Whether two classes look like each other in some masks, by what is usual in the rest."""
     signs, sizes = own.compare(usual, first, second)
     if len(signs) < _FEWEST or signs.mean() > _OPPOSITE or signs.mean() + CLEAR * signs.std() / np.sqrt(len(signs)) > 0:
+        return False
+    if own.distance(usual, first, second) > own.distance(usual, first, second, crossed=False) / 2:
         return False
     their_signs, their_sizes = rest.compare(usual, first, second)
     if len(their_signs) < _USUAL or (their_signs > 0).mean() < _AGREE:
