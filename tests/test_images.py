@@ -18,20 +18,11 @@ from PIL import Image
 from fullconv.errors import InputError, MissingExtraError
 from fullconv.images import image_size, read_image, resize_image, resize_mask
 from fullconv.images.limits import PictureError
+from image_files import chunk, encode
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 SMOOTH = np.tile(np.linspace(0, 250, 32, dtype=np.uint8)[None, :, None], (24, 1, 3))
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(

@@ -154,7 +154,7 @@ def regions(whole: bytes) -> dict[str, range]:
     }  # fmt: skip
 
 
-def noticed(path: Path, data: bytes) -> str:
+def assert_noticed(path: Path, data: bytes) -> str:
     """What is said of a damaged file; it is never read, and never a traceback."""
     path.write_bytes(data)
     with pytest.raises(ModelFileError) as caught:
@@ -172,7 +172,7 @@ def test_a_flipped_bit_is_noticed_in_every_region(written, tmp_path):
         assert len(places) > 0, name
         for _ in range(4):
             place, bit = int(rng.choice(places)), int(rng.integers(8))
-            said[name] = noticed(tmp_path / "flipped", flipped(whole, place, 1 << bit))
+            said[name] = assert_noticed(tmp_path / "flipped", flipped(whole, place, 1 << bit))
     for name in ("checksum's name", "checksum's word", "checksum", "class"):
         assert "damaged: its header is not the one that was written. Copy or train it again." in said[name], name
     assert "its weights are not those that its card names" in said["data"]
@@ -182,7 +182,7 @@ def test_a_flipped_bit_is_noticed_in_every_region(written, tmp_path):
 @given(place=st.integers(0), mask=st.integers(1, 255))
 def test_a_changed_byte_is_noticed_wherever_it_is(written, tmp_path, place, mask):
     whole = written.read_bytes()
-    noticed(tmp_path / "changed", flipped(whole, place % len(whole), mask))
+    assert_noticed(tmp_path / "changed", flipped(whole, place % len(whole), mask))
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_each_bit_of_a_file_is_covered(written, tmp_path):
     whole = written.read_bytes()
     for place in range(len(whole)):
         for bit in range(8):
-            noticed(tmp_path / "flipped", flipped(whole, place, 1 << bit))
+            assert_noticed(tmp_path / "flipped", flipped(whole, place, 1 << bit))
     print(f"{8 * len(whole)} of {8 * len(whole)} flipped bits noticed")
 
 
@@ -203,7 +203,7 @@ def test_a_file_from_before_headers_had_a_checksum_is_read(written, tmp_path):
     card = CARD.model_copy(update={"weights_sha256": weights_sha256(TENSORS)})
     path.write_bytes(save(TENSORS, {"fullconv": card.to_json(), "format": "pt"}))
     assert read_model(path)[0] == card
-    assert "its weights are not those that its card names" in noticed(
+    assert "its weights are not those that its card names" in assert_noticed(
         path, flipped(path.read_bytes(), -1 % path.stat().st_size, 1)
     )
 

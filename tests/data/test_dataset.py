@@ -229,7 +229,7 @@ def rewrite(root: Path, change) -> None:
         Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
 
 
-def remedy_mends(root: Path, words: str) -> None:
+def assert_remedy_mends(root: Path, words: str) -> None:
     """The lines after "Add to data.toml" make the data set open."""
     with pytest.raises(BadDataError, match=words) as caught:
         open_dataset(root)
@@ -242,7 +242,7 @@ def remedy_mends(root: Path, words: str) -> None:
 
 def test_binary_masks_are_told_the_lines_that_mend_it(tmp_path):
     make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
-    remedy_mends(
+    assert_remedy_mends(
         tmp_path,
         'hold only 0 and 255.*classes = .*values = { 0 = "background", 255 = "foreground" }'.replace(".*", r"[\s\S]*"),
     )
@@ -252,12 +252,12 @@ def test_binary_masks_are_told_the_lines_that_mend_it(tmp_path):
 def test_labels_with_gaps_are_told_the_lines_that_mend_it(tmp_path):
     make_shapes(tmp_path, "flat", pictures=4, toml=False)
     rewrite(tmp_path, lambda mask: np.where((mask > 1) & (mask != VOID), mask * 3, mask).astype(np.uint8))
-    remedy_mends(tmp_path, r"masks hold the labels 0, 1, 6, 9, which are not 0 to 3")
+    assert_remedy_mends(tmp_path, r"masks hold the labels 0, 1, 6, 9, which are not 0 to 3")
 
 
 def test_rgb_masks_are_told_the_lines_that_mend_it(tmp_path):
     make_shapes(tmp_path, "flat", pictures=4, encoding="rgb", toml=False)
-    remedy_mends(tmp_path, r"masks are RGB with 5 colours that are not named")
+    assert_remedy_mends(tmp_path, r"masks are RGB with 5 colours that are not named")
 
 
 def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
@@ -265,7 +265,7 @@ def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
     rewrite(tmp_path, lambda mask: np.where(mask == VOID, 255, mask).astype(np.uint16))
     assert len(open_dataset(tmp_path).classes) == 4
     rewrite(tmp_path, lambda mask: mask.astype(np.uint16) * 256)
-    remedy_mends(tmp_path, "masks hold the class numbers times 256")
+    assert_remedy_mends(tmp_path, "masks hold the class numbers times 256")
 
 
 def test_grey_rgb_masks_are_numbers(tmp_path):

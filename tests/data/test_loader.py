@@ -36,7 +36,7 @@ def loader(data, **options):
     return TrainingBatches(data, "train", **{"batch_size": 4, "crop": (32, 40), "seed": 3, **options})
 
 
-def same(a, b):
+def assert_same(a, b):
     assert a.step == b.step
     assert a.stems == b.stems
     assert torch.equal(a.images, b.images)
@@ -65,7 +65,7 @@ def test_any_step_is_the_same_wherever_the_run_starts(data):
     whole = list(loader(data).batches(0, 9))
     for start in (1, 4, 8):
         for batch, expected in zip(loader(data).batches(start, 9), whole[start:], strict=True):
-            same(batch, expected)
+            assert_same(batch, expected)
 
 
 def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tmp_path):
@@ -79,7 +79,7 @@ def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tm
     assert not torch.equal(whole[0].images, whole[1].images)
     for start in (3, 8, 13):
         for batch, expected in zip(loader(data, crop=(32, 40)).batches(start, 20), whole[start:], strict=True):
-            same(batch, expected)
+            assert_same(batch, expected)
 
 
 def test_each_picture_of_a_block_is_decoded_once(tmp_path, monkeypatch):
@@ -97,13 +97,13 @@ def test_workers_change_nothing(data, workers):
     expected = list(loader(data, sampling="rare").batches(2, 9))
     made = loader(data, sampling="rare", workers=workers)
     for batch, other in itertools.zip_longest(made.batches(2, 9), expected):
-        same(batch, other)
+        assert_same(batch, other)
 
 
 def test_what_is_sent_to_workers_can_be_pickled(data):
     maker = loader(data, sampling="rare")._maker
     for batch, other in zip(maker[4, 6], pickle.loads(pickle.dumps(maker))[4, 6], strict=True):
-        same(batch, other)
+        assert_same(batch, other)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_workers_that_are_spawned_change_nothing(data, monkeypatch):
     monkeypatch.setattr("fullconv.data.loader.START_METHOD", "spawn")
     expected = list(loader(data).batches(0, 2))
     for batch, other in itertools.zip_longest(loader(data, workers=1).batches(0, 2), expected):
-        same(batch, other)
+        assert_same(batch, other)
 
 
 def test_the_number_of_threads_and_the_size_of_the_cache_change_nothing(data):
@@ -121,7 +121,7 @@ def test_the_number_of_threads_and_the_size_of_the_cache_change_nothing(data):
     others = list(loader(data, cache_bytes=0).batches(0, 6))
     torch.set_num_threads(before)
     for batch, other in zip(expected, others, strict=True):
-        same(batch, other)
+        assert_same(batch, other)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.6])
@@ -210,7 +210,7 @@ def test_each_picture_comes_once_a_pass_in_an_order_of_its_own(data):
 def test_a_crop_depends_on_its_epoch_and_position_only(data):
     short, long = loader(data, steps_per_epoch=5), loader(data, steps_per_epoch=500)
     for batch, other in zip(short.batches(0, 5), long.batches(0, 5), strict=True):
-        same(batch, other)
+        assert_same(batch, other)
     assert not torch.equal(next(short.batches(5)).images, next(long.batches(5)).images)
 
 
@@ -295,7 +295,7 @@ def test_with_skip_bad_the_next_picture_takes_its_place_and_it_is_recorded(tmp_p
     save_mask(np.full((48, 64), 99, np.uint8), data.splits["train"][2].mask)
     first, second = (list(one.batches(0, 5)) for one in made)
     for batch, other in zip(first, second, strict=True):
-        same(batch, other)
+        assert_same(batch, other)
     assert made[0].skipped == made[1].skipped
     assert list(made[0].skipped) == ["shape002"]
     assert "label 99" in made[0].skipped["shape002"]
