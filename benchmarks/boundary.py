@@ -20,7 +20,7 @@ from harness import RESULTS, alternate, keep, summarize
 from torch.utils.flop_counter import FlopCounterMode
 
 import fullconv
-from fullconv.demo import SETTINGS, make_shapes
+from fullconv.cli.demo import SETTINGS, make_shapes
 
 VARIANTS = ("fcn32s", "fcn16s", "fcn8s")
 PAGES = [RESULTS.parent / "boundary.md", RESULTS.parents[1] / "docs" / "fcn.md"]

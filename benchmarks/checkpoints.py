@@ -25,7 +25,7 @@ from fullconv.checkpoint import read_checkpoint, write_checkpoint
 from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
-from fullconv.training.rhythm import CHECKPOINT_SHARE
+from fullconv.training.loop import CHECKPOINT_SHARE
 from fullconv.training.state import TrainState, new_state
 from fullconv.training.step import Stepper, finite_gradients
 

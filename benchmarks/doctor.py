@@ -23,7 +23,7 @@ from harness import alternate, keep, summarize
 from PIL import Image
 
 from fullconv.data import examine, open_dataset
-from fullconv.data.scan import Scanner
+from fullconv.data.scan.scanner import Scanner
 
 
 def make(root: Path, pictures: int = 200) -> Path:

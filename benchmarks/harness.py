@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from fullconv.training.origin import describe_machine, describe_versions
+from fullconv.training.environment import describe_machine, describe_versions
 
 RESULTS = Path(__file__).parent / "results"
 

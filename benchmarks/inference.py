@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD
-from fullconv.demo import draw
-from fullconv.engines.runtimes import cores, runtime
-from fullconv.importing import foreign_card, import_file
+from fullconv.cli.demo import draw
+from fullconv.engines._optional import cores, runtime
+from fullconv.hub import foreign_card, import_file
 from fullconv.segmenter import Segmenter
 
 Labels = NDArray[np.uint8]

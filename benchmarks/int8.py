@@ -19,8 +19,8 @@ from harness import alternate, keep, summarize
 import fullconv
 from fullconv.data import open_dataset
 from fullconv.errors import NetworkError
-from fullconv.export import export_model
-from fullconv.export.parity import validation_pictures
+from fullconv.exports import export_model
+from fullconv.exports.parity import validation_pictures
 
 PRECISIONS = {"openvino": ("fp32", "bf16", "int8"), "onnx": ("fp32", "int8")}
 

@@ -20,12 +20,12 @@ from harness import alternate, keep, summarize
 from PIL import Image
 
 import fullconv
-from fullconv.demo import draw
-from fullconv.engines.runtimes import cores
-from fullconv.files import Job, predict_files
+from fullconv.cli.demo import draw
+from fullconv.engines._optional import cores
+from fullconv.predict import Job, predict_files
 from fullconv.preprocess import as_tensor
+from fullconv.profiling import watch
 from fullconv.segmenter import Segmenter
-from fullconv.timing import watch
 
 KINDS = {"png": (360, 480), "jpeg": (3000, 4000)}
 """Height and width."""

@@ -20,7 +20,7 @@ from harness import keep
 from PIL import Image
 
 import fullconv
-from fullconv.demo import draw
+from fullconv.cli.demo import draw
 from fullconv.ranking import look, rank
 
 SIZE = (96, 128)

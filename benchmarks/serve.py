@@ -125,7 +125,7 @@ PREDICT = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from fullconv.files import Job, predict_files
+from fullconv.predict import Job, predict_files
 from fullconv.segmenter import load
 model, folder, out, batch = sys.argv[1:5]
 segmenter = load(model)

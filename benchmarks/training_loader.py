@@ -22,17 +22,17 @@ from harness import alternate, elsewhere, keep, summarize
 from PIL import Image
 
 import fullconv
-from fullconv.allocator import freed_memory_kept
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.cli.demo import draw
 from fullconv.data import open_dataset
 from fullconv.data.augmentation import PRESETS
 from fullconv.data.loader import TrainingBatches
-from fullconv.demo import draw
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
+from fullconv.system import freed_memory_kept
+from fullconv.training.autotune import choose_training_precision
 from fullconv.training.loop import Stepper
 from fullconv.training.state import new_state
-from fullconv.training.trial import choose_training_precision
 
 SIZE, CROP, CLASSES, BATCH = (360, 480), (288, 384), 4, 8
 KEPT = ExitStack()

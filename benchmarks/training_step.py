@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from harness import alternate, elsewhere, keep, summarize
 
 import fullconv
-from fullconv.allocator import freed_memory_kept
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
+from fullconv.system import freed_memory_kept
+from fullconv.training.autotune import choose_training_precision
 from fullconv.training.state import new_state
 from fullconv.training.step import Stepper
-from fullconv.training.trial import choose_training_precision
 
 KEPT = ExitStack()
 """Lasts as long as the process."""

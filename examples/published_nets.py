@@ -1,6 +1,6 @@
 """Every published net of the family: what it is, its layers with their geometry, and an answer for a made picture.
 
-One class makes them all, from the rows of a table (`fullconv.nn.variants`); so this example is a table, too. For each net
+One class makes them all, from the rows of a table (`fullconv.nn.registry`); so this example is a table, too. For each net
 it prints where it comes from, the maps that count (stride, receptive field, where the first cell lies), the crops that
 follow from them, and what comes out for a picture of 97x130.
 
@@ -23,9 +23,9 @@ from torch import nn
 
 import fullconv
 from fullconv.geometry import trace_nodes
-from fullconv.importing import foreign_card
+from fullconv.hub import foreign_card
 from fullconv.nn import VARIANTS, Network
-from fullconv.nn.published import final_crop
+from fullconv.nn.heads import final_crop
 
 BANDS = {3: "red, green, blue", 4: "red, green, blue, depth", 6: "red, green, blue, and depth as HHA"}
 """What the channels of a picture are, by their number."""

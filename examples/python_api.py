@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import fullconv
-from fullconv.demo import make_shapes
+from fullconv.cli.demo import make_shapes
 
 
 def a_network() -> dict[str, object]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import fullconv
 from fullconv.geometry import Geometry, trace
-from fullconv.nn.upsampling import Upsample
+from fullconv.nn.upsample import Upsample
 
 
 class ResNetFCN32s(nn.Module):

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fullconv.losses import PixelLoss
 from fullconv.nn.surgery import convolutionalize
-from fullconv.nn.upsampling import bilinear_kernel
+from fullconv.nn.upsample import bilinear_kernel
 
 VOID = 255
 POOLS = {16: 8, 23: 16, 30: 32}  # layer of torchvision's VGG-16 -> stride of the pool

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.engines.choose import Maker
+from fullconv.engines.autotune import Maker
 from fullconv.nn import VARIANTS, Network, build
 from networks import WIDTHS, enliven
 

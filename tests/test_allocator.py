@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C
 PROGRAM = """
 import contextlib, resource
 import numpy as np
-from fullconv.allocator import freed_memory_kept
+from fullconv.system import freed_memory_kept
 
 def faults(times=20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

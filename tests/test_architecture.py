@@ -14,14 +14,14 @@ import fullconv
 
 SOURCE = Path(fullconv.__file__).parent
 ROOMS = [
-    "errors", "timing", "storage", "allocator", "labels", "recipe", "card", "constants", "modelfile", "geometry", "nn",
-    "losses", "metrics", "images", "preprocess", "data", "engines", "tiling", "views", "prediction", "importing", "segmenter",
-    "rasters", "scoring", "evaluation", "comparison", "runs", "tracking", "report", "checkpoint", "training", "files",
-    "annotations", "ranking", "catalogue", "demo", "export", "bench", "scale", "serve", "cli",
+    "_version", "_lazy", "errors", "notices", "profiling", "storage", "system", "labels", "recipe", "card", "dataset_constants", "modelfile", "geometry", "nn",
+    "losses", "metrics", "images", "preprocess", "data", "engines", "tiling", "tta", "prediction", "hub", "segmenter",
+    "rasters", "evaluation", "runs", "tracking", "report", "checkpoint", "training", "predict",
+    "annotations", "ranking", "exports", "scale", "serve", "cli",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
 LIGHT = {
-    "errors", "timing", "storage", "allocator", "labels", "recipe", "card", "modelfile", "cli", "__init__", "__main__",
+    "_version", "_lazy", "errors", "profiling", "storage", "system", "labels", "recipe", "card", "modelfile", "cli", "__init__", "__main__",
 }  # fmt: skip
 """Rooms that load no torch by being imported."""
 HEAVY = {"torch", "torchvision", "timm"}

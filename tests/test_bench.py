@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fullconv import Segmenter, build
-from fullconv.bench import Subject, bench, choose_contenders, high_water, picture
 from fullconv.cli import main
+from fullconv.cli.benchmarking import Subject, bench, choose_contenders, high_water, picture
 
 
 @pytest.fixture(scope="module")

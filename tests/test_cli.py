@@ -19,11 +19,10 @@ import torch
 from PIL import Image
 
 import fullconv
-from fullconv import catalogue
-from fullconv.cli import COMMANDS, main
+from fullconv.cli import COMMANDS, main, model_table
+from fullconv.cli.console import Progress, use_utf8
 from fullconv.cli.learn import collect, exit_code
 from fullconv.cli.use import parse_bytes, parse_tile
-from fullconv.cli.words import Progress, use_utf8
 from fullconv.errors import FullconvError, RecipeError
 from fullconv.labels import read_label_map
 from fullconv.nn import build
@@ -175,7 +174,7 @@ def test_streams_that_the_parent_has_closed_are_no_bug(monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(catalogue, "table", lambda: 1 / 0)
+    monkeypatch.setattr(model_table, "table", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["models"])
 
@@ -219,7 +218,7 @@ def test_a_stopped_prediction_says_how_to_go_on(run, model, tmp_path, number, co
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capfd, monkeypatch):
-    monkeypatch.setattr("fullconv.cli.words.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("fullconv.cli.console.SECONDS_BETWEEN_LINES", 0.0)
     with Progress("pictures") as progress:
         time.sleep(0.01)
         progress(5, 20)
@@ -538,12 +537,12 @@ def test_models_prints_the_layers_of_one(run):
     "key", [("fcn8s", "tiny"), ("fcn8s", "vgg16"), ("fcn-os8", "resnet18"), ("voc-fcn8s", "vgg")], ids=str
 )
 def test_the_catalogue_holds_what_building_gives(key):
-    assert catalogue.measure(key[0], None if key[1] == "vgg" else key[1]) == catalogue.MEASURED[key]
+    assert model_table.measure(key[0], None if key[1] == "vgg" else key[1]) == model_table.MEASURED[key]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", catalogue.MEASURED, ids=str)
+@pytest.mark.parametrize("key", model_table.MEASURED, ids=str)
 def test_the_whole_catalogue_holds_what_building_gives(key):
     variant, backbone = key
     own = backbone in ("vgg", "caffenet") or variant == "voc-fcn-googlenet"
-    assert catalogue.measure(variant, None if own else backbone) == catalogue.MEASURED[key]
+    assert model_table.measure(variant, None if own else backbone) == model_table.MEASURED[key]

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-import fullconv.constants
-from fullconv.constants import LABELS, MEANS_BGR, channel_means, data_toml, seg11valid
-from fullconv.data.coding import make_coding
-from fullconv.data.settings import parse_settings
+import fullconv.dataset_constants
+from fullconv.data.config import parse_settings
+from fullconv.data.label_mapping import make_coding
+from fullconv.dataset_constants import LABELS, MEANS_BGR, channel_means, data_toml, seg11valid
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 from fullconv.nn import VARIANTS
@@ -94,4 +94,4 @@ def test_a_data_set_that_is_not_known_is_answered_with_the_nearest():
 
 
 def test_examples_in_the_words_are_true():
-    assert doctest.testmod(fullconv.constants).failed == 0
+    assert doctest.testmod(fullconv.dataset_constants).failed == 0

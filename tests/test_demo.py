@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fullconv import demo
-from fullconv.cli import main
+from fullconv.cli import demo, main
 from fullconv.data import inspect, open_dataset
 from fullconv.errors import RunError
 from fullconv.labels import VOID, read_label_map

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.demo import make_shapes
-from fullconv.files import Job, predict_files
+from fullconv.cli.demo import make_shapes
 from fullconv.nn import VARIANTS
+from fullconv.predict import Job, predict_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))

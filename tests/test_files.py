@@ -19,10 +19,10 @@ from PIL import Image
 
 from fullconv.card import Card, Labels
 from fullconv.errors import InputError, ModelFileError, OutputError
-from fullconv.files import Job, Plan, Tally, expand, parse_shard, predict_files, read_list
-from fullconv.files.outputs import count_file, count_pixels, encode
 from fullconv.labels import read_label_map
 from fullconv.nn import build
+from fullconv.predict import Job, Plan, Tally, expand, parse_shard, predict_files, read_list
+from fullconv.predict.outputs import count_file, count_pixels, encode
 from fullconv.segmenter import Segmenter, build_settings
 
 COLORS = ((0, 0, 0), (200, 0, 0), (0, 200, 0))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fullconv.data.looking import examine_mask, examine_picture
 from fullconv.data.samples import MaskFile
+from fullconv.data.scan.analyze import examine_mask, examine_picture
 from fullconv.images import image_size, read_image
 from image_files import ADOBE, GAMMA, SRGB, chunk, encode, png, profile
 

@@ -7,9 +7,9 @@ import torch
 
 import fullconv
 from fullconv.cli.foreign import IMPORTABLE
-from fullconv.cli.program import main
-from fullconv.comparison import compare
-from fullconv.nn.foreign import importable
+from fullconv.cli.main import main
+from fullconv.evaluation import compare
+from fullconv.nn.caffe.convert import importable
 from made import make_shapes
 
 

@@ -192,7 +192,7 @@ def coarse(dtype=torch.float64, seed=5):
 @pytest.mark.parametrize("strip", [1, 3 * K * 11, 1 << 18])
 @pytest.mark.parametrize("name", CASES)
 def test_coarse_scores_cost_what_their_full_logits_cost(name, strip, monkeypatch):
-    monkeypatch.setattr("fullconv.losses.strips.STRIP", strip)
+    monkeypatch.setattr("fullconv.losses.STRIP", strip)
     scores, target = coarse()
     rows, columns = grown(scores)
     logits = torch.einsum("yh,nkhw,xw->nkyx", rows, scores, columns)

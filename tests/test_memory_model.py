@@ -18,7 +18,7 @@ import tempfile
 import numpy as np
 import torch
 import fullconv
-from fullconv.allocator import freed_memory_kept
+from fullconv.system import freed_memory_kept
 from fullconv.nn import build
 from fullconv.tiling import memory
 

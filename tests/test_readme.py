@@ -23,10 +23,10 @@ from PIL import Image
 import fullconv
 from fullconv.card import Card
 from fullconv.cli import main
-from fullconv.data.settings import DataSettings, parse_settings, read_settings
-from fullconv.demo import make_shapes
-from fullconv.files import Job, predict_files
+from fullconv.cli.demo import make_shapes
+from fullconv.data.config import DataSettings, parse_settings, read_settings
 from fullconv.labels import format_color
+from fullconv.predict import Job, predict_files
 from fullconv.recipe import HeadSettings, Recipe, dump_toml, parse_recipe, parse_setting
 
 if sys.version_info >= (3, 11):

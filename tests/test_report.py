@@ -23,9 +23,9 @@ from fullconv.metrics import confusion_matrix, count
 from fullconv.report import ReportPicture, choose_pictures, summarize_data, write_report
 from fullconv.report import gallery as gallery_module
 from fullconv.report.charts import MAX_POINTS, TALL, Line, line_chart, nice_ticks
-from fullconv.report.facts import flat
-from fullconv.report.markup import interval, percent, plain, whole
+from fullconv.report.html import interval, percent, plain, whole
 from fullconv.report.panels import ERROR, SIDES, VOID_STRIPES, article, densest
+from fullconv.report.setup import flat
 from fullconv.report.tables import MOST_CELLS, confusion_table, confusions_list
 
 CLASSES = ("ground", "disc", '<script>alert("x")</script>')

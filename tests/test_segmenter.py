@@ -19,7 +19,7 @@ import fullconv
 from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
-from fullconv.nn.filling import _holds_more, undrawn
+from fullconv.nn.build import _holds_more, undrawn
 from fullconv.segmenter import Segmenter, best_class, choose_device, load
 from fullconv.tiling import whole_bytes
 from made import draw

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from fullconv.cli import main
-from fullconv.cli.words import starting
+from fullconv.cli.console import starting
 from fullconv.nn import build
+from fullconv.profiling import DECODING, NETWORK, READING, REST, STARTING, UPSAMPLING, open_binary, part, watch, watched
 from fullconv.segmenter import Segmenter
-from fullconv.timing import DECODING, NETWORK, READING, REST, STARTING, UPSAMPLING, open_binary, part, watch, watched
 from made import make_shapes
 
 

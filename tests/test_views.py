@@ -9,7 +9,7 @@ import torch
 from fullconv.errors import InputError, RecipeError
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter
-from fullconv.views import View, parse_views
+from fullconv.tta import View, parse_views
 from made import draw
 from networks import enliven
 

@@ -18,8 +18,8 @@ from xml.sax.saxutils import escape
 import torch
 
 import fullconv
-from fullconv.catalogue import layers, parse_size
-from fullconv.nn.published import final_crop
+from fullconv.cli.model_table import layers, parse_size
+from fullconv.nn.heads import final_crop
 
 WIDTH, HEIGHT = 1240, 535
 TOP, LOW = 145, 400

@@ -5,10 +5,10 @@ Every public name loads on first use, so that ``import fullconv`` loads no torch
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from fullconv._lazy import attach
+from fullconv._version import __version__
 
 if TYPE_CHECKING:
     from fullconv.card import Card
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fullconv.errors import FullconvError
     from fullconv.evaluation import evaluate
     from fullconv.images import read_image
-    from fullconv.nn import build
+    from fullconv.nn.build import build
     from fullconv.prediction import Prediction, show
     from fullconv.recipe import Recipe
     from fullconv.segmenter import Segmenter, load
@@ -54,12 +54,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'fullconv' has no attribute '{name}'")
-    value = getattr(import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
+__getattr__, _names = attach(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

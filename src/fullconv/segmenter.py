@@ -23,17 +23,17 @@ from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, single_channel_stat
 from fullconv.engines import Engine, choose_engine
 from fullconv.engines.exported import exported_engine, is_exported, read_exported
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
+from fullconv.hub import published_model
 from fullconv.images import read_image
-from fullconv.importing import published_model
 from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, map_scores
-from fullconv.nn.filling import filled, shapes_of
+from fullconv.nn.build import filled, shapes_of
 from fullconv.prediction import Prediction
 from fullconv.preprocess import Remarks, as_tensor, range_remark, rescale, select_bands, working_size
+from fullconv.profiling import NETWORK, RESIZING, UPSAMPLING, part, watched
 from fullconv.recipe import parse_recipe
 from fullconv.tiling import blended_scores, fits, memory_allowed, plan, stitched_scores, strips, tile_core, whole_bytes
 from fullconv.tiling.memory import memory_remark
-from fullconv.timing import NETWORK, RESIZING, UPSAMPLING, part, watched
-from fullconv.views import Seen, View, grow, parse_views
+from fullconv.tta import Seen, View, grow, parse_views
 
 NETWORK_SETTINGS = {"norm", "width", "head", "phase"}
 """Keywords of `build` that a card may hold beside those that have a place of their own."""

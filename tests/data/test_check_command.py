@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.cli.program import main
+from fullconv.cli.main import main
 from fullconv.data import inspect, open_dataset
-from fullconv.data.settings import read_table
+from fullconv.data.config import read_table
 from made import make_shapes, save_mask
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullconv.data.coding import make_coding, pack_colors
-from fullconv.data.settings import parse_settings
+from fullconv.data.config import parse_settings
+from fullconv.data.label_mapping import make_coding, pack_colors
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import fullconv.data
 from fullconv.data import BadDataError, inspect, open_dataset, require_usable, summary
-from fullconv.data.findings import WORDS
+from fullconv.data.checks.catalog import WORDS
 from made import make_shapes, places, save_mask, save_picture
 
 ROOT = Path(__file__).parents[2]

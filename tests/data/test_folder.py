@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fullconv.data.folder import Folder, open_root, walk
+from fullconv.data.files import Folder, open_root, walk
 from fullconv.errors import DataError
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_zip_and_a_bomb_are_refused(tmp_path, monkeypatch):
         open_root(tmp_path / "d.zip")
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(3_000_000))
-    monkeypatch.setattr("fullconv.data.folder._UNPACKED_FREE", 1_000_000)
+    monkeypatch.setattr("fullconv.data.files._UNPACKED_FREE", 1_000_000)
     with pytest.raises(DataError, match=r"bomb\.zip: would grow from [\d,]+ to 3,000,000 bytes"):
         open_root(tmp_path / "bomb.zip")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset
-from fullconv.data.formats.frame import Frame
+from fullconv.data.formats.bounds import Frame
 from fullconv.data.formats.shapes import DrawnMask, Shape
 from fullconv.data.samples import Sample
 from fullconv.errors import InputError

@@ -11,8 +11,8 @@ from PIL import Image
 
 from fullconv.cli import main
 from fullconv.data import open_dataset
-from fullconv.data.doctor import inspect
-from fullconv.data.reading import read_sample
+from fullconv.data.checks.run import inspect
+from fullconv.data.prefetch import read_sample
 from fullconv.data.statistics import Statistics
 from fullconv.errors import DataError
 from fullconv.labels import VOID

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fullconv.data import Statistics
-from fullconv.data.imbalance import choose_focus, choose_sampling, class_weights, crops_a_picture, likely_centres
+from fullconv.data.crop_sampling import choose_focus, choose_sampling, class_weights, crops_a_picture, likely_centres
 from fullconv.errors import RecipeError
 from fullconv.labels import VOID
 

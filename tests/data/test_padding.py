@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.data import open_dataset
-from fullconv.data.loader import TrainingBatches
-from fullconv.data.padding import pad_together
+from fullconv.data.loader import TrainingBatches, pad_together
 from fullconv.errors import RecipeError
 from fullconv.labels import VOID
 from fullconv.losses import PixelLoss

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fullconv.data import open_dataset
-from fullconv.data.reading import pictures, read_ahead, read_sample
+from fullconv.data.prefetch import pictures, read_ahead, read_sample
 from fullconv.errors import DataError
 from made import make_shapes, save_mask
 

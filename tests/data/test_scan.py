@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import looking, scan
-from fullconv.data.looking import examine_mask, examine_picture
 from fullconv.data.samples import MaskFile
-from fullconv.data.scan import Scanner
-from fullconv.data.traces import from_text
+from fullconv.data.scan import analyze
+from fullconv.data.scan import scanner as scanner_module
+from fullconv.data.scan.analyze import examine_mask, examine_picture
+from fullconv.data.scan.edges import from_text
+from fullconv.data.scan.scanner import Scanner
 from fullconv.storage import cache_folder
 from made import make_shapes
 
@@ -30,13 +31,13 @@ def files(folder: Path, kind: str = "images") -> list[Path]:
 
 def counting(monkeypatch, name: str) -> list[Path]:
     seen = []
-    original = getattr(scan, name)
+    original = getattr(scanner_module, name)
 
     def examine(item):
         seen.append(item)
         return original(item)
 
-    monkeypatch.setattr(scan, name, examine)
+    monkeypatch.setattr(scanner_module, name, examine)
     return seen
 
 
@@ -122,7 +123,7 @@ def test_names_that_are_no_text_are_remembered_too(tmp_path, monkeypatch):
 
 def test_large_files_are_not_held_in_memory_for_their_digest(folder, monkeypatch):
     expected = examine_picture(files(folder)[0])
-    monkeypatch.setattr(looking, "_WHOLE", 100)
+    monkeypatch.setattr(analyze, "_WHOLE", 100)
     assert examine_picture(files(folder)[0]) == expected
 
 
@@ -136,8 +137,8 @@ def test_quick_counts_equal_those_of_the_decoded_picture(tmp_path, mode, turned,
     path = tmp_path / ("a.tif" if mode == "F" else "a.png")
     image.save(path, exif=exif)
     quick = examine_picture(path)
-    monkeypatch.setattr(looking, "_count_histogram", lambda facts, image: None)
-    monkeypatch.setattr(looking, "_is_plain", lambda image: False)
+    monkeypatch.setattr(analyze, "_count_histogram", lambda facts, image: None)
+    monkeypatch.setattr(analyze, "_is_plain", lambda image: False)
     slow = examine_picture(path)
     looks = [from_text(facts.look).astype(int) for facts in (quick, slow)]
     assert abs(looks[0] - looks[1]).max() <= 1
@@ -151,7 +152,7 @@ def test_masks_with_more_colours_than_any_mask_has_are_told(tmp_path):
     Image.fromarray(noise).save(tmp_path / "a.png")
     facts = examine_mask(MaskFile(tmp_path / "a.png"))
     assert facts.many
-    assert len(facts.counts) == looking.MANY
+    assert len(facts.counts) == analyze.MANY
 
 
 def test_an_indexed_mask_tells_its_colours(tmp_path):

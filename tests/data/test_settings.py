@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from fullconv.data.coding import make_coding
-from fullconv.data.settings import DataSettings, inside, parse_settings, read_classes, read_settings
+from fullconv.data.config import DataSettings, inside, parse_settings, read_classes, read_settings
+from fullconv.data.label_mapping import make_coding
 from fullconv.errors import DataError
 
 EVERY_KEY = """

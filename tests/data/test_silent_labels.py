@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset, summary
-from fullconv.data.appearance import Appearance, _is_exchanged, _Looks
+from fullconv.data.checks.appearance import Appearance, _is_exchanged, _Looks
+from fullconv.data.checks.things import regions
 from fullconv.data.problems import Problem, errors
-from fullconv.data.things import regions
 from fullconv.labels import VOID
 from made import COLORS, make_shapes, names
 

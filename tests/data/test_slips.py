@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fullconv.data import inspect, open_dataset
-from fullconv.data.named import mistyped_classes, numbered_classes, read_classes
+from fullconv.data.class_files import mistyped_classes, numbered_classes, read_classes
 from fullconv.errors import DataError
 from made import save_mask
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fullconv.data.config import parse_settings
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.settings import parse_settings
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hash_order, hold_out, straddling, with_groups
 from fullconv.errors import DataError
 

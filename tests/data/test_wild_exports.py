@@ -13,13 +13,13 @@ from tool_sets import STEMS, assert_read, assert_refused, pairs, scene
 
 from fault_sets import CLASSES, save
 from fullconv.data import examine, open_dataset
-from fullconv.data.census import Census
-from fullconv.data.facts import MaskFacts
-from fullconv.data.fit import Fit, Pair
-from fullconv.data.numbering import Numbering
+from fullconv.data.checks.alignment import Fit, Pair
+from fullconv.data.labels.diagnose import Numbering
+from fullconv.data.labels.histogram import Census
 from fullconv.data.problems import Problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.traces import Traces
+from fullconv.data.scan.edges import Traces
+from fullconv.data.scan.stats import MaskFacts
 from fullconv.storage import write_bytes
 
 

@@ -18,14 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine_nets import maker, net, noise
 from fullconv.data import open_dataset
-from fullconv.engines import AutoEngine, choose, translated
-from fullconv.engines.choose import agrees, fastest
-from fullconv.engines.memory import Memory
-from fullconv.engines.sizes import SIDES, multiplications, size_class
+from fullconv.engines import AutoEngine, autotune, graph
+from fullconv.engines.autotune import SIDES, Memory, agrees, fastest, multiplications, size_class
 from fullconv.errors import RecipeError
 from fullconv.evaluation import evaluate, score_files
-from fullconv.files import Job, predict_files
 from fullconv.nn import build
+from fullconv.predict import Job, predict_files
 from fullconv.segmenter import Segmenter
 from made import make_shapes, names
 
@@ -35,8 +33,8 @@ ALLOWED = {"bf16": {"labels": 0.998, "mean_iou_difference": -0.0007, "pictures":
 @pytest.fixture
 def trials(monkeypatch):
     """Every picture is worth a trial."""
-    monkeypatch.setattr(choose, "WORTH_A_TRIAL", 0)
-    monkeypatch.setattr(choose, "TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(autotune, "WORTH_A_TRIAL", 0)
+    monkeypatch.setattr(autotune, "TRIAL_SECONDS", 0.01)
 
 
 def cache() -> Path:
@@ -152,30 +150,30 @@ def test_a_translated_network_is_kept_and_what_is_old_is_forgotten(tmp_path, mon
     network, card = net("skip")
     folder = cache() / "engines"
     calls = []
-    capture = translated.capture
-    monkeypatch.setattr(translated, "capture", lambda *args: calls.append(args) or capture(*args))
-    first = translated.translated(network, card, "one")
-    assert translated.translated(network, card, "one").graph == first.graph
+    capture = graph.capture
+    monkeypatch.setattr(graph, "capture", lambda *args: calls.append(args) or capture(*args))
+    first = graph.translated(network, card, "one")
+    assert graph.translated(network, card, "one").graph == first.graph
     (path,) = folder.glob("*.onnx")
     assert len(calls) == 1
     path.write_bytes(b"cut")
-    assert len(translated.translated(network, card, "one").graph.node) == len(first.graph.node)
+    assert len(graph.translated(network, card, "one").graph.node) == len(first.graph.node)
     assert len(calls) == 2
     for age, name in enumerate(("young", "old")):
         (folder / f"{name}.onnx").write_bytes(bytes(100))
         os.utime(folder / f"{name}.onnx", (1000 - age, 1000 - age))
-    translated.forget(folder, keep=path, limit=path.stat().st_size + 100)
+    graph.forget(folder, keep=path, limit=path.stat().st_size + 100)
     assert {found.stem for found in folder.glob("*.onnx")} == {path.stem, "young"}
-    translated.forget(folder, keep=path, limit=0)
+    graph.forget(folder, keep=path, limit=0)
     assert {found.stem for found in folder.glob("*.onnx")} == {path.stem}
 
 
 def test_openvino_reads_a_translated_network_from_its_file():
     network, card = net("skip")
-    fresh = choose.Maker(network, card, torch.device("cpu"))
-    path = cache() / "engines" / translated._place(fresh.identity()).name
+    fresh = autotune.Maker(network, card, torch.device("cpu"))
+    path = cache() / "engines" / graph._place(fresh.identity()).name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(translated.sealed(maker("skip").onnx()))
+    path.write_bytes(graph.sealed(maker("skip").onnx()))
     os.utime(path, (1000, 1000))
     picture = noise(1, 45, 70, 3)
     scores = fresh.engine(("openvino", "fp32")).scores(picture)
@@ -186,36 +184,36 @@ def test_openvino_reads_a_translated_network_from_its_file():
 
 def test_a_translated_network_that_changed_is_not_used():
     """A bit of its weights would change the labels, and nothing else."""
-    path = translated._place("bits")
+    path = graph._place("bits")
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = translated.sealed(maker("skip").onnx())
+    content = graph.sealed(maker("skip").onnx())
     path.write_bytes(content)
-    assert translated.kept("bits") == path
+    assert graph.kept("bits") == path
     for place in (0, *np.random.default_rng(0).integers(0, len(content), 5), len(content) - 1):
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
-        assert translated.kept("bits") is None
+        assert graph.kept("bits") is None
     for changed in (b"", content[:-1], content[:20], content + b"0", maker("skip").onnx().SerializeToString()):
         path.write_bytes(changed)
-        assert translated.kept("bits") is None
+        assert graph.kept("bits") is None
     path.unlink()
-    assert translated.kept("bits") is None
+    assert graph.kept("bits") is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [lambda content: content[:-5000], lambda content: bytes(100)])
 def test_openvino_makes_a_damaged_file_anew(damaged, capfd):
     network, card = net("skip")
-    fresh = choose.Maker(network, card, torch.device("cpu"))
-    path = translated._place(fresh.identity())
+    fresh = autotune.Maker(network, card, torch.device("cpu"))
+    path = graph._place(fresh.identity())
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(damaged(translated.sealed(maker("skip").onnx())))
+    path.write_bytes(damaged(graph.sealed(maker("skip").onnx())))
     picture = noise(1, 45, 70, 3)
     scores = fresh.engine(("openvino", "fp32")).scores(picture)
     torch.testing.assert_close(scores, maker("skip").engine(("openvino", "fp32")).scores(picture))
     assert path.stat().st_size > 5000
-    assert translated.kept(fresh.identity()) == path
+    assert graph.kept(fresh.identity()) == path
     assert capfd.readouterr().err == "", "no reader of other formats tries it"
 
 
@@ -325,9 +323,9 @@ def test_a_command_tells_the_choice_once(trials, tmp_path, capsys):
 
 
 def test_what_compiles_at_its_first_picture_is_judged_by_the_next(monkeypatch):
-    monkeypatch.setattr(choose, "TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(autotune, "TRIAL_SECONDS", 0.01)
     calls = iter([0.3])
-    assert choose.seconds_for(lambda: time.sleep(next(calls, 0.002))) < 0.1
-    monkeypatch.setattr(choose, "PATIENCE", 0.05)
+    assert autotune.seconds_for(lambda: time.sleep(next(calls, 0.002))) < 0.1
+    monkeypatch.setattr(autotune, "PATIENCE", 0.05)
     calls = iter([0.1, 1000.0])  # it is not waited for
-    assert choose.seconds_for(lambda: time.sleep(next(calls))) >= 0.1
+    assert autotune.seconds_for(lambda: time.sleep(next(calls))) >= 0.1

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from engine_nets import NETS, QUICK, flat, maker, net, noise
-from fullconv.engines.runtimes import _quota, cores, threads
-from fullconv.engines.torch_engine import SMALL
+from fullconv.engines._optional import _quota, cores, threads
+from fullconv.engines.torch import SMALL
 from fullconv.errors import NetworkError, RecipeError
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter
@@ -144,7 +144,7 @@ def test_openvino_reports_nothing_to_anybody():
 import socket, sys
 def never(*a, **k): raise SystemExit("the network was asked for")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = never
-from fullconv.engines.runtimes import runtime
+from fullconv.engines._optional import runtime
 runtime("openvino", "this"), runtime("nncf", "this")
 assert sys.modules["openvino_telemetry"] is None
 """

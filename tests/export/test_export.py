@@ -25,9 +25,9 @@ from PIL import Image
 from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
+from fullconv.engines._optional import runtime
+from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, check_seal, seal
 from fullconv.engines.exported import read_exported
-from fullconv.engines.runtimes import runtime
-from fullconv.engines.seal import BLANK, CHECKSUM_KEY, check_seal, seal
 from fullconv.errors import (
     DataError,
     InputError,
@@ -38,10 +38,10 @@ from fullconv.errors import (
     RecipeError,
 )
 from fullconv.evaluation import evaluate
-from fullconv.export import FORMATS, export_model
-from fullconv.export.formats import OpenVinoExport
-from fullconv.export.graph import LabelGraph
-from fullconv.export.parity import Parity, crop, made_pictures, measure, validation_pictures
+from fullconv.exports import FORMATS, export_model
+from fullconv.exports.formats import OpenVinoExport
+from fullconv.exports.graph import LabelGraph
+from fullconv.exports.parity import Parity, crop, made_pictures, measure, validation_pictures
 from fullconv.images import read_image
 from fullconv.labels import read_label_map
 from fullconv.nn import build
@@ -554,7 +554,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch, card, options, k
     (tmp_path / "b.bin").mkdir()
     (tmp_path / "a file").touch()
     full = {"path": "b.onnx", "format": "onnx", "precision": "fp32", **options}
-    monkeypatch.setattr("fullconv.export.formats.capture", None)  # no work is done
+    monkeypatch.setattr("fullconv.exports.formats.capture", None)  # no work is done
     with pytest.raises(kind, match=words):
         export_model(made(**card), tmp_path / full["path"], full["format"], precision=full["precision"])
     assert {path.name for path in tmp_path.iterdir()} == {"a file", "folder.onnx", "b.bin"}
@@ -576,7 +576,7 @@ def test_a_library_that_is_missing_is_told_before_any_work(tmp_path, data, monke
             if name == package:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("fullconv.export.formats.capture", None)
+    monkeypatch.setattr("fullconv.exports.formats.capture", None)
     monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.setattr(sys, "meta_path", [Without, *sys.meta_path])
     segmenter = made(classes=tuple(names(5)))
@@ -589,7 +589,7 @@ def test_a_library_that_is_missing_is_told_before_any_work(tmp_path, data, monke
 
 
 def test_pictures_of_another_kind_are_named_before_any_work(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("fullconv.export.formats.capture", None)
+    monkeypatch.setattr("fullconv.exports.formats.capture", None)
     network = build("fcn8s", backbone="tiny", num_classes=5, in_channels=5, width=0.25)
     segmenter = Segmenter.from_network(network, names(5), device="cpu")
     with pytest.raises(InputError, match=r"val/\w+\.png: has 3 bands, the model wants 5"):

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.engines.program import read_program
+from fullconv.engines.pt2_safety import read_program
 from fullconv.errors import ModelFileError, NetworkError
-from fullconv.export import export_model
+from fullconv.exports import export_model
 
 
 class Trap:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry import IDENTITY, Axis, algebra, chain, crop_between, graph, halo
+from fullconv.geometry import IDENTITY, Axis, axis, chain, crop_between, graph, halo
 
 WIDTHS = {1: 2, 2: 2, 3: 3, 4: 3, 5: 3}
 
@@ -190,6 +190,6 @@ def test_the_lists_of_reasons_hold_each_name_once_and_end_the_bound():
         assert not replace(IDENTITY, **{name: ("x",)}).bounded
 
 
-@pytest.mark.parametrize("module", [algebra, graph])
+@pytest.mark.parametrize("module", [axis, graph])
 def test_the_examples_in_the_docstrings_hold(module):
     assert doctest.testmod(module).failed == 0

@@ -19,12 +19,12 @@ import torchvision
 from torch import Tensor, nn
 
 import fullconv
-from fullconv.importing import foreign_card, import_file
+from fullconv.hub import foreign_card, import_file
 from fullconv.losses import PixelLoss
-from fullconv.nn.foreign import release_tensors
-from fullconv.nn.published import PublishedHead, final_crop
-from fullconv.nn.trunks import make_trunk, trace_trunk
-from fullconv.nn.variants import VARIANTS
+from fullconv.nn.caffe.backbones import make_trunk, trace_trunk
+from fullconv.nn.caffe.convert import release_tensors
+from fullconv.nn.heads import PublishedHead, final_crop
+from fullconv.nn.registry import VARIANTS
 from fullconv.preprocess import normalization, normalize
 from networks import enliven, linearize, pictures
 

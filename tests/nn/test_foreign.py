@@ -7,10 +7,10 @@ import torch
 from caffe_files import caffemodel, field, varint
 
 import fullconv
-from fullconv.importing import foreign_card, import_file
-from fullconv.nn.caffe import read_caffemodel
-from fullconv.nn.upsampling import bilinear_kernel
-from fullconv.nn.variants import VARIANTS
+from fullconv.hub import foreign_card, import_file
+from fullconv.nn.caffe.caffemodel import read_caffemodel
+from fullconv.nn.registry import VARIANTS
+from fullconv.nn.upsample import bilinear_kernel
 
 NARROW = 1 / 16
 TENSORS = {"voc-fcn32s": 33, "voc-fcn16s": 36, "voc-fcn8s": 39, "voc-fcn8s-atonce": 39}

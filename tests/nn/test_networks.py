@@ -9,7 +9,7 @@ from torch import nn
 from fullconv.errors import NetworkError
 from fullconv.geometry import graph
 from fullconv.nn import VARIANTS, build
-from fullconv.nn.pyramid import PyramidBackbone
+from fullconv.nn.backbones import PyramidBackbone
 from networks import DILATABLE, DILATED, PUBLISHED, SKIPS, WIDTHS, enliven, network, pictures, served
 
 SIZES = [(1, 1), (2, 2), (31, 31), (32, 32), (33, 33), (97, 97), (224, 161)]

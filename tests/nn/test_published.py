@@ -9,9 +9,9 @@ from torch import nn
 
 import fullconv
 from fullconv.losses import PixelLoss
-from fullconv.nn.published import final_crop
-from fullconv.nn.upsampling import bilinear_kernel
-from fullconv.nn.variants import VARIANTS
+from fullconv.nn.heads import final_crop
+from fullconv.nn.registry import VARIANTS
+from fullconv.nn.upsample import bilinear_kernel
 
 RELEASE = [name for name, row in VARIANTS.items() if row.release is not None]
 NARROW = 1 / 16

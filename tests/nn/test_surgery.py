@@ -252,7 +252,7 @@ def test_the_preprocessing_follows_the_starting_weights(variant, weights, channe
     from types import SimpleNamespace
 
     from fullconv.recipe import parse_recipe
-    from fullconv.training.materials import _channel_order, _normalization
+    from fullconv.training.setup import _channel_order, _normalization
 
     recipe = parse_recipe({"variant": variant, "backbone": "vgg", "weights": weights})
     found = SimpleNamespace(channels=channels, dtype="uint8", mean=(0.2,) * 4, std=(0.1,) * 4, range=(0.0, 255.0),

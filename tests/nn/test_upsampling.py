@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.nn.upsampling import (
+from fullconv.nn.upsample import (
     Upsample,
     bilinear_kernel,
     half_pixel,

@@ -19,8 +19,8 @@ from fullconv.card import Card
 from fullconv.errors import NetworkError, WeightsError
 from fullconv.modelfile import write_model
 from fullconv.nn import build
-from fullconv.nn.filling import _without_memory, filled, shapes_of
-from fullconv.nn.weights import Published, fetch, published_weights, read_weights
+from fullconv.nn.build import _without_memory, filled, shapes_of
+from fullconv.nn.pretrained import Published, fetch, published_weights, read_weights
 from networks import pictures
 
 

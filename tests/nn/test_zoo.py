@@ -9,7 +9,7 @@ SPARING = """
 import sys
 from fullconv.card import Card
 from fullconv.nn import build, zoo
-from fullconv.nn.filling import filled
+from fullconv.nn.build import filled
 
 weights = build("fcn8s", backbone="{backbone}", num_classes=2, weights="none").state_dict()
 again = filled(Card(variant="fcn8s", backbone="{backbone}", classes=("a", "b")), weights).state_dict()

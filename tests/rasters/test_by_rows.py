@@ -15,8 +15,8 @@ from orthophotos import CLASSES, labels_of, made, narrow, write_raster
 from torch import nn
 
 from fullconv.rasters import predict_raster
-from fullconv.rasters.source import Raster
-from fullconv.rasters.way import AROUND, Way, choose_way
+from fullconv.rasters.reader import Raster
+from fullconv.rasters.strategy import AROUND, Way, choose_way
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import RowProgram, band_bytes
 

@@ -10,7 +10,7 @@ import rasterio
 from orthophotos import CLASSES, labels_of, made
 
 from fullconv.errors import MissingExtraError, OutputError
-from fullconv.rasters import geopackage, predict_raster
+from fullconv.rasters import predict_raster, vector
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # rasterio 1.4 on affine 3
 pyogrio = pytest.importorskip("pyogrio")
@@ -31,9 +31,9 @@ def area(ring: np.ndarray) -> float:
     return abs(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2))
 
 
-@pytest.mark.parametrize("batch", [geopackage.BATCH, 7])
+@pytest.mark.parametrize("batch", [vector.ROWS_PER_INSERT, 7])
 def test_patches_cover_the_label_map_in_the_rasters_coordinates(batch, tiny, write, tmp_path, monkeypatch):
-    monkeypatch.setattr(geopackage, "BATCH", batch)
+    monkeypatch.setattr(vector, "ROWS_PER_INSERT", batch)
     path = tmp_path / "new" / "patches.gpkg"
     result = predict_raster(tiny, write(made(150, 110)), tmp_path / "labels.tif", tile=64, polygons=path)
     labels = labels_of(result.path)

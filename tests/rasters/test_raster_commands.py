@@ -13,7 +13,7 @@ from PIL import Image
 
 from fullconv.cli import main
 from fullconv.errors import InputError
-from fullconv.files import Job, predict_files
+from fullconv.predict import Job, predict_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # rasterio 1.4 on affine 3
 

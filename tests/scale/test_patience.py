@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fullconv.scale.patience import overseen
+from fullconv.scale.watchdog import overseen
 
 
 def test_a_job_that_stands_still_is_told_about_until_it_goes_on():

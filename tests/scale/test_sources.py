@@ -16,8 +16,8 @@ fsspec = pytest.importorskip("fsspec")
 from pyarrow import parquet  # noqa: E402
 
 from fullconv.scale.manifest import Manifest  # noqa: E402
-from fullconv.scale.places import Place  # noqa: E402
 from fullconv.scale.sources import list_source, load_item  # noqa: E402
+from fullconv.scale.storage import Place  # noqa: E402
 
 
 def encoded(seed=0):

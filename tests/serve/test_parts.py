@@ -16,13 +16,13 @@ from hypothesis.extra.numpy import arrays
 from fullconv.card import Labels
 from fullconv.errors import InputError, MissingExtraError, ModelFileError
 from fullconv.images.limits import PictureError
-from fullconv.serve.answers import polygons, run_lengths, table
-from fullconv.serve.bodies import Bodies, picture_of_form
-from fullconv.serve.frames import read_frame, write_frame
-from fullconv.serve.kinds import KINDS, negotiate
-from fullconv.serve.measures import Measures
-from fullconv.serve.problems import Refusal
+from fullconv.serve.errors import Refusal
+from fullconv.serve.ipc import read_frame, write_frame
+from fullconv.serve.media_types import KINDS, negotiate
+from fullconv.serve.metrics import Measures
+from fullconv.serve.responses import polygons, run_lengths, table
 from fullconv.serve.settings import Settings
+from fullconv.serve.uploads import Bodies, picture_of_form
 
 LABELS = Labels(classes=("a", "b", "c"))
 MAPS = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 2))
@@ -114,7 +114,7 @@ def test_noise_has_too_many_runs():
      (ModelFileError("x"), 422), (ValueError("a bug"), 500)],
 )  # fmt: skip
 def test_what_goes_wrong_with_a_picture_has_its_status(error, status):
-    from fullconv.serve.refusals import as_refusal
+    from fullconv.serve.errors import as_refusal
 
     assert as_refusal(error).status == status
 
@@ -137,7 +137,7 @@ def test_the_examples_of_a_module_are_right(name):
 
 
 def test_the_page_is_part_of_the_package():
-    from fullconv.serve.pages import PAGES, read_files
+    from fullconv.serve.static import PAGES, read_files
 
     files = read_files()
     assert set(PAGES.values()) <= set(files)

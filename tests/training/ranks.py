@@ -26,14 +26,12 @@ from fullconv.modelfile import weights_sha256
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.segmenter import Segmenter
 from fullconv.training import run
+from fullconv.training.config import resolve
 from fullconv.training.console import Console, Silence
-from fullconv.training.materials import make_batches, make_card, make_losses, make_network
-from fullconv.training.plan import resolve
-from fullconv.training.processes import joined
-from fullconv.training.shared import evaluate_together, sum_gradients
+from fullconv.training.distributed import evaluate_together, joined, sum_gradients, synchronize_batch_norms
+from fullconv.training.setup import make_batches, make_card, make_losses, make_network
 from fullconv.training.state import new_state
 from fullconv.training.step import Stepper, set_training_mode
-from fullconv.training.synced import synchronize_batch_norms
 
 
 class Recording(Console):

@@ -16,8 +16,7 @@ from fullconv.cli import main
 from fullconv.errors import RunError
 from fullconv.modelfile import read_model
 from fullconv.training import train
-from fullconv.training.debug import debug, replay, where_it_began
-from fullconv.training.evidence import read_evidence
+from fullconv.training.nan_debug import debug, read_evidence, replay, where_it_began
 from model_files import flipped
 
 WILD = {**SMALL, "epochs": 3, "lr": 1e8, "optimizer": "sgd", "warmup": 0, "norm": "none"}

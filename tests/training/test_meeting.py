@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from fullconv.errors import RunError
-from fullconv.training.meeting import agree
+from fullconv.training.distributed import agree
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from fullconv.nn import build
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.training.console import Console
-from fullconv.training.materials import make_batches, make_card, make_losses, make_network
 from fullconv.training.optimizer import (
     MovingAverage,
     learning_rate,
@@ -29,6 +28,7 @@ from fullconv.training.optimizer import (
     restore_optimizer,
     set_learning_rate,
 )
+from fullconv.training.setup import make_batches, make_card, make_losses, make_network
 from fullconv.training.state import new_state
 from fullconv.training.step import Stepper, set_training_mode
 

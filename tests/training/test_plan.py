@@ -13,14 +13,23 @@ from hypothesis import strategies as st
 
 from fullconv.errors import RunError
 from fullconv.nn import build
+from fullconv.profiling import duration
 from fullconv.recipe import Recipe, parse_recipe
-from fullconv.timing import duration
+from fullconv.training.autotune import plan_steps
+from fullconv.training.config import (
+    Measured,
+    Plan,
+    combine,
+    continued,
+    default_workers,
+    read_plan,
+    require_same,
+    resolve,
+)
 from fullconv.training.console import Console, amount
-from fullconv.training.materials import forecast
-from fullconv.training.origin import differences
-from fullconv.training.plan import Measured, Plan, combine, continued, default_workers, read_plan, require_same, resolve
-from fullconv.training.trial import plan_steps
-from fullconv.training.validation import spread
+from fullconv.training.environment import differences
+from fullconv.training.loop import spread
+from fullconv.training.setup import forecast
 
 MEASURED = Measured(
     steps=500, steps_per_epoch=50, precision="bf16", threads=2, seconds_per_step=0.1, validate_every=1,

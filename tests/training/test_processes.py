@@ -18,7 +18,7 @@ from runs import SMALL, identity, lines, state
 
 from fullconv.errors import RecipeError, RunError
 from fullconv.training import train
-from fullconv.training.processes import Processes, joined, own_device
+from fullconv.training.distributed import Processes, joined, own_device
 from made import make_shapes
 
 STEADY = {"norm": "none", "batch_size": 6, "crop": "64x64", "epochs": 20}

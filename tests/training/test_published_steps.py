@@ -13,9 +13,9 @@ from fullconv.data import Dataset, open_dataset
 from fullconv.labels import VOID
 from fullconv.nn import VARIANTS
 from fullconv.recipe import parse_recipe
+from fullconv.training.config import resolve
 from fullconv.training.console import Console
-from fullconv.training.materials import make_batches, make_card, make_losses, make_network
-from fullconv.training.plan import resolve
+from fullconv.training.setup import make_batches, make_card, make_losses, make_network
 from fullconv.training.state import new_state
 from fullconv.training.step import Stepper
 from made import draw, save_mask, save_picture

@@ -15,7 +15,7 @@ from fullconv.errors import RecipeError
 from fullconv.modelfile import read_tensors
 from fullconv.recipe import parse_recipe
 from fullconv.training import train
-from fullconv.training.rates import check_rate, default_rate, summed_pixels
+from fullconv.training.config import check_rate, default_rate, summed_pixels
 from made import make_shapes
 
 PAPER = {"optimizer": "sgd", "momentum": 0.99, "reduction": "sum", "crop": "whole"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.training.rhythm import DISK_SPEED, Rhythm
+from fullconv.training.loop import DISK_SPEED, Rhythm
 
 
 @dataclass

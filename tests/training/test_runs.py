@@ -21,7 +21,7 @@ from fullconv.errors import OutputError, RecipeError, RunError
 from fullconv.modelfile import read_card
 from fullconv.recipe import HeadSettings
 from fullconv.training import train
-from fullconv.training.folder import RunFolder
+from fullconv.training.run_dir import RunFolder
 from made import make_shapes
 
 SHORT = {**SMALL, "epochs": 1}

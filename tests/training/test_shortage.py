@@ -17,7 +17,7 @@ from runs import SMALL
 from fullconv.errors import RunError
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.training import train
-from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors, next_batch
+from fullconv.training.oom import OutOfMemoryError, fitting, memory_errors, next_batch
 
 SAID = OutOfMemoryError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
 

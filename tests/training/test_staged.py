@@ -20,9 +20,7 @@ from fullconv.modelfile import read_card, read_tensors
 from fullconv.nn import VARIANTS
 from fullconv.recipe import parse_recipe, read_toml
 from fullconv.training import train
-from fullconv.training.plan import read_plan, resolve
-from fullconv.training.rates import check_rate
-from fullconv.training.shipped import read_recipe, recipe_names
+from fullconv.training.config import check_rate, read_plan, read_recipe, recipe_names, resolve
 
 HEAVY = {
     "voc-fcn32s": (1e-10, 100_000, None), "voc-fcn16s": (1e-12, 100_000, "voc-fcn32s"),

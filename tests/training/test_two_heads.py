@@ -118,7 +118,7 @@ def test_void_in_one_head_teaches_the_other(trained, tmp_path):
 
     from fullconv.recipe import parse_recipe
     from fullconv.segmenter import load
-    from fullconv.training.materials import make_losses
+    from fullconv.training.setup import make_losses
     from fullconv.training.state import new_state
     from fullconv.training.step import Stepper
 

@@ -18,10 +18,10 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv import __version__
+from fullconv._version import __version__
 from fullconv.annotations.outlines import Outline, outlines
 from fullconv.card import Labels
-from fullconv.data.formats.naming import BACKGROUND
+from fullconv.data.formats.class_names import BACKGROUND
 from fullconv.errors import InputError
 from fullconv.labels import format_color, read_label_map
 from fullconv.storage import write_bytes, write_text

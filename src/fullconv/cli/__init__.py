@@ -5,6 +5,6 @@ A new command is a function in one of these modules, and a line in `COMMANDS`.
 
 from __future__ import annotations
 
-from fullconv.cli.program import COMMANDS, main
+from fullconv.cli.main import COMMANDS, main
 
 __all__ = ["COMMANDS", "main"]

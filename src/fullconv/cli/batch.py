@@ -6,8 +6,8 @@ from typing import Annotated, cast
 
 import typer
 
+from fullconv.cli.console import Progress, choose, complain, results_only, say
 from fullconv.cli.options import Device, Engine, ModelArgument, Precision
-from fullconv.cli.words import Progress, choose, complain, results_only, say
 
 
 def batch(
@@ -34,7 +34,7 @@ def batch(
 
     OUT gets NAME.png for each picture, and manifest/*.parquet: input, output, status, reason, pixels by class, seconds.
     """
-    from fullconv.files.outputs import FORMATS, Format
+    from fullconv.predict.outputs import FORMATS, Format
     from fullconv.scale import BatchJob, BatchTally, run_batch
 
     kind = cast(Format, choose("--format", format, FORMATS))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fullconv.cli.console import print_json, print_rich, results_only, say
 from fullconv.cli.options import BatchSize, Device, Engine, Json
-from fullconv.cli.words import print_json, print_rich, results_only, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,8 +41,8 @@ def bench(
 
     From a decoded picture to its label map, on random pictures, in turn; medians and quartiles.
     """
-    from fullconv.bench import SIZES, Subject
-    from fullconv.bench import bench as measure
+    from fullconv.cli.benchmarking import SIZES, Subject
+    from fullconv.cli.benchmarking import bench as measure
 
     sizes = [_size(text) for text in size] if size else SIZES
     with results_only():

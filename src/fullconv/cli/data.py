@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fullconv.cli.console import Progress, choose, complain, print_json, print_rich, results_only, say
 from fullconv.cli.options import DataArgument, DataFormat, Json
-from fullconv.cli.words import Progress, choose, complain, print_json, print_rich, results_only, say
 
 
 def check(
@@ -31,12 +31,12 @@ def check(
     with results_only(), Progress("pictures") as progress:
         found = examine(data, progress, format)
         if write:
-            from fullconv.data.proposal import write as write_toml
+            from fullconv.data.config_writer import write as write_toml
 
             say(write_toml(found.dataset, found.problems, found.root, data))
             found = examine(data, progress, format)
         if html is not None:
-            from fullconv.report.health import write_health
+            from fullconv.report.check_page import write_health
 
             write_health(html, found, data)
             say(f"Wrote {html}.")

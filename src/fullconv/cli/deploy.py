@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fullconv.cli.console import choose, print_json, results_only, say
 from fullconv.cli.options import Json, ModelArgument
-from fullconv.cli.words import choose, print_json, results_only, say
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
     """
     choose("--format", format, ("onnx", "openvino", "pt2"))
     from fullconv.data import open_dataset
-    from fullconv.export import export_model
+    from fullconv.exports import export_model
     from fullconv.segmenter import load
 
     with results_only():

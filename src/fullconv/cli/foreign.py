@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fullconv.cli.console import Progress, choose, print_json, results_only, say
 from fullconv.cli.options import DataArgument, DataFormat, Device, Engine, Json, Precision
-from fullconv.cli.words import Progress, choose, print_json, results_only, say
 
 IMPORTABLE = (
     "fcn_resnet50 fcn_resnet101 torchvision-fcn_resnet50 torchvision-fcn_resnet101 fcn-os8 voc-fcn32s voc-fcn16s voc-fcn8s"
@@ -29,7 +29,7 @@ def import_model(
     The card gets the classes, and the preprocessing that belongs to the weights. Nothing in FILE is executed.
     """
     from fullconv.errors import OutputError
-    from fullconv.importing import import_file
+    from fullconv.hub import import_file
     from fullconv.segmenter import Segmenter
 
     if out.exists() and file.exists() and out.samefile(file):
@@ -58,8 +58,8 @@ def compare(
     Both are scored on the same pictures; the interval is by paired bootstrap over them.
     """
     choose("--split", split, ("val", "test", "train", "all"))
-    from fullconv.comparison import compare as compare_models
     from fullconv.data import open_dataset
+    from fullconv.evaluation import compare as compare_models
     from fullconv.segmenter import load
 
     with results_only(), Progress("pictures") as progress:

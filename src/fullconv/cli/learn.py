@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fullconv.cli.console import SIGTERM_CODE, results_only, say
 from fullconv.cli.options import DataArgument, DataFormat
-from fullconv.cli.words import SIGTERM_CODE, results_only, say
 
 Text = str | None
 Whole = int | None
@@ -101,7 +101,7 @@ def debug(
 
     Names the first layer or parameter that is not finite or explodes, the pictures of the batch, and what to change.
     """
-    from fullconv.training.debug import debug as replayed
+    from fullconv.training.nan_debug import debug as replayed
 
     with results_only():
         lines = replayed(run)
@@ -141,7 +141,7 @@ def demo(
 
     120 pictures of shapes, a small network, its scores, predictions and a report: two minutes in all.
     """
-    from fullconv.demo import run_demo
+    from fullconv.cli.demo import run_demo
 
     with results_only():
         ended = run_demo(out, say, started=context.obj)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fullconv.cli.console import print_json, print_rich, results_only
 from fullconv.cli.options import Json, ModelArgument
-from fullconv.cli.words import print_json, print_rich, results_only
 
 if TYPE_CHECKING:
     from fullconv.card import Card
@@ -27,7 +27,7 @@ def info(model: ModelArgument, json: Json = False) -> None:
 
         card, about = read_exported(path)
     elif ":" in model and not path.exists():
-        from fullconv.importing import published_model
+        from fullconv.hub import published_model
 
         card = published_model(model)[1]
     else:
@@ -111,18 +111,18 @@ def models(
 
     With their parameters, strides and receptive fields, and whether tiles give exactly the whole picture's answer.
     """
-    from fullconv import catalogue
+    from fullconv.cli import model_table
 
     if variant is None:
         if backbone is not None:
             from fullconv.errors import RecipeError
 
             raise RecipeError(f"--backbone {backbone}: name a variant with it, as in: fullconv models fcn8s")
-        table = catalogue.table()
+        table = model_table.table()
         print_json(table) if json else _show_catalogue(table)
         return
     with results_only():
-        layers = catalogue.layers(variant, backbone, catalogue.parse_size(size))
+        layers = model_table.layers(variant, backbone, model_table.parse_size(size))
     print_json(layers) if json else _show_layers(layers)
 
 

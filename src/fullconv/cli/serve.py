@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fullconv.cli.console import TerminatedError, choose, say
 from fullconv.cli.options import Device, Engine, Precision
-from fullconv.cli.words import TerminatedError, choose, say
 
 
 def serve(

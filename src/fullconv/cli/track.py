@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fullconv.cli.console import Progress, choose, complain, print_json, print_rich, results_only, say
 from fullconv.cli.options import Device, Engine, Json, ModelArgument, Precision
-from fullconv.cli.words import Progress, choose, complain, print_json, print_rich, results_only, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,7 +108,7 @@ def rank(
     """
     from fullconv.data import open_dataset
     from fullconv.errors import InputError
-    from fullconv.files.inputs import expand, why_empty
+    from fullconv.predict.inputs import expand, why_empty
     from fullconv.ranking import look, look_at_labelled, rank, to_csv, to_dict
     from fullconv.segmenter import load
     from fullconv.storage import write_text

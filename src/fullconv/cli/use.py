@@ -7,6 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from fullconv.cli.console import (
+    Progress,
+    TerminatedError,
+    choose,
+    complain,
+    print_json,
+    print_rich,
+    results_only,
+    say,
+    starting,
+    stop_requests,
+    tell_times,
+)
 from fullconv.cli.options import (
     BatchSize,
     DataArgument,
@@ -20,24 +33,11 @@ from fullconv.cli.options import (
     Tta,
     Workers,
 )
-from fullconv.cli.words import (
-    Progress,
-    TerminatedError,
-    choose,
-    complain,
-    print_json,
-    print_rich,
-    results_only,
-    say,
-    starting,
-    stop_requests,
-    tell_times,
-)
 
 if TYPE_CHECKING:
     from fullconv.card import Card
     from fullconv.evaluation import Report
-    from fullconv.files import Job, Tally
+    from fullconv.predict import Job, Tally
     from fullconv.segmenter import Segmenter
 
 
@@ -91,7 +91,7 @@ def evaluate(
 def _opened(model: str, device: str, precision: str, engine: str, tta: str) -> Segmenter:
     """Load a model as the options say."""
     from fullconv.segmenter import load
-    from fullconv.views import parse_views
+    from fullconv.tta import parse_views
 
     parse_views(tta)
     segmenter = load(model, precision=precision, engine=engine, device=device)
@@ -101,7 +101,7 @@ def _opened(model: str, device: str, precision: str, engine: str, tta: str) -> S
 
 def _tell(reports: dict[str, Report], json: bool, tta: str) -> None:
     """Print scores by head, and what there is to know about them."""
-    from fullconv.views import parse_views
+    from fullconv.tta import parse_views
 
     if tta:
         say(f"Test-time augmentation ({tta}): the mean probabilities of {len(parse_views(tta))} views are scored.")
@@ -222,7 +222,7 @@ def predict(
     """
     with tell_times(timing), results_only(), Progress("pictures") as progress:
         with starting():
-            from fullconv.files import FORMATS, Format, Job, parse_shard
+            from fullconv.predict import FORMATS, Format, Job, parse_shard
 
             job = Job(
                 inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
@@ -251,7 +251,7 @@ def _tell_blending(segmenter: Segmenter) -> None:
 
 def _predict(segmenter: Segmenter, job: Job, progress: Progress) -> Tally:
     """Predict all pictures, and say how many there were, also where it is stopped."""
-    from fullconv.files import Tally, predict_files
+    from fullconv.predict import Tally, predict_files
 
     tally = Tally()
     try:
@@ -273,7 +273,7 @@ def _check_annotations(tool: str | None, tolerance: float | None, job: Job) -> N
             raise RecipeError(f"--tolerance {tolerance:g} does nothing without --to: name a tool, or leave it away.")
         return
     from fullconv.annotations import TOOLS
-    from fullconv.rasters.source import import_rasterio
+    from fullconv.rasters.reader import import_rasterio
 
     choose("--to", tool, tuple(TOOLS))
     import_rasterio()
@@ -284,7 +284,7 @@ def _check_annotations(tool: str | None, tolerance: float | None, job: Job) -> N
 def _annotate(tool: str, job: Job, card: Card, tolerance: float) -> None:
     """Write the finished label maps as annotations, of the first head where there are several."""
     from fullconv.annotations import write_annotations
-    from fullconv.files.outputs import written_labels
+    from fullconv.predict.outputs import written_labels
 
     labels = next(iter(written_labels(card, job.head).values()))
     mark = f".{job.shard[0]}-of-{job.shard[1]}" if job.shard else ""

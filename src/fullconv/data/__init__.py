@@ -5,8 +5,8 @@ What needs torch is in `fullconv.data.loader`: `TrainingBatches` and `pictures`.
 
 from __future__ import annotations
 
+from fullconv.data.checks.run import Examination, examine, inspect, require_usable, summary
 from fullconv.data.dataset import Dataset, open_dataset
-from fullconv.data.doctor import Examination, examine, inspect, require_usable, summary
 from fullconv.data.problems import BadDataError, Problem
 from fullconv.data.samples import Sample
 from fullconv.data.statistics import Statistics

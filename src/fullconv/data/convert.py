@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Labels
+from fullconv.data.checks.catalog import shown
 from fullconv.data.dataset import Dataset, open_dataset
-from fullconv.data.findings import shown
 from fullconv.data.problems import Problem, errors
 from fullconv.data.samples import Sample
 from fullconv.errors import DataError, FullconvError, MissingExtraError, OutputError, nearest

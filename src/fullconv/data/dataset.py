@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Labels
-from fullconv.data.coding import MaskCoding, make_coding
-from fullconv.data.facts import MaskFacts, PictureFacts, together
-from fullconv.data.folder import Folder, open_root
+from fullconv.data.config import DataSettings, parse_settings, read_settings, with_classes
+from fullconv.data.files import Folder, open_root
 from fullconv.data.formats import Found
 from fullconv.data.formats.table import detect, enter
-from fullconv.data.inference import infer_classes
+from fullconv.data.label_mapping import MaskCoding, make_coding
+from fullconv.data.labels.infer import infer_classes
 from fullconv.data.problems import BadDataError, Problem, errors, of_head
 from fullconv.data.samples import Colors, Sample
-from fullconv.data.scan import Scanner
-from fullconv.data.settings import DataSettings, parse_settings, read_settings, with_classes
+from fullconv.data.scan.scanner import Scanner
+from fullconv.data.scan.stats import MaskFacts, PictureFacts, together
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, unread_lists, with_groups
 from fullconv.data.statistics import Statistics, gather
 from fullconv.errors import DataError, nearest

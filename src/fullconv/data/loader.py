@@ -1,4 +1,7 @@
-"""Training batches from any step on, the same whatever the number of workers."""
+"""Pictures of several sizes in one batch.
+
+Training batches from any step on, the same whatever the number of workers.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,14 +21,44 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from fullconv.data.augmentation import Augmentation, augment_all, preset
+from fullconv.data.augmentation import Augmentation, as_dtype, augment_all, preset
+from fullconv.data.crop_sampling import Crop, choose_focus, choose_sampling, crops_a_picture, likely_centres
 from fullconv.data.dataset import Dataset
-from fullconv.data.imbalance import Crop, choose_focus, choose_sampling, crops_a_picture, likely_centres
-from fullconv.data.padding import pad_together
-from fullconv.data.reading import pictures, read_ahead, read_sample
+from fullconv.data.prefetch import pictures, read_ahead, read_sample
 from fullconv.data.samples import Sample
 from fullconv.data.statistics import Statistics
 from fullconv.errors import DataError, FullconvError
+from fullconv.labels import VOID
+
+
+def pad_together(
+    images: Sequence[NDArray[Any]], masks: Sequence[Mapping[str, NDArray[np.uint8]]], fill: Sequence[float]
+) -> tuple[list[NDArray[Any]], list[dict[str, NDArray[np.uint8]]]]:
+    """Pad pictures with their masks, right and bottom, to the largest height and width among them.
+
+    Args:
+        images: Each (H, W, C), of one type.
+        masks: Of each picture, (H, W) uint8 by head.
+        fill: (C,) the mean colour, which normalised pictures have as 0.
+
+    Returns:
+        Pictures of one size, the mean colour where there was nothing; masks, void there. So nothing that was added
+        counts in a loss. What the network says near it is not what it says of the picture alone.
+    """
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    padded: list[NDArray[Any]] = []
+    labels: list[dict[str, NDArray[np.uint8]]] = []
+    for image, by_head in zip(images, masks, strict=True):
+        h, w = image.shape[:2]
+        whole = np.empty((height, width, image.shape[2]), image.dtype)
+        whole[:] = as_dtype(np.asarray(fill, np.float64), image.dtype)
+        whole[:h, :w] = image
+        padded.append(whole)
+        labels.append({head: np.full((height, width), VOID, np.uint8) for head in by_head})
+        for head, mask in by_head.items():
+            labels[-1][head][:h, :w] = mask
+    return padded, labels
+
 
 LEAST_STEPS = 50
 """Steps of an epoch, however few pictures there are."""

@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from fullconv.data.config import SPLITS, DataSettings, inside
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.settings import SPLITS, DataSettings, inside
-from fullconv.data.texts import column, composed, read_rows, read_text
+from fullconv.data.text_files import column, composed, read_rows, read_text
 from fullconv.errors import DataError
 
 VAL_SHARE = 0.2

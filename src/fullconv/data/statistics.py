@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.coding import MaskCoding
-from fullconv.data.facts import MaskFacts, PictureFacts
+from fullconv.data.label_mapping import MaskCoding
+from fullconv.data.scan.stats import MaskFacts, PictureFacts
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 

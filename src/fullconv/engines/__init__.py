@@ -1,7 +1,7 @@
 """What turns pictures as stored into scores: one narrow seam, several runtimes."""
 
-from fullconv.engines.choose import AutoEngine, choose_engine
-from fullconv.engines.seam import Engine
-from fullconv.engines.torch_engine import TorchEngine
+from fullconv.engines.autotune import AutoEngine, choose_engine
+from fullconv.engines.engine import Engine
+from fullconv.engines.torch import TorchEngine
 
 __all__ = ["AutoEngine", "Engine", "TorchEngine", "choose_engine"]

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
+from fullconv.engines._optional import runtime
+from fullconv.engines.checksum import CHECKSUM_KEY, check_seal
+from fullconv.engines.engine import Engine, ForeignProgramError
 from fullconv.engines.graph import INPUT, by_head, metadata, output_names
-from fullconv.engines.onnx_engine import OnnxRuntimeEngine
-from fullconv.engines.openvino_engine import OpenVinoEngine, read_onnx
-from fullconv.engines.runtimes import runtime
-from fullconv.engines.seal import CHECKSUM_KEY, check_seal
-from fullconv.engines.seam import Engine, ForeignProgramError
+from fullconv.engines.onnxruntime import OnnxRuntimeEngine
+from fullconv.engines.openvino import OpenVinoEngine, read_onnx
 from fullconv.errors import ModelFileError, RecipeError, nearest
 from fullconv.modelfile import CARD_KEY
 from fullconv.nn import Scores
@@ -129,7 +129,10 @@ def openvino_part(model: Any, outputs: Sequence[str]) -> Any:
 
 def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:
     """Return the part of a saved program that leads to the values of some names."""
-    from fullconv.engines.program import module_of, read_program  # loads sympy: only where there is a program to read
+    from fullconv.engines.pt2_safety import (  # loads sympy: only where there is a program to read
+        module_of,
+        read_program,
+    )
 
     module: Any = module_of(read_program(path))
     for node in list(module.graph.nodes):

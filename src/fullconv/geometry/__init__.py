@@ -10,7 +10,7 @@ that takes several tensors gets ``trace_geometry(geometry, *other_geometries)``.
 Source: Long et al., CVPR 2015; Caffe's ``coord_map``.
 """
 
-from fullconv.geometry.algebra import IDENTITY, Axis, Geometry, crop_between, halo, merge
+from fullconv.geometry.axis import IDENTITY, Axis, Geometry, crop_between, halo, merge
 from fullconv.geometry.graph import EXAMPLE, chain, map_bytes, peak_bytes, trace, trace_graph, trace_nodes
 from fullconv.geometry.tracer import NodeGeometry
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fullconv.geometry.algebra import Geometry
+from fullconv.geometry.axis import Geometry
 from fullconv.geometry.layout import OTHER, Value, broadcast, constant, join, leaves, plain, rebuild
 
 

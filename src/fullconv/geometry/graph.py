@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry.algebra import IDENTITY, Geometry
+from fullconv.geometry.axis import IDENTITY, Geometry
 from fullconv.geometry.call import Call
 from fullconv.geometry.gate import tracing
 from fullconv.geometry.layout import OTHER, Value, X, Y, rebuild

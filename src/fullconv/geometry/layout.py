@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fullconv.geometry.algebra import Axis, Geometry, merge
+from fullconv.geometry.axis import Axis, Geometry, merge
 
 Y, X, BOTH, OTHER = "y", "x", "yx", ""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fullconv.geometry.algebra import Geometry
+from fullconv.geometry.axis import Geometry
 from fullconv.geometry.call import Call, pointwise, unknown
 from fullconv.geometry.layout import OTHER, Value, join, leaves
 

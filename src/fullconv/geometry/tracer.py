@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry.algebra import IDENTITY
 from fullconv.geometry.aliases import write_back
+from fullconv.geometry.axis import IDENTITY
 from fullconv.geometry.call import Call, unknown
 from fullconv.geometry.layout import OTHER, Sized, Value, X, Y, constant, rebuild, sized
 from fullconv.geometry.modules import layer, rule_of

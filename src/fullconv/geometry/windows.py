@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from fullconv.geometry.algebra import MODES, Axis
+from fullconv.geometry.axis import MODES, Axis
 from fullconv.geometry.call import Call, unknown
 from fullconv.geometry.layout import BOTH, OTHER, Sized, Value, X, Y, plain, sized
 

@@ -21,7 +21,7 @@ from fullconv.errors import FullconvError, InputError, MissingExtraError
 from fullconv.images import jpeg, png, tiff
 from fullconv.images.color import to_srgb
 from fullconv.images.limits import PictureError, check_pixels, max_pixels
-from fullconv.timing import DECODING, open_binary, part
+from fullconv.profiling import DECODING, open_binary, part
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 

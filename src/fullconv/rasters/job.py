@@ -17,16 +17,15 @@ from fullconv.errors import InputError
 from fullconv.labels import VOID
 from fullconv.modelfile import weights_sha256
 from fullconv.preprocess import range_remark
-from fullconv.rasters.bands import Bands
-from fullconv.rasters.polygons import check_polygons, write_polygons
-from fullconv.rasters.probabilities import write_probabilities
-from fullconv.rasters.result import finished_counts, is_finished, write_result
-from fullconv.rasters.source import Raster, import_rasterio
-from fullconv.rasters.spool import Spool, spooled_job
-from fullconv.rasters.way import Way, choose_way
+from fullconv.profiling import WRITING, part
+from fullconv.rasters.journal import Spool, spooled_job
+from fullconv.rasters.labeler import Bands
+from fullconv.rasters.reader import Raster, import_rasterio
+from fullconv.rasters.strategy import Way, choose_way
+from fullconv.rasters.vector import check_polygons, write_polygons
+from fullconv.rasters.writer import finished_counts, is_finished, write_probabilities, write_result
 from fullconv.segmenter import Segmenter, Tile
-from fullconv.timing import WRITING, part
-from fullconv.views import parse_views
+from fullconv.tta import parse_views
 
 _READ = {"variant", "classes", "palette", "heads", "bands", "channel_order", "mean", "std", "range"}
 """What of a card the label map depends on."""

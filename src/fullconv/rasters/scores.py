@@ -10,7 +10,7 @@ from torch import Tensor
 from fullconv.engines import TorchEngine
 from fullconv.nn import Scores
 from fullconv.preprocess import normalize
-from fullconv.rasters.source import Raster
+from fullconv.rasters.reader import Raster
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import RowProgram, RowStream, Span, band_scores, hand_back
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fullconv.report.markup import text
+from fullconv.report.html import text
 
 WIDTH = 520
 LOW, TALL = 250, 556

@@ -15,7 +15,7 @@ from fullconv.errors import InputError
 from fullconv.labels import VOID, full_palette
 from fullconv.metrics import confusion_matrix
 from fullconv.prediction import display
-from fullconv.report.markup import data_uri, percent, swatch, text
+from fullconv.report.html import data_uri, percent, swatch, text
 
 SIDES = (800, 560, 400, 240)
 """Longest side of thumbnails in pixels; the next smaller one where a picture takes more than its share of the page."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fullconv.card import Labels
 from fullconv.evaluation import Report
-from fullconv.report.markup import MISSING, data_uri, interval, percent, swatch, text, whole
+from fullconv.report.html import MISSING, data_uri, interval, percent, swatch, text, whole
 
 MOST_CELLS = 32
 """Classes up to which the confusion matrix is a table with numbers; above, it is a picture."""

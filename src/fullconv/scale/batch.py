@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
-from fullconv.files.outputs import Format, encode
+from fullconv.predict.outputs import Format, encode
 from fullconv.preprocess import PLAIN
 from fullconv.scale.manifest import Manifest
-from fullconv.scale.patience import overseen
-from fullconv.scale.places import Place, is_url
 from fullconv.scale.sources import Item, list_source, load_item
+from fullconv.scale.storage import Place, is_url
+from fullconv.scale.watchdog import overseen
 from fullconv.segmenter import Segmenter, load
 from fullconv.tiling.memory import memory_free
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from fullconv.errors import RunError
-from fullconv.scale.places import Place, import_arrow
+from fullconv.scale.storage import Place, import_arrow
 
 FOLDER = "manifest"
 JOB = "batch.json"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from fullconv.data.folder import IMAGE_SUFFIXES
+from fullconv.data.files import IMAGE_SUFFIXES
 from fullconv.errors import InputError
-from fullconv.scale.places import import_arrow, is_url, open_place, read_url
+from fullconv.scale.storage import import_arrow, is_url, open_place, read_url
 
 PATH_COLUMNS = ("path", "image_path", "file_name", "uri", "url")
 BYTE_COLUMNS = ("bytes", "image", "image_bytes", "content")

@@ -12,19 +12,18 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from fullconv import __version__
+from fullconv._version import __version__
 from fullconv.errors import nearest
 from fullconv.labels import format_color
-from fullconv.serve.bodies import Bodies
-from fullconv.serve.copies import Answer
-from fullconv.serve.kinds import Kind, media_type
-from fullconv.serve.measures import Measures
-from fullconv.serve.orders import Head, Include, Name, Scale, Tile, Wanted, check_order
-from fullconv.serve.pages import add_pages
-from fullconv.serve.pool import Pool
-from fullconv.serve.problems import Refusal
-from fullconv.serve.schema import ALIVE, MODELS, READY, describe_errors, describe_get, describe_here, describe_predict
+from fullconv.serve.errors import Refusal
+from fullconv.serve.media_types import Kind, media_type
+from fullconv.serve.metrics import Measures
+from fullconv.serve.openapi import ALIVE, MODELS, READY, describe_errors, describe_get, describe_here, describe_predict
+from fullconv.serve.params import Head, Include, Name, Scale, Tile, Wanted, check_order
+from fullconv.serve.pool import Answer, Pool
 from fullconv.serve.settings import Settings
+from fullconv.serve.static import add_pages
+from fullconv.serve.uploads import Bodies
 
 
 class Service:

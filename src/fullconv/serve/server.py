@@ -15,9 +15,9 @@ import uvicorn
 from fullconv.errors import RunError
 from fullconv.serve.app import Service, make_app
 from fullconv.serve.connection import Connection
-from fullconv.serve.gate import Gate
-from fullconv.serve.journal import Journal
-from fullconv.serve.measures import Measures
+from fullconv.serve.logging import Journal
+from fullconv.serve.metrics import Measures
+from fullconv.serve.middleware import Gate
 from fullconv.serve.pool import Pool
 from fullconv.serve.settings import Settings, check_models
 

@@ -23,17 +23,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.allocator import freed_memory_kept
 from fullconv.engines import AutoEngine
-from fullconv.engines.memory import Choice
+from fullconv.engines.autotune import Choice
 from fullconv.errors import FullconvError, InputError
 from fullconv.images import image_size, read_image
 from fullconv.preprocess import select_bands, working_size
 from fullconv.segmenter import Segmenter, load
-from fullconv.serve.answers import encode
-from fullconv.serve.frames import read_frame, write_frame
-from fullconv.serve.problems import Refusal
-from fullconv.serve.refusals import as_refusal
+from fullconv.serve.errors import Refusal, as_refusal
+from fullconv.serve.ipc import read_frame, write_frame
+from fullconv.serve.responses import encode
+from fullconv.system import freed_memory_kept
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may open here. Its reader of EPS starts another program."""

@@ -1,6 +1,6 @@
 """Pictures of any size with the whole picture's answer: plans of tiles, stitching, rows, memory."""
 
-from fullconv.tiling.difference import Difference, first_difference
+from fullconv.tiling.debug import Difference, first_difference
 from fullconv.tiling.memory import (
     band_bytes,
     band_rows,
@@ -12,11 +12,17 @@ from fullconv.tiling.memory import (
     tile_core,
     whole_bytes,
 )
-from fullconv.tiling.plans import Span, plan, plan_axis, why_not
-from fullconv.tiling.reader import UnreadableError
-from fullconv.tiling.rows import first_needed, grows_by_size, rows_ready, strips, upsample_rows
-from fullconv.tiling.stitching import band_scores, blended_scores, stitched_scores
-from fullconv.tiling.stream import RowProgram, RowStream
+from fullconv.tiling.plan import Span, band_scores, blended_scores, plan, plan_axis, stitched_scores, why_not
+from fullconv.tiling.streaming.executor import (
+    RowProgram,
+    RowStream,
+    first_needed,
+    grows_by_size,
+    rows_ready,
+    strips,
+    upsample_rows,
+)
+from fullconv.tiling.streaming.lowering import UnreadableError
 
 __all__ = [
     "Difference",

@@ -11,11 +11,11 @@ from bisect import bisect_right
 from math import prod
 from pathlib import Path
 
-from fullconv.allocator import keep_no_more
 from fullconv.geometry import EXAMPLE
 from fullconv.nn import Network
-from fullconv.tiling.steps import Rows
-from fullconv.tiling.stream import RowProgram
+from fullconv.system import keep_no_more
+from fullconv.tiling.streaming.executor import RowProgram
+from fullconv.tiling.streaming.row_ops import Rows
 
 SCRATCH = 8 * 2**20
 """Bytes that kernels work in, whatever the picture, and maps too small to be given back at once."""

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fullconv.timing import duration
+from fullconv.profiling import duration
 
 SECONDS_BETWEEN_LINES = 30.0
 """Of progress where stderr is no terminal."""

@@ -1,38 +1,180 @@
-"""The loop: batches, steps, a line an epoch; validation; checkpoints."""
+"""Ctrl-C and SIGTERM as an orderly end.
+
+When a checkpoint is written: at its interval, and after an epoch where that is cheap.
+
+Validation in the middle of a run: whose weights, which pictures, what of the scores is kept and said.
+
+The loop: batches, steps, a line an epoch; validation; checkpoints.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fullconv.checkpoint import write_best
 from fullconv.data import Dataset, Sample
 from fullconv.data.loader import Batch, TrainingBatches
 from fullconv.errors import OutputError
 from fullconv.evaluation import Report
-from fullconv.tracking import Tracker, log_epoch
+from fullconv.labels import colorize
+from fullconv.prediction import display
+from fullconv.segmenter import Segmenter
+from fullconv.tracking import Tracker, log_epoch, log_panels
+from fullconv.training.config import Measured
 from fullconv.training.console import Console
-from fullconv.training.evidence import NotFiniteError, keep_evidence
-from fullconv.training.folder import RunFolder
+from fullconv.training.distributed import LostError, Processes, evaluate_together
+from fullconv.training.errors import NotFiniteError
+from fullconv.training.nan_debug import keep_evidence
+from fullconv.training.oom import next_batch
 from fullconv.training.optimizer import learning_rate
-from fullconv.training.plan import Measured
-from fullconv.training.processes import LostError, Processes
-from fullconv.training.rhythm import Rhythm
-from fullconv.training.shared import evaluate_together
-from fullconv.training.shortage import next_batch
+from fullconv.training.run_dir import RunFolder
 from fullconv.training.state import TrainState
 from fullconv.training.step import Stepper
-from fullconv.training.validation import (
-    evaluation_of,
-    mean_over_heads,
-    spread,
-    track_pictures,
-    warning_of_one_class,
-    without_seconds,
-)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], str | None]]:
+    """Turn the first Ctrl-C or SIGTERM into an orderly end after the step; a second one ends at once."""
+    asked: list[str] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append("sigint" if number == signal.SIGINT else "sigterm")
+
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handle)
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+CHECKPOINT_SHARE = 0.02
+"""Of the time since the one before, that a checkpoint at the end of an epoch may take."""
+DISK_SPEED = 200e6
+"""Bytes a second at which the first checkpoint is expected to be written."""
+
+
+@dataclass
+class Rhythm:
+    """Says when a checkpoint is due.
+
+    One at the end of an epoch may take as long as the one before did, and that is at most 2 % of the time since then. So
+    those at ends of epochs, but for the newest, together take no more than 2 % of the time in between.
+    """
+
+    every: float
+    """Seconds after which one is due whatever it costs."""
+    size: Callable[[], int]
+    """Returns the bytes that one takes."""
+    clock: Callable[[], float] = time.monotonic
+    saved: float = field(default=0.0, init=False)
+    """When the latest one was written, or the run began."""
+    cost: float | None = field(default=None, init=False)
+    """Seconds that it took; None before the first."""
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now."""
+        self.saved = self.clock()
+
+    def due(self, epoch_ended: bool) -> bool:
+        """Say whether one is due after a step, which may have ended an epoch."""
+        since = self.clock() - self.saved
+        return since >= self.every or (epoch_ended and self.expected() <= CHECKPOINT_SHARE * since)
+
+    def expected(self) -> float:
+        """Return the seconds that the next one will take."""
+        return self.size() / DISK_SPEED if self.cost is None else self.cost
+
+    def written(self, since: float) -> None:
+        """Take down that one was written, beginning at a moment of the clock."""
+        self.saved = self.clock()
+        self.cost = self.saved - since
+
+
+TRACKED_PICTURES = 4
+"""Val pictures that trackers show."""
+
+
+def mean_over_heads(reports: Mapping[str, Report]) -> float:
+    """Return the score by which the best weights are chosen: mean IU, averaged over the heads."""
+    return sum(report.mean_iou for report in reports.values()) / len(reports)
+
+
+def without_seconds(reports: Mapping[str, Report]) -> dict[str, Any]:
+    """Return what `evaluate --json` prints, but for the time that it took; that of all heads where there are several."""
+    numbers = {head: {**report.to_dict(), "seconds": None} for head, report in reports.items()}
+    first = next(iter(numbers.values()))
+    return first if len(numbers) == 1 else {**first, "heads": numbers, "mean_iou_over_heads": mean_over_heads(reports)}
+
+
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return a fixed subset, evenly spread."""
+    if count >= len(samples):
+        return list(samples)
+    return [samples[index * len(samples) // count] for index in range(count)]
+
+
+class evaluation_of:  # noqa: N801  (a context manager reads as a phrase)
+    """A segmenter of the weights to be validated; the network is back in training mode afterwards."""
+
+    def __init__(self, state: TrainState, stepper: Stepper) -> None:
+        self.state, self.stepper = state, stepper
+        self.kept: dict[str, Tensor] | None = None
+
+    def __enter__(self) -> Segmenter:
+        network = self.state.network
+        if self.state.ema is not None:
+            self.kept = {name: value.clone() for name, value in network.state_dict().items()}
+            network.load_state_dict(self.state.ema.tensors)
+        return Segmenter(network, self.stepper.card, str(self.stepper.device), self.stepper.precision, "torch")
+
+    def __exit__(self, *_: Any) -> None:
+        if self.kept is not None:
+            self.state.network.load_state_dict(self.kept)
+        self.state.network.train()
+
+
+def track_pictures(
+    trackers: Sequence[Tracker], dataset: Dataset, val: Sequence[Sample], segmenter: Segmenter, step: int
+) -> None:
+    """Log a few val pictures, always the same: picture, truth, prediction."""
+    head = next(iter(dataset.labels))
+    palette = dataset.labels[head].palette
+    for sample in spread(val, TRACKED_PICTURES):
+        image = dataset.read_image(sample)
+        label_map = segmenter.predict(image).label_map
+        masks = (dataset.read_mask(sample, head), label_map)
+        panels = [display(image), *(colorize(mask, palette) for mask in masks)]
+        log_panels(trackers, f"val/{sample.stem}", panels, step)
+
+
+def warning_of_one_class(report: Report, epoch: int) -> str | None:
+    """Return what to say aloud where everything is predicted as one class after the first epochs."""
+    predicted = report.confusion.sum(axis=0)
+    if len(predicted) < 2 or (predicted > 0).sum() != 1 or not 2 <= epoch <= 10:
+        return None
+    return (
+        f"Everything is predicted as '{report.names[int(predicted.argmax())]}' after {epoch} epochs. If that does not change"
+        " soon, try --set class_weights=inverse_log --set sampling=rare, and look at `fullconv check`."
+    )
 
 
 @dataclass

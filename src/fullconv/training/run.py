@@ -10,22 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.data import Dataset, open_dataset
-from fullconv.data.doctor import require_usable
+from fullconv.data.checks.run import require_usable
 from fullconv.errors import DataError, RecipeError, RunError
 from fullconv.losses import parse_loss
 from fullconv.nn import require_known
 from fullconv.recipe import HeadSettings, Recipe
 from fullconv.segmenter import Segmenter, choose_device, load
 from fullconv.tracking import require_trackers
+from fullconv.training.config import (
+    Plan,
+    RecipeFile,
+    check_names,
+    check_start,
+    combine,
+    continued,
+    plan_of,
+    read_plan,
+    read_recipe,
+    require_same,
+)
 from fullconv.training.console import Console, Silence
-from fullconv.training.evidence import what_to_change
-from fullconv.training.folder import RunFolder
-from fullconv.training.origin import describe_origin, differences
-from fullconv.training.plan import Plan, check_names, combine, continued, plan_of, read_plan, require_same
-from fullconv.training.processes import Processes, joined, own_device, restarted
+from fullconv.training.distributed import Processes, joined, own_device, restarted
+from fullconv.training.environment import describe_origin, differences
+from fullconv.training.errors import what_to_change
+from fullconv.training.run_dir import RunFolder
 from fullconv.training.session import Outcome, Session
-from fullconv.training.shipped import RecipeFile, check_start, read_recipe
-from fullconv.training.staged import record_of, run_stages
+from fullconv.training.stages import record_of, run_stages
 
 
 def train(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullconv.allocator import freed_memory_kept, give_back
 from fullconv.card import Card
 from fullconv.checkpoint import read_checkpoint
 from fullconv.data import Dataset, Statistics
@@ -18,22 +17,20 @@ from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
+from fullconv.system import freed_memory_kept, give_back
 from fullconv.tracking import open_trackers, require_trackers
+from fullconv.training.autotune import measure
+from fullconv.training.config import Plan, check_rate, resolve
 from fullconv.training.console import Console
-from fullconv.training.evidence import NotFiniteError
-from fullconv.training.finish import finish, write_model
-from fullconv.training.folder import RunFolder
-from fullconv.training.loop import Loop
-from fullconv.training.materials import forecast, make_batches, make_card, make_losses, make_network
-from fullconv.training.plan import Plan, resolve
-from fullconv.training.processes import ALONE, Processes, own_device
-from fullconv.training.rates import check_rate
-from fullconv.training.shortage import OutOfMemoryError, fitting, memory_errors
-from fullconv.training.signals import stop_signals
+from fullconv.training.distributed import ALONE, Processes, own_device, synchronize_batch_norms
+from fullconv.training.errors import NotFiniteError
+from fullconv.training.finalize import finish, write_model
+from fullconv.training.loop import Loop, stop_signals
+from fullconv.training.oom import OutOfMemoryError, fitting, memory_errors
+from fullconv.training.run_dir import RunFolder
+from fullconv.training.setup import forecast, make_batches, make_card, make_losses, make_network
 from fullconv.training.state import TrainState, new_state
 from fullconv.training.step import Stepper
-from fullconv.training.synced import synchronize_batch_norms
-from fullconv.training.trial import measure
 
 
 @dataclass

@@ -15,11 +15,10 @@ from fullconv.losses import LossSums, PixelLoss
 from fullconv.nn import Network
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe
-from fullconv.training.evidence import NotFiniteError
+from fullconv.training.distributed import ALONE, Processes, mean_running_statistics, sum_gradients
+from fullconv.training.errors import NotFiniteError
+from fullconv.training.oom import memory_errors
 from fullconv.training.optimizer import learning_rate, set_learning_rate
-from fullconv.training.processes import ALONE, Processes
-from fullconv.training.shared import mean_running_statistics, sum_gradients
-from fullconv.training.shortage import memory_errors
 from fullconv.training.state import TrainState
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fullconv.data.folder import Folder
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder
 from fullconv.data.problems import Problem
 from fullconv.data.samples import MaskSource, Sample
-from fullconv.data.settings import DataSettings
 
 __all__ = ["Folder", "Format", "Found", "MaskSource", "Sample"]
 

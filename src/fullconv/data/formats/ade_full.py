@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.folder import Folder, walk
+from fullconv.data.class_files import VOID_NAME
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder, walk
 from fullconv.data.formats import Format, Found
-from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import problem
 from fullconv.data.samples import Colors, Sample
-from fullconv.data.scan import Scanner
-from fullconv.data.settings import DataSettings
+from fullconv.data.scan.scanner import Scanner
 from fullconv.errors import DataError, nearest
 from fullconv.images.read import decode
 from fullconv.labels import MAX_CLASSES

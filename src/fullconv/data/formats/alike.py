@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fullconv.data.folder import Folder
+from fullconv.data.config import SPLITS, DataSettings
+from fullconv.data.files import Folder
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.pairs import Sides, flat, kind_first, read_pairs, split_first, split_folders
-from fullconv.data.settings import SPLITS, DataSettings
 
 _IMAGES = ("images", "image", "imgs", "img", "pictures", "photos", "inputs", "input", "rgb", "jpegimages", "x", "raw", "data",
     "img_dir", "image_dir", "images_png", "original", "originals", "original_images", "701_stillsraw_full")  # fmt: skip

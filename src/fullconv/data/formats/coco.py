@@ -7,17 +7,17 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fullconv.data.folder import Folder
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder
 from fullconv.data.formats import Format, Found
-from fullconv.data.formats.locate import Locator, unique
-from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.class_names import Naming
+from fullconv.data.formats.image_index import Locator, unique
+from fullconv.data.formats.shape_issues import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, number, outline_length, turned_box, unpack
 from fullconv.data.formats.tables import read_json
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.settings import DataSettings
-from fullconv.data.texts import both_ends
+from fullconv.data.text_files import both_ends
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 

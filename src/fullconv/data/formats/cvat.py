@@ -9,17 +9,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from fullconv.data.folder import Folder
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.area import Bits
-from fullconv.data.formats.locate import Locator, unique
-from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.class_names import Naming
+from fullconv.data.formats.image_index import Locator, unique
+from fullconv.data.formats.shape_issues import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, number, turned_box
 from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
-from fullconv.data.settings import DataSettings
-from fullconv.data.texts import beginning
+from fullconv.data.text_files import beginning
 from fullconv.errors import DataError
 from fullconv.images.limits import max_pixels
 

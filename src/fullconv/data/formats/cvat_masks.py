@@ -6,18 +6,18 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from fullconv.constants import LABELS
-from fullconv.data.folder import Folder, Pictures
+from fullconv.data.class_files import VOID_NAME
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder, Pictures
 from fullconv.data.formats import Format, Found
-from fullconv.data.formats.listed import told_twice
+from fullconv.data.formats.file_lists import told_twice
 from fullconv.data.formats.voc import listed_stem
-from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan import Scanner
-from fullconv.data.settings import DataSettings
+from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import read_list
-from fullconv.data.texts import read_text
+from fullconv.data.text_files import read_text
+from fullconv.dataset_constants import LABELS
 from fullconv.errors import DataError
 from fullconv.labels import format_color
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fullconv.data.folder import IMAGE_SUFFIXES, Folder, is_clutter
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, is_clutter
 from fullconv.data.formats.unlike import BRUSH, BRUSH_WORDS
-from fullconv.data.texts import beginning
+from fullconv.data.text_files import beginning
 from fullconv.errors import DataError
 
 _MOST = 60

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from fullconv.data.folder import Folder, walk
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder, walk
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.area import Bits
-from fullconv.data.formats.locate import Locator
-from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.class_names import Naming
+from fullconv.data.formats.image_index import Locator
+from fullconv.data.formats.shape_issues import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, points
 from fullconv.data.formats.tables import read_json, unreadable
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.settings import DataSettings
-from fullconv.data.texts import both_ends
+from fullconv.data.text_files import both_ends
 from fullconv.errors import DataError, FullconvError
 from fullconv.images.read import decode, image_size
 from fullconv.storage import cache_folder, write_bytes

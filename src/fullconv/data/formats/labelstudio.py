@@ -10,19 +10,19 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from fullconv.data.folder import IMAGE_SUFFIXES, Folder
+from fullconv.data.config import DataSettings
+from fullconv.data.files import IMAGE_SUFFIXES, Folder
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.area import Bits
-from fullconv.data.formats.locate import Locator
-from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.class_names import Naming
+from fullconv.data.formats.image_index import Locator
+from fullconv.data.formats.shape_issues import Remarks
 from fullconv.data.formats.shapes import FARTHEST, DrawnMask, Shape, numbers, points, turned_box
 from fullconv.data.formats.strokes import unpack_strokes
 from fullconv.data.formats.tables import read_json
 from fullconv.data.problems import problem
 from fullconv.data.samples import Sample
-from fullconv.data.settings import DataSettings
-from fullconv.data.texts import beginning
+from fullconv.data.text_files import beginning
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import image_size
 from fullconv.images.read import decode

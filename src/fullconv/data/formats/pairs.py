@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fullconv.data.folder import Folder, Pictures, is_glob
+from fullconv.data.config import SPLITS, DataSettings
+from fullconv.data.files import Folder, Pictures, is_glob
 from fullconv.data.formats import Format, Found
-from fullconv.data.formats.bands import with_more_bands
+from fullconv.data.formats.extra_bands import with_more_bands
 from fullconv.data.formats.unlike import advice
 from fullconv.data.problems import Problem, Severity, problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.settings import SPLITS, DataSettings
 from fullconv.errors import DataError
 
 SUFFIXES = ("_mask", "_L", "_gtFine_labelIds", "_labels", "_label", "_gt", "_seg", "_segmentation", "_matte")

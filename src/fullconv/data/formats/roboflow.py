@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from fullconv.data.folder import Folder
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder
 from fullconv.data.formats import Format, Found
 from fullconv.data.problems import problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.settings import DataSettings
-from fullconv.data.texts import read_text
+from fullconv.data.text_files import read_text
 from fullconv.errors import DataError
 
 _TABLE, _MASK = "_classes.csv", "_mask"

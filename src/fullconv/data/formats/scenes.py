@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fullconv.constants import LABELS
-from fullconv.data.folder import Folder
+from fullconv.data.class_files import VOID_NAME
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder
 from fullconv.data.formats import Format, Found
-from fullconv.data.named import VOID_NAME
 from fullconv.data.problems import Severity, problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.settings import DataSettings
-from fullconv.data.texts import read_text
+from fullconv.data.text_files import read_text
+from fullconv.dataset_constants import LABELS
 from fullconv.errors import DataError
 
 _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

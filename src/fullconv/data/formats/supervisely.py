@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.data.folder import Folder, walk
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder, walk
 from fullconv.data.formats import Format, Found
 from fullconv.data.formats.area import Bits
-from fullconv.data.formats.locate import Locator
-from fullconv.data.formats.naming import Naming
-from fullconv.data.formats.remarks import Remarks
+from fullconv.data.formats.class_names import Naming
+from fullconv.data.formats.image_index import Locator
+from fullconv.data.formats.shape_issues import Remarks
 from fullconv.data.formats.shapes import DrawnMask, Shape, number, points, turned_box
 from fullconv.data.formats.tables import read_json, unreadable
 from fullconv.data.samples import Sample
-from fullconv.data.settings import DataSettings
 from fullconv.errors import DataError, FullconvError
 from fullconv.images.png import SIGNATURE
 from fullconv.images.read import decode

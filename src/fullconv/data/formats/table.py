@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fullconv.data.folder import DEEPEST, Folder, only_folder
+from fullconv.data.config import DataSettings, read_settings
+from fullconv.data.files import DEEPEST, Folder, only_folder
 from fullconv.data.formats import (
     Format,
     ade_full,
@@ -12,9 +13,9 @@ from fullconv.data.formats import (
     coco,
     cvat,
     cvat_masks,
+    file_lists,
     labelme,
     labelstudio,
-    listed,
     pairs,
     roboflow,
     scenes,
@@ -22,7 +23,6 @@ from fullconv.data.formats import (
     voc,
 )
 from fullconv.data.formats.hints import hint
-from fullconv.data.settings import DataSettings, read_settings
 from fullconv.errors import DataError, nearest
 
 FORMATS: tuple[Format, ...] = (
@@ -37,7 +37,7 @@ FORMATS: tuple[Format, ...] = (
     *ade_full.FORMATS,
     *roboflow.FORMATS,
     *supervisely.FORMATS,
-    *listed.FORMATS,
+    *file_lists.FORMATS,
     *alike.FORMATS,
 )
 

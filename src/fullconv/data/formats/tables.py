@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.data.problems import Problem, problem
-from fullconv.data.texts import read_text
+from fullconv.data.text_files import read_text
 from fullconv.errors import DataError
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
-from fullconv.data.folder import Pictures, is_glob
+from fullconv.data.files import Pictures, is_glob
 
 _KEYS = ("images", "masks")
 BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*\.(png|npy)")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fullconv.constants import LABELS
-from fullconv.data.folder import Folder, Pictures
+from fullconv.data.config import SPLITS, DataSettings
+from fullconv.data.files import Folder, Pictures
 from fullconv.data.formats import Format, Found
-from fullconv.data.formats.listed import on_two_lists
+from fullconv.data.formats.file_lists import on_two_lists
 from fullconv.data.problems import problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan import Scanner
-from fullconv.data.settings import SPLITS, DataSettings
+from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import read_list, text_stem
-from fullconv.data.texts import composed, read_text
+from fullconv.data.text_files import composed, read_text
+from fullconv.dataset_constants import LABELS
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 

@@ -1,0 +1,214 @@
+"""All commands, and the one place that turns what went wrong into words and an exit code."""
+
+from __future__ import annotations
+
+import gc
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Annotated, Any, cast
+
+import typer
+
+from fullconv._version import __version__
+from fullconv.cli.batch import batch
+from fullconv.cli.bench import bench
+from fullconv.cli.console import SIGTERM_CODE, TerminatedError, complain, listen, print_json, use_utf8
+from fullconv.cli.data import check, convert
+from fullconv.cli.deploy import export
+from fullconv.cli.foreign import compare, import_model
+from fullconv.cli.learn import debug, demo, train
+from fullconv.cli.models import info, models
+from fullconv.cli.serve import serve
+from fullconv.cli.track import rank, runs
+from fullconv.cli.use import evaluate, predict
+from fullconv.errors import FullconvError, nearest
+from fullconv.system import freed_memory_kept
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "check": check,
+    "convert": convert,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "import": import_model,
+    "info": info,
+    "models": models,
+    "compare": compare,
+    "debug": debug,
+    "bench": bench,
+    "batch": batch,
+    "runs": runs,
+    "rank": rank,
+    "serve": serve,
+}
+"""By name, in the order of `fullconv --help`."""
+
+app = typer.Typer(
+    name="fullconv",
+    help="Fully convolutional networks for semantic segmentation: the same answer everywhere, at any size.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for command_name, function in COMMANDS.items():
+    app.command(command_name)(function)
+
+_ClickException: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+"""Base of typer's usage errors; typer has brought its own click since 0.20, and used click's before."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fullconv {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _program(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        0 done; 2 something the user can mend, told in one line on stderr; 3 done in part; 130 and 143 stopped by
+        Ctrl-C and SIGTERM. A bug is raised, and so keeps its traceback and ends the process with 1.
+    """
+    started = time.monotonic()
+    frozen = gc.get_freeze_count()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    use_utf8()
+    listen()
+    try:
+        with _sigterm_raises(), freed_memory_kept():
+            code = _run(arguments, started)
+            sys.stdout.flush()
+            return code
+    except FullconvError as error:
+        return _mendable(str(error), arguments, error.exit_code, getattr(error, "failed", None))
+    except _ClickException as error:
+        return _mendable(_usage(error, arguments), arguments, 2)
+    except KeyboardInterrupt:
+        complain("stopped by Ctrl-C.")
+        return 130
+    except TerminatedError:
+        complain("stopped by SIGTERM.")
+        return SIGTERM_CODE
+    except BrokenPipeError:  # as in `fullconv models | head`: the reader has all that it wanted
+        _close_stdout()
+        return 0
+    except OSError as error:
+        if _stdout_works():
+            raise
+        _close_stdout()
+        complain(f"the results cannot be written to stdout ({error.strerror or error}).")
+        return 2
+    finally:
+        if not frozen:
+            gc.unfreeze()
+
+
+def _run(arguments: list[str], started: float) -> int:
+    command: Any = typer.main.get_command(app)
+    try:
+        with command.make_context("fullconv", arguments, obj=started) as context:
+            code = command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _mendable(words: str, arguments: Sequence[str], code: int, failed: list[dict[str, str]] | None = None) -> int:
+    """Tell what to mend; with --json on stdout, too, so that there is one JSON object whatever happens."""
+    complain(words)
+    if "--json" in arguments:
+        with suppress(BrokenPipeError):
+            print_json({"error": words} | ({"failed": failed} if failed else {}))
+            sys.stdout.flush()
+    return code
+
+
+def _usage(error: Any, arguments: Sequence[str]) -> str:
+    """Put a usage error into one line, with the nearest name and where to read on."""
+    context = getattr(error, "ctx", None)
+    name = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        known = [option for param in context.command.params for option in param.opts if option.startswith("--")]
+        words = f"no such option: {name}.{nearest(str(name), [*known, '--help'])}"
+    else:
+        text = str(error.format_message()).replace("\n\t", " ").replace("\n", " ").strip()
+        given = _given(getattr(error, "param", None), arguments)
+        text = f"{error.message}" if given and error.message else text
+        if unknown := re.match(r"No such command '(.*?)'", text):  # typer names all that are near
+            text = f"{unknown[0]}.{nearest(unknown[1], COMMANDS)}"
+        words = (f"{given}: " if given else "") + text[:1].lower() + text[1:]
+        words += "" if words.endswith((".", "?")) else "."
+    path = context.command_path if context is not None else "fullconv"
+    return f"{words} `{path} --help` tells more."
+
+
+def _given(param: Any, arguments: Sequence[str]) -> str:
+    """Return an option with its value as typed, which typer's words leave out; empty for other parameters."""
+    for option in param.opts if param is not None else ():
+        for place, word in enumerate(arguments):
+            if word == option and place + 1 < len(arguments):
+                return f"{word} {arguments[place + 1]}"
+            if option.startswith("--") and word.startswith(f"{option}="):
+                return word
+    return ""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that what was reached is saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stdout_works() -> bool:
+    """Say, by one more line, whether what is printed gets out; on a full disk it does not."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _close_stdout() -> None:
+    """Keep Python from writing the rest to a closed pipe or full disk as it exits, which would print a traceback."""
+    import os
+
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), cast(int, sys.stdout.fileno()))

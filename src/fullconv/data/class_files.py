@@ -1,0 +1,175 @@
+"""Files that name classes: `classes.txt`, and the tables of colours that come with public sets."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fullconv.data.problems import Problem, problem
+from fullconv.data.text_files import column, read_rows, read_text
+from fullconv.errors import DataError
+from fullconv.labels import Color, format_color
+
+VOID_NAME = "void"
+_NUMBERED = re.compile(r"(\d+)\s*[:;.,)\t ]\s*(\D.*)")
+
+
+def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
+    """Read a `classes.txt`: a name a line, with or without R G B at the end; empty lines and `#` lines are left out.
+
+    Returns:
+        Names, and colours, None where a line has none. Masks of colours can be decoded where all have one.
+
+    Raises:
+        DataError: It cannot be read, or colours are out of 0 to 255.
+    """
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
+    names: list[str] = []
+    colors: list[Color | None] = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        found = re.fullmatch(r"(.*?\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", text)
+        names.append(_unquoted(found[1] if found else text))
+        if not found:
+            colors.append(None)
+        else:
+            red, green, blue = (int(found[i]) for i in (2, 3, 4))
+            if max(red, green, blue) > 255:
+                raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
+            colors.append((red, green, blue))
+    return _in_order_of_numbers(names, colors)
+
+
+def numbered_classes(names: Iterable[str]) -> list[Problem]:
+    """Name the classes that are one but for a number at their end, as tools that count things write them."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        found = re.fullmatch(r"(.*[^\W\d_])[\s_#.-]*\(?(\d+)\)?", name.strip())
+        if found is not None:
+            alike.setdefault(found[1].casefold(), []).append(name)
+    several = [group for group in alike.values() if len(group) > 1]
+    if not several:
+        return []
+    said = "; ".join(", ".join(f"'{name}'" for name in group[:4]) + ", ..." * (len(group) > 4) for group in several)
+    words = f"classes differ in a number at their end only, so they may count things and not name kinds: {said}"
+    remedy = "Give all shapes of a class the same name. If they are classes, list them as classes in data.toml."
+    return [problem("similar-classes", "warning", [name for group in several for name in group], words, remedy)]
+
+
+def mistyped_classes(counts: Mapping[str, int], remedy: str) -> list[Problem]:
+    """Name the classes of a few shapes whose name is a letter away from that of a class of twenty times as many.
+
+    Short names are words of their own (car, cat).
+    """
+    pairs = [
+        (name, other)
+        for name, few in counts.items()
+        for other, many in counts.items()
+        if few <= 3 and many >= 20 * few and min(len(name), len(other)) > 3 and _one_letter_apart(name, other)
+    ]
+    if not pairs:
+        return []
+    said = "; ".join(f"'{name}' ({counts[name]} of shapes) and '{other}' ({counts[other]})" for name, other in pairs)
+    words = f"classes that are hardly used are a letter away from others, and are probably these: {said}"
+    return [problem("similar-classes", "warning", [name for name, _ in pairs], words, remedy)]
+
+
+def _one_letter_apart(one: str, other: str) -> bool:
+    """Whether a letter was left out, added or exchanged, or two next to each other were turned round."""
+    short, long = sorted((one.casefold(), other.casefold()), key=len)
+    first = next((i for i, pair in enumerate(zip(short, long, strict=False)) if pair[0] != pair[1]), len(short))
+    if len(short) < len(long):
+        return short[first:] == long[first + 1 :]
+    turned = short[:first] + short[first : first + 2][::-1] + short[first + 2 :]
+    return short != long and (short[first + 1 :] == long[first + 1 :] or turned == long)
+
+
+def similar_classes(names: Iterable[str], remedy: str) -> list[Problem]:
+    """Name the classes that differ in case, spaces or hyphens only."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+    several = [group for group in alike.values() if len(group) > 1]
+    if not several:
+        return []
+    said = "; ".join(" and ".join(f"'{name}'" for name in group) for group in several)
+    words = f"classes differ in case, spaces or hyphens only, and are probably one: {said}"
+    return [problem("similar-classes", "warning", [name for group in several for name in group], words, remedy)]
+
+
+def _unquoted(text: str) -> str:
+    """Take a comma at the end and a pair of quotation marks off a name, as lists in programs and tables have them."""
+    text = text.rstrip(", ")
+    return text[1:-1].strip() if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _in_order_of_numbers(names: list[str], colors: list[Color | None]) -> tuple[list[str], list[Color | None]]:
+    """Take the numbers off that count all names, as in "0 road", "1: sidewalk", from 0 or 1, in whichever order."""
+    found = [match for name in names if (match := _NUMBERED.fullmatch(name)) is not None]
+    numbers = [int(match[1]) for match in found]
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    first = min(numbers, default=0)
+    if len(numbers) < 2 or first > 1 or sorted(numbers) != list(range(first, first + len(names))):
+        return names, colors
+    return [_unquoted(found[i][2].strip()) for i in order], [colors[i] for i in order]
+
+
+def read_color_table(root: Path) -> dict[str, Any]:
+    """Return the keys that follow from a `class_dict.csv` (name,r,g,b) or `label_colors.txt` ("r g b name"), if there is one.
+
+    They are those of a `classes.txt` with colours; where a colour is called void, `colors` says so.
+
+    Raises:
+        DataError: The file cannot be read, or two names have one colour.
+    """
+    path = next((root / name for name in ("class_dict.csv", "label_colors.txt") if (root / name).is_file()), None)
+    if path is None:
+        return {}
+    try:
+        found = _csv_colors(read_rows(path)) if path.suffix == ".csv" else _text_colors(read_text(path).splitlines())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text, or remove it.") from error
+    colors: dict[str, str] = {}
+    found = list(dict.fromkeys(found))
+    for name, color in found:
+        if colors.setdefault(format_color(color), name) != name:
+            raise DataError(f"{path}: {name} has the colour of {colors[format_color(color)]}. Give it another one.")
+    colors = {color: VOID_NAME if name.lower() in (VOID_NAME, "unlabelled") else name for color, name in colors.items()}
+    names = list(dict.fromkeys(name for name in colors.values() if name != VOID_NAME))
+    if len(names) < 2:
+        return {}
+    if len(names) < len(colors):
+        return {"classes": names, "colors": colors}
+    palette = [list(color) for _, color in found]
+    return {"classes": names, "palette": palette, "class_colors": palette}
+
+
+def _csv_colors(rows: list[list[str]]) -> list[tuple[str, Color]]:
+    heading = rows[0] if rows else []
+    places = [column(heading, *names) for names in (("name", "class"), ("r", "red"), ("g", "green"), ("b", "blue"))]
+    whole = [place for place in places if place is not None]
+    if len(whole) < 4:
+        return []
+    cells = [[row[place] for place in whole] for row in rows[1:] if len(row) > max(whole)]
+    return [(name, (int(r), int(g), int(b))) for name, r, g, b in cells if all(map(_is_channel, (r, g, b)))]
+
+
+def _text_colors(lines: list[str]) -> list[tuple[str, Color]]:
+    found = [re.fullmatch(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*?)\s*", line) for line in lines]
+    return [
+        (m[4], (int(m[1]), int(m[2]), int(m[3])))
+        for m in found
+        if m is not None and all(map(_is_channel, m.groups()[:3]))
+    ]
+
+
+def _is_channel(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= 255

@@ -1,0 +1,334 @@
+"""`data.toml` and `classes.txt`: what a user says about a data set."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fullconv.data.class_files import VOID_NAME, read_classes, read_color_table
+from fullconv.data.files import DEEPEST, only_folder
+from fullconv.data.text_files import read_text
+from fullconv.errors import DataError, FullconvError, nearest
+from fullconv.labels import MAX_CLASSES, VOID, Color, parse_color, voc_palette
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Boxes = Literal["fill", "void", "skip"]
+
+
+class LabelSettings(BaseModel):
+    """What masks mean: classes, colours, values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    classes: list[str] | None = None
+    """Names, index = position."""
+    palette: list[tuple[int, int, int]] | None = None
+    """RGB 0..255 by class, for painting only."""
+    ignore_index: int | list[int] | None = None
+    """Mask values that are void; 255 stays void unless it is a class."""
+    values: dict[int, str] | None = None
+    """Mask value -> class name or "void"."""
+    colors: dict[str, str] | None = None
+    """"#rrggbb" -> class name or "void", for RGB masks."""
+
+    class_colors: list[Color] | None = Field(default=None, exclude=True)
+    """From classes.txt: colours by class, which also decode RGB masks."""
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _number_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for key in values:
+            if not re.fullmatch(r"\d{1,9}", str(key)):
+                raise ValueError(f"'{key}' is not a mask value, a whole number from 0")
+        return {int(key): name for key, name in values.items()}
+
+    @field_validator("palette", "class_colors", mode="before")
+    @classmethod
+    def _tuples(cls, palette: Any) -> Any:
+        return [tuple(color) if isinstance(color, list) else color for color in palette] if palette else palette
+
+    @field_validator("colors")
+    @classmethod
+    def _are_colors(cls, colors: dict[str, str] | None) -> dict[str, str] | None:
+        for color in colors or {}:
+            parse_color(color)
+        return colors
+
+    @model_validator(mode="after")
+    def _labels_agree(self) -> LabelSettings:
+        if self.values is not None and self.colors is not None:
+            raise ValueError("give values (for masks of numbers) or colors (for RGB masks), not both")
+        if self.classes is not None:
+            self._check_classes(self.classes)
+        for key in ("values", "colors"):
+            table: dict[Any, str] | None = getattr(self, key)
+            if table is not None and not table:
+                raise ValueError(f"{key} is empty; leave it out, or name a class for each")
+            for source, name in (table or {}).items():
+                if self.classes is not None and name != VOID_NAME and name not in self.classes:
+                    raise ValueError(
+                        f"{key}: {source} = '{name}' is not among the classes.{nearest(name, self.classes)}"
+                    )
+        both = next(
+            (n for n in self.void_values() if n != VOID and (self.values or {}).get(n, VOID_NAME) != VOID_NAME), None
+        )
+        if both is not None:  # 255 may stand there as what void is where it is no class
+            raise ValueError(
+                f"{both} is void by ignore_index and '{(self.values or {})[both]}' by values; take one out"
+            )
+        if any(not 0 <= value <= 65535 for value in self.void_values()):
+            raise ValueError("ignore_index is a mask value from 0 to 65535, or a list of them")
+        names = self.class_names()
+        if names is not None and not 2 <= len(names) <= MAX_CLASSES:
+            raise ValueError(f"there must be 2 to {MAX_CLASSES} classes, not {len(names)}")
+        if names is not None and self.palette is not None and len(self.palette) != len(names):
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(names)} classes")
+        if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):
+            raise ValueError("palette colours are three numbers from 0 to 255")
+        return self
+
+    def _check_classes(self, classes: list[str]) -> None:
+        twice = next((name for name in classes if classes.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class '{twice}' is listed twice")
+        if any(not name.strip() for name in classes):
+            raise ValueError("a class has an empty name; give it one")
+        if VOID_NAME in classes and (self.values or self.colors):
+            raise ValueError("'void' means no class in values and colors, so no class can be called so")
+
+    def void_values(self) -> list[int]:
+        """Return `ignore_index` as a list."""
+        if self.ignore_index is None:
+            return []
+        return [self.ignore_index] if isinstance(self.ignore_index, int) else list(self.ignore_index)
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the class names: as listed, else in the order of `values` or `colors`, else None."""
+        if self.classes is not None:
+            return tuple(self.classes)
+        if self.values is not None:
+            names = [name for _, name in sorted(self.values.items()) if name != VOID_NAME]
+        elif self.colors is not None:
+            names = [name for name in self.colors.values() if name != VOID_NAME]
+        else:
+            return None
+        return tuple(dict.fromkeys(names))
+
+
+class HeadSettings(LabelSettings):
+    """What the masks of one of several heads are."""
+
+    masks: str | None = None
+    """Their folder; None is `masks_NAME`."""
+
+    @field_validator("masks")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        return None if path is None else inside(path)
+
+
+class DataSettings(LabelSettings):
+    """The keys of `data.toml`, all optional; a key that is not here is an error with the nearest name."""
+
+    format: str | None = None
+    """Name of the format; None detects it."""
+    heads: dict[str, HeadSettings] | None = None
+    """What the masks of each head are, where a picture has several."""
+    unlabeled: str | None = None
+    """What polygons leave over: a class or "void"; None is class 0."""
+    boxes: Boxes | None = None
+    """What annotated boxes draw: their class, void, or nothing; None is what their format is used for."""
+    groups: str | None = None
+    """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
+    images: str | None = None
+    """Folder or glob of pictures, relative to the data folder."""
+    bands_from: str | None = None
+    """Folder or glob of pictures of the same names, whose bands follow those of `images`."""
+    masks: str | None = None
+    """Folder or glob of masks, relative to the data folder."""
+    mask_suffix: str = ""
+    """What a mask's stem has after the picture's."""
+    bands: list[int] | None = Field(default=None, min_length=1)
+    """1-based bands in the order in which they are used; None for all."""
+    splits: dict[Split, str] | None = None
+    """Split -> a text file with a stem or path a line."""
+    folds: int | None = Field(default=None, ge=2)
+    """Put train and val together and cut them into this many parts, of which one is val."""
+
+    @field_validator("images", "masks", "bands_from")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        return None if path is None else inside(path)
+
+    @field_validator("splits")
+    @classmethod
+    def _lists_inside(cls, splits: dict[Split, str] | None) -> dict[Split, str] | None:
+        return None if splits is None else {split: inside(path) for split, path in splits.items()}
+
+    @field_validator("bands")
+    @classmethod
+    def _bands_count_from_one(cls, bands: list[int] | None) -> list[int] | None:
+        if bands and min(bands) < 1:
+            raise ValueError(f"bands are counted from 1, {min(bands)} is none")
+        return bands
+
+    @model_validator(mode="after")
+    def _agree(self) -> DataSettings:
+        if self.unlabeled not in (None, VOID_NAME) and self.classes and self.unlabeled not in self.classes:
+            raise ValueError(f"unlabeled = '{self.unlabeled}' is neither a class nor 'void'")
+        if self.heads is not None:
+            self._check_heads(self.heads)
+        return self
+
+    def _check_heads(self, heads: dict[str, HeadSettings]) -> None:
+        if len(heads) < 2:
+            raise ValueError("heads names two or more; for masks of one kind, write classes and masks by themselves")
+        for head in heads:
+            if not re.fullmatch(r"\w[\w-]*", head):
+                raise ValueError(f"heads: '{head}' is no name of letters, digits, '_' and '-'")
+        for key in (*LabelSettings.model_fields, "masks", "unlabeled"):
+            if key != "class_colors" and getattr(self, key) is not None:
+                raise ValueError(f"{key} belongs to one head; write it below [heads.{next(iter(heads))}]")
+
+    def of_head(self, head: str) -> LabelSettings:
+        """Return what the masks of a head mean; "" is the only one."""
+        if self.heads is not None and head in self.heads:
+            return self.heads[head]
+        return self if not head else LabelSettings()
+
+
+def inside(path: str) -> str:
+    """Return a relative path or glob with forward slashes.
+
+    Raises:
+        ValueError: It is empty, absolute, or leaves the data folder.
+    """
+    clean = path.replace("\\", "/")
+    parts = PurePosixPath(clean).parts
+    if not parts:
+        raise ValueError("the path is empty; name a folder or glob inside the data folder")
+    if clean.startswith("/") or re.match(r"[A-Za-z]:", clean) or ".." in parts:
+        raise ValueError(f"'{path}' leaves the data folder; name a path inside it")
+    return "/".join(parts)
+
+
+def table_file(root: Path) -> Path:
+    """Return where `data.toml` is, or would be: in the data folder, or above it in one that holds nothing but that folder."""
+    for above in root.parents[:DEEPEST]:
+        if (root / "data.toml").is_file():
+            break
+        if (above / "data.toml").is_file():
+            inner: Path | None = above
+            while inner is not None and inner != root and inner in root.parents:
+                inner = only_folder(inner)
+            return (above if inner == root else root) / "data.toml"
+    return root / "data.toml"
+
+
+def read_table(root: Path) -> dict[str, Any]:
+    """Read `data.toml` as it is; empty where there is none.
+
+    Raises:
+        DataError: It cannot be read, or is no TOML.
+    """
+    table: dict[str, Any] = {}
+    where = table_file(root)
+    if not where.is_file():
+        names = ("data.toml", "data.toml.txt")  # editors of Windows add a suffix that its file manager hides
+        near = next((path.name for path in sorted(root.glob("[dD]*")) if path.name.lower() in names), None)
+        if near is not None:  # its settings would be missed without a word
+            raise DataError(f"{root / near}: is not read. Make it a file that is called data.toml.")
+    else:
+        try:
+            table = tomllib.loads(read_text(where))
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error.strerror or error}). Check its permissions.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{where}: not valid TOML: {error}.") from error
+    return table
+
+
+def read_settings(root: Path) -> DataSettings:
+    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder.
+
+    Raises:
+        DataError: A file cannot be read, a key is unknown or a value wrong; the message names it.
+    """
+    table = read_table(root)
+    where = table_file(root)
+    if "class_colors" in table:
+        raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
+    listed = root / "classes.txt"
+    if not {"classes", "heads", "values", "colors"} & set(table) and not listed.is_file():
+        table = {**read_color_table(root), **table}
+    if "classes" not in table and "heads" not in table and listed.is_file():
+        names, colors = read_classes(listed)
+        table["classes"] = names
+        if any(colors):
+            table.setdefault("palette", _painted(colors))
+        if colors and None not in colors:
+            table["class_colors"] = colors
+    return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
+
+
+def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
+    """Add the classes and colours of a `classes.txt`, or of a head's `classes_NAME.txt`.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    names, colors = read_classes(listed)
+    update: dict[str, Any] = {"classes": names}
+    if any(colors):
+        update["palette"] = settings.palette or _painted(colors)
+    if colors and None not in colors:
+        update["class_colors"] = colors
+    return settings.model_copy(update=update)
+
+
+def parse_settings(table: dict[str, Any], where: str) -> DataSettings:
+    """Check the keys of a `data.toml`.
+
+    Raises:
+        DataError: A key is unknown (the nearest is named) or a value is wrong.
+    """
+    try:
+        return DataSettings.model_validate(table)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_sentence(error)}") from None
+    except FullconvError as error:  # a colour that is none
+        raise DataError(f"{where}: {error}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"] if part not in ("[key]", "list[int]", "int")]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        fields = HeadSettings.model_fields if loc[0] == "heads" else DataSettings.model_fields
+        known = [name for name in dict.fromkeys(("format", *fields)) if name in fields and name != "class_colors"]
+        return f"there is no key '{key}'.{nearest(loc[-1], known)} The keys are {', '.join(known)}."
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    if loc[:1] == ["splits"] and first["type"] == "literal_error":
+        return f"there is no split '{loc[1]}'.{nearest(loc[1], SPLITS)} The splits are train, val and test."
+    if first["type"] == "value_error":
+        return f"{key}: {reason}." if key else f"{reason}."
+    return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
+
+
+def _painted(colors: Sequence[Color | None]) -> list[Color]:
+    """Give the classes without a colour VOC's for their index, to paint with."""
+    return [color or spare for color, spare in zip(colors, voc_palette(len(colors)), strict=True)]

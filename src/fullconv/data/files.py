@@ -1,0 +1,312 @@
+"""What lies in a data folder: listed once, in the same order everywhere; a `.zip` is unpacked into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Container, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from fullconv.data.problems import Problem, problem
+from fullconv.data.text_files import composed
+from fullconv.errors import DataError, nearest
+from fullconv.storage import cache_folder
+
+_SUFFIXES = "avif bmp gif heic heif jfif jp2 jpeg jpg pbm pgm png pnm ppm tga tif tiff webp"
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split(" "))
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+DEEPEST = 4
+"""Folders that hold nothing but another one and are gone into."""
+_ABOUT = re.compile(r"(?i)read ?me|licen[cs]e|copying|data\.toml$|.*\.(md|pdf|html?|url|docx?)$")
+"""Files that tell about a data set and hold none of it."""
+_UNPACKED_LIMIT = 200  # a zip may grow by this factor; pictures hardly shrink, so more is a bomb
+_UNPACKED_FREE = 1 << 30  # bytes to which any zip may grow
+
+
+@dataclass
+class Pictures:
+    """The pictures of a folder or glob by key: what pairs a picture with its mask."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    """Key -> path, in sorted order."""
+    stems: dict[str, str] = field(default_factory=dict)
+    """Key -> POSIX path without suffix, relative to the folder or the fixed part of the glob."""
+    twice: list[tuple[Path, Path]] = field(default_factory=list)
+    """Files that share a key with an earlier one."""
+    others: list[Path] = field(default_factory=list)
+    """Files that are no pictures by their suffix."""
+
+    def duplicates(self, root: Path, kind: str, only: Container[str] | None = None) -> list[Problem]:
+        """Name the files that share a stem with another one; `kind` is what they are, `only` the keys that count."""
+        twice = [pair for pair in self.twice if only is None or pair[0].stem in only]
+        if not twice:
+            return []
+        first, second = (path.relative_to(root).as_posix() for path in twice[0])
+        words = f"{kind} share a name but for the suffix, as {first} and {second}, so it is not clear which counts"
+        files = [path.relative_to(root).as_posix() for _, path in twice]
+        return [problem("duplicate-stem", "error", files, words, "Remove or rename one of each.")]
+
+
+class Folder:
+    """A data folder; each of its folders is read from disk once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._found: dict[str, Pictures] = {}
+        self._trouble: list[tuple[str, Path]] = []
+
+    @cached_property
+    def folders(self) -> dict[str, str]:
+        """Names of the folders directly in the root, by their lower-case name."""
+        return self.folders_in("")
+
+    def folders_in(self, inner: str) -> dict[str, str]:
+        """Names of the folders in a folder of the root, by their lower-case name."""
+        try:
+            with os.scandir(self.root / inner) as entries:
+                names = sorted(e.name for e in entries if _is_folder(e) and not is_clutter(e.name))
+        except OSError as error:
+            raise DataError(
+                f"{self.root / inner}: cannot be read ({error.strerror or error}). Check the name."
+            ) from error
+        return {name.lower(): name for name in names}
+
+    def pictures(self, where: str) -> Pictures:
+        """Find the pictures in a folder (with its inner folders) or glob, relative to the root."""
+        if where not in self._found:
+            self._found[where] = self._glob(where) if is_glob(where) else self._list(where)
+        return self._found[where]
+
+    def files(self, pattern: str, inner: str = "") -> list[Path]:
+        """Return the files of a pattern in a folder of the root, in order, without what systems leave behind.
+
+        A Mac lays `._x.json` beside every `x.json` that it copies to a foreign disk or packs.
+        """
+        found = sorted((self.root / inner).glob(pattern))
+        return [
+            path for path in found if path.is_file() and not any(map(is_clutter, path.relative_to(self.root).parts))
+        ]
+
+    def problems(self) -> list[Problem]:
+        """Return what could not be gone into."""
+        found = []
+        for code, words, remedy in (
+            ("link-loop", "links lead back to a folder that holds them, and are not followed", "Remove these links."),
+            ("unreadable", "folders cannot be read, so their files are not seen", "Check their permissions."),
+        ):
+            paths = sorted({path for kind, path in self._trouble if kind == code})
+            if paths:
+                names = [path.relative_to(self.root).as_posix() for path in paths]
+                found.append(problem(code, "warning" if code == "link-loop" else "error", names, words, remedy))
+        return found
+
+    def _list(self, where: str) -> Pictures:
+        found = Pictures()
+        base = self.root / where
+        depth = len(base.parts)
+        for path in walk(base, self._trouble):
+            suffix = path.suffix
+            if suffix.lower() not in IMAGE_SUFFIXES:
+                found.others.append(path)
+                continue
+            stem = "/".join(path.parts[depth:])[: -len(suffix)]
+            _add(found, stem, stem, path)
+        return found
+
+    def _glob(self, pattern: str) -> Pictures:
+        found = Pictures()
+        parts = PurePosixPath(pattern).parts
+        fixed = next(i for i, part in enumerate(parts) if is_glob(part))
+        base = self.root.joinpath(*parts[:fixed])
+        expression = _expression("/".join(parts[fixed:]))
+        for path in walk(base, self._trouble):
+            inner = path.relative_to(base).as_posix()
+            match = expression.fullmatch(inner)
+            if match and path.suffix.lower() in IMAGE_SUFFIXES:
+                key = "/".join(part.strip("/") for part in match.groups() if part and part.strip("/"))
+                _add(found, re.sub(r"\.\w+$", "", key), inner[: len(inner) - len(path.suffix)], path)
+        return found
+
+
+def _add(found: Pictures, key: str, stem: str, path: Path) -> None:
+    key = composed(key)
+    if key in found.files:
+        found.twice.append((found.files[key], path))
+    else:
+        found.files[key] = path
+        found.stems[key] = stem
+
+
+def is_glob(text: str) -> bool:
+    """Whether a path has wildcards."""
+    return any(c in text for c in "*?[")
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """Translate a glob into an expression whose groups are what the wildcards match."""
+    out, i = "", 0
+    while i < len(pattern):
+        if pattern.startswith("**/", i):
+            out, i = out + "((?:[^/]+/)*)", i + 3
+        elif pattern[i] == "*":
+            while pattern[i : i + 1] == "*":
+                i += 1
+            out += "([^/]*)"
+        elif pattern[i] == "?":
+            out, i = out + "([^/])", i + 1
+        elif pattern[i] == "[" and "]" in pattern[i + 2 :]:
+            end = pattern.index("]", i + 2)
+            inner = pattern[i + 1 : end].replace("\\", r"\\")
+            out, i = out + f"([{'^' + inner[1:] if inner[0] == '!' else inner}])", end + 1
+        else:
+            out, i = out + re.escape(pattern[i]), i + 1
+    return re.compile(out)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def only_folder(place: Path) -> Path | None:
+    """Return the one folder in a place that holds nothing else but words about it and data.toml; None where it holds more."""
+    try:
+        there = [path for path in place.iterdir() if not is_clutter(path.name)]
+    except OSError:
+        return None
+    inner = [path for path in there if not (_ABOUT.match(path.name) and path.is_file())]
+    return inner[0] if len(inner) == 1 and inner[0].is_dir() else None
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is left by a system or tool: hidden, Thumbs.db and the like."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def walk(base: Path, trouble: list[tuple[str, Path]] | None = None) -> Iterator[Path]:
+    """Yield all files below a folder in sorted order; links are followed, but never in a circle.
+
+    Args:
+        base: The folder.
+        trouble: Gets what cannot be gone into: ("link-loop" or "unreadable", path). Where given, folders that are
+            called like pictures are yielded, too.
+    """
+    told = trouble if trouble is not None else []
+    if not base.is_dir():
+        return
+    above = {_identity(folder) for folder in (base.resolve(), *base.resolve().parents)}
+    seen: set[tuple[int, int]] = set()
+    for folder, inner, names in os.walk(
+        base, followlinks=True, onerror=lambda error: told.append(("unreadable", Path(error.filename)))
+    ):
+        here = _identity(Path(folder))
+        if here[1] and (here in seen or (here in above and Path(folder) != base)):
+            told.append(("link-loop", Path(folder)))
+            inner.clear()
+            continue
+        seen.add(here)
+        inner[:] = sorted(name for name in inner if not is_clutter(name))
+        files = names if trouble is None else [*names, *_as_files(Path(folder), inner)]
+        place = Path(folder)
+        for name in sorted(files):
+            if not is_clutter(name):
+                yield place / name
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _as_files(folder: Path, inner: list[str]) -> list[str]:
+    """Take folders out that are called like pictures and hold none; they stand where a picture should."""
+    odd = []
+    for name in list(inner):
+        path = folder / name
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            with suppress(OSError):
+                if any(inside.suffix.lower() in IMAGE_SUFFIXES for inside in path.iterdir()):
+                    continue
+            inner.remove(name)
+            odd.append(name)
+    return odd
+
+
+def open_root(path: str | os.PathLike[str]) -> Path:
+    """Return the folder that holds a data set: the path itself, or where its `.zip` was unpacked.
+
+    Raises:
+        DataError: There is no such folder, it is empty or cannot be read, or the zip is damaged or unsafe.
+    """
+    root = Path(path).expanduser()
+    if root.is_file() and root.suffix.lower() == ".zip":
+        return _single_folder(_unpack(root))
+    if not root.exists():
+        near = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
+        raise DataError(f"{root}: no such folder.{nearest(root.name, near)} Check the name.")
+    if not root.is_dir():
+        packed = root.name.lower().endswith((".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
+        raise DataError(f"{root}: is a file. A data set is a folder, or a .zip of one.{' Unpack it.' * packed}")
+    try:
+        with os.scandir(root) as entries:
+            if not any(not is_clutter(e.name) for e in entries):
+                raise DataError(f"{root}: the folder is empty. Put pictures in images/ and masks in masks/.")
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read ({error.strerror or error}). Check its permissions.") from error
+    return root
+
+
+def _unpack(archive: Path) -> Path:
+    """Unpack a zip once into the cache, whole or not at all."""
+    state = archive.stat()
+    name = hashlib.sha256(f"{archive.resolve()}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:24]
+    target = cache_folder() / "zips" / name
+    if target.is_dir():
+        return target
+    partial = target.with_name(f"{name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(archive) as content:
+            _check_members(content, archive, state.st_size)
+            partial.mkdir(parents=True, exist_ok=True)
+            for member in content.infolist():
+                member.filename = member.filename.replace("\\", "/")  # some programs on Windows write these
+                content.extract(member, partial)
+        partial.replace(target)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}). Make the zip again, without a password.") from error
+    except OSError as error:
+        if not target.is_dir():  # else another process was faster
+            raise DataError(
+                f"{archive}: cannot be unpacked into {target.parent} ({error.strerror or error})."
+                " Unpack it yourself, or set FULLCONV_CACHE to a folder with room."
+            ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _check_members(content: zipfile.ZipFile, archive: Path, size: int) -> None:
+    total = 0
+    for member in content.infolist():
+        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+        if ".." in parts or member.filename.startswith(("/", "\\")) or (parts and parts[0].endswith(":")):
+            raise DataError(f"{archive}: holds '{member.filename}', which leaves the folder. Make the zip again.")
+        total += member.file_size
+    if total > max(_UNPACKED_LIMIT * size, _UNPACKED_FREE):
+        raise DataError(
+            f"{archive}: would grow from {size:,} to {total:,} bytes. If that is right, unpack it yourself."
+        )
+
+
+def _single_folder(root: Path) -> Path:
+    """Go into the only folder of a zip, as most are packed."""
+    inner = [p for p in root.iterdir() if not is_clutter(p.name)]
+    return _single_folder(inner[0]) if len(inner) == 1 and inner[0].is_dir() else root

@@ -1,0 +1,268 @@
+"""PyTorch programs (`.pt2`) as data: what such a file may hold is listed here, and all else is refused before it is loaded.
+
+PyTorch's own reader unpickles some parts of a file, evaluates others as Python, and looks the names of operations up in
+the whole of `torch`. A program that labels pictures needs none of that.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import pickle  # for the name of its error
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from fullconv.engines.engine import ForeignProgramError
+from fullconv.engines.graph import quiet
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MEMBERS = re.compile(
+    r"archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)|models/model\.json"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+    r"|data/sample_inputs/model\.pt|extra/[A-Za-z0-9_]+"
+)
+"""What lies in the archive."""
+ATEN = _words(
+    """
+    __and__ __or__ _assert_scalar _assert_tensor_metadata _softmax _to_copy _unsafe_view abs adaptive_avg_pool2d
+    add add_ addcdiv addcmul addmm alias amax amin arange argmax avg_pool2d avg_pool3d batch_norm bitwise_and
+    bitwise_not bitwise_or bmm cat chunk clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous conv1d conv2d conv3d
+    conv_transpose2d convolution copy cos cumsum detach detach_ div div_ dropout dropout_ einsum elu embedding eq
+    erf exp expand expand_as eye flatten flip floor floor_divide full full_like gather ge gelu gelu_ glu
+    group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index index_select
+    instance_norm layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy linalg_vector_norm linear log
+    log_softmax logical_and logical_not logical_or logical_xor logsumexp lt masked_fill matmul max max_pool2d
+    max_pool2d_with_indices maximum mean min minimum mish mish_ movedim mul mul_ narrow native_batch_norm
+    native_group_norm native_layer_norm ne neg new_full new_ones new_zeros ones ones_like outer pad permute
+    pixel_shuffle pixel_unshuffle pow prelu reciprocal reflection_pad2d relu relu6 relu6_ relu_ remainder repeat
+    repeat_interleave replication_pad2d reshape reshape_as roll round rsqrt rsub scalar_tensor
+    scaled_dot_product_attention select sigmoid sigmoid_ sign silu silu_ sin slice softmax softplus split
+    split_with_sizes sqrt square squeeze stack std sub sub_ sum sym_numel sym_size sym_storage_offset sym_stride t
+    tanh tanh_ tile to transpose tril triu unbind unflatten unfold unsqueeze unsqueeze_ upsample_bilinear2d
+    upsample_nearest2d var var_mean view view_as where zeros zeros_like
+    """
+)
+"""Operations of `torch.ops.aten` in networks that label pictures; none of them reads a file or another's memory."""
+TARGET = re.compile(
+    r"torch\.ops\.aten\.(?P<op>[a-z0-9_]+)\.[A-Za-z0-9_]+"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|lt|le|gt|ge|eq|ne|and_|or_|getitem)"
+    r"|torch\.sym_(max|min|not|int|float|ite|sum)|math\.(ceil|floor|trunc)"
+)
+"""Operations of a graph."""
+FUNCTIONS = _words(
+    """
+    Add And CeilDiv CeilToInt CleanDiv Eq Equality False FloorDiv FloorToInt Ge GreaterThan Gt IntTrueDiv Integer
+    Le LessThan Lt Max Min Mod Mul Ne Not Or Pow PythonMod Rational StrictGreaterThan StrictLessThan Symbol ToFloat
+    True TruncToInt Unequality false integer nonnegative positive true
+    """
+)
+"""Names in expressions of sizes: sums, products, small powers, quotients and comparisons of symbols and whole numbers."""
+TOKENS = re.compile(r"'[a-z]{1,2}\d{1,6}'|[A-Za-z]+|-?\d{1,18}|[(),=]|\s")
+WORD = re.compile(r"[A-Za-z0-9_.:/+\-]*")
+"""Names of values, layers and types: nothing that could end a name in a generated program."""
+TEXT = re.compile(r"['A-Za-z0-9_.:/+\-() *<>=,%&|~!]*")
+"""Texts that an operation takes, quoted in a generated program; assertions about sizes hold some."""
+SPEC = re.compile(r'(builtins\.(tuple|list|dict)|images|type|context|null|children_spec|[\[\]{}:,"\s\d\\])*')
+"""Trees of arguments."""
+SMALL_POWER = re.compile(r",\s?Integer\(-?\d\)$")
+LARGEST_EXPRESSION, DEEPEST_EXPRESSION = 20_000, 60
+LARGEST_GRAPH = 64 * 2**20
+"""Bytes."""
+ARGUMENTS = _words(
+    """
+    as_bool as_bools as_device as_expr as_float as_floats as_int as_ints as_layout as_memory_format as_name
+    as_none as_optional_tensor as_optional_tensors as_scalar_type as_string as_sym_bool as_sym_float as_sym_floats
+    as_sym_int as_sym_ints as_tensor as_tensors
+    """
+)
+METADATA = frozenset({"nn_module_stack", "torch_fn"})
+
+
+def allow_every_size(program: Any) -> Any:
+    """Take assertions about sizes off a captured program, in place, and return it.
+
+    The tracer adds them where an operation would compute in another order, such as on a map that is one cell wide. The
+    operations themselves take every size, and the parity gate compares their answers on small pictures.
+
+    Args:
+        program: A ``torch.export.ExportedProgram``.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    for symbol, values in program.range_constraints.items():
+        program.range_constraints[symbol] = ValueRanges(1, values.upper)
+    return program
+
+
+def module_of(program: Any) -> Any:
+    """Return a program as a module that takes pictures of every size.
+
+    Args:
+        program: A ``torch.export.ExportedProgram``.
+    """
+    if "check_guards" in inspect.signature(program.module).parameters:
+        return program.module(check_guards=False)  # they repeat what `allow_every_size` takes off
+    return program.module()
+
+
+def save_program(program: Any, texts: Mapping[str, str]) -> bytes:
+    """Return a program as a file that `read_program` and ``torch.export.load`` read.
+
+    Args:
+        program: A ``torch.export.ExportedProgram``. Traces of the code that it came from, with the paths of files on
+            this machine, are taken off it.
+        texts: Kept in the file by name.
+
+    Raises:
+        ForeignProgramError: It holds what `read_program` refuses; says what.
+    """
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    buffer = io.BytesIO()
+    with quiet():
+        torch.export.save(program, buffer, extra_files=dict(texts))
+    buffer.seek(0)
+    check_archive(buffer)
+    return buffer.getvalue()
+
+
+def read_program(path: Path) -> Any:
+    """Read an exported program, and run nothing that a foreign file may hold.
+
+    Raises:
+        ForeignProgramError: It holds what an exported network never does; says what.
+        RuntimeError: It is damaged.
+    """
+    check_archive(path)
+    with quiet():
+        return torch.export.load(path)
+
+
+def check_archive(file: Path | io.BytesIO) -> None:
+    """Raise where a file holds more than numbers and a graph of known operations.
+
+    It is read by PyTorch's own reader of archives, so that no other reader sees other parts of it.
+
+    Raises:
+        ForeignProgramError: Says what it holds.
+        RuntimeError: It is damaged.
+    """
+    reader = torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
+    names = list(reader.get_all_records())
+    if len({name.lower() for name in names}) != len(names):
+        raise ForeignProgramError("two parts of it have one name")
+    for name in names:
+        if not MEMBERS.fullmatch(name):
+            raise ForeignProgramError(f"a part of it, {name[:80]!r}, is nothing that an exported network has")
+    for part in ("weights", "constants"):
+        config = _json(reader, f"data/{part}/model_{part}_config.json")
+        for each in _dicts(config):
+            if each.get("use_pickle", False) is not False:
+                raise ForeignProgramError(f"its {part} are pickled")
+    try:
+        with quiet():
+            torch.load(io.BytesIO(reader.get_record("data/sample_inputs/model.pt")), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ForeignProgramError("pickled objects among its examples") from error
+    model = _json(reader, "models/model.json")
+    if not isinstance(model, dict) or model.get("guards_code"):
+        raise ForeignProgramError("it holds Python code for its sizes")
+    check_graph(model)
+
+
+def check_graph(model: Any) -> None:
+    """Raise where a graph, as JSON, holds an operation or a name that is not listed.
+
+    Raises:
+        ForeignProgramError: Says which.
+    """
+    for each in _dicts(model):
+        for key, value in each.items():
+            _check_word(key, "a name")
+            if key.startswith("as_") and key not in ARGUMENTS:
+                raise ForeignProgramError(f"an argument of the kind {key[:80]!r}")
+            if key == "target":
+                _check_target(value)
+            elif key == "expr_str":
+                _check_expression(value)
+            elif key == "as_string":
+                _check_word(value, "a text", TEXT)
+            elif key == "metadata":
+                if not isinstance(value, dict) or not value.keys() <= METADATA:
+                    raise ForeignProgramError("notes of another program")
+            elif key in ("in_spec", "out_spec"):
+                if not isinstance(value, str) or not SPEC.fullmatch(value):
+                    raise ForeignProgramError("arguments of types that pictures do not have")
+            elif key == "treespec_namedtuple_fields" and value:
+                raise ForeignProgramError("types of its own")
+            elif key not in METADATA:
+                for text in value if isinstance(value, list) else [value]:
+                    if isinstance(text, str):
+                        _check_word(text, "a name")
+
+
+def _check_word(text: Any, what: str, allowed: re.Pattern[str] = WORD) -> None:
+    if not isinstance(text, str) or not allowed.fullmatch(text):
+        raise ForeignProgramError(f"{what}, {str(text)[:80]!r}, that could be code")
+
+
+def _check_target(target: Any) -> None:
+    found = TARGET.fullmatch(target) if isinstance(target, str) else None
+    if found is None or (found["op"] is not None and found["op"] not in ATEN):
+        raise ForeignProgramError(f"an operation, {str(target)[:80]!r}, that networks for pictures do not have")
+
+
+def _check_expression(text: Any) -> None:
+    """Raise where an expression is more than arithmetic of sizes; PyTorch evaluates it as Python."""
+    if not isinstance(text, str) or len(text) > LARGEST_EXPRESSION:
+        raise ForeignProgramError("an expression of a size that is too long")
+    open_calls: list[str] = []
+    place, name = 0, ""
+    while place < len(text):
+        token = TOKENS.match(text, place)
+        word = token.group() if token else ""
+        if token is None or (word.isalpha() and word not in FUNCTIONS):
+            raise ForeignProgramError(f"an expression of a size, {text[place : place + 40]!r}, that could be code")
+        if word == "(":
+            if len(open_calls) >= DEEPEST_EXPRESSION or (name == "Pow" and "Pow" in open_calls):
+                raise ForeignProgramError("an expression of a size that is too deep")
+            open_calls.append(name)
+        elif word == ")" and open_calls and open_calls.pop() == "Pow" and not SMALL_POWER.search(text[:place]):
+            raise ForeignProgramError(f"an expression of a size, {text[-60:]!r}, that may be endless")
+        name = word if word.isalpha() else ""
+        place = token.end()
+
+
+def _json(reader: Any, name: str) -> Any:
+    try:
+        text = reader.get_record(name)
+        if len(text) > LARGEST_GRAPH:
+            raise ForeignProgramError(f"{name} is larger than any network")
+        return json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ForeignProgramError(f"{name} is no JSON") from error
+
+
+def _dicts(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects of a JSON tree."""
+    waiting = [tree]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield each
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)

@@ -1,0 +1,236 @@
+"""The files: a graph with the card in its metadata, as ONNX, OpenVINO IR or an exported PyTorch program."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fullconv.card import Card
+from fullconv.engines._optional import runtime
+from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, seal
+from fullconv.engines.engine import ForeignProgramError
+from fullconv.engines.graph import INPUT, capture, head_names, output_names, to_onnx
+from fullconv.engines.onnxruntime import session
+from fullconv.engines.openvino import compile_model
+from fullconv.engines.pt2_safety import allow_every_size, module_of, save_program
+from fullconv.engines.torch import in_bf16
+from fullconv.errors import NetworkError, OutputError
+from fullconv.exports.graph import LabelGraph
+from fullconv.exports.quantize import half_onnx, quantize_onnx, quantize_openvino
+from fullconv.nn import Network
+from fullconv.storage import move_into_place, write_bytes
+
+Answer = Callable[[NDArray[np.uint8]], list[NDArray[Any]]]
+"""A picture (H, W, C) to all outputs of a file, without the batch."""
+Pictures = Callable[[], Iterable[NDArray[np.uint8]]]
+"""Gives the pictures to calibrate with, each time from the first on."""
+
+
+class Export(Protocol):
+    """A graph on its way to a file."""
+
+    def answer(self) -> Answer:
+        """Return what the file's own runtime computes with it."""
+        ...
+
+    def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return inner values by name, as far as they are there."""
+        ...
+
+    def write(self, path: Path, texts: Mapping[str, str]) -> None:
+        """Write the file with texts in its metadata."""
+        ...
+
+
+class OnnxExport:
+    """ONNX: fp32, fp16 or int8."""
+
+    def __init__(
+        self, network: Network, card: Card, probabilities: bool, precision: str, pictures: Pictures | None
+    ) -> None:
+        graph = LabelGraph(network, card, probabilities).eval()
+        model = to_onnx(capture(graph, card.in_channels, card.variant), graph.names)
+        scores = output_names("scores", card)
+        if precision == "int8" and pictures is not None:
+            model = quantize_onnx(model, scores, pictures())
+        model = hide(model, scores)
+        self.model = half_onnx(model, scores) if precision == "fp16" else model
+
+    def answer(self) -> Answer:
+        """Return what ONNX Runtime computes."""
+        run = session(self.model).run
+        return lambda image: [found[0] for found in run(None, {INPUT: image[None]})]
+
+    def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return inner values by name."""
+        onnx = runtime("onnx", "export")
+        made = {name for node in self.model.graph.node for name in node.output}
+        found = [name for name in names if name in made]
+        shown = onnx.ModelProto()
+        shown.CopyFrom(self.model)
+        del shown.graph.output[:]
+        shown.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in found)
+        return dict(zip(found, session(shown).run(None, {INPUT: image[None]}), strict=True))
+
+    def write(self, path: Path, texts: Mapping[str, str]) -> None:
+        """Write the file."""
+        del self.model.metadata_props[:]
+        for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
+            self.model.metadata_props.add(key=key, value=text)
+        write_bytes(path, [seal(self.model.SerializeToString())])
+
+
+def hide(model: Any, names: Sequence[str]) -> Any:
+    """Make outputs of an ``onnx.ModelProto`` inner values, which can still be asked for by name."""
+    hidden = [output for output in model.graph.output if output.name in names]
+    for output in hidden:
+        model.graph.value_info.append(output)
+        model.graph.output.remove(output)
+    return model
+
+
+class OpenVinoExport:
+    """OpenVINO's IR: fp32, fp16 or bf16 (weights in 16 bits), or int8."""
+
+    def __init__(
+        self, network: Network, card: Card, probabilities: bool, precision: str, pictures: Pictures | None
+    ) -> None:
+        openvino = runtime("openvino", "export --format openvino")
+        graph = LabelGraph(network, card, probabilities).eval()
+        proto = to_onnx(capture(graph, card.in_channels, card.variant), graph.names)
+        model = openvino.Core().read_model(proto.SerializeToString())
+        scores = set(output_names("scores", card))
+        if precision == "int8" and pictures is not None:
+            model = quantize_openvino(model, scores, pictures())
+        for output in list(model.outputs):
+            if scores & set(output.get_names()):
+                model.remove_result(output.get_node())
+        self.model, self.precision = model, precision
+
+    def answer(self) -> Answer:
+        """Return what OpenVINO computes, under the hint that belongs to the precision."""
+        request = self._compiled(self.model).create_infer_request()
+        count = len(self.model.outputs)
+
+        def run(image: NDArray[np.uint8]) -> list[NDArray[Any]]:
+            request.infer([image[None]])
+            return [np.array(request.get_output_tensor(index).data[0]) for index in range(count)]
+
+        return run
+
+    def _compiled(self, model: Any) -> Any:
+        hint = {"fp16": "fp32"}.get(self.precision, self.precision)  # 16 bits are how the weights are kept
+        return compile_model(self._stored(model), hint)
+
+    def _stored(self, model: Any) -> Any:
+        """Return the model as its file will hold it."""
+        if self.precision not in ("fp16", "bf16"):
+            return model
+        openvino = runtime("openvino", "export")
+        stored = model.clone()
+        compress = runtime("openvino._offline_transformations", "export")
+        compress.compress_model_transformation(stored)
+        assert isinstance(stored, openvino.Model)
+        return stored
+
+    def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return inner values by name."""
+        openvino = runtime("openvino", "export")
+        model = self.model.clone()
+        ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
+        found = [name for name in names if name in ports]
+        results = [openvino.opset13.result(ports[name]) for name in found]
+        request = self._compiled(openvino.Model(results, model.get_parameters(), "inner")).create_infer_request()
+        request.infer([image[None]])
+        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(found)}
+
+    def write(self, path: Path, texts: Mapping[str, str]) -> None:
+        """Write the .xml, and the weights beside it as .bin; both are whole before one gets its name."""
+        for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
+            self.model.set_rt_info(text, key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
+                graph, weights = self._save(Path(folder))
+                move_into_place(weights, path.with_suffix(".bin"))  # first: an .xml is there only when all is
+                move_into_place(graph, path)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
+        except RuntimeError as error:  # what OpenVINO says of a full disk
+            raise OutputError(f"{path}: OpenVINO cannot write it. Is there room on the disk?") from error
+
+    def _save(self, folder: Path) -> tuple[Path, Path]:
+        """Save into a folder, sealed; returns the graph and the weights.
+
+        Raises:
+            OSError, RuntimeError: It cannot be written.
+        """
+        openvino = runtime("openvino", "export")
+        graph, weights = folder / "model.xml", folder / "model.bin"
+        openvino.save_model(self.model, graph, compress_to_fp16=self.precision in ("fp16", "bf16"))
+        openvino.Core().read_model(graph)  # raises where a file was cut short
+        graph.write_bytes(seal(graph.read_bytes(), weights.read_bytes()))
+        return graph, weights
+
+
+class Pt2Export:
+    """A PyTorch program (`torch.export`): fp32 or bf16."""
+
+    def __init__(
+        self, network: Network, card: Card, probabilities: bool, precision: str, pictures: Pictures | None
+    ) -> None:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        body = in_bf16(network) if precision == "bf16" else network
+        full, told = (LabelGraph(body, card, probabilities, scores, dtype).eval() for scores in (True, False))
+        names = [str(value) for value in capture(full, card.in_channels, card.variant).graph_signature.user_outputs]
+        self.scores = names[-len(head_names(card)) :]
+        self.variant = card.variant
+        self.program = allow_every_size(capture(told, card.in_channels, card.variant))
+
+    def answer(self) -> Answer:
+        """Return what PyTorch computes."""
+        module = module_of(self.program)
+
+        def run(image: NDArray[np.uint8]) -> list[NDArray[Any]]:
+            with torch.inference_mode():
+                found = module(torch.from_numpy(image[None]))
+            return [part[0].numpy() for part in (found if isinstance(found, (tuple, list)) else (found,))]
+
+        return run
+
+    def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return inner values by name."""
+        return program_values(self.program, image, names)
+
+    def write(self, path: Path, texts: Mapping[str, str]) -> None:
+        """Write the file."""
+        try:
+            content = save_program(self.program, texts)
+        except ForeignProgramError as error:
+            raise NetworkError(
+                f"{self.variant} holds {error}, so it is not written as pt2. Use --format onnx."
+            ) from error
+        write_bytes(path, [content])
+
+
+def program_values(program: Any, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Run a captured program and return values by the names of its nodes."""
+    module = module_of(program)
+    kept: dict[str, NDArray[Any]] = {}
+
+    class Keeper(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            result = super().run_node(n)
+            if n.name in names and isinstance(result, torch.Tensor):
+                kept[n.name] = result.float().numpy().copy()
+            return result
+
+    with torch.inference_mode():
+        Keeper(module).run(torch.from_numpy(image[None]))
+    return kept

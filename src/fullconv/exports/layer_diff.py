@@ -1,0 +1,60 @@
+"""Which layer of a file differs: inner values of the file, side by side with those of the model in fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.card import Card
+from fullconv.engines.graph import ScoreGraph, capture
+from fullconv.exports.formats import Export, program_values
+from fullconv.nn import Network
+
+JUMP = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05, "int8": 0.2}
+"""Relative error of a layer's output from which on it is named."""
+
+
+def layer_that_differs(export: Export, network: Network, card: Card, image: NDArray[np.uint8], precision: str) -> str:
+    """Return a sentence about the first layer whose values are off, or else the one that is off by most.
+
+    Args:
+        export: The file.
+        network: The model's.
+        card: Its card.
+        image: (H, W, C).
+        precision: What the file computes in.
+    """
+    program = capture(ScoreGraph(network, card).eval(), card.in_channels, card.variant)
+    layers = {node.name: _path(node) for node in program.graph.nodes if _path(node)}
+    wanted = program_values(program, image, list(layers))
+    got = export.values(image, list(layers))
+    errors = {name: _error(wanted[name], got[name]) for name in layers if name in wanted and name in got}
+    if not errors:
+        return "Which layer differs cannot be said: its values have other names in the file."
+    name = next((name for name, error in errors.items() if not error <= JUMP[precision]), None)
+    if name is None:
+        name = max(errors, key=lambda key: errors[key])
+        return f"No layer stands out; {layers[name]} differs most, by {100 * errors[name]:.2g} % of its values' size."
+    size = (
+        "values that are no numbers" if not np.isfinite(errors[name]) else f"{100 * errors[name]:.2g} % of their size"
+    )
+    return f"The first layer that differs is {layers[name]}: its values are off by {size}."
+
+
+def _path(node: Any) -> str:
+    """Return the path of the layer that a node of a captured program comes from, "" for what is no layer."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    value = node.meta.get("val")
+    if not stack or getattr(value, "ndim", 0) != 4 or not value.dtype.is_floating_point:
+        return ""
+    return str(stack[-1][0]).removeprefix("L['self'].").removeprefix("body.").removeprefix("network.")
+
+
+def _error(wanted: NDArray[Any], got: NDArray[Any]) -> float:
+    """Return the difference of two arrays by the size of the first; infinite where they are not comparable."""
+    if wanted.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    size = float(np.linalg.norm(wanted.astype(np.float64)))
+    return float(np.linalg.norm(wanted.astype(np.float64) - got)) / (size or 1.0)

@@ -1,0 +1,135 @@
+"""Graphs in 8 and 16 bits. What comes before the first and after the last convolution stays as it is."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.engines._optional import runtime
+from fullconv.engines.graph import INPUT, quiet
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+QUANTIZED = (*CONVOLUTIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul", "Concat")
+"""Operations that ONNX Runtime computes in 8 bits."""
+PURPOSE = "export --precision int8"
+
+
+def quantize_onnx(model: Any, scores: Sequence[str], pictures: Iterable[NDArray[np.uint8]]) -> Any:
+    """Return an ``onnx.ModelProto`` whose convolutions compute in int8, by ONNX Runtime's static quantisation.
+
+    Args:
+        model: With pictures as input, and the scores among its outputs.
+        scores: Their names.
+        pictures: To calibrate with, (H, W, C).
+    """
+    onnx, tools = runtime("onnx", PURPOSE), runtime("onnxruntime.quantization", PURPOSE)
+    prepare = runtime("onnxruntime.quantization.shape_inference", PURPOSE)
+
+    class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.rest: Iterator[NDArray[np.uint8]] = iter(pictures)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.rest, None)
+            return None if image is None else {INPUT: image[None]}
+
+    with quiet(), _silent(), tempfile.TemporaryDirectory() as folder:
+        ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
+        plain = Path(folder) / "plain.onnx"  # given in memory, the weights would go into a file that is not there later
+        onnx.save(model, plain)
+        prepare.quant_pre_process(plain, ready, skip_symbolic_shape=True)
+        middle = between(onnx.load(ready), scores)
+        tools.quantize_static(
+            str(ready), str(done), Reader(), quant_format=tools.QuantFormat.QDQ, per_channel=True,
+            activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
+            op_types_to_quantize=list(QUANTIZED), nodes_to_quantize=middle,
+        )  # fmt: skip
+        return onnx.load(done)
+
+
+def half_onnx(model: Any, scores: Sequence[str]) -> Any:
+    """Return an ``onnx.ModelProto`` whose network computes in fp16, from the first convolutions to the scores."""
+    tools = runtime("onnxruntime.transformers.float16", "export --precision fp16")
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{index}"
+    middle = set(between(model, scores))
+    rest = [node.name for node in model.graph.node if node.name not in middle]
+    with quiet(), _silent():
+        half = tools.convert_float_to_float16(model, keep_io_types=True, node_block_list=rest, disable_shape_infer=True)
+    made: set[str] = set()
+    nodes = list(half.graph.node)
+    del half.graph.node[:]
+    for node in nodes:
+        if not made & set(node.output):  # a value is cast anew, under one name, for each that takes it
+            half.graph.node.append(node)
+            made |= set(node.output)
+    return half
+
+
+def between(model: Any, scores: Sequence[str]) -> list[str]:
+    """Return the names of the nodes from the first convolutions to the scores, in their order."""
+    behind: set[str] = set()  # values that a convolution had a part in
+    for node in model.graph.node:
+        if node.op_type in CONVOLUTIONS or behind & set(node.input):
+            behind |= set(node.output)
+    needed = set(scores)
+    found = []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            if behind & set(node.output):
+                found.append(node.name)
+    return found[::-1]
+
+
+def quantize_openvino(model: Any, scores: set[str], pictures: Iterable[NDArray[np.uint8]]) -> Any:
+    """Return an ``openvino.Model`` whose convolutions compute in int8, by NNCF's quantisation after training.
+
+    Args:
+        model: With pictures as input, and the scores among its outputs.
+        scores: Their names.
+        pictures: To calibrate with, (H, W, C).
+    """
+    nncf = runtime("nncf", PURPOSE)
+    calibration = [image[None] for image in pictures]
+    left_alone = sorted(_outside(model, scores))
+    with quiet(), _silent():
+        nncf.set_log_level(logging.ERROR)
+        return nncf.quantize(
+            model, nncf.Dataset(calibration), subset_size=len(calibration), preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=left_alone, validate=False),
+        )  # fmt: skip
+
+
+def _outside(model: Any, scores: set[str]) -> set[str]:
+    """Return the names of the operations before the first and after the last convolution."""
+    ops = list(model.get_ordered_ops())
+    behind: set[str] = set()
+    for op in ops:
+        sources = {value.get_node().get_friendly_name() for value in op.input_values()}
+        if "Convolution" in op.get_type_name() or behind & sources:
+            behind.add(op.get_friendly_name())
+    needed: set[str] = set()
+    for op in reversed(ops):
+        names = {name for port in op.outputs() for name in port.get_names()}
+        if op.get_type_name() != "Result" and (scores & names or op.get_friendly_name() in needed):
+            needed |= {op.get_friendly_name(), *(value.get_node().get_friendly_name() for value in op.input_values())}
+    kinds = {"Constant", "Parameter", "Result"}
+    return {op.get_friendly_name() for op in ops if op.get_type_name() not in kinds} - (behind & needed)
+
+
+class _silent:  # noqa: N801  (used as a function)
+    """Keep what quantisers log to the root logger, and their progress bars, out of the user's sight."""
+
+    def __enter__(self) -> None:
+        self.before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self.before)

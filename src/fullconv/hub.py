@@ -1,0 +1,94 @@
+"""Models that others published: their files, and their cards with the preprocessing that belongs to the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fullconv
+from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.dataset_constants import LABELS, channel_means
+from fullconv.errors import ModelFileError, WeightsError, nearest
+from fullconv.nn import VARIANTS, Network
+from fullconv.nn.caffe.convert import SHORT, importable, read_foreign
+from fullconv.nn.pretrained import Published, fetch
+from fullconv.storage import cache_folder
+
+PUBLISHED = {
+    "torchvision:fcn_resnet50": "https://download.pytorch.org/models/fcn_resnet50_coco-1167a1af.pth",
+    "torchvision:fcn_resnet101": "https://download.pytorch.org/models/fcn_resnet101_coco-7ecb50ca.pth",
+}
+"""Models that a name stands for, and where their makers publish them."""
+
+_LICENSES = {"torchvision": "bsd-3-clause", "release": "unrestricted use (the release's README)"}
+
+
+def import_file(path: str | Path, name: str) -> tuple[Network, Card]:
+    """Read a foreign checkpoint as a network of ours with its card.
+
+    Args:
+        path: `.caffemodel`, `.pth` or `.safetensors`.
+        name: What it is, see `fullconv.nn.caffe.convert.importable`.
+
+    Raises:
+        WeightsError: The name is unknown, the file is missing, or it is another network's; nothing in it is executed.
+    """
+    path = Path(path)
+    variant = SHORT.get(name, name)
+    if variant not in importable():
+        raise WeightsError(
+            f"there is no --as '{name}'.{nearest(name, importable())} `fullconv import --help` lists the names."
+        )
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file.")
+    network = read_foreign(path, variant)
+    return network, foreign_card(network, variant, path.name)
+
+
+def foreign_card(network: Network, variant: str, origin: str) -> Card:
+    """Return the card of a published net: its classes where their number is the published one, its preprocessing."""
+    release = VARIANTS[variant].release is not None
+    labels = LABELS[variant.split("-")[0] if release else "voc"]
+    counts = network.num_classes if isinstance(network.num_classes, dict) else {"": network.num_classes}
+    found = {}
+    for head, count in counts.items():
+        known = labels.get(head)
+        fits = known is not None and len(known.classes) == count
+        found[head] = known if fits and known is not None else type(next(iter(labels.values())))(
+            classes=tuple(f"class{index}" for index in range(count))
+        )  # fmt: skip
+    first = next(iter(found.values()))
+    if release:
+        mean, channels = channel_means(variant), network.in_channels
+        # 0..255 with the mean subtracted and no division: range 0..1 leaves the numbers as they are.
+        statistics = {"mean": mean, "std": (1.0,) * channels, "range": (0.0, 1.0)}
+        order = "rgb" if variant == "nyud-fcn32s-hha" else "bgr"
+    else:
+        statistics, order = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "range": (0.0, 255.0)}, "rgb"
+    settings = {key: network.settings[key] for key in ("norm", "width", "head", "phase")
+                if network.settings[key] is not None}  # fmt: skip
+    return Card(
+        variant=variant, backbone=None if release else network.settings["backbone"], network=settings,
+        in_channels=network.in_channels, classes=first.classes, palette=first.palette,
+        heads=found if len(found) > 1 else None, channel_order=order, stride=network.stride,
+        receptive_field=network.receptive_field, weights_origin=origin,
+        weights_license=_LICENSES["release" if release else "torchvision"], fullconv=fullconv.__version__, **statistics,
+    )  # fmt: skip
+
+
+def published_model(name: str) -> tuple[Network, Card]:
+    """Return a model by its published name, fetching its file where it is not cached.
+
+    Raises:
+        ModelFileError: There is no such name.
+        WeightsError: The file cannot be fetched; the message says which, and where to put it.
+    """
+    if name not in PUBLISHED:
+        raise ModelFileError(
+            f"there is no published model '{name}'.{nearest(name, PUBLISHED)} Known: {', '.join(PUBLISHED)}."
+        )
+    url = PUBLISHED[name]
+    target = cache_folder() / "weights" / url.rsplit("/", 1)[1]
+    if not target.is_file():
+        fetch(Published(url, target.name, _LICENSES["torchvision"]), target, instead="")
+    network, card = import_file(target, name.split(":", 1)[1])
+    return network, card.model_copy(update={"weights_origin": url})

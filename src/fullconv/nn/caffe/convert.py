@@ -1,0 +1,212 @@
+"""Foreign checkpoints: which of our tensors each of theirs is.
+
+Three kinds: the Caffe release's own files (layer names), wkentaro/pytorch-fcn's (the same names as tensors), and
+torchvision's FCNs. Fixed transposed convolutions are checked and dropped, as ours are computed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fullconv.errors import WeightsError
+from fullconv.nn.build import build
+from fullconv.nn.caffe.backbones import read_blobs
+from fullconv.nn.network import Network
+from fullconv.nn.pretrained import read_weights
+from fullconv.nn.registry import VARIANTS
+from fullconv.nn.upsample import bilinear_kernel
+
+SHORT = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvision-fcn_resnet101"}
+"""Short names of `fullconv import --as`."""
+
+
+_SUFFIXES = {"semantic": "sem", "geometric": "geo"}
+"""What the release's layers of a head end in."""
+
+
+def importable() -> list[str]:
+    """Return the names that `fullconv import --as` takes."""
+    published = [name for name, row in VARIANTS.items() if row.release is not None]
+    return [*SHORT, *SHORT.values(), "fcn-os8", *published]
+
+
+def read_foreign(path: Path, variant: str) -> Network:
+    """Build a variant with the weights of a foreign checkpoint.
+
+    Args:
+        path: `.caffemodel`, `.pth` (read without running code) or `.safetensors`.
+        variant: One of `importable`.
+
+    Raises:
+        WeightsError: Tensors are missing, unknown, or of another size; they are named.
+    """
+    if VARIANTS[variant].release is not None:
+        tensors = read_blobs(path) if path.suffix == ".caffemodel" else read_weights(path)
+        return _load_release(tensors, variant, path)
+    return _load_torchvision(read_weights(path), variant, path)
+
+
+def _load_torchvision(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Network:
+    head = tensors.get("classifier.4.weight")
+    if head is None:
+        raise WeightsError(f"{path}: no torchvision FCN: 'classifier.4.weight' is missing.")
+    deep = "backbone.layer3.22.conv1.weight" in tensors
+    backbone = "resnet101" if deep else "resnet50"
+    row = VARIANTS[variant]
+    if row.backbone not in (None, backbone):
+        raise WeightsError(f"{path}: these are weights of fcn_{backbone}; use --as fcn_{backbone}.")
+    # These weights were trained with scores put at half pixels (3.5 at stride 8), and must be read so. By its layers a
+    # ResNet's first cell lies on pixel 0, where `fcn-os8` puts it otherwise.
+    phase = None if row.rule == "size" else 3.5
+    network = build(variant, backbone=backbone, num_classes=int(head.shape[0]), phase=phase)
+    renamed = {}
+    for key, value in tensors.items():
+        if key.startswith("aux_classifier."):
+            continue  # torchvision's second head is for training
+        renamed[re.sub(r"^classifier\.", "head.", re.sub(r"^backbone\.", "backbone.body.", key))] = value
+    _load(network, renamed, path)
+    return network
+
+
+def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Network:
+    row = VARIANTS[variant]
+    scores = {key: value for key, value in tensors.items() if re.match(r"score_fr.*\.weight$", key)}
+    if not scores:
+        raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'.")
+    classes: int | dict[str, int]
+    if isinstance(row.num_classes, Mapping):
+        classes = {head: int(tensors[f"score_fr_{_SUFFIXES[head]}.weight"].shape[0]) for head in row.num_classes
+                   if f"score_fr_{_SUFFIXES[head]}.weight" in tensors}  # fmt: skip
+    else:
+        classes = int(next(iter(scores.values())).shape[0])
+    stem = next((value for key, value in tensors.items() if re.match(r"conv1(_1)?\w*(\.0)?\.weight$", key)), None)
+    network = build(variant, num_classes=classes or row.num_classes, width=_width(row.in_channels, stem))
+    renamed = {}
+    for key, value in tensors.items():
+        if key.startswith("upscore"):
+            _check_bilinear(key, value, path)
+        elif not key.startswith("scale_"):
+            renamed[_ours(key, variant)] = value
+    _load(network, renamed, path)
+    return network
+
+
+def release_tensors(network: Network) -> dict[str, Tensor]:
+    """Return the tensors of a published net under the release's names, the inverse of reading them.
+
+    A file of them is what wkentaro/pytorch-fcn loads and what `fullconv import` takes. The transposed convolutions are
+    dense, (K, K, k, k), as they are stored there. The factors of an at-once net are no tensors: it has the names of
+    the staged one.
+
+    Raises:
+        WeightsError: The network is none of the release.
+    """
+    row = network.row
+    if row.release is None:
+        raise WeightsError(f"{network.variant} is no net of the Caffe release, so its tensors have no names there.")
+    tensors = {_theirs(key): value for key, value in network.state_dict().items()}
+    if network.variant == "nyud-fcn32s-color-d":
+        tensors = {re.sub("^conv1_1", "conv1_1_bgrd", key): value for key, value in tensors.items()}
+    heads = network.num_classes if isinstance(network.num_classes, Mapping) else {"": network.num_classes}
+    growing = {1: {"upscore": row.release.kernel}, 2: {"upscore2": 4, "upscore16": 32},
+               3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}}[len(row.strides)]  # fmt: skip
+    for head, count in heads.items():
+        for layer, size in growing.items():
+            weight = torch.zeros(count, count, size, size)
+            weight[range(count), range(count)] = _plane(size)
+            tensors[f"{layer}_{_SUFFIXES.get(head, head)}.weight" if head else f"{layer}.weight"] = weight
+    return tensors
+
+
+def _theirs(key: str) -> str:
+    """Translate one of our names into the release's."""
+    if match := re.fullmatch(r"backbone\.(?:(color|hha)\.)?layers\.(.+)\.(\w+)", key):
+        return f"{match[2]}{match[1] or ''}.{match[3]}"
+    if match := re.fullmatch(r"head\.score_(\w+)\.(\w+)", key):
+        return f"score_fr{match[1]}.{match[2]}"
+    match = re.fullmatch(r"head\.(?:(\w+)\.)?score\.(\d+)\.(\w+)", key)
+    assert match is not None, key
+    layer = {"32": "score_fr", "16": "score_pool4", "8": "score_pool3"}[match[2]]
+    head = _SUFFIXES.get(match[1], match[1])
+    return f"{layer}_{head}.{match[3]}" if head else f"{layer}.{match[3]}"
+
+
+def _plane(size: int) -> Tensor:
+    """Return the bilinear weights (size, size) of the release's transposed convolution, float32."""
+    factor = (size + 1) // 2
+    kernel = bilinear_kernel(factor, factor - 1 if size % 2 else factor - 0.5)[-size:].float()
+    return torch.outer(kernel, kernel)
+
+
+def _width(in_channels: int, stem: Tensor | None) -> float:
+    """Return the share of the published channels that a file has (tests make narrow ones)."""
+    if stem is None:
+        return 1.0
+    full = 96 if stem.shape[-1] == 11 else 64
+    return float(stem.shape[0]) / full
+
+
+def _ours(key: str, variant: str) -> str:
+    """Translate one of the release's names."""
+    layer, _, part = key.rpartition(".")
+    row = VARIANTS[variant]
+    if row.release is not None and row.release.late:
+        for modality in ("color", "hha"):
+            if layer.endswith(modality):
+                plain = layer.removesuffix(modality)
+                if plain == "score_fr":
+                    return f"head.score_{modality}.{part}"
+                return f"backbone.{modality}.layers.{plain}.{part}"
+    head = ""
+    if isinstance(row.num_classes, Mapping):
+        for name in row.num_classes:
+            if layer.endswith(f"_{_SUFFIXES[name]}"):
+                layer, head = layer.removesuffix(f"_{_SUFFIXES[name]}"), f"{name}."
+    strides = {"score_fr": 32, "score_pool4": 16, "score_pool3": 8}
+    if layer in strides:
+        return f"head.{head}score.{strides[layer]}.{part}"
+    layer = re.sub(r"^(conv1_1)_bgrd$", r"\1", layer)
+    return f"backbone.layers.{layer}.{part}"
+
+
+def _check_bilinear(key: str, value: Tensor, path: Path) -> None:
+    """Raise unless a transposed convolution is the fixed bilinear one, dense (K, K, k, k) or grouped (K, 1, k, k).
+
+    Files that were saved before the release's surgery filled them hold zeros: those are as good as fixed.
+    """
+    if value.ndim != 4 or not value.any():
+        return
+    if value.shape[1] > 1:
+        count = value.shape[0]
+        off = value[~torch.eye(count, value.shape[1], dtype=torch.bool)]
+        if off.any():
+            raise WeightsError(f"{path}: '{key}' mixes classes; only grouped upsampling can be taken over.")
+        value = value.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[:, None]
+    if (value.float() - _plane(value.shape[-1])).abs().max() > 1e-4:
+        raise WeightsError(f"{path}: '{key}' was trained; nets of the release keep it fixed and bilinear.")
+
+
+def _load(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors strictly, viewing fully connected weights as convolutions; name what does not fit."""
+    own = network.state_dict()
+    missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in tensors if key not in own]
+    for keys, what in ((missing, "missing"), (unknown, "unknown")):
+        if keys:
+            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+            raise WeightsError(
+                f"{path}: '{keys[0]}'{more} {'are' if more else 'is'} {what}: another network than asked for."
+            )
+    for key, value in tensors.items():
+        if value.numel() != own[key].numel():
+            raise WeightsError(f"{path}: '{key}' is {tuple(value.shape)}, not {tuple(own[key].shape)}.")
+    state = {
+        key: tensors[key].reshape(value.shape).to(value.dtype) if key in tensors else value
+        for key, value in own.items()
+    }
+    network.load_state_dict(state)

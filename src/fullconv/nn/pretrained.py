@@ -1,0 +1,207 @@
+"""Starting weights: published classifiers from the user's cache or the net, and files of any origin, never unpickled."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fullconv import modelfile
+from fullconv.errors import WeightsError
+from fullconv.nn import _lazy_timm
+from fullconv.storage import cache_folder
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that somebody publishes."""
+
+    url: str
+    filename: str
+    """Name in our cache."""
+    license: str
+
+
+def published_weights(backbone: str) -> Published:
+    """Return where the ImageNet weights of a backbone are published.
+
+    Raises:
+        WeightsError: Nobody publishes any that we know of.
+    """
+    if backbone in ("alexnet", "googlenet"):
+        from torchvision.models import AlexNet_Weights, GoogLeNet_Weights
+
+        entry = AlexNet_Weights.IMAGENET1K_V1 if backbone == "alexnet" else GoogLeNet_Weights.IMAGENET1K_V1
+        return Published(entry.url, entry.url.rsplit("/", 1)[1], "bsd-3-clause")
+    try:
+        config = _lazy_timm.pretrained(backbone)
+    except RuntimeError:  # a tag that the model does not have
+        config = None
+    tag = f".{config.tag}" if config is not None and config.tag else ""
+    name = backbone if "." in backbone else f"{backbone}{tag}"
+    if config is not None and config.hf_hub_id:
+        url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+        return Published(url, f"{name}.safetensors", config.license or "not stated")
+    if config is not None and config.url:
+        url = str(config.url)
+        ending = Path(url.split("?")[0]).suffix or ".pth"
+        return Published(url, f"{name}{ending}", config.license or "not stated")
+    raise WeightsError(f"there are no published ImageNet weights for {backbone}: use --weights none.")
+
+
+def is_cached(backbone: str) -> bool:
+    """Say whether the published weights of a backbone are there already.
+
+    Raises:
+        WeightsError: Nobody publishes any that we know of.
+    """
+    return (cache_folder() / "weights" / published_weights(backbone).filename).is_file()
+
+
+def backbone_file(backbone: str, weights: str | Path) -> Path:
+    """Return the file of a backbone's weights, fetching published ones where they are not cached.
+
+    Args:
+        backbone: Its name.
+        weights: "imagenet" or a path.
+
+    Raises:
+        WeightsError: The file is not there and cannot be fetched; the message says which file, and where it would go.
+    """
+    if str(weights) != "imagenet":
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f'{path}: there is no such weights file. Give a file, "imagenet" or "none".')
+        return path
+    published = published_weights(backbone)
+    target = cache_folder() / "weights" / published.filename
+    return target if target.is_file() else fetch(published, target)
+
+
+def fetch(published: Published, target: Path, instead: str = ", or use --weights none") -> Path:
+    """Download a published file, saying first what, how large and under which licence.
+
+    Raises:
+        WeightsError: Fetching is forbidden by FULLCONV_OFFLINE=1, or fails.
+    """
+    by_hand = f"Put {published.url} at {target}{instead}."
+    if os.environ.get("FULLCONV_OFFLINE", "") not in ("", "0"):
+        raise WeightsError(
+            f"the weights {published.filename} are not cached and FULLCONV_OFFLINE forbids fetching. {by_hand}"
+        )
+    try:
+        with urllib.request.urlopen(published.url, timeout=30) as answer:
+            size = int(answer.headers.get("Content-Length") or 0)
+            amount = f"{size / 1e6:.0f} MB" if size else "size not stated"
+            print(f"Fetching {published.url} ({amount}, licence: {published.license}) to {target}", file=sys.stderr)
+            _save(answer, target, size)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise WeightsError(f"the weights {published.filename} cannot be fetched ({reason}). {by_hand}") from error
+    return target
+
+
+def _save(answer: Any, target: Path, size: int) -> None:
+    """Stream an answer into a temporary file, check its length and the hash in its name, and rename it."""
+    import hashlib
+    import re
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    digest, count = hashlib.sha256(), 0
+    try:
+        with temporary.open("wb") as file:
+            while block := answer.read(1 << 20):
+                file.write(block)
+                digest.update(block)
+                count += len(block)
+        if size and count != size:
+            raise OSError(f"the connection ended after {count} of {size} bytes")
+        named = re.search(r"-([0-9a-f]{8,})\.\w+$", target.name)
+        if named and not digest.hexdigest().startswith(named.group(1)):
+            raise OSError("its hash is not the one in its name")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name from `.safetensors` or a PyTorch file, running nothing that a file says.
+
+    Wrapped files ({"model_state_dict": ...}, {"state_dict": ...}, {"model": ...}) are unwrapped.
+
+    Raises:
+        WeightsError: The file holds something else than tensors.
+        ModelFileError: A damaged safetensors file.
+    """
+    if path.suffix == ".safetensors":
+        return modelfile.read_tensors(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own words on pickles; what is wrong is told below
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling foreign bytes can raise anything; what matters is that nothing ran
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        holds = f"it asks for {found[1]}" if found else "it is no file of torch.save, or damaged"
+        raise WeightsError(
+            f"{path}: cannot be read as weights without running code from it ({holds}). Save the model's state_dict alone."
+        ) from None
+    for key in ("model_state_dict", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = dict(content) if isinstance(content, Mapping) else {}
+    if not tensors or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()):
+        raise WeightsError(f"{path}: holds no table of tensors by name.")
+    return tensors
+
+
+def load_renamed(
+    module: nn.Module, file: Path, names: Mapping[str, str], what: str, stored: Mapping[str, Tensor] | None = None
+) -> None:
+    """Load a classifier's file into a backbone: rename prefixes, view to shape, leave what the backbone lacks.
+
+    Args:
+        module: The backbone.
+        file: Weights of a whole classifier.
+        names: Prefix in the file -> prefix in the backbone.
+        what: Name for messages.
+        stored: The file's tensors, where they were read already.
+
+    Raises:
+        WeightsError: A tensor of the backbone is missing, has another size, or is not all numbers.
+    """
+    tensors = {}
+    for key, value in (read_weights(file) if stored is None else stored).items():
+        prefix, _, last = key.rpartition(".")
+        tensors[f"{names.get(prefix, prefix)}.{last}"] = value
+    own = module.state_dict()
+    for key, value in own.items():
+        if key.endswith("num_batches_tracked"):
+            tensors.setdefault(key, value)
+        if key not in tensors:
+            raise WeightsError(f"{file}: not the weights of {what}: '{key}' is missing.")
+        if tensors[key].numel() != value.numel():
+            raise WeightsError(
+                f"{file}: not the weights of {what}: '{key}' is {tuple(tensors[key].shape)}, not {tuple(value.shape)}."
+            )
+        if value.is_floating_point() and not tensors[key].isfinite().all():
+            raise WeightsError(f"{file}: '{key}' holds numbers that are none (NaN or infinite), so it is of no use.")
+    module.load_state_dict({key: tensors[key].reshape(value.shape) for key, value in own.items()})
+
+
+def load_matching(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Copy the tensors that fit by name and shape; return the names of those that start anew."""
+    own = module.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    module.load_state_dict(fitting, strict=False)
+    return [key for key in own if key not in fitting]

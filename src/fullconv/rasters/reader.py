@@ -1,0 +1,259 @@
+"""A raster to read from, by windows, in the card's bands, with what holds no data."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fullconv.card import Card
+from fullconv.errors import InputError, MissingExtraError
+from fullconv.images import read_image
+from fullconv.preprocess import as_tensor, select_bands
+from fullconv.profiling import READING, part
+
+CACHE = 64 * 2**20
+"""Bytes of decoded blocks that are kept; a raster in strips, which cross all tiles of a band, gets more."""
+LARGEST_CACHE = 512 * 2**20
+_GEO_TAGS = {33550, 33922, 34264, 34735}
+"""Pixel scale, tie points, transformation, keys: what makes a TIFF a GeoTIFF."""
+_MEND = "Copy or export it again"
+
+
+def import_rasterio() -> Any:
+    """Return the package.
+
+    Raises:
+        MissingExtraError: rasterio is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError as error:
+        raise MissingExtraError("rasterio", "geo", "predicting a raster by windows") from error
+    return rasterio
+
+
+def raster_errors() -> tuple[type[Exception], ...]:
+    """Return what rasterio raises where a file cannot be read or written."""
+    rasterio = import_rasterio()
+    from rasterio._err import CPLE_BaseError  # GDAL's own, which some calls let through
+
+    return rasterio.errors.RasterioError, CPLE_BaseError, OSError
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Open rasters that lie nowhere on Earth without a warning: they are served like all others."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*geotransform.*|.*not georeferenced.*")
+        warnings.filterwarnings("ignore", category=PendingDeprecationWarning)  # rasterio 1.4 on affine 3
+        yield
+
+
+class Raster:
+    """A raster file, open for reading.
+
+    Args:
+        path: GeoTIFF, BigTIFF, VRT, or whatever else GDAL reads.
+        card: Its bands are the file's; where it names none, all are, but for an alpha band.
+        look: Called with each window (h, w, C) that is read, as stored.
+
+    Raises:
+        MissingExtraError: rasterio is not installed.
+        InputError: It is missing, no raster, or has other bands than the card.
+    """
+
+    def __init__(self, path: str | Path, card: Card, look: Callable[[NDArray[Any]], None] | None = None) -> None:
+        rasterio = import_rasterio()
+        self.path, self.card, self.look = Path(path), card, look
+        if not self.path.is_file():
+            what = "is a folder" if self.path.is_dir() else "no such file"
+            raise InputError(f"{self.path}: {what}. Name a raster, for example a GeoTIFF.")
+        self._window = rasterio.windows.Window
+        self._errors = raster_errors()
+        try:
+            with quiet():
+                self.dataset = rasterio.open(self.path)
+        except self._errors as error:
+            raise InputError(f"{self.path}: cannot be read as a raster ({_first_line(error)}). {_MEND}.") from error
+        try:
+            self.height, self.width = int(self.dataset.height), int(self.dataset.width)
+            self.bands = _choose_bands(self.dataset, card, str(self.path))
+            _check_types(self.dataset, self.bands, str(self.path))
+            self._masked, self._floats = self._what_masks()
+        except BaseException:
+            self.dataset.close()
+            raise
+        low, high = card.range
+        self._range = low, high
+        self._mean = np.array(card.mean, np.float64) * (high - low) + low
+
+    def __enter__(self) -> Raster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dataset.close()
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """Read a window as the network's preprocessing takes it, (1, h, w, C).
+
+        What holds no data and could not have been met in training (not a number, or outside the card's range) enters
+        as the mean, as the padding around a picture does; everything else as stored.
+
+        Raises:
+            InputError: The file is damaged there.
+        """
+        window = self._window(left, top, right - left, bottom - top)
+        pixels = self._read(self.dataset.read, window)
+        void = self._void(pixels, window)
+        if void is not None and void.any():
+            pixels = self._without_void(pixels, void)
+        picture = read_image(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+        if len(self.bands) == 1 and self.card.in_channels == 3:
+            picture = np.repeat(picture, 3, axis=2)  # grey is R = G = B
+        if self.look is not None:
+            self.look(picture)
+        return as_tensor(picture)
+
+    def void(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
+        """Return where rows hold no data, (rows, W), or None where the raster has no such place."""
+        if not (self._masked or self._floats):
+            return None
+        window = self._window(0, top, self.width, bottom - top)
+        return self._void(self._read(self.dataset.read, window) if self._floats else None, window)
+
+    def cache_bytes(self, rows: int, whole_rows: bool) -> int:
+        """Return the bytes of decoded blocks to keep, so that none is decoded twice a band.
+
+        Args:
+            rows: Of a band.
+            whole_rows: The band is read at once, not tile by tile.
+        """
+        block_height, block_width = self.dataset.block_shapes[0]
+        row = self.width * self.dataset.count * np.dtype(self.dataset.dtypes[0]).itemsize
+        if whole_rows:  # the row of blocks in which a band ends is read again by the next
+            return int(min(LARGEST_CACHE, max(CACHE, block_height * row * 5 // 4)))
+        if block_width < self.width:
+            return CACHE
+        return int(min(LARGEST_CACHE, max(CACHE, (rows + 2 * block_height) * row * 5 // 4)))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this raster from another: its files' names, sizes and times, its size and bands."""
+        files = [Path(name) for name in self.dataset.files] or [self.path]
+        kept = [file for file in files if file.is_file() and not file.name.endswith((".aux.xml", ".ovr"))]
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in kept]
+        return {"files": [list(stat) for stat in stats], "size": [self.height, self.width], "bands": self.bands}
+
+    def _read(self, read: Any, window: Any) -> NDArray[Any]:
+        try:
+            with part(READING):  # GDAL decodes in the same call
+                return cast("NDArray[Any]", read(self.bands, window=window))
+        except self._errors as error:
+            a, b = window.row_off, window.row_off + window.height
+            raise InputError(
+                f"{self.path}: rows {a} to {b} cannot be read: the file is damaged or cut short ({_first_line(error)})."
+                f" {_MEND}."
+            ) from error
+
+    def _what_masks(self) -> tuple[bool, bool]:
+        """Say whether the raster has a mask of any kind, and whether its numbers may be none."""
+        flags = [self.dataset.mask_flag_enums[band - 1] for band in self.bands]
+        masked = any(flag.name != "all_valid" for band in flags for flag in band)
+        if any(flag.name == "alpha" for band in flags for flag in band) and _alpha(self.dataset) in self.bands:
+            masked = False  # the card takes that band for a picture's
+        return masked, any(np.dtype(self.dataset.dtypes[band - 1]).kind == "f" for band in self.bands)
+
+    def _void(self, pixels: NDArray[Any] | None, window: Any) -> NDArray[np.bool_] | None:
+        """Return where no band holds data, or one holds no number."""
+        void = ~self._read(self.dataset.read_masks, window).any(axis=0) if self._masked else None
+        if self._floats and pixels is not None:
+            none = ~np.isfinite(pixels).all(axis=0)
+            void = none if void is None else void | none
+        return cast("NDArray[np.bool_] | None", void)
+
+    def _without_void(self, pixels: NDArray[Any], void: NDArray[np.bool_]) -> NDArray[Any]:
+        low, high = self._range
+        with np.errstate(invalid="ignore"):
+            strange = void & ~((pixels >= low) & (pixels <= high)).all(axis=0)
+        if strange.any():
+            mean = self._mean if pixels.dtype.kind == "f" else np.rint(self._mean)
+            pixels = np.where(strange, mean.astype(pixels.dtype)[: len(pixels), None, None], pixels)
+        return pixels
+
+
+def _alpha(dataset: Any) -> int | None:
+    """Return the number of the alpha band, counted from 1."""
+    names = [interpretation.name for interpretation in dataset.colorinterp]
+    return names.index("alpha") + 1 if "alpha" in names else None
+
+
+def _choose_bands(dataset: Any, card: Card, where: str) -> list[int]:
+    """Return the numbers of the bands that the network gets, from 1.
+
+    Raises:
+        InputError: The raster has other bands than the card.
+    """
+    count = int(dataset.count)
+    if count == 0:
+        inside = ", ".join(dataset.subdatasets[:3])
+        hint = f" It holds other rasters: {inside}. Extract one." if inside else f" {_MEND}."
+        raise InputError(f"{where}: has no band, the model wants {card.in_channels}.{hint}")
+    if count == 1 and dataset.colorinterp[0].name == "palette" and card.in_channels != 1:
+        raise InputError(
+            f"{where}: holds numbers of colours (a palette), the model wants {card.in_channels} bands."
+            " Expand it first: gdal_translate -expand rgb"
+        )
+    numbers = list(range(1, count + 1))
+    alpha = _alpha(dataset)
+    if card.bands is None and alpha is not None and count != card.in_channels:
+        numbers.remove(alpha)
+    stored = np.array(numbers, np.int64).reshape(1, 1, -1)
+    chosen = select_bands(stored, card, where, stored=True).reshape(-1).tolist()
+    if card.bands is None and len(set(chosen)) == 1:  # grey, read once
+        return [int(chosen[0])]
+    return [int(band) for band in chosen]
+
+
+def _check_types(dataset: Any, bands: list[int], where: str) -> None:
+    for band in bands:
+        name = dataset.dtypes[band - 1]
+        if "complex" in name:
+            raise InputError(f"{where}: band {band} holds {name} numbers. Convert it to real ones.")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.__cause__ or error).strip() or type(error).__name__
+    return text.splitlines()[0][:200].rstrip(".")
+
+
+def is_georeferenced(path: str | Path) -> bool:
+    """Say whether a file is a TIFF whose header places it on Earth; needs no reader.
+
+    Files that are no TIFF, or cannot be read, are not: whoever reads them will say what is wrong.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(16)
+            order = {b"II": "<", b"MM": ">"}.get(start[:2])
+            if order is None or len(start) < 16:
+                return False
+            version = struct.unpack(order + "H", start[2:4])[0]
+            if version not in (42, 43):
+                return False
+            offset = struct.unpack(*((order + "I", start[4:8]) if version == 42 else (order + "Q", start[8:16])))[0]
+            count_format, entry = (order + "H", 12) if version == 42 else (order + "Q", 20)
+            file.seek(offset)
+            size = struct.calcsize(count_format)
+            count = min(4096, struct.unpack(count_format, file.read(size))[0])
+            entries = file.read(count * entry)
+            tags = {struct.unpack_from(order + "H", entries, at)[0] for at in range(0, len(entries) - 1, entry)}
+    except (OSError, struct.error, ValueError, OverflowError):
+        return False
+    return bool(tags & _GEO_TAGS)

@@ -1,0 +1,281 @@
+"""The finished label map: a tiled, compressed GeoTIFF on the raster's own grid, checked before it gets its name.
+
+The probabilities of all classes at every pixel of a raster, as a GeoTIFF that is written strip by strip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fullconv.card import Labels
+from fullconv.errors import OutputError
+from fullconv.labels import VOID, full_palette
+from fullconv.rasters.journal import Spool
+from fullconv.rasters.labeler import Bands, State
+from fullconv.rasters.reader import Raster, import_rasterio, quiet, raster_errors
+
+BLOCK = 512
+JOB = "FULLCONV_JOB"
+CLASSES = "FULLCONV_CLASSES"
+_CACHE = 64 * 2**20
+
+
+def write_result(
+    path: Path, pieces: Iterable[bytes], raster: Raster, labels: Labels, job: str, overviews: bool
+) -> NDArray[np.int64]:
+    """Write all labels under a temporary name, read them back, and give the file its own name.
+
+    Args:
+        path: The GeoTIFF.
+        pieces: The labels (H, W) uint8 in order, in pieces of any length.
+        raster: Whose grid it has.
+        labels: Classes and colours.
+        job: Put into its tags, so that a finished job is known.
+        overviews: Also keep it at halved resolutions (nearest).
+
+    Returns:
+        Pixels by value, (256,).
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    rasterio = import_rasterio()
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), quiet():
+            temporary.unlink(missing_ok=True)
+            checksum = _write(temporary, pieces, raster, labels, job)
+            if overviews:
+                _add_overviews(temporary, raster)
+            found, counts = _read_back(temporary)
+        if found != checksum:
+            raise OutputError(f"{path}: cannot be written whole: what was written reads back otherwise. Make room.")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OutputError:
+        raise
+    except raster_errors() as error:
+        raise OutputError(
+            f"{path}: cannot be written ({raster_reason(error)}). Make room, or choose another place."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return counts
+
+
+def _write(temporary: Path, pieces: Iterable[bytes], raster: Raster, labels: Labels, job: str) -> int:
+    """Write blocks from top to bottom; returns the checksum of all labels."""
+    rasterio = import_rasterio()
+    window = rasterio.windows.Window
+    checksum = 0
+    with rasterio.open(temporary, "w", **grid_profile(raster)) as result:
+        result.write_colormap(1, {index: (*color, 255) for index, color in enumerate(full_palette(labels.palette))})
+        result.update_tags(**{CLASSES: json.dumps(list(labels.classes), ensure_ascii=False), JOB: job})
+        result.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(labels.classes)})
+        result.set_band_description(1, "class")
+        row = 0
+        for block in _blocks(pieces, raster.width):
+            result.write(block, 1, window=window(0, row, raster.width, len(block)))
+            checksum = zlib.crc32(block.tobytes(), checksum)
+            row += len(block)
+    assert row == raster.height
+    return checksum
+
+
+def grid_profile(raster: Raster) -> dict[str, Any]:
+    """Return what the file is made with; a place on Earth only where the raster has one."""
+    source = raster.dataset
+    profile: dict[str, Any] = {
+        "driver": "GTiff", "dtype": "uint8", "count": 1, "height": raster.height, "width": raster.width,
+        "nodata": VOID, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate",
+        "BIGTIFF": "IF_SAFER", "crs": source.crs,
+    }  # fmt: skip
+    points, system = source.gcps
+    if not source.transform.is_identity:
+        profile["transform"] = source.transform
+    elif points:
+        profile |= {"gcps": points, "crs": system}
+    if source.rpcs is not None:
+        profile["rpcs"] = source.rpcs
+    return profile
+
+
+def _blocks(pieces: Iterable[bytes], width: int) -> Iterator[NDArray[np.uint8]]:
+    """Cut labels into full rows of blocks, (512, W) and a rest."""
+    size, held = BLOCK * width, bytearray()
+    for piece in pieces:
+        held += piece
+        while len(held) >= size:
+            yield np.frombuffer(bytes(held[:size]), np.uint8).reshape(BLOCK, width)
+            del held[:size]
+    if held:
+        yield np.frombuffer(bytes(held), np.uint8).reshape(-1, width)
+
+
+def _add_overviews(temporary: Path, raster: Raster) -> None:
+    rasterio = import_rasterio()
+    factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
+    if factors:
+        with rasterio.open(temporary, "r+") as result:
+            result.build_overviews(factors, rasterio.enums.Resampling.nearest)
+
+
+def _read_back(path: Path) -> tuple[int, NDArray[np.int64]]:
+    """Return the checksum of a label map's rows, and its pixels by value (256,)."""
+    rasterio = import_rasterio()
+    checksum, counts = 0, np.zeros(256, np.int64)
+    with rasterio.open(path) as result:
+        for row in range(0, result.height, BLOCK):
+            rows = min(BLOCK, result.height - row)
+            block = result.read(1, window=rasterio.windows.Window(0, row, result.width, rows))
+            checksum = zlib.crc32(block.tobytes(), checksum)
+            counts += np.bincount(block.reshape(-1), minlength=256)
+    return checksum, counts
+
+
+def finished_counts(path: Path, job: str) -> NDArray[np.int64] | None:
+    """Return the pixels by value of a label map that a job has finished, or None."""
+    rasterio = import_rasterio()
+    if not path.is_file():
+        return None
+    try:
+        with quiet():
+            with rasterio.open(path) as result:
+                if result.tags().get(JOB) != job:
+                    return None
+            return _read_back(path)[1]
+    except raster_errors():
+        return None
+
+
+def is_label_map(path: Path) -> bool:
+    """Say whether a file is a label map, or probabilities, that this program has written for a raster."""
+    return _job_of(path) is not None
+
+
+def is_finished(path: Path, job: str) -> bool:
+    """Say whether a file is what a job has written."""
+    return _job_of(path) == job
+
+
+def _job_of(path: Path) -> str | None:
+    try:
+        with quiet(), import_rasterio().open(path) as result:
+            return cast("str | None", result.tags().get(JOB))
+    except raster_errors():
+        return None
+
+
+def raster_reason(error: BaseException) -> str:
+    """Return the first line of what the system or GDAL says."""
+    text = getattr(error, "strerror", None) or str(error.__cause__ or error).strip() or type(error).__name__
+    return str(text).splitlines()[0][:200].rstrip(".")
+
+
+ROWS = 16
+"""Height of the file's blocks: a row of them is held for every class, and is to stay small beside a wide raster."""
+
+
+class SpooledScores:
+    """Scores that a job has kept on disc, band by band; those of the mirror image behind those of the raster.
+
+    Args:
+        spool: Where they are.
+        bands: What they came from.
+    """
+
+    def __init__(self, spool: Spool, bands: Bands) -> None:
+        self.spool, self.device = spool, bands.segmenter.device
+        self.bands, self.rows = bands.count, bands.total
+
+    def scores(self, band: int, known: int) -> Tensor | None:
+        """Read the scores that a band added."""
+        found = self.spool.found(band)
+        return None if found is None else torch.from_numpy(found)[None].to(self.device)
+
+    def total(self) -> int:
+        """Return the rows of all scores."""
+        return self.rows
+
+
+def write_probabilities(path: Path, bands: Bands, spool: Spool, labels: Labels, job: str) -> None:
+    """Write probabilities under a temporary name, and give the file its own name when it is complete.
+
+    The file lies on the raster's grid and has a band for each class: float32 rounded to the precision of float16, as in
+    the .npz of a picture, so that it compresses; NaN, its nodata value, where the raster holds no data.
+
+    Args:
+        path: The GeoTIFF.
+        bands: How the raster was labelled.
+        spool: Holds all scores.
+        labels: The classes, one a band.
+        job: Put into its tags, so that a finished job is known.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    rasterio = import_rasterio()
+    temporary = path.with_name(f".{path.name}.part")
+    bands = Bands(bands.segmenter, bands.raster, [SpooledScores(spool, bands)])
+    raster, count = bands.raster, len(labels.classes)
+    profile = {**grid_profile(raster), "dtype": "float32", "count": count, "nodata": float("nan"), "blockysize": ROWS,
+               "predictor": 3, "interleave": "band"}  # fmt: skip
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cache = 2 * ROWS * 4 * count * (raster.width + 512)
+        with rasterio.Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), quiet():
+            temporary.unlink(missing_ok=True)
+            with rasterio.open(temporary, "w", **profile) as file:
+                file.update_tags(**{JOB: job})
+                for index, name in enumerate(labels.classes, 1):
+                    file.set_band_description(index, name)
+                row = 0
+                for block in _aligned(_strips(bands), raster):
+                    file.write(block, window=rasterio.windows.Window(0, row, raster.width, block.shape[1]))
+                    row += block.shape[1]
+            assert row == raster.height
+            with rasterio.open(temporary) as file:  # a full disc may show only when the file is closed
+                file.read(count, window=rasterio.windows.Window(0, max(0, row - 1), raster.width, 1))
+        temporary.replace(path)
+    except raster_errors() as error:
+        raise OutputError(
+            f"{path}: cannot be written ({raster_reason(error)}). Make room, or choose another place. With --resume the"
+            " job goes on from what is there."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _strips(bands: Bands) -> Iterator[NDArray[np.float32]]:
+    """Yield the probabilities of all rows in order, (K, rows, W)."""
+    state = State()
+    while state.band < bands.count:
+        state, strips = bands.probabilities(state)
+        yield from strips
+
+
+def _aligned(strips: Iterable[NDArray[np.float32]], raster: Raster) -> Iterator[NDArray[np.float32]]:
+    """Cut strips so that all but the last end where a row of blocks does."""
+    held: NDArray[np.float32] | None = None
+    for strip in strips:
+        rows = strip if held is None else np.concatenate([held, strip], axis=1)
+        whole = rows.shape[1] // ROWS * ROWS
+        if whole:
+            yield rows[:, :whole]
+        held = rows[:, whole:].copy()
+    if held is not None and held.shape[1]:
+        yield held

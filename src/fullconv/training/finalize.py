@@ -1,0 +1,173 @@
+"""The end of a run: the model file, its scores, its agreement across precisions, the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fullconv.card import Card
+from fullconv.checkpoint import read_best
+from fullconv.data import Dataset, Sample, Statistics
+from fullconv.errors import FullconvError
+from fullconv.evaluation import Report
+from fullconv.metrics import confusion_matrix, mean_iou
+from fullconv.report import ReportPicture, choose_pictures, summarize_data, write_report
+from fullconv.segmenter import Segmenter
+from fullconv.training.autotune import FINAL_PICTURES
+from fullconv.training.config import Plan, settings_of
+from fullconv.training.console import Console
+from fullconv.training.distributed import ALONE, Processes, evaluate_together
+from fullconv.training.environment import describe_machine, describe_versions
+from fullconv.training.loop import spread
+from fullconv.training.run_dir import RunFolder
+from fullconv.training.state import TrainState
+
+AGREEMENT_SECONDS = 30.0
+"""Measuring a lower precision stops after this long."""
+
+
+def kept_weights(state: TrainState, folder: RunFolder) -> dict[str, Any]:
+    """Return the weights that the run is for: the best on val, or the last where there was no validation."""
+    if state.best_step is None:
+        return state.weights()
+    return read_best(folder.checkpoints, state.best_step)
+
+
+def write_model(
+    state: TrainState, card: Card, folder: RunFolder, device: str, processes: Processes = ALONE
+) -> Segmenter:
+    """Write model.safetensors with what is known so far, and return it as a segmenter."""
+    state.network.load_state_dict(processes.share(kept_weights(state, folder) if processes.first else None))
+    segmenter = Segmenter(state.network, card, device)
+    if processes.first:
+        segmenter.save(folder.model)
+    return segmenter
+
+
+def score(
+    segmenter: Segmenter, dataset: Dataset, console: Console, processes: Processes = ALONE
+) -> dict[str, dict[str, Report]]:
+    """Score every head of the model on all of val and test, by the call that users make."""
+    reports = {}
+    for split in ("val", "test"):
+        if dataset.splits.get(split):
+            console.say(f"Scoring all of {split} ...")
+            reports[split] = evaluate_together(
+                processes,
+                segmenter,
+                dataset,
+                split,
+                dataset.splits[split],
+                progress=console.validating,
+                on_error="record",
+            )
+    return reports
+
+
+def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> dict[str, Any]:
+    """Measure how bf16 answers agree with fp32's on validation pictures.
+
+    Returns:
+        ``{"bf16": {"labels": share equal, "mean_iou_difference": bf16 - fp32, "pictures": count}}``; empty without
+        pictures.
+    """
+    if not val:
+        return {}
+    exact, lower = (
+        Segmenter(segmenter.network, segmenter.card, str(segmenter.device), precision, "torch")
+        for precision in ("fp32", "bf16")
+    )
+    classes = len(segmenter.card.classes)
+    both = {"fp32": np.zeros((classes, classes), np.int64), "bf16": np.zeros((classes, classes), np.int64)}
+    equal = total = pictures = 0
+    start = time.monotonic()
+    head = next(iter(dataset.labels))
+    for sample in spread(val, FINAL_PICTURES):
+        try:
+            image, truth = dataset.read_image(sample), dataset.read_mask(sample, head)
+        except FullconvError:
+            continue
+        maps = {"fp32": exact.predict(image).label_map, "bf16": lower.predict(image).label_map}
+        for precision, label_map in maps.items():
+            both[precision] += confusion_matrix(truth, label_map, classes)
+        equal += int((maps["fp32"] == maps["bf16"]).sum())
+        total += truth.size
+        pictures += 1
+        if time.monotonic() - start > AGREEMENT_SECONDS:
+            break
+    if not total:
+        return {}
+    difference = mean_iou(both["bf16"]) - mean_iou(both["fp32"])
+    return {"bf16": {"labels": equal / total, "mean_iou_difference": difference, "pictures": pictures}}
+
+
+def final_card(
+    card: Card, reports: Mapping[str, Mapping[str, Report]], agreed: Mapping[str, Any], state: TrainState
+) -> Card:
+    """Return the card with the scores of the run: those of the first head, and of all in `heads` where there are several."""
+    scores: dict[str, Any] = {}
+    for split, by_head in reports.items():
+        numbers = {
+            head: {
+                key: value for key, value in report.to_dict().items() if key not in ("confusion", "failed", "seconds")
+            }
+            for head, report in by_head.items()
+        }
+        scores[split] = next(iter(numbers.values())) | ({"heads": numbers} if len(numbers) > 1 else {})
+    if state.best_step is not None:
+        scores["chosen"] = (
+            f"the best of {sum(1 for line in state.history if line['val'])} validations on val, step {state.best_step}"
+        )
+    return card.model_copy(update={"scores": scores, "agreement": dict(agreed)})
+
+
+def report_pictures(segmenter: Segmenter, dataset: Dataset, report: Report, split: str) -> Iterator[ReportPicture]:
+    """Yield the worst and some typical pictures, one at a time."""
+    scores = report.scores_by_image()
+    present = {sample.stem: sample for sample in dataset.splits[split]}
+    head = next(iter(dataset.labels))
+    for stem in choose_pictures(report):
+        sample = present[stem]
+        image = dataset.read_image(sample)
+        label_map = segmenter.predict(image).label_map
+        yield ReportPicture(stem, image, dataset.read_mask(sample, head), label_map, scores[stem])
+
+
+def finish(
+    state: TrainState,
+    card: Card,
+    plan: Plan,
+    dataset: Dataset,
+    statistics: Statistics,
+    folder: RunFolder,
+    console: Console,
+    notes: Sequence[str],
+    device: str,
+    processes: Processes = ALONE,
+) -> Segmenter:
+    """Write the model with its scores, and the report; all processes score, the first one writes."""
+    written = write_model(state, card, folder, device, processes)
+    val = dataset.splits.get("val", [])
+    agreed = processes.told(lambda: agreement(written, dataset, val))
+    # Scored as users will score it: what is chosen for them by default depends on the agreement. Several processes may
+    # be on several machines, where the choice may differ.
+    chosen = "auto" if processes.ranks == 1 else "torch"
+    known = written.card.model_copy(update={"agreement": agreed})
+    segmenter = Segmenter(state.network, known, device, "auto" if processes.ranks == 1 else "fp32", chosen)
+    reports = score(segmenter, dataset, console, processes)
+    if not processes.first:
+        return segmenter
+    segmenter.card = final_card(card, reports, agreed, state)
+    segmenter.save(folder.model)
+    if reports:
+        split = "val" if "val" in reports else next(iter(reports))
+        firsts = {name: next(iter(by_head.values())) for name, by_head in reports.items()}
+        write_report(
+            folder.report, card=segmenter.card, history=state.history, reports=firsts, heads=reports,
+            pictures=report_pictures(segmenter, dataset, firsts[split], split), recipe=settings_of(plan.recipe),
+            data=summarize_data(dataset), notes=notes, machine={**describe_machine(), **describe_versions()},
+        )  # fmt: skip
+    return segmenter
