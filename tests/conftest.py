@@ -68,6 +68,6 @@ def socket_attempts(_socket_log: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve made pictures of 40 x 48, three of them in val."""
-    from made import make_shapes
+    from synthetic.shapes import make_shapes
 
-    return make_shapes(tmp_path_factory.mktemp("shapes") / "data", pictures=12, size=(40, 48))
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "data", images=12, size=(40, 48))

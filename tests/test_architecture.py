@@ -14,14 +14,16 @@ import fullconv
 
 SOURCE = Path(fullconv.__file__).parent
 ROOMS = [
-    "_version", "_lazy", "errors", "notices", "profiling", "storage", "system", "labels", "recipe", "card", "dataset_constants", "modelfile", "geometry", "nn",
+    "_version", "_lazy", "errors", "notices", "profiling", "storage", "system", "labels", "recipe", "card",
+    "dataset_constants", "modelfile", "geometry", "nn",
     "losses", "metrics", "images", "preprocess", "data", "engines", "tiling", "tta", "prediction", "hub", "segmenter",
     "rasters", "evaluation", "runs", "tracking", "report", "checkpoint", "training", "predict",
     "annotations", "ranking", "exports", "scale", "serve", "cli",
 ]  # fmt: skip
 LEVEL = {room: level for level, room in enumerate(ROOMS)}
 LIGHT = {
-    "_version", "_lazy", "errors", "profiling", "storage", "system", "labels", "recipe", "card", "modelfile", "cli", "__init__", "__main__",
+    "_version", "_lazy", "errors", "profiling", "storage", "system", "labels", "recipe", "card", "modelfile", "cli",
+    "__init__", "__main__",
 }  # fmt: skip
 """Rooms that load no torch by being imported."""
 HEAVY = {"torch", "torchvision", "timm"}

@@ -27,7 +27,7 @@ from fullconv.errors import FullconvError, RecipeError
 from fullconv.labels import read_label_map
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 CLASSES = ["ground", "disc", "box", "triangle"]
 
@@ -39,7 +39,7 @@ def _own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", pictures=8, size=(32, 40), test=2)
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", images=8, size=(32, 40), test=2)
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +422,7 @@ def test_evaluate_names_what_failed_and_exits_with_3(run, data, model, tmp_path)
 
 
 def test_classes_that_differ_from_the_models_are_named(run, model, tmp_path):
-    other = make_shapes(tmp_path / "other", pictures=4, size=(32, 40), classes=3)
+    other = make_shapes(tmp_path / "other", images=4, size=(32, 40), classes=3)
     said = run("evaluate", model, other)
     assert said.code == 2
     assert "classes of model and data differ: only in the model: triangle" in said.err

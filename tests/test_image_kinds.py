@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from fullconv.data.samples import MaskFile
 from fullconv.data.scan.analyze import examine_mask, examine_picture
 from fullconv.images import image_size, read_image
-from image_files import ADOBE, GAMMA, SRGB, chunk, encode, png, profile
+from synthetic.images import ADOBE, GAMMA, SRGB, chunk, encode, png, profile
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ from PIL import Image
 from fullconv.errors import InputError, MissingExtraError
 from fullconv.images import image_size, read_image, resize_image, resize_mask
 from fullconv.images.limits import PictureError
-from image_files import chunk, encode
+from synthetic.images import chunk, encode
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)

@@ -10,13 +10,13 @@ from fullconv.cli.foreign import IMPORTABLE
 from fullconv.cli.main import main
 from fullconv.evaluation import compare
 from fullconv.nn.caffe.convert import importable
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare") / "data"
-    make_shapes(folder, layout="camvid", pictures=12, size=(40, 56))
+    make_shapes(folder, layout="camvid", images=12, size=(40, 56))
     return folder
 
 

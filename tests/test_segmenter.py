@@ -22,8 +22,8 @@ from fullconv.nn import build
 from fullconv.nn.build import _holds_more, undrawn
 from fullconv.segmenter import Segmenter, best_class, choose_device, load
 from fullconv.tiling import whole_bytes
-from made import draw
 from networks import enliven
+from synthetic.shapes import draw
 
 CLASSES = ("ground", "disc", "box")
 

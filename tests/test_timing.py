@@ -18,7 +18,7 @@ from fullconv.cli.console import starting
 from fullconv.nn import build
 from fullconv.profiling import DECODING, NETWORK, READING, REST, STARTING, UPSAMPLING, open_binary, part, watch, watched
 from fullconv.segmenter import Segmenter
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 
 def test_a_part_within_a_part_counts_for_itself():
@@ -150,7 +150,7 @@ def test_predict_says_where_time_went(model, tmp_path, capsys):
 def test_evaluate_says_where_time_went_beside_its_json(model, tmp_path, capsys):
     import json
 
-    data = make_shapes(tmp_path / "shapes", pictures=4, size=(32, 40))
+    data = make_shapes(tmp_path / "shapes", images=4, size=(32, 40))
     assert main(["evaluate", str(model), str(data), "--split", "all", "--timing", "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["images"] > 0

@@ -10,8 +10,8 @@ from fullconv.errors import InputError, RecipeError
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter
 from fullconv.tta import View, parse_views
-from made import draw
 from networks import enliven
+from synthetic.shapes import draw
 
 CLASSES = ("ground", "disc", "box")
 

@@ -16,7 +16,7 @@ import pytest
 from runs import lines, state
 
 import fullconv
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,7 +81,7 @@ def changes(ranks: list[int], said: list[str]) -> Counter[str]:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("order", [[2, 1], [1, 2], [2, 3, 1]], ids=["2-1", "1-2", "2-3-1"])
 def test_a_run_killed_under_torchrun_goes_on_with_another_number_of_processes(tmp_path, order):
-    data = make_shapes(tmp_path / "data", pictures=10, size=(72, 80))
+    data = make_shapes(tmp_path / "data", images=10, size=(72, 80))
     straight, run = tmp_path / "straight", tmp_path / "run"
     assert begin(data, straight, 1, tmp_path / "straight.txt").wait(timeout=900) == 0, (
         tmp_path / "straight.txt"

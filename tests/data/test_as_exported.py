@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tool_sets import HEIGHT, STEMS, WIDTH, assert_read, assert_refused, pairs, scene
 
 from fault_sets import CLASSES, COLORS, NAMES, colored, make_scene, save, save_indexed
 from fullconv.data import examine
+from synthetic.scenes import HEIGHT, STEMS, WIDTH, assert_read, assert_refused, pairs, scene
 
 # folders and archives
 

@@ -22,7 +22,7 @@ def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return image, ((y // 4 + 3 * (x // 4)) % 7).astype(np.uint8)
 
 
-def settings_for(name: str, crop: tuple[int, int], channels: int = 3, **changes) -> Augmentation:
+def data_toml(name: str, crop: tuple[int, int], channels: int = 3, **changes) -> Augmentation:
     from dataclasses import replace
 
     return replace(preset(name, crop, (100.0,) * channels), **changes)
@@ -39,7 +39,7 @@ def test_a_crop_of_any_picture_has_the_size_type_and_labels_that_it_should(h, w,
     image = RNG.integers(0, 255, (h, w, channels)).astype(dtype)
     mask = RNG.integers(0, 5, (h, w), dtype=np.uint8)
     focus = (h // 2, w - 1) if focused else None
-    cut, labels = augment(image, mask, np.random.default_rng(seed), settings_for(name, (ch, cw), channels), focus)
+    cut, labels = augment(image, mask, np.random.default_rng(seed), data_toml(name, (ch, cw), channels), focus)
     assert cut.shape == (ch, cw, channels)
     assert cut.dtype == np.dtype(dtype)
     assert (labels.shape, labels.dtype) == ((ch, cw), np.uint8)
@@ -56,7 +56,7 @@ def test_a_crop_of_any_picture_has_the_size_type_and_labels_that_it_should(h, w,
 )
 def test_picture_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
     image, mask = coordinates(h, w)
-    plain = settings_for(name, (40, 56), 2, brightness=0, contrast=0, fill=(-1, -1))
+    plain = data_toml(name, (40, 56), 2, brightness=0, contrast=0, fill=(-1, -1))
     cut, labels = augment(image, mask, np.random.default_rng(seed), plain)
     inside = labels != VOID
     y, x = np.rint(cut[inside]).astype(int).T
@@ -72,7 +72,7 @@ def test_picture_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
 def test_without_any_change_a_crop_is_a_piece_of_the_picture():
     image, mask = coordinates(50, 60)
     for seed in range(20):
-        cut, labels = augment(image, mask, np.random.default_rng(seed), settings_for("none", (20, 30), 2))
+        cut, labels = augment(image, mask, np.random.default_rng(seed), data_toml("none", (20, 30), 2))
         top, left = cut[0, 0].astype(int)
         np.testing.assert_array_equal(cut, image[top : top + 20, left : left + 30])
         np.testing.assert_array_equal(labels, mask[top : top + 20, left : left + 30])
@@ -82,7 +82,7 @@ def test_every_place_of_a_crop_is_as_likely():
     image, mask = coordinates(12, 12)
     counts = np.zeros((3, 3), int)
     for seed in range(1800):
-        cut, _ = augment(image, mask, np.random.default_rng(seed), settings_for("none", (10, 10), 2))
+        cut, _ = augment(image, mask, np.random.default_rng(seed), data_toml("none", (10, 10), 2))
         counts[tuple(cut[0, 0].astype(int))] += 1
     assert counts.sum() == 1800
     assert counts.min() > 140
@@ -92,9 +92,7 @@ def test_a_smaller_picture_lies_anywhere_in_the_crop_on_mean_colour_and_void():
     image = np.full((4, 6, 3), 200, np.uint8)
     places = set()
     for seed in range(60):
-        cut, labels = augment(
-            image, np.ones((4, 6), np.uint8), np.random.default_rng(seed), settings_for("none", (6, 8))
-        )
+        cut, labels = augment(image, np.ones((4, 6), np.uint8), np.random.default_rng(seed), data_toml("none", (6, 8)))
         assert (cut[labels == 1] == 200).all()
         assert (cut[labels == VOID] == 100).all()
         assert (labels == 1).sum() == 24
@@ -104,17 +102,17 @@ def test_a_smaller_picture_lies_anywhere_in_the_crop_on_mean_colour_and_void():
 
 def test_all_flips_and_turns_occur():
     image = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
-    plain = settings_for("aerial", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
+    plain = data_toml("aerial", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), plain)[0].tobytes() for s in range(200)
     }
     assert len(seen) == 8
-    turned = settings_for("none", (4, 4), 1, turn=True)
+    turned = data_toml("none", (4, 4), 1, turn=True)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), turned)[0].tobytes() for s in range(50)
     }
     assert len(seen) == 4
-    street = settings_for("street", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
+    street = data_toml("street", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), street)[0].tobytes() for s in range(50)
     }
@@ -129,7 +127,7 @@ def test_scales_are_those_of_the_settings():
             image,
             mask,
             np.random.default_rng(seed),
-            settings_for("street", (64, 64), 2, scale=(0.5, 2.0), mirror=False, brightness=0, contrast=0),
+            data_toml("street", (64, 64), 2, scale=(0.5, 2.0), mirror=False, brightness=0, contrast=0),
         )
         ratios.append(63 / (cut[-1, 0, 0] - cut[0, 0, 0]))
     assert 0.45 < min(ratios) < 0.6
@@ -143,7 +141,7 @@ def test_a_focus_is_in_the_crop(focus):
     mask[focus] = 1
     image = np.zeros((100, 200, 3), np.uint8)
     for seed in range(50):
-        near = settings_for("street", (32, 48), scale=(1, 1))
+        near = data_toml("street", (32, 48), scale=(1, 1))
         _, labels = augment(image, mask, np.random.default_rng(seed), near, focus)
         assert (labels == 1).sum() == 1
         assert (labels != VOID).all()
@@ -162,9 +160,7 @@ def test_the_same_draw_gives_the_same_bits_on_any_number_of_threads(kind, name):
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        cuts = [
-            augment(image, mask, np.random.default_rng(s), settings_for(name, (96, 128), kind[0])) for s in range(6)
-        ]
+        cuts = [augment(image, mask, np.random.default_rng(s), data_toml(name, (96, 128), kind[0])) for s in range(6)]
         results.append([part.tobytes() for cut in cuts for part in cut])
     torch.set_num_threads(before)
     assert results[0] == results[1]
@@ -173,7 +169,7 @@ def test_the_same_draw_gives_the_same_bits_on_any_number_of_threads(kind, name):
 def test_masks_of_several_heads_are_cut_alike():
     image, mask = coordinates(60, 60)
     _, masks = augment_all(
-        image, {"a": mask, "b": mask + 10}, np.random.default_rng(3), settings_for("aerial", (32, 32), 2)
+        image, {"a": mask, "b": mask + 10}, np.random.default_rng(3), data_toml("aerial", (32, 32), 2)
     )
     inside = masks["a"] != VOID
     np.testing.assert_array_equal(masks["a"][inside] + 10, masks["b"][inside])
@@ -181,8 +177,8 @@ def test_masks_of_several_heads_are_cut_alike():
 
 def test_changing_one_setting_does_not_change_the_other_draws():
     image, mask = coordinates(60, 80)
-    one = augment(image, mask, np.random.default_rng(5), settings_for("street", (32, 32), 2))[1]
-    other = augment(image, mask, np.random.default_rng(5), settings_for("street", (32, 32), 2, brightness=0, hue=0))[1]
+    one = augment(image, mask, np.random.default_rng(5), data_toml("street", (32, 32), 2))[1]
+    other = augment(image, mask, np.random.default_rng(5), data_toml("street", (32, 32), 2, brightness=0, hue=0))[1]
     np.testing.assert_array_equal(one, other)
 
 

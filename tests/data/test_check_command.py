@@ -12,17 +12,17 @@ from PIL import Image
 from fullconv.cli.main import main
 from fullconv.data import inspect, open_dataset
 from fullconv.data.config import read_table
-from made import make_shapes, save_mask
+from synthetic.shapes import make_shapes, save_mask
 
 
 def test_names_with_brackets_are_printed_as_they_are(tmp_path, capsys):
-    root = make_shapes(tmp_path / "data [bold]", "flat", pictures=4)
+    root = make_shapes(tmp_path / "data [bold]", "flat", images=4)
     assert main(["check", str(root)]) == 0
     assert "data [bold]: pairs, 4 classes" in capsys.readouterr().out
 
 
 def test_write_says_in_data_toml_what_was_counted(tmp_path, capsys):
-    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False)
     assert main(["check", str(root), "--write"]) == 0
     assert "Wrote" in capsys.readouterr().err
     assert read_table(root) == {"format": "pairs", "classes": ["class0", "class1", "class2", "class3"]}
@@ -34,7 +34,7 @@ def test_write_says_in_data_toml_what_was_counted(tmp_path, capsys):
     ("encoding", "classes"), [("binary255", ["background", "foreground"]), ("rgb", [f"class{i}" for i in range(5)])]
 )
 def test_write_mends_masks_that_lines_in_data_toml_mend(tmp_path, encoding, classes, capsys):
-    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False, encoding=encoding)
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False, encoding=encoding)
     assert main(["check", str(root)]) == 2
     assert main(["check", str(root), "--write", "--json"]) == 0
     told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
@@ -44,7 +44,7 @@ def test_write_mends_masks_that_lines_in_data_toml_mend(tmp_path, encoding, clas
 
 
 def test_write_never_overwrites_a_data_toml_that_says_something_else(tmp_path, capsys):
-    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False, encoding="binary255")
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False, encoding="binary255")
     (root / "data.toml").write_text('classes = ["wall", "crack"]\n')
     assert main(["check", str(root), "--write"]) == 2
     said = capsys.readouterr().err
@@ -54,7 +54,7 @@ def test_write_never_overwrites_a_data_toml_that_says_something_else(tmp_path, c
 
 
 def test_write_says_why_it_cannot(tmp_path, capsys):
-    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False)
     archive = shutil.make_archive(str(tmp_path / "data"), "zip", root)
     assert main(["check", archive, "--write"]) == 2
     assert "Unpack it" in capsys.readouterr().err
@@ -67,7 +67,7 @@ def test_write_says_why_it_cannot(tmp_path, capsys):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
 def test_write_names_the_lines_where_the_folder_is_read_only(tmp_path, capsys):
-    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False)
     root.chmod(0o555)
     try:
         assert main(["check", str(root), "--write"]) == 2
@@ -77,7 +77,7 @@ def test_write_names_the_lines_where_the_folder_is_read_only(tmp_path, capsys):
 
 
 def test_the_page_shows_problems_and_loads_nothing(tmp_path, capsys):
-    root = make_shapes(tmp_path / "data <b>", "camvid", pictures=8)
+    root = make_shapes(tmp_path / "data <b>", "camvid", images=8)
     save_mask(np.full((48, 64), 99, np.uint8), root / "trainannot" / "shape000.png")
     (root / "train" / "shape001.png").write_bytes(b"")
     page = tmp_path / "page.html"
@@ -99,7 +99,7 @@ def test_the_page_of_what_cannot_be_opened_says_why(tmp_path):
 
 
 def test_the_page_shows_masks_with_their_own_labels(tmp_path):
-    root = make_shapes(tmp_path / "data", "flat", pictures=6, toml=False)
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False)
     for path in (root / "masks").iterdir():  # labels 0, 10, 20, 30: not classes yet
         mask = np.asarray(Image.open(path))
         save_mask(np.where(mask == 255, 255, mask * 11 % 23).astype(np.uint8), path)

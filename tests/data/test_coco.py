@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from coco_sets import SIZE, coco, square
 from pycocotools import mask as tools
 
 from fullconv.data import inspect, open_dataset
 from fullconv.errors import DataError
+from synthetic.coco import SIZE, coco, square
 
 
 def filled(rows, columns):

@@ -9,7 +9,7 @@ from PIL import Image
 from fullconv.data import inspect, open_dataset
 from fullconv.data.convert import convert
 from fullconv.errors import DataError, OutputError
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 
 def content(root):
@@ -35,7 +35,7 @@ def same(first, second):
 @pytest.mark.parametrize("to", ["pairs", "voc", "coco"])
 @pytest.mark.parametrize("encoding", ["palette", "rgb"])
 def test_a_round_trip_loses_nothing(tmp_path, to, encoding):
-    source = make_shapes(tmp_path / "in put ä", "camvid", pictures=5, test=1, encoding=encoding,
+    source = make_shapes(tmp_path / "in put ä", "camvid", images=5, test=1, encoding=encoding,
                          toml="palette = [[9, 9, 9], [1, 2, 3], [4, 5, 6], [7, 8, 9]]\ngroups = '\\d$'\n")  # fmt: skip
     done = convert(source, tmp_path / "out", to)
     assert (done.written, done.failed, done.problems) == (6, [], [])
@@ -47,7 +47,7 @@ def test_a_round_trip_loses_nothing(tmp_path, to, encoding):
 
 
 def test_masks_are_indexed_pngs_of_class_numbers(tmp_path):
-    make_shapes(tmp_path / "in", "flat", pictures=4, encoding="binary255")
+    make_shapes(tmp_path / "in", "flat", images=4, encoding="binary255")
     convert(tmp_path / "in", tmp_path / "out")
     paths = sorted((tmp_path / "out").rglob("masks/*.png"))
     assert len(paths) == 4
@@ -57,7 +57,7 @@ def test_masks_are_indexed_pngs_of_class_numbers(tmp_path):
 
 
 def test_what_is_bad_is_named_and_the_rest_goes_on(tmp_path):
-    make_shapes(tmp_path / "in", "flat", pictures=6)
+    make_shapes(tmp_path / "in", "flat", images=6)
     (tmp_path / "in/images/shape000.png").write_bytes(b"")
     Image.new("L", (9, 9)).save(tmp_path / "in/masks/shape001.png")
     (tmp_path / "in/masks/shape002.png").unlink()
@@ -69,7 +69,7 @@ def test_what_is_bad_is_named_and_the_rest_goes_on(tmp_path):
 
 
 def test_an_output_never_touches_what_is_there(tmp_path):
-    make_shapes(tmp_path / "in", "flat", pictures=4)
+    make_shapes(tmp_path / "in", "flat", images=4)
     with pytest.raises(OutputError, match="lies in the data folder"):
         convert(tmp_path / "in", tmp_path / "in" / "out")
     (tmp_path / "full").mkdir()
@@ -86,7 +86,7 @@ def test_the_command_exits_with_3_where_a_part_failed(tmp_path, capsys):
 
     from fullconv.cli.data import convert as command
 
-    make_shapes(tmp_path / "in", "flat", pictures=4)
+    make_shapes(tmp_path / "in", "flat", images=4)
     (tmp_path / "in/images/shape000.png").write_bytes(b"")
     with pytest.raises(typer.Exit) as end:
         command(str(tmp_path / "in"), str(tmp_path / "out"), json=True)

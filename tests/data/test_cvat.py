@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset
-from made import save_picture
+from synthetic.shapes import save_image
 
 SIZE = (20, 30)
 LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nRiß:250,50,83::\nhole: x:10,20,30::\n"
@@ -27,7 +27,7 @@ def test_a_labelmap_says_what_the_colours_of_masks_mean(tmp_path, place):
         mask[12:, number:9] = 2
         expected[f"bild ä {number}"] = mask
         Image.fromarray(colors[mask]).save(tmp_path / "SegmentationClass" / f"bild ä {number}.png")
-        save_picture(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / place / f"bild ä {number}.png")
+        save_image(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / place / f"bild ä {number}.png")
     if place == "fotos":
         (tmp_path / "data.toml").write_text('images = "fotos"')
     data = open_dataset(tmp_path)
@@ -53,7 +53,7 @@ def test_grey_masks_count_the_lines_of_the_labelmap(tmp_path):
     mask[2:9, 3:12], mask[12:, 1:9] = 1, 2
     for number in range(3):
         Image.fromarray(mask).save(tmp_path / "SegmentationClass" / f"{number}.png")
-        save_picture(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / "JPEGImages" / f"{number}.jpg")
+        save_image(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / "JPEGImages" / f"{number}.jpg")
     data = open_dataset(tmp_path)
     assert (data.format, data.classes) == ("cvat-masks", ("background", "Riß", "hole: x"))
     assert data.labels[""].palette[1] == (250, 50, 83)
@@ -67,7 +67,7 @@ def test_masks_named_jpg_that_are_png_are_read_as_what_they_are(tmp_path):
     mask = np.arange(600).reshape(SIZE).astype(np.uint8) % 3
     for number in range(3):
         Image.fromarray(colors[mask]).save(tmp_path / "SegmentationClass" / f"{number}.jpg", format="PNG")
-        save_picture(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / "JPEGImages" / f"{number}.jpg")
+        save_image(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / "JPEGImages" / f"{number}.jpg")
     data = open_dataset(tmp_path)
     np.testing.assert_array_equal(data.read_mask(data.samples("all")[0]), mask)
     assert codes(tmp_path) <= {"same-mask"}
@@ -81,7 +81,7 @@ def test_without_a_labelmap_colours_are_those_of_voc(tmp_path):
     mask[:5], mask[5] = (128, 0, 0), (224, 224, 192)
     for number in range(3):
         Image.fromarray(mask).save(tmp_path / "SegmentationClass" / f"{number}.png")
-        save_picture(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / f"{number}.jpg")
+        save_image(np.full((*SIZE, 3), 50 + number, np.uint8), tmp_path / f"{number}.jpg")
     data = open_dataset(tmp_path)
     assert (data.format, data.classes[1]) == ("cvat-masks", "aeroplane")
     assert data.read_mask(data.samples("all")[0])[:7, 0].tolist() == [1, 1, 1, 1, 1, 255, 0]
@@ -102,7 +102,7 @@ def xml(root, *shapes, project=False):
     for number in range(3):
         name = f"teil/bild ü {number}.png"
         place = root / "images" / "Train" / name if project else root / "images" / name
-        save_picture(np.full((*SIZE, 3), 50 + number, np.uint8), place)
+        save_image(np.full((*SIZE, 3), 50 + number, np.uint8), place)
         drawn = "".join(shapes) if number == 0 else POLYGON.format(0, "1.00,1.00;5.00,1.00;5.00,5.00")
         images.append(f'<image id="{number + 40}" name="{name}"{subset} width="30" height="20">{drawn}</image>')
     text = f"""<?xml version="1.0" encoding="utf-8"?>

@@ -64,7 +64,7 @@ def pictures() -> dict[str, bytes]:
     import tifffile
     from PIL import Image
 
-    from image_files import ADOBE, png, profile
+    from synthetic.images import ADOBE, png, profile
 
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -177,7 +177,7 @@ class Worker:
 @pytest.mark.timeout(3 * SECONDS + 600)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc for the seconds used")
 def test_no_damaged_file_crashes_hangs_or_fills_the_memory(tmp_path):
-    from writers import FORMATS, Scene
+    from synthetic.exports import FORMATS, Scene
 
     seed = int(os.environ.get("FUZZ_SEED", time.time()))
     rng = random.Random(seed)
@@ -226,7 +226,7 @@ def test_no_damaged_file_crashes_hangs_or_fills_the_memory(tmp_path):
 def test_the_command_line_shows_no_traceback(tmp_path, seed):
     import subprocess
 
-    from writers import FORMATS, Scene
+    from synthetic.exports import FORMATS, Scene
 
     rng = random.Random(seed)
     name = sorted(FORMATS)[seed % len(FORMATS)]

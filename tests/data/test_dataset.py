@@ -13,7 +13,7 @@ from PIL import Image
 from fullconv.data import BadDataError, inspect, open_dataset
 from fullconv.errors import DataError, InputError
 from fullconv.labels import VOID
-from made import draw, make_shapes, places, save_mask, save_picture
+from synthetic.shapes import draw, make_shapes, save_image, save_mask, split_folders
 
 LAYOUTS = ["camvid", "split-first", "kind-first", "flat"]
 ENCODINGS = ["index", "palette", "rgb", "binary255"]
@@ -21,7 +21,7 @@ ENCODINGS = ["index", "palette", "rgb", "binary255"]
 
 @pytest.mark.parametrize(("layout", "encoding"), list(itertools.product(LAYOUTS, ENCODINGS)))
 def test_every_layout_and_encoding_gives_the_pictures_and_masks_that_were_written(tmp_path, layout, encoding):
-    make_shapes(tmp_path, layout, pictures=8, encoding=encoding)
+    make_shapes(tmp_path, layout, images=8, encoding=encoding)
     data = open_dataset(tmp_path)
     assert data.format == ("camvid" if layout == "camvid" else "pairs")
     assert data.classes == (("ground", "disc") if encoding == "binary255" else ("ground", "disc", "box", "triangle"))
@@ -36,14 +36,14 @@ def test_every_layout_and_encoding_gives_the_pictures_and_masks_that_were_writte
 
 
 def test_splits_are_those_of_the_folders_and_sorted(tmp_path):
-    make_shapes(tmp_path, "kind-first", pictures=8, test=3)
+    make_shapes(tmp_path, "kind-first", images=8, test=3)
     data = open_dataset(tmp_path)
     assert {split: len(members) for split, members in data.splits.items()} == {"train": 6, "val": 2, "test": 3}
     assert [s.stem for s in data.splits["train"]] == sorted(s.stem for s in data.splits["train"])
 
 
 def test_without_val_a_fifth_is_held_out_also_where_there_is_a_test_split(tmp_path):
-    make_shapes(tmp_path, "split-first", pictures=12, test=2)
+    make_shapes(tmp_path, "split-first", images=12, test=2)
     for kind in ("images", "masks"):
         for path in (tmp_path / "val" / kind).iterdir():
             path.rename(tmp_path / "train" / kind / path.name)
@@ -56,7 +56,7 @@ def test_without_val_a_fifth_is_held_out_also_where_there_is_a_test_split(tmp_pa
 
 
 def test_a_zip_opens_like_its_folder(tmp_path):
-    make_shapes(tmp_path / "d", "flat", pictures=6)
+    make_shapes(tmp_path / "d", "flat", images=6)
     with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
         for path in (tmp_path / "d").rglob("*"):
             archive.write(path, Path("shapes") / path.relative_to(tmp_path / "d"))
@@ -68,8 +68,8 @@ def test_a_zip_opens_like_its_folder(tmp_path):
 
 
 def test_two_layouts_that_fit_are_named_with_the_option(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
-    make_shapes(tmp_path, "flat", pictures=5)
+    make_shapes(tmp_path, "camvid", images=4)
+    make_shapes(tmp_path, "flat", images=5)
     words = r"2 layouts fit: camvid \(train/ with trainannot/\) and flat \(images/ with masks/\)\. Say which:"
     with pytest.raises(DataError, match=words + " --format camvid or --format flat"):
         open_dataset(tmp_path)
@@ -88,7 +88,7 @@ def test_two_layouts_that_fit_are_named_with_the_option(tmp_path):
     ],
 )
 def test_a_format_that_is_none_or_does_not_fit_is_refused(tmp_path, name, words):
-    make_shapes(tmp_path, "flat", pictures=2)
+    make_shapes(tmp_path, "flat", images=2)
     with pytest.raises(DataError, match=words):
         open_dataset(tmp_path, format=name)
 
@@ -99,7 +99,7 @@ def test_a_folder_that_is_no_data_set_is_told_what_would_be_one(tmp_path):
         DataError, match=r"laid out as no data set that is known \(it holds stuff/\).*Put pictures in images/"
     ):
         open_dataset(tmp_path)
-    make_shapes(tmp_path / "inner", "flat", pictures=2)
+    make_shapes(tmp_path / "inner", "flat", images=2)
     with pytest.raises(DataError, match=r"inner/ looks like one: did you mean .*inner\?"):
         open_dataset(tmp_path)
 
@@ -115,7 +115,7 @@ def test_a_folder_that_is_no_data_set_is_told_what_would_be_one(tmp_path):
     ],
 )
 def test_a_folder_that_lacks_its_other_half_is_named(tmp_path, layout, lost, words):
-    make_shapes(tmp_path, layout, pictures=4)
+    make_shapes(tmp_path, layout, images=4)
     if layout != "flat":
         for name in ("val", "valannot", "images/val", "masks/val"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
@@ -125,7 +125,7 @@ def test_a_folder_that_lacks_its_other_half_is_named(tmp_path, layout, lost, wor
 
 
 def test_named_folders_globs_and_suffixes_pair(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=5, suffix=".jpg")
+    make_shapes(tmp_path, "flat", images=5, suffix=".jpg")
     (tmp_path / "images").rename(tmp_path / "photos")
     (tmp_path / "masks").rename(tmp_path / "labels")
     for path in (tmp_path / "labels").iterdir():
@@ -142,14 +142,14 @@ def test_named_folders_globs_and_suffixes_pair(tmp_path):
 
 
 def test_what_lacks_the_suffix_is_no_mask(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, toml='mask_suffix = "_mask"\n')
+    make_shapes(tmp_path, "flat", images=4, toml='mask_suffix = "_mask"\n')
     for path in list((tmp_path / "masks").iterdir())[1:]:
         path.rename(path.with_name(f"{path.stem}_mask.png"))
     assert [(p.code, p.count) for p in inspect(tmp_path)] == [("missing-mask", 1)]
 
 
 def test_masks_may_lie_beside_their_pictures(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=5)
+    make_shapes(tmp_path, "flat", images=5)
     for path in (tmp_path / "masks").iterdir():
         path.rename(tmp_path / "images" / f"{path.stem}_m.png")
     settings = (tmp_path / "data.toml").read_text()
@@ -161,7 +161,7 @@ def test_masks_may_lie_beside_their_pictures(tmp_path):
 
 
 def test_named_folders_may_hold_the_splits(tmp_path):
-    make_shapes(tmp_path, "kind-first", pictures=8)
+    make_shapes(tmp_path, "kind-first", images=8)
     (tmp_path / "images").rename(tmp_path / "photos")
     (tmp_path / "data.toml").write_text('images = "photos"\n' + (tmp_path / "data.toml").read_text())
     data = open_dataset(tmp_path)
@@ -169,7 +169,7 @@ def test_named_folders_may_hold_the_splits(tmp_path):
 
 
 def test_a_named_folder_that_is_not_there_is_told(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=2, toml='images = "fotos"\n')
+    make_shapes(tmp_path, "flat", images=2, toml='images = "fotos"\n')
     with pytest.raises(
         DataError, match=r'data\.toml says images = "fotos", but there is no such folder; there is images/, masks/'
     ):
@@ -180,8 +180,8 @@ def test_equal_names_in_two_splits_become_unique_stems(tmp_path):
     for split in ("train", "val"):
         for number in range(3):
             image, mask = draw(np.random.default_rng([number, len(split)]), (20, 20), 3)
-            images, masks = places("split-first", split)
-            save_picture(image, tmp_path / images / f"{number}.png")
+            images, masks = split_folders("split-first", split)
+            save_image(image, tmp_path / images / f"{number}.png")
             save_mask(mask, tmp_path / masks / f"{number}.png")
     (tmp_path / "data.toml").write_text('classes = ["a", "b", "c"]\ngroups = "^(.)"\n')
     with pytest.raises(BadDataError, match="group-straddles"):
@@ -192,14 +192,14 @@ def test_equal_names_in_two_splits_become_unique_stems(tmp_path):
 
 
 def test_groups_keep_pictures_of_one_site_together(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=12, toml='groups = "^shape(00|01)"\n')
+    make_shapes(tmp_path, "flat", images=12, toml='groups = "^shape(00|01)"\n')
     data = open_dataset(tmp_path)
     assert {s.group for s in data.splits["train"]} & {s.group for s in data.splits["val"]} == set()
     assert {len(data.splits["train"]), len(data.splits["val"])} == {10, 2}
 
 
 def test_folds_pool_train_and_val_and_leave_test_alone(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=10, test=2)
+    make_shapes(tmp_path, "camvid", images=10, test=2)
     folds = [open_dataset(tmp_path, folds=5, fold=k) for k in range(5)]
     assert sorted(s.stem for data in folds for s in data.splits["val"]) == [f"shape{i:03d}" for i in range(10)]
     assert all(len(data.splits["test"]) == 2 for data in folds)
@@ -208,7 +208,7 @@ def test_folds_pool_train_and_val_and_leave_test_alone(tmp_path):
 
 
 def test_lists_of_data_toml_split(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=6, toml='splits = { train = "lists/t.txt", val = "lists/v.txt" }\n')
+    make_shapes(tmp_path, "flat", images=6, toml='splits = { train = "lists/t.txt", val = "lists/v.txt" }\n')
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "t.txt").write_text("shape000\nshape001\nshape002\n")
     (tmp_path / "lists" / "v.txt").write_text("shape003.png\n")
@@ -218,7 +218,7 @@ def test_lists_of_data_toml_split(tmp_path):
 
 
 def test_classes_are_counted_where_nobody_names_them(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=8, toml=False)
+    make_shapes(tmp_path, "camvid", images=8, toml=False)
     data = open_dataset(tmp_path)
     assert data.classes == ("class0", "class1", "class2", "class3")
     assert VOID in np.unique(data.read_mask(data.splits["train"][0]))
@@ -241,7 +241,7 @@ def assert_remedy_mends(root: Path, words: str) -> None:
 
 
 def test_binary_masks_are_told_the_lines_that_mend_it(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
+    make_shapes(tmp_path, "flat", images=4, encoding="binary255", toml=False)
     assert_remedy_mends(
         tmp_path,
         'hold only 0 and 255.*classes = .*values = { 0 = "background", 255 = "foreground" }'.replace(".*", r"[\s\S]*"),
@@ -250,18 +250,18 @@ def test_binary_masks_are_told_the_lines_that_mend_it(tmp_path):
 
 
 def test_labels_with_gaps_are_told_the_lines_that_mend_it(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, toml=False)
+    make_shapes(tmp_path, "flat", images=4, toml=False)
     rewrite(tmp_path, lambda mask: np.where((mask > 1) & (mask != VOID), mask * 3, mask).astype(np.uint8))
     assert_remedy_mends(tmp_path, r"masks hold the labels 0, 1, 6, 9, which are not 0 to 3")
 
 
 def test_rgb_masks_are_told_the_lines_that_mend_it(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, encoding="rgb", toml=False)
+    make_shapes(tmp_path, "flat", images=4, encoding="rgb", toml=False)
     assert_remedy_mends(tmp_path, r"masks are RGB with 5 colours that are not named")
 
 
 def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, toml=False)
+    make_shapes(tmp_path, "flat", images=4, toml=False)
     rewrite(tmp_path, lambda mask: np.where(mask == VOID, 255, mask).astype(np.uint16))
     assert len(open_dataset(tmp_path).classes) == 4
     rewrite(tmp_path, lambda mask: mask.astype(np.uint16) * 256)
@@ -269,7 +269,7 @@ def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
 
 
 def test_grey_rgb_masks_are_numbers(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, toml=False)
+    make_shapes(tmp_path, "flat", images=4, toml=False)
     rewrite(tmp_path, lambda mask: np.repeat(mask[..., None], 3, axis=2))
     data = open_dataset(tmp_path)
     assert len(data.classes) == 4
@@ -286,28 +286,28 @@ def test_grey_rgb_masks_are_numbers(tmp_path):
     ],
 )
 def test_too_few_classes_are_an_error(tmp_path, value, words):
-    make_shapes(tmp_path, "flat", pictures=3, toml=False)
+    make_shapes(tmp_path, "flat", images=3, toml=False)
     rewrite(tmp_path, lambda mask: np.full_like(mask, value))
     with pytest.raises(BadDataError, match=words):
         open_dataset(tmp_path)
 
 
 def test_more_labels_than_classes_may_be_are_an_error(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=3, size=(40, 40), toml=False)
+    make_shapes(tmp_path, "flat", images=3, size=(40, 40), toml=False)
     rewrite(tmp_path, lambda mask: np.arange(1600, dtype=np.uint16).reshape(40, 40))
     with pytest.raises(BadDataError, match=r"1599 different labels, more than 255 classes"):
         open_dataset(tmp_path)
 
 
 def test_one_class_in_values_is_too_few(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=3, toml=False)
+    make_shapes(tmp_path, "flat", images=3, toml=False)
     (tmp_path / "data.toml").write_text('values = { 0 = "a", 255 = "void" }')
     with pytest.raises(DataError, match="there must be 2 to 255 classes, not 1"):
         open_dataset(tmp_path)
 
 
 def test_palette_masks_are_decoded_by_colors_where_these_are_given(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, encoding="palette")
+    make_shapes(tmp_path, "flat", images=4, encoding="palette")
     by_index = open_dataset(tmp_path)
     expected = [by_index.read_mask(s) for s in by_index.samples("all")]
     lines = '"#5a5a5a" = "ground", "#c83c28" = "disc", "#32aa46" = "box", "#3c50d2" = "triangle"'
@@ -322,7 +322,7 @@ def test_palette_masks_are_decoded_by_colors_where_these_are_given(tmp_path):
 
 
 def test_bands_are_chosen_in_order(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=3, channels=5, dtype="uint16", suffix=".tif", toml="bands = [4, 2]\n")
+    make_shapes(tmp_path, "flat", images=3, channels=5, dtype="uint16", suffix=".tif", toml="bands = [4, 2]\n")
     data = open_dataset(tmp_path)
     first = data.samples("all")[0]
     assert data.bands == (4, 2)
@@ -337,7 +337,7 @@ def test_bands_are_chosen_in_order(tmp_path):
 
 
 def test_a_split_that_is_not_there_is_named(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "camvid", images=4)
     with pytest.raises(DataError, match=r"there is no split 'tets', but train, val"):
         open_dataset(tmp_path).samples("tets")
     with pytest.raises(DataError, match=r"there is no split 'None', but train, val"):
@@ -345,7 +345,7 @@ def test_a_split_that_is_not_there_is_named(tmp_path):
 
 
 def test_no_pair_at_all_is_an_error_with_the_reason(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=3)
+    make_shapes(tmp_path, "flat", images=3)
     for path in (tmp_path / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}seg.png"))
     with pytest.raises(BadDataError, match=r'pictures in images/ have no mask in masks/.*mask_suffix = "seg"'):
@@ -361,19 +361,19 @@ def test_no_pair_at_all_is_an_error_with_the_reason(tmp_path):
 
 
 def test_the_fingerprint_changes_with_contents_names_and_meaning_only(tmp_path):
-    make_shapes(tmp_path / "a", "camvid", pictures=5)
+    make_shapes(tmp_path / "a", "camvid", images=5)
     first = open_dataset(tmp_path / "a").fingerprint()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert open_dataset(tmp_path / "b").fingerprint() == first
     (tmp_path / "b" / "data.toml").write_text('classes = ["w", "x", "y", "z"]')
     assert open_dataset(tmp_path / "b").fingerprint() != first
     path = sorted((tmp_path / "a" / "train").iterdir())[0]
-    save_picture(np.zeros((48, 64, 3), np.uint8), path)
+    save_image(np.zeros((48, 64, 3), np.uint8), path)
     assert open_dataset(tmp_path / "a").fingerprint() != first
 
 
 def test_reading_names_the_file(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=3)
+    make_shapes(tmp_path, "flat", images=3)
     data = open_dataset(tmp_path)
     sample = data.samples("all")[0]
     save_mask(np.full((48, 64), 77, np.uint8), sample.mask)
@@ -396,7 +396,7 @@ def test_reading_names_the_file(tmp_path):
     ],
 )
 def test_a_mask_without_whole_numbers_is_refused(tmp_path, array, words):
-    make_shapes(tmp_path, "flat", pictures=3)
+    make_shapes(tmp_path, "flat", images=3)
     data = open_dataset(tmp_path)
     sample = data.samples("all")[0]
     sample.mask.unlink()
@@ -408,7 +408,7 @@ def test_a_mask_without_whole_numbers_is_refused(tmp_path, array, words):
 
 
 def test_a_mask_with_alpha_is_read_where_it_is_opaque_and_refused_where_not(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=3)
+    make_shapes(tmp_path, "flat", images=3)
     data = open_dataset(tmp_path)
     sample = data.samples("all")[0]
     expected = data.read_mask(sample)
@@ -422,7 +422,7 @@ def test_a_mask_with_alpha_is_read_where_it_is_opaque_and_refused_where_not(tmp_
 
 
 def test_a_one_bit_mask_is_zeros_and_ones(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=3, classes=2, void=False)
+    make_shapes(tmp_path, "flat", images=3, classes=2, void=False)
     data = open_dataset(tmp_path)
     sample = data.samples("all")[0]
     expected = data.read_mask(sample)
@@ -446,7 +446,7 @@ def test_camvid_opens_as_published_where_it_is():
 
 
 def test_folds_of_data_toml_are_overridden_by_those_that_are_given(tmp_path):
-    make_shapes(tmp_path, "split-first", pictures=10, test=2, toml="folds = 5\n")
+    make_shapes(tmp_path, "split-first", images=10, test=2, toml="folds = 5\n")
     folds = [open_dataset(tmp_path, fold=k) for k in range(5)]
     assert sorted(s.stem for data in folds for s in data.splits["val"]) == [f"shape{i:03d}" for i in range(10)]
     assert open_dataset(tmp_path).splits == folds[0].splits
@@ -457,6 +457,6 @@ def test_folds_of_data_toml_are_overridden_by_those_that_are_given(tmp_path):
 
 @pytest.mark.parametrize("folds", ["1", "true", '"5"'])
 def test_folds_of_data_toml_that_cannot_be_are_refused(tmp_path, folds):
-    make_shapes(tmp_path, "flat", pictures=4, toml=f"folds = {folds}\n")
+    make_shapes(tmp_path, "flat", images=4, toml=f"folds = {folds}\n")
     with pytest.raises(DataError, match="folds = "):
         open_dataset(tmp_path)

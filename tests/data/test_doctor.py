@@ -16,14 +16,14 @@ from PIL import Image
 import fullconv.data
 from fullconv.data import BadDataError, inspect, open_dataset, require_usable, summary
 from fullconv.data.checks.catalog import WORDS
-from made import make_shapes, places, save_mask, save_picture
+from synthetic.shapes import make_shapes, save_image, save_mask, split_folders
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def data(tmp_path):
-    return make_shapes(tmp_path, "camvid", pictures=8)
+    return make_shapes(tmp_path, "camvid", images=8)
 
 
 def only(root: Path):
@@ -63,7 +63,7 @@ def seen(root: Path) -> np.ndarray:
 
 def as_tiff(path: Path, array: np.ndarray) -> None:
     path.unlink()
-    save_picture(array, path.with_suffix(".tif"))
+    save_image(array, path.with_suffix(".tif"))
 
 
 def nan_tiff(root: Path) -> None:
@@ -95,7 +95,7 @@ FAULTS = [
      "train/shape000.tif", "most have 3, these 4"),
     ("dtype-differs", lambda d: as_tiff(image(d), seen(d).astype(np.uint16)),
      "train/shape000.tif", "most have uint8, these uint16"),
-    ("grey-among-color", lambda d: save_picture(seen(d)[..., :1], image(d)), "train/shape000.png", "R = G = B"),
+    ("grey-among-color", lambda d: save_image(seen(d)[..., :1], image(d)), "train/shape000.png", "R = G = B"),
     ("not-finite", nan_tiff, "train/shape000.tif", "1 numbers of the first are NaN"),
     ("float-mask", lambda d: as_tiff(mask(d), np.full((48, 64, 1), 0.5, np.float32)),
      "trainannot/shape000.tif", "the mask holds fractions"),
@@ -126,20 +126,20 @@ def test_a_link_that_leads_nowhere_is_found(data):
 
 
 def test_a_picture_over_the_limit_is_found(data, monkeypatch):
-    save_picture(np.zeros((200, 200, 3), np.uint8), image(data))
+    save_image(np.zeros((200, 200, 3), np.uint8), image(data))
     monkeypatch.setenv("FULLCONV_MAX_PIXELS", "39999")
     assert [p.code for p in inspect(data)] == ["too-large"]
 
 
 def test_a_reader_that_is_not_installed_is_named_with_its_install_line(tmp_path, monkeypatch):
-    make_shapes(tmp_path, "flat", pictures=4, channels=5, dtype="uint16", suffix=".tif")
+    make_shapes(tmp_path, "flat", images=4, channels=5, dtype="uint16", suffix=".tif")
     data = open_dataset(tmp_path)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     assert any(p.code == "needs-extra" and "pip install" in p.cause for p in inspect(data))
 
 
 def test_missing_bands_are_found(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, toml="bands = [1, 4]\n")
+    make_shapes(tmp_path, "flat", images=4, toml="bands = [1, 4]\n")
     found = only(tmp_path)
     assert (found.code, found.count) == ("missing-band", 4)
     assert "has 3, data.toml asks for band 4" in found.cause
@@ -166,7 +166,7 @@ def test_everything_is_named_in_one_go_errors_first(data):
 
 
 def test_twenty_files_are_named_and_all_are_counted(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=30, size=(16, 16))
+    make_shapes(tmp_path, "flat", images=30, size=(16, 16))
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"")
     found = only(tmp_path)
@@ -176,7 +176,7 @@ def test_twenty_files_are_named_and_all_are_counted(tmp_path):
 
 
 def test_binary_masks_with_named_classes_are_found(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
+    make_shapes(tmp_path, "flat", images=4, encoding="binary255", toml=False)
     (tmp_path / "data.toml").write_text('classes = ["wall", "crack"]\n')
     found = only(tmp_path)
     assert (found.code, found.severity, found.count) == ("binary-mask", "error", 4)
@@ -186,7 +186,7 @@ def test_binary_masks_with_named_classes_are_found(tmp_path):
 
 
 def test_rgb_masks_with_named_classes_but_no_colours_are_found(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, encoding="rgb", toml=False)
+    make_shapes(tmp_path, "flat", images=4, encoding="rgb", toml=False)
     (tmp_path / "data.toml").write_text('classes = ["a", "b", "c", "d"]\n')
     found = only(tmp_path)
     assert (found.code, found.count, found.stems) == ("rgb-mask", 4, frozenset())
@@ -200,7 +200,7 @@ def test_one_rgb_mask_among_others_can_be_left_out(data):
 
 
 def test_a_colour_that_is_not_named_is_found(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4, encoding="rgb")
+    make_shapes(tmp_path, "camvid", images=4, encoding="rgb")
     array = np.asarray(Image.open(mask(tmp_path))).copy()
     array[0, 0] = (1, 2, 3)
     Image.fromarray(array).save(mask(tmp_path))
@@ -210,7 +210,7 @@ def test_a_colour_that_is_not_named_is_found(tmp_path):
 
 
 def test_classes_that_train_lacks_and_that_nothing_has_are_found(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=6, classes=3)
+    make_shapes(tmp_path, "camvid", images=6, classes=3)
     (tmp_path / "data.toml").write_text('classes = ["a", "b", "c", "d", "e"]')
     save_mask(np.full((48, 64), 3, np.uint8), tmp_path / "valannot" / "shape005.png")
     found = {p.code: p for p in inspect(tmp_path)}
@@ -221,7 +221,7 @@ def test_classes_that_train_lacks_and_that_nothing_has_are_found(tmp_path):
 
 
 def test_empty_splits_are_found(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "camvid", images=4)
     for path in [*(tmp_path / "val").iterdir(), *(tmp_path / "valannot").iterdir()]:
         path.unlink()
     assert [(p.code, p.severity) for p in inspect(tmp_path)] == [("empty-folder", "error"), ("empty-split", "warning")]
@@ -233,20 +233,20 @@ def test_empty_splits_are_found(tmp_path):
 @pytest.mark.parametrize("layout", ["camvid", "split-first", "kind-first"])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_split_without_its_folder_of_masks_is_not_passed_over(tmp_path, layout, split):
-    make_shapes(tmp_path, layout, pictures=6, test=2)
-    images, masks = places(layout, split)
+    make_shapes(tmp_path, layout, images=6, test=2)
+    images, masks = split_folders(layout, split)
     shutil.rmtree(tmp_path / masks)
     found = only(tmp_path)
     assert (found.code, found.severity) == ("missing-folder", "note" if split == "test" else "error")
     assert found.files == (images,)
-    make_shapes(tmp_path, layout, pictures=6, test=2)
+    make_shapes(tmp_path, layout, images=6, test=2)
     shutil.rmtree(tmp_path / images)
     found = only(tmp_path)
     assert (found.code, found.severity, found.files) == ("missing-folder", "error", (masks,))
 
 
 def test_a_set_of_test_pictures_alone_cannot_train(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4, test=2)
+    make_shapes(tmp_path, "camvid", images=4, test=2)
     for name in ("train", "trainannot", "val", "valannot"):
         shutil.rmtree(tmp_path / name)
     assert [(p.code, p.severity) for p in inspect(tmp_path)] == [("empty-split", "error")]
@@ -254,9 +254,9 @@ def test_a_set_of_test_pictures_alone_cannot_train(tmp_path):
 
 
 def test_pictures_of_one_and_the_same_number_are_found(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4)
+    make_shapes(tmp_path, "flat", images=4)
     for path in (tmp_path / "images").iterdir():
-        save_picture(np.full((48, 64, 1), 77, np.uint16), path)
+        save_image(np.full((48, 64, 1), 77, np.uint16), path)
     found = inspect(tmp_path)[0]
     assert (found.code, found.severity, found.count) == ("constant-pictures", "error", 4)
     assert "every pixel of every picture in train is 77" in found.cause
@@ -286,8 +286,8 @@ def test_summary_has_the_keys_of_the_interface_and_is_json(data):
 
 
 def test_a_format_can_be_named_where_two_fit(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
-    make_shapes(tmp_path, "flat", pictures=5)
+    make_shapes(tmp_path, "camvid", images=4)
+    make_shapes(tmp_path, "flat", images=5)
     assert [p.code for p in inspect(tmp_path)] == ["unusable"]
     assert inspect(tmp_path, format="flat") == []
     assert summary(tmp_path, format="camvid")["splits"] == {"train": 3, "val": 1}
@@ -328,7 +328,7 @@ def test_skip_bad_takes_the_first_of_two_of_one_name(data):
 
 
 def test_skip_bad_cannot_mend_the_whole(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=4, encoding="binary255", toml=False)
+    make_shapes(tmp_path, "flat", images=4, encoding="binary255", toml=False)
     (tmp_path / "data.toml").write_text('classes = ["wall", "crack"]\n')
     with pytest.raises(BadDataError, match="binary-mask"):
         require_usable(open_dataset(tmp_path, skip_bad=True))
@@ -408,7 +408,7 @@ def test_a_data_set_without_anything_to_learn_is_an_error(data):
 
 @pytest.mark.parametrize("toml", [True, False])
 def test_what_is_wrong_with_one_file_is_said_once(tmp_path, toml):
-    make_shapes(tmp_path, "camvid", pictures=8, toml=toml)
+    make_shapes(tmp_path, "camvid", images=8, toml=toml)
     mask(tmp_path).write_bytes(b"")
     found = only(tmp_path)
     assert (found.code, found.count) == ("empty-file", 1)
@@ -418,8 +418,8 @@ def test_what_is_wrong_with_one_file_is_said_once(tmp_path, toml):
 
 
 def test_the_layout_is_reported_by_the_name_that_was_given(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
-    make_shapes(tmp_path, "flat", pictures=5)
+    make_shapes(tmp_path, "camvid", images=4)
+    make_shapes(tmp_path, "flat", images=5)
     assert summary(tmp_path, format="flat")["format"] == "flat"
     assert summary(tmp_path, format="pairs")["format"] == "pairs"
 

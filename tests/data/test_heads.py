@@ -16,7 +16,7 @@ from fullconv.data.prefetch import read_sample
 from fullconv.data.statistics import Statistics
 from fullconv.errors import DataError
 from fullconv.labels import VOID
-from made import draw, save_mask, save_picture
+from synthetic.shapes import draw, save_image, save_mask
 
 PLACES = {
     "camvid": ("train", "trainannot_{}", "val", "valannot_{}"),
@@ -39,7 +39,7 @@ def make(root: Path, layout: str = "split-first", toml: str = TOML, count: int =
     for number in range(count):
         image, mask = draw(rng, (24, 30), 3)
         images, labels = places[:2] if number % 2 == 0 else places[2:]
-        save_picture(image, root / images / f"p{number}.png")
+        save_image(image, root / images / f"p{number}.png")
         save_mask(mask, root / labels.format("what") / f"p{number}.png")
         save_mask(solid(mask), root / labels.format("solid") / f"p{number}.png")
         masks.append(mask)
@@ -139,7 +139,7 @@ def test_heads_and_bands_go_with_folders_of_masks_only(tmp_path):
     for kind in ("JPEGImages", "SegmentationClass"):
         (tmp_path / kind).mkdir()
     (tmp_path / "data.toml").write_text('bands_from = "hha"')
-    save_picture(np.zeros((4, 4, 3), np.uint8), tmp_path / "JPEGImages/a.png")
+    save_image(np.zeros((4, 4, 3), np.uint8), tmp_path / "JPEGImages/a.png")
     save_mask(np.zeros((4, 4), np.uint8), tmp_path / "SegmentationClass/a.png")
     with pytest.raises(DataError, match="bands_from is for folders of pictures and masks, not for the format voc"):
         open_dataset(tmp_path)
@@ -166,7 +166,7 @@ def with_depth(root: Path, dtype: type = np.uint8) -> None:
     for path in [*root.glob("*/images/*.png")]:
         number = int(path.stem[-1])
         depth = (np.arange(24 * 30).reshape(24, 30, 1) % 200 + number).astype(dtype)
-        save_picture(depth, path.parents[1] / "depth" / path.name)
+        save_image(depth, path.parents[1] / "depth" / path.name)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -202,7 +202,7 @@ def test_a_missing_partner_another_size_and_a_missing_folder_are_named(tmp_path)
         open_dataset(tmp_path)
     with_depth(tmp_path)
     (tmp_path / "train/depth/p0.png").unlink()
-    save_picture(np.zeros((24, 31, 1), np.uint8), tmp_path / "val/depth/p1.png")
+    save_image(np.zeros((24, 31, 1), np.uint8), tmp_path / "val/depth/p1.png")
     told = {found.code: found for found in inspect(tmp_path)}
     assert told["missing-bands"].files == ("train/images/p0.png",)
     assert told["band-size"].files == ("val/depth/p1.png",)
@@ -217,5 +217,5 @@ def test_the_fingerprint_knows_the_second_folder(tmp_path):
     make(tmp_path, toml='bands_from = "depth"\n' + TOML)
     with_depth(tmp_path)
     before = open_dataset(tmp_path).fingerprint()
-    save_picture(np.zeros((24, 30, 1), np.uint8), tmp_path / "train/depth/p0.png")
+    save_image(np.zeros((24, 30, 1), np.uint8), tmp_path / "train/depth/p0.png")
     assert open_dataset(tmp_path).fingerprint() != before

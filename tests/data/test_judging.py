@@ -15,14 +15,14 @@ from PIL import Image
 from fullconv.data import inspect
 from fullconv.data.problems import errors
 from fullconv.labels import VOID
-from made import COLORS, make_shapes
+from synthetic.shapes import COLORS, make_shapes
 
 Array = np.ndarray
 CLASSES = 5
 
 
 def shapes(root: Path, **options) -> Path:
-    return make_shapes(root, "camvid", pictures=24, size=(96, 128), classes=CLASSES, **options)
+    return make_shapes(root, "camvid", images=24, size=(96, 128), classes=CLASSES, **options)
 
 
 def files(root: Path, kind: str = "annot") -> list[Path]:
@@ -350,7 +350,7 @@ def test_frames_of_one_video_in_two_splits_are_found(tmp_path):
 
 
 def test_numbers_of_single_things_are_found_and_can_be_merged(tmp_path):
-    root = make_shapes(tmp_path, "flat", pictures=16, size=(96, 128), classes=2, void=False)
+    root = make_shapes(tmp_path, "flat", images=16, size=(96, 128), classes=2, void=False)
     rng = np.random.default_rng(0)
     for path in sorted((root / "masks").iterdir()):
         cells = np.zeros((96, 128), np.uint8)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from labelme_sets import SIZE, box, labelme, packed, shape
 
 from fullconv.data import inspect, open_dataset
+from synthetic.labelme import SIZE, box, labelme, packed, shape
 
 
 def codes(root):

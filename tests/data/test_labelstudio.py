@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from labelstudio_sets import BOX, POLYGON, SIZE, make, row, strokes
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset
 from fullconv.data.formats.strokes import unpack_strokes
+from synthetic.labelstudio import BOX, POLYGON, SIZE, make, row, strokes
 
 
 def codes(root):

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from listed_sets import check, make
 
 from fullconv.data import inspect, open_dataset
-from made import make_shapes
+from synthetic.file_lists import check, make
+from synthetic.shapes import make_shapes
 
 
 def codes(root):
@@ -45,7 +45,7 @@ def test_lists_say_the_pairs_and_splits_and_foreign_paths_are_mended(tmp_path, l
 
 
 def test_lists_beside_a_layout_do_not_make_it_unclear(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "camvid", images=4)
     (tmp_path / "train.txt").write_text("/SegNet/CamVid/train/shape000.png /SegNet/CamVid/trainannot/shape000.png\n")
     assert open_dataset(tmp_path).format == "camvid"
 

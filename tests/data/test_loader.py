@@ -19,12 +19,12 @@ from fullconv.data.loader import LEAST_STEPS, TrainingBatches, _Maker, read_samp
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 from fullconv.preprocess import working_size
-from made import make_shapes, save_mask, save_picture
+from synthetic.shapes import make_shapes, save_image, save_mask
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_shapes(tmp_path_factory.mktemp("shapes"), "camvid", pictures=14)
+    return make_shapes(tmp_path_factory.mktemp("shapes"), "camvid", images=14)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_batch_holds_crops_as_stored_with_their_masks(data):
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_other_types_stay_what_they_are(tmp_path, dtype):
-    make_shapes(tmp_path, "camvid", pictures=5, channels=5, dtype=dtype, suffix=".tif")
+    make_shapes(tmp_path, "camvid", images=5, channels=5, dtype=dtype, suffix=".tif")
     batch = next(loader(open_dataset(tmp_path)).batches())
     assert batch.images.shape == (4, 32, 40, 5)
     assert batch.images.dtype == getattr(torch, dtype)
@@ -69,7 +69,7 @@ def test_any_step_is_the_same_wherever_the_run_starts(data):
 
 
 def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=6, size=(96, 128))
+    make_shapes(tmp_path, "camvid", images=6, size=(96, 128))
     data = open_dataset(tmp_path)
     made = loader(data, crop=(32, 40))
     assert "8 crops are taken from each decoded picture" in made.explain
@@ -83,7 +83,7 @@ def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tm
 
 
 def test_each_picture_of_a_block_is_decoded_once(tmp_path, monkeypatch):
-    make_shapes(tmp_path, "camvid", pictures=6, size=(96, 128))
+    make_shapes(tmp_path, "camvid", images=6, size=(96, 128))
     made = loader(open_dataset(tmp_path), batch_size=2, cache_bytes=0)
     reads = []
     original = _Maker._read
@@ -215,7 +215,7 @@ def test_a_crop_depends_on_its_epoch_and_position_only(data):
 
 
 def test_the_same_place_of_another_epoch_is_another_crop(tmp_path):
-    data = open_dataset(make_shapes(tmp_path, "camvid", pictures=2))
+    data = open_dataset(make_shapes(tmp_path, "camvid", images=2))
     made = loader(data, batch_size=1, steps_per_epoch=1, crop=(40, 56))
     first, second = made.batches(0, 2)
     assert first.stems == second.stems
@@ -232,7 +232,7 @@ def test_an_epoch_is_one_crop_a_picture_and_at_least_fifty_steps(data):
 
 
 def test_rare_sampling_centres_every_second_crop_on_a_class(tmp_path):
-    make_shapes(tmp_path, "flat", pictures=6, size=(120, 160), classes=2)
+    make_shapes(tmp_path, "flat", images=6, size=(120, 160), classes=2)
     for number, path in enumerate(sorted((tmp_path / "masks").iterdir())):
         mask = np.zeros((120, 160), np.uint8)
         mask[20 * number, 10 * number + 5] = 1
@@ -251,7 +251,7 @@ def test_rare_sampling_centres_every_second_crop_on_a_class(tmp_path):
 
 
 def test_the_working_resolution_is_that_of_prediction(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4, size=(50, 70))
+    make_shapes(tmp_path, "camvid", images=4, size=(50, 70))
     data = open_dataset(tmp_path)
     size = working_size(50, 70, 0.5)
     made = TrainingBatches(data, "train", batch_size=3, crop=size, scale=0.5, augment="none")
@@ -267,8 +267,8 @@ def test_the_working_resolution_is_that_of_prediction(tmp_path):
 
 
 def test_grey_pictures_among_colour_get_three_channels(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=5)
-    save_picture(np.full((48, 64, 1), 99, np.uint8), tmp_path / "train" / "shape000.png")
+    make_shapes(tmp_path, "camvid", images=5)
+    save_image(np.full((48, 64, 1), 99, np.uint8), tmp_path / "train" / "shape000.png")
     stems = set()
     for batch in loader(open_dataset(tmp_path)).batches(0, 3):
         assert batch.images.shape[-1] == 3
@@ -277,7 +277,7 @@ def test_grey_pictures_among_colour_get_three_channels(tmp_path):
 
 
 def test_a_picture_that_breaks_in_the_middle_of_a_run_is_named(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=8)
+    make_shapes(tmp_path, "camvid", images=8)
     data = open_dataset(tmp_path)
     for workers in (0, 1):
         made = loader(data, workers=workers, cache_bytes=0)
@@ -289,7 +289,7 @@ def test_a_picture_that_breaks_in_the_middle_of_a_run_is_named(tmp_path):
 
 
 def test_with_skip_bad_the_next_picture_takes_its_place_and_it_is_recorded(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=8)
+    make_shapes(tmp_path, "camvid", images=8)
     data = open_dataset(tmp_path, skip_bad=True)
     made = [loader(data, workers=workers, cache_bytes=0) for workers in (0, 1)]
     save_mask(np.full((48, 64), 99, np.uint8), data.splits["train"][2].mask)
@@ -303,7 +303,7 @@ def test_with_skip_bad_the_next_picture_takes_its_place_and_it_is_recorded(tmp_p
 
 
 def test_no_picture_that_can_be_read_is_an_error_even_with_skip_bad(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "camvid", images=4)
     data = open_dataset(tmp_path, skip_bad=True)
     made = loader(data)
     for sample in data.splits["train"]:

@@ -11,7 +11,7 @@ import pytest
 
 from fullconv.data import open_dataset
 from fullconv.errors import FullconvError
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 Change = Callable[[Path, Path], None]
 
@@ -98,7 +98,7 @@ def voc(root: Path, outside: Path) -> None:
 def test_nothing_outside_the_data_folder_is_read(tmp_path, change):
     root, outside = tmp_path / "data", tmp_path / "outside"
     for place in (root, outside):
-        make_shapes(place, layout="flat", pictures=6, size=(24, 24))
+        make_shapes(place, layout="flat", images=6, size=(24, 24))
     (outside / "groups.csv").write_text("shape000,a\n")
     (outside / "val.txt").write_text("shape000\n")
     change(root, outside)
@@ -112,5 +112,5 @@ def test_nothing_outside_the_data_folder_is_read(tmp_path, change):
 
 def test_what_lies_inside_is_read(tmp_path):
     """The folders above are sound but for what is changed."""
-    root = make_shapes(tmp_path / "data", layout="flat", pictures=6, size=(24, 24))
+    root = make_shapes(tmp_path / "data", layout="flat", images=6, size=(24, 24))
     assert len(open_dataset(root).samples("all")) == 6

@@ -14,7 +14,7 @@ from fullconv.errors import RecipeError
 from fullconv.labels import VOID
 from fullconv.losses import PixelLoss
 from fullconv.recipe import parse_recipe
-from made import draw, save_mask, save_picture
+from synthetic.shapes import draw, save_image, save_mask
 
 SIZES = ((40, 48), (33, 60), (52, 31), (40, 48))
 
@@ -41,7 +41,7 @@ def mixed(tmp_path):
     rng = np.random.default_rng(3)
     for number, size in enumerate(SIZES):
         image, mask = draw(rng, size, 3)
-        save_picture(image, tmp_path / "train" / "images" / f"{number}.png")
+        save_image(image, tmp_path / "train" / "images" / f"{number}.png")
         save_mask(mask, tmp_path / "train" / "masks" / f"{number}.png")
     (tmp_path / "data.toml").write_text('classes = ["a", "b", "c"]', encoding="utf-8")
     return open_dataset(tmp_path)

@@ -9,12 +9,12 @@ import pytest
 from fullconv.data import open_dataset
 from fullconv.data.prefetch import pictures, read_ahead, read_sample
 from fullconv.errors import DataError
-from made import make_shapes, save_mask
+from synthetic.shapes import make_shapes, save_mask
 
 
 @pytest.fixture
 def data(tmp_path):
-    return open_dataset(make_shapes(tmp_path, "camvid", pictures=9))
+    return open_dataset(make_shapes(tmp_path, "camvid", images=9))
 
 
 def test_pictures_come_in_order_with_their_masks(data):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset
-from made import save_picture
+from synthetic.shapes import save_image
 
 TABLE = "Pixel Value, Class\n0, background\n1, Straße nass\n7, car\n"
 
@@ -15,7 +15,7 @@ def make(root, splits=("train", "train", "valid", "test"), table=TABLE):
     mask[3:9, 4:9], mask[10:, 20:] = 1, 7
     for number, split in enumerate(splits):
         stem = f"bild ü {number}_jpg.rf.0a1b2c"
-        save_picture(np.full((20, 30, 3), 40 + number, np.uint8), root / split / f"{stem}.jpg")
+        save_image(np.full((20, 30, 3), 40 + number, np.uint8), root / split / f"{stem}.jpg")
         Image.fromarray(mask).save(root / split / f"{stem}_mask.png")
         (root / split / "_classes.csv").write_text(table, encoding="utf-8")
     return root

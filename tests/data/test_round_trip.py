@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from writers import FORMATS, Scene, names_of
 
 from fullconv.data import open_dataset
 from fullconv.data.convert import convert
 from fullconv.labels import VOID
+from synthetic.exports import FORMATS, Scene, names_of
 
 FAMILY = {"loose-coco": "coco", "polygon-coco": "coco", "ade20k-full": "ade20k"}
 

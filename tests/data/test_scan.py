@@ -17,12 +17,12 @@ from fullconv.data.scan.analyze import examine_mask, examine_picture
 from fullconv.data.scan.edges import from_text
 from fullconv.data.scan.scanner import Scanner
 from fullconv.storage import cache_folder
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return make_shapes(tmp_path / "data", "flat", pictures=6)
+    return make_shapes(tmp_path / "data", "flat", images=6)
 
 
 def files(folder: Path, kind: str = "images") -> list[Path]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset
-from made import save_picture
+from synthetic.shapes import save_image
 
 
 def save(array, path):
@@ -21,7 +21,7 @@ def test_cityscapes_gives_its_19_classes(tmp_path, kind):
     train_ids = np.array([[255, 0, 1, 2], [18, 16, 255, 255]] * 4, np.uint8)
     for split, number in (("train", 0), ("train", 1), ("val", 2), ("test", 3)):
         stem = f"{split}/köln/köln_00000{number}_000019"
-        save_picture(np.full((8, 4, 3), number, np.uint8), tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        save_image(np.full((8, 4, 3), number, np.uint8), tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png")
         if split != "test":
             save(ids, tmp_path / "gtFine" / f"{stem}_gtFine_labelIds.png")
             save(ids, tmp_path / "gtFine" / f"{stem}_gtFine_instanceIds.png")
@@ -41,7 +41,7 @@ def test_cityscapes_gives_its_19_classes(tmp_path, kind):
 def ade(root):
     mask = np.array([[0, 1, 2], [150, 3, 0]], np.uint8)
     for split, number in (("training", 1), ("training", 2), ("validation", 3)):
-        save_picture(np.full((2, 3, 3), number, np.uint8), root / "images" / split / f"ADE_{number}.jpg")
+        save_image(np.full((2, 3, 3), number, np.uint8), root / "images" / split / f"ADE_{number}.jpg")
         save(mask, root / "annotations" / split / f"ADE_{number}.png")
     return root
 
@@ -68,7 +68,7 @@ def test_masks_of_the_full_ade20k_release_are_refused(tmp_path):
 def test_cityscapes_coarse_masks_count_where_there_are_no_fine_ones(tmp_path):
     for split in ("train", "train_extra", "val"):
         stem = f"{split}/ulm/ulm_000000_00001{len(split)}"
-        save_picture(np.full((8, 4, 3), 9, np.uint8), tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        save_image(np.full((8, 4, 3), 9, np.uint8), tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png")
         save(np.full((8, 4), 7, np.uint8), tmp_path / "gtCoarse" / f"{stem}_gtCoarse_labelIds.png")
     data = open_dataset(tmp_path)
     assert {split: len(s) for split, s in data.splits.items()} == {"train": 2, "val": 1}
@@ -82,7 +82,7 @@ def ade_full(root, numbers=(1, 401, 2836), pictures=3, tables=True):
     for number in range(pictures):
         split = "validation" if number == 2 else "training"
         base = root / "images" / "ADE" / split / "urban" / "street" / f"ADE_train_0000{number}"
-        save_picture(np.full((4, 8, 3), number, np.uint8), base.with_suffix(".jpg"))
+        save_image(np.full((4, 8, 3), number, np.uint8), base.with_suffix(".jpg"))
         mask = np.zeros((4, 8, 3), np.uint8)
         for i, index in enumerate(numbers):
             mask[i % 4, i // 4 + 1, :] = (index // 256 * 10, index % 256, i + 1)  # blue counts the instances

@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import labelme_sets
-import labelstudio_sets
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +16,8 @@ from fullconv.data.checks.appearance import Appearance, _is_exchanged, _Looks
 from fullconv.data.checks.things import regions
 from fullconv.data.problems import Problem, errors
 from fullconv.labels import VOID
-from made import COLORS, make_shapes, names
+from synthetic import labelme, labelstudio
+from synthetic.shapes import COLORS, make_shapes, names
 
 Array = np.ndarray
 
@@ -53,7 +52,7 @@ def shown(paths: list[Path], root: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("classes", "first", "second"), [(2, 0, 1), (4, 0, 2), (4, 1, 3)])
 def test_two_classes_exchanged_in_val_are_told(tmp_path, classes, first, second):
-    root = make_shapes(tmp_path, pictures=24, classes=classes, void=False)
+    root = make_shapes(tmp_path, images=24, classes=classes, void=False)
     assert inspect(root) == []
     redo(masks(root, "val"), exchange(first, second))
     found = told(root)["classes-exchanged"]
@@ -62,7 +61,7 @@ def test_two_classes_exchanged_in_val_are_told(tmp_path, classes, first, second)
 
 def test_some_inverted_masks_of_two_classes_are_told_in_numbers_and_in_colours(tmp_path):
     for encoding in ("index", "rgb"):
-        root = make_shapes(tmp_path / encoding, pictures=16, classes=2, void=False, encoding=encoding)
+        root = make_shapes(tmp_path / encoding, images=16, classes=2, void=False, encoding=encoding)
         odd = [masks(root)[3], masks(root)[14]]
         for path in odd:
             image = np.asarray(Image.open(path))
@@ -75,7 +74,7 @@ def test_some_inverted_masks_of_two_classes_are_told_in_numbers_and_in_colours(t
 
 
 def test_a_set_of_night_in_val_is_no_exchange(tmp_path):
-    root = make_shapes(tmp_path, pictures=24, classes=2, void=False)
+    root = make_shapes(tmp_path, images=24, classes=2, void=False)
     redo(sorted((root / "val").iterdir()), lambda picture: 255 - picture)  # as bright on dark, sizes as ever
     assert "classes-exchanged" not in told(root)
 
@@ -85,7 +84,7 @@ def test_many_classes_are_not_compared():
 
 
 def test_masks_that_count_from_1_among_others_are_named_and_none_is_made_void(tmp_path):
-    root = make_shapes(tmp_path, pictures=16)
+    root = make_shapes(tmp_path, images=16)
     odd = masks(root)[::2]
     redo(odd, lambda mask: np.where(mask == VOID, mask, mask + 1).astype(np.uint8))
     found = told(root)["off-by-one"]
@@ -94,7 +93,7 @@ def test_masks_that_count_from_1_among_others_are_named_and_none_is_made_void(tm
 
 
 def test_as_many_other_numbers_as_classes_are_proposed_in_order_but_never_written(tmp_path):
-    root = make_shapes(tmp_path, pictures=8)
+    root = make_shapes(tmp_path, images=8)
     table = np.full(256, VOID, np.uint8)
     table[:4] = 0, 13, 22, 28
     redo(masks(root), table.__getitem__)
@@ -107,7 +106,7 @@ def test_as_many_other_numbers_as_classes_are_proposed_in_order_but_never_writte
 
 
 def test_numbers_stretched_mask_by_mask_are_not_taken_for_classes_in_order(tmp_path):
-    root = make_shapes(tmp_path, pictures=8, void=False)
+    root = make_shapes(tmp_path, images=8, void=False)
     for i, path in enumerate(masks(root)):
         redo([path], lambda mask, top=1 + i % 3: (np.minimum(mask, top) * (255 // top)).astype(np.uint8))
     found = told(root)
@@ -128,7 +127,7 @@ def number_things(root: Path, things: Callable[[int], int], parts: int = 1) -> N
 
 @pytest.mark.parametrize("named", [False, True])
 def test_masks_that_number_things_are_told(tmp_path, named):
-    root = make_shapes(tmp_path, pictures=16, classes=7, size=(96, 128), toml=named)
+    root = make_shapes(tmp_path, images=16, classes=7, size=(96, 128), toml=named)
     number_things(root, lambda i: 2 + i % 4)
     found = told(root)["instance-ids"]
     assert (found.severity, found.count) == ("warning", 16)
@@ -147,7 +146,7 @@ def test_masks_that_number_things_are_told(tmp_path, named):
     ],
 )
 def test_numbers_of_classes_are_not_taken_for_things(tmp_path, things, parts):
-    root = make_shapes(tmp_path, pictures=16, classes=7, size=(96, 128))
+    root = make_shapes(tmp_path, images=16, classes=7, size=(96, 128))
     number_things(root, things, parts)
     assert "instance-ids" not in told(root)
 
@@ -159,7 +158,7 @@ def test_regions_hang_together_over_corners():
 
 
 def test_classes_of_one_colour_are_an_error_where_masks_hold_it(tmp_path):
-    root = make_shapes(tmp_path, pictures=8, encoding="rgb", void=False, toml=False)
+    root = make_shapes(tmp_path, images=8, encoding="rgb", void=False, toml=False)
     colors = [COLORS[0], COLORS[1], COLORS[2], COLORS[2]]
     names = ["ground", "disc", "box", "triangle"]
     (root / "classes.txt").write_text("".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip(names, colors, strict=True)))
@@ -171,13 +170,13 @@ def test_classes_of_one_colour_are_an_error_where_masks_hold_it(tmp_path):
 
 
 def test_classes_of_one_colour_may_be_painted_with_it(tmp_path):
-    root = make_shapes(tmp_path, pictures=8, toml=False)
+    root = make_shapes(tmp_path, images=8, toml=False)
     (root / "classes.txt").write_text("ground 0 0 0\ndisc 9 9 9\nbox 9 9 9\ntriangle 5 5 5\n")
     assert inspect(root) == []
 
 
 def test_palettes_without_an_order_that_most_share_are_all_named(tmp_path):
-    root = make_shapes(tmp_path, pictures=8, void=False)
+    root = make_shapes(tmp_path, images=8, void=False)
     for i, path in enumerate(masks(root)):
         order = np.random.default_rng(i).permutation(4)
         image = Image.fromarray(np.argsort(order)[np.asarray(Image.open(path))].astype(np.uint8))
@@ -189,7 +188,7 @@ def test_palettes_without_an_order_that_most_share_are_all_named(tmp_path):
 
 @pytest.mark.parametrize(("down", "right"), [(1.25, 1.25), (1.5, 1), (1, 0.75)])
 def test_masks_cut_out_or_of_other_proportions_are_told(tmp_path, down, right):
-    root = make_shapes(tmp_path, pictures=24, size=(96, 128), classes=5)
+    root = make_shapes(tmp_path, images=24, size=(96, 128), classes=5)
 
     def resized(mask: Array) -> Array:
         y, x = (
@@ -207,7 +206,7 @@ def test_masks_cut_out_or_of_other_proportions_are_told(tmp_path, down, right):
 
 def test_annotations_in_another_encoding_are_unreadable_and_not_empty(tmp_path):
     for stem in ("a", "b", "c"):
-        labelme_sets.labelme(tmp_path, stem, [labelme_sets.box("straße", 2, 2, 9, 9)])
+        labelme.labelme(tmp_path, stem, [labelme.box("straße", 2, 2, 9, 9)])
         path = tmp_path / f"{stem}.json"
         path.write_bytes(path.read_text(encoding="utf-8").encode("cp1252"))
     found = told(tmp_path)
@@ -216,15 +215,15 @@ def test_annotations_in_another_encoding_are_unreadable_and_not_empty(tmp_path):
 
 
 def test_shapes_on_pictures_turned_in_label_studio_are_refused_with_the_reason(tmp_path):
-    turned = {**labelstudio_sets.POLYGON, "image_rotation": 90}
-    labelstudio_sets.make(tmp_path, [labelstudio_sets.BOX, turned])
+    turned = {**labelstudio.POLYGON, "image_rotation": 90}
+    labelstudio.make(tmp_path, [labelstudio.BOX, turned])
     assert "polygon, turned by 90 degrees" in told(tmp_path)["bad-shape"].cause
 
 
 def test_shapes_of_pictures_made_smaller_say_by_how_much(tmp_path):
     for number in range(4):
-        far = [labelme_sets.box("car", 20, 10, 63, 47), labelme_sets.box("tree", 50, 30, 64, 40)]
-        labelme_sets.labelme(tmp_path, f"p{number}", far)
+        far = [labelme.box("car", 20, 10, 63, 47), labelme.box("tree", 50, 30, 64, 40)]
+        labelme.labelme(tmp_path, f"p{number}", far)
         path = tmp_path / f"p{number}.json"
         table = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps({**table, "imageHeight": None, "imageWidth": None}), encoding="utf-8")
@@ -232,7 +231,7 @@ def test_shapes_of_pictures_made_smaller_say_by_how_much(tmp_path):
 
 
 def test_a_folder_a_class_is_told_as_such(tmp_path):
-    root = make_shapes(tmp_path, "flat", pictures=6, encoding="binary255", void=False)
+    root = make_shapes(tmp_path, "flat", images=6, encoding="binary255", void=False)
     whole = root / "masks"
     for name in ("car", "tree"):
         shutil.copytree(root / "masks", root / "inner" / name)
@@ -243,7 +242,7 @@ def test_a_folder_a_class_is_told_as_such(tmp_path):
 
 
 def test_val_as_large_as_train_is_judged_too(tmp_path):
-    root = make_shapes(tmp_path, pictures=16, classes=2, void=False)
+    root = make_shapes(tmp_path, images=16, classes=2, void=False)
     shutil.copytree(root / "trainannot", root / "valannot", dirs_exist_ok=True)
     shutil.copytree(root / "train", root / "val", dirs_exist_ok=True)
     for path in [*(root / "val").iterdir(), *masks(root, "val")][: len(masks(root, "val"))]:
@@ -260,7 +259,7 @@ def counted(root: Path) -> list[int]:
 
 @pytest.mark.parametrize("table", ["classes.txt", "data.toml"])
 def test_colours_with_red_and_blue_exchanged_are_told_with_the_lines(tmp_path, table):
-    root = make_shapes(tmp_path, pictures=8, encoding="rgb", void=False, toml=table == "data.toml")
+    root = make_shapes(tmp_path, images=8, encoding="rgb", void=False, toml=table == "data.toml")
     if table == "classes.txt":
         rows = [f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip(names(4), COLORS, strict=False)]
         (root / table).write_text("".join(rows))
@@ -276,7 +275,7 @@ def test_colours_with_red_and_blue_exchanged_are_told_with_the_lines(tmp_path, t
 
 
 def test_colours_that_are_other_classes_when_exchanged_are_not_guessed_at(tmp_path):
-    root = make_shapes(tmp_path, pictures=8, encoding="rgb", void=False, toml=False)
+    root = make_shapes(tmp_path, images=8, encoding="rgb", void=False, toml=False)
     colors = [(0, 0, 0), (255, 0, 0), (0, 0, 255), (9, 80, 90)]
     (root / "classes.txt").write_text(
         "".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip("abcd", colors, strict=True))

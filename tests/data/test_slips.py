@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 
-import coco_sets
-import labelme_sets
-import listed_sets
 import numpy as np
 import pytest
 
 from fullconv.data import inspect, open_dataset
 from fullconv.data.class_files import mistyped_classes, numbered_classes, read_classes
 from fullconv.errors import DataError
-from made import save_mask
+from synthetic import coco, file_lists, labelme
+from synthetic.shapes import save_mask
 
 
 def told(root):
@@ -49,41 +47,41 @@ def test_colours_follow_their_names_into_the_order_of_the_numbers(tmp_path):
     ],
 )
 def test_contradictions_in_data_toml_are_errors(tmp_path, lines, words):
-    listed_sets.make(tmp_path, "x {}.png", "x {}_mask.png")
+    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
     (tmp_path / "data.toml").write_text(lines)
     with pytest.raises(DataError, match=words):
         open_dataset(tmp_path)
 
 
 def test_255_may_be_named_as_void_and_as_a_class(tmp_path):
-    listed_sets.make(tmp_path, "x {}.png", "x {}_mask.png")
+    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
     table = 'values = { 0 = "a", 1 = "b", 2 = "b", 255 = "b" }'
     (tmp_path / "data.toml").write_text(f"ignore_index = 255\n{table}")
     assert list(open_dataset(tmp_path).classes) == ["a", "b"]
 
 
 def test_a_data_toml_with_a_hidden_suffix_is_not_passed_over(tmp_path):
-    listed_sets.make(tmp_path, "x {}.png", "x {}_mask.png")
+    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
     (tmp_path / "data.toml").rename(tmp_path / "data.toml.txt")
     with pytest.raises(DataError, match=r"data\.toml\.txt: is not read"):
         open_dataset(tmp_path)
 
 
 def test_comments_and_the_line_for_excel_are_no_pairs(tmp_path):
-    make = listed_sets.make
+    make = file_lists.make
     expected = make(tmp_path, "pics/#{}.png", "truth/{}.png")
     rows = "".join(f"pics/#{i}.png;truth/{i}.png\n" for i in range(5))
     (tmp_path / "train.csv").write_text(f"sep=;\n# made by hand\nimage;mask\n{rows}")
-    listed_sets.check(tmp_path, expected, "list")
+    file_lists.check(tmp_path, expected, "list")
     assert "missing-listed" not in told(tmp_path)
     (tmp_path / "train.csv").write_text(rows)  # names may begin with the sign of comments
-    listed_sets.check(tmp_path, expected, "list")
+    file_lists.check(tmp_path, expected, "list")
 
 
 def boxed(root, **keys):
-    square = coco_sets.square(1, 1, 6)
+    square = coco.square(1, 1, 6)
     shapes = [{"image_id": 70 + i, "category_id": 7, "segmentation": [square]} for i in range(3)]
-    return coco_sets.coco(root, shapes, **keys)
+    return coco.coco(root, shapes, **keys)
 
 
 def test_a_category_without_a_name_is_an_error(tmp_path):
@@ -106,14 +104,14 @@ def test_two_files_that_share_out_the_annotations_are_told_and_copies_are_not(tm
     (tmp_path / "instances (1).json").write_text(text)
     assert "repeated-id" not in told(tmp_path)
     table = json.loads(text)
-    table["annotations"][0]["segmentation"] = [coco_sets.square(9, 9, 6)]
+    table["annotations"][0]["segmentation"] = [coco.square(9, 9, 6)]
     (tmp_path / "instances (1).json").write_text(json.dumps(table))
     assert told(tmp_path)["repeated-id"].files == ("bild ü 0.png",)
 
 
 def test_two_files_of_labelme_for_one_picture_are_told_and_its_own_counts(tmp_path):
     for stem in ("a", "b", "c"):
-        labelme_sets.labelme(tmp_path, stem, [labelme_sets.box("x", 1, 1, 9, 9)])
+        labelme.labelme(tmp_path, stem, [labelme.box("x", 1, 1, 9, 9)])
     (tmp_path / "a new.json").write_text((tmp_path / "a.json").read_text().replace('"x"', '"y"'))
     found = told(tmp_path)["several-annotations"]
     assert found.files == ("a new.json",)
@@ -121,7 +119,7 @@ def test_two_files_of_labelme_for_one_picture_are_told_and_its_own_counts(tmp_pa
 
 
 def test_a_head_without_masks_is_told(tmp_path):
-    listed_sets.make(tmp_path, "images/{}.png", "masks_kind/{}.png")
+    file_lists.make(tmp_path, "images/{}.png", "masks_kind/{}.png")
     for path in (tmp_path / "masks_kind").iterdir():
         save_mask(np.eye(24, 32, dtype="uint8"), tmp_path / "masks_thing" / path.name)
     head = '[heads.{}]\nclasses = ["a", "b", "c"]\n'.format
@@ -147,7 +145,7 @@ def test_words_of_their_own_are_not(counts):
 
 def test_what_the_doctor_draws_itself_is_not_judged_as_a_file(tmp_path):
     shapes = [{"image_id": 70 + i, "category_id": 7, "bbox": [1, 1, 9, 9], "segmentation": []} for i in range(3)]
-    coco_sets.coco(tmp_path, shapes, categories=[{"id": 7, "name": "x"}])
+    coco.coco(tmp_path, shapes, categories=[{"id": 7, "name": "x"}])
     codes = set(told(tmp_path))
     assert "box-only" in codes
     assert not codes & {"binary-mask", "scaled-labels", "void-as-class"}

@@ -6,7 +6,7 @@ import pytest
 from fullconv.data import open_dataset
 from fullconv.errors import DataError
 from fullconv.labels import VOID
-from made import make_shapes, save_mask, save_picture
+from synthetic.shapes import make_shapes, save_image, save_mask
 
 
 def everything(data, split="train"):
@@ -20,7 +20,7 @@ def everything(data, split="train"):
     [(3, "uint8", ".png"), (1, "uint8", ".jpg"), (1, "uint16", ".png"), (4, "uint8", ".tif"), (5, "float32", ".tif")],
 )
 def test_numbers_are_those_of_all_pixels_together(tmp_path, channels, dtype, suffix):
-    make_shapes(tmp_path, "camvid", pictures=6, channels=channels, dtype=dtype, suffix=suffix)
+    make_shapes(tmp_path, "camvid", images=6, channels=channels, dtype=dtype, suffix=suffix)
     save_mask(np.zeros((48, 64), np.uint8), tmp_path / "trainannot" / "shape000.png")
     data = open_dataset(tmp_path)
     images, masks = everything(data)
@@ -42,7 +42,7 @@ def test_numbers_are_those_of_all_pixels_together(tmp_path, channels, dtype, suf
 
 
 def test_bands_are_counted_in_the_chosen_order(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "camvid", images=4)
     whole = open_dataset(tmp_path).statistics()
     (tmp_path / "data.toml").write_text("bands = [3, 1]\n" + (tmp_path / "data.toml").read_text())
     chosen = open_dataset(tmp_path).statistics()
@@ -51,19 +51,19 @@ def test_bands_are_counted_in_the_chosen_order(tmp_path):
 
 
 def test_grey_pictures_among_colour_count_in_every_channel(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "camvid", images=4)
     path = tmp_path / "train" / "shape000.png"
-    save_picture(np.full((48, 64, 1), 100, np.uint8), path)
+    save_image(np.full((48, 64, 1), 100, np.uint8), path)
     data = open_dataset(tmp_path)
     mixed = data.statistics()
-    save_picture(np.full((48, 64, 3), 100, np.uint8), path)
+    save_image(np.full((48, 64, 3), 100, np.uint8), path)
     assert mixed.channels == 3
     np.testing.assert_allclose(mixed.mean, open_dataset(tmp_path).statistics().mean)
 
 
 def test_pictures_of_different_kinds_and_none_at_all_are_errors(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
-    save_picture(np.full((48, 64, 1), 100, np.uint16), tmp_path / "train" / "shape000.png")
+    make_shapes(tmp_path, "camvid", images=4)
+    save_image(np.full((48, 64, 1), 100, np.uint16), tmp_path / "train" / "shape000.png")
     with pytest.raises(DataError, match="pictures differ in kind: 1 channels of uint16, 3 channels of uint8"):
         open_dataset(tmp_path).statistics()
     for path in (tmp_path / "train").iterdir():
@@ -73,11 +73,11 @@ def test_pictures_of_different_kinds_and_none_at_all_are_errors(tmp_path):
 
 
 def test_constant_pictures_are_an_error_unless_they_are_eight_bit(tmp_path):
-    make_shapes(tmp_path, "camvid", pictures=4)
+    make_shapes(tmp_path, "camvid", images=4)
     for path in (tmp_path / "train").iterdir():
-        save_picture(np.full((48, 64, 1), 100, np.uint8), path)
+        save_image(np.full((48, 64, 1), 100, np.uint8), path)
     assert open_dataset(tmp_path).statistics().std == (1e-3,)
     for path in (tmp_path / "train").iterdir():
-        save_picture(np.full((48, 64, 1), 100, np.uint16), path)
+        save_image(np.full((48, 64, 1), 100, np.uint16), path)
     with pytest.raises(DataError, match="every pixel of every picture is 100"):
         open_dataset(tmp_path).statistics()

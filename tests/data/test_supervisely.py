@@ -8,9 +8,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from supervisely_sets import bitmap, make, polygon, square
 
 from fullconv.data import inspect, open_dataset
+from synthetic.supervisely import bitmap, make, polygon, square
 
 
 def first_mask(root):

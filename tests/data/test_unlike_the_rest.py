@@ -11,7 +11,7 @@ from PIL import Image
 from fullconv.data import inspect
 from fullconv.errors import InputError
 from fullconv.images import read_image
-from made import save_mask, save_picture
+from synthetic.shapes import save_image, save_mask
 
 SIZE = (64, 96)
 
@@ -30,7 +30,7 @@ def scene(number):
 def make(root, change=lambda number, mask: mask):
     for number in range(12):
         picture, mask = scene(number)
-        save_picture(picture, root / "images" / f"{number}.png")
+        save_image(picture, root / "images" / f"{number}.png")
         save_mask(change(number, mask), root / "masks" / f"{number}.png")
     (root / "data.toml").write_text('classes = ["a", "b", "c"]')
     return {problem.code: problem for problem in inspect(root)}

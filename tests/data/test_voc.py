@@ -6,7 +6,7 @@ from PIL import Image
 
 from fullconv.data import inspect, open_dataset
 from fullconv.labels import voc_palette
-from made import draw, save_picture
+from synthetic.shapes import draw, save_image
 
 STEMS = ["2007_000032", "2007_000039", "2008_000001", "2008_000002"]
 
@@ -17,7 +17,7 @@ def make_voc(root, stems=STEMS, lists=True, top=20):
     for number, stem in enumerate(stems):
         image, mask = draw(rng, (24, 32), 4)
         mask[0, 0] = top if number == 0 else 1
-        save_picture(image, root / "JPEGImages" / f"{stem}.jpg")
+        save_image(image, root / "JPEGImages" / f"{stem}.jpg")
         (root / "SegmentationClass").mkdir(exist_ok=True)
         picture = Image.fromarray(mask)
         picture.putpalette([c for color in voc_palette(256) for c in color])
@@ -54,7 +54,7 @@ def test_masks_of_another_set_in_this_layout_do_not_get_the_names_of_voc(tmp_pat
 
 def test_pictures_without_masks_are_errors_on_a_list_and_left_out_without_lists(tmp_path):
     make_voc(tmp_path, lists=False)
-    save_picture(np.zeros((8, 8, 3), np.uint8), tmp_path / "JPEGImages" / "2009_000001.jpg")
+    save_image(np.zeros((8, 8, 3), np.uint8), tmp_path / "JPEGImages" / "2009_000001.jpg")
     found = {p.code: p for p in inspect(tmp_path)}
     assert (found["missing-mask"].severity, found["missing-mask"].count) == ("warning", 1)
     base = tmp_path / "ImageSets" / "Segmentation"

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tool_sets import STEMS, assert_read, assert_refused, pairs, scene
 
 from fault_sets import CLASSES, save
 from fullconv.data import examine, open_dataset
@@ -21,6 +20,7 @@ from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.edges import Traces
 from fullconv.data.scan.stats import MaskFacts
 from fullconv.storage import write_bytes
+from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
 
 
 def told(root: Path) -> dict[str, Problem]:

@@ -25,7 +25,7 @@ from fullconv.evaluation import evaluate, score_files
 from fullconv.nn import build
 from fullconv.predict import Job, predict_files
 from fullconv.segmenter import Segmenter
-from made import make_shapes, names
+from synthetic.shapes import make_shapes, names
 
 ALLOWED = {"bf16": {"labels": 0.998, "mean_iou_difference": -0.0007, "pictures": 32}}
 
@@ -280,7 +280,7 @@ def test_classes_of_sizes():
 
 @pytest.mark.parametrize("choice", [("openvino", "bf16"), ("onnxruntime", "fp32")])
 def test_the_score_is_that_of_the_files_whatever_was_chosen(trials, tmp_path, choice):
-    data = make_shapes(tmp_path / "data", pictures=8, size=(40, 50), classes=5)
+    data = make_shapes(tmp_path / "data", images=8, size=(40, 50), classes=5)
     card = {"agreement": ALLOWED, "classes": tuple(names(5))}
     made(**card).engine.at(40, 50)
     rewrite(tmp_path, *choice)

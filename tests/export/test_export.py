@@ -46,7 +46,7 @@ from fullconv.images import read_image
 from fullconv.labels import read_label_map
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter, load
-from made import make_shapes, names
+from synthetic.shapes import make_shapes, names
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 SIZES = [(1, 1), (1, 31), (33, 1), (31, 33), (70, 20), (64, 97)]
@@ -73,7 +73,7 @@ def made(kind: str = "skip", **card) -> Segmenter:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return make_shapes(tmp_path_factory.mktemp("export") / "data", pictures=12, size=(48, 64), classes=5)
+    return make_shapes(tmp_path_factory.mktemp("export") / "data", images=12, size=(48, 64), classes=5)
 
 
 @pytest.fixture(scope="module")

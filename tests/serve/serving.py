@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from made import draw
+from synthetic.shapes import draw
 
 CLASSES = ["ground", "disc", "box", "triangle"]
 

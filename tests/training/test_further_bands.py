@@ -14,7 +14,7 @@ from fullconv.data import open_dataset
 from fullconv.modelfile import read_card
 from fullconv.segmenter import load
 from fullconv.training import train
-from made import draw, save_mask, save_picture
+from synthetic.shapes import draw, save_image, save_mask
 
 SHORT = {"weights": "none", "width": 1 / 32, "steps": 2, "crop": "whole", "batch_size": 1, "lr": 1e-3, "workers": 0,
          "precision": "fp32", "augment": "none"}  # fmt: skip
@@ -27,9 +27,9 @@ def data(tmp_path_factory) -> Path:
     for number in range(5):
         image, mask = draw(rng, (30, 40), 3)
         split = "train" if number < 3 else "val"
-        save_picture(image, root / "images" / split / f"p{number}.png")
-        save_picture(image[..., ::-1] // 2, root / "hha" / split / f"p{number}.png")
-        save_picture(image[..., :1].astype(np.uint16) * 9, root / "depth" / split / f"p{number}.png")
+        save_image(image, root / "images" / split / f"p{number}.png")
+        save_image(image[..., ::-1] // 2, root / "hha" / split / f"p{number}.png")
+        save_image(image[..., :1].astype(np.uint16) * 9, root / "depth" / split / f"p{number}.png")
         save_mask(mask, root / "masks" / split / f"p{number}.png")
     return root
 

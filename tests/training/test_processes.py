@@ -19,7 +19,7 @@ from runs import SMALL, identity, lines, state
 from fullconv.errors import RecipeError, RunError
 from fullconv.training import train
 from fullconv.training.distributed import Processes, joined, own_device
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 STEADY = {"norm": "none", "batch_size": 6, "crop": "64x64", "epochs": 20}
 """Crops without padding and a slow rise of the learning rate: rounding stays rounding for more than 20 steps."""
@@ -34,7 +34,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
-    return make_shapes(tmp_path_factory.mktemp("scenes") / "data", pictures=10, size=(72, 80))
+    return make_shapes(tmp_path_factory.mktemp("scenes") / "data", images=10, size=(72, 80))
 
 
 def wait(condition, seconds: float = 120) -> None:
@@ -162,7 +162,7 @@ def test_a_run_of_two_that_is_killed_ends_with_the_same_bits(start, shapes, tmp_
 
 @pytest.mark.slow
 def test_a_picture_that_breaks_in_one_process_ends_all_and_is_named_once(start, tmp_path):
-    data = make_shapes(tmp_path / "data", pictures=12, size=(40, 48))
+    data = make_shapes(tmp_path / "data", images=12, size=(40, 48))
     run = tmp_path / "run"
     two = start(2, tmp_path / "told", ranks.trained, str(data), str(run), LONG)
     wait(begun(run))

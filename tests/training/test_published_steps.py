@@ -18,7 +18,7 @@ from fullconv.training.console import Console
 from fullconv.training.setup import make_batches, make_card, make_losses, make_network
 from fullconv.training.state import new_state
 from fullconv.training.step import Stepper
-from made import draw, save_mask, save_picture
+from synthetic.shapes import draw, save_image, save_mask
 
 FAST = ("voc-fcn8s-atonce", "siftflow-fcn16s", "nyud-fcn32s-color-hha", "voc-fcn-alexnet")
 PUBLISHED = [name for name, row in VARIANTS.items() if row.release is not None or row.rule == "size"]
@@ -31,9 +31,9 @@ def pictures(tmp_path_factory) -> Path:
     rng = np.random.default_rng(2)
     for number in range(6):
         image, mask = draw(rng, (40, 52), 3)
-        save_picture(image, root / "images" / f"p{number}.png")
-        save_picture(image[..., ::-1] // 2, root / "hha" / f"p{number}.png")
-        save_picture(image[..., :1] // 3, root / "depth" / f"p{number}.png")
+        save_image(image, root / "images" / f"p{number}.png")
+        save_image(image[..., ::-1] // 2, root / "hha" / f"p{number}.png")
+        save_image(image[..., :1] // 3, root / "depth" / f"p{number}.png")
         save_mask(mask, root / "labels" / f"p{number}.png")
         save_mask(np.where(mask == VOID, VOID, mask > 0).astype(np.uint8), root / "solid" / f"p{number}.png")
     return root

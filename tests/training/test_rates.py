@@ -16,7 +16,7 @@ from fullconv.modelfile import read_tensors
 from fullconv.recipe import parse_recipe
 from fullconv.training import train
 from fullconv.training.config import check_rate, default_rate, summed_pixels
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 PAPER = {"optimizer": "sgd", "momentum": 0.99, "reduction": "sum", "crop": "whole"}
 
@@ -89,7 +89,7 @@ def test_the_default_rate_follows_the_reduction():
 
 
 def test_the_same_step_by_sum_and_by_mean(tmp_path):
-    shapes = make_shapes(tmp_path / "data", pictures=4, size=(40, 48), void=False)
+    shapes = make_shapes(tmp_path / "data", images=4, size=(40, 48), void=False)
     plain = {**SMALL, "optimizer": "sgd", "momentum": 0.0, "crop": "whole", "augment": "none", "batch_size": 2,
              "steps": 1, "class_weights": "none", "weight_decay": 0, "schedule": "constant", "warmup": 0, "ema": 0}  # fmt: skip
     train(shapes, tmp_path / "mean", **plain, lr=0.1)
@@ -102,7 +102,7 @@ def test_the_same_step_by_sum_and_by_mean(tmp_path):
 
 
 def test_a_refused_rate_leaves_no_folder(tmp_path):
-    shapes = make_shapes(tmp_path / "data", pictures=4, size=(40, 48))
+    shapes = make_shapes(tmp_path / "data", images=4, size=(40, 48))
     with pytest.raises(RecipeError, match=r"is a rate for the mean over pixels, but reduction = sum"):
         train(shapes, tmp_path / "run", **SMALL, optimizer="sgd", reduction="sum", lr=0.01)
     assert not (tmp_path / "run").exists()

@@ -22,7 +22,7 @@ from fullconv.modelfile import read_card
 from fullconv.recipe import HeadSettings
 from fullconv.training import train
 from fullconv.training.run_dir import RunFolder
-from made import make_shapes
+from synthetic.shapes import make_shapes
 
 SHORT = {**SMALL, "epochs": 1}
 
@@ -202,7 +202,7 @@ def test_what_changes_no_number_may_change(shapes, finished):
 
 
 def test_other_data_are_refused(tmp_path, finished):
-    other = make_shapes(tmp_path / "data", pictures=12, size=(40, 48), seed=1)
+    other = make_shapes(tmp_path / "data", images=12, size=(40, 48), seed=1)
     run = copied(finished, tmp_path / "run")
     (run / "status.json").unlink()
     with pytest.raises(RunError, match="are not those that this run began with"):
@@ -304,7 +304,7 @@ def test_a_recipe_file_of_another_program_is_named(shapes, tmp_path):
 
 
 def test_a_model_of_ours_starts_a_run_with_other_classes_and_says_what_starts_anew(tmp_path, finished, capsys):
-    data = make_shapes(tmp_path / "data", pictures=8, size=(40, 48), classes=6)
+    data = make_shapes(tmp_path / "data", images=8, size=(40, 48), classes=6)
     train(data, tmp_path / "run", **{**SHORT, "weights": str(finished / "model.safetensors")})
     said = capsys.readouterr().err
     assert re.search(
@@ -317,7 +317,7 @@ def test_a_model_of_ours_starts_a_run_with_other_classes_and_says_what_starts_an
 
 
 def test_shapes_are_learnt_in_half_a_minute(tmp_path):
-    data = make_shapes(tmp_path / "data", pictures=32, size=(64, 64), classes=3)
+    data = make_shapes(tmp_path / "data", images=32, size=(64, 64), classes=3)
     settings = {
         **SMALL, "variant": "fcn4s", "crop": "64x64", "batch_size": 8, "epochs": 5, "augment": "aerial", "lr": 4e-3,
         "class_weights": "none",

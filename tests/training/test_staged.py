@@ -144,10 +144,10 @@ def own(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(own, tmp_path_factory) -> tuple[Path, Path]:
     """Data and a finished staged run; not to be changed."""
-    from made import make_shapes
+    from synthetic.shapes import make_shapes
 
     root = tmp_path_factory.mktemp("staged")
-    data = make_shapes(root / "data", pictures=4, size=(40, 48))
+    data = make_shapes(root / "data", images=4, size=(40, 48))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FULLCONV_CACHE", str(root / "cache"))
         train(data, root / "run", recipe=own, **_settings())
@@ -171,9 +171,9 @@ def test_each_stage_has_its_folder_and_the_last_is_the_run(finished):
 
 @pytest.mark.slow
 def test_two_processes_train_the_stages_as_one_and_go_on_where_they_were_stopped(own, tmp_path):
-    from made import make_shapes
+    from synthetic.shapes import make_shapes
 
-    data, alone, run = make_shapes(tmp_path / "data", pictures=4, size=(40, 48)), tmp_path / "alone", tmp_path / "run"
+    data, alone, run = make_shapes(tmp_path / "data", images=4, size=(40, 48)), tmp_path / "alone", tmp_path / "run"
     steady = {"norm": "none", "batch_size": 4}
     with pytest.MonkeyPatch.context() as patch, ranks.starter() as start:
         patch.setenv("OMP_NUM_THREADS", "1")

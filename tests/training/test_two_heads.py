@@ -15,7 +15,7 @@ from fullconv.cli import main
 from fullconv.labels import VOID
 from fullconv.modelfile import read_card
 from fullconv.training import train
-from made import draw, save_mask, save_picture
+from synthetic.shapes import draw, save_image, save_mask
 
 HEADS = ("semantic", "geometric")
 TOML = """
@@ -34,7 +34,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     for number in range(6):
         image, mask = draw(rng, (30, 40), 3)
         folder = root / "data" / ("train" if number < 4 else "val")
-        save_picture(image, folder / "images" / f"p{number}.png")
+        save_image(image, folder / "images" / f"p{number}.png")
         save_mask(mask, folder / "masks_semantic" / f"p{number}.png")
         save_mask(
             np.where(mask == VOID, VOID, mask > 0).astype(np.uint8), folder / "masks_geometric" / f"p{number}.png"

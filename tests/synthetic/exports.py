@@ -13,12 +13,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from labelstudio_sets import strokes
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as tools
 
 from fullconv.labels import VOID, full_palette
+from synthetic.labelstudio import strokes
 
 NAMES = ["background", "Straße nass", 'car "A" & <B>', "tree: 1"]
 COLORS = np.array([(0, 0, 0), (250, 50, 83), (10, 200, 30), (77, 77, 77)], np.uint8)

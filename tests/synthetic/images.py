@@ -1,4 +1,4 @@
-"""Files of pictures by hand: PNG of any kind and depth, colour profiles."""
+"""Image files written by hand: PNG of any color type and depth, ICC profiles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def packed_rows(samples: np.ndarray, depth: int) -> bytes:
 
 
 def png(samples: np.ndarray, color: int, depth: int, adam7: bool = False, extra: bytes = b"") -> bytes:
-    """Write a PNG of any kind by hand."""
+    """Write a PNG of any color type and depth."""
     height, width = samples.shape[:2]
     body = packed_rows(samples, depth)
     if adam7:

@@ -1,4 +1,4 @@
-"""Data sets of shapes on textured ground, made on disk: small, deterministic, any layout, any encoding of masks."""
+"""Data sets of shapes on a textured background: small, deterministic, any layout, any encoding of masks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Layout = Literal["camvid", "split-first", "kind-first", "flat"]
 Encoding = Literal["index", "palette", "rgb", "binary255"]
 
 COLORS = [(90, 90, 90), (200, 60, 40), (50, 170, 70), (60, 80, 210), (220, 190, 50), (150, 60, 170), (40, 180, 190)]
-"""Of the classes, in pictures and palettes; class 0 is the ground."""
+"""Colors of the classes, in images and palettes; class 0 is the background."""
 
 VOID_COLOR = (255, 255, 255)
 
 
 def names(classes: int) -> list[str]:
-    """Names of the classes that `make_shapes` draws: ground, disc, box, triangle, disc4, ..."""
+    """Return the names of the classes that `make_shapes` draws: ground, disc, box, triangle, disc4, ..."""
     shapes = ["disc", "box", "triangle"]
     return ["ground", *(shapes[i % 3] + (str(i + 1) if i >= 3 else "") for i in range(classes - 1))]
 
@@ -29,7 +29,7 @@ def names(classes: int) -> list[str]:
 def draw(
     rng: np.random.Generator, size: tuple[int, int], classes: int, void: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one picture (H, W, 3) uint8 with its mask (H, W) uint8; shapes have a void border of a pixel."""
+    """Draw an image (H, W, 3) uint8 with its mask (H, W) uint8; shapes have a void border of one pixel."""
     height, width = size
     y, x = np.mgrid[:height, :width]
     colors = np.array([COLORS[i % len(COLORS)] for i in range(classes)], float)
@@ -50,8 +50,8 @@ def draw(
     return np.clip(painted, 0, 255).astype(np.uint8), mask
 
 
-def picture_as(image: NDArray[np.uint8], channels: int, dtype: str) -> NDArray[Any]:
-    """Turn (H, W, 3) uint8 into another number of channels and type."""
+def convert_image(image: NDArray[np.uint8], channels: int, dtype: str) -> NDArray[Any]:
+    """Convert (H, W, 3) uint8 to another number of channels and type."""
     planes = [image[..., i % 3] // (1 + i // 3) for i in range(channels)]
     wide = np.stack(planes, axis=-1) if channels != 1 else image.mean(-1).astype(np.uint8)[..., None]
     if dtype == "uint16":
@@ -59,8 +59,8 @@ def picture_as(image: NDArray[np.uint8], channels: int, dtype: str) -> NDArray[A
     return wide.astype(np.float32) / 100 - 0.5 if dtype == "float32" else wide
 
 
-def save_picture(image: NDArray[Any], path: Path) -> None:
-    """Save (H, W, C) by the suffix of the path; many bands, floats and 16-bit colours as TIFF."""
+def save_image(image: NDArray[Any], path: Path) -> None:
+    """Save (H, W, C) by the suffix of the path; many bands, floats and 16-bit colors as TIFF."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tif" and (image.shape[2] > 1 or image.dtype != np.uint8):
         import tifffile
@@ -88,7 +88,7 @@ def save_mask(mask: NDArray[np.uint8], path: Path, encoding: Encoding = "index")
     image.save(path)
 
 
-def settings_for(classes: int, encoding: Encoding) -> str:
+def data_toml(classes: int, encoding: Encoding) -> str:
     """Return the data.toml that reads masks of an encoding."""
     listed = names(2 if encoding == "binary255" else classes)
     lines = [f"classes = {listed!r}".replace("'", '"')]
@@ -100,8 +100,8 @@ def settings_for(classes: int, encoding: Encoding) -> str:
     return "\n".join(lines) + "\n"
 
 
-def places(layout: Layout, split: str) -> tuple[str, str]:
-    """Folders of the pictures and masks of a split."""
+def split_folders(layout: Layout, split: str) -> tuple[str, str]:
+    """Return the folders of the images and masks of a split."""
     return {
         "camvid": (split, f"{split}annot"),
         "split-first": (f"{split}/images", f"{split}/masks"),
@@ -113,7 +113,7 @@ def places(layout: Layout, split: str) -> tuple[str, str]:
 def make_shapes(
     root: str | Path,
     layout: Layout = "camvid",
-    pictures: int = 12,
+    images: int = 12,
     size: tuple[int, int] = (48, 64),
     classes: int = 4,
     seed: int = 0,
@@ -126,34 +126,36 @@ def make_shapes(
     test: int = 0,
     toml: bool | str = True,
 ) -> Path:
-    """Make a data set of shapes; the same arguments give the same pixels.
+    """Write a data set of shapes; the same arguments give the same pixels.
 
     Args:
-        root: Folder to make.
-        layout: One of the layouts 1 to 3; all but "flat" hold a quarter of the pictures in val, at least one.
-        pictures: In train and val together.
+        root: Folder to create.
+        layout: Folder layout; all but "flat" hold a quarter of the images in val, at least one.
+        images: Number of images in train and val together.
         size: Height and width.
-        classes: K, up to 7; the last in a picture lies on top.
-        seed: Of the shapes.
-        encoding: Of the masks.
-        channels, dtype, suffix: Of the pictures; ".tif" for many bands, 16-bit colours and floats.
+        classes: K, up to 7; the last in an image lies on top.
+        seed: Random seed of the shapes.
+        encoding: Encoding of the masks.
+        channels: Channels of the images; ".tif" for more than 3.
+        dtype: Type of the images; ".tif" for float32 and 16-bit colors.
+        suffix: Suffix of the images.
         void: Whether shapes have a void border.
-        test: Pictures in test (not "flat").
-        toml: Whether to write data.toml, or lines to add to it.
+        test: Number of images in test (not "flat").
+        toml: Whether to write data.toml, or lines to append to it.
 
     Returns:
         The folder.
     """
     root = Path(root)
-    rng = np.random.default_rng([seed, pictures, classes])
-    val = 0 if layout == "flat" else max(1, pictures // 4)
-    splits = ["train"] * (pictures - val) + ["val"] * val + ["test"] * (0 if layout == "flat" else test)
+    rng = np.random.default_rng([seed, images, classes])
+    val = 0 if layout == "flat" else max(1, images // 4)
+    splits = ["train"] * (images - val) + ["val"] * val + ["test"] * (0 if layout == "flat" else test)
     for number, split in enumerate(splits):
         image, mask = draw(rng, size, classes, void and encoding != "binary255")
-        images, masks = places(layout, split)
-        save_picture(picture_as(image, channels, dtype), root / images / f"shape{number:03d}{suffix}")
-        save_mask(mask, root / masks / f"shape{number:03d}.png", encoding)
+        image_folder, mask_folder = split_folders(layout, split)
+        save_image(convert_image(image, channels, dtype), root / image_folder / f"shape{number:03d}{suffix}")
+        save_mask(mask, root / mask_folder / f"shape{number:03d}.png", encoding)
     if toml:
-        more = toml if isinstance(toml, str) else ""
-        (root / "data.toml").write_text(settings_for(classes, encoding) + more, encoding="utf-8")
+        extra = toml if isinstance(toml, str) else ""
+        (root / "data.toml").write_text(data_toml(classes, encoding) + extra, encoding="utf-8")
     return root

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fullconv.data import open_dataset
-from made import draw, save_mask, save_picture
+from synthetic.shapes import draw, save_image, save_mask
 
 
 def make(root, image, mask, count=5):
@@ -13,7 +13,7 @@ def make(root, image, mask, count=5):
     expected = {}
     for number in range(count):
         picture, labels = draw(np.random.default_rng(number), (24, 32), 3)
-        save_picture(picture, root / image.format(number))
+        save_image(picture, root / image.format(number))
         save_mask(labels, root / mask.format(number))
         expected[(root / image.format(number)).relative_to(root).with_suffix("").as_posix()] = labels
     (root / "data.toml").write_text('classes = ["a", "b", "c"]')

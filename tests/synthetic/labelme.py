@@ -9,7 +9,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from made import save_picture
+from synthetic.shapes import save_image
 
 SIZE = (24, 32)
 
@@ -23,7 +23,7 @@ def packed(array):
 def labelme(root, stem, shapes, path=None, data=None):
     picture = np.full((*SIZE, 3), len(stem) * 9, np.uint8)
     if data is None:
-        save_picture(picture, root / f"{stem}.png")
+        save_image(picture, root / f"{stem}.png")
     table = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": path or f"{stem}.png",
              "imageData": data, "imageHeight": 24, "imageWidth": 32}  # fmt: skip
     (root / f"{stem}.json").write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")

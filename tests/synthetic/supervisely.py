@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from made import save_picture
+from synthetic.shapes import save_image
 
 SIZE = (20, 30)
 
@@ -35,7 +35,7 @@ def make(root, objects):
     (root / "meta.json").write_text(json.dumps({"classes": [{"title": "Straße"}, {"title": "car"}]}))
     for number in range(3):
         name = f"bild ü {number}.png"
-        save_picture(np.full((*SIZE, 3), 50 + number, np.uint8), root / "ds0" / "img" / name)
+        save_image(np.full((*SIZE, 3), 50 + number, np.uint8), root / "ds0" / "img" / name)
         drawn = objects if number == 0 else [polygon("car", square(1, 1, 4)), polygon("Straße", square(9, 1, 4))]
         (root / "ds0" / "ann").mkdir(exist_ok=True)
         table = {"size": {"height": 20, "width": 30}, "objects": drawn}

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from made import save_picture
+from synthetic.shapes import save_image
 
 SIZE = (20, 30)
 
@@ -18,7 +18,7 @@ def square(x, y, side):
 def coco(root, annotations, images=None, name="instances.json", **keys):
     images = images or [{"id": 70 + i, "file_name": f"bild ü {i}.png", "height": 20, "width": 30} for i in range(3)]
     for image in images:
-        save_picture(np.full((*SIZE, 3), 60 + image["id"], np.uint8), root / "images" / image["file_name"])
+        save_image(np.full((*SIZE, 3), 60 + image["id"], np.uint8), root / "images" / image["file_name"])
     table = {
         "images": images,
         "annotations": [{"id": i, "iscrowd": 0, **a} for i, a in enumerate(annotations, 1)],

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from made import save_picture
+from synthetic.shapes import save_image
 
 SIZE = (20, 40)
 
@@ -45,7 +45,7 @@ POLYGON = row("polygonlabels", "Straße", points=[[-10, -10], [50, -10], [50, 50
 def make(root, *annotations, address="/data/upload/3/0a1b2c3d-bild%20%C3%BC%20{}.png?x=1"):
     tasks = []
     for number in range(3):
-        save_picture(np.full((*SIZE, 3), 50 + number, np.uint8), root / "images" / f"bild ü {number}.png")
+        save_image(np.full((*SIZE, 3), 50 + number, np.uint8), root / "images" / f"bild ü {number}.png")
         results = annotations if number == 0 else ([BOX, POLYGON],)
         done = [{"id": 9 + i, "result": result} for i, result in enumerate(results)]
         tasks.append({"id": number, "annotations": done, "data": {"image": address.format(number)}})

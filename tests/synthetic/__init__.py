@@ -1,0 +1,1 @@
+"""Write every synthetic data set and image file of the tests: small, deterministic, no download."""
