@@ -17,6 +17,9 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `made` and its like, wherever pytest is started
+sys.path.append(
+    str(Path(__file__).parents[1] / "benchmarks")
+)  # for `doctor`: frozen faults and the sets they are seeded into
 OFFLINE = str(Path(__file__).parent / "offline")
 sys.path.insert(0, OFFLINE)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doctor.sets import CLASSES, COLORS, NAMES, colored, make_scene, save, save_indexed
 from PIL import Image
 
-from fault_sets import CLASSES, COLORS, NAMES, colored, make_scene, save, save_indexed
 from fullconv.data import examine
 from synthetic.scenes import HEIGHT, STEMS, WIDTH, assert_read, assert_refused, pairs, scene
 

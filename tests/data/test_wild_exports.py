@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doctor.sets import CLASSES, save
 from PIL import Image
 
-from fault_sets import CLASSES, save
 from fullconv.data import examine, open_dataset
 from fullconv.data.checks.alignment import Fit, Pair
 from fullconv.data.labels.diagnose import Numbering

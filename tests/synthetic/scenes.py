@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+from doctor.sets import CLASSES, NAMES, make_scene, save
 
-from fault_sets import CLASSES, NAMES, make_scene, save
 from fullconv.data import examine
 
 HEIGHT, WIDTH = 64, 80

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from export_sets import EXPORTS, Scene, save
-from faults import Fault
+from doctor.export_sets import EXPORTS, Scene, save
+from doctor.faults import Fault
 
 Seed = Callable[[Path, list[Scene]], None]
 

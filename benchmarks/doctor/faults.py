@@ -14,18 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fault_sets import (
-    COLORS,
-    HEIGHT,
-    WIDTH,
-    colored,
-    make_pairs,
-    make_scene,
-    pictures_of,
-    save,
-    save_indexed,
-)
-from fault_tools import (
+from doctor.seeding import (
     all_masks,
     append,
     brighter,
@@ -55,6 +44,17 @@ from fault_tools import (
     truth,
     video,
     with_alpha,
+)
+from doctor.sets import (
+    COLORS,
+    HEIGHT,
+    WIDTH,
+    colored,
+    make_pairs,
+    make_scene,
+    pictures_of,
+    save,
+    save_indexed,
 )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export_sets import brush_rle
-from export_tools import cut, fault, results, studio
+from doctor.export_sets import brush_rle
+from doctor.export_tools import cut, fault, results, studio
 
 
 def sly(root: Path, change: Callable[[dict], object], index: int = 1) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fault_sets import (
+from doctor.sets import (
     CLASSES,
     TRAIN,
     make_pairs,

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from export_sets import EXPORTS
-from fault_sets import SETS
-from faults import Fault
+from doctor.export_sets import EXPORTS
+from doctor.faults import Fault
+from doctor.sets import SETS
 from fullconv.cli import main
 
 ALL_SETS = {**SETS, **EXPORTS}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from export_sets import PAINT, Scene, draw, save, scene
-from export_tools import fault, masks_of, pictures_of, resized
+from doctor.export_sets import PAINT, Scene, draw, save, scene
+from doctor.export_tools import fault, masks_of, pictures_of, resized
 
 
 def copy_to_valid(

@@ -1,6 +1,6 @@
 """Speed of `fullconv check` beside bare decoding by Pillow of the same files, in one run, and its memory.
 
-    python benchmarks/doctor.py [DATA ...] [--rounds 5] [--threads 1]
+    python benchmarks/doctor/speed.py [DATA ...] [--rounds 5] [--threads 1]
 
 DATA are any data sets; a last one of 200 pictures of 480x360 with masks of two numbers is made. Each round decodes all masks,
 then scans them; decodes all files, then examines the data set; with an empty cache each time. Ratios are bare seconds by
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -19,6 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from harness import alternate, keep, summarize
 from PIL import Image
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from export_sets import save
-from export_tools import cut, fault, swap
+from doctor.export_sets import save
+from doctor.export_tools import cut, fault, swap
 
 
 @fault("cvat", "NaN among the points", "bad-shape", remedy=None)

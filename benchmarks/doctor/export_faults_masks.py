@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from export_sets import COLORS, color_mask, draw, indexed, save
-from export_tools import edit_masks, fault, jpeg, masks_of, pictures_of, resized
+from doctor.export_sets import COLORS, color_mask, draw, indexed, save
+from doctor.export_tools import edit_masks, fault, jpeg, masks_of, pictures_of, resized
 
 
 def turn_tag(path: Path, orientation: int) -> None:

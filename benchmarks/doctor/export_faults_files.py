@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from export_sets import indexed, save
-from export_tools import cut, edit_masks, fault, masks_of, pictures_of, studio, swap
+from doctor.export_sets import indexed, save
+from doctor.export_tools import cut, edit_masks, fault, masks_of, pictures_of, studio, swap
 
 
 @fault("suffix", "a JPEG cut short", "truncated")

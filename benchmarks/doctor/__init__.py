@@ -1,0 +1,1 @@
+"""Frozen faults of data sets, the healthy sets that they are seeded into, and the harness that runs `fullconv check` on them."""
