@@ -2,7 +2,7 @@
 
     python benchmarks/doctor/run.py [--only TEXT] [--processes 2] [--save NAME]
 
-Prints the faults that were found and missed, the alarms in healthy sets and in sound oddities, and the fixes that work. A fault is
+Prints the faults found and missed, the alarms in healthy sets and in sound oddities, and the fixes that work. A fault is
 found where one of its own codes is reported and the exit code agrees with the severities.
 A fix works where exit code 0
 without errors and warnings follows. Lines for data.toml and deletions are applied as printed; fixes in prose are judged by
