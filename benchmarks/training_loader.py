@@ -29,7 +29,7 @@ from fullconv.data.augmentation import PRESETS
 from fullconv.data.loader import TrainingBatches
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
-from fullconv.system import freed_memory_kept
+from fullconv.system import retain_freed
 from fullconv.training.autotune import choose_training_precision
 from fullconv.training.loop import Stepper
 from fullconv.training.state import new_state
@@ -107,7 +107,7 @@ def plain_loop(root: str, backbone: str, steps: int):
 
 def our_loop(root: str, backbone: str, steps: int):
     """Return as many steps of ours, and the precision that the trial chose."""
-    KEPT.enter_context(freed_memory_kept())
+    KEPT.enter_context(retain_freed())
     torch.manual_seed(0)
     dataset = open_dataset(root)
     network = fullconv.build("fcn8s", backbone=backbone, num_classes=CLASSES).to(memory_format=torch.channels_last)

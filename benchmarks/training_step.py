@@ -23,7 +23,7 @@ from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
-from fullconv.system import freed_memory_kept
+from fullconv.system import retain_freed
 from fullconv.training.autotune import choose_training_precision
 from fullconv.training.state import new_state
 from fullconv.training.step import Stepper
@@ -75,7 +75,7 @@ def plain_step(variant: str, backbone: str, classes: int, size: int, crop: tuple
 
 def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[int, int], dice: bool):
     """Return our step, with its precision chosen as `train` does it, and that precision."""
-    KEPT.enter_context(freed_memory_kept())
+    KEPT.enter_context(retain_freed())
     torch.manual_seed(0)
     batch = random_batch(size, crop, classes)
     network = fullconv.build(variant, backbone=backbone, num_classes=classes)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from fullconv import errors
-from fullconv.errors import FullconvError, MissingExtraError, nearest
+from fullconv.errors import FullconvError, MissingExtraError, first_line, nearest, plural
 
 KINDS = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, FullconvError)]
 
@@ -35,3 +35,13 @@ def test_the_nearest_name_is_named_or_none():
     assert nearest("fcn8", ["fcn32s", "fcn8s"]) == " Did you mean 'fcn8s'?"
     assert nearest("zzz", ["fcn32s", "fcn8s"]) == ""
     assert nearest("x", []) == ""
+
+
+def test_the_first_line_of_an_error_or_its_type():
+    assert first_line(RuntimeError("\n  not enough memory\nat line 3")) == "not enough memory"
+    assert first_line(MemoryError()) == "MemoryError"
+
+
+def test_numerals_agree():
+    assert [plural(count, "image") for count in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert plural(2, "class", "classes") == "2 classes"

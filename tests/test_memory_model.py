@@ -18,7 +18,7 @@ import tempfile
 import numpy as np
 import torch
 import fullconv
-from fullconv.system import freed_memory_kept
+from fullconv.system import retain_freed
 from fullconv.nn import build
 from fullconv.tiling import memory
 
@@ -50,7 +50,7 @@ left, top, right, bottom = network.halo or (0, 0, 0, 0)
 size = (height, width) if tile == "none" else (int(tile) + top + bottom, int(tile) + left + right)
 thought = memory.whole_bytes(network, *size)
 segmenter.memory = int(1.1 * thought)  # so that it just fits, as it is where memory is short
-with freed_memory_kept():
+with retain_freed():
     segmenter.predict(picture)
 taken = status("VmHWM") - before
 assert (memory.tile_core(network, height, width, segmenter.memory) is None) == (tile == "none")

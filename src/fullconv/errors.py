@@ -1,19 +1,19 @@
-"""Errors that a user can mend.
+"""Errors that a user can fix.
 
 ::
 
     FullconvError            exit code 2, one line, no traceback
-    +-- InputError           a picture, mask or array that cannot be used       (also ValueError)
+    +-- InputError           an image, mask or array that cannot be used        (also ValueError)
     +-- DataError            a data set that cannot be used                     (also ValueError)
     +-- RecipeError          a setting that is unknown, wrong or in conflict    (also ValueError)
     +-- NetworkError         a network that cannot be built or traced           (also ValueError)
     +-- ModelFileError       a model file that is damaged, foreign or missing   (also ValueError)
-    +-- WeightsError         starting weights that cannot be had                (also OSError)
+    +-- WeightsError         pretrained weights that cannot be loaded           (also OSError)
     +-- RunError             a run folder that cannot be used or went wrong     (also RuntimeError)
     +-- OutputError          a file or folder that cannot be written            (also OSError)
     +-- MissingExtraError    an optional dependency that is not installed       (also ImportError)
 
-Every message says what happened, where, and what to do.
+A message reads *where: what is wrong. Fix.*
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from collections.abc import Iterable
 
 
 class FullconvError(Exception):
-    """Base of every error that a user can mend; the command line prints it and exits with 2."""
+    """Base of every error that a user can fix; the command line prints it and exits with 2."""
 
     exit_code = 2
 
 
 class InputError(FullconvError, ValueError):
-    """A picture, mask or array cannot be used."""
+    """An image, mask or array cannot be used."""
 
 
 class DataError(FullconvError, ValueError):
     """A data set cannot be used."""
 
     failed: list[dict[str, str]] | None = None
-    """Where every picture failed: input and reason of each."""
+    """Input and reason of each image, where all failed."""
 
 
 class RecipeError(FullconvError, ValueError):
@@ -52,7 +52,7 @@ class ModelFileError(FullconvError, ValueError):
 
 
 class WeightsError(FullconvError, OSError):
-    """Starting weights cannot be had."""
+    """Pretrained weights cannot be loaded."""
 
 
 class RunError(FullconvError, RuntimeError):
@@ -71,7 +71,7 @@ class MissingExtraError(FullconvError, ImportError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name that is nearest to a word, or an empty string.
+    """Return ``" Did you mean 'x'?"`` for the known name closest to a word, or an empty string.
 
     >>> nearest("resnet81", ["resnet18", "vgg16"])
     " Did you mean 'resnet18'?"
@@ -80,3 +80,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error's text, or the name of its type where it has none.
+
+    >>> first_line(ValueError("\n  too large\nby far")), first_line(MemoryError())
+    ('too large', 'MemoryError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "image"), plural(12000, "image"), plural(0, "class", "classes")
+    ('1 image', '12000 images', '0 classes')
+    """
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"

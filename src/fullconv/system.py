@@ -1,8 +1,7 @@
-"""Memory that is used again instead of given back.
+"""Memory and threads of the process and its machine.
 
-The C library gives large freed blocks back to the system at once, and the next tensor of that size is paid for page by
-page. On a virtual machine with two cores that was a tenth of a training step of FCN-8s on ResNet-18 (20,000 to 50,000 page
-faults) and a quarter of the time for labelling a picture of 1500x2000 in fp32 (280,000).
+`retain_freed` and `lower_thread_priority` change the process: only the command line and the worker processes of the
+service switch them on. The library itself leaves the process as it is.
 """
 
 from __future__ import annotations
@@ -11,72 +10,164 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-"""Names of the settings of ``mallopt(3)``."""
-USERS_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-"""Variables of the environment by which a user has said how memory is to be kept."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-_depth = 0
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Settings of ``mallopt(3)``."""
+MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""Environment variables by which a user sets the allocator."""
+IO_NICENESS = 5
+"""Added to that of threads which read and write files."""
+
+_retained_depth = 0
+
+
+def available_memory() -> int:
+    """Return the bytes that this process can still allocate: what the system has available, within limits of cgroups."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    return min([available, *_cgroup_memory()]) if sys.platform == "linux" else available
+
+
+def _cgroup_memory(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Yield what each limit of the process's cgroups leaves, of version 1 or 2; the file cache counts as available."""
+    with suppress(OSError):
+        for line in groups.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            base = root / "memory" if controllers else root
+            limit, usage = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+            cached = "total_inactive_file" if controllers else "inactive_file"
+            folder = base / path.strip("/")  # in a container often not there: its own group is mounted as the root
+            for level in [folder, *(above for above in folder.parents if above.is_relative_to(base))]:
+                with suppress(OSError, ValueError):  # no such group, or "max"
+                    bound = int((level / f"memory.{limit}").read_text(encoding="ascii"))
+                    used = int((level / f"memory.{usage}").read_text(encoding="ascii"))
+                    stat = dict(row.split() for row in (level / "memory.stat").read_text(encoding="ascii").splitlines())
+                    yield max(0, bound - used + int(stat.get(cached, 0)))
+
+
+def peak_rss() -> int | None:
+    """Return the peak resident memory of this process in bytes; None where the system does not report it.
+
+    ``ru_maxrss`` of Linux counts the parent's, too.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+    import psutil
+
+    return getattr(psutil.Process().memory_info(), "peak_wset", None)
+
+
+def ordered_map(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    *,
+    ahead: int | None = None,
+    initializer: Callable[[], None] | None = None,
+) -> Generator[Result, None, None]:
+    """Map a function over items in threads, in order; close the generator to cancel what has not begun.
+
+    Args:
+        function: Called in a thread; what it raises is raised in turn.
+        items: Taken in the caller's thread, as late as possible.
+        threads: How many; with 1, one thread works while the caller does.
+        ahead: Items under way or finished before they are asked for; twice as many as threads by default.
+        initializer: Called at the start of each thread.
+    """
+    ahead = 2 * threads if ahead is None else ahead
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="fullconv-map", initializer=initializer) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[bool]:
-    """Have this process keep the memory that it frees, for its next tensors, until the outermost such block ends.
+def retain_freed() -> Iterator[bool]:
+    """Have the C library retain freed memory for the next tensors, until the outermost such block ends.
 
-    The peak stays about what it was. Where the C library is not glibc, or the user has set it otherwise by the
-    environment, nothing is done.
+    glibc returns large freed blocks to the system at once, and the next tensor of that size is paid for page by page: a
+    tenth of a training step of FCN-8s on ResNet-18, a quarter of the time for an image of 1500x2000 in fp32 (two cores,
+    virtual machine). The peak stays about the same. With another C library, or where the user has set the allocator in
+    the environment, nothing changes.
 
     Yields:
-        Whether memory is kept.
+        Whether memory is retained.
     """
-    global _depth
+    global _retained_depth
     library = _glibc()
-    if library is None or any(name in os.environ for name in USERS_OWN):
+    if library is None or any(name in os.environ for name in MALLOC_VARIABLES):
         yield False
         return
-    _depth += 1
-    kept = bool(library.mallopt(MMAP_MAX, 0)) and bool(library.mallopt(TRIM_THRESHOLD, -1))
+    _retained_depth += 1
+    retained = bool(library.mallopt(M_MMAP_MAX, 0)) and bool(library.mallopt(M_TRIM_THRESHOLD, -1))
     try:
-        yield kept
+        yield retained
     finally:
-        _depth -= 1
-        if not _depth:
-            _ask_system(library, 32 * 2**20)  # once told otherwise, it adapts no more; there it ends up by itself
+        _retained_depth -= 1
+        if not _retained_depth:
+            _map_large_blocks(library, 32 * 2**20)  # where glibc's own adaptation, now off, would end
 
 
-def keep_no_more() -> None:
-    """Give freed blocks of a megabyte and more back at once, from here on.
+def trim_eagerly() -> None:
+    """Within `retain_freed`, return freed blocks of 1 MiB and more at once from here on; elsewhere do nothing.
 
-    Kept memory has gaps that the next, larger map does not fit into: the peak of ResNets with many wide maps is up to twice
-    what is in use. Where memory is short, asking the system anew costs less.
+    Retained memory has gaps that the next, larger map does not fit into: the peak of ResNets with many wide maps is up to
+    twice what is in use. Where memory is short, asking the system again costs less.
     """
-    library = _glibc()
-    if library is not None and not any(name in os.environ for name in USERS_OWN):
-        _ask_system(library, 2**20)
+    if _retained_depth and (library := _glibc()) is not None:
+        _map_large_blocks(library, 2**20)
 
 
-def give_back() -> None:
-    """Give freed memory back to the system now, also within such a block: what tensors keep may be what others lack."""
+def malloc_trim() -> None:
+    """Return freed memory to the system now; changes no setting."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
 
 
-def _ask_system(library: Any, smallest: int) -> None:
-    """Have the C library ask the system for each block of so many bytes and more, and give it back when it is freed."""
-    library.mallopt(MMAP_MAX, 65536)
-    library.mallopt(MMAP_THRESHOLD, smallest)
-    library.mallopt(TRIM_THRESHOLD, 2 * smallest)
+def lower_thread_priority() -> None:
+    """Let other threads of the process run first: those of the network wait for each other at every layer.
+
+    Only Linux has priorities of threads.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + IO_NICENESS)
+
+
+def _map_large_blocks(library: Any, smallest: int) -> None:
+    """Have the C library map each block of so many bytes and more, and unmap it when it is freed."""
+    library.mallopt(M_MMAP_MAX, 65536)
+    library.mallopt(M_MMAP_THRESHOLD, smallest)
+    library.mallopt(M_TRIM_THRESHOLD, 2 * smallest)
     library.malloc_trim(0)
 
 
 @cache
 def _glibc() -> Any:
-    """Return the C library, or None where it is another one."""
+    """Return the C library; None where it is not glibc."""
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return None
     library = ctypes.CDLL(None)

@@ -28,7 +28,7 @@ from fullconv.cli.serve import serve
 from fullconv.cli.track import rank, runs
 from fullconv.cli.use import evaluate, predict
 from fullconv.errors import FullconvError, nearest
-from fullconv.system import freed_memory_kept
+from fullconv.system import retain_freed
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     listen()
     try:
-        with _sigterm_raises(), freed_memory_kept():
+        with _sigterm_raises(), retain_freed():
             code = _run(arguments, started)
             sys.stdout.flush()
             return code

@@ -31,7 +31,7 @@ from fullconv.engines.graph import kept, translated
 from fullconv.engines.onnxruntime import OnnxRuntimeEngine
 from fullconv.engines.openvino import OpenVinoEngine, read_file, read_onnx
 from fullconv.engines.torch import TorchEngine
-from fullconv.errors import FullconvError, RecipeError, nearest
+from fullconv.errors import FullconvError, RecipeError, first_line, nearest
 from fullconv.modelfile import weights_sha256
 from fullconv.nn import Network, Scores, WholeNetwork
 from fullconv.profiling import CHOOSING, PREPARING, part
@@ -403,7 +403,7 @@ class AutoEngine:
             except (FullconvError, RuntimeError) as error:
                 if choice == self.candidates[0]:
                     raise
-                LOG.info("engine: %s %s is left out: %s", *choice, str(error).strip().splitlines()[0])
+                LOG.info("engine: %s %s is left out: %s", *choice, first_line(error))
         return found
 
 

@@ -25,7 +25,7 @@ import fullconv
 from fullconv.card import Card
 from fullconv.engines._optional import runtime, versions
 from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, ends_sealed, seal
-from fullconv.errors import NetworkError, OutputError
+from fullconv.errors import NetworkError, OutputError, first_line
 from fullconv.nn import Network, Scores, WholeNetwork
 from fullconv.preprocess import normalization
 from fullconv.storage import cache_folder, write_bytes
@@ -194,7 +194,7 @@ def capture(module: nn.Module, channels: int, name: str) -> ExportedProgram:
                 module, (example,), dynamic_shapes=(free,), prefer_deferred_runtime_asserts_over_guards=True
             )
     except Exception as error:  # torch raises of many kinds here
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         raise NetworkError(f"{name} cannot be turned into a graph: {reason[:200]} Use --engine torch.") from error
 
 

@@ -24,7 +24,7 @@ from fullconv.errors import NetworkError, OutputError
 from fullconv.exports.graph import LabelGraph
 from fullconv.exports.quantize import half_onnx, quantize_onnx, quantize_openvino
 from fullconv.nn import Network
-from fullconv.storage import move_into_place, write_bytes
+from fullconv.storage import publish, write_bytes
 
 Answer = Callable[[NDArray[np.uint8]], list[NDArray[Any]]]
 """A picture (H, W, C) to all outputs of a file, without the batch."""
@@ -158,8 +158,8 @@ class OpenVinoExport:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
                 graph, weights = self._save(Path(folder))
-                move_into_place(weights, path.with_suffix(".bin"))  # first: an .xml is there only when all is
-                move_into_place(graph, path)
+                publish(weights, path.with_suffix(".bin"))  # first: an .xml is there only when all is
+                publish(graph, path)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
         except RuntimeError as error:  # what OpenVINO says of a full disk

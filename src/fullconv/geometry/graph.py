@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fullconv.errors import NetworkError
+from fullconv.errors import NetworkError, first_line
 from fullconv.geometry.axis import IDENTITY, Geometry
 from fullconv.geometry.call import Call
 from fullconv.geometry.gate import tracing
 from fullconv.geometry.layout import OTHER, Value, X, Y, rebuild
 from fullconv.geometry.modules import layer
-from fullconv.geometry.tracer import NodeGeometry, Tracer, first_line
+from fullconv.geometry.tracer import NodeGeometry, Tracer
 
 EXAMPLE = (64, 96)
 """Rows and columns of the example on which our networks are traced."""

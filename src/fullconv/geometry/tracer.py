@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fullconv.errors import NetworkError
+from fullconv.errors import NetworkError, first_line
 from fullconv.geometry.aliases import write_back
 from fullconv.geometry.axis import IDENTITY
 from fullconv.geometry.call import Call, unknown
@@ -254,11 +254,6 @@ def _flagged(leaf: Any, decided: list[str], guessed: list[str]) -> Any:
     if not isinstance(leaf, Value) or leaf.geometry is None:
         return leaf
     return replace(leaf, geometry=leaf.geometry.flagged(unknown=guessed, size_dependent=decided))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its name where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _tainted(found: Any, by_size: bool) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from fullconv.errors import FullconvError, InputError, MissingExtraError
+from fullconv.errors import FullconvError, InputError, MissingExtraError, first_line
 from fullconv.images import jpeg, png, tiff
 from fullconv.images.color import to_srgb
 from fullconv.images.limits import PictureError, check_pixels, max_pixels
@@ -206,7 +206,9 @@ def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
         try:
             return _open_unlimited(file)
         except Exception as error:
-            raise PictureError("unreadable", f"{where}: its header is damaged ({_reason(error)}). {_MEND}.") from error
+            raise PictureError(
+                "unreadable", f"{where}: its header is damaged ({first_line(error)}). {_MEND}."
+            ) from error
     if start[4:12] in (b"ftypavif", b"ftypavis"):
         words = "is an AVIF picture, which this Pillow cannot read. Run: pip install --upgrade pillow"
         raise PictureError("needs-extra", f"{where}: {words}")
@@ -330,7 +332,7 @@ def _damage(
     if file is not None and start.startswith(png.SIGNATURE) and png.is_cut(file):
         return PictureError("truncated", f"{where}: is truncated: its data end in the middle. {_MEND}.")
     code = "truncated" if "truncated" in str(error) else "unreadable"
-    return PictureError(code, f"{where}: {words} ({_reason(error)}). {_MEND}.")
+    return PictureError(code, f"{where}: {words} ({first_line(error)}). {_MEND}.")
 
 
 def _is_short(file: IO[bytes], start: bytes, where: str) -> bool:
@@ -351,7 +353,3 @@ def _orientation(image: Image.Image, file: IO[bytes], start: bytes) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF says nothing; read_image decides the same
         return 1
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from fullconv.errors import NetworkError, WeightsError, nearest
+from fullconv.errors import NetworkError, WeightsError, first_line, nearest
 from fullconv.nn import _lazy_timm
 from fullconv.nn.pretrained import backbone_file, is_cached, load_renamed, read_weights
 from fullconv.nn.surgery import adapt_in_channels
@@ -202,10 +202,6 @@ _REFUSALS = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError
 """What timm's families raise where they cannot be what is asked."""
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-
-
 def check_name(name: str) -> None:
     """Raise NetworkError, naming the nearest, unless timm has a model of a name.
 
@@ -270,7 +266,7 @@ def _create_or_refuse(name: str, in_channels: int, settings: dict[str, Any]) -> 
         _create(name, in_channels, None, settings)
     except _REFUSALS as error:
         raise NetworkError(
-            f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}"
+            f"{name} cannot serve as a backbone ({first_line(error)[:160]}). {_nearest_that_can(name)}"
         ) from error
 
 
@@ -292,9 +288,9 @@ def build_pyramid(
     except _REFUSALS as error:
         if file is not None:
             _create_or_refuse(name, in_channels, settings)  # a family that cannot serve says so itself
-            raise WeightsError(f"{file}: not the weights of {name} ({_reason(error)}).") from error
+            raise WeightsError(f"{file}: not the weights of {name} ({first_line(error)[:160]}).") from error
         raise NetworkError(
-            f"{name} cannot serve as a backbone ({_reason(error)}). {_nearest_that_can(name)}"
+            f"{name} cannot serve as a backbone ({first_line(error)[:160]}). {_nearest_that_can(name)}"
         ) from error
     left = make_same_padding_static(body)
     if left:
@@ -322,7 +318,7 @@ def _check_strides(name: str, body: nn.Module, strides: Sequence[int], output_st
             maps = body.eval()(torch.zeros(1, in_channels * _groups(body), 64, 96))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise NetworkError(
-            f"{name} does not take pictures of any size ({_reason(error)}). {_nearest_that_can(name)}"
+            f"{name} does not take pictures of any size ({first_line(error)[:160]}). {_nearest_that_can(name)}"
         ) from error
     for x, stride, channels in zip(maps, reductions, info.channels(), strict=True):
         if stride in strides and tuple(x.shape) != (1, channels, 64 // stride, 96 // stride):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fullconv import modelfile
 from fullconv.errors import WeightsError
 from fullconv.nn import _lazy_timm
-from fullconv.storage import cache_folder
+from fullconv.storage import atomic_path, cache_folder
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,8 @@ def _save(answer: Any, target: Path, size: int) -> None:
     import hashlib
     import re
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     digest, count = hashlib.sha256(), 0
-    try:
+    with atomic_path(target) as temporary:
         with temporary.open("wb") as file:
             while block := answer.read(1 << 20):
                 file.write(block)
@@ -130,9 +128,6 @@ def _save(answer: Any, target: Path, size: int) -> None:
         named = re.search(r"-([0-9a-f]{8,})\.\w+$", target.name)
         if named and not digest.hexdigest().startswith(named.group(1)):
             raise OSError("its hash is not the one in its name")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fullconv.card import Card
-from fullconv.errors import InputError, MissingExtraError
+from fullconv.errors import InputError, MissingExtraError, first_line
 from fullconv.images import read_image
 from fullconv.preprocess import as_tensor, select_bands
 from fullconv.profiling import READING, part
@@ -82,7 +82,7 @@ class Raster:
             with quiet():
                 self.dataset = rasterio.open(self.path)
         except self._errors as error:
-            raise InputError(f"{self.path}: cannot be read as a raster ({_first_line(error)}). {_MEND}.") from error
+            raise InputError(f"{self.path}: cannot be read as a raster ({raster_reason(error)}). {_MEND}.") from error
         try:
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
             self.bands = _choose_bands(self.dataset, card, str(self.path))
@@ -158,7 +158,7 @@ class Raster:
         except self._errors as error:
             a, b = window.row_off, window.row_off + window.height
             raise InputError(
-                f"{self.path}: rows {a} to {b} cannot be read: the file is damaged or cut short ({_first_line(error)})."
+                f"{self.path}: rows {a} to {b} cannot be read: the file is damaged or cut short ({raster_reason(error)})."
                 f" {_MEND}."
             ) from error
 
@@ -228,9 +228,10 @@ def _check_types(dataset: Any, bands: list[int], where: str) -> None:
             raise InputError(f"{where}: band {band} holds {name} numbers. Convert it to real ones.")
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error.__cause__ or error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
+def raster_reason(error: BaseException) -> str:
+    """Return the first line of what the system or GDAL reports."""
+    text = getattr(error, "strerror", None) or first_line(error.__cause__ or error)
+    return str(text)[:200].rstrip(".")
 
 
 def is_georeferenced(path: str | Path) -> bool:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from fullconv.card import Labels
-from fullconv.errors import InputError, MissingExtraError, OutputError
+from fullconv.errors import InputError, MissingExtraError, OutputError, first_line
 from fullconv.labels import format_color
 from fullconv.rasters.reader import import_rasterio, quiet
-from fullconv.storage import write_bytes
+from fullconv.storage import atomic_path, write_bytes
 
 DIGITS = 9
 """Of longitude and latitude: a tenth of a millimetre."""
@@ -140,32 +140,31 @@ def write_geopackage(
         OutputError: It cannot be written.
     """
     raw = import_pyogrio()
-    temporary = path.with_name(f".{path.stem}.part.gpkg")
+    name = f".{path.stem}.part.gpkg"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        for turn, batch in enumerate(_batches(patches)):
-            indices = np.array([index for _, index in batch], np.int32)
-            names = np.array([labels.classes[index] for index in indices], object)
-            colors = np.array([format_color(labels.palette[index]) for index in indices], object)
-            geometry = np.empty(len(batch), object)
-            geometry[:] = [well_known_bytes(shape) for shape, _ in batch]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*crs.*was not provided.*")
-                raw.write(
+        with atomic_path(path, temporary=name) as temporary:
+            temporary.unlink(missing_ok=True)
+            for turn, batch in enumerate(_batches(patches)):
+                indices = np.array([index for _, index in batch], np.int32)
+                names = np.array([labels.classes[index] for index in indices], object)
+                colors = np.array([format_color(labels.palette[index]) for index in indices], object)
+                geometry = np.empty(len(batch), object)
+                geometry[:] = [well_known_bytes(shape) for shape, _ in batch]
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message=".*crs.*was not provided.*")
+                    raw.write(
                     temporary, geometry, [names, indices, colors], ["class", "index", "color"], layer=LAYER,
                     driver="GPKG", geometry_type="Polygon", crs=crs, append=turn > 0,
                 )  # fmt: skip
-        temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
     except RuntimeError as error:  # pyogrio's own errors
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise OutputError(f"{path}: cannot be written ({reason}). Make room, or choose another place.") from error
     finally:
-        for ending in ("", "-journal", "-wal", "-shm"):
+        for ending in ("-journal", "-wal", "-shm"):
             with suppress(OSError):
-                temporary.with_name(temporary.name + ending).unlink()
+                path.with_name(name + ending).unlink()
 
 
 def _batches(patches: Iterable[tuple[Mapping[str, Any], int]]) -> Iterator[list[tuple[Mapping[str, Any], int]]]:

@@ -6,10 +6,8 @@ The probabilities of all classes at every pixel of a raster, as a GeoTIFF that i
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +21,8 @@ from fullconv.errors import OutputError
 from fullconv.labels import VOID, full_palette
 from fullconv.rasters.journal import Spool
 from fullconv.rasters.labeler import Bands, State
-from fullconv.rasters.reader import Raster, import_rasterio, quiet, raster_errors
+from fullconv.rasters.reader import Raster, import_rasterio, quiet, raster_errors, raster_reason
+from fullconv.storage import atomic_path
 
 BLOCK = 512
 JOB = "FULLCONV_JOB"
@@ -51,28 +50,25 @@ def write_result(
         OutputError: It cannot be written.
     """
     rasterio = import_rasterio()
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), quiet():
+        with (
+            rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+            quiet(),
+            atomic_path(path, temporary=f".{path.name}.part") as temporary,
+        ):
             temporary.unlink(missing_ok=True)
             checksum = _write(temporary, pieces, raster, labels, job)
             if overviews:
                 _add_overviews(temporary, raster)
             found, counts = _read_back(temporary)
-        if found != checksum:
-            raise OutputError(f"{path}: cannot be written whole: what was written reads back otherwise. Make room.")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+            if found != checksum:
+                raise OutputError(f"{path}: cannot be written whole: what was written reads back otherwise. Make room.")
     except OutputError:
         raise
     except raster_errors() as error:
         raise OutputError(
             f"{path}: cannot be written ({raster_reason(error)}). Make room, or choose another place."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     return counts
 
 
@@ -179,12 +175,6 @@ def _job_of(path: Path) -> str | None:
         return None
 
 
-def raster_reason(error: BaseException) -> str:
-    """Return the first line of what the system or GDAL says."""
-    text = getattr(error, "strerror", None) or str(error.__cause__ or error).strip() or type(error).__name__
-    return str(text).splitlines()[0][:200].rstrip(".")
-
-
 ROWS = 16
 """Height of the file's blocks: a row of them is held for every class, and is to stay small beside a wide raster."""
 
@@ -228,15 +218,17 @@ def write_probabilities(path: Path, bands: Bands, spool: Spool, labels: Labels, 
         OutputError: It cannot be written.
     """
     rasterio = import_rasterio()
-    temporary = path.with_name(f".{path.name}.part")
     bands = Bands(bands.segmenter, bands.raster, [SpooledScores(spool, bands)])
     raster, count = bands.raster, len(labels.classes)
     profile = {**grid_profile(raster), "dtype": "float32", "count": count, "nodata": float("nan"), "blockysize": ROWS,
                "predictor": 3, "interleave": "band"}  # fmt: skip
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         cache = 2 * ROWS * 4 * count * (raster.width + 512)
-        with rasterio.Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), quiet():
+        with (
+            rasterio.Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+            quiet(),
+            atomic_path(path, temporary=f".{path.name}.part") as temporary,
+        ):
             temporary.unlink(missing_ok=True)
             with rasterio.open(temporary, "w", **profile) as file:
                 file.update_tags(**{JOB: job})
@@ -249,15 +241,11 @@ def write_probabilities(path: Path, bands: Bands, spool: Spool, labels: Labels, 
             assert row == raster.height
             with rasterio.open(temporary) as file:  # a full disc may show only when the file is closed
                 file.read(count, window=rasterio.windows.Window(0, max(0, row - 1), raster.width, 1))
-        temporary.replace(path)
     except raster_errors() as error:
         raise OutputError(
             f"{path}: cannot be written ({raster_reason(error)}). Make room, or choose another place. With --resume the"
             " job goes on from what is there."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _strips(bands: Bands) -> Iterator[NDArray[np.float32]]:

@@ -32,7 +32,7 @@ from fullconv.segmenter import Segmenter, load
 from fullconv.serve.errors import Refusal, as_refusal
 from fullconv.serve.ipc import read_frame, write_frame
 from fullconv.serve.responses import encode
-from fullconv.system import freed_memory_kept
+from fullconv.system import retain_freed
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may open here. Its reader of EPS starts another program."""
@@ -263,7 +263,7 @@ def choose_engines(segmenter: Segmenter, before: dict[str, Any] | None) -> dict[
     return chosen
 
 
-@freed_memory_kept()
+@retain_freed()
 def main() -> None:
     """Load the model that the first frame names, and serve the frames that follow."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the service says when to end

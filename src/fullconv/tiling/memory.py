@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fullconv.geometry import EXAMPLE
 from fullconv.nn import Network
-from fullconv.system import keep_no_more
+from fullconv.system import trim_eagerly
 from fullconv.tiling.streaming.executor import RowProgram
 from fullconv.tiling.streaming.row_ops import Rows
 
@@ -54,7 +54,7 @@ def memory_allowed() -> int:
 def fits(needed: int, allowed: int) -> bool:
     """Say whether so many bytes are allowed; where it is more than half of them, freed memory goes back at once from here on."""
     if 2 * needed > allowed:
-        keep_no_more()
+        trim_eagerly()
     return needed <= allowed
 
 

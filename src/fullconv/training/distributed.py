@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from fullconv.data import Dataset, Sample
 from fullconv.data.evaluation_samples import check_classes, choose_heads
-from fullconv.errors import DataError, FullconvError, NetworkError, RunError
+from fullconv.errors import DataError, FullconvError, NetworkError, RunError, first_line
 from fullconv.evaluation import Report, evaluate_heads
 from fullconv.metrics import Counts
 from fullconv.segmenter import Segmenter
@@ -246,7 +246,7 @@ def _listening() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise LostError(f"another process of this run is gone ({reason}).") from error
 
 
@@ -292,7 +292,7 @@ def joined(device: str) -> Iterator[Processes]:
             world_size=ranks,
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"the processes do not find one another: {str(error).splitlines()[0]}") from error
+        raise RunError(f"the processes do not find one another: {first_line(error)}") from error
     try:
         yield processes
     finally:

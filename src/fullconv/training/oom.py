@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from fullconv.data.loader import Batch
-from fullconv.errors import RunError
+from fullconv.errors import RunError, first_line
 from fullconv.recipe import Recipe
 
 _TOLD = re.compile(
@@ -29,10 +29,9 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        words = str(error).strip().splitlines() or ["MemoryError"]
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not _TOLD.search(str(error)):
             raise
-        raise OutOfMemoryError(words[0][:300]) from error
+        raise OutOfMemoryError(first_line(error)[:300]) from error
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch | None:

@@ -17,7 +17,7 @@ from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
-from fullconv.system import freed_memory_kept, give_back
+from fullconv.system import malloc_trim
 from fullconv.tracking import open_trackers, require_trackers
 from fullconv.training.autotune import measure
 from fullconv.training.config import Plan, check_rate, resolve
@@ -85,7 +85,6 @@ class Session:
             self.console.say(sentence)
             self.notes.append(sentence)
 
-    @freed_memory_kept()
     def go(self) -> Outcome:
         """Measure or take up, train, end.
 
@@ -102,7 +101,7 @@ class Session:
         network, channels = self.network, self.statistics.channels
         alone = replace(self.stepper, processes=ALONE)  # the others are not trying anything
         network.eval().zero_grad(set_to_none=True)
-        give_back()
+        malloc_trim()
         if alone.device.type == "cuda":
             torch.cuda.empty_cache()
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fullconv.checkpoint import write_checkpoint
-from fullconv.errors import RunError
+from fullconv.errors import RunError, first_line
 from fullconv.nn import Network
 from fullconv.recipe import Recipe
 from fullconv.training.optimizer import MovingAverage, make_optimizer, optimizer_tensors, restore_optimizer
@@ -78,7 +78,7 @@ class TrainState:
                 for name, value in self.ema.tensors.items():
                     value.copy_(tensors[f"ema.{name}"])
         except (RuntimeError, KeyError) as error:
-            raise RunError(f"the checkpoint does not fit this run's recipe ({str(error).splitlines()[0]}).") from error
+            raise RunError(f"the checkpoint does not fit this run's recipe ({first_line(error)}).") from error
         restore_optimizer(self.optimizer, tensors)
         for name in ("step", "best", "best_step", "waited", "history", "seconds", "skipped"):
             setattr(self, name, numbers[name])
