@@ -35,7 +35,7 @@ KEPT = ("pool3", "pool4", "pool5", "fc6", "fc7", "inception_5b", "layer2", "laye
 
 def published() -> list[str]:
     """Return the names of all published nets: the release's, and torchvision's."""
-    return [name for name, row in VARIANTS.items() if row.release is not None or row.rule == "size"]
+    return [name for name, row in VARIANTS.items() if row.caffe is not None or row.upsample_mode == "size"]
 
 
 def made_picture(channels: int, height: int = 97, width: int = 130) -> np.ndarray:
@@ -79,7 +79,7 @@ def layer_table(network: Network) -> list[tuple[str, str, float, int | None, flo
 
 def crops(network: Network) -> str:
     """Return the crops of a net of the release in words: of the skips, coarse to fine, then of the last map."""
-    release = network.row.release
+    release = network.spec.caffe
     if release is None:
         return "none: scores grow to the size of the picture, by half pixels"
     heads = list(network.head.values()) if isinstance(network.head, nn.ModuleDict) else [network.head]
@@ -90,7 +90,7 @@ def crops(network: Network) -> str:
 def show(name: str, full: bool = False) -> dict[str, object]:
     """Build a net, print what it is, and label a picture."""
     network = build(name, full)
-    print(f"\n{name}: {VARIANTS[name].about}")
+    print(f"\n{name}: {VARIANTS[name].description}")
     print(f"  pictures of {BANDS[network.in_channels]}; crops {crops(network)}")
     table = layer_table(network)
     for layer, shape, stride, field, offset in table:

@@ -63,7 +63,7 @@ def test_means_are_the_releases_and_come_in_the_pictures_order():
     assert MEANS_BGR["voc"] == (104.00699, 116.66877, 122.67892)
     assert MEANS_BGR["siftflow"] == (114.578, 115.294, 108.353)
     for name, row in VARIANTS.items():
-        if row.release is not None:
+        if row.caffe is not None:
             assert len(channel_means(name)) == row.in_channels
     assert channel_means("nyud-fcn32s-color-d") == (92.318, 97.203, 116.190, 7.844)
     assert channel_means("nyud-fcn32s-color-hha")[3:] == (132.431, 94.076, 118.477)

@@ -203,11 +203,11 @@ def test_tiles_are_exact_on_a_picture_larger_than_the_window(trained, tmp_path, 
 
 def test_every_published_net_has_an_example_that_runs(capsys):
     found = example("published_nets.py")["main"]()
-    published = [name for name, row in VARIANTS.items() if row.release is not None or row.rule == "size"]
+    published = [name for name, row in VARIANTS.items() if row.caffe is not None or row.upsample_mode == "size"]
     assert list(found) == published
     said = capsys.readouterr().out
     for name, shown in found.items():
-        assert f"\n{name}: {VARIANTS[name].about}" in said
+        assert f"\n{name}: {VARIANTS[name].description}" in said
         assert set(shown["shapes"].values()) == {(97, 130)}
         assert max(row[3] for row in shown["layers"]) == shown["field"]
     assert set(found["siftflow-fcn8s"]["shapes"]) == {"semantic", "geometric"}

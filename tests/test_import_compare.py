@@ -9,7 +9,7 @@ import fullconv
 from fullconv.cli.foreign import IMPORTABLE
 from fullconv.cli.main import main
 from fullconv.evaluation import compare
-from fullconv.nn.caffe.convert import importable
+from fullconv.nn.caffe.convert import convertible
 from synthetic.shapes import make_shapes
 
 
@@ -30,7 +30,7 @@ def model(data, path, seed):
 
 
 def test_the_names_in_the_help_are_those_that_can_be_imported():
-    assert sorted(IMPORTABLE.split()) == sorted(importable())
+    assert sorted(IMPORTABLE.split()) == sorted(convertible())
 
 
 @pytest.mark.slow

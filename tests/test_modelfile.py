@@ -299,7 +299,7 @@ def test_a_damaged_model_is_no_start_for_another(tmp_path):
     network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
     path = tmp_path / "start.safetensors"
     write_model(path, Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")), network.state_dict())
-    assert not build("fcn8s", backbone="tiny", num_classes=3, width=0.25, weights=str(path)).started_anew
+    assert not build("fcn8s", backbone="tiny", num_classes=3, width=0.25, weights=str(path)).missing_keys
     path.write_bytes(flipped(path.read_bytes(), path.stat().st_size - 9, 4))
     with pytest.raises(ModelFileError, match=r"start\.safetensors: damaged: its weights are not those"):
         build("fcn8s", backbone="tiny", num_classes=3, width=0.25, weights=str(path))

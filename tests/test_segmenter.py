@@ -19,7 +19,7 @@ import fullconv
 from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
-from fullconv.nn.build import _holds_more, undrawn
+from fullconv.nn.build import _holds_more, empty_init
 from fullconv.segmenter import Segmenter, best_class, choose_device, load
 from fullconv.tiling import whole_bytes
 from networks import enliven
@@ -365,7 +365,7 @@ class Plain(nn.Module):
 
 
 def test_numbers_that_a_file_brings_are_not_drawn_before():
-    with undrawn():
+    with empty_init():
         layers = [nn.Conv2d(3, 4, 3), nn.Linear(5, 6), nn.init.trunc_normal_(torch.ones(3))]
     assert not any(value.any() for layer in layers[:2] for value in layer.parameters())
     assert not layers[2].any()

@@ -15,7 +15,7 @@ from torch import nn
 from fullconv import tiling
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
-from fullconv.nn import WholeNetwork, build
+from fullconv.nn import ModuleWrapper, build
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import plan, plan_axis, stitched_scores, strips, tile_core, whole_bytes, why_not
 from fullconv.tiling.memory import SCRATCH
@@ -150,14 +150,14 @@ class Own(nn.Module):
 @given(height=st.integers(1, 40), width=st.integers(1, 40), core=st.integers(1, 90))
 def test_a_network_from_outside_tiles_exactly_too(height, width, core):
     torch.manual_seed(0)
-    network = WholeNetwork(enliven(Own(nn.BatchNorm2d)).double(), 3, 4)
+    network = ModuleWrapper(enliven(Own(nn.BatchNorm2d)).double(), 3, 4)
     assert network.halo is not None
     assert network.stride == 4
     assert compared(network, 4 * height, 4 * width, core, torch.float64) < 1e-12
 
 
 def test_a_network_from_outside_that_norms_over_the_picture_is_refused_by_name():
-    network = WholeNetwork(Own(lambda channels: nn.GroupNorm(2, channels)), 3, 4)
+    network = ModuleWrapper(Own(lambda channels: nn.GroupNorm(2, channels)), 3, 4)
     assert network.halo is None
     with pytest.raises(NetworkError, match=r"down\.1 \(GroupNorm.*sees the whole picture"):
         plan(network, 64, 64, 32)
@@ -168,14 +168,14 @@ def test_a_network_from_outside_that_cannot_be_traced_is_of_unknown_reach():
         def forward(self, x):
             return x * 2 if float(x.sum()) > 0 else x
 
-    network = WholeNetwork(Branching(), 3, 3)
+    network = ModuleWrapper(Branching(), 3, 3)
     assert network.halo is None
     assert "Branching" in why_not(network)
     assert "unknown reach" in why_not(network)
 
 
 def test_a_network_from_outside_of_another_output_size_is_told_so():
-    network = WholeNetwork(nn.Conv2d(3, 4, 3), 3, 4)
+    network = ModuleWrapper(nn.Conv2d(3, 4, 3), 3, 4)
     with pytest.raises(
         NetworkError, match=r"Conv2d returns \(1, 4, 6, 6\) for \(1, 3, 8, 8\); wanted are logits \(1, 4, 8, 8\)"
     ):

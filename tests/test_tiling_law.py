@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
-from fullconv.nn import Network, WholeNetwork, build
+from fullconv.nn import ModuleWrapper, Network, build
 from fullconv.tiling import (
     RowProgram,
     RowStream,
@@ -218,7 +218,7 @@ class Body(nn.Module):
 
 def test_a_layer_of_wrong_geometry_is_caught_and_named():
     torch.manual_seed(0)
-    network = WholeNetwork(Body(Lying(6, 6, 7, padding=3)).double(), 3, 4)
+    network = ModuleWrapper(Body(Lying(6, 6, 7, padding=3)).double(), 3, 4)
     x = pictures(1, 3, 60, 70, dtype=torch.float64)
     image = x.permute(0, 2, 3, 1)
     whole = network.scores(x)
@@ -235,7 +235,7 @@ def test_a_layer_of_wrong_geometry_is_caught_and_named():
 
 def test_layers_that_say_the_truth_do_not_differ():
     torch.manual_seed(0)
-    network = WholeNetwork(Body(nn.Conv2d(6, 6, 7, padding=3)).double(), 3, 4)
+    network = ModuleWrapper(Body(nn.Conv2d(6, 6, 7, padding=3)).double(), 3, 4)
     assert first_difference(network, pictures(1, 3, 60, 70, dtype=torch.float64), 20, 1e-12) is None
     for net in (SMALL[2], ("voc-fcn8s", None, 1 / 32)):
         assert (
@@ -272,7 +272,7 @@ class Decoder(nn.Module):
 @pytest.mark.parametrize("size", [(128, 48), (8, 16), (200, 24)])
 def test_every_operation_that_has_a_form_by_rows_gives_the_whole(rows, size):
     torch.manual_seed(0)
-    network = WholeNetwork(enliven(Decoder()).double(), 3, 4)
+    network = ModuleWrapper(enliven(Decoder()).double(), 3, 4)
     x = pictures(1, 3, *size, dtype=torch.float64)
     whole = network.scores(x)
     assert (by_rows(network, x, rows) - whole).abs().max() <= 1e-12 * whole.abs().max()
@@ -302,7 +302,7 @@ class Mirrored(nn.Module):
 ], ids=["in place", "reflect", "mirror", "norm"])  # fmt: skip
 def test_what_has_no_form_by_rows_is_refused_by_name(module, words):
     with pytest.raises(UnreadableError, match=words):
-        RowProgram(WholeNetwork(module, 3, 4))
+        RowProgram(ModuleWrapper(module, 3, 4))
 
 
 def test_rows_that_are_kept_are_few():
@@ -342,7 +342,7 @@ def test_every_cell_is_computed_once():
 
 
 def test_first_difference_refuses_what_cannot_be_tiled():
-    network = WholeNetwork(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), 3, 4)
+    network = ModuleWrapper(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), 3, 4)
     with pytest.raises(NetworkError, match="sees the whole picture"):
         first_difference(network, pictures(1, 3, 32, 32), 16)
     assert Fraction(network.geometry.y.scale) == 1

@@ -116,7 +116,7 @@ def described(variant: str, size: tuple[int, int]) -> tuple[dict[str, dict[str, 
     with torch.device("meta"):
         network = fullconv.build(variant)
     crops = {int(stride): crop.offset for stride, crop in network.head.crop.items()}
-    release = network.row.release
+    release = network.spec.caffe
     assert release is not None
     return rows, crops, final_crop(network.geometry, network.score_stride, release.kernel)
 

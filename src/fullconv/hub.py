@@ -9,8 +9,8 @@ from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.dataset_constants import LABELS, channel_means
 from fullconv.errors import ModelFileError, WeightsError, nearest
 from fullconv.nn import VARIANTS, Network
-from fullconv.nn.caffe.convert import SHORT, importable, read_foreign
-from fullconv.nn.pretrained import Published, fetch
+from fullconv.nn.caffe.convert import SHORT, convertible, load_foreign
+from fullconv.nn.pretrained import PretrainedCfg, download
 from fullconv.storage import cache_folder
 
 PUBLISHED = {
@@ -34,19 +34,19 @@ def import_file(path: str | Path, name: str) -> tuple[Network, Card]:
     """
     path = Path(path)
     variant = SHORT.get(name, name)
-    if variant not in importable():
+    if variant not in convertible():
         raise WeightsError(
-            f"there is no --as '{name}'.{nearest(name, importable())} `fullconv import --help` lists the names."
+            f"there is no --as '{name}'.{nearest(name, convertible())} `fullconv import --help` lists the names."
         )
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file.")
-    network = read_foreign(path, variant)
+    network = load_foreign(path, variant)
     return network, foreign_card(network, variant, path.name)
 
 
 def foreign_card(network: Network, variant: str, origin: str) -> Card:
     """Return the card of a published net: its classes where their number is the published one, its preprocessing."""
-    release = VARIANTS[variant].release is not None
+    release = VARIANTS[variant].caffe is not None
     labels = LABELS[variant.split("-")[0] if release else "voc"]
     counts = network.num_classes if isinstance(network.num_classes, dict) else {"": network.num_classes}
     found = {}
@@ -89,6 +89,6 @@ def published_model(name: str) -> tuple[Network, Card]:
     url = PUBLISHED[name]
     target = cache_folder() / "weights" / url.rsplit("/", 1)[1]
     if not target.is_file():
-        fetch(Published(url, target.name, _LICENSES["torchvision"]), target, instead="")
+        download(PretrainedCfg(url, target.name, _LICENSES["torchvision"]), target, instead="")
     network, card = import_file(target, name.split(":", 1)[1])
     return network, card.model_copy(update={"weights_origin": url})

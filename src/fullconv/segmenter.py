@@ -25,8 +25,8 @@ from fullconv.engines.exported import exported_engine, is_exported, read_exporte
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.hub import published_model
 from fullconv.images import read_image
-from fullconv.nn import VARIANTS, Network, Scores, WholeNetwork, map_scores
-from fullconv.nn.build import filled, shapes_of
+from fullconv.nn import VARIANTS, ModuleWrapper, Network, Scores, tree_map
+from fullconv.nn.build import build_meta, build_with_weights
 from fullconv.prediction import Prediction
 from fullconv.preprocess import Remarks, as_tensor, range_remark, rescale, select_bands, working_size
 from fullconv.profiling import NETWORK, RESIZING, UPSAMPLING, part, watched
@@ -122,7 +122,7 @@ class Segmenter:
         ours = isinstance(network, Network)
         if ours and network.num_classes != len(classes):
             raise NetworkError(f"the network has {network.num_classes} classes, {len(classes)} names were given.")
-        body = cast(Network, network if ours else WholeNetwork(network, channels, len(classes)))
+        body = cast(Network, network if ours else ModuleWrapper(network, channels, len(classes)))
         try:
             card = Card(
                 variant=getattr(body, "variant", "custom"), backbone=body.settings.get("backbone"),
@@ -182,7 +182,7 @@ class Segmenter:
                 continue
             (seen,) = self._scores(np.stack(alike), "none")
             for index, one in enumerate(alike):
-                part = map_scores(seen.scores, itemgetter(slice(index, index + 1)))
+                part = tree_map(seen.scores, itemgetter(slice(index, index + 1)))
                 done.append(self._prediction(one, [replace(seen, scores=part)], probabilities, head))
         return done
 
@@ -437,7 +437,7 @@ def network_of(card: Card, tensors: dict[str, Tensor] | None, file: Path) -> Net
         raise ModelFileError(f"{file}: its card has network settings that are unknown: {settings - NETWORK_SETTINGS}.")
     try:
         parse_recipe({key: card.network[key] for key in ("norm", "width", "head") if key in settings}, "its card")
-        return shapes_of(card) if tensors is None else filled(card, tensors)
+        return build_meta(card) if tensors is None else build_with_weights(card, tensors)
     except FullconvError as error:
         raise ModelFileError(f"{file}: its network cannot be built: {error}") from error
     except (RuntimeError, TypeError, ValueError, MemoryError) as error:
@@ -451,5 +451,5 @@ def _load_exported(path: Path, precision: str, engine: str, device: str) -> Segm
     if choose_device(device).type != "cpu" and device != "auto":
         raise RecipeError(f"{path}: an exported file computes on the CPU here: use --device cpu.")
     network = network_of(card, None, path)
-    made = exported_engine(path, card, about, engine, precision, network.minimum_size)
+    made = exported_engine(path, card, about, engine, precision, network.min_size)
     return Segmenter(network, card, device="cpu", engine=made)

@@ -39,7 +39,7 @@ def test_an_engine_gives_the_scores_of_pytorch(kind, choice):
         assert got.shape == wanted.shape
         apart = float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9))  # a pixel may score nothing
         # bf16 is kept from pictures whose maps would be one cell wide; networks that pad to 64 have none
-        exact = choice[1] == "fp32" or max(min(size[1:]), network.minimum_size) < SMALL
+        exact = choice[1] == "fp32" or max(min(size[1:]), network.min_size) < SMALL
         assert apart < (FP32 if exact else BF16), (size, apart)
         assert exact or apart > FP32, "this is not bf16"
 

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 import fullconv
 from fullconv.hub import foreign_card, import_file
 from fullconv.losses import PixelLoss
-from fullconv.nn.caffe.backbones import make_trunk, trace_trunk
-from fullconv.nn.caffe.convert import release_tensors
-from fullconv.nn.heads import PublishedHead, final_crop
+from fullconv.nn.caffe.backbones import build_caffe_backbone, trace_trunk
+from fullconv.nn.caffe.convert import to_caffe_state_dict
+from fullconv.nn.heads import CaffeSkipHead, final_crop
 from fullconv.nn.registry import VARIANTS
 from fullconv.preprocess import normalization, normalize
 from networks import enliven, linearize, pictures
 
-RELEASE = [name for name, row in VARIANTS.items() if row.release is not None]
+RELEASE = [name for name, row in VARIANTS.items() if row.caffe is not None]
 SHAPES = ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s", "voc-fcn-alexnet", "voc-fcn-googlenet")
 """One net of each shape: all others differ from these in classes, heads, channels or factors."""
 SWEEP = (*range(1, 71), 224, 225, 250, 375, 500, 513)
@@ -127,11 +127,11 @@ def grown(place: tuple[float, float], kernel: int, factor: int) -> tuple[float, 
     [(100, 1, (5, 9, 31)), (97, 1, (5, 9, 28)), (130, 1, (5, 9, 61)), (200, 2, (11, 21, 35))],
 )
 def test_other_paddings_and_dilations_have_other_crops(pad, dilation, crops):
-    trunk = make_trunk("vgg", 3, (8, 16, 32), 1 / 64)
+    trunk = build_caffe_backbone("vgg", 3, (8, 16, 32), 1 / 64)
     trunk.layers["conv1_1"].padding = (pad, pad)
     trunk.layers["fc6"].dilation = (dilation, dilation)
     features = trace_trunk(trunk, 3)
-    head = PublishedHead(features, trunk.channels, 2, {})
+    head = CaffeSkipHead(features, trunk.channels, 2, {})
     fused = head.grow["8"].trace_geometry(head.grow["16"].trace_geometry(features[32], features[16]), features[8])
     found = head.crop["16"].offset, head.crop["8"].offset, final_crop(fused, 8, 16)
     place = coordinates(trunk)
@@ -142,10 +142,10 @@ def test_other_paddings_and_dilations_have_other_crops(pad, dilation, crops):
 
 
 def test_a_padding_for_which_no_crop_is_whole_is_refused():
-    trunk = make_trunk("vgg", 3, (16, 32), 1 / 64)
+    trunk = build_caffe_backbone("vgg", 3, (16, 32), 1 / 64)
     trunk.layers["pool5"] = nn.MaxPool2d(3, 2, ceil_mode=True)  # its cells lie half a cell of pool4 further
     with pytest.raises(fullconv.FullconvError, match=r"they are 5\.5 cells of 16 pixels apart, no whole number"):
-        PublishedHead(trace_trunk(trunk, 3), trunk.channels, 2, {})
+        CaffeSkipHead(trace_trunk(trunk, 3), trunk.channels, 2, {})
 
 
 def cells(trunk: nn.Module, n: int, last: str) -> int:
@@ -161,7 +161,7 @@ def cells(trunk: nn.Module, n: int, last: str) -> int:
 
 
 def test_every_crop_is_legal_for_every_picture():
-    trunk = make_trunk("vgg", 3, (8, 16, 32), 1 / 64)
+    trunk = build_caffe_backbone("vgg", 3, (8, 16, 32), 1 / 64)
     for n in range(1, 5001):
         c = cells(trunk, n, "fc7")
         assert c == math.ceil((n + 198) / 32) - 6
@@ -170,13 +170,13 @@ def test_every_crop_is_legal_for_every_picture():
         assert 32 * c + 32 >= 19 + n
         assert 32 * c + 48 >= 27 + n
         assert 32 * c + 56 >= 31 + n
-    alexnet = make_trunk("caffenet", 3, (32,), 1 / 64)
+    alexnet = build_caffe_backbone("caffenet", 3, (32,), 1 / 64)
     assert all(31 + 32 * cells(alexnet, n, "fc7") >= 18 + n for n in range(1, 3001))
 
 
 @pytest.mark.parametrize(("pad", "sees"), [(96, False), (97, True)])
 def test_97_is_the_smallest_padding_with_which_fc6_sees_a_single_pixel(pad, sees):
-    trunk = make_trunk("vgg", 3, (32,), 1 / 64)
+    trunk = build_caffe_backbone("vgg", 3, (32,), 1 / 64)
     trunk.layers["conv1_1"].padding = (pad, pad)
     if sees:
         assert trunk(torch.zeros(1, 3, 1, 1))[32].shape[-2:] == (1, 1)
@@ -206,7 +206,7 @@ def test_the_maps_on_the_way_have_the_sizes_of_the_release(n):
         ):  # fmt: skip
             scores = build(variant, 1 / 64).scores(x)
             assert scores.shape[-2] == cells_
-            assert VARIANTS[variant].release.kernel == kernel
+            assert VARIANTS[variant].caffe.kernel == kernel
             assert F.conv_transpose2d(scores[:, :1], torch.zeros(1, 1, kernel, kernel), stride=stride).shape[-2] == size
 
 
@@ -256,7 +256,7 @@ def test_parameters_are_as_many_as_in_the_release_with_and_without_its_fixed_one
     with torch.device("meta"):
         network = fullconv.build(variant)
     learnable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    tensors = release_tensors(network)
+    tensors = to_caffe_state_dict(network)
     fixed = {key: value for key, value in tensors.items() if key.startswith("upscore")}
     assert (learnable, sum(t.numel() for t in tensors.values())) == COUNTS[variant]
     if variant in GROUPED:
@@ -276,12 +276,12 @@ def test_upsampling_is_the_stored_convolution_dense_and_by_class_and_bilinear_in
     network = build(variant, 1 / 64)
     row = VARIANTS[variant]
     factor, name = row.strides[0], {32: "upscore", 16: "upscore16", 8: "upscore8"}[row.strides[0]]
-    dense = release_tensors(network)[f"{name}.weight"].double()
+    dense = to_caffe_state_dict(network)[f"{name}.weight"].double()
     grouped = dense.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[:, None]
     assert torch.equal(grouped, grouped.transpose(-1, -2))
     assert torch.equal(grouped, grouped.flip(-1))
     torch.testing.assert_close(grouped.sum((1, 2, 3)), torch.full((21,), float(factor**2), dtype=torch.float64))
-    crop = final_crop(network.geometry, factor, row.release.kernel)
+    crop = final_crop(network.geometry, factor, row.caffe.kernel)
     with torch.inference_mode():
         x = torch.randn(1, 3, 70, 41)
         scores, logits = network.scores(x), network(x)
@@ -292,7 +292,7 @@ def test_upsampling_is_the_stored_convolution_dense_and_by_class_and_bilinear_in
 
 
 def test_after_repeating_the_border_the_stored_convolution_is_pytorchs_interpolation_everywhere():
-    weight = release_tensors(build("voc-fcn8s", 1 / 64))["upscore8.weight"][:1, :1].double()
+    weight = to_caffe_state_dict(build("voc-fcn8s", 1 / 64))["upscore8.weight"][:1, :1].double()
     scores = torch.randn(1, 1, 9, 7, dtype=torch.float64)
     wanted = F.interpolate(scores, scale_factor=8, mode="bilinear", align_corners=False)
     bare = F.conv_transpose2d(scores, weight, stride=8, padding=4)
@@ -378,10 +378,10 @@ def test_fcn16s_begins_as_fcn32s_grown_in_two_steps():
 @pytest.mark.parametrize("variant", RELEASE)
 def test_what_is_written_under_the_releases_names_is_read_as_the_same_net(variant, tmp_path):
     network = build(variant, 1 / 16)
-    tensors = release_tensors(network)
+    tensors = to_caffe_state_dict(network)
     torch.save(tensors, tmp_path / "a.pth")
     read, _ = import_file(tmp_path / "a.pth", variant)
-    assert {k: v.shape for k, v in release_tensors(read).items()} == {k: v.shape for k, v in tensors.items()}
+    assert {k: v.shape for k, v in to_caffe_state_dict(read).items()} == {k: v.shape for k, v in tensors.items()}
     for key, value in network.state_dict().items():
         assert torch.equal(read.state_dict()[key], value), key
 
@@ -391,7 +391,7 @@ def test_what_is_written_under_the_releases_names_is_read_as_the_same_net(varian
     ("voc-fcn8s", ["score_pool3", "score_pool4", "upscore2", "upscore8", "upscore_pool4"]),
 ])  # fmt: skip
 def test_the_tensors_have_wkentaros_names_and_shapes(variant, more):
-    tensors = release_tensors(build(variant))
+    tensors = to_caffe_state_dict(build(variant))
     layers = {key.rsplit(".", 1)[0] for key in tensors}
     convs = [f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)]
     assert layers == {*convs, "fc6", "fc7", "score_fr", *more}
@@ -401,7 +401,7 @@ def test_the_tensors_have_wkentaros_names_and_shapes(variant, more):
 
 def test_a_net_of_another_family_has_no_names_there():
     with pytest.raises(fullconv.FullconvError, match="fcn32s is no net of the Caffe release"):
-        release_tensors(fullconv.build("fcn32s", backbone="tiny", num_classes=2))
+        to_caffe_state_dict(fullconv.build("fcn32s", backbone="tiny", num_classes=2))
 
 
 # --- 14: torchvision's nets --------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def release_names(network, suffix=""):
         parts = key.split(".")
         layer = parts[2] if parts[0] == "backbone" else names[parts[2]]
         state[f"{layer}.{parts[-1]}"] = value
-    strides = len(network.row.strides)
+    strides = len(network.spec.strides)
     growing = {
         1: {"upscore": 64},
         2: {"upscore2": 4, "upscore16": 32},
@@ -151,7 +151,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
         import_file(tmp_path / "a.pth", "fcn_resnet5")
 
 
-@pytest.mark.parametrize("variant", [name for name, row in VARIANTS.items() if row.release is not None])
+@pytest.mark.parametrize("variant", [name for name, row in VARIANTS.items() if row.caffe is not None])
 def test_every_published_net_has_a_card_with_its_own_preprocessing(variant):
     network = fullconv.build(variant, width=NARROW)
     card = foreign_card(network, variant, "x")

@@ -9,7 +9,7 @@ from torch import nn
 from fullconv.errors import NetworkError
 from fullconv.geometry import graph
 from fullconv.nn import VARIANTS, build
-from fullconv.nn.backbones import PyramidBackbone
+from fullconv.nn.backbones import TimmBackbone
 from networks import DILATABLE, DILATED, PUBLISHED, SKIPS, WIDTHS, enliven, network, pictures, served
 
 SIZES = [(1, 1), (2, 2), (31, 31), (32, 32), (33, 33), (97, 97), (224, 161)]
@@ -44,7 +44,7 @@ def test_a_network_is_not_blind():
 @pytest.mark.parametrize(("variant", "strides"), [("fcn8s", [8, 16, 32]), ("fcn-os16", [16])])
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_large_100", "convnext_tiny"])
 def test_an_encoder_holds_no_maps_but_those_that_are_handed_on(variant, strides, backbone):
-    pyramid = next(part for part in network(variant, backbone).modules() if isinstance(part, PyramidBackbone))
+    pyramid = next(part for part in network(variant, backbone).modules() if isinstance(part, TimmBackbone))
     with torch.inference_mode():
         maps, handed = pyramid.body(pictures(1, 3, 64, 96)), pyramid(pictures(1, 3, 64, 96))
     assert [tuple(x.shape[-2:]) for x in maps] == [(64 // stride, 96 // stride) for stride in strides]
@@ -82,7 +82,7 @@ def test_upsampling_is_the_product_of_the_two_matrices(variant, size):
     built = network(variant, "resnet50") if variant != "voc-fcn16s" else build(variant, width=1 / 16, num_classes=3)
     cells = tuple(-(-side // built.score_stride) + 2 for side in size)
     scores = pictures(2, 3, *cells, dtype=torch.float64)
-    rows, columns = built.interpolation(scores, size)
+    rows, columns = built.interpolation_matrices(scores, size)
     assert rows.shape == (size[0], cells[0])
     torch.testing.assert_close(rows @ scores @ columns.T, built.upsample(scores, size), rtol=1e-12, atol=1e-12)
 
@@ -344,5 +344,5 @@ def test_a_network_is_traced_no_more_often_than_it_must_be(monkeypatch):
     monkeypatch.setattr(graph, "_trace", lambda *given: traced.append(given) or once(*given))
     built = build("fcn8s", backbone="tiny", num_classes=3)
     assert len(traced) == 2, "the features for the head's phases, and the whole with its features"
-    assert built.map_bytes(96, 130, 2) < built.map_bytes(96, 130, 4)
+    assert built.activation_bytes(96, 130, 2) < built.activation_bytes(96, 130, 4)
     assert len(traced) == 3

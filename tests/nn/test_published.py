@@ -13,7 +13,7 @@ from fullconv.nn.heads import final_crop
 from fullconv.nn.registry import VARIANTS
 from fullconv.nn.upsample import bilinear_kernel
 
-RELEASE = [name for name, row in VARIANTS.items() if row.release is not None]
+RELEASE = [name for name, row in VARIANTS.items() if row.caffe is not None]
 NARROW = 1 / 16
 
 
@@ -62,7 +62,7 @@ def test_a_published_net_labels_every_pixel_of_every_size(variant, size):
 def test_the_crops_follow_from_the_layers(variant, inner, last):
     network = narrow(variant)
     assert {int(stride): crop.offset for stride, crop in network.head.crop.items()} == inner
-    assert final_crop(network.geometry, network.score_stride, VARIANTS[variant].release.kernel) == last
+    assert final_crop(network.geometry, network.score_stride, VARIANTS[variant].caffe.kernel) == last
 
 
 def test_a_kernel_that_does_not_go_with_the_trunk_is_an_error():

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 import fullconv
 from fullconv.card import IMAGENET_MEAN
 from fullconv.errors import NetworkError, WeightsError
-from fullconv.nn.surgery import append_mean_channels, convolutional, expand_score, fuse_late, transplant
+from fullconv.nn.surgery import (
+    append_mean_channels,
+    convolutionalize_classifier,
+    expand_score,
+    load_late_fusion,
+    transplant,
+)
 
 NARROW = 1 / 16
 
@@ -68,7 +74,7 @@ def test_a_classifier_made_convolutional_says_the_same_and_more_of_larger_pictur
             if parameter.ndim == 1:
                 parameter.normal_()
     x = noise(2, 3, size, size)
-    network = convolutional(classifier)
+    network = convolutionalize_classifier(classifier)
     with torch.inference_mode():
         wanted = classifier(x)
         found = network(x)
@@ -83,7 +89,7 @@ def test_a_classifier_made_convolutional_says_the_same_and_more_of_larger_pictur
 def test_vgg16_made_convolutional_is_its_classifier_at_full_width():
     torch.manual_seed(0)
     classifier = torchvision.models.vgg16(weights=None).eval()
-    network = convolutional(classifier)
+    network = convolutionalize_classifier(classifier)
     with torch.inference_mode():
         x = noise(1, 3, 224, 224)
         torch.testing.assert_close(network(x)[..., 0, 0], classifier(x), rtol=0, atol=1e-5)
@@ -92,7 +98,7 @@ def test_vgg16_made_convolutional_is_its_classifier_at_full_width():
 
 def test_weights_flattened_in_another_order_would_be_noticed():
     classifier = Small().eval()
-    wrong = convolutional(classifier)
+    wrong = convolutionalize_classifier(classifier)
     with torch.no_grad():
         wrong[1].weight.copy_(classifier.classifier[0].weight.view(11, 4, 4, 6).permute(0, 3, 1, 2))
         x = noise(1, 3, 32, 32)
@@ -101,14 +107,14 @@ def test_weights_flattened_in_another_order_would_be_noticed():
 
 def test_what_cannot_be_made_convolutional_is_said():
     with pytest.raises(NetworkError, match="ResNet has no features"):
-        convolutional(torchvision.models.resnet18())
+        convolutionalize_classifier(torchvision.models.resnet18())
     odd = Small()
     odd.classifier = nn.Sequential(nn.Linear(6 * 5, 9))
     with pytest.raises(NetworkError, match="a layer of 30 inputs cannot see 6 maps of a square of cells"):
-        convolutional(odd)
+        convolutionalize_classifier(odd)
     odd.classifier = nn.Sequential(nn.Linear(96, 9), nn.LayerNorm(9))
     with pytest.raises(NetworkError, match="Small has a LayerNorm between its features and its classes"):
-        convolutional(odd)
+        convolutionalize_classifier(odd)
 
 
 # --- from one net to another -----------------------------------------------------------------------------------------
@@ -175,12 +181,12 @@ def test_a_fourth_channel_sees_what_the_mean_of_the_three_would():
 
 def test_two_equal_trunks_on_equal_pictures_say_what_one_says():
     single, late = lively("nyud-fcn32s-color"), lively("nyud-fcn32s-color-hha", seed=3)
-    assert fuse_late(single.state_dict(), single.state_dict(), late) == []
+    assert load_late_fusion(single.state_dict(), single.state_dict(), late) == []
     x = noise(1, 3, 30, 40)
     with torch.inference_mode():
         torch.testing.assert_close(late(torch.cat([x, x], 1)), single(x))
         other = lively("nyud-fcn32s-hha", seed=4)
-        fuse_late(single.state_dict(), other.state_dict(), late)
+        load_late_fusion(single.state_dict(), other.state_dict(), late)
         torch.testing.assert_close(late(torch.cat([x, 2 * x], 1)), (single(x) + other(2 * x)) / 2)
 
 

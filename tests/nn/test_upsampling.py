@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from fullconv.nn.upsample import (
     Upsample,
     bilinear_kernel,
-    half_pixel,
+    half_pixel_coords,
+    interp1d,
+    interp2d,
     interpolation_matrix,
-    sample_axis,
-    sample_plane,
-    upsample_axis,
+    upsample1d,
 )
 from networks import pictures
 
@@ -92,8 +92,8 @@ def test_fixed_upsampling_has_no_parameter_and_the_learned_one_gets_gradients():
        count=st.integers(1, 40), border=st.sampled_from(["replicate", "zero"]))  # fmt: skip
 def test_some_rows_are_rows_of_the_whole_and_the_matrix_says_the_same(factor, phase, cells, start, count, border):
     x = pictures(2, cells, 3, dtype=torch.float64)
-    whole = upsample_axis(x, -2, factor, phase, 0, start + count, border)
-    assert torch.equal(upsample_axis(x, -2, factor, phase, start, start + count, border), whole[:, start:])
+    whole = upsample1d(x, -2, factor, phase, 0, start + count, border)
+    assert torch.equal(upsample1d(x, -2, factor, phase, start, start + count, border), whole[:, start:])
     matrix = interpolation_matrix(start + count, cells, factor, phase, border, x)
     torch.testing.assert_close(matrix @ x, whole, rtol=0, atol=1e-12)
 
@@ -108,8 +108,8 @@ def test_some_rows_are_rows_of_the_whole_and_the_matrix_says_the_same(factor, ph
 def test_sampling_at_the_places_of_an_upsampling_gives_the_upsampling(factor, phase, cells, border):
     x = pictures(2, cells, dtype=torch.float64)
     places = (torch.arange(50, dtype=torch.float64) - float(phase)) / factor
-    got = sample_axis(x, -1, places, border)
-    torch.testing.assert_close(got, upsample_axis(x, -1, factor, phase, 0, 50, border), rtol=0, atol=1e-12)
+    got = interp1d(x, -1, places, border)
+    torch.testing.assert_close(got, upsample1d(x, -1, factor, phase, 0, 50, border), rtol=0, atol=1e-12)
 
 
 sides = st.integers(1, 40)
@@ -119,9 +119,9 @@ sides = st.integers(1, 40)
 @given(cells=st.tuples(sides, sides), full=st.tuples(sides, sides))
 def test_a_plane_at_half_pixels_is_what_torch_resizes(cells, full):
     x = pictures(2, 3, *cells, dtype=torch.float64)
-    rows, columns = (half_pixel(0, size, n, size, x.device) for size, n in zip(full, cells, strict=True))
+    rows, columns = (half_pixel_coords(0, size, n, size, x.device) for size, n in zip(full, cells, strict=True))
     wanted = F.interpolate(x, size=full, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(sample_plane(x, rows, columns), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(interp2d(x, rows, columns), wanted, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
@@ -130,10 +130,10 @@ def test_a_plane_at_half_pixels_is_what_torch_resizes(cells, full):
 def test_rows_of_a_plane_are_those_of_the_whole_to_the_bit(cells, start, count, step, phase, border):
     x = pictures(1, 3, *cells)
     rows, columns = (torch.arange(80, dtype=torch.float64) * step + phase for _ in range(2))
-    whole = sample_plane(x, rows, columns, border)
+    whole = interp2d(x, rows, columns, border)
     part = slice(start, start + count)
-    assert torch.equal(sample_plane(x, rows[part], columns, border), whole[:, :, part])
-    other = sample_axis(sample_axis(x, -2, rows, border), -1, columns, border)
+    assert torch.equal(interp2d(x, rows[part], columns, border), whole[:, :, part])
+    other = interp1d(interp1d(x, -2, rows, border), -1, columns, border)
     torch.testing.assert_close(whole, other, rtol=0, atol=1e-5)
 
 

@@ -19,8 +19,8 @@ from fullconv.card import Card
 from fullconv.errors import NetworkError, WeightsError
 from fullconv.modelfile import write_model
 from fullconv.nn import build
-from fullconv.nn.build import _without_memory, filled, shapes_of
-from fullconv.nn.pretrained import Published, fetch, published_weights, read_weights
+from fullconv.nn.build import _without_memory, build_meta, build_with_weights
+from fullconv.nn.pretrained import PretrainedCfg, download, pretrained_cfg, read_weights
 from networks import pictures
 
 
@@ -46,7 +46,7 @@ def check_resnet(built, state) -> None:
 
 def test_imagenet_weights_are_taken_from_the_cache(cache):
     state = resnet18()
-    save_file(state, cache / published_weights("resnet18").filename)
+    save_file(state, cache / pretrained_cfg("resnet18").filename)
     check_resnet(build("fcn8s", backbone="resnet18", num_classes=3, weights="imagenet"), state)
 
 
@@ -122,7 +122,7 @@ def test_offline_the_file_its_place_and_the_way_out_are_named(cache):
     with pytest.raises(WeightsError) as caught:
         build("fcn8s", backbone="resnet18", num_classes=2, weights="imagenet")
     text = str(caught.value)
-    published = published_weights("resnet18")
+    published = pretrained_cfg("resnet18")
     for part in (
         published.filename,
         published.url,
@@ -138,7 +138,7 @@ def test_offline_the_file_its_place_and_the_way_out_are_named(cache):
     "name", ["resnet18", "vgg16", "convnext_tiny", "alexnet", "googlenet", "mobilenetv3_large_100"]
 )
 def test_published_weights_have_an_address_a_name_and_a_licence(name):
-    published = published_weights(name)
+    published = pretrained_cfg(name)
     assert published.url.startswith("https://")
     assert "/" not in published.filename
     assert published.license
@@ -169,14 +169,14 @@ def test_a_fetch_says_file_size_and_licence_and_keeps_only_what_is_whole(tmp_pat
     monkeypatch.delenv("FULLCONV_OFFLINE")
     data = b"w" * 2_000_000
     name = f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth"
-    published = Published("https://example.org/x", name, "mit")
+    published = PretrainedCfg("https://example.org/x", name, "mit")
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer(data, len(data)))
-    assert fetch(published, tmp_path / name).read_bytes() == data
+    assert download(published, tmp_path / name).read_bytes() == data
     assert "Fetching https://example.org/x (2 MB, licence: mit)" in capsys.readouterr().err
     for answer, words in ((Answer(data[:-1], len(data)), "connection ended after"), (Answer(data[:-1], 0), "hash")):
         monkeypatch.setattr(urllib.request, "urlopen", lambda *_, answer=answer, **__: answer)
         with pytest.raises(WeightsError, match=words):
-            fetch(published, tmp_path / "again" / name)
+            download(published, tmp_path / "again" / name)
         assert list((tmp_path / "again").iterdir()) == []
 
 
@@ -275,26 +275,26 @@ def test_an_own_model_of_other_classes_lends_what_fits_and_lists_what_starts_ane
         tmp_path / "old.safetensors", Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")), old.state_dict()
     )
     new = build("fcn8s", backbone="tiny", num_classes=5, weights=tmp_path / "old.safetensors")
-    assert sorted(new.started_anew) == [f"head.score.{s}.{part}" for s in (16, 32, 8) for part in ("bias", "weight")]
+    assert sorted(new.missing_keys) == [f"head.score.{s}.{part}" for s in (16, 32, 8) for part in ("bias", "weight")]
     for name, value in new.backbone.state_dict().items():
         assert torch.equal(value, old.backbone.state_dict()[name])
     same = build("fcn8s", backbone="tiny", num_classes=3, weights=str(tmp_path / "old.safetensors"))
-    assert same.started_anew == []
+    assert same.missing_keys == []
     x = pictures(1, 3, 50, 40)
     assert torch.equal(same(x), old(x))
     fewer = build("fcn16s", backbone="tiny", num_classes=3, weights=tmp_path / "old.safetensors")
-    assert fewer.started_anew == []  # a part of a network is taken from the whole
+    assert fewer.missing_keys == []  # a part of a network is taken from the whole
 
 
 def test_a_network_without_weights_knows_the_memory_of_its_maps():
     whole = build("fcn8s", backbone="resnet18", num_classes=3, width=0.25)
     card = Card(variant="fcn8s", backbone="resnet18", classes=("a", "b", "c"), network={"width": 0.25})
-    empty = shapes_of(card)
+    empty = build_meta(card)
     assert {value.device.type for value in empty.state_dict().values()} == {"meta"}
     for item_bytes in (2, 4):
-        assert empty.map_bytes(96, 130, item_bytes) == whole.map_bytes(96, 130, item_bytes)
+        assert empty.activation_bytes(96, 130, item_bytes) == whole.activation_bytes(96, 130, item_bytes)
     untraced = _without_memory(card)  # as of a backbone that nobody tested
-    assert untraced.map_bytes(96, 130, 4) == whole.map_bytes(96, 130, 4)
+    assert untraced.activation_bytes(96, 130, 4) == whole.activation_bytes(96, 130, 4)
 
 
 def test_weights_without_a_norm_s_count_are_read_without_a_warning():
@@ -303,6 +303,6 @@ def test_weights_without_a_norm_s_count_are_read_without_a_warning():
     )  # compared first
     tensors = build("fcn8s", backbone="tiny", num_classes=2, width=2.0).state_dict()
     (count, *_) = [name for name in tensors if name.endswith("num_batches_tracked")]
-    found = filled(card, {name: value for name, value in tensors.items() if name != count}).state_dict()
+    found = build_with_weights(card, {name: value for name, value in tensors.items() if name != count}).state_dict()
     assert found[count] == 0
     assert all(torch.equal(value, tensors[name]) for name, value in found.items() if name != count)

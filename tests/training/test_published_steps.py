@@ -21,7 +21,7 @@ from fullconv.training.step import Stepper
 from synthetic.shapes import draw, save_image, save_mask
 
 FAST = ("voc-fcn8s-atonce", "siftflow-fcn16s", "nyud-fcn32s-color-hha", "voc-fcn-alexnet")
-PUBLISHED = [name for name, row in VARIANTS.items() if row.release is not None or row.rule == "size"]
+PUBLISHED = [name for name, row in VARIANTS.items() if row.caffe is not None or row.upsample_mode == "size"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_twenty_steps_lower_the_loss(variant, pictures):
     fixed = {name: value.clone() for name, value in network.state_dict().items() if ".grow." in name}
     (batch,) = make_batches(recipe, dataset, statistics).batches(0, 1)
     seen = [stepper.step(state, [batch], 20) for _ in range(20)]  # on the same two pictures, so that losses compare
-    if VARIANTS[variant].release is not None:  # zero score layers say the same of every class
+    if VARIANTS[variant].caffe is not None:  # zero score layers say the same of every class
         assert seen[0] == pytest.approx(sum(math.log(len(labels.classes)) for labels in dataset.labels.values()))
         assert not any(parameter.requires_grad for name, parameter in network.named_parameters() if ".grow." in name)
     assert np.mean(seen[-3:]) < 0.8 * seen[0], seen

@@ -63,7 +63,7 @@ def test_the_papers_recipe_has_its_figures():
 
 
 def test_every_net_of_the_release_has_a_recipe_and_every_stage_follows_from_the_one_before():
-    assert {name for name, row in VARIANTS.items() if row.release is not None} <= set(recipe_names())
+    assert {name for name, row in VARIANTS.items() if row.caffe is not None} <= set(recipe_names())
     for name in set(recipe_names()) - set(single()):
         stages = [read_recipe(stage) for stage in read_recipe(name).stages]
         assert [stage.needs for stage in stages] == [None, *(stage.path.stem for stage in stages[:-1])]

@@ -84,7 +84,7 @@ def table() -> dict[str, Any]:
 
     own = {variant: backbone for variant, backbone in MEASURED if variant != "fcn8s"}
     variants = [
-        _row(name, name, own.get(name, row.backbone or "resnet18"), row.about) for name, row in VARIANTS.items()
+        _row(name, name, own.get(name, row.backbone or "resnet18"), row.description) for name, row in VARIANTS.items()
     ]
     backbones = [_row(name, "fcn8s", name, _ABOUT.get(name, "")) for name in TESTED]
     return {"variants": variants, "backbones": backbones, "recipes": describe_recipes(), "note": NOTE}

@@ -33,7 +33,7 @@ from fullconv.engines.openvino import OpenVinoEngine, read_file, read_onnx
 from fullconv.engines.torch import TorchEngine
 from fullconv.errors import FullconvError, RecipeError, first_line, nearest
 from fullconv.modelfile import weights_sha256
-from fullconv.nn import Network, Scores, WholeNetwork
+from fullconv.nn import ModuleWrapper, Network, Scores
 from fullconv.profiling import CHOOSING, PREPARING, part
 from fullconv.storage import cache_folder
 
@@ -214,7 +214,7 @@ def allowed(maker: Maker, engine: str, precision: str) -> list[Choice]:
     """Return what may be chosen, the plainest first."""
     names = [engine]
     if engine == "auto":
-        ours = not isinstance(maker.network, WholeNetwork)  # who knows what a module from outside does
+        ours = not isinstance(maker.network, ModuleWrapper)  # who knows what a module from outside does
         others = [name for name in ENGINES[1:] if ours and maker.device.type == "cpu" and is_installed(name)]
         names = ["torch", *others]
     precisions = [precision]
@@ -260,7 +260,7 @@ class Maker:
             return TorchEngine(cast(nn.Module, self.network), self.card, self.device, precision)
         runtime(name, f"--engine {name}")
         if name == "openvino":
-            return OpenVinoEngine(self._openvino_model(), self.card, precision, self.network.minimum_size)
+            return OpenVinoEngine(self._openvino_model(), self.card, precision, self.network.min_size)
         return OnnxRuntimeEngine(self.onnx(), self.card, precision)
 
     def onnx(self) -> Any:
@@ -270,7 +270,7 @@ class Maker:
         return self._onnx
 
     def _is_ours(self) -> bool:
-        return not isinstance(self.network, WholeNetwork)  # what another does, its weights do not tell
+        return not isinstance(self.network, ModuleWrapper)  # what another does, its weights do not tell
 
     def _openvino_model(self) -> Any:
         """Return the network as an ``openvino.Model``, straight from the file where it was translated before."""

@@ -26,7 +26,7 @@ from fullconv.card import Card
 from fullconv.engines._optional import runtime, versions
 from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, ends_sealed, seal
 from fullconv.errors import NetworkError, OutputError, first_line
-from fullconv.nn import Network, Scores, WholeNetwork
+from fullconv.nn import ModuleWrapper, Network, Scores
 from fullconv.preprocess import normalization
 from fullconv.storage import cache_folder, write_bytes
 
@@ -145,12 +145,12 @@ class ScoreGraph(nn.Module):
 
     def score(self, x: Tensor) -> Scores:
         """Pad (N, C, H, W) and compute its scores."""
-        if isinstance(self.network, WholeNetwork):
+        if isinstance(self.network, ModuleWrapper):
             return cast(Tensor, self.network.module(x))
         network = cast(Network, self.network)
-        row = network.row
-        if row.multiple > 1 or row.minimum > 1:
-            height, width = (_padded(n, row.multiple, row.minimum) for n in x.shape[-2:])
+        row = network.spec
+        if row.size_divisor > 1 or row.min_size > 1:
+            height, width = (_padded(n, row.size_divisor, row.min_size) for n in x.shape[-2:])
             x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
         return cast(Scores, network.head(network.backbone(x)))
 

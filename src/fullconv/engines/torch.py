@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fullconv.card import Card
 from fullconv.geometry.gate import computing
-from fullconv.nn import Network, Scores, map_scores
+from fullconv.nn import Network, Scores, tree_map
 from fullconv.preprocess import normalize
 
 SMALL = 64
@@ -48,7 +48,7 @@ class TorchEngine:
 
     def chosen(self, height: int, width: int) -> Network:
         """Return what computes pictures of a size: small ones are computed in full precision."""
-        small = too_small(height, width, self.exact.minimum_size)
+        small = too_small(height, width, self.exact.min_size)
         return self.exact if self.lower is None or small else self.lower
 
     @torch.inference_mode()
@@ -58,7 +58,7 @@ class TorchEngine:
         network = self.chosen(x.shape[-2], x.shape[-1])
         with computing():
             scores = network.scores(x if network is self.exact else x.to(torch.bfloat16))
-        return map_scores(scores, Tensor.float)
+        return tree_map(scores, Tensor.float)
 
 
 class _InFloat32(nn.Module):

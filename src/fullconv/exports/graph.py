@@ -11,7 +11,7 @@ from fullconv.card import Card
 from fullconv.engines.graph import ScoreGraph, output_names
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
-from fullconv.nn import Network, WholeNetwork
+from fullconv.nn import ModuleWrapper, Network
 from fullconv.nn.upsample import Border
 
 
@@ -46,8 +46,8 @@ class LabelGraph(nn.Module):
                 " a model that was trained with --scale 1."
             )
         self.body = ScoreGraph(network, card, dtype)
-        self.whole = isinstance(network, WholeNetwork)
-        self.by_size = self.whole or network.row.rule == "size"
+        self.whole = isinstance(network, ModuleWrapper)
+        self.by_size = self.whole or network.spec.upsample_mode == "size"
         self.border: Border = "replicate" if self.whole else network.border
         self.axes = (network.geometry.y, network.geometry.x)
         self.probabilities, self.scores = probabilities, scores

@@ -1,8 +1,8 @@
 """Backbones, heads, upsampling, networks, surgery, foreign weights."""
 
-from fullconv.nn.build import build, require_known
-from fullconv.nn.network import Network, Scores, map_scores
+from fullconv.nn.build import build, check_names
+from fullconv.nn.network import Network, Scores, tree_map
 from fullconv.nn.registry import VARIANTS, Variant
-from fullconv.nn.wrapper import WholeNetwork
+from fullconv.nn.wrapper import ModuleWrapper
 
-__all__ = ["VARIANTS", "Network", "Scores", "Variant", "WholeNetwork", "build", "map_scores", "require_known"]
+__all__ = ["VARIANTS", "ModuleWrapper", "Network", "Scores", "Variant", "build", "check_names", "tree_map"]

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from fullconv.errors import NetworkError, WeightsError, first_line, nearest
 from fullconv.nn import _lazy_timm
-from fullconv.nn.pretrained import backbone_file, is_cached, load_renamed, read_weights
+from fullconv.nn.pretrained import is_cached, load_renamed, read_weights, resolve_weights
 from fullconv.nn.surgery import adapt_in_channels
 
 
-class StaticSameConv2d(nn.Conv2d):
+class Conv2dSameStatic(nn.Conv2d):
     """TensorFlow's "SAME" convolution with the padding it has on every map whose size its stride divides.
 
     Our networks pad pictures to a multiple of 32, so that all their maps are such; on any other size TensorFlow's
@@ -71,7 +71,7 @@ def make_same_padding_static(module: nn.Module) -> list[str]:
     left = []
     for name, child in module.named_modules():
         if isinstance(child, Conv2dSame):
-            child.__class__ = StaticSameConv2d  # type: ignore[assignment]  # the same layer but for its padding
+            child.__class__ = Conv2dSameStatic  # type: ignore[assignment]  # the same layer but for its padding
         elif type(child).__name__ in ("AvgPool2dSame", "MaxPool2dSame"):
             left.append(name)
     return left
@@ -136,7 +136,7 @@ TESTED = {
 """Backbones that the tests build and train, by millions of parameters."""
 
 
-class PyramidBackbone(nn.Module):
+class TimmBackbone(nn.Module):
     """A timm encoder in its ``features_only`` form.
 
     Args:
@@ -270,9 +270,9 @@ def _create_or_refuse(name: str, in_channels: int, settings: dict[str, Any]) -> 
         ) from error
 
 
-def build_pyramid(
+def build_timm(
     name: str, strides: Sequence[int], in_channels: int, file: Path | None, width: float, output_stride: int
-) -> PyramidBackbone:
+) -> TimmBackbone:
     """Build a timm encoder.
 
     Raises:
@@ -299,7 +299,7 @@ def build_pyramid(
             f" {_nearest_that_can(name)}"
         )
     _check_strides(name, body, strides, output_stride)
-    return PyramidBackbone(body, strides)
+    return TimmBackbone(body, strides)
 
 
 def _check_strides(name: str, body: nn.Module, strides: Sequence[int], output_stride: int) -> None:
@@ -350,7 +350,7 @@ def _nearest_that_can(name: str) -> str:
 _VGG = re.compile(r"vgg(11|13|16|19)(_bn)?(\.\w+)?")
 
 
-class PoolBackbone(nn.Module):
+class VggBackbone(nn.Module):
     """VGG or AlexNet: the skips are the pools, and fc6 and fc7 follow the last one as convolutions.
 
     Args:
@@ -461,8 +461,8 @@ def build_backbone(
     if not ours:
         check_name(name)
         if str(weights) == "imagenet" and not is_cached(name):  # before fetching what could not be used
-            build_pyramid(name, strides, in_channels, None, width, output_stride)
-    file = None if weights is None else backbone_file(name, weights)
+            build_timm(name, strides, in_channels, None, width, output_stride)
+    file = None if weights is None else resolve_weights(name, weights)
     if name == "tiny":
         _no_dilation(name, output_stride)
         return Tiny(strides, in_channels, norm=norm, width=width)
@@ -474,10 +474,10 @@ def build_backbone(
         if width != 1:
             raise NetworkError(f"width is not offered for {name}; use resnet18, vgg16 or tiny.")
         return (_alexnet if name == "alexnet" else _googlenet)(strides, in_channels, file, fc, dropout)
-    return build_pyramid(name, strides, in_channels, file, width, output_stride)
+    return build_timm(name, strides, in_channels, file, width, output_stride)
 
 
-def require_name(name: str) -> None:
+def check_backbone(name: str) -> None:
     """Raise NetworkError, naming the nearest, unless there is a backbone of a name.
 
     Raises:
@@ -499,7 +499,7 @@ def _no_dilation(name: str, output_stride: int) -> None:
 
 def _vgg(
     name: str, strides: Sequence[int], in_channels: int, file: Path | None, fc: bool, dropout: float, width: float
-) -> PoolBackbone:
+) -> VggBackbone:
     _lazy_timm.defer()
     from torchvision.models.vgg import cfgs, make_layers
 
@@ -510,7 +510,7 @@ def _vgg(
     layers = _fc(nn.Conv2d(pool5, wide, 7, padding=3), nn.Conv2d(wide, wide, 1), dropout)
     for module in (features, layers):
         _initialize(module)
-    backbone = PoolBackbone(features, layers if fc else None, strides, first=2)
+    backbone = VggBackbone(features, layers if fc else None, strides, first=2)
     if file is not None:
         names = {"pre_logits.fc1": "fc.0", "pre_logits.fc2": "fc.3", "classifier.0": "fc.0", "classifier.3": "fc.3"}
         load_renamed(backbone, file, names, name)
@@ -518,14 +518,14 @@ def _vgg(
     return backbone
 
 
-def _alexnet(strides: Sequence[int], in_channels: int, file: Path | None, fc: bool, dropout: float) -> PoolBackbone:
+def _alexnet(strides: Sequence[int], in_channels: int, file: Path | None, fc: bool, dropout: float) -> VggBackbone:
     import torchvision
 
     features = torchvision.models.alexnet(weights=None).features
     # A 6x6 kernel padded by 3 gives one cell more than pool5 has, and at least one for every picture.
     layers = _fc(nn.Conv2d(256, 4096, 6, padding=3), nn.Conv2d(4096, 4096, 1), dropout)
     _initialize(layers)
-    backbone = PoolBackbone(features, layers if fc else None, strides, first=8)
+    backbone = VggBackbone(features, layers if fc else None, strides, first=8)
     if file is not None:
         load_renamed(backbone, file, {"classifier.1": "fc.0", "classifier.4": "fc.3"}, "alexnet")
     adapt_in_channels(backbone, in_channels)

@@ -1,4 +1,4 @@
-"""Networks that are built to be filled from a file: their weights are zero instead of drawn at random.
+"""Networks that are built to be build_with_weights from a file: their weights are zero instead of drawn at random.
 
 From settings to a network: what goes together is built, what does not is refused by name.
 """
@@ -22,12 +22,12 @@ from fullconv.card import Card
 from fullconv.errors import NetworkError, RecipeError, WeightsError
 from fullconv.geometry import Axis, Geometry, trace
 from fullconv.modelfile import CARD_KEY, read_header, read_model
-from fullconv.nn.backbones import TESTED, build_backbone, feature_channels, require_name
-from fullconv.nn.caffe.backbones import TwoTrunks, load_classifier, make_trunk, trace_trunk
-from fullconv.nn.heads import FCNHead, Heads, LateFusion, PublishedHead, SkipHead
+from fullconv.nn.backbones import TESTED, build_backbone, check_backbone, feature_channels
+from fullconv.nn.caffe.backbones import LateFusionBackbone, build_caffe_backbone, load_classifier, trace_trunk
+from fullconv.nn.heads import CaffeSkipHead, FCNHead, HeadDict, LateFusion, SkipHead
 from fullconv.nn.network import Network
 from fullconv.nn.pretrained import load_matching
-from fullconv.nn.registry import Release, Variant, row_of
+from fullconv.nn.registry import CaffeSpec, Variant, get_variant
 from fullconv.recipe import HeadSettings, parse_recipe
 
 FEW_BANDS = 16
@@ -41,7 +41,7 @@ DRAWN = {
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
+def empty_init() -> Iterator[None]:
     """Fill tensors with zeros, in such a block, where they would be drawn."""
     with _Zeros():
         yield
@@ -70,16 +70,16 @@ def _build(card: Card) -> Network:
     )
 
 
-def shapes_of(card: Card) -> Network:
+def build_meta(card: Card) -> Network:
     """Build the network of a card without its weights: they are on the meta device, and take no memory.
 
     Networks that are known to be no larger than VGG-16 take their memory for a moment: where PyTorch builds on that device, it
     goes by way of its compiler, which takes more than a second to import.
     """
     if _is_known(card):
-        with undrawn():
+        with empty_init():
             network = _build(card)
-        network.map_bytes(1, 1, 4)  # on that device it takes a second
+        network.activation_bytes(1, 1, 4)  # on that device it takes a second
         return network.to("meta")
     return _without_memory(card)
 
@@ -90,22 +90,22 @@ def _without_memory(card: Card) -> Network:
 
 
 def _is_known(card: Card) -> bool:
-    row = row_of(card.variant)
-    known = card.backbone in TESTED or row.backbone is not None or row.release is not None
+    row = get_variant(card.variant)
+    known = card.backbone in TESTED or row.backbone is not None or row.caffe is not None
     return known and card.in_channels <= FEW_BANDS and card.network.get("width", 1) <= 1
 
 
-def filled(card: Card, tensors: dict[str, Tensor]) -> Network:
+def build_with_weights(card: Card, tensors: dict[str, Tensor]) -> Network:
     """Build the network of a card with its weights; none are drawn at random.
 
     Networks that are known to be no larger than VGG-16 take their memory at once. Of all others, names and shapes are
-    compared first, without memory, whatever a card says; that starts slower (see `shapes_of`).
+    compared first, without memory, whatever a card says; that starts slower (see `build_meta`).
 
     Raises:
         RuntimeError: Names or shapes of the weights are not the network's.
     """
     if _is_known(card):
-        with undrawn():
+        with empty_init():
             network = _build(card)
         network.load_state_dict(tensors)
         return network
@@ -155,7 +155,7 @@ def build(
         num_classes: Number of classes K, or K by head name; published nets know theirs.
         in_channels: Channels of the pictures; 3, or what the published net takes.
         weights: None or "none", "imagenet", or a file: of the classifier, or a model of ours (also with other
-            classes; `started_anew` then lists the tensors that did not come from it).
+            classes; `missing_keys` then lists the tensors that did not come from it).
         norm: "batch" or "none", for the backbone tiny.
         width: Multiplier of the backbone's channels, for tests and small machines.
         head: Settings of the head.
@@ -169,7 +169,7 @@ def build(
         NetworkError: Variant or backbone are unknown, do not go together, or cannot serve.
         WeightsError: The weights cannot be had.
     """
-    row = row_of(variant)
+    row = get_variant(variant)
     if row.backbone is not None and backbone not in (None, row.backbone):
         raise NetworkError(f"{variant} is made of {row.backbone}; leave backbone = {backbone} away.")
     if backbone is not None and not isinstance(backbone, str):
@@ -180,8 +180,8 @@ def build(
     _refuse_idle(row, variant, name, settings, phase)
     origin, own = _origin(weights)
     start = None if own else origin
-    if row.release is not None:
-        name, features, made = _published(row, row.release, backbone, classes, channels, width, start)
+    if row.caffe is not None:
+        name, features, made = _published(row, row.caffe, backbone, classes, channels, width, start)
     else:
         features = build_backbone(
             name, row.strides, channels, start, fc=settings.fc, dropout=settings.dropout, norm=norm, width=width,
@@ -193,11 +193,11 @@ def build(
             "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
     network = Network(variant, features, made, kept)
     if own:
-        network.started_anew = load_matching(network, read_model(cast(Path, origin))[1])
+        network.missing_keys = load_matching(network, read_model(cast(Path, origin))[1])
     return network.eval()
 
 
-def require_known(variant: str, backbone: str, weights: str) -> None:
+def check_names(variant: str, backbone: str, weights: str) -> None:
     """Raise for what `build` would not find: a slip is told before hours of looking at data.
 
     Args:
@@ -209,9 +209,9 @@ def require_known(variant: str, backbone: str, weights: str) -> None:
         NetworkError: There is no such variant or backbone.
         WeightsError: There is no such file.
     """
-    row = row_of(variant)
-    if row.release is None and row.backbone is None:
-        require_name(backbone)
+    row = get_variant(variant)
+    if row.caffe is None and row.backbone is None:
+        check_backbone(backbone)
     _origin(weights)
 
 
@@ -268,13 +268,13 @@ def _refuse_idle(row: Variant, variant: str, backbone: str, settings: HeadSettin
             raise NetworkError(
                 f"head.{key} = {value} does nothing in {variant} on {backbone}; it is for {where}. Leave it away."
             )
-    if phase is not None and (row.rule == "size" or row.release is not None):
+    if phase is not None and (row.upsample_mode == "size" or row.caffe is not None):
         raise NetworkError(f"phase = {phase:g} does nothing in {variant}, whose scores lie where its authors put them.")
 
 
 def _published(
     row: Variant,
-    release: Release,
+    release: CaffeSpec,
     backbone: str | None,
     classes: int | Mapping[str, int],
     in_channels: int,
@@ -282,27 +282,29 @@ def _published(
     weights: str | Path | None,
 ) -> tuple[str, nn.Module, nn.Module]:
     """Make trunk and head of a net of the release; return them with the trunk's name."""
-    if backbone not in (None, release.trunk):
+    if backbone not in (None, release.backbone):
         raise NetworkError(f"a published net has its own backbone; leave backbone = {backbone} away.")
-    if in_channels != row.in_channels and release.late:
+    if in_channels != row.in_channels and release.late_fusion:
         raise NetworkError(f"late fusion takes {row.in_channels} channels, three a trunk, not {in_channels}.")
-    trunk = make_trunk(release.trunk, 3 if release.late else in_channels, row.strides, width)
+    trunk = build_caffe_backbone(release.backbone, 3 if release.late_fusion else in_channels, row.strides, width)
     if weights is not None:
-        load_classifier(trunk, release.trunk, str(weights))
-    features: nn.Module = TwoTrunks(trunk, copy.deepcopy(trunk)) if release.late else trunk
-    geometry = trace_trunk(trunk, 3 if release.late else in_channels)
+        load_classifier(trunk, release.backbone, str(weights))
+    features: nn.Module = LateFusionBackbone(trunk, copy.deepcopy(trunk)) if release.late_fusion else trunk
+    geometry = trace_trunk(trunk, 3 if release.late_fusion else in_channels)
     coarsest = geometry[max(row.strides)]
 
     def one(count: int) -> nn.Module:
-        if release.late:
+        if release.late_fusion:
             return LateFusion(trunk.channels[32], count)
-        return PublishedHead(geometry, trunk.channels, count, release.scales)
+        return CaffeSkipHead(geometry, trunk.channels, count, release.scales)
 
     assert coarsest.stride == max(row.strides)
     made = (
-        Heads({name: one(count) for name, count in classes.items()}) if isinstance(classes, Mapping) else one(classes)
+        HeadDict({name: one(count) for name, count in classes.items()})
+        if isinstance(classes, Mapping)
+        else one(classes)
     )
-    return release.trunk, features, made
+    return release.backbone, features, made
 
 
 def _heads(
@@ -318,7 +320,7 @@ def _heads(
         return SkipHead({s: channels[s] for s in row.strides}, count, phases, settings.upsampling == "learned")
 
     if isinstance(classes, Mapping):
-        return Heads({name: one(count) for name, count in classes.items()})
+        return HeadDict({name: one(count) for name, count in classes.items()})
     return one(classes)
 
 

@@ -1,4 +1,4 @@
-"""Heads: features by stride in, scores out.
+"""HeadDict: features by stride in, scores out.
 
 The networks of the Caffe release: pad 100, ceil pooling, crops, and transposed convolutions that fade at the border.
 
@@ -85,7 +85,7 @@ class FCNHead(nn.Sequential):
         return x
 
 
-class Heads(nn.ModuleDict):
+class HeadDict(nn.ModuleDict):
     """Several heads on the same features; scores are a dict by head name."""
 
     def forward(self, features: Mapping[int, Tensor]) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ class LateFusion(nn.Module):
         return scores
 
 
-class PublishedHead(nn.Module):
+class CaffeSkipHead(nn.Module):
     """The release's skips: each coarse map grows by a transposed convolution, the skip's scores are cropped to it.
 
     Args:

@@ -13,15 +13,15 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import InputError, NetworkError
 from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
-from fullconv.nn.registry import Variant, row_of
+from fullconv.nn.registry import Variant, get_variant
 from fullconv.nn.upsample import (
     Border,
     check_rows,
-    half_pixel,
+    half_pixel_coords,
+    interp1d,
+    interp2d,
     interpolation_matrix,
-    sample_axis,
-    sample_plane,
-    upsample_axis,
+    upsample1d,
 )
 
 Scores = Tensor | dict[str, Tensor]
@@ -39,9 +39,9 @@ class Network(nn.Module):
 
     def __init__(self, variant: str, backbone: nn.Module, head: nn.Module, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        row = row_of(variant)
-        self.border: Border = "zero" if row.head == "release" else "replicate"
-        self.variant, self.row, self.settings = variant, row, dict(settings)
+        row = get_variant(variant)
+        self.border: Border = "zero" if row.head == "caffe" else "replicate"
+        self.variant, self.spec, self.settings = variant, row, dict(settings)
         self.in_channels: int = settings["in_channels"]
         self.num_classes: int | dict[str, int] = settings["num_classes"]
         self.backbone, self.head = backbone, head
@@ -58,9 +58,9 @@ class Network(nn.Module):
         self.halo: tuple[int, int, int, int] | None = (
             halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
         )
-        self.minimum_size = row.minimum
-        self.started_anew: list[str] = []
-        self._map_bytes: dict[int, Callable[[int, int], float]] = {}
+        self.min_size = row.min_size
+        self.missing_keys: list[str] = []
+        self._activation_bytes: dict[int, Callable[[int, int], float]] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W), or a dict of them by head: `upsample` of `scores`."""
@@ -86,7 +86,7 @@ class Network(nn.Module):
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size on which a picture of a size is computed."""
-        m, least = self.row.multiple, self.row.minimum
+        m, least = self.spec.size_divisor, self.spec.min_size
         return max(least, -(-height // m) * m), max(least, -(-width // m) * m)
 
     def graph(self) -> tuple[nn.Module, fx.Graph]:
@@ -95,12 +95,12 @@ class Network(nn.Module):
         example = torch.zeros(1, self.in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
         return trace_graph(_ScoreHalf(self.backbone, self.head), example)
 
-    def map_bytes(self, height: int, width: int, item_bytes: int) -> float:
+    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
         """Return the most memory in bytes that the maps of a padded picture take at once, for values of a size."""
-        if item_bytes not in self._map_bytes:
+        if item_bytes not in self._activation_bytes:
             graph = self.graph()[1]
-            self._map_bytes.update({of: map_bytes(graph, of) for of in (2, 4, item_bytes)})
-        return self._map_bytes[item_bytes](height, width)
+            self._activation_bytes.update({of: map_bytes(graph, of) for of in (2, 4, item_bytes)})
+        return self._activation_bytes[item_bytes](height, width)
 
     def upsample(
         self,
@@ -108,40 +108,34 @@ class Network(nn.Module):
         size: tuple[int, int],
         rows: tuple[int, int] | None = None,
         working: tuple[int, int] | None = None,
+        *,
+        clamp: bool = True,
     ) -> Scores:
-        """Grow scores to logits of the picture's size.
+        """Upsample scores to logits at the image's size.
 
         Args:
             scores: (N, K, h, w), or a dict of them by head.
             size: (H, W) of the result.
             rows: (a, b): only these rows of the result; the same bits as those of the whole.
-            working: Size of the picture that the scores were computed on, where that is not ``size``.
+            working: Size of the image that the scores were computed on, if it is not ``size``.
+            clamp: Refuse rows outside the result. Scores that were cut out of a taller map have rows above 0.
 
         Returns:
             (N, K, H, W) or (N, K, b - a, W), or a dict of them.
 
         Raises:
-            InputError: There are no such rows.
+            InputError: The rows are outside the result.
         """
-        check_rows(rows, size)
-        return self.grow(scores, size, rows, working)
-
-    def grow(
-        self,
-        scores: Scores,
-        size: tuple[int, int],
-        rows: tuple[int, int] | None = None,
-        working: tuple[int, int] | None = None,
-    ) -> Scores:
-        """Do what `upsample` does, for rows that may lie above the first or below the last, as where scores were cut."""
+        if clamp:
+            check_rows(rows, size)
         if isinstance(scores, dict):
-            return {name: cast(Tensor, self.grow(s, size, rows, working)) for name, s in scores.items()}
+            return {k: cast(Tensor, self.upsample(s, size, rows, working, clamp=False)) for k, s in scores.items()}
         a, b = rows if rows is not None else (0, size[0])
-        if self.row.rule == "fixed" and working in (None, size):
+        if self.spec.upsample_mode == "stride" and working in (None, size):
             return self._upsample_fixed(scores, size, a, b)
         return self._upsample_sampled(scores, size, a, b, working or size)
 
-    def interpolation(self, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def interpolation_matrices(self, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return `upsample` as two matrices, float64: logits of a picture are ``rows @ scores @ columns.T``.
 
         Args:
@@ -154,10 +148,10 @@ class Network(nn.Module):
         sides = []
         for axis, cells, full in zip((self.geometry.y, self.geometry.x), scores.shape[-2:], size, strict=True):
             unit = torch.eye(cells, dtype=torch.float64)
-            if self.row.rule == "fixed":
-                grown = upsample_axis(unit, -2, self.score_stride, axis.offset, 0, full, self.border)
+            if self.spec.upsample_mode == "stride":
+                grown = upsample1d(unit, -2, self.score_stride, axis.offset, 0, full, self.border)
             else:
-                grown = sample_axis(unit, -2, self._positions(axis, 0, full, cells, full, full, unit), self.border)
+                grown = interp1d(unit, -2, self._positions(axis, 0, full, cells, full, full, unit), self.border)
             sides.append(grown.to(scores.device))
         return sides[0], sides[1]
 
@@ -170,20 +164,20 @@ class Network(nn.Module):
         # Only the coarse rows that these rows lie between, wide first: the full-size map is written once.
         low = min(max((a - _ceil(y)) // factor, 0), scores.shape[-2] - 1)
         high = min(max((b - 1 - _ceil(y)) // factor + 1, 0), scores.shape[-2] - 1)
-        wide = upsample_axis(scores[..., low : high + 1, :], -1, factor, x, 0, size[1], self.border)
-        return upsample_axis(wide, -2, factor, y + low * factor, a, b, self.border)
+        wide = upsample1d(scores[..., low : high + 1, :], -1, factor, x, 0, size[1], self.border)
+        return upsample1d(wide, -2, factor, y + low * factor, a, b, self.border)
 
     def _upsample_sampled(
         self, scores: Tensor, size: tuple[int, int], a: int, b: int, working: tuple[int, int]
     ) -> Tensor:
         rows = self._positions(self.geometry.y, a, b, scores.shape[-2], size[0], working[0], scores)
         columns = self._positions(self.geometry.x, 0, size[1], scores.shape[-1], size[1], working[1], scores)
-        return sample_plane(scores, rows, columns, self.border)
+        return interp2d(scores, rows, columns, self.border)
 
     def _positions(self, axis: Axis, start: int, stop: int, cells: int, full: int, work: int, like: Tensor) -> Tensor:
         """Return where output pixels lie among an axis's cells, (stop - start,) float64."""
-        if self.row.rule == "size":
-            return half_pixel(start, stop, cells, full, like.device)
+        if self.spec.upsample_mode == "size":
+            return half_pixel_coords(start, stop, cells, full, like.device)
         pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
         at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
         return (at - float(axis.offset)) / float(axis.scale)
@@ -238,7 +232,7 @@ def _single(geometry: Any) -> Geometry:
     return cast(Geometry, geometry[0] if isinstance(geometry, (list, tuple)) else geometry)
 
 
-def map_scores(scores: Scores, change: Callable[[Tensor], Tensor]) -> Scores:
+def tree_map(scores: Scores, change: Callable[[Tensor], Tensor]) -> Scores:
     """Apply a function to scores of one head or several."""
     if isinstance(scores, dict):
         return {name: change(value) for name, value in scores.items()}

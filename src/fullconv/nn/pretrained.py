@@ -23,7 +23,7 @@ from fullconv.storage import atomic_path, cache_folder
 
 
 @dataclass(frozen=True)
-class Published:
+class PretrainedCfg:
     """Weights that somebody publishes."""
 
     url: str
@@ -32,7 +32,7 @@ class Published:
     license: str
 
 
-def published_weights(backbone: str) -> Published:
+def pretrained_cfg(backbone: str) -> PretrainedCfg:
     """Return where the ImageNet weights of a backbone are published.
 
     Raises:
@@ -42,7 +42,7 @@ def published_weights(backbone: str) -> Published:
         from torchvision.models import AlexNet_Weights, GoogLeNet_Weights
 
         entry = AlexNet_Weights.IMAGENET1K_V1 if backbone == "alexnet" else GoogLeNet_Weights.IMAGENET1K_V1
-        return Published(entry.url, entry.url.rsplit("/", 1)[1], "bsd-3-clause")
+        return PretrainedCfg(entry.url, entry.url.rsplit("/", 1)[1], "bsd-3-clause")
     try:
         config = _lazy_timm.pretrained(backbone)
     except RuntimeError:  # a tag that the model does not have
@@ -51,11 +51,11 @@ def published_weights(backbone: str) -> Published:
     name = backbone if "." in backbone else f"{backbone}{tag}"
     if config is not None and config.hf_hub_id:
         url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
-        return Published(url, f"{name}.safetensors", config.license or "not stated")
+        return PretrainedCfg(url, f"{name}.safetensors", config.license or "not stated")
     if config is not None and config.url:
         url = str(config.url)
         ending = Path(url.split("?")[0]).suffix or ".pth"
-        return Published(url, f"{name}{ending}", config.license or "not stated")
+        return PretrainedCfg(url, f"{name}{ending}", config.license or "not stated")
     raise WeightsError(f"there are no published ImageNet weights for {backbone}: use --weights none.")
 
 
@@ -65,10 +65,10 @@ def is_cached(backbone: str) -> bool:
     Raises:
         WeightsError: Nobody publishes any that we know of.
     """
-    return (cache_folder() / "weights" / published_weights(backbone).filename).is_file()
+    return (cache_folder() / "weights" / pretrained_cfg(backbone).filename).is_file()
 
 
-def backbone_file(backbone: str, weights: str | Path) -> Path:
+def resolve_weights(backbone: str, weights: str | Path) -> Path:
     """Return the file of a backbone's weights, fetching published ones where they are not cached.
 
     Args:
@@ -83,12 +83,12 @@ def backbone_file(backbone: str, weights: str | Path) -> Path:
         if not path.is_file():
             raise WeightsError(f'{path}: there is no such weights file. Give a file, "imagenet" or "none".')
         return path
-    published = published_weights(backbone)
+    published = pretrained_cfg(backbone)
     target = cache_folder() / "weights" / published.filename
-    return target if target.is_file() else fetch(published, target)
+    return target if target.is_file() else download(published, target)
 
 
-def fetch(published: Published, target: Path, instead: str = ", or use --weights none") -> Path:
+def download(published: PretrainedCfg, target: Path, instead: str = ", or use --weights none") -> Path:
     """Download a published file, saying first what, how large and under which licence.
 
     Raises:

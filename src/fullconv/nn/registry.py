@@ -10,15 +10,15 @@ from fullconv.errors import NetworkError, nearest
 
 
 @dataclass(frozen=True)
-class Release:
+class CaffeSpec:
     """How a net of the Caffe release is made (`fullconv.nn.heads`)."""
 
-    trunk: Literal["vgg", "caffenet", "googlenet"] = "vgg"
+    backbone: Literal["vgg", "caffenet", "googlenet"] = "vgg"
     kernel: int = 64
     """Of the last transposed convolution."""
     scales: Mapping[int, float] = field(default_factory=dict)
     """Fixed factors on the features before they are scored, by stride: what makes an at-once net trainable."""
-    late: bool = False
+    late_fusion: bool = False
     """Two trunks whose scores are averaged."""
 
 
@@ -28,22 +28,22 @@ class Variant:
 
     strides: tuple[int, ...]
     """Strides of the scores that are summed, fine to coarse."""
-    about: str
+    description: str
     output_stride: int = 32
     """Below 32 the backbone is dilated."""
-    head: Literal["skip", "fcn", "release"] = "skip"
-    rule: Literal["fixed", "size"] = "fixed"
+    head: Literal["skip", "fcn", "caffe"] = "skip"
+    upsample_mode: Literal["stride", "size"] = "stride"
     """How scores grow to the picture: by a fixed factor and phase, or by its size, half-pixel (torchvision)."""
-    multiple: int = 32
+    size_divisor: int = 32
     """Pictures are padded right and bottom with their mean to a multiple of this, the coarsest stride."""
-    minimum: int = 64
+    min_size: int = 64
     """And to at least this, so that no inner map is one cell wide: bf16 convolutions of oneDNN go wrong there."""
     backbone: str | None = None
     """The only backbone of a published net."""
     num_classes: int | Mapping[str, int] | None = None
     """The published number, by head where there are several."""
     in_channels: int = 3
-    release: Release | None = None
+    caffe: CaffeSpec | None = None
     """What only the nets of the Caffe release have."""
 
 
@@ -52,8 +52,8 @@ VARIANTS: dict[str, Variant] = {
     "fcn16s": Variant((16, 32), "scores at strides 32 and 16, summed (Long et al. 2015)"),
     "fcn8s": Variant((8, 16, 32), "scores at strides 32, 16 and 8, summed (Long et al. 2015)"),
     "fcn4s": Variant((4, 8, 16, 32), "scores at strides 32, 16, 8 and 4, summed: one skip more than the paper"),
-    "fcn-os16": Variant((16,), "dilated to stride 16, torchvision's head", 16, "fcn", multiple=16),
-    "fcn-os8": Variant((8,), "dilated to stride 8, torchvision's head", 8, "fcn", multiple=8),
+    "fcn-os16": Variant((16,), "dilated to stride 16, torchvision's head", 16, "fcn", size_divisor=16),
+    "fcn-os8": Variant((8,), "dilated to stride 8, torchvision's head", 8, "fcn", size_divisor=8),
     "torchvision-fcn_resnet50": Variant(
         (8,), "torchvision's fcn_resnet50, equal to it at every size", 8, "fcn", "size", 1, 1, "resnet50", 21
     ),
@@ -63,19 +63,19 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def _release(
+def _caffe(
     name: str,
     about: str,
     strides: tuple[int, ...],
     num_classes: int | Mapping[str, int],
     in_channels: int = 3,
-    release: Release | None = None,
+    release: CaffeSpec | None = None,
 ) -> dict[str, Variant]:
     """Return a row of the release: pictures are not padded, scores grow by transposed convolution with zeros around."""
     kernel = 2 * min(strides)
     return {name: Variant(
-        strides, about, head="release", multiple=1, minimum=1, num_classes=num_classes, in_channels=in_channels,
-        release=release or Release(kernel=kernel),
+        strides, about, head="caffe", size_divisor=1, min_size=1, num_classes=num_classes, in_channels=in_channels,
+        caffe=release or CaffeSpec(kernel=kernel),
     )}  # fmt: skip
 
 
@@ -83,39 +83,39 @@ _STRIDES = {"32s": (32,), "16s": (16, 32), "8s": (8, 16, 32)}
 _SIFT = {"semantic": 33, "geometric": 3}
 
 for _size, _strides in _STRIDES.items():
-    VARIANTS |= _release(f"voc-fcn{_size}", f"FCN-{_size} on VGG-16, PASCAL VOC, as released", _strides, 21)
-    VARIANTS |= _release(
+    VARIANTS |= _caffe(f"voc-fcn{_size}", f"FCN-{_size} on VGG-16, PASCAL VOC, as released", _strides, 21)
+    VARIANTS |= _caffe(
         f"siftflow-fcn{_size}",
         f"FCN-{_size} on VGG-16 with a semantic and a geometric head, as released",
         _strides,
         _SIFT,
     )
-    VARIANTS |= _release(
+    VARIANTS |= _caffe(
         f"pascalcontext-fcn{_size}", f"FCN-{_size} on VGG-16, PASCAL-Context 59 + background, as released", _strides, 60
     )
-VARIANTS |= _release(
+VARIANTS |= _caffe(
     "voc-fcn8s-atonce", "FCN-8s trained in one go: pool4 x 0.01, pool3 x 0.0001, as released", (8, 16, 32), 21,
-    release=Release(kernel=16, scales={16: 0.01, 8: 0.0001}),
+    release=CaffeSpec(kernel=16, scales={16: 0.01, 8: 0.0001}),
 )  # fmt: skip
-VARIANTS |= _release(
-    "voc-fcn-alexnet", "FCN-32s on CaffeNet, as released", (32,), 21, release=Release("caffenet", kernel=63)
+VARIANTS |= _caffe(
+    "voc-fcn-alexnet", "FCN-32s on CaffeNet, as released", (32,), 21, release=CaffeSpec("caffenet", kernel=63)
 )
-VARIANTS |= _release(
+VARIANTS |= _caffe(
     "voc-fcn-googlenet", "FCN-32s on GoogLeNet as the paper describes it; it was never released", (32,), 21,
-    release=Release("googlenet", kernel=63),
+    release=CaffeSpec("googlenet", kernel=63),
 )  # fmt: skip
-VARIANTS |= _release("nyud-fcn32s-color", "FCN-32s on VGG-16, NYUDv2 colour, as released", (32,), 40)
-VARIANTS |= _release("nyud-fcn32s-hha", "FCN-32s on VGG-16, NYUDv2 HHA-coded depth, as released", (32,), 40)
-VARIANTS |= _release(
+VARIANTS |= _caffe("nyud-fcn32s-color", "FCN-32s on VGG-16, NYUDv2 colour, as released", (32,), 40)
+VARIANTS |= _caffe("nyud-fcn32s-hha", "FCN-32s on VGG-16, NYUDv2 HHA-coded depth, as released", (32,), 40)
+VARIANTS |= _caffe(
     "nyud-fcn32s-color-d", "FCN-32s on VGG-16, colour and depth as a fourth channel, as released", (32,), 40, 4
 )
-VARIANTS |= _release(
+VARIANTS |= _caffe(
     "nyud-fcn32s-color-hha", "FCN-32s, late fusion of a colour and an HHA trunk, as released", (32,), 40, 6,
-    Release(late=True),
+    CaffeSpec(late_fusion=True),
 )  # fmt: skip
 
 
-def row_of(variant: str) -> Variant:
+def get_variant(variant: str) -> Variant:
     """Return the row of a variant.
 
     Raises:

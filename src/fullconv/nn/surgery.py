@@ -1,6 +1,6 @@
 """Net surgery: the same numbers in another shape.
 
-``convolutionalize`` and ``convolutional`` make a classifier convolutional, ``transplant`` carries a net's weights into a
+``convolutionalize`` and ``convolutionalize_classifier`` make a classifier convolutionalize_classifier, ``transplant`` carries a net's weights into a
 finer one, one of more classes or one of more channels, by name; ``expand_score`` and ``append_mean_channels`` are its
 two rules for tensors that grow.
 
@@ -47,7 +47,7 @@ def convolutionalize(linear: nn.Linear, kernel: tuple[int, int], padding: int = 
     return conv
 
 
-def spread_stem(weight: Tensor, in_channels: int) -> Tensor:
+def adapt_input_conv(weight: Tensor, in_channels: int) -> Tensor:
     """Adapt a stem's weights (O, 3, h, w) to another number of channels, keeping the size of its response.
 
     One channel gets the sum of the three, so that grey pictures give what their RGB copies gave; more than three
@@ -68,7 +68,7 @@ def adapt_in_channels(module: nn.Module, in_channels: int) -> None:
         if not isinstance(layer, nn.Conv2d):
             continue
         if layer.in_channels != in_channels:
-            layer.weight = nn.Parameter(spread_stem(layer.weight.detach(), in_channels).contiguous())
+            layer.weight = nn.Parameter(adapt_input_conv(layer.weight.detach(), in_channels).contiguous())
             layer.in_channels = in_channels
         return
     raise ValueError(f"{type(module).__name__} has no convolution.")
@@ -143,7 +143,7 @@ def _fitted(value: Tensor, wanted: Tensor) -> Tensor | None:
     return None
 
 
-def fuse_late(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], target: nn.Module) -> list[str]:
+def load_late_fusion(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], target: nn.Module) -> list[str]:
     """Copy two trained nets of one trunk each into a net of two trunks (`nyud-fcn32s-color-hha`), in place.
 
     Args:
@@ -162,8 +162,8 @@ def fuse_late(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], target: nn
     return transplant(both, target)
 
 
-def convolutional(classifier: nn.Module) -> nn.Sequential:
-    """Make a classifier of VGG's or AlexNet's kind convolutional: its class scores at every place of a picture.
+def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
+    """Make a classifier of VGG's or AlexNet's kind convolutionalize_classifier: its class scores at every place of a picture.
 
     The layers keep their weights (they are copied, the classifier is not changed) and their order; average pooling
     before the first fully connected layer, which does nothing at the size that the classifier was made for, goes.
@@ -180,7 +180,7 @@ def convolutional(classifier: nn.Module) -> nn.Sequential:
         NetworkError: It has no ``features``, or something between them and its classes that is no layer of that kind.
 
     >>> import torchvision
-    >>> net = convolutional(torchvision.models.alexnet(num_classes=7))
+    >>> net = convolutionalize_classifier(torchvision.models.alexnet(num_classes=7))
     >>> net(torch.zeros(1, 3, 288, 320)).shape
     torch.Size([1, 7, 3, 4])
     """
@@ -196,7 +196,7 @@ def convolutional(classifier: nn.Module) -> nn.Sequential:
             if rest or side * side != cells:
                 raise NetworkError(
                     f"a layer of {layer.in_features} inputs cannot see {channels} maps of a square of cells; only"
-                    " classifiers that flatten square maps can be made convolutional."
+                    " classifiers that flatten square maps can be made convolutionalize_classifier."
                 )
             layers.append(convolutionalize(layer, (side, side)))
             channels = layer.out_features
@@ -208,7 +208,7 @@ def convolutional(classifier: nn.Module) -> nn.Sequential:
         elif not isinstance(layer, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity)):
             raise NetworkError(
                 f"{type(classifier).__name__} has a {type(layer).__name__} between its features and its classes;"
-                " only fully connected layers, ReLU and dropout can be made convolutional."
+                " only fully connected layers, ReLU and dropout can be made convolutionalize_classifier."
             )
     return copy.deepcopy(nn.Sequential(*layers)).eval()
 

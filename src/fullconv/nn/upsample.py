@@ -47,7 +47,7 @@ def check_rows(rows: tuple[int, int] | None, size: tuple[int, int]) -> None:
         raise InputError(f"rows {rows[0]} to {rows[1]} are not among the {size[0]} of the result.")
 
 
-def upsample_axis(
+def upsample1d(
     x: Tensor, dim: int, factor: int, phase: Fraction | float, start: int, stop: int, border: Border = "replicate"
 ) -> Tensor:
     """Interpolate the cells of one axis linearly at output positions ``start <= j < stop``.
@@ -66,7 +66,7 @@ def upsample_axis(
     """
     first = math.ceil(phase)
     low, high = (start - first) // factor, (stop - 1 - first) // factor  # the left one of each output's two cells
-    cells = _cells(x, dim, low, high + 1, border)
+    cells = _gather_padded(x, dim, low, high + 1, border)
     weight = (torch.arange(factor, dtype=torch.float64) + (first - float(phase))) / factor
     weight = weight.to(device=x.device, dtype=x.dtype).reshape(-1, *([1] * (-1 - dim)))
     left = cells.narrow(dim, 0, high - low + 1).unsqueeze(dim)
@@ -76,7 +76,7 @@ def upsample_axis(
     return fine.narrow(dim, start - first - factor * low, stop - start)
 
 
-def _cells(x: Tensor, dim: int, low: int, high: int, border: Border) -> Tensor:
+def _gather_padded(x: Tensor, dim: int, low: int, high: int, border: Border) -> Tensor:
     """Take cells ``low..high`` of an axis, both included, some of which may lie outside."""
     n = x.shape[dim]
     if low >= 0 and high < n:
@@ -89,7 +89,7 @@ def _cells(x: Tensor, dim: int, low: int, high: int, border: Border) -> Tensor:
     return cells
 
 
-def sample_axis(x: Tensor, dim: int, positions: Tensor, border: Border = "replicate") -> Tensor:
+def interp1d(x: Tensor, dim: int, positions: Tensor, border: Border = "replicate") -> Tensor:
     """Interpolate the cells of one axis linearly at any real positions.
 
     Args:
@@ -102,16 +102,16 @@ def sample_axis(x: Tensor, dim: int, positions: Tensor, border: Border = "replic
         ``x`` with m cells along ``dim``.
     """
     left = positions.floor()
-    return _between(_cells_at(x, dim, left, border), dim, positions, left)
+    return _lerp(_cells_at(x, dim, left, border), dim, positions, left)
 
 
-def half_pixel(start: int, stop: int, cells: int, full: int, device: torch.device) -> Tensor:
+def half_pixel_coords(start: int, stop: int, cells: int, full: int, device: torch.device) -> Tensor:
     """Return where pixels ``start`` to ``stop`` of ``full`` lie among cells that share their extent, (stop - start,) float64."""
     pixel = torch.arange(start, stop, dtype=torch.float64, device=device)
     return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
 
 
-def sample_plane(x: Tensor, rows: Tensor, columns: Tensor, border: Border = "replicate") -> Tensor:
+def interp2d(x: Tensor, rows: Tensor, columns: Tensor, border: Border = "replicate") -> Tensor:
     """Interpolate cells bilinearly at rows and columns, wide first: the full-size map is written once, row by row.
 
     Args:
@@ -124,16 +124,16 @@ def sample_plane(x: Tensor, rows: Tensor, columns: Tensor, border: Border = "rep
         (..., H, W). A row has the same bits whatever others are asked for.
     """
     above = rows.floor()
-    wide = sample_axis(_cells_at(x, -2, above, border), -1, columns, border)
-    return _between(wide, -2, rows, above)
+    wide = interp1d(_cells_at(x, -2, above, border), -1, columns, border)
+    return _lerp(wide, -2, rows, above)
 
 
 def _cells_at(x: Tensor, dim: int, left: Tensor, border: Border) -> Tensor:
     """Take the cells of an axis from the first of ``left`` to the one after the last."""
-    return _cells(x, dim, int(left.min()), int(left.max()) + 1, border) if x.shape[dim] else x
+    return _gather_padded(x, dim, int(left.min()), int(left.max()) + 1, border) if x.shape[dim] else x
 
 
-def _between(cells: Tensor, dim: int, positions: Tensor, left: Tensor) -> Tensor:
+def _lerp(cells: Tensor, dim: int, positions: Tensor, left: Tensor) -> Tensor:
     """Interpolate between the cells of `_cells_at`."""
     weight = (positions - left).to(cells.dtype).reshape(-1, *([1] * (-1 - dim)))
     index = (left - left.min()).long()
@@ -143,9 +143,9 @@ def _between(cells: Tensor, dim: int, positions: Tensor, left: Tensor) -> Tensor
 def interpolation_matrix(
     size: int, cells: int, factor: int, phase: Fraction | float, border: Border, like: Tensor
 ) -> Tensor:
-    """Return the (size, cells) matrix that `upsample_axis` multiplies by, as dtype and device of ``like``."""
+    """Return the (size, cells) matrix that `upsample1d` multiplies by, as dtype and device of ``like``."""
     unit = torch.eye(cells, dtype=torch.float64)
-    return upsample_axis(unit, -2, factor, phase, 0, size, border).to(like)
+    return upsample1d(unit, -2, factor, phase, 0, size, border).to(like)
 
 
 class Upsample(nn.Module):
@@ -183,14 +183,14 @@ class Upsample(nn.Module):
             rows = interpolation_matrix(height, coarse.shape[-2], self.factor, self.phase, self.border, coarse)
             columns = interpolation_matrix(width, coarse.shape[-1], self.factor, self.phase, self.border, coarse)
             return rows @ (coarse @ columns.T)
-        wide = upsample_axis(coarse, -1, self.factor, self.phase, 0, width, self.border)
-        return upsample_axis(wide, -2, self.factor, self.phase, 0, height, self.border)
+        wide = upsample1d(coarse, -1, self.factor, self.phase, 0, width, self.border)
+        return upsample1d(wide, -2, self.factor, self.phase, 0, height, self.border)
 
     def _transposed(self, coarse: Tensor, height: int, width: int) -> Tensor:
         first = math.ceil(self.phase)
         for dim, size in ((-2, height), (-1, width)):
             low, high = (0 - first) // self.factor, (size - 1 - first) // self.factor
-            coarse = _cells(coarse, dim, low, high + 1, self.border)
+            coarse = _gather_padded(coarse, dim, low, high + 1, self.border)
         fine = F.conv_transpose2d(coarse, cast(Tensor, self.weight), stride=self.factor, groups=coarse.shape[1])
         # Output index 0 of the transposed convolution lies `factor` before the first padded cell's right half.
         skip = self.factor + (-first) % self.factor

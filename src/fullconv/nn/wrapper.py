@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from fullconv.errors import FullconvError, NetworkError
 from fullconv.geometry import EXAMPLE, IDENTITY, Geometry, halo, map_bytes, trace, trace_graph
 from fullconv.nn.network import Scores
-from fullconv.nn.upsample import check_rows, half_pixel, sample_plane
+from fullconv.nn.upsample import check_rows, half_pixel_coords, interp2d
 
 
-class WholeNetwork(nn.Module):
+class ModuleWrapper(nn.Module):
     """Any module from (N, C, H, W) to logits (N, K, H, W): its logits are its scores, at stride 1.
 
     Args:
@@ -28,13 +28,13 @@ class WholeNetwork(nn.Module):
     def __init__(self, module: nn.Module, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.module = module.eval()
-        self.variant, self.settings = "custom", dict[str, Any]()
+        self.variant, self.spec, self.settings = "custom", None, dict[str, Any]()
         self.in_channels, self.num_classes = in_channels, num_classes
         self.geometry, self.stride = _trace(self.module, in_channels)
-        self.score_stride, self.minimum_size = 1, 1
+        self.score_stride, self.min_size = 1, 1
         self.receptive_field = self.geometry.receptive_field
         self.halo = halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
-        self._map_bytes: dict[int, Callable[[int, int], float]] = {}
+        self._activation_bytes: dict[int, Callable[[int, int], float]] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W)."""
@@ -59,14 +59,16 @@ class WholeNetwork(nn.Module):
         """Return the graph from a picture to its logits, as `fullconv.geometry.trace_graph` does."""
         return trace_graph(self.module, _example(self.module, self.in_channels))
 
-    def map_bytes(self, height: int, width: int, item_bytes: int) -> float:
+    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
         """Return the most memory in bytes that the maps of a picture take at once, for values of a size."""
-        if item_bytes not in self._map_bytes:
+        if item_bytes not in self._activation_bytes:
             try:
-                self._map_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
+                self._activation_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
             except FullconvError:  # nobody can look inside
-                self._map_bytes[item_bytes] = lambda high, wide: 3.0 * self.in_channels * item_bytes * high * wide
-        return self._map_bytes[item_bytes](height, width)
+                self._activation_bytes[item_bytes] = lambda high, wide: (
+                    3.0 * self.in_channels * item_bytes * high * wide
+                )
+        return self._activation_bytes[item_bytes](height, width)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size on which a picture of a size is computed: its own."""
@@ -78,22 +80,23 @@ class WholeNetwork(nn.Module):
         size: tuple[int, int],
         rows: tuple[int, int] | None = None,
         working: tuple[int, int] | None = None,
+        *,
+        clamp: bool = True,
     ) -> Scores:
         """Return rows of the logits, resized (half-pixel) where they were computed at another size.
 
         Raises:
             InputError: There are no such rows.
         """
-        check_rows(rows, size)
+        if clamp:
+            check_rows(rows, size)
         grown = cast(Tensor, scores)
         a, b = rows if rows is not None else (0, size[0])
         if working in (None, size):
             return grown[..., a:b, :]
-        down = half_pixel(a, b, grown.shape[-2], size[0], grown.device)
-        across = half_pixel(0, size[1], grown.shape[-1], size[1], grown.device)
-        return sample_plane(grown, down, across)
-
-    grow = upsample
+        down = half_pixel_coords(a, b, grown.shape[-2], size[0], grown.device)
+        across = half_pixel_coords(0, size[1], grown.shape[-1], size[1], grown.device)
+        return interp2d(grown, down, across)
 
 
 def _example(module: nn.Module, in_channels: int) -> Tensor:

@@ -43,7 +43,7 @@ def first_difference(network: Network, picture: Tensor, core: int, tolerance: fl
     whose description here is wrong. All maps of the picture are held in memory.
 
     Args:
-        network: Of bounded geometry; wrap a module of yours as `WholeNetwork(module, in_channels, num_classes)`.
+        network: Of bounded geometry; wrap a module of yours as `ModuleWrapper(module, in_channels, num_classes)`.
         picture: (1, C, H, W) as the network takes it, of its dtype; large enough for several tiles.
         core: Side of a tile's core in pixels.
         tolerance: Largest difference that counts as rounding, as a share of the layer's largest value.

@@ -66,7 +66,7 @@ def whole_bytes(network: Network, height: int, width: int, item_bytes: int = 4) 
     """
     high, wide = network.padded_size(height, width)
     picture = high * wide * network.in_channels * (1 + 4)
-    return SCRATCH + int(1.05 * (network.map_bytes(high, wide, item_bytes) + picture))
+    return SCRATCH + int(1.05 * (network.activation_bytes(high, wide, item_bytes) + picture))
 
 
 def tile_core(

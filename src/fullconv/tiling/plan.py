@@ -84,7 +84,7 @@ def plan(network: Network, height: int, width: int, core: int) -> tuple[list[Spa
     core = max(align, -(-core // align) * align)
     padded = network.padded_size(height, width)
     sizes = zip((network.geometry.y, network.geometry.x), (height, width), padded, strict=True)
-    rows, columns = (plan_axis(axis, n, p, core, align, network.minimum_size) for axis, n, p in sizes)
+    rows, columns = (plan_axis(axis, n, p, core, align, network.min_size) for axis, n, p in sizes)
     return rows, columns
 
 
@@ -170,7 +170,7 @@ def blended_scores(compute: Callable[[Tensor], Scores], image: Tensor, network: 
         core: Side of a tile in pixels, rounded up to the grid.
     """
     align = network.stride
-    side = max(2 * align, network.minimum_size, -(-core // align) * align)
+    side = max(2 * align, network.min_size, -(-core // align) * align)
     spans = [_overlapping(n, side, align) for n in image.shape[1:3]]
     parts = [
         ((top, left), compute(image[:, top : top + side, left : left + side])) for top in spans[0] for left in spans[1]

@@ -229,11 +229,11 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes:
     """
     changes: dict[str, Any] = {}
     row = VARIANTS.get(recipe.variant)
-    own = None if row is None else row.release.trunk if row.release is not None else row.backbone
+    own = None if row is None else row.caffe.backbone if row.caffe is not None else row.backbone
     if own is not None and recipe.backbone == Recipe.model_fields["backbone"].default:
         changes["backbone"] = own  # a published net has its own
     if recipe.loss == "auto":
-        plain = recipe.reduction == "sum" or recipe.accumulate > 1 or (row is not None and row.release is not None)
+        plain = recipe.reduction == "sum" or recipe.accumulate > 1 or (row is not None and row.caffe is not None)
         heads = (dataset.statistics("train", head) for head in dataset.labels)
         changes["loss"] = "cross_entropy" if plain else choose_loss(heads)
     if recipe.crop is None:

@@ -17,7 +17,7 @@ from fullconv.errors import DataError, RunError
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, card_excess, read_header
 from fullconv.nn import Network, _lazy_timm, build
-from fullconv.nn.pretrained import published_weights
+from fullconv.nn.pretrained import pretrained_cfg
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
@@ -44,8 +44,8 @@ def make_network(recipe: Recipe, dataset: Dataset, channels: int, device: torch.
         recipe.variant, backbone=recipe.backbone, num_classes=counts, in_channels=channels,
         weights=recipe.weights, norm=recipe.norm, width=recipe.width, head=recipe.head,
     )  # fmt: skip
-    if network.started_anew:
-        parts = sorted({name.rsplit(".", 1)[0] for name in network.started_anew})
+    if network.missing_keys:
+        parts = sorted({name.rsplit(".", 1)[0] for name in network.missing_keys})
         console.say(f"Starting anew, not from {recipe.weights}: {', '.join(parts)}.")
     if network.halo is None:
         console.say(f"Tiles will not be exact with this network: {why_not(network)}")
@@ -117,7 +117,7 @@ def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
     if recipe.weights == "none":
         return None, None
     if recipe.weights == "imagenet":
-        published = published_weights(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
+        published = pretrained_cfg(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
         return published.url, published.license
     start = _starting_card(recipe)
     return Path(recipe.weights).name, None if start is None else start.weights_license

@@ -106,7 +106,7 @@ class Stepper:
         by_head = scores if isinstance(scores, dict) else {next(iter(self.losses)): scores}
         return {
             head: loss.sums_of_scores(
-                by_head[head], *network.interpolation(by_head[head], (x.shape[-2], x.shape[-1])), masks[head]
+                by_head[head], *network.interpolation_matrices(by_head[head], (x.shape[-2], x.shape[-1])), masks[head]
             )
             for head, loss in self.losses.items()
         }

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fullconv.errors import NetworkError
 from fullconv.geometry import Geometry, trace
 from fullconv.nn.caffe.caffemodel import read_caffemodel
-from fullconv.nn.pretrained import backbone_file, load_renamed, read_weights
-from fullconv.nn.surgery import append_mean_channels, spread_stem
+from fullconv.nn.pretrained import load_renamed, read_weights, resolve_weights
+from fullconv.nn.surgery import adapt_input_conv, append_mean_channels
 
 PAD = 100
 """Of the first convolution: with it fc6 sees at least its 7x7 cells of pool5 for every picture (97 would be enough)."""
@@ -39,7 +39,7 @@ _INCEPTION_PARTS = {
 """Caffe's names of GoogLeNet's layers, and ours."""
 
 
-class Trunk(nn.Module):
+class CaffeBackbone(nn.Module):
     """A classifier's layers by name, in order, some of whose outputs are handed on.
 
     Args:
@@ -64,7 +64,7 @@ class Trunk(nn.Module):
         return maps
 
 
-def vgg_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> Trunk:
+def vgg_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> CaffeBackbone:
     """Return VGG-16 as the release has it: conv1_1 padded by 100, fc6 7x7 without padding, dropout element by element."""
     plan = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
     layers: dict[str, nn.Module] = {}
@@ -80,10 +80,10 @@ def vgg_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> T
         channels[2**block] = wide
     channels[32] = _fc(layers, before, 7, _narrow(4096, width))
     taps = {"pool3": 8, "pool4": 16, "drop7": 32}
-    return Trunk(layers, {k: v for k, v in taps.items() if v in strides}, {s: channels[s] for s in strides})
+    return CaffeBackbone(layers, {k: v for k, v in taps.items() if v in strides}, {s: channels[s] for s in strides})
 
 
-def caffenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> Trunk:
+def caffenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> CaffeBackbone:
     """Return CaffeNet, the release's AlexNet: groups, local response normalisation, ReLU before pooling.
 
     torchvision's AlexNet is another network (64-192-384-256-256, no normalisation, no groups).
@@ -100,7 +100,7 @@ def caffenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0)
         "pool5": nn.MaxPool2d(3, 2, ceil_mode=True),
     }  # fmt: skip
     wide = _fc(layers, b, 6, _narrow(4096, width))
-    return Trunk(layers, {"drop7": 32}, {32: wide})
+    return CaffeBackbone(layers, {"drop7": 32}, {32: wide})
 
 
 class Inception(nn.Module):
@@ -123,7 +123,7 @@ class Inception(nn.Module):
         return torch.cat([self.one(x), self.three(x), self.five(x), self.pool(x)], dim=1)
 
 
-def googlenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> Trunk:
+def googlenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0) -> CaffeBackbone:
     """Return GoogLeNet up to its last Inception module: the average pool and the three classifiers are dropped."""
     wide = [_narrow(n, width) for n in (64, 64, 192)]
     layers: dict[str, nn.Module] = {
@@ -140,10 +140,10 @@ def googlenet_trunk(in_channels: int, strides: Sequence[int], width: float = 1.0
         if name in ("3b", "4e"):
             layers[f"pool{name[0]}"] = nn.MaxPool2d(3, 2, ceil_mode=True)
     layers["drop"] = nn.Dropout(0.4)
-    return Trunk(layers, {"drop": 32}, {32: before})
+    return CaffeBackbone(layers, {"drop": 32}, {32: before})
 
 
-def make_trunk(name: str, in_channels: int, strides: Sequence[int], width: float) -> Trunk:
+def build_caffe_backbone(name: str, in_channels: int, strides: Sequence[int], width: float) -> CaffeBackbone:
     """Make a trunk by name, its convolutions drawn so that what passes through keeps its variance (He et al., 2015)."""
     makers = {"vgg": vgg_trunk, "caffenet": caffenet_trunk, "googlenet": googlenet_trunk}
     trunk = makers[name](in_channels, strides, width)
@@ -155,13 +155,13 @@ def make_trunk(name: str, in_channels: int, strides: Sequence[int], width: float
     return trunk.eval()
 
 
-def load_classifier(trunk: Trunk, name: str, weights: str) -> None:
+def load_classifier(trunk: CaffeBackbone, name: str, weights: str) -> None:
     """Copy an ImageNet classifier into a trunk: fully connected layers become convolutions by a plain view.
 
     A stem of three channels gets further ones from their mean, as the release's net of colour and depth has it.
 
     Args:
-        trunk: Of `make_trunk`.
+        trunk: Of `build_caffe_backbone`.
         name: Its name.
         weights: "imagenet", or a file: VGG-16 in torchvision's, timm's or Caffe's layout; for the others Caffe's
             `bvlc_reference_caffenet.caffemodel` and `bvlc_googlenet.caffemodel`.
@@ -179,7 +179,7 @@ def load_classifier(trunk: Trunk, name: str, weights: str) -> None:
         raise NetworkError(
             f"{reason}, so its weights do not fit this net. Use weights none, or a .caffemodel of the Caffe zoo."
         )
-    file = backbone_file("vgg16", weights)
+    file = resolve_weights("vgg16", weights)
     stored = read_blobs(file) if caffe else read_weights(file)
     names = {layer: f"layers.{layer}" for layer in trunk.layers}
     if name == "vgg":
@@ -195,7 +195,7 @@ def load_classifier(trunk: Trunk, name: str, weights: str) -> None:
     stem, channels = next((k, layer.in_channels) for k, layer in trunk.named_modules() if isinstance(layer, nn.Conv2d))
     for key, value in stored.items():  # the first convolution, by whatever name
         if f"{names.get(key.removesuffix('.weight'))}.weight" == f"{stem}.weight" and value.ndim == 4:
-            grow = spread_stem if channels < value.shape[1] else append_mean_channels
+            grow = adapt_input_conv if channels < value.shape[1] else append_mean_channels
             stored[key] = grow(value, channels)
     load_renamed(trunk, file, names, {"vgg": "VGG-16", "caffenet": "CaffeNet"}.get(name, "GoogLeNet"), stored)
 
@@ -211,10 +211,10 @@ def read_blobs(path: Path) -> dict[str, Tensor]:
             for part, blob in zip(("weight", "bias"), found, strict=False)}  # fmt: skip
 
 
-class TwoTrunks(nn.Module):
+class LateFusionBackbone(nn.Module):
     """Two whole trunks, on the first and on the second three channels; features are pairs by stride."""
 
-    def __init__(self, color: Trunk, hha: Trunk) -> None:
+    def __init__(self, color: CaffeBackbone, hha: CaffeBackbone) -> None:
         super().__init__()
         self.color, self.hha = color, hha
         self.channels = color.channels

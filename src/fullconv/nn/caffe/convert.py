@@ -29,23 +29,23 @@ _SUFFIXES = {"semantic": "sem", "geometric": "geo"}
 """What the release's layers of a head end in."""
 
 
-def importable() -> list[str]:
+def convertible() -> list[str]:
     """Return the names that `fullconv import --as` takes."""
-    published = [name for name, row in VARIANTS.items() if row.release is not None]
+    published = [name for name, row in VARIANTS.items() if row.caffe is not None]
     return [*SHORT, *SHORT.values(), "fcn-os8", *published]
 
 
-def read_foreign(path: Path, variant: str) -> Network:
+def load_foreign(path: Path, variant: str) -> Network:
     """Build a variant with the weights of a foreign checkpoint.
 
     Args:
         path: `.caffemodel`, `.pth` (read without running code) or `.safetensors`.
-        variant: One of `importable`.
+        variant: One of `convertible`.
 
     Raises:
         WeightsError: Tensors are missing, unknown, or of another size; they are named.
     """
-    if VARIANTS[variant].release is not None:
+    if VARIANTS[variant].caffe is not None:
         tensors = read_blobs(path) if path.suffix == ".caffemodel" else read_weights(path)
         return _load_release(tensors, variant, path)
     return _load_torchvision(read_weights(path), variant, path)
@@ -62,7 +62,7 @@ def _load_torchvision(tensors: Mapping[str, Tensor], variant: str, path: Path) -
         raise WeightsError(f"{path}: these are weights of fcn_{backbone}; use --as fcn_{backbone}.")
     # These weights were trained with scores put at half pixels (3.5 at stride 8), and must be read so. By its layers a
     # ResNet's first cell lies on pixel 0, where `fcn-os8` puts it otherwise.
-    phase = None if row.rule == "size" else 3.5
+    phase = None if row.upsample_mode == "size" else 3.5
     network = build(variant, backbone=backbone, num_classes=int(head.shape[0]), phase=phase)
     renamed = {}
     for key, value in tensors.items():
@@ -96,7 +96,7 @@ def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Ne
     return network
 
 
-def release_tensors(network: Network) -> dict[str, Tensor]:
+def to_caffe_state_dict(network: Network) -> dict[str, Tensor]:
     """Return the tensors of a published net under the release's names, the inverse of reading them.
 
     A file of them is what wkentaro/pytorch-fcn loads and what `fullconv import` takes. The transposed convolutions are
@@ -106,14 +106,14 @@ def release_tensors(network: Network) -> dict[str, Tensor]:
     Raises:
         WeightsError: The network is none of the release.
     """
-    row = network.row
-    if row.release is None:
+    row = network.spec
+    if row.caffe is None:
         raise WeightsError(f"{network.variant} is no net of the Caffe release, so its tensors have no names there.")
     tensors = {_theirs(key): value for key, value in network.state_dict().items()}
     if network.variant == "nyud-fcn32s-color-d":
         tensors = {re.sub("^conv1_1", "conv1_1_bgrd", key): value for key, value in tensors.items()}
     heads = network.num_classes if isinstance(network.num_classes, Mapping) else {"": network.num_classes}
-    growing = {1: {"upscore": row.release.kernel}, 2: {"upscore2": 4, "upscore16": 32},
+    growing = {1: {"upscore": row.caffe.kernel}, 2: {"upscore2": 4, "upscore16": 32},
                3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}}[len(row.strides)]  # fmt: skip
     for head, count in heads.items():
         for layer, size in growing.items():
@@ -155,7 +155,7 @@ def _ours(key: str, variant: str) -> str:
     """Translate one of the release's names."""
     layer, _, part = key.rpartition(".")
     row = VARIANTS[variant]
-    if row.release is not None and row.release.late:
+    if row.caffe is not None and row.caffe.late_fusion:
         for modality in ("color", "hha"):
             if layer.endswith(modality):
                 plain = layer.removesuffix(modality)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fullconv.geometry.layout import leaves, rebuild
 from fullconv.nn import Network, Scores, Variant
-from fullconv.nn.upsample import half_pixel, sample_plane
+from fullconv.nn.upsample import half_pixel_coords, interp2d
 from fullconv.tiling.plan import why_not
 from fullconv.tiling.streaming.lowering import UnreadableError, read_graph
 from fullconv.tiling.streaming.row_ops import NEVER, Rows
@@ -44,12 +44,12 @@ def first_needed(network: Network, row: int, height: int, total: int) -> int:
 def grows_by_size(network: Network) -> bool:
     """Say whether a network grows its scores to the picture's size, so that their number matters."""
     row = _variant(network)
-    return row is not None and row.rule == "size"
+    return row is not None and row.upsample_mode == "size"
 
 
 def _variant(network: Network) -> Variant | None:
     """Return the row of a network in the table of variants; a network from outside has none."""
-    return getattr(network, "row", None)
+    return getattr(network, "spec", None)
 
 
 def _cells_around(network: Network, row: int, height: int, total: int) -> tuple[int, int]:
@@ -82,10 +82,10 @@ def upsample_rows(
     a, b = rows
     if not grows_by_size(network):
         shift = first * network.score_stride
-        return cast(Tensor, network.grow(scores, size, (a - shift, b - shift)))
-    down = half_pixel(a, b, total, size[0], scores.device)
-    across = half_pixel(0, size[1], scores.shape[-1], size[1], scores.device)
-    return sample_plane(scores, down - first, across, network.border)
+        return cast(Tensor, network.upsample(scores, size, (a - shift, b - shift), clamp=False))
+    down = half_pixel_coords(a, b, total, size[0], scores.device)
+    across = half_pixel_coords(0, size[1], scores.shape[-1], size[1], scores.device)
+    return interp2d(scores, down - first, across, network.border)
 
 
 def strips(height: int, width: int, num_classes: int, budget: int = 8 * 2**20) -> Iterator[tuple[int, int]]:

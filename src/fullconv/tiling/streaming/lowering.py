@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fullconv.geometry.layout import OTHER, Value, X, Y
 from fullconv.geometry.rules import name_of
 from fullconv.geometry.windows import spread
-from fullconv.nn.backbones import StaticSameConv2d
+from fullconv.nn.backbones import Conv2dSameStatic
 from fullconv.nn.heads import Crop
 from fullconv.nn.upsample import Upsample
 from fullconv.tiling.streaming.row_ops import Cut, Grow, Local, MeanWindow, Pad, Resize, Step, Transposed, Window
@@ -221,7 +221,7 @@ def _convolution(read: _Reader) -> Step:
         weight, bias, padding = layer.weight, layer.bias, layer.padding
         stride, dilation, groups = layer.stride, layer.dilation, layer.groups
     kernel = tuple(weight.shape[-2:])
-    if isinstance(layer, StaticSameConv2d):
+    if isinstance(layer, Conv2dSameStatic):
         pads = tuple(layer.pads())
     elif isinstance(padding, str):
         total = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
@@ -322,7 +322,7 @@ def _pad(read: _Reader) -> Step:
 Make = Callable[[_Reader], Step]
 LAYERS: dict[Any, Make] = {
     nn.Conv2d: _convolution,
-    StaticSameConv2d: _convolution,
+    Conv2dSameStatic: _convolution,
     nn.ConvTranspose2d: _transposed,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _mean_pool,
