@@ -197,7 +197,7 @@ def build(
     return network.eval()
 
 
-def check_names(variant: str, backbone: str, weights: str) -> None:
+def check_build_args(variant: str, backbone: str, weights: str) -> None:
     """Raise for what `build` would not find: a slip is told before hours of looking at data.
 
     Args:

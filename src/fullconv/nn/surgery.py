@@ -1,6 +1,6 @@
 """Net surgery: the same numbers in another shape.
 
-``convolutionalize`` and ``convolutionalize_classifier`` make a classifier convolutionalize_classifier, ``transplant`` carries a net's weights into a
+``convolutionalize`` and ``convolutionalize_classifier`` make a classifier fully convolutional, ``transplant`` carries weights into a
 finer one, one of more classes or one of more channels, by name; ``expand_score`` and ``append_mean_channels`` are its
 two rules for tensors that grow.
 
@@ -163,7 +163,7 @@ def load_late_fusion(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], tar
 
 
 def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
-    """Make a classifier of VGG's or AlexNet's kind convolutionalize_classifier: its class scores at every place of a picture.
+    """Make a classifier of VGG's or AlexNet's kind convolutional: its class scores at every place of a picture.
 
     The layers keep their weights (they are copied, the classifier is not changed) and their order; average pooling
     before the first fully connected layer, which does nothing at the size that the classifier was made for, goes.
@@ -196,7 +196,7 @@ def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
             if rest or side * side != cells:
                 raise NetworkError(
                     f"a layer of {layer.in_features} inputs cannot see {channels} maps of a square of cells; only"
-                    " classifiers that flatten square maps can be made convolutionalize_classifier."
+                    " classifiers that flatten square maps can be made convolutional."
                 )
             layers.append(convolutionalize(layer, (side, side)))
             channels = layer.out_features
@@ -208,7 +208,7 @@ def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
         elif not isinstance(layer, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity)):
             raise NetworkError(
                 f"{type(classifier).__name__} has a {type(layer).__name__} between its features and its classes;"
-                " only fully connected layers, ReLU and dropout can be made convolutionalize_classifier."
+                " only fully connected layers, ReLU and dropout can be made convolutional."
             )
     return copy.deepcopy(nn.Sequential(*layers)).eval()
 

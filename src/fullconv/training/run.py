@@ -13,7 +13,7 @@ from fullconv.data import Dataset, open_dataset
 from fullconv.data.checks.run import require_usable
 from fullconv.errors import DataError, RecipeError, RunError
 from fullconv.losses import parse_loss
-from fullconv.nn import check_names
+from fullconv.nn import check_build_args
 from fullconv.recipe import HeadSettings, Recipe
 from fullconv.segmenter import Segmenter, choose_device, load
 from fullconv.tracking import require_trackers
@@ -177,7 +177,7 @@ def _decide(
 
 def _require_startable(recipe: Recipe) -> None:
     """Raise for what a run would stop at later: a slip is told before hours of looking at data."""
-    check_names(recipe.variant, recipe.backbone, recipe.weights)
+    check_build_args(recipe.variant, recipe.backbone, recipe.weights)
     if recipe.loss != "auto":
         parse_loss(recipe.loss)
     require_trackers(recipe.track)
