@@ -1,8 +1,8 @@
 """Net surgery: the same numbers in another shape.
 
-``convolutionalize`` and ``convolutionalize_classifier`` make a classifier fully convolutional, ``transplant`` carries weights into a
-finer one, one of more classes or one of more channels, by name; ``expand_score`` and ``append_mean_channels`` are its
-two rules for tensors that grow.
+``convolutionalize`` and ``convolutionalize_classifier`` make a classifier fully convolutional. ``transplant`` copies
+weights by name into a network of more skips, classes or channels; ``expand_score`` and ``append_mean_channels`` are its
+rules for tensors that gain rows or channels.
 
 Source: Long et al., CVPR 2015, section 3.1; the Caffe release's surgery.py and the NYUD nets' solve.py.
 """
