@@ -1,4 +1,4 @@
-"""Recipes: every refusal in words, TOML there and back, and settings from the command line."""
+"""Recipes: error messages, TOML round trips, and settings from the command line."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.errors import FullconvError, RecipeError
-from fullconv.recipe import Recipe, dump_toml, parse_recipe, parse_setting, read_toml, tomllib
+from fullconv.recipe import Recipe, dump_toml, parse_recipe, parse_setting, read_toml, toml_value, tomllib
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"epoch": 3}, "there is no setting 'epoch'. Did you mean 'epochs'?"),
         ({"head": {"fcx": 1}}, "there is no setting 'head.fcx'. Did you mean 'head.fc'?"),
         ({"head.fcx": 1}, "there is no setting 'head.fcx'. Did you mean 'head.fc'?"),
         ({"zzzz": 3}, "there is no setting 'zzzz'."),
-        ({"epochs": 0}, "epochs = 0 cannot be: input should be greater than or equal to 1."),
-        ({"epochs": 1.5}, "epochs = 1.5 cannot be: input should be a valid integer"),
-        ({"minutes": float("inf")}, "minutes = inf cannot be: input should be a finite number."),
-        ({"lr": float("nan")}, "lr = nan cannot be: input should be a finite number."),
-        ({"epochs": 3, "minutes": 2}, "give epochs or minutes, not both."),
-        ({"crop": "32"}, "crop = '32' cannot be: '32' is not HEIGHTxWIDTH, for example 288x384, nor whole."),
+        ({"epochs": 0}, "epochs = 0 is invalid: input should be greater than or equal to 1."),
+        ({"epochs": 1.5}, "epochs = 1.5 is invalid: input should be a valid integer"),
+        ({"minutes": float("inf")}, "minutes = inf is invalid: input should be a finite number."),
+        ({"lr": float("nan")}, "lr = nan is invalid: input should be a finite number."),
+        ({"epochs": 3, "minutes": 2}, "set epochs or minutes, not both."),
+        ({"crop": "32"}, "crop = '32' is invalid: '32' is neither HEIGHTxWIDTH, for example 288x384, nor whole."),
         ({"crop": (0, 3)}, "crop must be at least 1x1, not 0x3."),
-        ({"crop": "100000000x100000000"}, "crop is at most 65536 a side, not 100000000x100000000."),
-        ({"crop": [1, 2, 3]}, "crop = [1, 2, 3] cannot be: tuple should have at most 2 items"),
+        ({"crop": "100000000x100000000"}, "crop is at most 65536 per side, not 100000000x100000000."),
+        ({"crop": [1, 2, 3]}, "crop = [1, 2, 3] is invalid: tuple should have at most 2 items"),
         ({"folds": 5, "fold": 5}, "fold 5 does not exist: with folds = 5 they are 0 to 4."),
-        ({"class_weights": "x"}, "class_weights = 'x' cannot be: input should be 'auto', 'none', 'inverse_log' or"),
-        ({"class_weights": [1, "a"]}, "class_weights.1 = 'a' cannot be: input should be a valid number"),
-        ({"augment": "streets"}, "augment = 'streets' cannot be: input should be 'street', 'aerial', 'microscopy' or"),
-        ({"head": {"dropout": 1}}, "head.dropout = 1 cannot be: input should be less than 1."),
-        ({"head": 3}, "head = 3 cannot be: "),
-        ({"weights": None}, "weights = None cannot be: input should be a valid string."),
-        ({"width": 0}, "width = 0 cannot be: input should be greater than 0."),
-        ({"seed": -1}, "seed = -1 cannot be: input should be greater than or equal to 0."),
+        ({"class_weights": "x"}, "class_weights = 'x' is invalid: input should be 'auto', 'none', 'inverse_log' or"),
+        ({"class_weights": [1, "a"]}, "class_weights.1 = 'a' is invalid: input should be a valid number"),
+        ({"augment": "streets"}, "augment = 'streets' is invalid: input should be 'street', 'aerial', 'microscopy' or"),
+        ({"head": {"dropout": 1}}, "head.dropout = 1 is invalid: input should be less than 1."),
+        ({"head": 3}, "head = 3 is invalid: "),
+        ({"weights": None}, "weights = None is invalid: input should be a valid string."),
+        ({"width": 0}, "width = 0 is invalid: input should be greater than 0."),
+        ({"seed": -1}, "seed = -1 is invalid: input should be greater than or equal to 0."),
     ],
 )
-def test_what_cannot_be_is_named_with_key_value_and_reason(settings, words):
+def test_invalid_settings_report_key_value_and_reason(settings, message):
     with pytest.raises(RecipeError) as caught:
         parse_recipe(settings, "here")
     text = str(caught.value)
     assert text.startswith("here: ")
-    assert words in text
+    assert message in text
     assert "\n" not in text
     assert isinstance(caught.value, FullconvError)
     assert isinstance(caught.value, ValueError)
 
 
-def test_nested_and_dotted_settings_are_the_same_and_the_later_one_counts():
+def test_nested_and_dotted_settings_are_equivalent_and_the_last_wins():
     assert parse_recipe({"head": {"fc": False}}) == parse_recipe({"head.fc": False})
     both = parse_recipe({"head": {"fc": True, "dropout": 0.1}, "head.fc": False})
     assert (both.head.fc, both.head.dropout) == (False, 0.1)
 
 
-def test_a_crop_may_be_written_in_three_ways():
+def test_crop_formats():
     assert {parse_recipe({"crop": crop}).crop for crop in ("32x48", "32X48", [32, 48], (32, 48))} == {(32, 48)}
 
 
-def test_a_recipe_cannot_be_changed():
+def test_recipe_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().lr = 3  # type: ignore[misc]
 
@@ -82,7 +82,7 @@ tables = st.recursive(
 
 
 @given(tables)
-def test_any_table_is_read_as_it_was_written(table):
+def test_tables_round_trip(table):
     assert tomllib.loads(dump_toml(table)) == table
 
 
@@ -99,16 +99,16 @@ recipes = st.fixed_dictionaries(
 
 
 @given(recipes)
-def test_a_recipe_survives_its_file_to_the_last_bit(settings):
+def test_recipes_round_trip_to_the_bit(settings):
     recipe = parse_recipe(settings)
     assert parse_recipe(tomllib.loads(dump_toml(recipe.model_dump(mode="json")))) == recipe
 
 
-def test_half_a_surrogate_pair_in_a_file_name_does_not_break_the_recipe():
+def test_lone_surrogates_become_replacement_characters():
     assert tomllib.loads(dump_toml({"data": "a\udcffb"})) == {"data": "a\ufffdb"}
 
 
-def test_a_file_that_is_no_toml_is_named_with_its_line(tmp_path):
+def test_invalid_toml_reports_file_and_line(tmp_path):
     file = tmp_path / "r.toml"
     file.write_text("a = 1\nb = = 2\n")
     with pytest.raises(RecipeError, match=r"r\.toml: not valid TOML: .*line 2"):
@@ -124,7 +124,7 @@ def test_a_file_that_is_no_toml_is_named_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given_text", "wanted"),
+    ("given_text", "expected"),
     [
         ("optimizer=sgd", ("optimizer", "sgd")), ("lr=1e-3", ("lr", 1e-3)), ("epochs=5", ("epochs", 5)),
         ("head.fc=false", ("head.fc", False)), ("class_weights=[1, 2.5]", ("class_weights", [1, 2.5])),
@@ -133,17 +133,22 @@ def test_a_file_that_is_no_toml_is_named_with_its_line(tmp_path):
         ("loss=a=b", ("loss", "a=b")), ("variant=", ("variant", "")),
     ],
 )  # fmt: skip
-def test_a_setting_is_toml_where_it_can_be_and_text_where_not(given_text, wanted):
-    assert parse_setting(given_text) == wanted
+def test_parse_setting(given_text, expected):
+    assert parse_setting(given_text) == expected
 
 
 @pytest.mark.parametrize("wrong", ["lr", "", "=3", "  = 3"])
-def test_a_setting_without_key_or_value_is_told_how(wrong):
+def test_setting_without_key_or_value_is_rejected(wrong):
     with pytest.raises(RecipeError, match="write it as key=value, for example --set optimizer=sgd"):
         parse_setting(wrong)
 
 
 @given(st.text(string.printable, max_size=30))
-def test_no_text_makes_a_setting_crash(words):
+def test_parse_setting_never_crashes(arguments):
     with contextlib.suppress(RecipeError):
-        parse_recipe(dict([parse_setting(words)]))
+        parse_recipe(dict([parse_setting(arguments)]))
+
+
+def test_toml_values_on_one_line():
+    assert toml_value({"a b": [1, True], "c": {"d": "x"}}) == '{ "a b" = [1, true], c = { d = "x" } }'
+    assert [toml_value("\\d", literal=literal) for literal in (False, True)] == ['"\\\\d"', "'\\d'"]

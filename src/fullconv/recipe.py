@@ -1,10 +1,10 @@
-"""The recipe: what a training run is to be, as one strict table of settings, read from and written to TOML."""
+"""The recipe: the settings of a training run as one strict table, read from and written to TOML."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ else:
     import tomli as tomllib
 
 Augmentation = Literal["street", "aerial", "microscopy", "none"]
-LARGEST_CROP = 1 << 16
-"""Pixels a side; what is larger is a slip, and overflows what counts bytes."""
+MAX_CROP = 1 << 16
+"""Pixels a side; anything larger is a typo and overflows byte counts."""
 
 
 class HeadSettings(BaseModel):
@@ -36,7 +36,7 @@ class HeadSettings(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Settings of a run. None means: chosen from the data and the machine, said, and written to RUN/recipe.toml."""
+    """Settings of a run. None is chosen from the data and the machine, printed, and written to RUN/recipe.toml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -44,61 +44,61 @@ class Recipe(BaseModel):
     variant: str = "fcn8s"
     backbone: str = "resnet18"
     weights: str = "imagenet"
-    """Starting weights: "imagenet", "none", or a file (also a model of ours with other classes)."""
+    """Pretrained weights: "imagenet", "none", or a file (also a fullconv model with other classes)."""
     norm: Literal["batch", "none"] = "batch"
-    """Normalisation of the backbone `tiny`; others have their own."""
+    """Normalization of the backbone `tiny`; others have their own."""
     width: float = Field(default=1.0, gt=0, le=4)
-    """Multiplier of the backbone's channels; other than 1 only without pretrained weights."""
+    """Multiplier of the backbone's channels; values other than 1 need `weights = "none"`."""
     head: HeadSettings = HeadSettings()
 
     # how long
     epochs: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
-    """Wall time from start to report; instead of epochs."""
+    """Wall time from start to report, instead of epochs."""
     steps: int | None = Field(default=None, ge=1)
-    """Steps of the optimiser; instead of epochs."""
+    """Optimizer steps, instead of epochs."""
     early_stop: int | None = Field(default=None, ge=1)
-    """Stop after so many validations without a better mean IU."""
+    """Stop after this many validations without a better mIoU."""
     validate_every: int | None = Field(default=None, ge=1)
-    """Epochs between validations; None keeps validation under a fifth of the time."""
+    """Epochs between validations; None keeps validation under a tenth of the time."""
 
     # what a step sees
     batch_size: int | None = Field(default=None, ge=1)
     crop: tuple[int, int] | Literal["whole"] | None = None
-    """Height and width in pixels of the working resolution; "whole" takes pictures as they are."""
+    """Height and width in pixels of the working resolution; "whole" uses full images."""
     scale: float = Field(default=1.0, gt=0, le=8)
-    """Working resolution: 1 is as stored; applied everywhere, results are at the picture's own size."""
+    """Working resolution, 1 = as stored; applied everywhere, results are at the image's own size."""
     augment: Augmentation = "street"
     sampling: Literal["auto", "uniform", "rare"] = "auto"
-    """"rare" centres every second crop on a class drawn at random among those in the picture, the rare ones more often."""
+    """"rare" centers every second crop on a class drawn among those in the image, rare ones more often."""
     folds: int | None = Field(default=None, ge=2)
     fold: int | None = Field(default=None, ge=0)
-    """With folds: train and val are put together and split anew; this part is val."""
+    """With folds: train and val are merged and split again; this fold is val."""
     skip_bad: bool = False
 
     # the loss
     loss: str = "auto"
     """A sum of cross_entropy, focal and dice, each with an optional factor: "cross_entropy + 0.5 * dice"; "auto" is
-    cross_entropy, with dice where a class is rare."""
+    cross_entropy, plus dice where a class is rare."""
     class_weights: Literal["auto", "none", "inverse_log", "median_frequency"] | tuple[float, ...] = "auto"
     focal_gamma: float = Field(default=2.0, ge=0)
     reduction: Literal["mean", "sum"] = "mean"
-    """"mean": over the valid pixels of the whole batch; "sum": over pixels, divided by pictures, as Caffe does."""
+    """"mean": over the valid pixels of the global batch; "sum": over pixels, divided by images, as Caffe does."""
 
-    # the optimiser
+    # the optimizer
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float | None = Field(default=None, ge=0)
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of all steps over which the learning rate rises from 0."""
+    """Fraction of all steps over which the learning rate rises from 0."""
     clip: float | None = Field(default=None, gt=0)
-    """Largest L2 norm of the gradient."""
+    """Maximum L2 norm of the gradient."""
     accumulate: int = Field(default=1, ge=1)
-    """Batches whose gradients make one step; the loss is that of all their valid pixels."""
+    """Batches accumulated for one step; the loss is over all their valid pixels."""
     ema: float = Field(default=0.99, ge=0, lt=1)
-    """Decay a step of an exponential moving average of the weights, which is what is validated and kept; 0 for none."""
+    """Decay per step of the moving average of the weights, which is validated and saved; 0 disables it."""
     backbone_lr: float | None = Field(default=None, ge=0)
     """Multiplier of the backbone's learning rate."""
     bias_lr: float = Field(default=1.0, gt=0)
@@ -106,9 +106,9 @@ class Recipe(BaseModel):
     bias_decay: bool = False
     """Whether biases and normalisation weights decay."""
     freeze: Literal["none", "backbone", "norm"] = "none"
-    """"backbone" trains the head only; "norm" keeps the statistics of batch norms."""
+    """"backbone" trains the head only; "norm" freezes the statistics of batch norms."""
     sync_batchnorm: bool = False
-    """Let batch norms see the batch of all processes, not each its own part."""
+    """Let batch norms see the batch of all processes instead of their own part."""
 
     # the machine
     device: str = "auto"
@@ -119,7 +119,7 @@ class Recipe(BaseModel):
     checkpoint_every: float = Field(default=300.0, ge=0)
     """Seconds between checkpoints."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Who else shows the run, with commas between several; each writes into the run folder."""
+    """Trackers, comma-separated; each writes into the run folder."""
 
     @field_validator("track", mode="before")
     @classmethod
@@ -132,21 +132,21 @@ class Recipe(BaseModel):
         if isinstance(value, str) and value != "whole":
             height, cross, width = value.lower().partition("x")
             if not (cross and height.isdigit() and width.isdigit()):
-                raise ValueError(f"'{value}' is not HEIGHTxWIDTH, for example 288x384, nor whole")
+                raise ValueError(f"'{value}' is neither HEIGHTxWIDTH, for example 288x384, nor whole")
             return int(height), int(width)
         return value
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
-        long = [key for key in ("epochs", "minutes", "steps") if getattr(self, key) is not None]
-        if len(long) > 1:
-            raise ValueError(f"give {long[0]} or {long[1]}, not both")
+        lengths = [key for key in ("epochs", "minutes", "steps") if getattr(self, key) is not None]
+        if len(lengths) > 1:
+            raise ValueError(f"set {lengths[0]} or {lengths[1]}, not both")
         if self.crop == "whole" and self.sampling == "rare":
-            raise ValueError("sampling = rare does nothing with crop = whole: every picture is seen as it is")
+            raise ValueError("sampling = rare does nothing with crop = whole, which uses full images")
         if isinstance(self.crop, tuple) and min(self.crop) < 1:
             raise ValueError(f"crop must be at least 1x1, not {self.crop[0]}x{self.crop[1]}")
-        if isinstance(self.crop, tuple) and max(self.crop) > LARGEST_CROP:
-            raise ValueError(f"crop is at most {LARGEST_CROP} a side, not {self.crop[0]}x{self.crop[1]}")
+        if isinstance(self.crop, tuple) and max(self.crop) > MAX_CROP:
+            raise ValueError(f"crop is at most {MAX_CROP} per side, not {self.crop[0]}x{self.crop[1]}")
         if self.fold is not None and self.folds is not None and self.fold >= self.folds:
             raise ValueError(
                 f"fold {self.fold} does not exist: with folds = {self.folds} they are 0 to {self.folds - 1}"
@@ -155,14 +155,14 @@ class Recipe(BaseModel):
 
 
 def parse_recipe(settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Check settings and make a Recipe of them.
+    """Validate settings and return them as a Recipe.
 
     Args:
         settings: By name; nested tables as mappings, or dotted ("head.fc").
-        where: What the settings came from, for the message.
+        where: Source of the settings, for the message.
 
     Raises:
-        RecipeError: A name is unknown (the nearest is named) or a value is not allowed.
+        RecipeError: A name is unknown (the message suggests the nearest) or a value is not allowed.
     """
     nested: dict[str, Any] = {}
     for key, value in settings.items():
@@ -173,15 +173,15 @@ def parse_recipe(settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(nested)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_sentence(error)}") from None
+        raise RecipeError(f"{where}: {_describe(error)}") from None
 
 
-def _sentence(error: ValidationError) -> str:
-    """Put pydantic's first complaint into one sentence, with the nearest name for an unknown key."""
+def _describe(error: ValidationError) -> str:
+    """Return pydantic's first error as one sentence, with the nearest name for an unknown key."""
     found = error.errors()
-    # Of several forms that a value may have, the complaint that got furthest into it is about the one that was meant.
+    # Of a union's errors, the one that got deepest into the value is about the intended type.
     first = max((e for e in found if e["loc"][:1] == found[0]["loc"][:1]), key=lambda e: len(e["loc"]))
-    # Names of forms ("literal['auto', ...]", "tuple[float, ...]") stand among the names of settings.
+    # Names of union members ("literal['auto', ...]", "tuple[float, ...]") stand among the names of settings.
     key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     if first["type"] == "extra_forbidden":
         known = list(Recipe.model_fields) + [f"head.{name}" for name in HeadSettings.model_fields]
@@ -191,12 +191,12 @@ def _sentence(error: ValidationError) -> str:
         return f"{reason}."
     known = re.findall(r"'([^']+)'", reason) if first["type"] == "literal_error" else []
     return (
-        f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}.{nearest(str(first['input']), known)}"
+        f"{key} = {first['input']!r} is invalid: {reason[:1].lower()}{reason[1:]}.{nearest(str(first['input']), known)}"
     )
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Read one ``key=value`` of ``--set``; the value is TOML where it can be read as such, else a string.
+    """Parse one ``key=value`` of ``--set``; the value is TOML where it parses as such, else a string.
 
     Raises:
         RecipeError: There is no "=".
@@ -214,7 +214,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        RecipeError: It is missing or not TOML; the message has the line.
+        RecipeError: It is missing or not TOML; the message names the line.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -225,7 +225,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def dump_toml(table: Mapping[str, Any]) -> str:
-    """Write nested tables as TOML; None is left out, tuples become arrays.
+    """Write nested tables as TOML; None is omitted, tuples become arrays.
+
+    tomli-w would break arrays over several lines; recipe.toml keeps one setting a line.
 
     >>> print(dump_toml({"a": 1, "b": {"c": "x"}}), end="")
     a = 1
@@ -233,38 +235,50 @@ def dump_toml(table: Mapping[str, Any]) -> str:
     [b]
     c = "x"
     """
-    return "".join(_lines(table, ()))
+    return "".join(_toml_lines(table, ()))
 
 
-def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    plain = {k: v for k, v in table.items() if v is not None and not isinstance(v, Mapping)}
+def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     nested = {k: v for k, v in table.items() if isinstance(v, Mapping)}
-    lines = [f"{_key(k)} = {_value(v)}\n" for k, v in plain.items()]
+    yield from (f"{toml_key(k)} = {toml_value(v)}\n" for k, v in table.items() if v is not None and k not in nested)
     for key, inner in nested.items():
-        name = ".".join(_key(part) for part in (*path, key))
-        lines += [f"\n[{name}]\n", *_lines(inner, (*path, key))]
-    return lines
+        yield f"\n[{'.'.join(map(toml_key, (*path, key)))}]\n"
+        yield from _toml_lines(inner, (*path, key))
 
 
-def _key(key: str) -> str:
-    bare = key and all((c.isalnum() and c.isascii()) or c in "-_" for c in key)
-    return key if bare else _value(key)
+def toml_key(key: Any) -> str:
+    """Write a key, quoted where it is not bare."""
+    return str(key) if re.fullmatch(r"[A-Za-z0-9_-]+", str(key)) else toml_value(str(key))
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any, *, literal: bool = False) -> str:
+    """Write a value on one line; a mapping becomes an inline table.
+
+    Args:
+        value: A bool, number, string, sequence or mapping of these.
+        literal: Write strings that have a backslash in single quotes, which reads better for patterns and paths.
+
+    >>> toml_value({"a": [1, True]})
+    '{ a = [1, true] }'
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{toml_key(key)} = {toml_value(item, literal=literal)}" for key, item in value.items())
+        return f"{{ {inner} }}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_value(item) for item in value if item is not None) + "]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else _escape(c) for c in text) + '"'
+        return "[" + ", ".join(toml_value(item, literal=literal) for item in value if item is not None) + "]"
+    text = str(value)
+    if literal and "\\" in text and "'" not in text and text.isprintable():
+        return f"'{text}'"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else _escape(ord(c)) for c in escaped) + '"'
 
 
-def _escape(character: str) -> str:
-    """Write a character that cannot be printed as TOML does; half a surrogate pair is no character there."""
-    code = ord(character)
+def _escape(code: int) -> str:
+    """Write an unprintable character as TOML does, which has no surrogates."""
     if 0xD800 <= code < 0xE000:
         return "\ufffd"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

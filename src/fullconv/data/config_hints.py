@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from fullconv.data.config import read_table, table_file
 from fullconv.data.text_files import read_text
+from fullconv.recipe import toml_value
 
 _HEADER = re.compile(r"^\s*\[{1,2}[\w.\"' -]+\]{1,2}\s*(#.*)?$", re.MULTILINE)
 
@@ -38,21 +38,5 @@ def advise(root: Path, table: Mapping[str, Any], gone: tuple[str, ...] = ()) -> 
 
 
 def lines(table: Mapping[str, Any]) -> list[str]:
-    """Write keys of `data.toml` as its lines."""
-    return [f"{key} = {_toml(value)}" for key, value in table.items()]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items())
-        return f"{{ {inner} }}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, str):
-        plain = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        return f"'{value}'" if "\\" in value and "'" not in value and value.isprintable() else plain
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _key(key: Any) -> str:
-    return str(key) if re.fullmatch(r"[A-Za-z0-9_-]+", str(key)) else json.dumps(str(key), ensure_ascii=False)
+    """Write keys of `data.toml`, a line each."""
+    return [f"{key} = {toml_value(value, literal=True)}" for key, value in table.items()]
