@@ -36,9 +36,9 @@ def check(
             say(write_toml(found.dataset, found.problems, found.root, data))
             found = examine(data, progress, format)
         if html is not None:
-            from fullconv.report.check_page import write_health
+            from fullconv.report import write_check_page
 
-            write_health(html, found, data)
+            write_check_page(html, found, data)
             say(f"Wrote {html}.")
     told = found.summary()
     if json:

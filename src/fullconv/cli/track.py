@@ -40,9 +40,9 @@ def runs(
     for sentence in unread:
         complain(sentence)
     if html is not None:
-        from fullconv.report import write_overview
+        from fullconv.report import write_runs_page
 
-        write_overview(html, found, folder.resolve().name, unread)
+        write_runs_page(html, found, folder.resolve().name, unread)
         say(f"{html}: {len(found)} run{'s side by side' * (len(found) != 1)}.")
     if json:
         print_json({"runs": [run.to_dict() for run in found], "unread": unread})

@@ -1,9 +1,9 @@
-"""The report of a run: one page of HTML that needs nothing else, neither network nor scripts."""
+"""HTML pages of runs and data sets: one file each, which loads nothing, neither network nor scripts."""
 
-from fullconv.report.gallery import choose_pictures
-from fullconv.report.panels import ReportPicture
-from fullconv.report.run_page import write_report
-from fullconv.report.runs_page import write_overview
+from fullconv.report.check_page import write_check_page
+from fullconv.report.run_page import choose_images, write_report
+from fullconv.report.runs_page import write_runs_page
 from fullconv.report.setup import summarize_data
+from fullconv.report.thumbnails import ReportImage
 
-__all__ = ["ReportPicture", "choose_pictures", "summarize_data", "write_overview", "write_report"]
+__all__ = ["ReportImage", "choose_images", "summarize_data", "write_check_page", "write_report", "write_runs_page"]

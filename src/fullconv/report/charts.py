@@ -1,4 +1,4 @@
-"""Line charts as inline SVG; colours come from the page's style, so they follow light and dark."""
+"""Lay out line charts over epochs; the templates draw them as inline SVG."""
 
 from __future__ import annotations
 
@@ -6,33 +6,69 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
-
-from fullconv.report.html import text
+from typing import Any, NamedTuple
 
 WIDTH = 520
 LOW, TALL = 250, 556
 """Heights; a tall chart stands beside two low ones."""
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 16, 34
 MAX_POINTS = 300
-"""More are thinned out: a screen has not many more columns."""
+"""A longer line is thinned out: a screen has not many more columns."""
 
 Points = list[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart."""
+class Line(NamedTuple):
+    """One line of a chart: points (x, y), finite, x rising; its tone is "a" to "h"."""
 
     name: str
     points: Points
-    """(x, y), finite, x rising."""
     tone: str = "a"
-    """Class of its colour: "a" to "h"."""
+
+
+class Mark(NamedTuple):
+    """A label at a point."""
+
+    x: float
+    y: float
+    baseline: float
+    anchor: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in SVG units: what the template draws."""
+
+    title: str
+    label: str
+    """For screen readers."""
+    height: int
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    mark: Mark | None
+    columns: list[tuple[float, float, str]]
+    """x, width and text of the tooltips."""
+    legend: bool
+    width: int = WIDTH
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+
+    @property
+    def bottom(self) -> int:
+        """The y of the horizontal axis."""
+        return self.height - BOTTOM
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether the chart takes two rows of the grid."""
+        return self.height == TALL
 
 
 def series(history: Sequence[Mapping[str, Any]], *keys: str) -> Points:
-    """Return (epoch, value) of a key of each line of a log, where it is there and finite."""
+    """Return (epoch, value) of a key of each line of a log, where the value is present and finite."""
     points = []
     for line in history:
         value: Any = line
@@ -44,7 +80,7 @@ def series(history: Sequence[Mapping[str, Any]], *keys: str) -> Points:
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Return round numbers that span a range, about as many as asked for.
+    """Return about as many round numbers that span a range.
 
     >>> nice_ticks(0, 0.93)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -68,22 +104,19 @@ def line_chart(
     floor: float | None = None,
     mark: str = "",
     legend: bool = True,
-) -> str:
-    """Draw lines over epochs.
+) -> Chart:
+    """Lay out lines over epochs.
 
     Args:
-        title: What is drawn, for the caption and for screen readers.
+        title: The caption.
         lines: At least one, each with at least one point.
-        show: How to write a y value.
-        height: `LOW` or `TALL`, in units of a `WIDTH` of 520.
-        floor: Lowest y, where the data should not choose it.
-        mark: Words for the highest point of the first line; empty for no mark.
+        show: Formats a y value.
+        height: `LOW` or `TALL`, beside a `WIDTH` of 520.
+        floor: Lowest y; None takes that of the points.
+        mark: Label of the highest point of the first line; empty for none.
         legend: Whether several lines are named above the chart.
-
-    Returns:
-        A `<figure>`.
     """
-    lines = [Line(line.name, _thinned(line.points), line.tone) for line in lines if line.points]
+    lines = [line._replace(points=_thin_out(line.points)) for line in lines]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     low, high = (min(ys) if floor is None else floor), max(ys)
@@ -92,98 +125,66 @@ def line_chart(
     ticks = nice_ticks(low, high)
     first, last = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
 
-    def across(x: float) -> float:
-        return LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+    def to_svg(point: tuple[float, float]) -> tuple[float, float]:
+        x = LEFT + (point[0] - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        y = TOP + (ticks[-1] - point[1]) / (ticks[-1] - ticks[0]) * (height - TOP - BOTTOM)
+        return round(x, 1), round(y, 1)
 
-    def down(y: float) -> float:
-        return TOP + (ticks[-1] - y) / (ticks[-1] - ticks[0]) * (height - TOP - BOTTOM)
-
+    drawn = [line._replace(points=[to_svg(point) for point in line.points]) for line in lines]
     epochs = [t for t in nice_ticks(first, last, 6) if first <= t <= last and t == int(t)]
-    parts = _y_axis(ticks, down, show) + _x_axis(epochs, across, height - BOTTOM)
-    parts += [_path(line, across, down) for line in lines]
-    if mark:
-        parts.append(_mark(lines, mark, across, down))
-    parts.append(_hits(lines, across, show, height))
-    keys = "".join(f'<span class="key tone-{line.tone}">{text(line.name)}</span>' for line in lines)
-    named = f'<span class="keys">{keys}</span>' if len(lines) > 1 and legend else ""
-    kind = "chart tall" if height == TALL else "chart"
-    said = text(f"{title}, from {show(lines[0].points[0][1])} to {show(lines[0].points[-1][1])}")
-    return (
-        f'<figure class="{kind}"><figcaption><b>{text(title)}</b>{named}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg></figure>'
+    points = lines[0].points
+    return Chart(
+        title=title,
+        label=f"{title}, from {show(points[0][1])} to {show(points[-1][1])}",
+        height=height,
+        lines=drawn,
+        x_ticks=[(to_svg((x, low))[0], f"{x:.0f}") for x in epochs],
+        y_ticks=[(to_svg((first, y))[1], show(y)) for y in ticks],
+        mark=_place_mark(drawn, mark) if mark else None,
+        columns=_tooltips(lines, show, lambda x: to_svg((x, low))[0]),
+        legend=legend and len(lines) > 1,
     )
 
 
-def _thinned(points: Points) -> Points:
+def _thin_out(points: Points) -> Points:
     if len(points) <= MAX_POINTS:
         return points
     step = (len(points) - 1) / (MAX_POINTS - 1)
     return [points[round(index * step)] for index in range(MAX_POINTS)]
 
 
-def _y_axis(ticks: Sequence[float], down: Callable[[float], float], show: Callable[[float], str]) -> list[str]:
-    parts = []
-    for index, y in enumerate(ticks):
-        kind = "grid" if index else "axis"
-        parts.append(f'<path class="{kind}" d="M{LEFT} {down(y):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{down(y) + 4:.1f}" text-anchor="end">{text(show(y))}</text>')
-    return parts
-
-
-def _x_axis(ticks: Sequence[float], across: Callable[[float], float], bottom: float) -> list[str]:
-    parts = [f'<text x="{across(x):.1f}" y="{bottom + 18}" text-anchor="middle">{x:.0f}</text>' for x in ticks]
-    return [*parts, f'<text x="{WIDTH - RIGHT}" y="{bottom + 33}" text-anchor="end">epoch</text>']
-
-
-def _path(line: Line, across: Callable[[float], float], down: Callable[[float], float]) -> str:
-    places = [f"{across(x):.1f} {down(y):.1f}" for x, y in line.points]
-    if len(places) == 1:
-        x, y = places[0].split()
-        return f'<circle class="dot tone-{line.tone}" cx="{x}" cy="{y}" r="4"/>'
-    return f'<path class="line tone-{line.tone}" d="M{"L".join(places)}"/>'
-
-
-def _mark(lines: Sequence[Line], words: str, across: Callable[[float], float], down: Callable[[float], float]) -> str:
-    """Point at the highest point of the first line, with words where no line runs through them."""
-    x, y = max(lines[0].points, key=lambda point: point[1])
-    left, top = across(x), down(y)
-    turned = left > WIDTH / 2
-    length = 6.9 * len(words)
-    start = left - length if turned else left
-    places = [(across(px), down(py)) for line in lines for px, py in _filled(line.points)]
-    near = [py for px, py in places if start - 8 <= px <= start + length + 8]
+def _place_mark(lines: Sequence[Line], text: str) -> Mark:
+    """Label the highest point of the first line, where no line runs through the text."""
+    left, top = min(lines[0].points, key=lambda point: point[1])
+    anchor = "end" if left > WIDTH / 2 else "start"
+    length = 6.9 * len(text)
+    start = left - length if anchor == "end" else left
+    # Each line with seven more points between every two.
+    dense = [
+        (a[0] + (b[0] - a[0]) * k / 8, a[1] + (b[1] - a[1]) * k / 8)
+        for line in lines
+        for a, b in [*pairwise(line.points), (line.points[-1],) * 2]
+        for k in range(8)
+    ]
+    near = [y for x, y in dense if start - 8 <= x <= start + length + 8]
     # Baselines above and below; the letters reach from 11 above to 3 below one.
     tries = [top + shift for shift in (-12, 26, 40, 56, 74, 96)]
-    baseline = next((t for t in tries if t > TOP and all(not t - 17 < py < t + 9 for py in near)), top - 12)
-    return (
-        f'<circle class="dot tone-{lines[0].tone}" cx="{left:.1f}" cy="{top:.1f}" r="4.5"/>'
-        f'<text class="mark" x="{left:.1f}" y="{baseline:.1f}" text-anchor="{"end" if turned else "start"}">'
-        f"{text(words)}</text>"
-    )
+    baseline = next((t for t in tries if t > TOP and all(not t - 17 < y < t + 9 for y in near)), top - 12)
+    return Mark(left, top, round(baseline, 1), anchor, text)
 
 
-def _filled(points: Points) -> Points:
-    """Return points with seven more between each two."""
-    between = [
-        (a[0] + (b[0] - a[0]) * k / 8, a[1] + (b[1] - a[1]) * k / 8) for a, b in pairwise(points) for k in range(8)
-    ]
-    return [*between, points[-1]]
-
-
-def _hits(lines: Sequence[Line], across: Callable[[float], float], show: Callable[[float], str], height: int) -> str:
-    """Lay invisible columns over the chart whose tooltips hold the numbers."""
+def _tooltips(
+    lines: Sequence[Line], show: Callable[[float], str], across: Callable[[float], float]
+) -> list[tuple[float, float, str]]:
+    """Return columns that cover the chart, one an epoch, with the values of all lines."""
     values: dict[float, list[str]] = {}
     for line in lines:
         for x, y in line.points:
             values.setdefault(x, []).append(f"{line.name} {show(y)}")
-    columns = sorted(values)
-    parts = []
-    for index, x in enumerate(columns):
-        start = across(x) if index == 0 else (across(columns[index - 1]) + across(x)) / 2
-        stop = across(x) if index == len(columns) - 1 else (across(columns[index + 1]) + across(x)) / 2
-        words = text(f"epoch {x:g}: " + ", ".join(values[x]))
-        parts.append(
-            f'<rect class="hit" x="{start - 1:.1f}" y="{TOP}" width="{stop - start + 2:.1f}"'
-            f' height="{height - TOP - BOTTOM}"><title>{words}</title></rect>'
-        )
-    return "".join(parts)
+    epochs = sorted(values)
+    places = [across(x) for x in epochs]
+    edges = [places[0], *((a + b) / 2 for a, b in pairwise(places)), places[-1]]
+    return [
+        (round(start - 1, 1), round(stop - start + 2, 1), f"epoch {x:g}: {', '.join(values[x])}")
+        for x, (start, stop) in zip(epochs, pairwise(edges), strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""The page: headline, curves, classes, confusion, pictures, data, set-up."""
+"""The report of a run: scores, curves, classes, confusion, images, data, setup."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from fullconv.card import Card, Labels
 from fullconv.errors import InputError
 from fullconv.evaluation import Report
 from fullconv.profiling import duration
-from fullconv.report.charts import TALL, Line, line_chart, series
-from fullconv.report.gallery import gallery
-from fullconv.report.html import STYLE, interval, percent, short, text, whole
-from fullconv.report.panels import ReportPicture
-from fullconv.report.setup import data_section, setup_section
-from fullconv.report.tables import class_table, confusion_table, confusions_list, split_table
-from fullconv.storage import write_text
+from fullconv.report.charts import TALL, Chart, Line, line_chart, series
+from fullconv.report.html import MAX_IMAGE_BYTES, count, data_uri, percent, short, write_page
+from fullconv.report.setup import data_tables, setup_tables
+from fullconv.report.thumbnails import MAX_LEGEND_CLASSES, ErrorPanels, ReportImage, error_panels, legend_entries
 
-# Whatever a class or a file is called, the page can load and run nothing.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+WORST = 12
+"""Images of lowest score that the page shows."""
+MAX_CELLS = 32
+"""Classes up to which the confusion matrix is a table of numbers; with more, it is an image."""
 
 
 def write_report(
@@ -30,193 +33,218 @@ def write_report(
     history: Sequence[Mapping[str, Any]] = (),
     reports: Mapping[str, Report],
     heads: Mapping[str, Mapping[str, Report]] | None = None,
-    pictures: Iterable[ReportPicture] = (),
+    images: Iterable[ReportImage] = (),
     recipe: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     machine: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the report of a run: one HTML file under 20 MB that loads nothing from anywhere.
+    """Write the report of a run: one HTML file under 20 MB that loads nothing.
 
     Args:
-        path: The file; its final name only ever shows the whole.
+        path: The file, written atomically.
         card: The model.
         history: The lines of `metrics.jsonl`: `epoch`, `train_loss`, `lr`, `seconds`, `val` (None or scores).
-        reports: Scores by split. Those of "test" are the headline where there are any, else those of "val".
-        heads: Scores by split and head, of a network that has several; all but the first have a section of their own.
-        pictures: What `choose_pictures` chose, taken one at a time. The 12 of lowest score are shown as the worst,
-            others as typical.
+        reports: Scores by split. The headline is "test" where present, else "val".
+        heads: Scores by split and head of a network with several heads; all but the first have a section of their own.
+        images: Those that `choose_images` chose, consumed one at a time. The 12 of lowest score are shown as the worst,
+            the others as typical.
         recipe: The resolved settings; nested tables are flattened.
         data: See `summarize_data`; other keys are shown as they are.
         notes: Sentences for the reader.
         machine: Facts by name: processor, versions, time.
 
     Raises:
-        InputError: There are no scores, or a picture does not fit its truth.
+        InputError: There are no scores, or an image and its mask differ in size.
         OutputError: The file cannot be written.
     """
     if not reports:
         raise InputError("a report needs the scores of at least one split.")
-    head = "test" if "test" in reports else "val" if "val" in reports else next(iter(reports))
-    labels = card.labels()
-    sections = {
-        "Scores": _scores(reports, head) + _honesty(reports, head, history) + _notices(notes, reports),
-        "Training": _curves(history),
-        "Classes": class_table(reports[head], labels) + _caption(head),
-        "Confusion": _confusion(reports[head], labels, head),
-        "Heads": _heads((heads or {}).get(head, {}), card, head),
-        "Pictures": gallery(pictures, labels),
-        "Data": data_section(data or {}, labels),
-        "Set-up": setup_section(card, recipe or {}, machine or {}),
-    }
-    title = card.variant + (f" on {card.backbone}" if card.backbone else "")
-    footer = (
-        f"Written by fullconv {text(card.fullconv)}. IU is intersection over union (IoU). All scores come"
-        " from one confusion matrix over all pictures, each at its own size; void pixels do not count."
+    split = "test" if "test" in reports else "val" if "val" in reports else next(iter(reports))
+    report, labels, data = reports[split], card.labels(), data or {}
+    others = list((heads or {}).get(split, {}).items())[1:]
+    best = max(series(history, "val", "mean_iou"), key=lambda point: point[1], default=None)  # the first of equals
+    articles, omitted = _encode_images(images, labels)
+    write_page(
+        path,
+        "run.html",
+        page_type="report",
+        title=card.variant + (f" on {card.backbone}" if card.backbone else ""),
+        subtitle=_subtitle(labels, history, data),
+        version=card.fullconv,
+        split=split,
+        report=report,
+        intervals={name: _interval(found) for name, found in reports.items()},
+        reports=reports,
+        selection=_describe_selection(reports, split, history, best),
+        notices=_notices(notes, reports),
+        charts=_charts(history, best),
+        classes=_class_rows(report, labels),
+        confusion=_confusion(report.confusion, labels) if report.pixels else None,
+        heads=[
+            {
+                "name": name,
+                "report": found,
+                "interval": _interval(found),
+                "classes": _class_rows(found, card.labels(name)),
+            }
+            for name, found in others
+        ],
+        worst=articles[:WORST],
+        typical=articles[WORST:],
+        omitted=omitted,
+        legend=legend_entries(labels, range(len(labels.classes))) if len(labels.classes) <= MAX_LEGEND_CLASSES else [],
+        data=data_tables(data, labels),
+        setup=setup_tables(card, recipe or {}, machine or {}),
     )
-    write_text(path, document(title, _subtitle(labels, history, data or {}), sections, footer))
 
 
-def document(title: str, subtitle: str, sections: Mapping[str, str], footer: str, kind: str = "report") -> str:
-    """Put the sections that have content (HTML by name) into a page that loads nothing; ``footer`` is HTML."""
-    filled = {name: content for name, content in sections.items() if content}
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in filled)
-    first = next(iter(filled))
-    body = "".join(
-        f'<section id="{name.lower()}"><h2{" class=hidden" if name == first else ""}>{name}</h2>{content}</section>'
-        for name, content in filled.items()
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{text(title)}: {kind}</title><style>{STYLE}</style></head><body>"
-        f'<header class="top"><h1>{text(title)}</h1><p class="subtitle">{text(subtitle)}</p><nav>{links}</nav></header>'
-        f"<main>{body}<footer>{footer}</footer></main></body></html>\n"
-    )
+def choose_images(report: Report, worst: int = WORST, typical: int = 4) -> list[str]:
+    """Choose the images to show: those of the lowest mIoU, then some spread evenly over the others.
+
+    Args:
+        report: Scores of the split.
+        worst: How many of the lowest; fewer where `typical` others would not be left.
+        typical: How many of the others.
+
+    Returns:
+        Stems, the worst first. Images that are all void have no score and are omitted.
+    """
+    scores = {stem: score for stem, score in report.scores_by_image().items() if not math.isnan(score)}
+    order = sorted(scores, key=lambda stem: (scores[stem], stem))
+    low = order[: min(worst, max(1, len(order) - typical))]
+    others = order[len(low) :]
+    number = min(typical, len(others))
+    return low + [others[(2 * index + 1) * len(others) // (2 * number)] for index in range(number)]
 
 
-def _subtitle(labels: Labels, history: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> str:
-    parts = [f"{len(labels.classes)} classes"]
-    if data.get("name"):
-        parts.insert(0, str(data["name"]))
+def _subtitle(labels: Labels, history: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> list[str]:
+    parts = [str(data["name"])] if data.get("name") else []
+    parts.append(f"{len(labels.classes)} classes")
     if train := data.get("splits", {}).get("train"):
-        parts.append(f"trained on {whole(train)} pictures")
+        parts.append(f"trained on {count(train, 'image')}")
     if history:
         seconds = sum(float(line.get("seconds") or 0) for line in history)
-        epochs = f"{len(history)} epoch{'s' * (len(history) != 1)}"
-        parts.append(epochs + (f" in {duration(seconds)}" if seconds else ""))
-    return " · ".join(parts)
+        parts.append(count(len(history), "epoch") + (f" in {duration(seconds)}" if seconds else ""))
+    return parts
 
 
-def _scores(reports: Mapping[str, Report], head: str) -> str:
-    """Return the headline: mean IU with its interval on a scale, the paper's other scores, all splits."""
-    report = reports[head]
-    low, high = report.mean_iou_interval or (math.nan, math.nan)
-    marks, words = "", "no interval from so few pictures"
-    if not math.isnan(low):
-        marks = f'<i style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></i>'
-        words = f"95 % interval {interval(low, high)}"
-    if not math.isnan(report.mean_iou):
-        marks += f'<b style="left:{100 * report.mean_iou:.2f}%"></b>'
-    others = {
-        "pixel accuracy": report.pixel_accuracy,
-        "mean accuracy": report.mean_accuracy,
-        "f.w. IU": report.freq_weighted_iou,
-    }
-    facts = "".join(
-        f'<div class="fact"><div class="label">{name}</div>'
-        f'<div class="value">{percent(score)}<small>%</small></div></div>'
-        for name, score in others.items()
-    )
-    pictures = f"{whole(report.images)} picture{'s' * (report.images != 1)}"
-    return (
-        f'<div class="hero"><div class="main"><div class="label">mean IU on {text(head)}, {pictures}</div>'
-        f'<div class="number">{percent(report.mean_iou)}<small>%</small></div>'
-        f'<div class="scale" aria-hidden="true">{marks}</div>'
-        f'<div class="ends"><span>0</span><span>{words}</span><span>100</span></div></div>'
-        f'<div class="facts">{facts}</div></div>' + (split_table(reports) if len(reports) > 1 else "")
-    )
+def _interval(report: Report) -> tuple[float, float] | None:
+    bounds = report.mean_iou_interval
+    return None if bounds is None or math.isnan(bounds[0]) else bounds
 
 
-def _honesty(reports: Mapping[str, Report], head: str, history: Sequence[Mapping[str, Any]]) -> str:
-    """Say on which pictures the epoch was chosen, what the interval is, and what that means for the numbers."""
-    said = []
-    best = _best(history)
+def _describe_selection(
+    reports: Mapping[str, Report],
+    split: str,
+    history: Sequence[Mapping[str, Any]],
+    best: tuple[float, float] | None,
+) -> list[str]:
+    """Return on which images the epoch was chosen, what the interval is, and what that means for the scores."""
+    sentences = []
     if best is not None:
-        said.append(f"The model is that of epoch {best[0]:g}, which was best on val.")
-        if head == "test":
-            said.append("The test pictures had no part in that choice: test is the score to quote, val is optimistic.")
-        elif head == "val":
-            said.append("The same pictures chose it, so these scores are a little optimistic: prove it on unseen ones.")
-        seen = series(history, "val", "images")
-        if seen and "val" in reports and seen[-1][1] < reports["val"].images:
-            said.append(
-                f"While it trained, {whole(seen[-1][1])} of {whole(reports['val'].images)} val pictures were scored."
+        sentences.append(f"The model is that of epoch {best[0]:g}, the best on val.")
+        if split == "test":
+            sentences.append("No test image had a part in that choice: quote the score on test; val is optimistic.")
+        elif split == "val":
+            sentences.append(
+                "The same images chose it, so these scores are a little optimistic: evaluate on held-out images."
+            )
+        scored = series(history, "val", "images")
+        if scored and "val" in reports and scored[-1][1] < reports["val"].images:
+            sentences.append(
+                f"During training, {count(scored[-1][1])} of {count(reports['val'].images, 'val image')} were scored."
             )
     elif history:
-        said.append("No epoch was chosen by a score; the model is that of the last one.")
-    if reports[head].mean_iou_interval is not None:
-        said.append("The interval is what other pictures of the same kind would give (bootstrap over pictures).")
-    if reports[head].policy == "present_only":
-        said.append("Only classes in the truth count towards the mean.")
-    return f'<p class="soft said">{" ".join(said)}</p>' if said else ""
+        sentences.append("No epoch was chosen by a score; the model is that of the last one.")
+    if reports[split].mean_iou_interval is not None:
+        sentences.append("The interval estimates how scores vary with the choice of images (bootstrap over images).")
+    if reports[split].policy == "present_only":
+        sentences.append("Only classes in the ground truth count towards the mean.")
+    return sentences
 
 
-def _notices(notes: Sequence[str], reports: Mapping[str, Report]) -> str:
-    """Return what the reader must know: notes of the run and of the evaluation, pictures that failed."""
+def _notices(notes: Sequence[str], reports: Mapping[str, Report]) -> list[str]:
+    """Return notes of the run and of the evaluation, and the images that failed."""
     items = [*notes, *(note for report in reports.values() for note in report.notes)]
     for split, report in reports.items():
         if report.failed:
             named = ", ".join(Path(row["input"]).name for row in report.failed[:5])
             more = f" and {len(report.failed) - 5} more" if len(report.failed) > 5 else ""
-            items.append(f"Not scored, as they cannot be used: {len(report.failed)} of {split} ({named}{more}).")
-    listed = "".join(f"<li>{text(item)}</li>" for item in items)
-    return f'<ul class="notice" role="note">{listed}</ul>' if items else ""
+            items.append(
+                f"Not scored, because unreadable: {count(len(report.failed), 'image')} of {split} ({named}{more})."
+            )
+    return items
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return validation scores, training loss and learning rate over epochs."""
+def _charts(history: Sequence[Mapping[str, Any]], best: tuple[float, float] | None) -> list[Chart]:
+    """Lay out validation scores, training loss and learning rate over epochs."""
     charts = []
-    best = _best(history)
     if best is not None:
         lines = [
-            Line("mean IU", series(history, "val", "mean_iou"), "a"),
+            Line("mIoU", series(history, "val", "mean_iou"), "a"),
             Line("pixel accuracy", series(history, "val", "pixel_accuracy"), "b"),
         ]
+        lines = [line for line in lines if line.points]
         mark = f"best {percent(best[1])} at epoch {best[0]:g}"
         charts.append(line_chart("Validation, %", lines, lambda y: f"{100 * y:.3g}", height=TALL, floor=0, mark=mark))
     for title, key in (("Training loss", "train_loss"), ("Learning rate", "lr")):
-        points = series(history, key)
-        if points:
-            lowest = min(y for _, y in points)
-            charts.append(line_chart(title, [Line(title.lower(), points)], short, floor=min(0.0, lowest)))
-    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+        if points := series(history, key):
+            floor = min(0.0, *(y for _, y in points))
+            charts.append(line_chart(title, [Line(title.lower(), points)], short, floor=floor))
+    return charts
 
 
-def _best(history: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Return the epoch of the highest validation mean IU, the first of equals, and that score."""
-    points = series(history, "val", "mean_iou")
-    return max(points, key=lambda point: point[1]) if points else None
+def _class_rows(report: Report, labels: Labels) -> list[dict[str, Any]]:
+    """Return a class's scores, colour, interval (None where there is none) and share of the pixels."""
+    return [
+        {
+            **row,
+            "color": color,
+            "interval": None if math.isnan(low) else (low, high),
+            "share": row["pixels"] / max(report.pixels, 1),
+        }
+        for row, (low, high), color in zip(report.classes, report.class_intervals(), labels.palette, strict=True)
+    ]
 
 
-def _heads(reports: Mapping[str, Report], card: Card, split: str) -> str:
-    """Return the scores of every head but the first, which has the page."""
-    parts = []
-    for name, report in list(reports.items())[1:]:
-        low, high = report.mean_iou_interval or (math.nan, math.nan)
-        spread = "" if math.isnan(low) else f", 95 % interval {interval(low, high)}"
-        words = f"mean IU {percent(report.mean_iou)} %{spread}, pixel accuracy {percent(report.pixel_accuracy)} %"
-        parts.append(f"<h3>{text(name)}</h3><p>{words}</p>{class_table(report, card.labels(name))}{_caption(split)}")
-    return "".join(parts)
+def _confusion(confusion: NDArray[np.int64], labels: Labels) -> dict[str, Any]:
+    """Return the confusion matrix as counts and shares of each row (or as an image), and its largest entries."""
+    sums = confusion.sum(axis=1)
+    shares = confusion / np.maximum(sums, 1)[:, None]
+    errors = confusion.copy()
+    np.fill_diagonal(errors, 0)
+    largest = [
+        divmod(int(place), len(sums))
+        for place in np.argsort(errors, axis=None, kind="stable")[::-1][:8]
+        if errors.flat[place]
+    ]
+    image = None
+    if len(sums) > MAX_CELLS:
+        scale = max(1, 720 // len(sums))
+        # The square root keeps confusions of a few percent visible.
+        grey = (255 - np.sqrt(shares) * 235).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
+        image = data_uri(Image.fromarray(grey), "PNG")
+    return {
+        "labels": list(zip(labels.classes, labels.palette, strict=True)),
+        "counts": confusion.tolist(),
+        "shares": shares.tolist(),
+        "image": image,
+        "largest": largest,
+        "errors": int(errors.sum()),
+    }
 
 
-def _confusion(report: Report, labels: Labels, head: str) -> str:
-    if not report.pixels:
-        return ""
-    table = confusion_table(report.confusion, labels)
-    return table + _caption(head, "of each true class") + confusions_list(report.confusion, labels)
-
-
-def _caption(split: str, of: str = "") -> str:
-    return f'<p class="soft caption">In percent{f" {of}" if of else ""}, on {text(split)}.</p>'
+def _encode_images(images: Iterable[ReportImage], labels: Labels) -> tuple[list[ErrorPanels], int]:
+    """Encode images, each before the next is taken; returns them, the worst first, and how many were omitted."""
+    encoded: list[ErrorPanels] = []
+    length = omitted = 0
+    for image in images:
+        panels = error_panels(image, labels)
+        if length + panels.nbytes > MAX_IMAGE_BYTES:
+            omitted += 1
+            continue
+        length += panels.nbytes
+        encoded.append(panels)
+    encoded.sort(key=lambda panels: math.inf if math.isnan(panels.score) else panels.score)
+    return encoded, omitted

@@ -14,7 +14,7 @@ from fullconv.data import Dataset, Sample, Statistics
 from fullconv.errors import FullconvError
 from fullconv.evaluation import Report
 from fullconv.metrics import confusion_matrix, mean_iou
-from fullconv.report import ReportPicture, choose_pictures, summarize_data, write_report
+from fullconv.report import ReportImage, choose_images, summarize_data, write_report
 from fullconv.segmenter import Segmenter
 from fullconv.training.autotune import FINAL_PICTURES
 from fullconv.training.config import Plan, settings_of
@@ -124,16 +124,16 @@ def final_card(
     return card.model_copy(update={"scores": scores, "agreement": dict(agreed)})
 
 
-def report_pictures(segmenter: Segmenter, dataset: Dataset, report: Report, split: str) -> Iterator[ReportPicture]:
+def report_images(segmenter: Segmenter, dataset: Dataset, report: Report, split: str) -> Iterator[ReportImage]:
     """Yield the worst and some typical pictures, one at a time."""
     scores = report.scores_by_image()
     present = {sample.stem: sample for sample in dataset.splits[split]}
     head = next(iter(dataset.labels))
-    for stem in choose_pictures(report):
+    for stem in choose_images(report):
         sample = present[stem]
         image = dataset.read_image(sample)
         label_map = segmenter.predict(image).label_map
-        yield ReportPicture(stem, image, dataset.read_mask(sample, head), label_map, scores[stem])
+        yield ReportImage(stem, image, dataset.read_mask(sample, head), label_map, scores[stem])
 
 
 def finish(
@@ -167,7 +167,7 @@ def finish(
         firsts = {name: next(iter(by_head.values())) for name, by_head in reports.items()}
         write_report(
             folder.report, card=segmenter.card, history=state.history, reports=firsts, heads=reports,
-            pictures=report_pictures(segmenter, dataset, firsts[split], split), recipe=settings_of(plan.recipe),
+            images=report_images(segmenter, dataset, firsts[split], split), recipe=settings_of(plan.recipe),
             data=summarize_data(dataset), notes=notes, machine={**describe_machine(), **describe_versions()},
         )  # fmt: skip
     return segmenter
