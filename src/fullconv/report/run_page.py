@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,14 @@ from PIL import Image
 
 from fullconv.card import Card, Labels
 from fullconv.errors import InputError
-from fullconv.evaluation import Report
 from fullconv.profiling import duration
 from fullconv.report.charts import TALL, Chart, Line, line_chart, series
 from fullconv.report.html import MAX_IMAGE_BYTES, count, data_uri, percent, short, write_page
 from fullconv.report.setup import data_tables, setup_tables
 from fullconv.report.thumbnails import MAX_LEGEND_CLASSES, ErrorPanels, ReportImage, error_panels, legend_entries
+
+if TYPE_CHECKING:
+    from fullconv.evaluation import Report
 
 WORST = 12
 """Images of lowest score that the page shows."""
