@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doctor.sets import CLASSES, COLORS, NAMES, colored, make_scene, save, save_indexed
+from doctor.sets import CLASSES, COLORS, NAMES, colored, save, save_indexed
 from PIL import Image
 
 from fullconv.data import examine
@@ -500,16 +500,3 @@ def damaged(labels: np.ndarray, number: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(labels * np.uint8(number)).save(file, "JPEG", quality=75)
     return (np.array(Image.open(file)) > 0).astype(np.uint8)
-
-
-@pytest.mark.parametrize("number", [1, 255])
-def test_jpeg_in_masks_of_two_numbers_is_told_by_its_blocks(tmp_path, number):
-    stems = [f"scene_{letter}" for letter in "abcdefgh"]
-    (tmp_path / "data.toml").write_text('classes = ["ground", "thing"]\n')
-    for kind in ("healthy", "damaged"):
-        for stem in stems:
-            whole = (make_scene(100 + ord(stem[-1]), 96, 128).labels > 0).astype(np.uint8)
-            save(make_scene(100 + ord(stem[-1]), 96, 128).picture, tmp_path / "images" / f"{stem}.png")
-            save(whole if kind == "healthy" else damaged(whole, number), tmp_path / "masks" / f"{stem}.png")
-        told = [problem for problem in examine(tmp_path).problems if problem.code == "lossy-mask"]
-        assert [problem.severity for problem in told] == ([] if kind == "healthy" else ["warning"])

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import inspect, open_dataset, summary
+from fullconv.data import inspect, summary
 from fullconv.data.checks.appearance import Appearance, _is_exchanged, _Looks
-from fullconv.data.checks.things import regions
 from fullconv.data.problems import Problem, errors
-from fullconv.labels import VOID
 from synthetic import labelme, labelstudio
 from synthetic.shapes import COLORS, make_shapes, names
 
@@ -83,28 +81,6 @@ def test_many_classes_are_not_compared():
     assert Appearance([str(i) for i in range(200)]).add("train", None, None) is None  # returns before it looks
 
 
-def test_masks_that_count_from_1_among_others_are_named_and_none_is_made_void(tmp_path):
-    root = make_shapes(tmp_path, images=16)
-    odd = masks(root)[::2]
-    redo(odd, lambda mask: np.where(mask == VOID, mask, mask + 1).astype(np.uint8))
-    found = told(root)["off-by-one"]
-    assert (found.severity, found.files) == ("error", shown(odd, root))
-    assert "values" not in found.remedy
-
-
-def test_as_many_other_numbers_as_classes_are_proposed_in_order_but_never_written(tmp_path):
-    root = make_shapes(tmp_path, images=8)
-    table = np.full(256, VOID, np.uint8)
-    table[:4] = 0, 13, 22, 28
-    redo(masks(root), table.__getitem__)
-    found = told(root)
-    assert {code for code in found if found[code].severity == "error"} == {"label-gaps"}
-    assert not found["label-gaps"].settings
-    with (root / "data.toml").open("a") as file:
-        file.write(lines(found["label-gaps"].remedy))
-    assert not errors(inspect(root))
-
-
 def test_numbers_stretched_mask_by_mask_are_not_taken_for_classes_in_order(tmp_path):
     root = make_shapes(tmp_path, images=8, void=False)
     for i, path in enumerate(masks(root)):
@@ -115,56 +91,14 @@ def test_numbers_stretched_mask_by_mask_are_not_taken_for_classes_in_order(tmp_p
     assert "export the masks again" in found["unknown-label"].remedy
 
 
-def number_things(root: Path, things: Callable[[int], int], parts: int = 1) -> None:
-    """Draw some things into each mask, each of its own number, in so many parts."""
-    for i, path in enumerate(masks(root)):
-        mask = np.zeros((96, 128), np.uint8)
-        for number in range(things(i)):
-            for part in range(parts):
-                mask[6 + 15 * number : 16 + 15 * number, 10 + i + 20 * part : 24 + i + 20 * part] = number + 1
-        Image.fromarray(mask).save(path)
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_masks_that_number_things_are_told(tmp_path, named):
-    root = make_shapes(tmp_path, images=16, classes=7, size=(96, 128), toml=named)
-    number_things(root, lambda i: 2 + i % 4)
-    found = told(root)["instance-ids"]
-    assert (found.severity, found.count) == ("warning", 16)
-    if not named:
-        (root / "data.toml").write_text(lines(found.remedy))
-        assert "instance-ids" not in told(root)
-        assert open_dataset(root).classes == ("background", "object")
-
-
-@pytest.mark.parametrize(
-    ("things", "parts"),
-    [
-        (lambda i: 2 + i % 4, 2),  # numbers of several regions
-        (lambda i: i % 4, 1),  # nested ones: organ, lesion, core
-        (lambda i: 5 - (i == 3), 1),  # nearly always the same ones
-    ],
-)
-def test_numbers_of_classes_are_not_taken_for_things(tmp_path, things, parts):
-    root = make_shapes(tmp_path, images=16, classes=7, size=(96, 128))
-    number_things(root, things, parts)
-    assert "instance-ids" not in told(root)
-
-
-def test_regions_hang_together_over_corners():
-    mask = np.zeros((5, 6), bool)
-    mask[0, 0] = mask[1, 1] = mask[2, 0] = mask[4, 5] = mask[3, 5] = True
-    assert (regions(mask), regions(~mask), regions(mask & False)) == (2, 1, 0)
-
-
 def test_classes_of_one_colour_are_an_error_where_masks_hold_it(tmp_path):
     root = make_shapes(tmp_path, images=8, encoding="rgb", void=False, toml=False)
     colors = [COLORS[0], COLORS[1], COLORS[2], COLORS[2]]
     names = ["ground", "disc", "box", "triangle"]
     (root / "classes.txt").write_text("".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip(names, colors, strict=True)))
     redo(masks(root), lambda mask: np.where((mask == COLORS[3]).all(-1)[..., None], COLORS[2], mask).astype(np.uint8))
-    found = told(root)["shared-color"]
-    assert (found.severity, found.files) == ("error", ("box", "triangle"))
+    found = told(root)["rgb-mask"]
+    assert found.severity == "error"
     (root / "data.toml").write_text(lines(found.remedy))
     assert not errors(inspect(root))
 
@@ -184,24 +118,6 @@ def test_palettes_without_an_order_that_most_share_are_all_named(tmp_path):
         image.save(path)
     found = told(root)["palette-permuted"]
     assert (found.severity, found.count) == ("error", 8)
-
-
-@pytest.mark.parametrize(("down", "right"), [(1.25, 1.25), (1.5, 1), (1, 0.75)])
-def test_masks_cut_out_or_of_other_proportions_are_told(tmp_path, down, right):
-    root = make_shapes(tmp_path, images=24, size=(96, 128), classes=5)
-
-    def resized(mask: Array) -> Array:
-        y, x = (
-            ((np.arange(n) + 0.5 - n / 2) / f + n / 2).astype(int)
-            for n, f in zip(mask.shape, (down, right), strict=True)
-        )
-        inside = ((y >= 0) & (y < 96))[:, None] & ((x >= 0) & (x < 128))
-        return np.where(inside, mask[y.clip(0, 95)[:, None], x.clip(0, 127)], 0).astype(np.uint8)
-
-    redo(masks(root), resized)
-    found = told(root)["mask-mismatch"]
-    assert (found.severity, found.count) == ("warning", 24)
-    assert "made smaller or larger" in found.cause
 
 
 def test_annotations_in_another_encoding_are_unreadable_and_not_empty(tmp_path):

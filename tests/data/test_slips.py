@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fullconv.data import inspect, open_dataset
-from fullconv.data.class_files import mistyped_classes, numbered_classes, read_classes
+from fullconv.data.class_files import read_classes
 from fullconv.errors import DataError
 from synthetic import coco, file_lists, labelme
 from synthetic.shapes import save_mask
@@ -126,21 +126,6 @@ def test_a_head_without_masks_is_told(tmp_path):
     (tmp_path / "data.toml").write_text(head("kind") + head("thing") + head("lost"))
     found = told(tmp_path)["missing-folder"]
     assert (found.severity, "masks of head lost" in found.cause) == ("error", True)
-
-
-def test_names_that_count_things_are_told():
-    assert numbered_classes(["crack_1", "crack 2", "leaf (1)", "sky"])[0].files == ("crack_1", "crack 2")
-    assert numbered_classes(["crack", "leaf 1", "2", "3"]) == []
-
-
-@pytest.mark.parametrize("typo", ["crak", "cracks", "carck", "Crask"])
-def test_a_rare_name_a_letter_away_is_told(typo):
-    assert mistyped_classes({"crack": 40, typo: 2}, "").pop().files == (typo,)
-
-
-@pytest.mark.parametrize("counts", [{"crack": 40, "track": 20}, {"car": 400, "cat": 1}, {"crack": 400, "truck": 1}])
-def test_words_of_their_own_are_not(counts):
-    assert mistyped_classes(counts, "") == []
 
 
 def test_what_the_doctor_draws_itself_is_not_judged_as_a_file(tmp_path):

@@ -16,9 +16,7 @@ from fullconv.data.checks.alignment import Fit, Pair
 from fullconv.data.labels.diagnose import Numbering
 from fullconv.data.labels.histogram import Census
 from fullconv.data.problems import Problem
-from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan.edges import Traces
-from fullconv.data.scan.stats import MaskFacts
+from fullconv.data.samples import Sample
 from fullconv.storage import write_bytes
 from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
 
@@ -181,18 +179,6 @@ def test_pictures_of_test_whose_masks_are_kept_back_make_no_warning(tmp_path):
     found = told(tmp_path)
     assert found["missing-mask"].severity == "note"
     assert "empty-split" not in found
-
-
-def test_copies_of_one_mask_do_not_make_a_case_for_compression(tmp_path):
-    sample = Sample("a", tmp_path / "a.jpg", {"": MaskFile(tmp_path / "a.png")})
-    alike, unlike = Census(), Census()
-    for i in range(24):
-        facts = MaskFacts(digest=str(i), size=(64, 80), counts={0: 9, 1: 9}, traces=Traces(torn=(8, 16 + i % 3)))
-        unlike.add(sample, facts)
-        facts.digest = "same"
-        alike.add(sample, facts)
-    assert unlike.in_blocks()
-    assert alike.in_blocks() == []
 
 
 def fit_of(*own: float) -> Fit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,50 +46,6 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
                 raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
             colors.append((red, green, blue))
     return _in_order_of_numbers(names, colors)
-
-
-def numbered_classes(names: Iterable[str]) -> list[Problem]:
-    """Name the classes that are one but for a number at their end, as tools that count things write them."""
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        found = re.fullmatch(r"(.*[^\W\d_])[\s_#.-]*\(?(\d+)\)?", name.strip())
-        if found is not None:
-            alike.setdefault(found[1].casefold(), []).append(name)
-    several = [group for group in alike.values() if len(group) > 1]
-    if not several:
-        return []
-    said = "; ".join(", ".join(f"'{name}'" for name in group[:4]) + ", ..." * (len(group) > 4) for group in several)
-    words = f"classes differ in a number at their end only, so they may count things and not name kinds: {said}"
-    remedy = "Give all shapes of a class the same name. If they are classes, list them as classes in data.toml."
-    return [problem("similar-classes", "warning", [name for group in several for name in group], words, remedy)]
-
-
-def mistyped_classes(counts: Mapping[str, int], remedy: str) -> list[Problem]:
-    """Name the classes of a few shapes whose name is a letter away from that of a class of twenty times as many.
-
-    Short names are words of their own (car, cat).
-    """
-    pairs = [
-        (name, other)
-        for name, few in counts.items()
-        for other, many in counts.items()
-        if few <= 3 and many >= 20 * few and min(len(name), len(other)) > 3 and _one_letter_apart(name, other)
-    ]
-    if not pairs:
-        return []
-    said = "; ".join(f"'{name}' ({counts[name]} of shapes) and '{other}' ({counts[other]})" for name, other in pairs)
-    words = f"classes that are hardly used are a letter away from others, and are probably these: {said}"
-    return [problem("similar-classes", "warning", [name for name, _ in pairs], words, remedy)]
-
-
-def _one_letter_apart(one: str, other: str) -> bool:
-    """Whether a letter was left out, added or exchanged, or two next to each other were turned round."""
-    short, long = sorted((one.casefold(), other.casefold()), key=len)
-    first = next((i for i, pair in enumerate(zip(short, long, strict=False)) if pair[0] != pair[1]), len(short))
-    if len(short) < len(long):
-        return short[first:] == long[first + 1 :]
-    turned = short[:first] + short[first : first + 2][::-1] + short[first + 2 :]
-    return short != long and (short[first + 1 :] == long[first + 1 :] or turned == long)
 
 
 def similar_classes(names: Iterable[str], remedy: str) -> list[Problem]:

@@ -279,7 +279,7 @@ def read_settings(root: Path) -> DataSettings:
         table["classes"] = names
         if any(colors):
             table.setdefault("palette", _painted(colors))
-        if colors and None not in colors:
+        if colors and None not in colors and len(set(colors)) == len(colors):  # else masks in colour are ambiguous
             table["class_colors"] = colors
     return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
 
@@ -294,7 +294,7 @@ def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
     update: dict[str, Any] = {"classes": names}
     if any(colors):
         update["palette"] = settings.palette or _painted(colors)
-    if colors and None not in colors:
+    if colors and None not in colors and len(set(colors)) == len(colors):
         update["class_colors"] = colors
     return settings.model_copy(update=update)
 

@@ -17,7 +17,7 @@ from fullconv.data.checks.catalog import shown
 from fullconv.data.dataset import Dataset
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.scan.edges import SIDE, from_text
+from fullconv.data.scan.edges import from_text
 from fullconv.data.scan.stats import MaskFacts, PictureFacts
 from fullconv.images import tiff
 
@@ -36,12 +36,6 @@ CLEAR = 4.0
 _LEAST_SHARE = 0.02  # of the cells that the second largest label must have, so that there is something to see
 _CLEARLY_BETTER = 0.08  # of a picture's variance; EXIF already says that it was turned
 _MUCH = 0.3  # of two pictures' variance; of whole masks none gains by an exchange
-_MARGIN = 4  # cells, an eighth of a picture
-_STEPS = [step for step in range(-_MARGIN, _MARGIN + 1) if step]
-_MOVES = [(0, 0), *((step, 0) for step in _STEPS), *((0, step) for step in _STEPS)]
-_FACTORS = (0.67, 0.8, 0.9, 1.12, 1.25, 1.5)
-SCALES = ((1.0, 1.0), *((f, f) for f in _FACTORS), *((f, 1.0) for f in _FACTORS), *((1.0, f) for f in _FACTORS))
-"""Height and width by which masks may be too large: both, as of a cut-out, or one, as where one of two kept its proportions."""
 _SHIFTS = (1, -1, 2, -2, 3, -3)
 
 
@@ -185,52 +179,6 @@ def _turned_places(side: int) -> NDArray[np.intp]:
     return np.stack([tiff.orient(cells, way).ravel() for way in range(1, 9)], axis=1)
 
 
-@cache
-def _moved_places(side: int) -> NDArray[np.intp]:
-    """Return (inner * inner, moves): which cell of a picture lies at each place of the middle after each of `_MOVES`."""
-    cells, inner = np.arange(side * side).reshape(side, side), side - 2 * _MARGIN
-    corners = [(_MARGIN - down, _MARGIN - right) for down, right in _MOVES]
-    return np.stack([cells[y : y + inner, x : x + inner].ravel() for y, x in corners], axis=1)
-
-
-def displaced(pair: Pair) -> dict[tuple[int, int], float]:
-    """Return how much of a picture's middle its mask explains, by how many cells (down, right) the mask is taken to lie too far.
-
-    The middle leaves out what is moved beyond an edge.
-    """
-    parts = _normalized(pair.picture.reshape(-1, 3).take(_moved_places(len(pair.mask)), axis=0))
-    inner = pair.mask[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
-    return dict(zip(_MOVES, explained([inner], parts)[0].tolist(), strict=True))
-
-
-@cache
-def _scaled_places(side: int) -> NDArray[np.intp]:
-    """Return (side * side, scales): which cell of a picture lies at each place of a mask that is so many times too large.
-
-    Beside the picture, which a mask that is too small shows as well, it is the nearest cell.
-    """
-    middle = (np.arange(side) + 0.5) / side - 0.5
-    places = []
-    for down, right in SCALES:
-        y, x = (np.floor((middle / scale + 0.5) * side).astype(np.intp).clip(0, side - 1) for scale in (down, right))
-        places.append((y[:, None] * side + x).ravel())
-    return np.stack(places, axis=1)
-
-
-def scaled(pair: Pair) -> dict[tuple[float, float], float]:
-    """Return how much of a picture its mask explains, by how many times too high and too wide it is taken to be."""
-    parts = _normalized(pair.picture.reshape(-1, 3).take(_scaled_places(len(pair.mask)), axis=0))
-    return dict(zip(SCALES, explained([pair.mask], parts)[0].tolist(), strict=True))
-
-
-def _normalized(parts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give each of N pictures (cells, N, 3) mean 0 and variance 1; as `columns`."""
-    parts = parts - parts.mean(axis=0)
-    variance = np.square(parts.reshape(len(parts), -1)).mean(axis=0).reshape(-1, 3).sum(axis=1)
-    parts /= np.maximum(np.sqrt(variance), 1e-3)[:, None]
-    return parts.reshape(len(parts), -1)
-
-
 def back(orientation: int) -> int:
     """Return the orientation that undoes one."""
     return {6: 8, 8: 6}.get(orientation, orientation)
@@ -251,9 +199,6 @@ def exif_is_missed(sample: Sample, picture: PictureFacts, mask: MaskFacts) -> bo
 _WAYS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)", 5: "transposed",
          6: "turned by 90 degrees", 7: "transposed the other way", 8: "turned by 90 degrees"}  # fmt: skip
 _TURNED = 0.12  # of a picture's variance that masks explain more when they are turned; sound ones explain less
-_MOVED = 0.1  # the same of masks that are moved
-_MOVED_AT_MOST = 64  # pairs that are tried so
-_SCALED_AT_MOST = 16  # as there are more ways
 _SEVERAL = 3  # masks that fit elsewhere, from which on that is no chance
 _ENOUGH = 16  # pairs of which one can say that they do not fit; few that fit badly may be chance
 _REMEDY = "Pair them anew, by names or lists that belong together; open a few pictures beside their masks."
@@ -312,13 +257,6 @@ def _whole(dataset: Dataset, pairs: Sequence[Pair], fit: Fit) -> Problem | None:
         return problem("mask-mismatch", "warning", files, words, f"The list was shifted. {_REMEDY}")
     if (told := _elsewhere(dataset, fit)) is not None:
         return told
-    if (move := _common_move(pairs)) is not None:
-        words = f"masks fit their pictures only where they are moved: they lie too far {_said(*move)}"
-        return problem("mask-mismatch", "warning", files, words, "Export masks and pictures at one place and size.")
-    if (scale := _common_scale(pairs)) is not None:
-        words = f"masks fit their pictures only where they are made smaller or larger: they are {_times(*scale)}"
-        remedy = "Cut out, pad and resize masks as their pictures, or export both at one size."
-        return problem("mask-mismatch", "warning", files, words, remedy)
     if abs(fit.strength()) > CLEAR / 2 or len(pairs) < _ENOUGH:
         return None
     words = (
@@ -353,44 +291,6 @@ def _common_way(pairs: Sequence[Pair]) -> int | None:
         if gains.mean() > _TURNED and gains.mean() > CLEAR * error and (best is None or gains.mean() > best[0]):
             best = (float(gains.mean()), way)
     return None if best is None else best[1]
-
-
-def _common_move(pairs: Sequence[Pair]) -> tuple[int, int] | None:
-    """Return by how many cells all masks lie too far down or right, if they clearly do by two or more.
-
-    One cell may be the border that people draw around things.
-    """
-    fits = [displaced(pair) for pair in pairs[:: -(-len(pairs) // _MOVED_AT_MOST)]]
-    gains = {move: np.array([fit[move] - fit[0, 0] for fit in fits]) for move in fits[0]}
-    best = max(gains, key=lambda move: float(gains[move].mean()))
-    gain = gains[best]
-    clear = gain.mean() > max(_MOVED, CLEAR * gain.std() / np.sqrt(len(gain)))
-    return best if clear and max(map(abs, best)) > 1 else None
-
-
-def _common_scale(pairs: Sequence[Pair]) -> tuple[float, float] | None:
-    """Return how many times too high and too wide all masks are, if they clearly are."""
-    fits = [scaled(pair) for pair in pairs[:: -(-len(pairs) // _SCALED_AT_MOST)]]
-    gains = {scale: np.array([fit[scale] - fit[1.0, 1.0] for fit in fits]) for scale in fits[0]}
-    best = max(gains, key=lambda scale: float(gains[scale].mean()))
-    gain = gains[best]
-    clear = gain.mean() > max(_MOVED, CLEAR * gain.std() / np.sqrt(len(gain)))
-    return best if clear else None
-
-
-def _times(down: float, right: float) -> str:
-    """Say by how much masks are too large."""
-    if down == right:
-        return f"about {down:.2g} times as large as they should be, from the middle"
-    which, factor = ("high", down) if right == 1 else ("wide", right)
-    return f"about {factor:.2g} times as {which} as they should be, from the middle"
-
-
-def _said(down: int, right: int) -> str:
-    share = round(100 * max(abs(down), abs(right)) / SIDE)
-    if down:
-        return f"{'down' if down > 0 else 'up'} by about {share} % of the height"
-    return f"to the {'right' if right > 0 else 'left'} by about {share} % of the width"
 
 
 def _single(dataset: Dataset, fit: Fit) -> list[Problem]:

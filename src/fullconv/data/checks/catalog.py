@@ -75,11 +75,6 @@ WORDS: dict[str, tuple[Severity, str, str]] = {
         "masks were compressed or resized with interpolation: their edges hold values in between",
         "Export the masks again as PNG, without anti-aliasing, and resize them with nearest neighbour only.",
     ),
-    "lossy-mask:blocks": (
-        "warning",
-        "edges of masks keep to blocks of 8x8 pixels, as JPEG leaves them even where all numbers are classes, or enlarging",
-        "Export the masks again, as PNG from the beginning and at full size.",
-    ),
     "several-frames": ("note", "files hold several pages or frames, of which the first is read", ""),
     "constant-mask": ("note", "masks hold one class everywhere", ""),
     "jpeg-mask": ("error", "masks are stored as JPEG", "Export the masks again, as indexed PNG."),

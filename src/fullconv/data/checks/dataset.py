@@ -12,10 +12,8 @@ from fullconv.data.checks.appearance import Appearance
 from fullconv.data.checks.catalog import JPEG_FORMATS, Findings, shown
 from fullconv.data.checks.duplicates import Alike
 from fullconv.data.checks.palettes import Palettes
-from fullconv.data.checks.things import LOOKED_AT, counts_things
 from fullconv.data.class_files import similar_classes
 from fullconv.data.config import read_table
-from fullconv.data.config_hints import advise
 from fullconv.data.dataset import Dataset
 from fullconv.data.formats.bounds import Frame
 from fullconv.data.formats.shapes import DrawnMask
@@ -24,10 +22,9 @@ from fullconv.data.labels.histogram import Census, void_numbers
 from fullconv.data.labels.infer import color_problem
 from fullconv.data.problems import SHOWN, Problem, problem
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan.edges import from_text
 from fullconv.data.scan.stats import MaskFacts, PictureFacts
 from fullconv.data.statistics import class_counts, meaning_of
-from fullconv.labels import VOID, Color, format_color
+from fullconv.labels import VOID
 
 _CLASSES_SHOWN = 12
 _FEW_LEVELS = 64
@@ -59,8 +56,6 @@ class Tally:
         self.palettes = Palettes()
         self.alike = Alike()
         self.pairing = Pairing()
-        self.small: list[NDArray[np.uint8]] = []
-        """Copies of the first masks of numbers, (SIDE, SIDE)."""
         self.appearance = Appearance(self.names)
         self._numbers: NDArray[np.uint8] | None = None
         self.frame = Frame()
@@ -96,8 +91,6 @@ class Tally:
         self.photos += mask.many and mask.in_color
         if not isinstance(sample.masks[self.head], DrawnMask):  # we number these ourselves
             self.census.add(sample, mask, by_color=bool(coding.colors))
-            if len(self.small) < LOOKED_AT and mask.look and not mask.in_color:
-                self.small.append(from_text(mask.look))
         self.palettes.add(sample, mask)
         if (counts > 0).sum() > 1 and isinstance(sample.masks[self.head], MaskFile):
             self.digests[mask.digest].append(sample)
@@ -193,10 +186,7 @@ class Tally:
         unnamed = own.class_names() is None and not (self.head and self.named())
         if coding.colors or self.census.colored:
             return []
-        numbering = Numbering(self.dataset.root, self._names(), self.census, self.names, self._name)
-        if coding.labels.values is None and counts_things(self.census, self.small):
-            things = numbering.instances(seen=True)
-            return [] if things is None else [things]
+        numbering = Numbering(self.dataset.root, self._names(), self.census, self.names)
         if unnamed:
             return []
         if (table := coding.labels.values) is not None:
@@ -219,10 +209,6 @@ class Tally:
         findings = Findings(self.dataset.root)
         for sample in self.census.blurred():
             findings.add("lossy-mask", sample, sample.masks[self.head].path, self.census.cause())
-        blurred = {sample.stem for sample in self.census.blurred()}
-        for sample in self.census.in_blocks():
-            if sample.stem not in blurred:
-                findings.add("lossy-mask:blocks", sample, sample.masks[self.head].path)
         return findings.problems()
 
     def _colored(self) -> list[Problem]:
@@ -230,30 +216,10 @@ class Tally:
         if not colored:
             return []
         if self.coding.colors:
-            return self._of_one_color()
+            return []
         everyone = sum(len(members) for members in self.dataset.splits.values())
         stems = frozenset(s.stem for s in colored) if len(colored) < everyone else frozenset()
         return [color_problem(self.dataset.root, [self._name(s) for s in colored], self.census, stems)]
-
-    def _of_one_color(self) -> list[Problem]:
-        """Find classes that have one colour, where masks in colour hold it."""
-        own, held = self.own, sum(self.pixels.values(), np.zeros(len(self.names), np.int64))
-        if own.colors is not None or own.class_colors is None:
-            return []
-        by_color: dict[Color, list[str]] = defaultdict(list)
-        for name, color in zip(self.names, own.class_colors, strict=True):
-            by_color[color].append(name)
-        of_first = dict(zip(self.names, held.tolist(), strict=True))
-        shared = {color: names for color, names in by_color.items() if len(names) > 1 and of_first[names[0]]}
-        if not shared:
-            return []
-        color, names = next(iter(shared.items()))
-        said = " and ".join(f"'{name}'" for name in names)
-        words = f"classes have one colour ({said} {format_color(color)}), so masks in colour cannot tell them apart"
-        table = {"colors": {format_color(color): names[0] for color, names in by_color.items()}}
-        remedy = "Give each a colour of its own, in the masks, too. If the first of them is meant everywhere: "
-        remedy += advise(self.dataset.root, table, ("values",))
-        return [problem("shared-color", "error", [name for names in shared.values() for name in names], words, remedy)]
 
     def _exchanged(self) -> list[Problem]:
         """Find masks in the place of pictures, and the other way round."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -20,7 +19,7 @@ from fullconv.images import tiff
 _CELLS = 16
 _SAME = 0.985
 """Correlation of what differs from the mean picture, from which on two pictures are one."""
-_NEIGHBOUR = 0.6
+_NEIGHBOUR = 0.9
 _FEW = 20  # pictures whose mean is no ground that they share
 _PLAIN = 1.5  # grey levels; pictures that differ less from the mean one cannot be told apart
 _TURNED_WORK = 30_000_000  # comparisons up to which flipped and turned copies are looked for, too
@@ -58,7 +57,6 @@ class Alike:
         cells = self._cells(split)
         train, other = _vectors(self._cells("train"), mean), _vectors(cells, mean)
         known = {content: i for i, content in enumerate(self.contents["train"])}
-        numbers = _numbers(self.samples["train"])
         step = max(1, -(-len(train) * len(other) // _WORK))
         ways = range(1, 9) if len(train) * len(other) <= _TURNED_WORK else range(1, 2)
         if len(ways) == 1:
@@ -80,13 +78,9 @@ class Alike:
                     continue
                 if best[row] >= _SAME:
                     found.near.append((self.samples["train"][which[row]], sample))
-                else:
-                    next_one = _neighbour(sample, numbers)
-                    place = which[row] if next_one is None else next_one
-                    # the most alike of many are alike by chance; that they follow each other is none
-                    likeness = float(other[i] @ train[place]) - (0.3 if next_one is None else 0)
-                    found.steps.append((likeness, self.samples["train"][place], sample))
-        found.usual.extend(_usual(train, other))
+                elif best[row] >= _NEIGHBOUR:
+                    found.neighbours.append((self.samples["train"][which[row]], sample))
+        found.compared += len(other[::step])
 
     def _cells(self, split: str) -> NDArray[np.float32]:
         return np.frombuffer(b"".join(self.looks[split]), np.uint8).reshape(-1, _CELLS, _CELLS).astype(np.float32)
@@ -125,51 +119,14 @@ def _best(
     return best, which
 
 
-def _usual(train: NDArray[np.float32], other: NDArray[np.float32]) -> list[float]:
-    """Return how alike pictures are that have nothing to do with each other."""
-    first = train[:: max(1, len(train) // 64)]
-    second = other[:: max(1, len(other) // 64)]
-    return list((first @ second.T).ravel().tolist())
-
-
-def _counted(stem: str) -> tuple[str, int] | None:
-    """Split "seq01_frame0042" into what stays and the number that counts."""
-    match = re.fullmatch(r"(.*?)(\d{1,15})(\D{0,12})", stem.rpartition("/")[2])
-    return None if match is None else (f"{match[1]}|{match[3]}", int(match[2]))
-
-
-_Numbers = dict[str, tuple[NDArray[np.int64], NDArray[np.intp]]]
-
-
-def _numbers(samples: list[Sample]) -> _Numbers:
-    """Return the numbers in the names of pictures in order, with their places, by what else is in the name."""
-    by_name: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for place, sample in enumerate(samples):
-        if (found := _counted(sample.stem)) is not None:
-            by_name[found[0]].append((found[1], place))
-    ordered = {name: np.array(sorted(pairs), np.int64) for name, pairs in by_name.items()}
-    return {name: (pairs[:, 0], pairs[:, 1].astype(np.intp)) for name, pairs in ordered.items()}
-
-
-def _neighbour(sample: Sample, numbers: _Numbers) -> int | None:
-    """Return the place of the picture whose number comes next to this one's."""
-    found = _counted(sample.stem)
-    if found is None or found[0] not in numbers:
-        return None
-    values, places = numbers[found[0]]
-    at = int(np.searchsorted(values, found[1]))
-    near = min((i for i in (at - 1, at) if 0 <= i < len(values)), key=lambda i: abs(int(values[i]) - found[1]))
-    return int(places[near])
-
-
 @dataclass
 class _Found:
     """What is alike."""
 
     same: list[tuple[Sample, Sample]] = field(default_factory=list)
     near: list[tuple[Sample, Sample]] = field(default_factory=list)
-    steps: list[tuple[float, Sample, Sample]] = field(default_factory=list)
-    usual: list[float] = field(default_factory=list)
+    neighbours: list[tuple[Sample, Sample]] = field(default_factory=list)
+    compared: int = 0
     left_out: list[str] = field(default_factory=list)
     """What was not compared, in words."""
 
@@ -202,21 +159,13 @@ def _copies(found: _Found, dataset: Dataset) -> list[Problem]:
 
 def _neighbours(found: _Found, dataset: Dataset) -> list[Problem]:
     """Find frames whose neighbours in the same video are in train."""
-    if not found.steps:
+    if len(found.neighbours) < max(3, 0.1 * found.compared):
         return []
-    usual = float(np.percentile(found.usual, 97.5)) if found.usual else 0.0
-    limit = max(_NEIGHBOUR, min(usual, 0.9))
-    close = [(before, sample) for likeness, before, sample in found.steps if likeness >= limit]
-    if len(close) < max(3, 0.1 * len(found.steps)):
-        return []
-    before, sample = close[0]
-    files = [shown(other.image, dataset.root) for _, other in close]
+    before = found.neighbours[0][0]
+    files = [shown(other.image, dataset.root) for _, other in found.neighbours]
     words = (
-        f"pictures of val or test look like neighbours in train, as {files[0]} and {shown(before.image, dataset.root)}:"
-        " frames of one video, or parts of one picture, so scores would be too good"
+        f"images of val or test resemble images of train, as {files[0]} and {shown(before.image, dataset.root)}:"
+        " they may be frames of one video or tiles of one image, so scores would be too good"
     )
-    remedy = "Put each video, or each picture that was cut up, into one split as a whole."
-    prefixes = {name[0] for s in dataset.samples("all") if (name := _counted(s.stem)) is not None}
-    if before.image.parent == sample.image.parent and len(prefixes) > 1 and dataset.settings.groups is None:
-        remedy = "Add to data.toml, so that frames of one name stay together:\ngroups = '^(.*?)\\d+\\D*$'"
-    return [problem("video-neighbours", "warning", files, words, remedy)]
+    remedy = "Put each video, or each image that was cut up, into one split as a whole (groups in data.toml)."
+    return [problem("video-neighbours", "note", files, words, remedy)]

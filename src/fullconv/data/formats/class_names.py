@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fullconv.data.class_files import VOID_NAME, mistyped_classes, numbered_classes, similar_classes
+from fullconv.data.class_files import VOID_NAME, similar_classes
 from fullconv.data.config import DataSettings
 from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.errors import DataError, nearest
@@ -53,7 +53,6 @@ class Naming:
         self._boxes = settings.boxes
         self._unknown: dict[str, list[str]] = {}
         self._counts: Counter[str] = Counter()
-        self._chosen = settings.classes is not None
 
     def index(self, name: str, stem: str) -> int | None:
         """Return the class index (or VOID) of a name in the annotation of a picture; None is remembered."""
@@ -73,8 +72,6 @@ class Naming:
         found = [problem("unlabeled", "note", [], words, 'Set unlabeled in data.toml for another class, or "void".')]
         remedy = "Give all shapes of a class the same name."
         found += similar_classes(self.classes, remedy)
-        if not self._chosen:
-            found += numbered_classes(self.classes) or mistyped_classes(self._counts, remedy)
         for name, stems in self._unknown.items():
             words = f"shapes are called '{name}', which is not among the classes"
             remedy = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
-from operator import attrgetter
 from pathlib import Path
 
 from fullconv.data.class_files import VOID_NAME
 from fullconv.data.config_hints import advise
 from fullconv.data.labels.histogram import Census
 from fullconv.data.problems import Problem, problem
-from fullconv.data.samples import Sample
 from fullconv.labels import MAX_CLASSES, VOID
 
 _WIDE = (256, 257)
@@ -25,9 +23,6 @@ _TOPS = (VOID, 65535)
 _MANY = 8
 """Numbers from which on they may count instances."""
 
-_UNLIKELY = 3
-"""Masks that would hold a number if it had nothing to do with another; that none does is no chance then."""
-
 
 @dataclass(frozen=True)
 class Numbering:
@@ -38,14 +33,12 @@ class Numbering:
         files: The masks' names.
         census: What they hold.
         classes: Their names, or None where nobody named them.
-        name_of: Gives the name of a sample's mask.
     """
 
     root: Path
     files: Sequence[str]
     census: Census
     classes: Sequence[str] | None
-    name_of: Callable[[Sample], str] = attrgetter("stem")
 
     @property
     def values(self) -> list[int]:
@@ -54,7 +47,7 @@ class Numbering:
 
     def diagnose(self) -> list[Problem]:
         """Return why the numbers are not those of the named classes; nothing where they are, or no cause is known."""
-        for found in (self.binary(), self.scaled(), self.from_one(), self.instances(), self.in_order()):
+        for found in (self.binary(), self.scaled(), self.from_one(), self.instances()):
             if found is not None:
                 return [found]
         found = self.void_regions()
@@ -181,8 +174,6 @@ class Numbering:
         if values[0] == 0 and 10 * self.census.holders[last] < self.census.masks:
             return None
         meaning = {value: value - 1 for value in range(1, last + 1)}
-        if values[0] == 0 and (some := self._some_from_one(last)) is not None:
-            return some
         if values[0] == 0:
             words = (
                 f"masks hold 0 to {last}, one more than there are classes, so they count from 1, with 0 for no class"
@@ -192,39 +183,12 @@ class Numbering:
         words = f"masks hold the labels {values[0]} to {last} and no 0, so they count the {last} classes from 1"
         return self._problem("off-by-one", words, self._table(meaning))
 
-    def _some_from_one(self, last: int) -> Problem | None:
-        """Find two ways of counting: masks without 0 that go up to K, and masks with 0 of which none does, against all odds."""
-        census = self.census
-        ones = sum(count for (least, _), count in census.ends.items() if least > 0)
-        zeros = census.masks - ones
-        if not ones or census.ends[0, last] or zeros * census.holders[last] < _UNLIKELY * ones:
-            return None
-        words = (
-            f"masks count the classes from 1 to {last}, while the {zeros} others count from 0: these hold no 0, the"
-            f" others no {last}"
-        )
-        remedy = "Take 1 off the numbers of these masks, or export them as the others."
-        return problem("off-by-one", "error", [self.name_of(sample) for sample in census.without_zero], words, remedy)
-
-    def in_order(self) -> Problem | None:
-        """As many numbers as there are classes, but others, as a change of the grey levels leaves them: 0, 13, 22, 28."""
-        held = sorted(self.census.numbers)
-        for numbers in [held] if self.census.thick_void else [self.values, held]:
-            far = [value for value in numbers if value >= len(self.classes or ())]
-            right = self.classes is not None and len(numbers) == len(self.classes) == len(far) + 1 > 2
-            if right and numbers[0] == 0 and numbers[-1] <= VOID:
-                words = f"masks hold the numbers {', '.join(map(str, numbers))}, which are not 0 to {len(numbers) - 1}"
-                found = self._table({value: index for index, value in enumerate(numbers)})
-                remedy = f"If they are the classes in their order: {advise(self.root, found, ('colors',))}"
-                return problem("label-gaps", "error", self.files, words, remedy)  # no settings: the order is a guess
-        return None
-
-    def instances(self, seen: bool = False) -> Problem | None:
-        """Masks that number things one by one, anew in each picture; `seen` where their regions say so (`things`)."""
+    def instances(self) -> Problem | None:
+        """Masks that number things one by one, anew in each picture."""
         census, values = self.census, self.values
         odd = [value for value in values if value >= (len(self.classes) if self.classes else 0)]
         if len(odd) < (2 if self.classes else _MANY) or census.masks < 4:
-            return self._things() if seen else None
+            return None
         counted = sum(census.tops.values())
         nested = (
             counted >= 0.9 * census.masks
@@ -232,7 +196,7 @@ class Numbering:
             and max(census.tops.values()) <= max(2, census.masks // 2)
         )
         rare = sum(census.holders[value] for value in odd) < 1.5 * len(odd) and len(odd) > 3 * _MANY
-        if not nested and not rare and not seen and len(values) <= MAX_CLASSES:
+        if not nested and not rare and len(values) <= MAX_CLASSES:
             return None
         words = (
             f"masks hold {len(values)} numbers that differ from mask to mask, so they count single things, not classes"
@@ -243,17 +207,6 @@ class Numbering:
         table: dict[str, object] = {} if self.classes else {"classes": [first, second]}
         table["values"] = {0: first} | {value: second for value in values if value > 0}
         return self._problem("instance-ids", words, table, "Or export masks with a number a class.")
-
-    def _things(self) -> Problem:
-        words = (
-            f"each mask holds 0 to another last number (up to {self.values[-1]}), and each number is one region, so they may"
-            " count single things, not classes"
-        )
-        table = {"classes": ["background", "object"]}
-        meaning = {"values": {value: table["classes"][value > 0] for value in self.values}}
-        lines = advise(self.root, table | meaning, ("colors", "palette"))
-        remedy = f"If they do, export masks with a number a class, not a number a thing. Or, for one class of things: {lines}"
-        return problem("instance-ids", "warning", self.files, words, remedy)
 
     def void_regions(self) -> Problem | None:
         """Masks in which 255, which is void, fills regions, while a class is missing."""

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from fullconv.card import Labels
-from fullconv.data.checks.blocks import is_on_grid, on_grid
 from fullconv.data.samples import Sample
 from fullconv.data.scan.edges import lines_apart, share_of_ramps
 from fullconv.data.scan.stats import MaskFacts
@@ -47,8 +46,6 @@ class Census:
     """Those where that is one and the same number, which may be a class of borders."""
     firm: Counter[int] = field(default_factory=Counter)
     """Masks by number in which it fills more than borders."""
-    torn: list[tuple[Sample, str, tuple[int, int]]] = field(default_factory=list)
-    """Those of few numbers with an edge, their digests, and which blocks their edges go through (`blocks.torn_blocks`)."""
     rings: int = 0
     """Of the soft ones, as `Traces` counts them."""
     ramps: int = 0
@@ -56,10 +53,6 @@ class Census:
     """Masks with more colours than any mask has."""
     tops: Counter[int] = field(default_factory=Counter)
     """Masks that hold all numbers from 0 or 1 to one, by that one."""
-    ends: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Masks by the smallest and the largest number that they hold, but for void."""
-    without_zero: list[Sample] = field(default_factory=list)
-    """Those that hold other numbers than void, but no 0."""
     two_valued: list[Sample] = field(default_factory=list)
     """Those of 0 and 255 only, where 255 fills regions."""
     thick_void: int = 0
@@ -68,8 +61,6 @@ class Census:
     def add(self, sample: Sample, facts: MaskFacts, by_color: bool = False) -> None:
         """Count one mask that can be read; `by_color` where colours have names."""
         self.masks += 1
-        if max(facts.traces.torn) > 0:
-            self.torn.append((sample, facts.digest, facts.traces.torn))
         in_color = facts.in_color and not all_grey(facts)
         if is_blurred(facts, frozenset() if in_color else self.void):
             seen = sum(facts.traces.ramps.values())
@@ -93,10 +84,6 @@ class Census:
             if set(counts) == {0, VOID}:
                 self.two_valued.append(sample)
         held = sorted(set(counts) - self.void)
-        if held:
-            self.ends[held[0], held[-1]] += 1
-        if held and held[0] > 0:
-            self.without_zero.append(sample)
         if len(held) > 1 and held == list(range(held[0], held[-1] + 1)) and held[0] <= 1:
             self.tops[held[-1]] += 1
 
@@ -124,11 +111,6 @@ class Census:
         few = self.two_valued if 4 * len(self.two_valued) <= self.masks and self.masks >= _SOME else []
         classes = set(self.numbers) - self.void - {0}
         return few if classes and self.holders[VOID] == len(few) else []
-
-    def in_blocks(self) -> list[Sample]:
-        """Return the masks whose edges keep to blocks of 8x8 pixels."""
-        all_of_them = on_grid(list({digest: torn for _, digest, torn in self.torn}.values()))  # copies tell nothing new
-        return [sample for sample, _, torn in self.torn if (all_of_them and torn[1] > torn[0]) or is_on_grid(torn)]
 
     def cause(self) -> str:
         """Say what most probably made the numbers in between."""

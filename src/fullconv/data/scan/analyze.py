@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.data.checks.blocks import torn_blocks
 from fullconv.data.label_mapping import pack_colors
 from fullconv.data.samples import MaskFile, MaskSource, raw_mask, tiff_mask
 from fullconv.data.scan.edges import (
@@ -34,8 +33,6 @@ from fullconv.labels import VOID
 MANY = 4096
 """A mask with more colours or numbers than this is no mask; the rest is not counted."""
 
-_FEW = (2, 3)
-"""Numbers of a mask among which compression leaves none in between, or too few to be sure."""
 _COMPARED = 6
 _WHOLE = 64 << 20  # files up to this size are read once for both digest and decoding
 
@@ -175,16 +172,12 @@ def _look_at_numbers(facts: MaskFacts, numbers: NDArray[Any]) -> None:
     several = len(facts.counts) - (VOID in facts.counts)
     if several > 2 or VOID in facts.counts:  # between two numbers there is none
         facts.traces = find_traces(numbers)
-    if several in _FEW and numbers.dtype == np.uint8:
-        facts.traces.torn = torn_blocks(numbers)
 
 
 def _look_at_colors(facts: MaskFacts, planes: NDArray[np.uint8]) -> None:
     facts.look = look_of_mask(planes)
     if all(color >> 16 == color & 255 == (color >> 8) & 255 for color in facts.counts):  # numbers as R = G = B
         facts.traces = find_traces(planes[..., 0])
-        if len(facts.counts) in _FEW:
-            facts.traces.torn = torn_blocks(planes[..., 0])
     elif len(facts.counts) > 2:
         facts.traces = find_color_traces(planes)
 

@@ -44,8 +44,6 @@ class Traces:
     """Different numbers or colours of these."""
     void_run: int = 0
     """Median length of the runs of 255; 0 where there are none."""
-    torn: tuple[int, int] = (0, 0)
-    """Of masks of few numbers: blocks of 8x8 pixels that hold several, on the grid of JPEG and off it (`blocks`)."""
 
 
 def lines_apart(height: int) -> int:

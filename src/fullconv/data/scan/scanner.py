@@ -101,7 +101,7 @@ def _key(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-_VERSION = 4
+_VERSION = 5
 """Of the facts; old ones are forgotten when it changes."""
 
 Item = TypeVar("Item")

@@ -115,6 +115,5 @@ def from_text(kind: type[Facts], text: str) -> Facts:
         traces: Any = facts.traces
         for key in ("ramps", "rings"):
             traces[key] = {int(value): n for value, n in traces[key].items()}
-        traces["torn"] = tuple(traces["torn"])
         facts.traces = Traces(**traces)
     return facts
