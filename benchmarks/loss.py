@@ -35,7 +35,7 @@ def runs(classes: int, batch: int, crop: tuple[int, int]):
         F.cross_entropy(logits, labels, ignore_index=255).backward()
 
     def strips() -> None:
-        ratio(*loss.sums_of_scores(scores, *network.interpolation_matrices(scores, crop), target)).backward()
+        ratio(*loss.sums(scores, target, network.interpolation_matrices(scores, crop))).backward()
 
     return {"plain": plain, "strips": strips}
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import fullconv
-from fullconv.losses import PixelLoss
+from fullconv.losses import PixelLoss, ratio
 from fullconv.metrics import confusion_matrix, iou
 
 CLASSES = ("ground", "rectangle")
@@ -87,7 +87,7 @@ def train(network: nn.Module, images: np.ndarray, masks: np.ndarray, epochs: int
         total = 0.0
         for start in range(0, len(images), batch_size):
             logits = network(as_input(images[start : start + batch_size]))
-            loss = loss_of(logits, torch.from_numpy(masks[start : start + batch_size]))
+            loss = ratio(*loss_of.sums(logits, torch.from_numpy(masks[start : start + batch_size])))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from fullconv.losses import PixelLoss
+from fullconv.losses import PixelLoss, ratio
 from fullconv.nn.surgery import convolutionalize
 from fullconv.nn.upsample import bilinear_kernel
 
@@ -100,7 +100,7 @@ def losses(logits: Tensor, target: Tensor) -> dict[str, float]:
     return {
         "as it is": F.cross_entropy(logits, target, ignore_index=VOID).item(),
         "permuted, then flattened": F.cross_entropy(flat, target.flatten(), ignore_index=VOID).item(),
-        "fullconv.losses": PixelLoss("cross_entropy")(logits, target).item(),
+        "fullconv.losses": ratio(*PixelLoss("cross_entropy").sums(logits, target)).item(),
         "flattened without permuting (wrong)": F.cross_entropy(scrambled, target.flatten(), ignore_index=VOID).item(),
     }
 

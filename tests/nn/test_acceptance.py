@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import fullconv
 from fullconv.hub import foreign_card, import_file
-from fullconv.losses import PixelLoss
+from fullconv.losses import PixelLoss, ratio
 from fullconv.nn.caffe.backbones import build_caffe_backbone, trace_trunk
 from fullconv.nn.caffe.convert import to_caffe_state_dict
 from fullconv.nn.heads import CaffeSkipHead, final_crop
@@ -92,7 +92,7 @@ def test_the_trunk_begins_to_learn_at_the_second_step():
     moved = []
     for _ in range(2):
         optimizer.zero_grad()
-        PixelLoss(reduction="sum")(network(x), target).backward()
+        PixelLoss(reduction="sum").sums(network(x), target).numerator.backward()
         gradient = [p.grad.abs().sum() for n, p in network.named_parameters() if n.startswith("backbone.layers.conv")]
         moved.append(float(torch.stack(gradient).sum()))
         optimizer.step()
@@ -368,7 +368,7 @@ def test_fcn16s_begins_as_fcn32s_grown_in_two_steps():
     inside = (..., slice(32, -32), slice(32, -32))
     difference = float((logits16 - logits32)[inside].abs().max())
     assert 0 < difference <= bound
-    PixelLoss(reduction="sum")(fine(x), torch.randint(0, 21, (1, height, width))).backward()
+    PixelLoss(reduction="sum").sums(fine(x), torch.randint(0, 21, (1, height, width))).numerator.backward()
     assert fine.head.score["16"].weight.grad.abs().sum() > 0
 
 
@@ -493,7 +493,7 @@ def test_both_heads_have_the_size_of_the_picture_and_their_losses_add_up():
         "geometric": (1, 3, 37, 51),
     }
     loss = PixelLoss(reduction="sum")
-    alone = {head: loss(logits[head], targets[head]) for head in targets}
+    alone = {head: ratio(*loss.sums(logits[head], targets[head])) for head in targets}
     shared = network.backbone.layers["conv1_1"].weight
     each = [torch.autograd.grad(value, shared, retain_graph=True)[0] for value in alone.values()]
     both = torch.autograd.grad(sum(alone.values()), shared)[0]

@@ -131,7 +131,7 @@ def test_zero_score_layers_give_exactly_zero_and_a_gradient_for_the_scores_alone
     logits = network(torch.randn(1, 3, 40, 50))
     heads = logits if isinstance(logits, dict) else {"": logits}
     loss = PixelLoss(reduction="sum")
-    total = sum(loss(value, target) for value in heads.values())
+    total = sum(loss.sums(value, target).numerator for value in heads.values())
     total.backward()
     assert all((value == 0).all() and (value.argmax(1) == 0).all() for value in heads.values())
     wanted = sum((target != 255).sum().item() * math.log(value.shape[1]) for value in heads.values())
@@ -167,7 +167,7 @@ def test_late_fusion_of_equal_trunks_and_inputs_is_one_of_them():
 def test_two_heads_share_a_trunk_and_keep_their_gradients_apart():
     network = narrow("siftflow-fcn8s")
     logits = network(torch.randn(1, 3, 40, 50))
-    PixelLoss()(logits["geometric"], torch.zeros(1, 40, 50, dtype=torch.uint8)).backward()
+    PixelLoss().sums(logits["geometric"], torch.zeros(1, 40, 50, dtype=torch.uint8)).numerator.backward()
     assert network.head["semantic"].score["32"].weight.grad is None
     assert network.head["geometric"].score["32"].weight.grad.abs().sum() > 0
 

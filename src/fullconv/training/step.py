@@ -36,7 +36,7 @@ class Stepper:
 
     def __post_init__(self) -> None:
         for loss in self.losses.values():
-            loss.add_up = self.processes.sum if self.processes.ranks > 1 else None
+            loss.all_reduce = self.processes.sum if self.processes.ranks > 1 else None
 
     def step(self, state: TrainState, batches: Sequence[Batch], steps: int) -> float:
         """Make one step from one micro-batch or several; return its loss.
@@ -105,8 +105,8 @@ class Stepper:
             scores = network.scores(x)
         by_head = scores if isinstance(scores, dict) else {next(iter(self.losses)): scores}
         return {
-            head: loss.sums_of_scores(
-                by_head[head], *network.interpolation_matrices(by_head[head], (x.shape[-2], x.shape[-1])), masks[head]
+            head: loss.sums(
+                by_head[head], masks[head], network.interpolation_matrices(by_head[head], (x.shape[-2], x.shape[-1]))
             )
             for head, loss in self.losses.items()
         }
