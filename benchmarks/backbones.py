@@ -15,7 +15,7 @@ import torch
 
 from fullconv.errors import FullconvError
 from fullconv.nn import build
-from fullconv.tiling import why_not
+from fullconv.tiling import explain_inexact
 
 LARGEST = 60.0
 """Millions of parameters; larger ones are drawn again, as memory would decide on them."""
@@ -85,7 +85,7 @@ def attempt(name: str, millions: float) -> Trial:
     with torch.inference_mode():
         assert network(torch.randn(1, 3, 97, 65)).shape == (1, 2, 97, 65)
     exact = network.halo is not None
-    return Trial(name, millions, None, network.receptive_field, exact, "" if exact else why_not(network))
+    return Trial(name, millions, None, network.receptive_field, exact, "" if exact else explain_inexact(network))
 
 
 def table(count: int = 50, seed: int = 0) -> tuple[str, list[Trial]]:

@@ -35,7 +35,7 @@ import fullconv
 from fullconv.engines import TorchEngine
 from fullconv.preprocess import normalize
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import RowProgram, RowStream, band_scores, hand_back, plan, stitched_scores, whole_bytes
+from fullconv.tiling import RowExecutor, RowGraph, estimate_bytes, malloc_trim, plan, tile_row_scores, tiled_scores
 
 CLASSES = ("ground", "water", "roof")
 
@@ -112,9 +112,9 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def by_rows(program: RowProgram, picture: torch.Tensor, rows: int) -> torch.Tensor:
+def by_rows(program: RowGraph, picture: torch.Tensor, rows: int) -> torch.Tensor:
     """Return the scores of a picture (1, C, H, W), band by band."""
-    stream = RowStream(program, *picture.shape[-2:])
+    stream = RowExecutor(program, *picture.shape[-2:])
     parts = [stream.push(picture[:, :, row : row + rows]) for row in range(0, picture.shape[-2], rows)]
     return torch.cat([part for part in parts if isinstance(part, torch.Tensor)], dim=-2)
 
@@ -128,19 +128,19 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     assert isinstance(engine, TorchEngine), "only PyTorch has a form by rows"
     network = engine.chosen(side, side)
     weight = next(network.parameters())
-    whole_gb = whole_bytes(network, side, side, weight.element_size()) / 1e9
+    whole_gb = estimate_bytes(network, side, side, weight.element_size()) / 1e9
     print(f"{side} px, the whole takes some {whole_gb:.1f} GB", flush=True)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=generator)
-    program = RowProgram(network)
+    program = RowGraph(network)
 
     def tiled(core: int) -> None:
         rows, columns = plan(network, side, side, core)
         for row in rows:
-            band_scores(engine.scores, lambda r, c: image[:, r.start : r.stop, c.start : c.stop], row, columns)
+            tile_row_scores(engine.scores, lambda r, c: image[:, r, c], row, columns)
 
     def streamed(rows: int) -> None:
-        stream = RowStream(program, side, side)
+        stream = RowExecutor(program, side, side)
         for row in range(0, side, rows):
             stream.push(normalize(image[:, row : row + rows], segmenter.card).to(weight.dtype))
 
@@ -203,7 +203,7 @@ def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]
     from monai.inferers import sliding_window_inference
 
     segmenter = model(options.variant, options.backbone, "fp32")
-    network, program = segmenter.network, RowProgram(segmenter.network)
+    network, program = segmenter.network, RowGraph(segmenter.network)
     waves = torch.outer(torch.sin(torch.arange(side) / 90), torch.cos(torch.arange(side) / 70))
     noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     x = (waves + noise / 2).contiguous(memory_format=torch.channels_last)
@@ -213,7 +213,7 @@ def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]
     def tiles() -> torch.Tensor:
         spans = plan(network, side, side, window)
         return network.upsample(
-            stitched_scores(lambda part: network.scores(part.permute(0, 3, 1, 2)), image, *spans), size
+            tiled_scores(lambda part: network.scores(part.permute(0, 3, 1, 2)), image, *spans), size
         )
 
     def monai(mode: str, overlap: float) -> torch.Tensor:
@@ -234,7 +234,7 @@ def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]
         options.rounds
     ):  # a picture of 9000 pixels a side takes minutes, so nothing is run but to be timed
         for name, run in runs.items():
-            hand_back()
+            malloc_trim()
             before, start = reset_peak(), time.process_time()
             logits = run()
             seconds[name].append(time.process_time() - start)

@@ -21,7 +21,7 @@ from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeErro
 from fullconv.nn import build
 from fullconv.nn.build import _holds_more, empty_init
 from fullconv.segmenter import Segmenter, best_class, choose_device, load
-from fullconv.tiling import whole_bytes
+from fullconv.tiling import estimate_bytes
 from networks import enliven
 from synthetic.shapes import draw
 
@@ -120,7 +120,9 @@ def test_too_little_memory_is_told_once_with_what_it_takes(caplog):
     )
     assert found
     assert int(found[1]) == int(found[2]) < 600
-    assert whole_bytes(segmenter.network, int(found[1]), int(found[1])) / 1e6 == pytest.approx(int(found[3]), abs=0.5)
+    assert estimate_bytes(segmenter.network, int(found[1]), int(found[1])) / 1e6 == pytest.approx(
+        int(found[3]), abs=0.5
+    )
 
 
 def test_the_cards_bands_are_taken_in_its_order():

@@ -18,7 +18,7 @@ from fullconv.card import Labels
 from fullconv.errors import InputError, MissingExtraError, OutputError
 from fullconv.labels import VOID, colorize, encode_label_map, read_label_map
 from fullconv.storage import write_bytes
-from fullconv.tiling import strips
+from fullconv.tiling import row_chunks
 
 
 class Prediction:
@@ -56,7 +56,7 @@ class Prediction:
     def logit_strips(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yield rows a, b and their logits (K, b - a, W) float32 of the first head, strip by strip from the top."""
         height, width = self.label_map.shape
-        for a, b in strips(height, width, len(self.classes)):
+        for a, b in row_chunks(height, width, len(self.classes)):
             yield a, b, self._logits((a, b)).float()
 
     @cached_property

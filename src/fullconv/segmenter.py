@@ -31,8 +31,17 @@ from fullconv.prediction import Prediction
 from fullconv.preprocess import Remarks, as_tensor, range_remark, rescale, select_bands, working_size
 from fullconv.profiling import NETWORK, RESIZING, UPSAMPLING, part, watched
 from fullconv.recipe import parse_recipe
-from fullconv.tiling import blended_scores, fits, memory_allowed, plan, stitched_scores, strips, tile_core, whole_bytes
-from fullconv.tiling.memory import memory_remark
+from fullconv.tiling import (
+    choose_tile_size,
+    default_budget,
+    estimate_bytes,
+    fits,
+    memory_warning,
+    plan,
+    row_chunks,
+    sliding_window,
+    tiled_scores,
+)
 from fullconv.tta import Seen, View, grow, parse_views
 
 NETWORK_SETTINGS = {"norm", "width", "head", "phase"}
@@ -292,14 +301,14 @@ class Segmenter:
         if core is None:
             return engine.scores(images)
         if self.blend and self.network.halo is None:
-            return blended_scores(engine.scores, images, self.network, core)
-        return stitched_scores(engine.scores, images, *plan(self.network, *working, core))
+            return sliding_window(engine.scores, images, self.network, core)
+        return tiled_scores(engine.scores, images, *plan(self.network, *working, core))
 
     def _together(self, tile: Tile, height: int, width: int, pictures: int) -> bool:
         """Say whether so many pictures of a size go through the network whole and together."""
         if tile != "auto":
             return self._core(tile, height, width) is None
-        needed = pictures * whole_bytes(self.network, height, width, self._item_bytes(height, width))
+        needed = pictures * estimate_bytes(self.network, height, width, self._item_bytes(height, width))
         return fits(needed, self._allowed())
 
     def _core(self, tile: Tile, height: int, width: int) -> int | None:
@@ -309,16 +318,18 @@ class Segmenter:
         if tile == "auto":
             of, item = (self.network, height, width), self._item_bytes(height, width)
             allowed = self._allowed()
-            core = None if fits(whole_bytes(*of, item), allowed) else tile_core(*of, allowed, item, self.blend)
+            core = (
+                None if fits(estimate_bytes(*of, item), allowed) else choose_tile_size(*of, allowed, item, self.blend)
+            )
             if self.memory is not None:
-                self.remark("memory", lambda: memory_remark(*of, core, allowed, item))
+                self.remark("memory", lambda: memory_warning(*of, core, allowed, item))
             return core
         if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
             raise InputError(f'tile is "auto", "none" or a number of pixels from 1, not {tile!r}.')
         return tile
 
     def _allowed(self) -> int:
-        return memory_allowed() if self.memory is None else self.memory
+        return default_budget() if self.memory is None else self.memory
 
     def _item_bytes(self, height: int, width: int) -> int:
         return 2 if self.engine.at(height, width).precision == "bf16" else 4
@@ -331,7 +342,7 @@ class Segmenter:
         label_map = np.empty(size, np.uint8)
         kept = np.empty((classes, *size), np.float32) if probabilities else None
         with part(UPSAMPLING):
-            for a, b in strips(*size, classes):
+            for a, b in row_chunks(*size, classes):
                 logits = grown((a, b))
                 label_map[a:b] = best_class(logits)
                 if kept is not None:

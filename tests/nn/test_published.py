@@ -210,7 +210,7 @@ def test_the_parameters_are_as_many_as_published(variant, learnable):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", RELEASE)
 def test_tiles_give_the_whole_pictures_logits(variant):
-    from fullconv.tiling import plan, stitched_scores
+    from fullconv.tiling import plan, tiled_scores
 
     network = narrow(variant).double()
     torch.manual_seed(3)
@@ -218,6 +218,6 @@ def test_tiles_give_the_whole_pictures_logits(variant):
     with torch.no_grad():
         whole = only(network.scores(picture.permute(0, 3, 1, 2)))
         tiled = only(
-            stitched_scores(lambda x: network.scores(x.permute(0, 3, 1, 2)), picture, *plan(network, 150, 131, 32))
+            tiled_scores(lambda x: network.scores(x.permute(0, 3, 1, 2)), picture, *plan(network, 150, 131, 32))
         )
     torch.testing.assert_close(tiled, whole, atol=1e-12, rtol=1e-12)

@@ -12,7 +12,7 @@ from torch import nn
 
 from fullconv.rasters import predict_raster
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import first_needed, rows_ready, upsample_rows
+from fullconv.tiling import first_required, rows_available, upsample_rows
 
 NETS = {
     "fixed, tiny": ("fcn8s", 0.25, "tiny"),
@@ -61,10 +61,10 @@ def test_rows_grown_from_some_scores_have_the_bits_of_all(name, height, cut, row
             scores = torch.randn(1, 3, total, 40, generator=torch.Generator().manual_seed(cut))
         whole = network.upsample(scores, (height, width))
         known = min(cut, total)
-        ready = height if known == total else rows_ready(network, known, height, total)
+        ready = height if known == total else rows_available(network, known, height, total)
         for a in range(0, ready, rows):
             b = min(ready, a + rows)
-            first = min(known - 1, first_needed(network, a, height, total))
+            first = min(known - 1, first_required(network, a, height, total))
             part = upsample_rows(network, scores[:, :, first:known], first, total, (height, width), (a, b))
             assert torch.equal(part, whole[:, :, a:b])
 
@@ -75,7 +75,7 @@ def test_one_row_of_scores_less_than_needed_is_noticed():
     scores = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole = network.upsample(scores, (64, 64))
-        first = first_needed(network, 30, 64, 8) + 1
+        first = first_required(network, 30, 64, 8) + 1
         part = upsample_rows(network, scores[:, :, first:], first, 8, (64, 64), (30, 40))
     assert not torch.equal(part, whole[:, :, 30:40])
 

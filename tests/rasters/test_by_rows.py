@@ -18,7 +18,7 @@ from fullconv.rasters import predict_raster
 from fullconv.rasters.reader import Raster
 from fullconv.rasters.strategy import AROUND, Way, choose_way
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import RowProgram, band_bytes
+from fullconv.tiling import RowGraph, estimate_chunk_bytes
 
 NETS = {
     "tiny": ("fcn8s", 0.25, "tiny"),
@@ -30,9 +30,9 @@ NETS = {
 
 def enough_for(model: Segmenter, source: Path, rows: int) -> int:
     """Bytes of memory with which bands get some rows."""
-    program = RowProgram(model.engine.at(10**6, 10**6).chosen(10**6, 10**6))
+    program = RowGraph(model.engine.at(10**6, 10**6).chosen(10**6, 10**6))
     with Raster(source, model.card) as raster:
-        return AROUND + raster.cache_bytes(0, True) + band_bytes(program, raster.height, raster.width, rows)
+        return AROUND + raster.cache_bytes(0, True) + estimate_chunk_bytes(program, raster.height, raster.width, rows)
 
 
 def way_of(model: Segmenter, source: Path, **options) -> Way:

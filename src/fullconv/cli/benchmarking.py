@@ -27,7 +27,7 @@ from fullconv.engines.exported import is_exported
 from fullconv.errors import FullconvError, InputError, RecipeError, nearest
 from fullconv.nn import VARIANTS, Network, build
 from fullconv.segmenter import Segmenter, build_settings, choose_device, load
-from fullconv.tiling.memory import memory_free
+from fullconv.system import available_memory
 from fullconv.training.environment import describe_machine
 
 SIZES = ((360, 480), (512, 512))
@@ -201,9 +201,9 @@ def _bench_size(
 ) -> list[dict[str, Any]]:
     channels = next(iter(segmenters.values())).card.in_channels
     needed = batch_size * size[0] * size[1] * (channels + 2)  # as stored, as drawn and the label map, at the least
-    if needed > memory_free():
+    if needed > available_memory():
         raise InputError(
-            f"--size {size[0]}x{size[1]}: pictures of this size take {needed / 1e9:.0f} GB, and {memory_free() / 1e9:.0f} GB"
+            f"--size {size[0]}x{size[1]}: pictures of this size take {needed / 1e9:.0f} GB, and {available_memory() / 1e9:.0f} GB"
             " are free. Give a smaller one."
         )
     pictures = [picture(size, channels, seed) for seed in range(batch_size)]

@@ -15,7 +15,7 @@ from fullconv.profiling import NETWORK, UPSAMPLING, part
 from fullconv.rasters.reader import Raster
 from fullconv.rasters.scores import BandScores
 from fullconv.segmenter import Segmenter, best_class
-from fullconv.tiling import first_needed, grows_by_size, rows_ready, strips, upsample_rows
+from fullconv.tiling import first_required, row_chunks, rows_available, upsample_rows, upsamples_by_size
 from fullconv.tta import mean_logits, parse_views
 
 
@@ -49,7 +49,7 @@ class Bands:
         self.segmenter, self.raster, self.views, self.keep = segmenter, raster, views, keep
         self.averaged = len(parse_views(segmenter.tta)) > 1
         self.size, self.count = (raster.height, raster.width), views[0].bands
-        self.total = views[0].total() if grows_by_size(segmenter.network) else 0
+        self.total = views[0].total() if upsamples_by_size(segmenter.network) else 0
 
     def label(self, state: State) -> tuple[State, Iterator[NDArray[np.uint8]]]:
         """Compute the next band.
@@ -58,7 +58,7 @@ class Bands:
             state: What the band before left.
 
         Returns:
-            What this band leaves, and its rows of labels in strips (rows, W) uint8; void is 255.
+            What this band leaves, and its rows of labels in row_chunks (rows, W) uint8; void is 255.
 
         Raises:
             InputError: The raster is damaged there.
@@ -67,12 +67,12 @@ class Bands:
         return after, (self._labels(rows, strip) for rows, strip in logits)
 
     def probabilities(self, state: State) -> tuple[State, Iterator[NDArray[np.float32]]]:
-        """Do the same for probabilities: strips (K, rows, W), rounded to the precision of float16; NaN is void."""
+        """Do the same for probabilities: row_chunks (K, rows, W), rounded to the precision of float16; NaN is void."""
         after, logits = self._band(state)
         return after, (self._chances(rows, strip) for rows, strip in logits)
 
     def _band(self, state: State) -> tuple[State, Iterator[tuple[tuple[int, int], Tensor]]]:
-        """Compute the scores of the next band; returns what it leaves, and its logits in strips with their rows."""
+        """Compute the scores of the next band; returns what it leaves, and its logits in row_chunks with their rows."""
         network, device = self.segmenter.network, self.segmenter.device
         height, last = self.size[0], state.band + 1 == self.count
         kept = [] if state.scores is None else [torch.from_numpy(state.scores).to(device)[None]]
@@ -86,8 +86,8 @@ class Bands:
                 return State(state.band + 1), iter(())
             scores = torch.cat(kept, dim=-2)
             known = state.first + scores.shape[-2]
-            stop = height if last else max(state.row, rows_ready(network, known, height, self.total))
-            first = max(state.first, min(known - 1, first_needed(network, stop, height, self.total)))
+            stop = height if last else max(state.row, rows_available(network, known, height, self.total))
+            first = max(state.first, min(known - 1, first_required(network, stop, height, self.total)))
             added = torch.cat(new, dim=1)[0].cpu().numpy() if self.keep and new else None
             left = None if last else scores[0, :, first - state.first :].cpu().contiguous().numpy()
         return State(state.band + 1, stop, first, left, added), self._strips(scores, state.first, state.row, stop)
@@ -96,7 +96,7 @@ class Bands:
         """Grow scores to logits (K, rows, W), strip by strip."""
         if stop == start:
             return
-        for a, b in strips(stop - start, self.size[1], scores.shape[1]):
+        for a, b in row_chunks(stop - start, self.size[1], scores.shape[1]):
             rows = start + a, start + b
             with torch.inference_mode(), part(UPSAMPLING):
                 logits = upsample_rows(self.segmenter.network, scores, first, self.total, self.size, rows)

@@ -12,7 +12,8 @@ from fullconv.nn import Scores
 from fullconv.preprocess import normalize
 from fullconv.rasters.reader import Raster
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import RowProgram, RowStream, Span, band_scores, hand_back
+from fullconv.system import malloc_trim
+from fullconv.tiling import RowExecutor, RowGraph, TileSpan, tile_row_scores
 
 
 class BandScores(Protocol):
@@ -66,7 +67,13 @@ class TiledScores:
     """
 
     def __init__(
-        self, segmenter: Segmenter, raster: Raster, rows: list[Span], columns: list[Span], head: str, mirrored: bool
+        self,
+        segmenter: Segmenter,
+        raster: Raster,
+        rows: list[TileSpan],
+        columns: list[TileSpan],
+        head: str,
+        mirrored: bool,
     ) -> None:
         self.segmenter, self.rows, self.columns, self.head = segmenter, rows, columns, head
         self.engine = segmenter.engine.at(raster.height, raster.width)
@@ -75,14 +82,14 @@ class TiledScores:
     def scores(self, band: int, known: int) -> Tensor:
         """Compute the scores of a row of tiles."""
 
-        def read(row: Span, column: Span) -> Tensor:
-            return self.windows.read(row.start, row.stop, column.start, column.stop)
+        def read(rows: slice, columns: slice) -> Tensor:
+            return self.windows.read(rows.start, rows.stop, columns.start, columns.stop)
 
         def compute(image: Tensor) -> Tensor:
             return _of_head(self.engine.scores(image), self.head)
 
-        found = cast(Tensor, band_scores(compute, read, self.rows[band], self.columns))
-        hand_back()
+        found = tile_row_scores(compute, read, self.rows[band], self.columns)
+        malloc_trim()
         return found
 
     def total(self) -> int:
@@ -110,12 +117,12 @@ class StreamedScores:
     """
 
     def __init__(
-        self, segmenter: Segmenter, raster: Raster, program: RowProgram, rows: int, head: str, mirrored: bool
+        self, segmenter: Segmenter, raster: Raster, program: RowGraph, rows: int, head: str, mirrored: bool
     ) -> None:
         self.segmenter, self.program, self.rows, self.head = segmenter, program, rows, head
         self.windows, self.size = _Windows(raster, mirrored), (raster.height, raster.width)
         self.bands = -(-raster.height // rows)
-        self._stream: RowStream | None = None
+        self._stream: RowExecutor | None = None
         self._next = 0
 
     def scores(self, band: int, known: int) -> Tensor | None:
@@ -126,14 +133,14 @@ class StreamedScores:
 
     def total(self) -> int:
         """Return the rows of all scores."""
-        return RowStream(self.program, *self.size).total
+        return RowExecutor(self.program, *self.size).total
 
     def _begin(self, band: int, known: int) -> None:
         """Begin at a band, or so far above it that its cells do not see it."""
         network = self.program.network
         reads = known * network.score_stride + int(network.geometry.y.lo)
         start = max(0, min(band, reads // self.rows - 1)) if band else 0
-        self._stream = RowStream(self.program, *self.size, start * self.rows)
+        self._stream = RowExecutor(self.program, *self.size, start * self.rows)
         for before in range(start, band):
             self._push(before)
 
@@ -142,7 +149,7 @@ class StreamedScores:
         top = band * self.rows
         self._next = band + 1
         found = self._stream.push(self._input(top, min(self.size[0], top + self.rows)))
-        hand_back()
+        malloc_trim()
         return None if found is None else _of_head(found, self.head).float()
 
     def _input(self, top: int, bottom: int) -> Tensor:

@@ -12,18 +12,18 @@ from fullconv.rasters.reader import Raster
 from fullconv.rasters.scores import BandScores, StreamedScores, TiledScores
 from fullconv.segmenter import Segmenter, Tile
 from fullconv.tiling import (
-    RowProgram,
-    Span,
-    UnreadableError,
-    band_bytes,
-    band_rows,
+    RowGraph,
+    TileSpan,
+    UnsupportedOpError,
+    choose_chunk_rows,
+    choose_tile_size,
+    default_budget,
+    estimate_bytes,
+    estimate_chunk_bytes,
+    explain_inexact,
     fits,
-    memory_allowed,
-    memory_remark,
+    memory_warning,
     plan,
-    tile_core,
-    whole_bytes,
-    why_not,
 )
 from fullconv.tta import parse_views
 
@@ -43,14 +43,14 @@ class Way:
     """Rows of a band, where every cell is computed once; with neither of the two the raster is computed at once."""
     cache: int
     """Bytes of decoded blocks to keep."""
-    program: RowProgram | None = None
+    program: RowGraph | None = None
 
     def views(self, segmenter: Segmenter, raster: Raster, head: str) -> list[BandScores]:
         """Return what gives the scores of the raster, and of its mirror image where both are averaged."""
         flips = [view.mirrored for view in parse_views(segmenter.tta)]
         if self.rows is not None and self.program is not None:
             return [StreamedScores(segmenter, raster, self.program, self.rows, head, flip) for flip in flips]
-        rows, columns = [Span(0, raster.height, 0, None)], [Span(0, raster.width, 0, None)]
+        rows, columns = [TileSpan(0, raster.height, 0, None)], [TileSpan(0, raster.width, 0, None)]
         if self.tile is not None:
             rows, columns = plan(segmenter.network, raster.height, raster.width, self.tile)
         return [TiledScores(segmenter, raster, rows, columns, head, flip) for flip in flips]
@@ -85,19 +85,19 @@ def choose_way(
             return _by_rows(raster, program, int(begun["rows"]))
         return _by_tiles(raster, int(begun["tile"]) if begun["tile"] is not None else None)
     item = 2 if segmenter.engine.at(raster.height, raster.width).precision == "bf16" else 4
-    allowed = memory or segmenter.memory or memory_allowed()
+    allowed = memory or segmenter.memory or default_budget()
     if program is not None:
         free = allowed - AROUND - raster.cache_bytes(0, True)
         if segmenter.tta:
             free = free * 9 // 10  # what layers keep is kept for each view
-        rows = band_rows(program, raster.height, raster.width, free, item)
+        rows = choose_chunk_rows(program, raster.height, raster.width, free, item)
         if rows is not None:
-            fits(band_bytes(program, raster.height, raster.width, rows, item), free)
+            fits(estimate_chunk_bytes(program, raster.height, raster.width, rows, item), free)
             return _by_rows(raster, program, rows)
     return _by_tiles(raster, _core(segmenter, raster, allowed, item, named=bool(memory or segmenter.memory)))
 
 
-def _by_rows(raster: Raster, program: RowProgram, rows: int) -> Way:
+def _by_rows(raster: Raster, program: RowGraph, rows: int) -> Way:
     return Way(None, rows, raster.cache_bytes(rows, True), program)
 
 
@@ -105,14 +105,14 @@ def _by_tiles(raster: Raster, core: int | None) -> Way:
     return Way(core, None, raster.cache_bytes(core or raster.height, False))
 
 
-def _program(segmenter: Segmenter, raster: Raster) -> RowProgram | None:
+def _program(segmenter: Segmenter, raster: Raster) -> RowGraph | None:
     """Return the network by rows, or None where network or engine have no such form."""
     engine = segmenter.engine.at(raster.height, raster.width)
     if not isinstance(engine, TorchEngine):
         return None
     try:
-        return RowProgram(engine.chosen(raster.height, raster.width))
-    except UnreadableError:
+        return RowGraph(engine.chosen(raster.height, raster.width))
+    except UnsupportedOpError:
         return None
 
 
@@ -124,12 +124,12 @@ def _core(segmenter: Segmenter, raster: Raster, allowed: int, item: int, named: 
     """
     network, size = segmenter.network, (raster.height, raster.width)
     free = allowed - AROUND - raster.cache_bytes(0, False)
-    core = None if fits(whole_bytes(network, *size, item), free) else tile_core(network, *size, free, item)
+    core = None if fits(estimate_bytes(network, *size, item), free) else choose_tile_size(network, *size, free, item)
     if named and network.halo is not None:
-        segmenter.remark("memory", lambda: memory_remark(network, *size, core, allowed, item))
-    if core is None and network.halo is None and whole_bytes(network, *size, item) > allowed:
+        segmenter.remark("memory", lambda: memory_warning(network, *size, core, allowed, item))
+    if core is None and network.halo is None and estimate_bytes(network, *size, item) > allowed:
         raise NetworkError(
-            f"{raster.path}: is too large for the memory allowed, and tiles cannot be exact: {why_not(network)}"
+            f"{raster.path}: is too large for the memory allowed, and tiles cannot be exact: {explain_inexact(network)}"
             " Cut it, or use a model whose tiles are exact."
         )
     return None if core is None else min(core, LARGEST_CORE)

@@ -29,7 +29,7 @@ from fullconv.scale.sources import Item, list_source, load_item
 from fullconv.scale.storage import Place, is_url
 from fullconv.scale.watchdog import overseen
 from fullconv.segmenter import Segmenter, load
-from fullconv.tiling.memory import memory_free
+from fullconv.system import available_memory
 
 BLOCK = 32
 """Pictures that travel together."""
@@ -134,7 +134,7 @@ def _where_to_look(ray: Any) -> str:
     """Say what may keep a job from going on."""
     node = ray._private.worker._global_node
     logs = "" if node is None else f" Ray writes its log in {node.get_logs_dir_path()}."
-    free = memory_free() / 2**30
+    free = available_memory() / 2**30
     words = (
         f"{free:.1f} GB of memory are free here; where it runs short Ray ends copies of the model and starts them again"
     )

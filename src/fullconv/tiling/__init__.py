@@ -1,54 +1,84 @@
-"""Pictures of any size with the whole picture's answer: plans of tiles, stitching, rows, memory."""
+"""Images of any size with the whole image's result: plans of tiles, stitching, chunks of rows, memory estimates.
 
-from fullconv.tiling.debug import Difference, first_difference
-from fullconv.tiling.memory import (
-    band_bytes,
-    band_rows,
-    fits,
-    hand_back,
-    memory_allowed,
-    memory_free,
-    memory_remark,
-    tile_core,
-    whole_bytes,
+Only plans and stitching work without torch; the other names load on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from fullconv._lazy import attach
+from fullconv.tiling.plan import (
+    TileSpan,
+    explain_inexact,
+    first_required,
+    plan,
+    plan_axis,
+    row_chunks,
+    rows_available,
+    sliding_window,
+    tile_row_scores,
+    tiled_scores,
+    upsamples_by_size,
 )
-from fullconv.tiling.plan import Span, band_scores, blended_scores, plan, plan_axis, stitched_scores, why_not
-from fullconv.tiling.streaming.executor import (
-    RowProgram,
-    RowStream,
-    first_needed,
-    grows_by_size,
-    rows_ready,
-    strips,
-    upsample_rows,
-)
-from fullconv.tiling.streaming.lowering import UnreadableError
+
+if TYPE_CHECKING:
+    from fullconv.tiling.debug import Divergence, find_divergence
+    from fullconv.tiling.memory import (
+        choose_chunk_rows,
+        choose_tile_size,
+        default_budget,
+        estimate_bytes,
+        estimate_chunk_bytes,
+        fits,
+        memory_warning,
+    )
+    from fullconv.tiling.streaming.executor import RowExecutor, RowGraph, upsample_rows
+    from fullconv.tiling.streaming.lowering import UnsupportedOpError
 
 __all__ = [
-    "Difference",
-    "RowProgram",
-    "RowStream",
-    "Span",
-    "UnreadableError",
-    "band_bytes",
-    "band_rows",
-    "band_scores",
-    "blended_scores",
-    "first_difference",
-    "first_needed",
+    "Divergence",
+    "RowExecutor",
+    "RowGraph",
+    "TileSpan",
+    "UnsupportedOpError",
+    "choose_chunk_rows",
+    "choose_tile_size",
+    "default_budget",
+    "estimate_bytes",
+    "estimate_chunk_bytes",
+    "explain_inexact",
+    "find_divergence",
+    "first_required",
     "fits",
-    "grows_by_size",
-    "hand_back",
-    "memory_allowed",
-    "memory_free",
-    "memory_remark",
+    "memory_warning",
     "plan",
     "plan_axis",
-    "rows_ready",
-    "stitched_scores",
-    "strips",
-    "tile_core",
+    "row_chunks",
+    "rows_available",
+    "sliding_window",
+    "tile_row_scores",
+    "tiled_scores",
     "upsample_rows",
-    "whole_bytes",
-    "why_not",
+    "upsamples_by_size",
 ]
+
+__getattr__, _ = attach(
+    __name__,
+    {
+        "Divergence": "fullconv.tiling.debug",
+        "find_divergence": "fullconv.tiling.debug",
+        **dict.fromkeys(
+            (
+                "choose_chunk_rows",
+                "choose_tile_size",
+                "default_budget",
+                "estimate_bytes",
+                "estimate_chunk_bytes",
+                "fits",
+                "memory_warning",
+            ),
+            "fullconv.tiling.memory",
+        ),
+        **dict.fromkeys(("RowExecutor", "RowGraph", "upsample_rows"), "fullconv.tiling.streaming.executor"),
+        "UnsupportedOpError": "fullconv.tiling.streaming.lowering",
+    },
+)

@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 
 from fullconv.geometry import Axis, NodeGeometry
 from fullconv.nn import Network
-from fullconv.tiling.plan import Span, plan
+from fullconv.tiling.plan import TileSpan, plan
 
 
 @dataclass(frozen=True)
-class Difference:
+class Divergence:
     """The first layer whose values in a tile are not the whole picture's."""
 
     layer: str
@@ -36,7 +36,7 @@ class Difference:
 
 
 @torch.inference_mode()
-def first_difference(network: Network, picture: Tensor, core: int, tolerance: float = 1e-5) -> Difference | None:
+def find_divergence(network: Network, picture: Tensor, core: int, tolerance: float = 1e-5) -> Divergence | None:
     """Find the first layer that gives other values in a tile than in the whole picture.
 
     For a module of yours whose tiles are not exact: the layer that is named has a `trace_geometry`, or is an operation,
@@ -103,10 +103,10 @@ def _compare(
     layer: NodeGeometry,
     whole: Tensor,
     part: Tensor,
-    spans: tuple[Span, Span],
+    spans: tuple[TileSpan, TileSpan],
     ends: tuple[bool, bool],
     tolerance: float,
-) -> Difference | None:
+) -> Divergence | None:
     """Compare the cells of a tile that read nothing outside its window."""
     places = []
     for dim, axis, span, end in zip((-2, -1), (layer.geometry.y, layer.geometry.x), spans, ends, strict=True):
@@ -129,10 +129,10 @@ def _compare(
     y, x = divmod(at, apart.shape[-1])
     cell = y + sum(places[0]), x + sum(places[1])
     name = f"{layer.path} ({layer.op})" if layer.path else layer.op
-    return Difference(name, size, (spans[0].start, spans[1].start), cell)
+    return Divergence(name, size, (spans[0].start, spans[1].start), cell)
 
 
-def _inside(axis: Axis, span: Span, end: bool, cells: int) -> tuple[int, int]:
+def _inside(axis: Axis, span: TileSpan, end: bool, cells: int) -> tuple[int, int]:
     """Return the cells of a window, from and to, that read nothing outside it but what lies outside the picture."""
     low = 0 if span.start == 0 else max(0, math.ceil(-axis.lo / axis.scale))
     high = cells if end else min(cells, math.floor((span.stop - 1 - span.start - axis.hi) / axis.scale) + 1)

@@ -1,100 +1,104 @@
-"""Plans of tiles that give exactly the whole picture's scores.
+"""Exact tiles and row chunks: how an image is cut, and how the scores of tiles are stitched.
 
-A score cell depends on a bounded window of the picture (`fullconv.geometry`). A tile whose window holds all that its
-cells read, and that starts on the network's grid, computes the very same numbers; where the window meets a border of
-the picture it ends there too, so that every layer pads as it does for the whole.
+A score cell reads a bounded window of the image (`fullconv.geometry`). A tile whose window holds all that its cells read,
+and that starts on the network's grid, computes the very same numbers. A window that meets a border of the image ends
+there, so every layer pads as it does for the whole image.
 
-Scores of tiles put together: exactly, or averaged where tiles cannot be exact.
+Arrays are numpy arrays or anything that is sliced like them, such as tensors; this module never imports torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from fullconv.errors import NetworkError
-from fullconv.geometry import Axis
-from fullconv.nn import Network, Scores
+
+if TYPE_CHECKING:
+    from fullconv.geometry.axis import Axis
+    from fullconv.nn import Network
+
+Scores = TypeVar("Scores")
+"""An array (N, K, h, w), or a dict of them by head."""
 
 
 @dataclass(frozen=True)
-class Span:
+class TileSpan:
     """One tile along one axis."""
 
     start: int
     """First pixel of the window, on the grid."""
     stop: int
-    """Pixel after the window's last; the picture's end for the last tiles."""
-    skip: int
+    """Pixel after the window's last; the image's end for the last tiles."""
+    crop: int
     """Cells of the window's scores before the tile's first."""
     cells: int | None
     """Cells of the tile; None takes all that are left (the last tile)."""
 
 
-def plan_axis(axis: Axis, length: int, padded: int, core: int, align: int, minimum: int) -> list[Span]:
-    """Cut one axis into tiles.
+def plan_axis(axis: Axis, length: int, padded: int, tile_size: int, align: int, min_size: int) -> list[TileSpan]:
+    """Cut one axis into tiles whose cells follow each other without a gap.
 
     Args:
         axis: Geometry of the score map along this axis.
-        length: Pixels of the picture.
-        padded: Pixels on which the whole picture is computed.
-        core: Pixels of a tile's core, a multiple of ``align``.
-        align: Grid on which windows start and end.
-        minimum: Least size of a window, below which the network would pad it.
-
-    Returns:
-        Spans in order; their cells follow each other without gap.
+        length: Pixels of the image.
+        padded: Pixels on which the whole image is computed.
+        tile_size: Pixels of a tile without its halo, a multiple of ``align``.
+        align: Grid in pixels on which windows start and end.
+        min_size: Least pixels of a window, below which the network would pad it.
     """
     stride = int(axis.scale)
     spans = []
-    for begin in range(0, padded, core):
-        last = begin + core >= padded
-        first_cell, next_cell = begin // stride, (begin + core) // stride
+    for begin in range(0, padded, tile_size):
+        last = begin + tile_size >= padded
+        first_cell, next_cell = begin // stride, (begin + tile_size) // stride
         low = first_cell * stride + axis.lo
         start = max(0, math.floor(low / align) * align) if begin else 0
         high = (next_cell - 1) * stride + axis.hi + 1
         stop = padded if last else min(padded, math.ceil(high / align) * align)
-        if padded - stop < align:  # what would be left beyond is less than a grid step: go to the true border
+        if padded - stop < align:  # less than a grid step would be left: go to the true border
             stop = padded
-        if stop - start < minimum:
-            start = max(0, math.floor((stop - minimum) / align) * align)
-            stop = min(padded, max(stop, start + math.ceil(minimum / align) * align))
-        spans.append(Span(start, min(stop, length) if stop == padded else stop, first_cell - start // stride,
-                          None if last else next_cell - first_cell))  # fmt: skip
+        if stop - start < min_size:
+            start = max(0, math.floor((stop - min_size) / align) * align)
+            stop = min(padded, max(stop, start + math.ceil(min_size / align) * align))
+        cells = None if last else next_cell - first_cell
+        spans.append(
+            TileSpan(start, min(stop, length) if stop == padded else stop, first_cell - start // stride, cells)
+        )
     return spans
 
 
-def plan(network: Network, height: int, width: int, core: int) -> tuple[list[Span], list[Span]]:
-    """Cut a picture into tiles of a core size, rounded up to the grid.
+def plan(network: Network, height: int, width: int, tile_size: int) -> tuple[list[TileSpan], list[TileSpan]]:
+    """Cut the rows and the columns of an image into tiles; ``tile_size`` is rounded up to the grid.
 
     Raises:
-        NetworkError: A layer sees the whole picture, or has a reach that nobody knows.
+        NetworkError: A layer sees the whole image, or reads an unknown window.
     """
     if network.halo is None:
         raise NetworkError(
-            f"tiles cannot be exact: {why_not(network)} Use --tile none, or --blend for overlapping tiles that are"
-            " averaged, which is not exact."
+            f"tiles cannot be exact: {explain_inexact(network)} Use --tile none, or --blend for overlapping tiles that"
+            " are averaged, which is not exact."
         )
     align = network.stride
-    core = max(align, -(-core // align) * align)
+    tile_size = max(align, -(-tile_size // align) * align)
     padded = network.padded_size(height, width)
     sizes = zip((network.geometry.y, network.geometry.x), (height, width), padded, strict=True)
-    rows, columns = (plan_axis(axis, n, p, core, align, network.min_size) for axis, n, p in sizes)
+    rows, columns = (plan_axis(axis, n, p, tile_size, align, network.min_size) for axis, n, p in sizes)
     return rows, columns
 
 
-def why_not(network: Network) -> str:
-    """Return the sentence that names what keeps tiles from being exact."""
+def explain_inexact(network: Network) -> str:
+    """Return the sentence that names the layer because of which tiles are not exact."""
     geometry = network.geometry
     for names, what in (
-        (geometry.whole, "sees the whole picture"),
-        (geometry.unknown, "is an operation of unknown reach"),
-        (geometry.size_dependent, "depends on the picture's size"),
+        (geometry.whole, "sees the whole image"),
+        (geometry.unknown, "reads an unknown window"),
+        (geometry.size_dependent, "depends on the image's size"),
     ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
@@ -102,112 +106,149 @@ def why_not(network: Network) -> str:
     return ""
 
 
-def stitched_scores(
-    compute: Callable[[Tensor], Scores], image: Tensor, rows: list[Span], columns: list[Span]
+def tiled_scores(
+    compute: Callable[[Any], Scores], image: Any, rows: Sequence[TileSpan], columns: Sequence[TileSpan]
 ) -> Scores:
-    """Compute the scores of a picture tile by tile.
+    """Compute the scores of an image tile by tile: those of the whole image.
 
     Args:
-        compute: Maps (1, H, W, C) as stored to scores.
+        compute: Maps (1, h, w, C) as stored to scores.
         image: (1, H, W, C).
-        rows: Plan of the rows.
-        columns: Plan of the columns.
-
-    Returns:
-        Scores of the whole picture.
+        rows: Tiles along the rows, of `plan`.
+        columns: Tiles along the columns.
     """
-
-    def read(row: Span, column: Span) -> Tensor:
-        return image[:, row.start : row.stop, column.start : column.stop]
-
-    return _join([band_scores(compute, read, row, columns) for row in rows], -2)
+    return _join(
+        [tile_row_scores(compute, lambda *window: image[:, window[0], window[1]], row, columns) for row in rows], -2
+    )
 
 
-def band_scores(
-    compute: Callable[[Tensor], Scores], read: Callable[[Span, Span], Tensor], row: Span, columns: list[Span]
+def tile_row_scores(
+    compute: Callable[[Any], Scores], read: Callable[[slice, slice], Any], row: TileSpan, columns: Sequence[TileSpan]
 ) -> Scores:
     """Compute the scores of one row of tiles.
 
     Args:
         compute: Maps (1, h, w, C) as stored to scores.
-        read: Gives the window of a tile, (1, h, w, C).
-        row: Of the plan of the rows.
-        columns: Plan of the columns.
+        read: Returns the window (1, h, w, C) of some rows and columns.
+        row: The tile along the rows.
+        columns: Tiles along the columns.
     """
-    return _join([_cut(compute(read(row, column)), row, column) for column in columns], -1)
+    parts: list[Scores] = []
+    for column in columns:
+        scores = compute(read(slice(row.start, row.stop), slice(column.start, column.stop)))
+        window = (..., *(slice(s.crop, None if s.cells is None else s.crop + s.cells) for s in (row, column)))
+        # a copy, as a view would keep the margins in memory
+        parts.append(_by_head(lambda one, window=window: _concatenate([one[window]], -1), [scores]))
+    return _join(parts, -1)
 
 
-def _cut(scores: Scores, row: Span, column: Span) -> Scores:
-    if isinstance(scores, dict):
-        return {name: _one(value, row, column) for name, value in scores.items()}
-    return _one(scores, row, column)
-
-
-def _one(scores: Tensor, row: Span, column: Span) -> Tensor:
-    for dim, span in ((-2, row), (-1, column)):
-        count = scores.shape[dim] - span.skip if span.cells is None else span.cells
-        scores = scores.narrow(dim, span.skip, count)
-    return scores.clone()  # lets go of the window's margins
-
-
-def _join(parts: list[Scores], dim: int) -> Scores:
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], dict):
-        return {name: torch.cat([p[name] for p in parts], dim) for name in parts[0]}  # type: ignore[index]
-    return torch.cat(parts, dim)  # type: ignore[arg-type]
-
-
-def blended_scores(compute: Callable[[Tensor], Scores], image: Tensor, network: Network, core: int) -> Scores:
+def sliding_window(compute: Callable[[Any], Scores], image: Any, network: Network, tile_size: int) -> Scores:
     """Average the scores of tiles that overlap by half, the middle of a tile weighing most.
 
-    This is not the whole picture's answer: it is for networks whose layers see the whole picture, where no tile is.
+    The result is not the whole image's: this is for networks with layers that see the whole image, where no tile is exact.
 
     Args:
         compute: Maps (1, h, w, C) as stored to scores.
         image: (1, H, W, C).
-        network: The network, for its grid.
-        core: Side of a tile in pixels, rounded up to the grid.
+        network: For its grid.
+        tile_size: Side of a tile in pixels, rounded up to the grid.
     """
-    align = network.stride
-    side = max(2 * align, network.min_size, -(-core // align) * align)
-    spans = [_overlapping(n, side, align) for n in image.shape[1:3]]
-    parts = [
-        ((top, left), compute(image[:, top : top + side, left : left + side])) for top in spans[0] for left in spans[1]
-    ]
-    if isinstance(parts[0][1], dict):
-        names = parts[0][1].keys()
-        maps = [(at, cast("dict[str, Tensor]", s)) for at, s in parts]
-        return {n: _average([(at, s[n]) for at, s in maps], network.score_stride) for n in names}
-    return _average([(at, cast(Tensor, s)) for at, s in parts], network.score_stride)
+    align, stride = network.stride, network.score_stride
+    side = max(2 * align, network.min_size, -(-tile_size // align) * align)
+    starts = []
+    for length in image.shape[1:3]:
+        last = -(-(length - side) // align) * align
+        starts.append([*range(0, last, max(align, side // 2 // align * align)), last] if length > side else [0])
+    corners = [(top, left) for top in starts[0] for left in starts[1]]
+    parts = [compute(image[:, top : top + side, left : left + side]) for top, left in corners]
+
+    def average(*maps: Any) -> Any:
+        cells = [(top // stride, left // stride) for top, left in corners]
+        height = max(top + one.shape[-2] for (top, _), one in zip(cells, maps, strict=True))
+        width = max(left + one.shape[-1] for (_, left), one in zip(cells, maps, strict=True))
+        total = _like(maps[0], np.zeros((*maps[0].shape[:2], height, width)))
+        weights = _like(maps[0], np.zeros((height, width)))
+        for (top, left), one in zip(cells, maps, strict=True):
+            h, w = one.shape[-2:]
+            weight = _like(one, np.outer(_importance_window(h), _importance_window(w)))
+            total[..., top : top + h, left : left + w] += one * weight
+            weights[top : top + h, left : left + w] += weight
+        return total / weights
+
+    return cast(Scores, _by_head(average, parts))
 
 
-def _overlapping(length: int, side: int, align: int) -> list[int]:
-    """Return where tiles begin: every half side, and where the last one reaches the end."""
-    if length <= side:
-        return [0]
-    step = max(align, side // 2 // align * align)
-    last = -(-(length - side) // align) * align
-    return [*range(0, last, step), last]
-
-
-def _average(parts: list[tuple[tuple[int, int], Tensor]], stride: int) -> Tensor:
-    """Add scores up at their places, weighted, and divide by the weights."""
-    height = max(top // stride + s.shape[-2] for (top, _), s in parts)
-    width = max(left // stride + s.shape[-1] for (_, left), s in parts)
-    first = parts[0][1]
-    total = first.new_zeros(*first.shape[:2], height, width)
-    weights = first.new_zeros(height, width)
-    for (top, left), scores in parts:
-        h, w = scores.shape[-2:]
-        weight = torch.outer(_hat(h), _hat(w)).to(scores)
-        rows, columns = slice(top // stride, top // stride + h), slice(left // stride, left // stride + w)
-        total[..., rows, columns] += scores * weight
-        weights[rows, columns] += weight
-    return total / weights
-
-
-def _hat(n: int) -> Tensor:
+def _importance_window(n: int) -> Any:
     """Return weights that rise to the middle and fall again, (n,)."""
-    up = torch.arange(1, n + 1, dtype=torch.float32)
-    return torch.minimum(up, up.flip(0))
+    return np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1))
+
+
+def _like(array: Any, values: Any) -> Any:
+    """Return a numpy array as the kind, dtype and device of another array."""
+    return values.astype(array.dtype) if isinstance(array, np.ndarray) else array.new_tensor(values)
+
+
+def _by_head(function: Callable[..., Any], scores: Sequence[Any]) -> Any:
+    """Apply a function to scores, or by name to those of several heads."""
+    if isinstance(scores[0], dict):
+        return {name: function(*(one[name] for one in scores)) for name in scores[0]}
+    return function(*scores)
+
+
+def _join(parts: Sequence[Scores], axis: int) -> Scores:
+    joined = parts[0] if len(parts) == 1 else _by_head(lambda *arrays: _concatenate(arrays, axis), parts)
+    return cast(Scores, joined)
+
+
+def _concatenate(arrays: Sequence[Any], axis: int) -> Any:
+    """Join arrays of one kind along an axis into new memory."""
+    if isinstance(arrays[0], np.ndarray):
+        return np.concatenate(arrays, axis)
+    shape, first = list(arrays[0].shape), 0
+    shape[axis] = sum(array.shape[axis] for array in arrays)
+    joined = arrays[0].new_empty(shape)
+    for array in arrays:
+        joined.narrow(axis, first, array.shape[axis]).copy_(array)
+        first += array.shape[axis]
+    return joined
+
+
+def row_chunks(height: int, width: int, num_classes: int, budget: int = 8 * 2**20) -> Iterator[tuple[int, int]]:
+    """Cut an image's rows (a, b) so that a chunk of logits (K, b - a, W) float32 stays within a budget of bytes."""
+    rows = max(1, budget // (4 * num_classes * width))
+    for start in range(0, height, rows):
+        yield start, min(height, start + rows)
+
+
+def rows_available(network: Network, known: int, height: int, total: int) -> int:
+    """Return how many rows of the logits, from the top, the first rows of the scores suffice for.
+
+    Args:
+        network: For how it upsamples.
+        known: Rows of the scores, from the top.
+        height: Rows of the image.
+        total: Rows of the whole image's scores; used only by networks that upsample to the image's size.
+    """
+    return bisect_left(range(height), known, key=lambda row: _cells_around(network, row, height, total)[1])
+
+
+def first_required(network: Network, row: int, height: int, total: int) -> int:
+    """Return the first row of the scores that a row of the logits, or one below it, reads."""
+    return max(0, _cells_around(network, row, height, total)[0])
+
+
+def upsamples_by_size(network: Network) -> bool:
+    """Whether a network upsamples to the image's size, so that the number of score cells matters."""
+    row = getattr(network, "spec", None)
+    return row is not None and row.upsample_mode == "size"
+
+
+def _cells_around(network: Network, row: int, height: int, total: int) -> tuple[int, int]:
+    """Return the two rows of the scores that a row of the logits lies between; at a border, one lies beyond it."""
+    if getattr(network, "spec", None) is None:  # a wrapped module: its scores are its logits
+        return row, row
+    if upsamples_by_size(network):
+        low = math.floor(max((row + 0.5) * total / height - 0.5, 0))
+    else:
+        low = (row - math.ceil(network.geometry.y.offset)) // network.score_stride
+    return low, low + 1

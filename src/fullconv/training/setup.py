@@ -21,7 +21,7 @@ from fullconv.nn.pretrained import pretrained_cfg
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
-from fullconv.tiling import why_not
+from fullconv.tiling import explain_inexact
 from fullconv.training.config import Measured
 from fullconv.training.console import Console, amount
 from fullconv.training.distributed import ALONE, Processes
@@ -48,7 +48,7 @@ def make_network(recipe: Recipe, dataset: Dataset, channels: int, device: torch.
         parts = sorted({name.rsplit(".", 1)[0] for name in network.missing_keys})
         console.say(f"Starting anew, not from {recipe.weights}: {', '.join(parts)}.")
     if network.halo is None:
-        console.say(f"Tiles will not be exact with this network: {why_not(network)}")
+        console.say(f"Tiles will not be exact with this network: {explain_inexact(network)}")
     if recipe.freeze == "backbone":
         network.backbone.requires_grad_(False)
     network.to(device).to(memory_format=torch.channels_last)

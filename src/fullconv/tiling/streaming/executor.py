@@ -1,4 +1,4 @@
-"""Rows of logits from rows of scores: which are enough, and which are needed.
+"""RowBuffer of logits from rows of scores: which are enough, and which are needed.
 
 A network row by row: each layer keeps the few rows that its next ones need, so that every cell is computed once.
 
@@ -8,59 +8,18 @@ layer computes the rows that its input is known for. Branches that meet wait for
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from fullconv.geometry.layout import leaves, rebuild
-from fullconv.nn import Network, Scores, Variant
+from fullconv.nn import Network, Scores
 from fullconv.nn.upsample import half_pixel_coords, interp2d
-from fullconv.tiling.plan import why_not
-from fullconv.tiling.streaming.lowering import UnreadableError, read_graph
-from fullconv.tiling.streaming.row_ops import NEVER, Rows
-
-
-def rows_ready(network: Network, known: int, height: int, total: int) -> int:
-    """Return how many rows of the logits the first rows of the scores are enough for.
-
-    Args:
-        network: The network, for how it grows scores.
-        known: Rows of the scores, from the top.
-        height: Rows of the picture.
-        total: Rows of the whole picture's scores; only networks that grow scores by the picture's size look at it.
-    """
-    return bisect_left(range(height), known, key=lambda row: _cells_around(network, row, height, total)[1])
-
-
-def first_needed(network: Network, row: int, height: int, total: int) -> int:
-    """Return the first row of the scores that a row of the logits or one below it reads."""
-    return max(0, _cells_around(network, row, height, total)[0])
-
-
-def grows_by_size(network: Network) -> bool:
-    """Say whether a network grows its scores to the picture's size, so that their number matters."""
-    row = _variant(network)
-    return row is not None and row.upsample_mode == "size"
-
-
-def _variant(network: Network) -> Variant | None:
-    """Return the row of a network in the table of variants; a network from outside has none."""
-    return getattr(network, "spec", None)
-
-
-def _cells_around(network: Network, row: int, height: int, total: int) -> tuple[int, int]:
-    """Return the two rows of the scores between which a row of the logits lies; beyond a border, where it lies there."""
-    if _variant(network) is None:  # its scores are its logits
-        return row, row
-    if grows_by_size(network):
-        low = math.floor(max((row + 0.5) * total / height - 0.5, 0))
-    else:
-        low = (row - math.ceil(network.geometry.y.offset)) // network.score_stride
-    return low, low + 1
+from fullconv.tiling.plan import explain_inexact, upsamples_by_size
+from fullconv.tiling.streaming.lowering import UnsupportedOpError, lower
+from fullconv.tiling.streaming.row_ops import NEVER, RowBuffer
 
 
 def upsample_rows(
@@ -72,7 +31,7 @@ def upsample_rows(
         network: The network.
         scores: (N, K, n, w): rows ``first`` to ``first + n`` of the whole picture's scores, all that the rows read.
         first: Place of the first row.
-        total: Rows of the whole picture's scores.
+        total: RowBuffer of the whole picture's scores.
         size: (H, W) of the picture.
         rows: (a, b) of the picture.
 
@@ -80,7 +39,7 @@ def upsample_rows(
         Logits (N, K, b - a, W).
     """
     a, b = rows
-    if not grows_by_size(network):
+    if not upsamples_by_size(network):
         shift = first * network.score_stride
         return cast(Tensor, network.upsample(scores, size, (a - shift, b - shift), clamp=False))
     down = half_pixel_coords(a, b, total, size[0], scores.device)
@@ -88,28 +47,21 @@ def upsample_rows(
     return interp2d(scores, down - first, across, network.border)
 
 
-def strips(height: int, width: int, num_classes: int, budget: int = 8 * 2**20) -> Iterator[tuple[int, int]]:
-    """Cut a picture's rows so that a strip of logits (K, rows, W) float32 stays within a budget of bytes."""
-    rows = max(1, budget // (4 * num_classes * width))
-    for start in range(0, height, rows):
-        yield start, min(height, start + rows)
-
-
-class RowProgram:
+class RowGraph:
     """A network as steps that work on a few rows at a time.
 
     Args:
         network: Of bounded geometry.
 
     Raises:
-        UnreadableError: One of its operations has no form by rows.
+        UnsupportedOpError: One of its operations has no form by rows.
     """
 
     def __init__(self, network: Network) -> None:
         if network.halo is None:
-            raise UnreadableError(why_not(network))
+            raise UnsupportedOpError(explain_inexact(network))
         self.network = network
-        self.nodes, self.returned = read_graph(*network.graph())
+        self.nodes, self.returned = lower(*network.graph())
         self.readers: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
         for place, node in enumerate(self.nodes):
             for order, given in enumerate(node.inputs):
@@ -123,19 +75,19 @@ class RowProgram:
             totals.append(height if node.step is None else node.step.total([totals[i] for i in node.inputs]))
         return totals
 
-    def next_rows(self, maps: Sequence[Rows], place: int) -> tuple[int, int]:
+    def next_rows(self, maps: Sequence[RowBuffer], place: int) -> tuple[int, int]:
         """Return the first row of a map that is not computed, and the one behind the last that can be now."""
         step, rows = self.nodes[place].step, maps[place]
         assert step is not None
         return rows.stop, step.ready([maps[given] for given in self.nodes[place].inputs], rows.total)
 
-    def let_go(self, maps: Sequence[Rows], place: int) -> None:
+    def release(self, maps: Sequence[RowBuffer], place: int) -> None:
         """Drop the rows of a map's inputs that nobody reads again, once all who read them have had their turn."""
         for given in self.nodes[place].inputs:
             if self.readers[given][-1][0] == place:
                 maps[given].drop(self._needed(maps, given))
 
-    def _needed(self, maps: Sequence[Rows], given: int) -> int:
+    def _needed(self, maps: Sequence[RowBuffer], given: int) -> int:
         """Return the first row of a map that is still to be read."""
         needed = NEVER
         for place, order in self.readers[given]:
@@ -145,27 +97,27 @@ class RowProgram:
         return needed
 
 
-class RowStream:
+class RowExecutor:
     """One picture on its way through a network, from top to bottom.
 
     Args:
         program: The network.
-        height: Rows of the picture.
+        height: RowBuffer of the picture.
         width: Its columns.
         start: Begin at this row, a multiple of the stride, as if the picture began there.
     """
 
-    def __init__(self, program: RowProgram, height: int, width: int, start: int = 0) -> None:
+    def __init__(self, program: RowGraph, height: int, width: int, start: int = 0) -> None:
         padded = program.network.padded_size(height, width)
         self.program, self.height, self.width = program, height - start, width
         self.padded = padded[0] - start, padded[1]
         totals = program.totals(self.padded[0])
-        self.maps = [Rows(node.dim, total) for node, total in zip(program.nodes, totals, strict=True)]
+        self.maps = [RowBuffer(node.dim, total) for node, total in zip(program.nodes, totals, strict=True)]
         self.known = 0
 
     @property
     def total(self) -> int:
-        """Rows of the picture's scores."""
+        """RowBuffer of the picture's scores."""
         return self.maps[min(self.program.results)].total
 
     def push(self, rows: Tensor) -> Scores | None:
@@ -204,5 +156,5 @@ class RowStream:
         assert node.step is not None
         made = node.step.compute(first, last, [self.maps[given] for given in node.inputs]) if last > first else None
         rows.stop = last
-        self.program.let_go(self.maps, place)
+        self.program.release(self.maps, place)
         return made

@@ -16,7 +16,17 @@ from fullconv.geometry.windows import spread
 from fullconv.nn.backbones import Conv2dSameStatic
 from fullconv.nn.heads import Crop
 from fullconv.nn.upsample import Upsample
-from fullconv.tiling.streaming.row_ops import Cut, Grow, Local, MeanWindow, Pad, Resize, Step, Transposed, Window
+from fullconv.tiling.streaming.row_ops import (
+    AvgPool,
+    BilinearUp,
+    CropOp,
+    Pad,
+    Pointwise,
+    Resize,
+    RowOp,
+    SlidingOp,
+    Transposed,
+)
 
 JOINING = {"add", "sub", "mul", "div", "cat", "maximum", "minimum", "where"}
 """Operations of several maps whose row i comes from their rows i."""
@@ -24,7 +34,7 @@ VIEWS = {"getitem", "permute", "transpose", "contiguous", "to", "float", "type",
 RESHAPING = {"view", "reshape", "flatten", "unflatten", "narrow", "select", "chunk", "split", "unbind", "squeeze"}
 
 
-class UnreadableError(Exception):
+class UnsupportedOpError(Exception):
     """An operation has no form by rows; the message names it."""
 
 
@@ -33,7 +43,7 @@ class Node:
     """One value of a network that has rows."""
 
     name: str
-    step: Step | None
+    step: RowOp | None
     """What computes it; None for the picture."""
     inputs: list[int]
     """Values that it is computed from, by their place in the list of nodes."""
@@ -45,7 +55,7 @@ class Node:
     """Whether it lies in its first input's memory: a view, or an operation in place."""
 
 
-def read_graph(root: nn.Module, graph: fx.Graph) -> tuple[list[Node], Any]:
+def lower(root: nn.Module, graph: fx.Graph) -> tuple[list[Node], Any]:
     """Turn a graph into steps.
 
     Args:
@@ -56,7 +66,7 @@ def read_graph(root: nn.Module, graph: fx.Graph) -> tuple[list[Node], Any]:
         Nodes in order, the picture first; and what the network returns, with places in that list for tensors.
 
     Raises:
-        UnreadableError: An operation has no form by rows.
+        UnsupportedOpError: An operation has no form by rows.
     """
     (output,) = (node for node in graph.nodes if node.op == "output")
     needed = _needed(output)
@@ -66,14 +76,14 @@ def read_graph(root: nn.Module, graph: fx.Graph) -> tuple[list[Node], Any]:
         if node not in needed or node is output or not _is_map(node):
             continue
         inputs = [given for given in node.all_input_nodes if given in place]
-        step = None if node.op == "placeholder" else _Reader(root, node, inputs).step()
+        step = None if node.op == "placeholder" else _Lowering(root, node, inputs).step()
         value: Value = node.meta["result"]
         place[node] = len(nodes)
         rows = value.dims.index(Y)
         nodes.append(Node(node.name, step, [place[i] for i in inputs], rows, value.shape, _shares(node)))
     returned = fx.map_arg(output.args[0], lambda node: place.get(node))
     if None in [place.get(node) for node in output.all_input_nodes]:
-        raise UnreadableError("what the network returns does not depend on the picture")
+        raise UnsupportedOpError("what the network returns does not depend on the picture")
     return nodes, returned
 
 
@@ -92,7 +102,7 @@ def _is_map(node: fx.Node) -> bool:
     """Say whether a node is a map of rows and columns, or else a value that does not depend on the picture.
 
     Raises:
-        UnreadableError: It is neither.
+        UnsupportedOpError: It is neither.
     """
     result = node.meta["result"]
     if isinstance(result, Value):
@@ -100,7 +110,7 @@ def _is_map(node: fx.Node) -> bool:
             return False
         if result.dims.count(Y) == result.dims.count(X) == 1 and set(result.dims) <= {Y, X, OTHER}:
             return True
-    raise UnreadableError(f"{node.name} is no map of rows and columns")
+    raise UnsupportedOpError(f"{node.name} is no map of rows and columns")
 
 
 def _shares(node: fx.Node) -> bool:
@@ -112,7 +122,7 @@ def _shares(node: fx.Node) -> bool:
     return bool(mine.data_ptr() == theirs.data_ptr())
 
 
-class _Reader:
+class _Lowering:
     """Turns one node of a graph into a step."""
 
     def __init__(self, root: nn.Module, node: fx.Node, inputs: Sequence[fx.Node]) -> None:
@@ -121,11 +131,11 @@ class _Reader:
         self.name = type(self.layer).__name__ if self.layer is not None else name_of(node.target)
         self.value: Value = node.meta["result"]
 
-    def step(self) -> Step:
+    def step(self) -> RowOp:
         """Return the step.
 
         Raises:
-            UnreadableError: There is none.
+            UnsupportedOpError: There is none.
         """
         for given in self.node.all_input_nodes:
             if not isinstance(given.meta["value"], Tensor):
@@ -146,9 +156,9 @@ class _Reader:
         found = args[place] if len(args) > place else self.node.kwargs.get(name, default)
         return found.meta["value"] if isinstance(found, fx.Node) else found
 
-    def error(self, why: str) -> UnreadableError:
+    def error(self, why: str) -> UnsupportedOpError:
         """Return an error that names the operation."""
-        return UnreadableError(f"{self.node.name} ({self.name}) {why}")
+        return UnsupportedOpError(f"{self.node.name} ({self.name}) {why}")
 
     def _check_in_place(self) -> None:
         """Raise for a change in place of what others read, too."""
@@ -164,7 +174,7 @@ class _Reader:
                 raise self.error(f"changes {base.name} in place, which others read")
             base = base.args[0] if _shares(base) else None
 
-    def _local(self) -> Local:
+    def _local(self) -> Pointwise:
         """Return an operation that computes each row from the same row of its inputs."""
         if not self.inputs:
             raise self.error("takes no map")
@@ -178,7 +188,7 @@ class _Reader:
             raise self.error("reads other rows than its own")
         if self.layer is None and (self.name in RESHAPING or (self.name == "getitem" and not self._keeps_rows())):
             raise self.error("takes maps apart")
-        return Local(self._call())
+        return Pointwise(self._call())
 
     def _keeps_rows(self) -> bool:
         """Say whether an index takes all rows."""
@@ -209,7 +219,7 @@ def _two(option: Any) -> tuple[int, int]:
     return first, second
 
 
-def _convolution(read: _Reader) -> Step:
+def _convolution(read: _Lowering) -> RowOp:
     layer: Any = read.layer
     if layer is None:
         weight, bias = read.arg(1, "weight"), read.arg(2, "bias")
@@ -232,10 +242,10 @@ def _convolution(read: _Reader) -> Step:
     def slide(x: Tensor, pad: tuple[int, int]) -> Tensor:
         return F.conv2d(x, weight, bias, stride, pad, dilation, groups)
 
-    return Window(kernel, stride, pads, dilation, slide)  # type: ignore[arg-type]
+    return SlidingOp(kernel, stride, pads, dilation, slide)  # type: ignore[arg-type]
 
 
-def _pool_options(read: _Reader, last: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], Any]:
+def _pool_options(read: _Lowering, last: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], Any]:
     """Return kernel, stride, padding, and the option behind them."""
     layer: Any = read.layer
     if layer is not None:
@@ -246,7 +256,7 @@ def _pool_options(read: _Reader, last: str) -> tuple[tuple[int, int], tuple[int,
     return _two(kernel), _two(stride if stride not in (None, []) else kernel), _two(read.arg(3, "padding", 0)), more
 
 
-def _max_pool(read: _Reader) -> Step:
+def _max_pool(read: _Lowering) -> RowOp:
     kernel, stride, padding, dilation = _pool_options(read, "dilation")
     ceil = bool(getattr(read.layer, "ceil_mode", False) if read.layer is not None else read.arg(5, "ceil_mode", False))
     dilation = _two(dilation)
@@ -256,10 +266,10 @@ def _max_pool(read: _Reader) -> Step:
 
     pads = tuple((p, p) for p in padding)
     # PyTorch also computes where each maximum lies, as int64
-    return Window(kernel, stride, pads, dilation, slide, -torch.inf, ceil, scratch=8)  # type: ignore[arg-type]
+    return SlidingOp(kernel, stride, pads, dilation, slide, -torch.inf, ceil, scratch=8)  # type: ignore[arg-type]
 
 
-def _mean_pool(read: _Reader) -> Step:
+def _mean_pool(read: _Lowering) -> RowOp:
     kernel, stride, padding, ceil = _pool_options(read, "ceil_mode")
     layer: Any = read.layer
     count = layer.count_include_pad if layer is not None else read.arg(5, "count_include_pad", True)
@@ -269,10 +279,10 @@ def _mean_pool(read: _Reader) -> Step:
         return F.avg_pool2d(x, kernel, stride, pad, ceil, count, divisor)
 
     pads = tuple((p, p) for p in padding)
-    return MeanWindow(kernel, stride, pads, (1, 1), slide, 0.0, bool(ceil), 0, count, divisor)  # type: ignore[arg-type]
+    return AvgPool(kernel, stride, pads, (1, 1), slide, 0.0, bool(ceil), 0, count, divisor)  # type: ignore[arg-type]
 
 
-def _transposed(read: _Reader) -> Step:
+def _transposed(read: _Lowering) -> RowOp:
     layer: Any = read.layer
     if layer is None:
         weight, bias = read.arg(1, "weight"), read.arg(2, "bias")
@@ -289,7 +299,7 @@ def _transposed(read: _Reader) -> Step:
     return Transposed(weight.shape[-2], stride[0], padding[0], dilation[0], more[0], slide)
 
 
-def _resize(read: _Reader) -> Step:
+def _resize(read: _Lowering) -> RowOp:
     layer: Any = read.layer
     names = ("size", "scale_factor", "mode", "align_corners")
     if layer is not None:
@@ -307,7 +317,7 @@ def _resize(read: _Reader) -> Step:
     return Resize((int(factors[0]), int(factors[1])), mode)
 
 
-def _pad(read: _Reader) -> Step:
+def _pad(read: _Lowering) -> RowOp:
     layer: Any = read.layer
     amounts = list(layer.padding if layer is not None else read.arg(1, "pad"))
     mode, value = (
@@ -319,7 +329,7 @@ def _pad(read: _Reader) -> Step:
     return Pad((left, right), (above, below), float(value or 0))
 
 
-Make = Callable[[_Reader], Step]
+Make = Callable[[_Lowering], RowOp]
 LAYERS: dict[Any, Make] = {
     nn.Conv2d: _convolution,
     Conv2dSameStatic: _convolution,
@@ -331,8 +341,8 @@ LAYERS: dict[Any, Make] = {
     nn.UpsamplingBilinear2d: _resize,
     nn.ZeroPad2d: _pad,
     nn.ConstantPad2d: _pad,
-    Upsample: lambda read: Grow(read.layer),  # type: ignore[arg-type]
-    Crop: lambda read: Cut(read.layer.offset),  # type: ignore[union-attr, arg-type]
+    Upsample: lambda read: BilinearUp(read.layer),  # type: ignore[arg-type]
+    Crop: lambda read: CropOp(read.layer.offset),  # type: ignore[union-attr, arg-type]
 }
 FUNCTIONS: dict[str, Make] = {
     "conv2d": _convolution,

@@ -18,13 +18,13 @@ NEVER = 2**62
 
 
 @dataclass
-class Rows:
+class RowBuffer:
     """Some rows of a map: those that are known and still needed."""
 
     dim: int
     """The dimension of rows."""
     total: int
-    """Rows of the whole map."""
+    """RowBuffer of the whole map."""
     start: int = 0
     """Place of the first row that is kept."""
     stop: int = 0
@@ -53,7 +53,7 @@ class Rows:
         self.start = max(first, self.start)
 
 
-class Step(ABC):
+class RowOp(ABC):
     """One operation of a network."""
 
     scratch = 0
@@ -68,7 +68,7 @@ class Step(ABC):
         """Return first and last row of an input, by its place, that a row reads; some may lie beyond the borders."""
 
     @abstractmethod
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows ``first`` to ``last``, the last left out.
 
         Args:
@@ -77,7 +77,7 @@ class Step(ABC):
             maps: The inputs.
         """
 
-    def ready(self, maps: Sequence[Rows], total: int) -> int:
+    def ready(self, maps: Sequence[RowBuffer], total: int) -> int:
         """Return how many rows, from the top, the known rows of the inputs are enough for."""
         count = total if all(rows.stop for rows in maps) else 0
         for place, rows in enumerate(maps):
@@ -86,7 +86,7 @@ class Step(ABC):
                 count = min(count, bisect_left(range(total), known, key=lambda row: self.reads(row, place)[1]))
         return count
 
-    def window(self, first: int, last: int, rows: Rows, place: int = 0) -> tuple[Tensor, int, int]:
+    def window(self, first: int, last: int, rows: RowBuffer, place: int = 0) -> tuple[Tensor, int, int]:
         """Return the rows of an input that some rows read, and how many of them lie beyond its top and its bottom."""
         low, high = self.reads(first, place)[0], self.reads(last - 1, place)[1] + 1
         inside = max(0, low), min(rows.total, high)
@@ -94,7 +94,7 @@ class Step(ABC):
 
 
 @dataclass
-class Local(Step):
+class Pointwise(RowOp):
     """An operation that computes each row from the same row of its inputs."""
 
     call: Callable[[Sequence[Tensor]], Tensor]
@@ -107,13 +107,13 @@ class Local(Step):
         """Return what a row reads."""
         return row, row
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         return self.call([rows.take(first, last) for rows in maps])
 
 
 @dataclass
-class Window(Step):
+class SlidingOp(RowOp):
     """A window that slides over rows and columns: a convolution or a pool."""
 
     kernel: tuple[int, int]
@@ -130,7 +130,7 @@ class Window(Step):
 
     @property
     def reach(self) -> int:
-        """Rows from the first to the last that a window reads."""
+        """RowBuffer from the first to the last that a window reads."""
         return (self.kernel[0] - 1) * self.dilation[0]
 
     def total(self, totals: Sequence[int]) -> int:
@@ -147,7 +147,7 @@ class Window(Step):
         low = row * self.stride[0] - self.padding[0][0]
         return low, low + self.reach
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         x, above, below = self.window(first, last, maps[0])
         (before, after), (left, right) = self.padding
@@ -164,13 +164,13 @@ class Window(Step):
 
 
 @dataclass
-class MeanWindow(Window):
+class AvgPool(SlidingOp):
     """An average pool, which may count its padding or not."""
 
     count_padding: bool = True
     divisor: int | None = None
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         x, above, below = self.window(first, last, maps[0])
         width = self.padding[1][0]
@@ -200,7 +200,7 @@ class MeanWindow(Window):
 
 
 @dataclass
-class Grow(Step):
+class BilinearUp(RowOp):
     """Our upsampling by a fixed factor and phase: the second input lends its size only."""
 
     layer: Upsample
@@ -216,7 +216,7 @@ class Grow(Step):
         low = (row - -(-self.layer.phase.numerator // self.layer.phase.denominator)) // self.layer.factor
         return low, low + 1
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         coarse, _, _ = self.window(first, last, maps[0])
         shift = max(0, self.reads(first, 0)[0]) * self.layer.factor
@@ -224,7 +224,7 @@ class Grow(Step):
 
 
 @dataclass
-class Transposed(Step):
+class Transposed(RowOp):
     """A transposed convolution."""
 
     kernel: int
@@ -232,7 +232,7 @@ class Transposed(Step):
     padding: int
     dilation: int
     more: int
-    """Rows of output padding."""
+    """RowBuffer of output padding."""
     slide: Callable[[Tensor], Tensor]
     """Input -> output, its rows not cut."""
 
@@ -245,7 +245,7 @@ class Transposed(Step):
         at = row + self.padding
         return -(-(at - self.dilation * (self.kernel - 1)) // self.stride), at // self.stride
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         low = max(0, self.reads(first, 0)[0])
         high = max(low, min(maps[0].total - 1, self.reads(last - 1, 0)[1]))
@@ -254,7 +254,7 @@ class Transposed(Step):
 
 
 @dataclass
-class Resize(Step):
+class Resize(RowOp):
     """Interpolation by a whole factor, by half-pixel centres or to the nearest cell."""
 
     factor: tuple[int, int]
@@ -271,7 +271,7 @@ class Resize(Step):
         low = (2 * row + 1 - self.factor[0]) // (2 * self.factor[0])
         return low, low + 1
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         x, _, _ = self.window(first, last, maps[0])
         shift = max(0, self.reads(first, 0)[0]) * self.factor[0]
@@ -281,7 +281,7 @@ class Resize(Step):
 
 
 @dataclass
-class Cut(Step):
+class CropOp(RowOp):
     """The release's crop: a map begins at an offset, and has the size that a coarser one grows to."""
 
     offset: int
@@ -294,14 +294,14 @@ class Cut(Step):
         """Return what a row reads."""
         return (NEVER, -1) if place == 1 else (row + self.offset, row + self.offset)
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         x, _, _ = self.window(first, last, maps[0])
         return x[..., self.offset : self.offset + 2 * maps[1].width + 2]
 
 
 @dataclass
-class Pad(Step):
+class Pad(RowOp):
     """Constant padding."""
 
     columns: tuple[int, int]
@@ -316,7 +316,7 @@ class Pad(Step):
         """Return what a row reads."""
         return row - self.rows[0], row - self.rows[0]
 
-    def compute(self, first: int, last: int, maps: Sequence[Rows]) -> Tensor:
+    def compute(self, first: int, last: int, maps: Sequence[RowBuffer]) -> Tensor:
         """Compute rows."""
         x, above, below = self.window(first, last, maps[0])
         return F.pad(x, (*self.columns, above, below), value=self.value)

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fullconv import tiling
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
 from fullconv.nn import ModuleWrapper, build
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import plan, plan_axis, stitched_scores, strips, tile_core, whole_bytes, why_not
-from fullconv.tiling.memory import SCRATCH
+from fullconv.system import available_memory
+from fullconv.tiling import choose_tile_size, estimate_bytes, explain_inexact, plan, plan_axis, row_chunks, tiled_scores
+from fullconv.tiling.memory import SCRATCH, default_budget
 from networks import enliven, pictures
 
 NETS = [
@@ -52,7 +52,7 @@ def compared(network, height: int, width: int, core: int, dtype: torch.dtype) ->
         return network.scores(window.permute(0, 3, 1, 2))
 
     whole = compute(image)
-    tiled = stitched_scores(compute, image, *plan(network, height, width, core))
+    tiled = tiled_scores(compute, image, *plan(network, height, width, core))
     assert tiled.shape == whole.shape
     assert whole.std() > 1e-3 * whole.abs().max()  # blind networks tile exactly
     return float((tiled - whole).abs().max() / whole.abs().max())
@@ -112,7 +112,7 @@ def test_a_plan_covers_every_cell_once_within_the_picture(length, tiles, stride,
         assert 0 <= span.start < length
         assert span.start % align == 0
         assert span.stop <= max(length, span.start + minimum)
-        assert span.start // stride + span.skip == cell  # follows the one before without gap
+        assert span.start // stride + span.crop == cell  # follows the one before without gap
         assert (span.cells is None) == last
         if span.start > 0:
             assert span.start <= cell * stride + lo  # all that the first cell reads
@@ -126,12 +126,10 @@ def test_a_plan_covers_every_cell_once_within_the_picture(length, tiles, stride,
 def test_a_gate_that_sees_the_whole_picture_is_refused_by_name():
     network = build("fcn8s", backbone="mobilenetv3_large_100", num_classes=2)
     assert network.halo is None
-    words = (
-        r"tiles cannot be exact: .*SqueezeExcite: global average pooling\) sees the whole picture \(and \d+ more\)\."
-    )
+    words = r"tiles cannot be exact: .*SqueezeExcite: global average pooling\) sees the whole image \(and \d+ more\)\."
     with pytest.raises(NetworkError, match=words + " Use --tile none"):
         plan(network, 300, 300, 64)
-    assert tile_core(network, 10_000, 10_000, allowed=1) is None  # the whole is the only answer
+    assert choose_tile_size(network, 10_000, 10_000, budget=1) is None  # the whole is the only answer
 
 
 class Own(nn.Module):
@@ -159,7 +157,7 @@ def test_a_network_from_outside_tiles_exactly_too(height, width, core):
 def test_a_network_from_outside_that_norms_over_the_picture_is_refused_by_name():
     network = ModuleWrapper(Own(lambda channels: nn.GroupNorm(2, channels)), 3, 4)
     assert network.halo is None
-    with pytest.raises(NetworkError, match=r"down\.1 \(GroupNorm.*sees the whole picture"):
+    with pytest.raises(NetworkError, match=r"down\.1 \(GroupNorm.*sees the whole image"):
         plan(network, 64, 64, 32)
 
 
@@ -170,8 +168,8 @@ def test_a_network_from_outside_that_cannot_be_traced_is_of_unknown_reach():
 
     network = ModuleWrapper(Branching(), 3, 3)
     assert network.halo is None
-    assert "Branching" in why_not(network)
-    assert "unknown reach" in why_not(network)
+    assert "Branching" in explain_inexact(network)
+    assert "unknown window" in explain_inexact(network)
 
 
 def test_a_network_from_outside_of_another_output_size_is_told_so():
@@ -184,27 +182,27 @@ def test_a_network_from_outside_of_another_output_size_is_told_so():
 
 @given(height=st.integers(1, 500), width=st.integers(1, 5000), classes=st.integers(1, 255))
 def test_strips_cut_the_rows_without_gap_within_the_budget(height, width, classes):
-    cut = list(strips(height, width, classes, budget=2**20))
+    cut = list(row_chunks(height, width, classes, budget=2**20))
     assert [row for a, b in cut for row in range(a, b)] == list(range(height))
     assert all(b - a == 1 or 4 * classes * width * (b - a) <= 2**20 for a, b in cut)
 
 
 def test_memory_decides_on_tiles():
     network = lively("fcn8s", "tiny", 0.25, torch.float32)
-    allowed = whole_bytes(network, 1024, 1024)
+    allowed = estimate_bytes(network, 1024, 1024)
     # two maps of the first layer, 4 channels at half the size, and the picture
     assert allowed > SCRATCH + 1024 * 1024 * (2 * 4 / 4 + 3) * 4
-    assert tile_core(network, 1000, 1000, allowed) is None
-    core = tile_core(network, 4000, 4000, allowed)
+    assert choose_tile_size(network, 1000, 1000, allowed) is None
+    core = choose_tile_size(network, 4000, 4000, allowed)
     assert core is not None
     assert core % 32 == 0
     assert 256 <= core < 1024
-    assert tile_core(network, 4000, 4000, allowed=1) == 256  # smaller tiles would compute little but halo
+    assert choose_tile_size(network, 4000, 4000, budget=1) == 256  # smaller tiles would compute little but halo
 
 
 def test_the_memory_that_is_free_is_some():
-    assert tiling.memory_free() > 10 * 2**20
-    assert tiling.memory_allowed() <= tiling.memory_free()
+    assert available_memory() > 10 * 2**20
+    assert default_budget() <= available_memory()
 
 
 def test_pictures_that_fit_the_memory_one_by_one_only_do_not_go_together():
@@ -213,7 +211,7 @@ def test_pictures_that_fit_the_memory_one_by_one_only_do_not_go_together():
     engine = segmenter.engine.at(96, 96)
     compute = engine.scores
     engine.scores = lambda images: batches.append(len(images)) or compute(images)
-    one = whole_bytes(network, 96, 96)
+    one = estimate_bytes(network, 96, 96)
     for segmenter.memory, expected in ((3 * one, [3]), (2 * one, [1, 1, 1])):
         batches.clear()
         segmenter.predict_many([np.full((96, 96, 3), value, np.uint8) for value in (1, 2, 3)])

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
-from fullconv.nn import ModuleWrapper, Network, build
+from fullconv.nn import Network, ModuleWrapper, build
 from fullconv.tiling import (
-    RowProgram,
-    RowStream,
-    UnreadableError,
-    first_difference,
+    RowExecutor,
+    RowGraph,
+    UnsupportedOpError,
+    find_divergence,
     plan,
-    stitched_scores,
+    tiled_scores,
 )
 from networks import enliven, pictures
 
@@ -87,7 +87,7 @@ def of_first_head(scores: Any) -> Tensor:
 
 
 def by_rows(network: Network, x: Tensor, rows: int) -> Tensor:
-    stream = RowStream(RowProgram(network), *x.shape[-2:])
+    stream = RowExecutor(RowGraph(network), *x.shape[-2:])
     parts = [stream.push(x[:, :, row : row + rows]) for row in range(0, x.shape[-2], rows)]
     return torch.cat([of_first_head(part) for part in parts if part is not None], dim=-2)
 
@@ -115,7 +115,7 @@ def check(case: Case) -> Agreement:
     def compute(window: Tensor) -> Tensor:
         return of_first_head(network.scores(window.permute(0, 3, 1, 2)))
 
-    tiled = stitched_scores(compute, image, *plan(network, case.height, case.width, case.core))
+    tiled = tiled_scores(compute, image, *plan(network, case.height, case.width, case.core))
     streamed = by_rows(network, x, case.rows)
     size = case.height, case.width
     logits = network.upsample(whole, size)
@@ -125,7 +125,7 @@ def check(case: Case) -> Agreement:
         found = network.upsample(scores, size)
         allowed = tolerance * logits.abs().max()
         if not (apart := (found - logits).abs().max()) <= allowed:
-            named = first_difference(network, x, case.core, tolerance)
+            named = find_divergence(network, x, case.core, tolerance)
             raise AssertionError(f"{case}, {name}: {apart / logits.abs().max():.1e} of the largest logit. {named}")
         shares.append((apart / logits.abs().max()).item())
         best, second = logits.topk(2, dim=1).values.unbind(1)
@@ -222,11 +222,9 @@ def test_a_layer_of_wrong_geometry_is_caught_and_named():
     x = pictures(1, 3, 60, 70, dtype=torch.float64)
     image = x.permute(0, 2, 3, 1)
     whole = network.scores(x)
-    tiled = stitched_scores(
-        lambda window: network.scores(window.permute(0, 3, 1, 2)), image, *plan(network, 60, 70, 20)
-    )
+    tiled = tiled_scores(lambda window: network.scores(window.permute(0, 3, 1, 2)), image, *plan(network, 60, 70, 20))
     assert (tiled - whole).abs().max() > 1e-3 * whole.abs().max()
-    found = first_difference(network, x, 20, 1e-12)
+    found = find_divergence(network, x, 20, 1e-12)
     assert found is not None
     assert found.layer == "middle.1 (Lying)"
     assert "middle.1 (Lying) differs first" in str(found)
@@ -236,10 +234,10 @@ def test_a_layer_of_wrong_geometry_is_caught_and_named():
 def test_layers_that_say_the_truth_do_not_differ():
     torch.manual_seed(0)
     network = ModuleWrapper(Body(nn.Conv2d(6, 6, 7, padding=3)).double(), 3, 4)
-    assert first_difference(network, pictures(1, 3, 60, 70, dtype=torch.float64), 20, 1e-12) is None
+    assert find_divergence(network, pictures(1, 3, 60, 70, dtype=torch.float64), 20, 1e-12) is None
     for net in (SMALL[2], ("voc-fcn8s", None, 1 / 32)):
         assert (
-            first_difference(made(net, torch.float64), pictures(1, 3, 150, 97, dtype=torch.float64), 32, 1e-12) is None
+            find_divergence(made(net, torch.float64), pictures(1, 3, 150, 97, dtype=torch.float64), 32, 1e-12) is None
         )
 
 
@@ -298,17 +296,17 @@ class Mirrored(nn.Module):
     (InPlace(), r"changes root_conv in place, which others read"),
     (nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")), r"Conv2d\) pads by reflect"),
     (nn.Sequential(Mirrored(), nn.Conv2d(3, 4, 1)), r"pads by reflect"),
-    (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), r"sees the whole picture"),
+    (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), r"sees the whole image"),
 ], ids=["in place", "reflect", "mirror", "norm"])  # fmt: skip
 def test_what_has_no_form_by_rows_is_refused_by_name(module, words):
-    with pytest.raises(UnreadableError, match=words):
-        RowProgram(ModuleWrapper(module, 3, 4))
+    with pytest.raises(UnsupportedOpError, match=words):
+        RowGraph(ModuleWrapper(module, 3, 4))
 
 
 def test_rows_that_are_kept_are_few():
     """Memory is width times depth: what waits between two bands does not grow with the picture."""
     network = made(SMALL[2], torch.float32)
-    stream = RowStream(RowProgram(network), 1024, 64)
+    stream = RowExecutor(RowGraph(network), 1024, 64)
     x = pictures(1, 3, 1024, 64)
     held = []
     for row in range(0, 1024 - 64, 64):
@@ -321,7 +319,7 @@ def test_rows_that_are_kept_are_few():
 
 def test_every_cell_is_computed_once():
     network = made(SMALL[2], torch.float32)
-    program = RowProgram(network)
+    program = RowGraph(network)
     counted = [0] * len(program.nodes)
     for place, node in enumerate(program.nodes):
         if node.step is None:
@@ -334,7 +332,7 @@ def test_every_cell_is_computed_once():
             return found
 
         node.step.compute = counting  # type: ignore[method-assign]
-    stream = RowStream(program, 500, 40)
+    stream = RowExecutor(program, 500, 40)
     x = pictures(1, 3, 500, 40)
     for row in range(0, 500, 37):
         stream.push(x[:, :, row : row + 37])
@@ -343,6 +341,6 @@ def test_every_cell_is_computed_once():
 
 def test_first_difference_refuses_what_cannot_be_tiled():
     network = ModuleWrapper(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), 3, 4)
-    with pytest.raises(NetworkError, match="sees the whole picture"):
-        first_difference(network, pictures(1, 3, 32, 32), 16)
+    with pytest.raises(NetworkError, match="sees the whole image"):
+        find_divergence(network, pictures(1, 3, 32, 32), 16)
     assert Fraction(network.geometry.y.scale) == 1

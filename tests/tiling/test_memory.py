@@ -42,18 +42,18 @@ def status(key):
 picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 segmenter.predict(picture[:96, :96], tile="none")  # code is loaded, weights are in the kernels' order
 gc.collect()
-memory.hand_back()
+memory.malloc_trim()
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
 before = status("VmRSS")
 left, top, right, bottom = network.halo or (0, 0, 0, 0)
 size = (height, width) if tile == "none" else (int(tile) + top + bottom, int(tile) + left + right)
-thought = memory.whole_bytes(network, *size)
+thought = memory.estimate_bytes(network, *size)
 segmenter.memory = int(1.1 * thought)  # so that it just fits, as it is where memory is short
 with retain_freed():
     segmenter.predict(picture)
 taken = status("VmHWM") - before
-assert (memory.tile_core(network, height, width, segmenter.memory) is None) == (tile == "none")
+assert (memory.choose_tile_size(network, height, width, segmenter.memory) is None) == (tile == "none")
 print(taken, thought)
 """
 
