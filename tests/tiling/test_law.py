@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
-from fullconv.nn import Network, ModuleWrapper, build
+from fullconv.nn import ModuleWrapper, Network, build
 from fullconv.tiling import (
     RowExecutor,
     RowGraph,
