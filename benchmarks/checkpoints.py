@@ -27,16 +27,16 @@ from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
 from fullconv.training.loop import CHECKPOINT_SHARE
 from fullconv.training.state import TrainState, new_state
-from fullconv.training.step import Stepper, finite_gradients
+from fullconv.training.step import TrainStep, finite_gradients
 
 
-def made_state(backbone: str, classes: int, crop: tuple[int, int]) -> tuple[TrainState, Stepper, Batch]:
+def made_state(backbone: str, classes: int, crop: tuple[int, int]) -> tuple[TrainState, TrainStep, Batch]:
     """Return the state after a step on random pictures, what makes steps, and the batch."""
     torch.manual_seed(0)
     network = fullconv.build("fcn8s", backbone=backbone, num_classes=classes).to(memory_format=torch.channels_last)
     card = Card(variant="fcn8s", backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
     recipe = Recipe(weights="none", lr=1e-4, weight_decay=0.02)
-    stepper = Stepper(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
+    stepper = TrainStep(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, *crop, 3), dtype=torch.uint8, generator=generator)
     masks = torch.randint(0, classes, (2, *crop), dtype=torch.uint8, generator=generator)

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from fullconv.training.environment import describe_machine, describe_versions
+from fullconv.training.environment import machine_info, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -90,7 +90,7 @@ def keep(name: str, content: Mapping[str, Any]) -> Path:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     path = RESULTS / f"{name}.json"
     everything = {
-        "commit": commit.stdout.strip(), "machine": describe_machine(), "versions": describe_versions(), **content
+        "commit": commit.stdout.strip(), "machine": machine_info(), "versions": package_versions(), **content
     }  # fmt: skip
     path.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     return path

@@ -21,7 +21,7 @@ from PIL import Image
 
 import fullconv
 from fullconv.cli.demo import draw
-from fullconv.ranking import look, rank
+from fullconv.ranking import rank, summarize_images
 
 SIZE = (96, 128)
 SCENES, FRAMES, SINGLES, TEST = 4, 30, 40, 40
@@ -86,8 +86,8 @@ def main() -> None:
             shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
             first, rest = shuffled[: options.first], shuffled[options.first :]
             model, start = score(folder, first, options.steps, seed, folder / "first")
-            known = look(model, [str(folder / "images" / f"{name}.png") for name in first])
-            glances = look(model, [str(folder / "images" / f"{name}.png") for name in rest])
+            known = summarize_images(model, [str(folder / "images" / f"{name}.png") for name in first])
+            glances = summarize_images(model, [str(folder / "images" / f"{name}.png") for name in rest])
             ranked = [Path(row.image).stem for row in rank(glances, options.more, known)][: options.more]
             chance = rest[: options.more]
             _, by_rank = score(folder, first + ranked, options.steps, seed, folder / "rank")

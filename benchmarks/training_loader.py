@@ -30,7 +30,7 @@ from fullconv.data.loader import TrainingBatches
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
 from fullconv.system import retain_freed
-from fullconv.training.autotune import choose_training_precision
+from fullconv.training.autotune import pick_amp_dtype
 from fullconv.training.loop import Stepper
 from fullconv.training.state import new_state
 
@@ -115,7 +115,7 @@ def our_loop(root: str, backbone: str, steps: int):
     recipe = Recipe(weights="none", backbone=backbone, lr=2e-3, weight_decay=0.02)
     loading = TrainingBatches(dataset, batch_size=BATCH, crop=CROP)
     stepper = Stepper(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
-    stepper.precision = choose_training_precision(network, stepper, loading.whole(0))
+    stepper.precision = pick_amp_dtype(network, stepper, loading.whole(0))
     state = new_state(network, recipe)
     batches = loading.batches()
 

@@ -24,9 +24,9 @@ from fullconv.data.loader import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
 from fullconv.system import retain_freed
-from fullconv.training.autotune import choose_training_precision
+from fullconv.training.autotune import pick_amp_dtype
 from fullconv.training.state import new_state
-from fullconv.training.step import Stepper
+from fullconv.training.step import TrainStep
 
 KEPT = ExitStack()
 """Lasts as long as the process."""
@@ -83,8 +83,8 @@ def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[i
     card = Card(variant=variant, backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
     recipe = Recipe(weights="none", lr=2e-3, weight_decay=0.02)
     loss = PixelLoss("cross_entropy + 2 * dice" if dice else "cross_entropy")
-    stepper = Stepper(recipe, card, {"": loss}, torch.device("cpu"), "fp32")
-    stepper.precision = choose_training_precision(network, stepper, batch)
+    stepper = TrainStep(recipe, card, {"": loss}, torch.device("cpu"), "fp32")
+    stepper.precision = pick_amp_dtype(network, stepper, batch)
     state = new_state(network, recipe)
     return measured(lambda: stepper.step(state, [batch], 1000)), stepper.precision
 

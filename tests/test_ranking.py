@@ -17,7 +17,7 @@ from PIL import Image
 from fullconv import Segmenter, build
 from fullconv.cli import main
 from fullconv.errors import InputError
-from fullconv.ranking import GRID, Glance, glance, rank
+from fullconv.ranking import GRID, ImageSummary, rank, summarize
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def picture(seed, height=50, width=41):
 
 
 def made(name, uncertainty, *seen):
-    return Glance(name, uncertainty, np.array(seen, np.float32))
+    return ImageSummary(name, uncertainty, np.array(seen, np.float32))
 
 
 @pytest.mark.parametrize("size", [(50, 41), (3, 2), (1, 1), (700, 20)])
@@ -39,7 +39,7 @@ def test_a_glance_is_the_entropy_and_the_mean_probabilities_of_grid_cells(segmen
     image = picture(1, *size)
     prediction = segmenter.predict(image, probabilities=True)
     p = prediction.probabilities.astype(np.float64)
-    found = glance(segmenter.predict(image), "x")
+    found = summarize(segmenter.predict(image), "x")
     assert found.uncertainty == pytest.approx(float(-(p * np.log(p)).sum(0).mean() / math.log(3)), rel=1e-4)
     rows, columns = (np.arange(n) * GRID // n for n in size)
     for k in range(3):

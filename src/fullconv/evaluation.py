@@ -208,7 +208,7 @@ def save_per_image(reports: Mapping[str, Report], path: str | Path) -> None:
     write_text(path, text.getvalue())
 
 
-class Tally:
+class MetricAccumulator:
     """The counts of a set while its pictures come in."""
 
     def __init__(self, names: tuple[str, ...], policy: Policy, width: int | None) -> None:
@@ -389,18 +389,18 @@ def _score(
     workers: int = 1,
 ) -> dict[str, Report]:
     start = time.perf_counter()
-    tallies: dict[str | None, Tally] = {}
+    tallies: dict[str | None, MetricAccumulator] = {}
     for ours, theirs in heads:
         names = segmenter.card.labels(ours).classes
         check_classes(names, dataset.labels[theirs].classes, str(dataset.root))
-        tallies[ours] = Tally(names, check_policy(policy), band)
+        tallies[ours] = MetricAccumulator(names, check_policy(policy), band)
     members, notes = (list(samples), []) if samples is not None else choose_samples(dataset, segmenter.card, split)
 
     def read(sample: Sample) -> tuple[NDArray[Any], Masks]:
         masks = {ours: dataset.read_mask(sample, theirs) for ours, theirs in heads}
         return segmenter.read(dataset.read_image(sample), sample.image.as_posix()), masks
 
-    def fail(sample: Sample, error: FullconvError, of: Iterable[Tally] = tuple(tallies.values())) -> None:
+    def fail(sample: Sample, error: FullconvError, of: Iterable[MetricAccumulator] = tuple(tallies.values())) -> None:
         if on_error == "raise":
             raise error
         for tally in of:
@@ -408,7 +408,7 @@ def _score(
 
     done = 0
     only = heads[0][0] if len(heads) == 1 else None
-    with closing(_ahead(read, members, max(workers, 1))) as queue:
+    with closing(prefetch(read, members, max(workers, 1))) as queue:
         for batch in _batches(queue, max(batch_size, 1)):
             scored = []
             for sample, pending in batch:
@@ -486,7 +486,7 @@ def score_files(
         InputError: A file cannot be read or holds a number that is no class.
     """
     start = time.perf_counter()
-    tally = Tally(tuple(classes), check_policy(policy), band)
+    tally = MetricAccumulator(tuple(classes), check_policy(policy), band)
     for name, truth, path in pairs:
         try:
             tally.add(name, truth, read_label_map(path), str(path))
@@ -499,7 +499,7 @@ def score_files(
     return report
 
 
-def _ahead(
+def prefetch(
     read: Callable[[Sample], tuple[NDArray[Any], Masks]], samples: Sequence[Sample], threads: int
 ) -> Generator[tuple[Sample, Future[tuple[NDArray[Any], Masks]]], None, None]:
     """Read the next pictures in other threads while the network runs; at most two a thread are waiting."""

@@ -36,7 +36,7 @@ GRID = 4
 
 
 @dataclass(frozen=True)
-class Glance:
+class ImageSummary:
     """What the model makes of a picture, in a few numbers."""
 
     image: str
@@ -58,7 +58,7 @@ class Ranked:
     """Distance to the nearest picture before it, 0 to 1; None where there is none, or for pictures below the top."""
 
 
-def glance(prediction: Prediction, image: str) -> Glance:
+def summarize(prediction: Prediction, image: str) -> ImageSummary:
     """Sum up a prediction, strip by strip."""
     height, width = prediction.label_map.shape
     classes = len(prediction.classes)
@@ -74,7 +74,7 @@ def glance(prediction: Prediction, image: str) -> Glance:
         sums += torch.einsum("rg,rck->kgc", rows, by_column)
     area = _cells(height).sum(0)[:, None] * columns.sum(0)[None]
     seen = (sums / area.clamp(min=1)).flatten().float().numpy()
-    return Glance(image, entropy / (height * width * math.log(max(2, classes))), seen)
+    return ImageSummary(image, entropy / (height * width * math.log(max(2, classes))), seen)
 
 
 def _cells(length: int) -> Tensor:
@@ -83,18 +83,18 @@ def _cells(length: int) -> Tensor:
     return torch.nn.functional.one_hot(index, GRID).double()
 
 
-def look(
+def summarize_images(
     segmenter: Segmenter,
     paths: Iterable[str],
     on_failure: Callable[[str, str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Glance]:
+) -> list[ImageSummary]:
     """Look at pictures; those that cannot be read are reported and left out."""
     paths = list(paths)
     glances = []
     for done, path in enumerate(paths, 1):
         try:
-            glances.append(glance(segmenter.predict(path), path))
+            glances.append(summarize(segmenter.predict(path), path))
         except (FullconvError, OSError) as error:
             if on_failure is not None:
                 on_failure(path, str(error))
@@ -103,14 +103,15 @@ def look(
     return glances
 
 
-def look_at_labelled(segmenter: Segmenter, dataset: Dataset) -> list[Glance]:
+def summarize_labeled(segmenter: Segmenter, dataset: Dataset) -> list[ImageSummary]:
     """Look at the pictures of the training split of a data set."""
     return [
-        glance(segmenter.predict(dataset.read_image(sample)), sample.stem) for sample in dataset.splits.get("train", [])
+        summarize(segmenter.predict(dataset.read_image(sample)), sample.stem)
+        for sample in dataset.splits.get("train", [])
     ]
 
 
-def rank(glances: Sequence[Glance], top: int = 100, labelled: Sequence[Glance] = ()) -> list[Ranked]:
+def rank(glances: Sequence[ImageSummary], top: int = 100, labelled: Sequence[ImageSummary] = ()) -> list[Ranked]:
     """Order pictures by what their labels would teach.
 
     Args:

@@ -26,12 +26,17 @@ from fullconv.modelfile import weights_sha256
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.segmenter import Segmenter
 from fullconv.training import run
-from fullconv.training.config import resolve
-from fullconv.training.console import Console, Silence
-from fullconv.training.distributed import evaluate_together, joined, sum_gradients, synchronize_batch_norms
-from fullconv.training.setup import make_batches, make_card, make_losses, make_network
+from fullconv.training.config import resolve_defaults
+from fullconv.training.console import Console, NullConsole
+from fullconv.training.distributed import (
+    all_reduce_gradients,
+    convert_sync_batchnorm,
+    evaluate_distributed,
+    init_distributed,
+)
+from fullconv.training.setup import build_card, build_criteria, build_model, build_train_loader
 from fullconv.training.state import new_state
-from fullconv.training.step import Stepper, set_training_mode
+from fullconv.training.step import TrainStep, set_training_mode
 
 
 class Recording(Console):
@@ -62,14 +67,14 @@ def scored(data: str) -> dict[str, Any]:
     """Score an untrained network on all pictures."""
     torch.set_num_threads(1)
     dataset = open_dataset(Path(data))
-    with joined("cpu") as processes:
-        recipe = resolve(parse_recipe(SMALL), dataset, dataset.statistics("train"), processes)
+    with init_distributed("cpu") as processes:
+        recipe = resolve_defaults(parse_recipe(SMALL), dataset, dataset.statistics("train"), processes)
         torch.manual_seed(5)
-        network = make_network(recipe, dataset, 3, torch.device("cpu"), Silence())
-        card = make_card(recipe, network, dataset, dataset.statistics("train"), "")
+        network = build_model(recipe, dataset, 3, torch.device("cpu"), NullConsole())
+        card = build_card(recipe, network, dataset, dataset.statistics("train"), "")
         segmenter = Segmenter(network, card, "cpu", "fp32")
         members = dataset.samples("all")
-        (report,) = evaluate_together(processes, segmenter, dataset, "all", members, on_error="record").values()
+        (report,) = evaluate_distributed(processes, segmenter, dataset, "all", members, on_error="record").values()
     per_image = {stem: [part.tolist() for part in counts] for stem, counts in report.per_image.items()}
     return {**report.to_dict(), "seconds": 0, "per_image": per_image}
 
@@ -79,13 +84,13 @@ def first_gradient(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     dataset = open_dataset(Path(data))
     statistics = dataset.statistics("train")
-    with joined("cpu") as processes:
-        recipe = resolve(parse_recipe({**SMALL, **settings}), dataset, statistics, processes)
+    with init_distributed("cpu") as processes:
+        recipe = resolve_defaults(parse_recipe({**SMALL, **settings}), dataset, statistics, processes)
         torch.manual_seed(recipe.seed)
-        network = make_network(recipe, dataset, 3, torch.device("cpu"), Silence())
-        card, (losses, _) = make_card(recipe, network, dataset, statistics, ""), make_losses(recipe, dataset)
-        stepper = Stepper(recipe, card, losses, torch.device("cpu"), "fp32", processes)
-        batches: list[Batch] = list(make_batches(recipe, dataset, statistics, processes).batches(0, 2))
+        network = build_model(recipe, dataset, 3, torch.device("cpu"), NullConsole())
+        card, (losses, _) = build_card(recipe, network, dataset, statistics, ""), build_criteria(recipe, dataset)
+        stepper = TrainStep(recipe, card, losses, torch.device("cpu"), "fp32", processes)
+        batches: list[Batch] = list(build_train_loader(recipe, dataset, statistics, processes).batches(0, 2))
         set_training_mode(network, recipe)
         value = stepper.gradient(new_state(network, recipe), batches)
         gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
@@ -103,11 +108,11 @@ def normalized() -> dict[str, Any]:
     x = torch.randn(5, 3, 9, 8, generator=generator) * 4 + 10
     torch.manual_seed(1)
     network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4))
-    with joined("cpu") as processes:
-        synchronize_batch_norms(network, processes)
+    with init_distributed("cpu") as processes:
+        convert_sync_batchnorm(network, processes)
         loss = (network(x[processes.rank :: processes.ranks]).sin() ** 2).sum()
         loss.backward()
-        sum_gradients(network, processes)
+        all_reduce_gradients(network, processes)
         value = float(processes.sum(loss.detach().clone()))
     gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
     running = {name: b.flatten().tolist() for name, b in network.named_buffers()}

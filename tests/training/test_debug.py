@@ -16,7 +16,7 @@ from fullconv.cli import main
 from fullconv.errors import RunError
 from fullconv.modelfile import read_model
 from fullconv.training import train
-from fullconv.training.nan_debug import debug, read_evidence, replay, where_it_began
+from fullconv.training.nan_debug import debug, first_nonfinite, load_failed_step, replay
 from model_files import flipped
 
 WILD = {**SMALL, "epochs": 3, "lr": 1e8, "optimizer": "sgd", "warmup": 0, "norm": "none"}
@@ -47,7 +47,7 @@ def test_nobody_goes_on_into_it_again(shapes, failed):
 
 
 def test_the_replay_is_the_step(failed):
-    evidence = read_evidence(failed)
+    evidence = load_failed_step(failed)
     assert evidence.step == json.loads((failed / "status.json").read_text())["step"]
     assert len(evidence.batches[0].stems) == 2
     assert all(torch.isfinite(value).all() for value in evidence.tensors.values() if value.is_floating_point())
@@ -61,7 +61,7 @@ def test_the_command_names_layer_pictures_and_remedy(failed, capsys):
         r"^Step \d+ of 150: the loss was (nan|inf) \(fp32 on cpu\); replayed, it is (nan|inf)\.$", said, re.M
     )
     assert re.search(r"^Where it began: the (weight|output of the layer) (backbone|head)\S+ \(\w+\): ", said, re.M)
-    for stem in read_evidence(failed).batches[0].stems:
+    for stem in load_failed_step(failed).batches[0].stems:
         assert re.search(rf"^  {stem}: values up to [\d.]+, \d+% of it labelled$", said, re.M)
     assert "What to change: start again, in a new folder, with --lr 2.5e+07 or --set clip=1" in said
 
@@ -101,10 +101,10 @@ def test_the_first_layer_that_explodes_is_the_one_that_is_named(failed, tmp_path
 
 
 def test_a_picture_with_nan_is_named(failed):
-    evidence = read_evidence(failed)
+    evidence = load_failed_step(failed)
     evidence.batches[0].images = evidence.batches[0].images.float()
     evidence.batches[0].images[1, 3, 4] = float("nan")
-    found = where_it_began(replay(evidence, "fp32"))
+    found = first_nonfinite(replay(evidence, "fp32"))
     assert found == f"the picture {evidence.batches[0].stems[1]} (picture): 3 values that are no numbers."
 
 

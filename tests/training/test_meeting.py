@@ -1,4 +1,4 @@
-"""Processes of one start agree on a name of their own, whatever earlier ones left in the store."""
+"""Processes of one start rendezvous on a name of their own, whatever earlier ones left in the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from fullconv.errors import RunError
-from fullconv.training.distributed import agree
+from fullconv.training.distributed import rendezvous
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def meet(store, ranks: int, late: np.ndarray, patience: float = 60) -> list[str]
     def come(rank: int) -> str:
         own = dist.TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=60))
         time.sleep(float(late[rank]))
-        return agree(own, rank, ranks, timedelta(seconds=patience))
+        return rendezvous(own, rank, ranks, timedelta(seconds=patience))
 
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(come, range(ranks)))
@@ -44,7 +44,7 @@ def test_each_start_gets_one_name_that_no_other_had_whoever_comes_late(store, si
 
 
 def test_who_waits_in_vain_says_so(store):
-    agree_alone = [ThreadPoolExecutor(1).submit(agree, store, rank, 3, timedelta(seconds=0.2)) for rank in (0, 1)]
+    agree_alone = [ThreadPoolExecutor(1).submit(rendezvous, store, rank, 3, timedelta(seconds=0.2)) for rank in (0, 1)]
     for rank, waiting in enumerate(agree_alone):
         with pytest.raises(RunError, match=rf"process {rank} waited 0:00:00.2\d* for all 3 of them"):
             waiting.result()

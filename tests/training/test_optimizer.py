@@ -20,17 +20,17 @@ from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.training.console import Console
 from fullconv.training.optimizer import (
-    MovingAverage,
-    learning_rate,
+    ModelEma,
+    lr_at,
     make_optimizer,
     optimizer_tensors,
     parameter_groups,
     restore_optimizer,
-    set_learning_rate,
+    set_lr,
 )
-from fullconv.training.setup import make_batches, make_card, make_losses, make_network
+from fullconv.training.setup import build_card, build_criteria, build_model, build_train_loader
 from fullconv.training.state import new_state
-from fullconv.training.step import Stepper, set_training_mode
+from fullconv.training.step import TrainStep, set_training_mode
 
 
 def recipe(**settings) -> Recipe:
@@ -91,7 +91,7 @@ def test_the_papers_rule_for_biases_is_two_settings_away():
 @given(steps=st.integers(1, 2000), warmup=st.floats(0, 0.99), schedule=st.sampled_from(["poly", "cosine", "constant"]))
 def test_a_schedule_rises_to_the_rate_and_never_above_and_falls_to_almost_nothing(steps, warmup, schedule):
     r = recipe(warmup=warmup, schedule=schedule)
-    rates = [learning_rate(step, steps, r) for step in range(steps)]
+    rates = [lr_at(step, steps, r) for step in range(steps)]
     warm = round(warmup * steps)
     assert all(0 < rate <= 0.01 + 1e-15 for rate in rates)
     assert rates[:warm] == sorted(rates[:warm])
@@ -106,15 +106,13 @@ def test_a_schedule_rises_to_the_rate_and_never_above_and_falls_to_almost_nothin
 
 def test_poly_is_torchvisions():
     r = recipe(warmup=0.0, schedule="poly")
-    assert learning_rate(25, 100, r) == pytest.approx(0.01 * 0.75**0.9)
-    assert learning_rate(25, 100, recipe(warmup=0.0, schedule="cosine")) == pytest.approx(
-        0.005 * (1 + math.cos(math.pi / 4))
-    )
+    assert lr_at(25, 100, r) == pytest.approx(0.01 * 0.75**0.9)
+    assert lr_at(25, 100, recipe(warmup=0.0, schedule="cosine")) == pytest.approx(0.005 * (1 + math.cos(math.pi / 4)))
 
 
 def test_groups_get_their_share_of_the_learning_rate():
     optimizer = make_optimizer(small(), recipe(backbone_lr=0.1, bias_lr=2.0))
-    set_learning_rate(optimizer, 0.5)
+    set_lr(optimizer, 0.5)
     assert {round(group["lr"], 9) for group in optimizer.param_groups} == {0.05, 0.1, 0.5, 1.0}
 
 
@@ -123,7 +121,7 @@ def test_groups_get_their_share_of_the_learning_rate():
 
 def test_the_moving_average_is_the_recursion():
     network = small()
-    ema = MovingAverage(network, 0.9)
+    ema = ModelEma(network, 0.9)
     name = "head.score.8.weight"
     wanted = network.state_dict()[name].double().clone()
     for step in range(200):
@@ -174,11 +172,11 @@ def stepper(data: Path, r: Recipe):
     dataset = open_dataset(data)
     statistics = dataset.statistics("train")
     torch.manual_seed(r.seed)
-    network = make_network(r, dataset, 3, torch.device("cpu"), Console(quiet=True))
-    card = make_card(r, network, dataset, statistics, "")
-    losses, _ = make_losses(r, dataset)
-    batches = make_batches(r, dataset, statistics)
-    return Stepper(r, card, losses, torch.device("cpu"), "fp32"), new_state(network, r), batches
+    network = build_model(r, dataset, 3, torch.device("cpu"), Console(quiet=True))
+    card = build_card(r, network, dataset, statistics, "")
+    losses, _ = build_criteria(r, dataset)
+    batches = build_train_loader(r, dataset, statistics)
+    return TrainStep(r, card, losses, torch.device("cpu"), "fp32"), new_state(network, r), batches
 
 
 def split(batch: Batch, parts: list[list[int]]) -> list[Batch]:

@@ -15,23 +15,23 @@ from fullconv.errors import RunError
 from fullconv.nn import build
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe, parse_recipe
-from fullconv.training.autotune import plan_steps
+from fullconv.training.autotune import plan_schedule
 from fullconv.training.config import (
-    Measured,
-    Plan,
-    combine,
-    continued,
+    RunConfig,
+    Schedule,
+    check_same_config,
     default_workers,
-    read_plan,
-    require_same,
-    resolve,
+    merge_overrides,
+    read_config,
+    resolve_defaults,
+    resume_config,
 )
-from fullconv.training.console import Console, amount
-from fullconv.training.environment import differences
-from fullconv.training.loop import spread
-from fullconv.training.setup import forecast
+from fullconv.training.console import Console, format_bytes
+from fullconv.training.environment import diff_env
+from fullconv.training.loop import evenly_spaced
+from fullconv.training.setup import describe_run
 
-MEASURED = Measured(
+MEASURED = Schedule(
     steps=500, steps_per_epoch=50, precision="bf16", threads=2, seconds_per_step=0.1, validate_every=1,
     validation_pictures=20,
 )  # fmt: skip
@@ -42,7 +42,7 @@ seconds = st.floats(1e-3, 20)
        pictures=st.integers(0, 5000))  # fmt: skip
 def test_a_run_by_time_keeps_to_its_time_and_validates_in_a_fifth_of_it(minutes, per_epoch, step, picture, pictures):
     left = 60 * minutes
-    steps, every, count = plan_steps(
+    steps, every, count = plan_schedule(
         epochs=None, left=left, steps_per_epoch=per_epoch, step_seconds=step, picture_seconds=picture,
         pictures=pictures, validate_every=None,
     )  # fmt: skip
@@ -61,7 +61,7 @@ def test_a_run_by_time_keeps_to_its_time_and_validates_in_a_fifth_of_it(minutes,
 @given(epochs=st.integers(1, 500), per_epoch=st.integers(50, 500), step=seconds, picture=seconds,
        pictures=st.integers(0, 3000))  # fmt: skip
 def test_a_run_by_epochs_has_its_epochs(epochs, per_epoch, step, picture, pictures):
-    steps, every, count = plan_steps(
+    steps, every, count = plan_schedule(
         epochs=epochs, left=None, steps_per_epoch=per_epoch, step_seconds=step, picture_seconds=picture,
         pictures=pictures, validate_every=None,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def test_a_run_by_epochs_has_its_epochs(epochs, per_epoch, step, picture, pictur
 
 
 def test_the_users_word_on_validations_holds():
-    steps, every, _ = plan_steps(
+    steps, every, _ = plan_schedule(
         epochs=10, left=None, steps_per_epoch=50, step_seconds=1.0, picture_seconds=9.0, pictures=9, validate_every=3
     )
     assert (steps, every) == (500, 3)
@@ -80,7 +80,7 @@ def test_the_users_word_on_validations_holds():
 
 @given(st.integers(0, 50), st.integers(1, 60))
 def test_a_subset_is_evenly_spread_and_has_no_picture_twice(total, count):
-    chosen = spread(list(range(total)), count)  # type: ignore[type-var]
+    chosen = evenly_spaced(list(range(total)), count)  # type: ignore[type-var]
     assert len(chosen) == min(total, count)
     assert chosen == sorted(set(chosen))
 
@@ -92,7 +92,7 @@ def resolved(sizes=((360, 480),), pixels=((50, 50),), **settings) -> Recipe:
     """What is decided for pictures of some sizes, with the pixels of each class of each head."""
     statistics = [SimpleNamespace(sizes=list(sizes), pixels=np.array(head)) for head in pixels]
     dataset = SimpleNamespace(labels=range(len(pixels)), statistics=lambda split, head: statistics[head])
-    return resolve(parse_recipe(settings), dataset, statistics[0])  # type: ignore[arg-type]
+    return resolve_defaults(parse_recipe(settings), dataset, statistics[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -138,37 +138,37 @@ def test_crops_and_batches_are_within_reason_for_any_pictures(sizes, scale):
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path):
-    plan = Plan(
+    plan = RunConfig(
         resolved(class_weights=[1, 2.5], head={"fc": False}), MEASURED, {"data": "x", "versions": {"torch": "2"}}
     )
     plan.write(tmp_path / "recipe.toml")
-    assert read_plan(tmp_path / "recipe.toml") == plan
+    assert read_config(tmp_path / "recipe.toml") == plan
 
 
 def test_settings_lie_over_a_recipe_file_and_measures_hold_where_they_still_can(tmp_path):
-    plan = Plan(resolved(epochs=10), MEASURED, {})
-    same, measured, changed = combine(plan, {"seed": 4, "workers": 3})
+    plan = RunConfig(resolved(epochs=10), MEASURED, {})
+    same, measured, changed = merge_overrides(plan, {"seed": 4, "workers": 3})
     assert (same.seed, measured, set(changed)) == (4, MEASURED, {"seed", "workers"})
-    other, measured, changed = combine(plan, {"minutes": 5})
+    other, measured, changed = merge_overrides(plan, {"minutes": 5})
     assert (other.minutes, other.epochs, measured) == (5, None, None)
     assert set(changed) == {"minutes", "epochs"}
-    assert combine(None, {"lr": 1})[0].lr == 1
-    inner, measured, _ = combine(plan, {"head.fc": False})
+    assert merge_overrides(None, {"lr": 1})[0].lr == 1
+    inner, measured, _ = merge_overrides(plan, {"head.fc": False})
     assert (inner.head.fc, measured) == (False, None)
 
 
 def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
-    plan = Plan(resolved(epochs=10), MEASURED, {})
-    assert continued(plan, {}, tmp_path) == plan
+    plan = RunConfig(resolved(epochs=10), MEASURED, {})
+    assert resume_config(plan, {}, tmp_path) == plan
     with pytest.raises(RunError, match=r"epochs = 10, not 12. Leave --epochs away to go on with it, add --lengthen"):
-        continued(plan, {"epochs": 12}, tmp_path)
-    longer = continued(plan, {"epochs": 12, "workers": 1}, tmp_path, lengthen=True)
+        resume_config(plan, {"epochs": 12}, tmp_path)
+    longer = resume_config(plan, {"epochs": 12, "workers": 1}, tmp_path, lengthen=True)
     assert longer.measured is not None
     assert (longer.measured.steps, longer.measured.epochs, longer.recipe.workers) == (600, 12, 1)
     with pytest.raises(RunError, match=r"this run has epochs = 10, not 9. Leave --epochs away"):
-        continued(plan, {"epochs": 9}, tmp_path, lengthen=True)
+        resume_config(plan, {"epochs": 9}, tmp_path, lengthen=True)
     with pytest.raises(RunError, match=r"this run has schedule = poly, not cosine. Leave --set schedule away"):
-        continued(plan, {"schedule": "cosine"}, tmp_path)
+        resume_config(plan, {"schedule": "cosine"}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -183,19 +183,19 @@ def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
     ],
 )
 def test_a_recipe_that_is_named_again_says_what_the_run_has(tmp_path, file, given, words):
-    run = Plan(parse_recipe({"epochs": 40, "crop": (64, 96), "loss": "cross_entropy", "lr": 0.01}), MEASURED, {})
-    named = Plan(parse_recipe(file), None, {})
+    run = RunConfig(parse_recipe({"epochs": 40, "crop": (64, 96), "loss": "cross_entropy", "lr": 0.01}), MEASURED, {})
+    named = RunConfig(parse_recipe(file), None, {})
     if words is None:
-        require_same(run, named, given, tmp_path, "some.toml")
+        check_same_config(run, named, given, tmp_path, "some.toml")
     else:
         with pytest.raises(RunError, match=words):
-            require_same(run, named, given, tmp_path, "some.toml")
+            check_same_config(run, named, given, tmp_path, "some.toml")
 
 
 def test_differences_of_versions_and_machines_are_named():
     before = {"data": "a", "fingerprint": "1" * 64, "versions": {"torch": "2.4", "timm": "1"}, "git": "abc"}
     now = {"data": "b", "fingerprint": "2", "versions": {"torch": "2.5", "timm": "1"}}
-    assert differences(before, now) == [
+    assert diff_env(before, now) == [
         "the data are others (fingerprint 111111111111, here 2)", "torch was 2.4, is 2.5", "git was abc, is absent"
     ]  # fmt: skip
 
@@ -207,7 +207,7 @@ def test_durations_and_amounts_read_as_people_write_them():
     assert [duration(s) for s in (0.4, 59.4, 60, 3599, 3600, 90_000)] == [
         "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "25 h 0 min"
     ]  # fmt: skip
-    assert amount(12e6) == "12 MB"
+    assert format_bytes(12e6) == "12 MB"
 
 
 def test_the_speed_that_is_shown_leaves_out_the_validation(capsys, monkeypatch):
@@ -226,12 +226,12 @@ def test_the_speed_that_is_shown_leaves_out_the_validation(capsys, monkeypatch):
 
 
 def test_a_recipe_file_says_what_auto_came_to_and_is_read_again(tmp_path):
-    plan = Plan(Recipe(), None, {"data": "x"}, {"sampling": "rare", "class_weights": {"only": [0.5, 2.0]}})
+    plan = RunConfig(Recipe(), None, {"data": "x"}, {"sampling": "rare", "class_weights": {"only": [0.5, 2.0]}})
     plan.write(tmp_path / "recipe.toml")
     text = (tmp_path / "recipe.toml").read_text(encoding="utf-8")
     assert 'sampling = "rare"' in text.partition("[decided]")[2]
     assert "only = [0.5, 2.0]" in text
-    assert read_plan(tmp_path / "recipe.toml").recipe == Recipe()
+    assert read_config(tmp_path / "recipe.toml").recipe == Recipe()
 
 
 @pytest.mark.parametrize(("steps", "told"), [(49, True), (50, False)])
@@ -240,7 +240,7 @@ def test_minutes_that_leave_no_time_for_an_epoch_are_told(steps, told):
     recipe = parse_recipe({"backbone": "tiny", "weights": "none", "crop": "32x32", "batch_size": 2, "lr": 0.1})
     words = "0.1 minutes leave no time for an epoch of 50 steps: "
     for minutes, expected in ((0.1, told), (None, False)):
-        said = forecast(
+        said = describe_run(
             network, recipe.model_copy(update={"minutes": minutes}), replace(MEASURED, steps=steps), torch.device("cpu")
         )
         assert any(sentence.startswith(words) for sentence in said) == expected

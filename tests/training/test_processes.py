@@ -18,7 +18,7 @@ from runs import SMALL, identity, lines, state
 
 from fullconv.errors import RecipeError, RunError
 from fullconv.training import train
-from fullconv.training.distributed import Processes, joined, own_device
+from fullconv.training.distributed import Distributed, init_distributed, rank_device
 from synthetic.shapes import make_shapes
 
 STEADY = {"norm": "none", "batch_size": 6, "crop": "64x64", "epochs": 20}
@@ -194,15 +194,15 @@ def test_what_is_no_torchrun_is_said(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with (
         pytest.raises(RunError, match=r"WORLD_SIZE is 2, but 'RANK' is not set as torchrun does.*unset WORLD_SIZE"),
-        joined("cpu"),
+        init_distributed("cpu"),
     ):
         pass
 
 
 def test_one_gpu_for_several_processes_is_refused():
     with pytest.raises(RunError, match=r"--device cuda:1 names one GPU for 2 processes\. Say cuda, auto or cpu"):
-        own_device("cuda:1", Processes(0, 2))
-    assert own_device("cuda", Processes(1, 2, 1, 2)) == "cuda:1"
+        rank_device("cuda:1", Distributed(0, 2))
+    assert rank_device("cuda", Distributed(1, 2, 1, 2)) == "cuda:1"
 
 
 def test_synchronising_what_has_no_batch_norm_is_refused(shapes, tmp_path):

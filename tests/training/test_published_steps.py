@@ -13,11 +13,11 @@ from fullconv.data import Dataset, open_dataset
 from fullconv.labels import VOID
 from fullconv.nn import VARIANTS
 from fullconv.recipe import parse_recipe
-from fullconv.training.config import resolve
+from fullconv.training.config import resolve_defaults
 from fullconv.training.console import Console
-from fullconv.training.setup import make_batches, make_card, make_losses, make_network
+from fullconv.training.setup import build_card, build_criteria, build_model, build_train_loader
 from fullconv.training.state import new_state
-from fullconv.training.step import Stepper
+from fullconv.training.step import TrainStep
 from synthetic.shapes import draw, save_image, save_mask
 
 FAST = ("voc-fcn8s-atonce", "siftflow-fcn16s", "nyud-fcn32s-color-hha", "voc-fcn-alexnet")
@@ -62,15 +62,15 @@ def test_twenty_steps_lower_the_loss(variant, pictures):
         "variant": variant, "weights": "none", "width": 1 / 16, "crop": "whole", "batch_size": 2, "augment": "none",
         "class_weights": "none", "lr": 1e-3, "schedule": "constant", "warmup": 0, "ema": 0, "workers": 0, "steps": 20,
     })  # fmt: skip
-    recipe = resolve(recipe, dataset, statistics)
+    recipe = resolve_defaults(recipe, dataset, statistics)
     torch.manual_seed(0)
     device = torch.device("cpu")
-    network = make_network(recipe, dataset, statistics.channels, device, Console(quiet=True))
-    losses, _ = make_losses(recipe, dataset)
-    stepper = Stepper(recipe, make_card(recipe, network, dataset, statistics, ""), losses, device, "fp32")
+    network = build_model(recipe, dataset, statistics.channels, device, Console(quiet=True))
+    losses, _ = build_criteria(recipe, dataset)
+    stepper = TrainStep(recipe, build_card(recipe, network, dataset, statistics, ""), losses, device, "fp32")
     state = new_state(network, recipe)
     fixed = {name: value.clone() for name, value in network.state_dict().items() if ".grow." in name}
-    (batch,) = make_batches(recipe, dataset, statistics).batches(0, 1)
+    (batch,) = build_train_loader(recipe, dataset, statistics).batches(0, 1)
     seen = [stepper.step(state, [batch], 20) for _ in range(20)]  # on the same two pictures, so that losses compare
     if VARIANTS[variant].caffe is not None:  # zero score layers say the same of every class
         assert seen[0] == pytest.approx(sum(math.log(len(labels.classes)) for labels in dataset.labels.values()))

@@ -15,7 +15,7 @@ from fullconv.errors import RecipeError
 from fullconv.modelfile import read_tensors
 from fullconv.recipe import parse_recipe
 from fullconv.training import train
-from fullconv.training.config import check_rate, default_rate, summed_pixels
+from fullconv.training.config import check_lr, default_lr, sum_to_mean_factor
 from synthetic.shapes import make_shapes
 
 PAPER = {"optimizer": "sgd", "momentum": 0.99, "reduction": "sum", "crop": "whole"}
@@ -28,7 +28,7 @@ def facts(size=(375, 500), void=0, count=3) -> SimpleNamespace:
 
 
 def check(statistics, **settings) -> None:
-    check_rate(parse_recipe({"weights": "none", **settings}), statistics)
+    check_lr(parse_recipe({"weights": "none", **settings}), statistics)
 
 
 @pytest.mark.parametrize("lr", [1e-10, 1e-12, 1e-14])
@@ -68,10 +68,10 @@ def test_a_converted_rate_is_never_refused_again(lr, side, momentum):
 
 def test_only_valid_pixels_that_a_step_sees_count():
     recipe = parse_recipe({**PAPER, "weights": "none"})
-    assert summed_pixels(recipe, facts((10, 20), void=300)) == pytest.approx(100)
-    assert summed_pixels(recipe.model_copy(update={"crop": (5, 40)}), facts((10, 20))) == 100
-    assert summed_pixels(recipe.model_copy(update={"scale": 2.0}), facts((10, 20))) == 800
-    assert summed_pixels(recipe.model_copy(update={"loss": "dice"}), facts()) == 1
+    assert sum_to_mean_factor(recipe, facts((10, 20), void=300)) == pytest.approx(100)
+    assert sum_to_mean_factor(recipe.model_copy(update={"crop": (5, 40)}), facts((10, 20))) == 100
+    assert sum_to_mean_factor(recipe.model_copy(update={"scale": 2.0}), facts((10, 20))) == 800
+    assert sum_to_mean_factor(recipe.model_copy(update={"loss": "dice"}), facts()) == 1
 
 
 def test_adamw_takes_no_rate_of_the_paper_whatever_the_loss():
@@ -83,9 +83,9 @@ def test_adamw_takes_no_rate_of_the_paper_whatever_the_loss():
 
 def test_the_default_rate_follows_the_reduction():
     recipe = parse_recipe({**PAPER, "weights": "none"})
-    assert default_rate(recipe, facts((100, 100))) == 5e-6
-    assert default_rate(recipe.model_copy(update={"reduction": "mean"}), facts()) == 0.05
-    check_rate(recipe.model_copy(update={"lr": default_rate(recipe, facts()), "momentum": 0.9}), facts())
+    assert default_lr(recipe, facts((100, 100))) == 5e-6
+    assert default_lr(recipe.model_copy(update={"reduction": "mean"}), facts()) == 0.05
+    check_lr(recipe.model_copy(update={"lr": default_lr(recipe, facts()), "momentum": 0.9}), facts())
 
 
 def test_the_same_step_by_sum_and_by_mean(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.training.loop import DISK_SPEED, Rhythm
+from fullconv.training.loop import DISK_SPEED, CheckpointTimer
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Written:
 def made_run(steps: int, per_epoch: int, step: float, costs: list[float], every: float, size: float) -> list[Written]:
     """Train by a made clock; the n-th checkpoint takes the n-th of the costs, over and over."""
     now, trained = 1000.0, 0.0
-    rhythm = Rhythm(every, lambda: int(size), clock=lambda: now)
+    rhythm = CheckpointTimer(every, lambda: int(size), clock=lambda: now)
     written: list[Written] = []
     for number in range(1, steps + 1):
         now, trained = now + step, trained + step
@@ -97,7 +97,7 @@ def test_what_is_dear_is_written_at_its_interval_only(per_epoch, step):
 
 def test_the_first_is_expected_by_its_size():
     now = 0.0
-    rhythm = Rhythm(1e9, lambda: int(DISK_SPEED), clock=lambda: now)  # a second
+    rhythm = CheckpointTimer(1e9, lambda: int(DISK_SPEED), clock=lambda: now)  # a second
     now = 49.0
     assert not rhythm.due(True)
     now = 50.0

@@ -21,7 +21,7 @@ from fullconv.errors import OutputError, RecipeError, RunError
 from fullconv.modelfile import read_card
 from fullconv.recipe import HeadSettings
 from fullconv.training import train
-from fullconv.training.run_dir import RunFolder
+from fullconv.training.run_dir import RunDir
 from synthetic.shapes import make_shapes
 
 SHORT = {**SMALL, "epochs": 1}
@@ -116,7 +116,7 @@ def test_a_second_process_on_the_same_folder_is_refused(shapes, tmp_path, finish
 
 
 def test_half_written_files_of_a_killed_process_are_swept_away(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.checkpoints.mkdir()
     for part in (tmp_path / ".model.safetensors.17.part", folder.checkpoints / ".last.17.part"):
         part.write_bytes(b"half")

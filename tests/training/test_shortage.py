@@ -17,9 +17,9 @@ from runs import SMALL
 from fullconv.errors import RunError
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.training import train
-from fullconv.training.oom import OutOfMemoryError, fitting, memory_errors, next_batch
+from fullconv.training.oom import TrainOOMError, catch_oom, next_batch, suggest_smaller_batch
 
-SAID = OutOfMemoryError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
+SAID = TrainOOMError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
 
 
 def advice(capacity: int, ranks: int = 1, **settings) -> tuple[str, list[tuple[int, int, int]]]:
@@ -31,7 +31,7 @@ def advice(capacity: int, ranks: int = 1, **settings) -> tuple[str, list[tuple[i
         return crops * size[0] * size[1] <= capacity
 
     recipe = parse_recipe({"crop": "96x128", "batch_size": 8, **settings})
-    return str(fitting(recipe, SAID, works, ranks)), tried
+    return str(suggest_smaller_batch(recipe, SAID, works, ranks)), tried
 
 
 def followed(words: str) -> dict[str, object]:
@@ -117,7 +117,7 @@ def test_what_is_advised_fits_and_is_a_step_of_as_many_crops(batch, accumulate, 
     ids=["python", "cuda", "cpu", "c++", "cublas", "onednn"],
 )
 def test_each_way_of_saying_it_is_understood(error):
-    with pytest.raises(OutOfMemoryError) as caught, memory_errors():
+    with pytest.raises(TrainOOMError) as caught, catch_oom():
         raise error
     assert str(caught.value) == (str(error) or "MemoryError")
     assert isinstance(caught.value, RunError)
@@ -127,13 +127,13 @@ def test_each_way_of_saying_it_is_understood(error):
     "words", ["mat1 and mat2 shapes cannot be multiplied", "could not create a primitive descriptor for a convolution"]
 )
 def test_another_error_stays_what_it_is(words):
-    with pytest.raises(RuntimeError, match=words) as caught, memory_errors():
+    with pytest.raises(RuntimeError, match=words) as caught, catch_oom():
         raise RuntimeError(words)
     assert type(caught.value) is RuntimeError
 
 
 def test_what_torch_says_of_an_impossible_tensor_is_understood():
-    with pytest.raises(OutOfMemoryError, match=r"can't allocate memory|out of memory"), memory_errors():
+    with pytest.raises(TrainOOMError, match=r"can't allocate memory|out of memory"), catch_oom():
         torch.empty(2**60, dtype=torch.uint8)
 
 
@@ -142,7 +142,7 @@ def test_crops_that_do_not_fit_by_themselves_are_told():
         np.empty((10**8, 10**8, 3), np.uint8)
         yield
 
-    with pytest.raises(OutOfMemoryError, match=r"Unable to allocate 26\.6 PiB"):
+    with pytest.raises(TrainOOMError, match=r"Unable to allocate 26\.6 PiB"):
         next_batch(batches())
 
 

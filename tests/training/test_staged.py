@@ -20,7 +20,7 @@ from fullconv.modelfile import read_card, read_tensors
 from fullconv.nn import VARIANTS
 from fullconv.recipe import parse_recipe, read_toml
 from fullconv.training import train
-from fullconv.training.config import check_rate, read_plan, read_recipe, recipe_names, resolve
+from fullconv.training.config import check_lr, read_config, read_recipe, recipe_names, resolve_defaults
 
 HEAVY = {
     "voc-fcn32s": (1e-10, 100_000, None), "voc-fcn16s": (1e-12, 100_000, "voc-fcn32s"),
@@ -73,7 +73,7 @@ def test_every_net_of_the_release_has_a_recipe_and_every_stage_follows_from_the_
 @pytest.mark.parametrize("name", single())
 def test_no_recipe_is_refused_on_the_pictures_it_is_for(name):
     statistics = SimpleNamespace(sizes=[(375, 500)], pixels=np.array([375 * 500]), void=0)
-    check_rate(resolve(read_plan(read_recipe(name).path).recipe, None, statistics), statistics)  # type: ignore[arg-type]
+    check_lr(resolve_defaults(read_config(read_recipe(name).path).recipe, None, statistics), statistics)  # type: ignore[arg-type]
 
 
 def test_models_lists_them(capsys):

@@ -118,9 +118,9 @@ def test_void_in_one_head_teaches_the_other(trained, tmp_path):
 
     from fullconv.recipe import parse_recipe
     from fullconv.segmenter import load
-    from fullconv.training.setup import make_losses
+    from fullconv.training.setup import build_criteria
     from fullconv.training.state import new_state
-    from fullconv.training.step import Stepper
+    from fullconv.training.step import TrainStep
 
     data, run = trained
     segmenter, dataset = load(run), fullconv.open_dataset(data)
@@ -134,7 +134,7 @@ def test_void_in_one_head_teaches_the_other(trained, tmp_path):
             "class_weights": "none",
         }
     )
-    stepper = Stepper(recipe, segmenter.card, make_losses(recipe, dataset)[0], torch.device("cpu"), "fp32")
+    stepper = TrainStep(recipe, segmenter.card, build_criteria(recipe, dataset)[0], torch.device("cpu"), "fp32")
     state = new_state(segmenter.network, recipe)
     before = {name: value.clone() for name, value in segmenter.network.state_dict().items()}
     images = torch.from_numpy(dataset.read_image(dataset.samples("train")[0]))[None]

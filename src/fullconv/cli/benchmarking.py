@@ -28,7 +28,7 @@ from fullconv.errors import FullconvError, InputError, RecipeError, nearest
 from fullconv.nn import VARIANTS, Network, build
 from fullconv.segmenter import Segmenter, build_settings, choose_device, load
 from fullconv.system import available_memory
-from fullconv.training.environment import describe_machine
+from fullconv.training.environment import machine_info
 
 SIZES = ((360, 480), (512, 512))
 """Height and width of the pictures, where nobody says otherwise."""
@@ -160,7 +160,7 @@ def bench(
         rows += _bench_size(subject, segmenters, size, rounds, batch_size, workers, memory)
     return {
         "model": subject.model, "backbone": subject.backbone,
-        "device": str(next(iter(segmenters.values())).device), "machine": describe_machine() | {"cores": str(cores())},
+        "device": str(next(iter(segmenters.values())).device), "machine": machine_info() | {"cores": str(cores())},
         "versions": versions(), "threads": torch.get_num_threads(), "batch_size": batch_size, "workers": workers,
         "rounds": rounds, "rows": rows,
     }  # fmt: skip

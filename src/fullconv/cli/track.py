@@ -109,7 +109,7 @@ def rank(
     from fullconv.data import open_dataset
     from fullconv.errors import InputError
     from fullconv.predict.inputs import expand, why_empty
-    from fullconv.ranking import look, look_at_labelled, rank, to_csv, to_dict
+    from fullconv.ranking import rank, summarize_images, summarize_labeled, to_csv, to_dict
     from fullconv.segmenter import load
     from fullconv.storage import write_text
 
@@ -124,8 +124,8 @@ def rank(
         raise InputError(why_empty(folder))
     with results_only(), Progress("pictures") as progress:
         segmenter = load(model, precision=precision, engine=engine, device=device)
-        known = look_at_labelled(segmenter, open_dataset(labelled)) if labelled else []
-        glances = look(segmenter, paths, note, progress)
+        known = summarize_labeled(segmenter, open_dataset(labelled)) if labelled else []
+        glances = summarize_images(segmenter, paths, note, progress)
     if not glances:
         raise typer.Exit(2)
     order = rank(glances, top, known)

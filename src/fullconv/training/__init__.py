@@ -1,6 +1,6 @@
 """Training: recipe to run, run to model."""
 
 from fullconv.training.run import run, train
-from fullconv.training.session import Outcome
+from fullconv.training.session import TrainResult
 
-__all__ = ["Outcome", "run", "train"]
+__all__ = ["TrainResult", "run", "train"]

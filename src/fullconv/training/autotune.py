@@ -18,20 +18,20 @@ from fullconv.evaluation import evaluate
 from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
-from fullconv.training.config import Measured
-from fullconv.training.errors import NotFiniteError
-from fullconv.training.loop import spread
-from fullconv.training.oom import memory_errors, next_batch
+from fullconv.training.config import Schedule
+from fullconv.training.errors import NonFiniteError
+from fullconv.training.loop import evenly_spaced
+from fullconv.training.oom import catch_oom, next_batch
 from fullconv.training.state import TrainState, new_state
-from fullconv.training.step import Stepper
+from fullconv.training.step import TrainStep
 
 VALIDATION_SHARE = 0.1
 """Largest share of the time that validation takes; the interface allows a fifth."""
-FINAL_PICTURES = 32
+AGREEMENT_IMAGES = 32
 """Pictures on which the agreement of lower precisions is measured at the end."""
 
 
-def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) -> str:
+def pick_amp_dtype(network: Network, stepper: TrainStep, batch: Batch) -> str:
     """Return "bf16" where a trial says that it is faster, else "fp32".
 
     One crop goes forward and back in each, twice, the first time to warm up.
@@ -52,7 +52,7 @@ def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) 
         best = math.inf
         for _ in range(3):
             start = time.perf_counter()
-            with memory_errors():
+            with catch_oom():
                 shares = [ratio(*sums) for sums in stepper.sums(trial, images, masks).values()]
                 torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
             best = min(best, time.perf_counter() - start)
@@ -60,9 +60,7 @@ def choose_training_precision(network: Network, stepper: Stepper, batch: Batch) 
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
 
 
-def seconds_per_step(
-    network: Network, stepper: Stepper, batches: TrainingBatches, budget: float
-) -> tuple[float, float]:
+def time_step(network: Network, stepper: TrainStep, batches: TrainingBatches, budget: float) -> tuple[float, float]:
     """Measure the time of a step, loading included, on a copy of the network that is then forgotten.
 
     Args:
@@ -79,15 +77,15 @@ def seconds_per_step(
     keeps = batches.keeps
     first = _timed_steps(state, stepper, batches, budget / 2 if keeps else budget, 40)
     # The first steps pay for warming up (kernels, memory, the loader's start).
-    cold = _usual(first[3:] or first[1:])
+    cold = trimmed_mean(first[3:] or first[1:])
     if not keeps:
         return cold, 0.0
-    again = _usual(_timed_steps(state, stepper, batches, budget / 2, len(first))[1:])
+    again = trimmed_mean(_timed_steps(state, stepper, batches, budget / 2, len(first))[1:])
     return again, max(0.0, cold - again)
 
 
 def _timed_steps(
-    state: TrainState, stepper: Stepper, batches: TrainingBatches, budget: float, most: int
+    state: TrainState, stepper: TrainStep, batches: TrainingBatches, budget: float, most: int
 ) -> list[float]:
     """Make the first steps of a run until the budget is spent, at least four and at most so many; return their seconds."""
     accumulate = stepper.recipe.accumulate
@@ -99,7 +97,7 @@ def _timed_steps(
         group.append(batch)
         if len(group) < accumulate:
             continue
-        with suppress(NotFiniteError):  # the run itself will say so, at its own step
+        with suppress(NonFiniteError):  # the run itself will say so, at its own step
             stepper.step(state, group, 10**6)
         group = []
         now = time.perf_counter()
@@ -113,24 +111,24 @@ def _timed_steps(
     return times
 
 
-def _usual(times: Sequence[float]) -> float:
+def trimmed_mean(times: Sequence[float]) -> float:
     """Return the mean without the longest tenth, which may be hiccups."""
     kept = sorted(times)[: max(1, math.ceil(0.9 * len(times)))]
     return sum(kept) / len(kept)
 
 
-def seconds_per_picture(segmenter: Segmenter, dataset: Dataset, samples: Sequence[Sample]) -> float:
+def time_eval(segmenter: Segmenter, dataset: Dataset, samples: Sequence[Sample]) -> float:
     """Return the time that scoring a validation picture takes."""
     if not samples:
         return 0.0
-    chosen = spread(samples, 3)
+    chosen = evenly_spaced(samples, 3)
     evaluate(segmenter, dataset, "val", samples=chosen[:1])
     start = time.perf_counter()
     evaluate(segmenter, dataset, "val", samples=chosen)
     return (time.perf_counter() - start) / len(chosen)
 
 
-def plan_steps(
+def plan_schedule(
     *,
     epochs: int | None,
     left: float | None,
@@ -156,7 +154,7 @@ def plan_steps(
     Returns:
         Steps, epochs between validations, pictures a validation.
 
-    >>> plan_steps(epochs=10, left=None, steps_per_epoch=50, step_seconds=0.5, picture_seconds=0.05, pictures=100,
+    >>> plan_schedule(epochs=10, left=None, steps_per_epoch=50, step_seconds=0.5, picture_seconds=0.05, pictures=100,
     ...            validate_every=None)
     (500, 1, 55)
     """
@@ -180,14 +178,14 @@ def plan_steps(
     return max(1, math.floor((left or 0.0) / per_step)), every, count
 
 
-def measure(
+def autotune(
     network: Network,
-    stepper: Stepper,
+    stepper: TrainStep,
     batches: TrainingBatches,
     dataset: Dataset,
     val: Sequence[Sample],
     started: float,
-) -> Measured:
+) -> Schedule:
     """Make all measured choices of a run.
 
     Args:
@@ -202,16 +200,14 @@ def measure(
     processes = stepper.processes
     first = processes.all_do(lambda: next_batch(batches.batches(0, 1)))
     assert first is not None  # a batch is asked for
-    precision = choose_training_precision(network, stepper, first)  # in all at once, as they will compute
+    precision = pick_amp_dtype(network, stepper, first)  # in all at once, as they will compute
     stepper.precision = processes.told(lambda: precision)
     total = None if recipe.minutes is None else 60 * recipe.minutes
-    step_seconds, first_epoch = seconds_per_step(
-        network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total)
-    )
+    step_seconds, first_epoch = time_step(network, stepper, batches, 3.0 if total is None else min(20.0, 0.02 * total))
     quick = Segmenter(network, stepper.card, str(stepper.device), stepper.precision, "torch")
     exact = Segmenter(network, stepper.card, str(stepper.device), "fp32", "torch")
-    picture = processes.all_do(lambda: seconds_per_picture(quick, dataset, val)) / processes.ranks
-    full = processes.all_do(lambda: seconds_per_picture(exact, dataset, val)) / processes.ranks
+    picture = processes.all_do(lambda: time_eval(quick, dataset, val)) / processes.ranks
+    full = processes.all_do(lambda: time_eval(exact, dataset, val)) / processes.ranks
     chooser = Segmenter(network, stepper.card, str(stepper.device)).engine
     choosing = chooser.seconds_to_choose(full) if isinstance(chooser, AutoEngine) else 0.0
     network.train()
@@ -219,16 +215,16 @@ def measure(
     if total is not None:
         # The end: every picture once in the precision of the answer, some in both, the report's pictures again.
         # The pictures of the first are shared out, those of the others are not.
-        alone = processes.ranks * ((picture + full) * min(FINAL_PICTURES, len(val)) + full * 24)
+        alone = processes.ranks * ((picture + full) * min(AGREEMENT_IMAGES, len(val)) + full * 24)
         end = full * len(val) + alone + choosing + 3.0
         left = total - (time.monotonic() - started) - end - first_epoch * batches.steps_per_epoch / recipe.accumulate
-    steps, every, count = plan_steps(
+    steps, every, count = plan_schedule(
         epochs=recipe.epochs, left=left, steps=recipe.steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate),
         step_seconds=step_seconds, picture_seconds=picture, pictures=len(val), validate_every=recipe.validate_every,
     )  # fmt: skip
-    made = Measured(
+    made = Schedule(
         steps=steps, steps_per_epoch=-(-batches.steps_per_epoch // recipe.accumulate), precision=stepper.precision,
         threads=torch.get_num_threads(), seconds_per_step=round(step_seconds, 4), validate_every=every,
         validation_pictures=count, processes=processes.ranks,
     )  # fmt: skip
-    return Measured(**processes.told(lambda: asdict(made)))
+    return Schedule(**processes.told(lambda: asdict(made)))

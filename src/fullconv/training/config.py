@@ -23,18 +23,18 @@ from fullconv.errors import RecipeError, RunError, nearest
 from fullconv.nn import VARIANTS
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
 from fullconv.storage import write_text
-from fullconv.training.distributed import ALONE, Processes
+from fullconv.training.distributed import SINGLE_PROCESS, Distributed
 
-LARGEST = 1.0
+MAX_EFFECTIVE_LR = 1.0
 """Of lr / (1 - momentum) for a mean loss: lr 0.1 with momentum 0.9, the most that is in use."""
-SMALLEST = {"sgd": 5e-8, "adamw": 1e-8}
+MIN_EFFECTIVE_LR = {"sgd": 5e-8, "adamw": 1e-8}
 """Below it nothing is learned in any time; of lr / (1 - momentum) for SGD (1e-7 in the paper for FCN-8s), of lr for AdamW."""
 
 _DEFAULTS = {"adamw": (2e-3, 5e-4), "sgd": (0.05, 0.01)}
 """From scratch, and from given weights."""
 
 
-def summed_pixels(recipe: Recipe, statistics: Statistics) -> float:
+def sum_to_mean_factor(recipe: Recipe, statistics: Statistics) -> float:
     """Return by how much a loss is larger with ``reduction = "sum"``: the valid pixels that a step sees of a picture."""
     if not any(name in recipe.loss for name in ("auto", "cross_entropy", "focal")):
         return 1.0  # dice is a ratio, whatever the number of pixels
@@ -45,15 +45,15 @@ def summed_pixels(recipe: Recipe, statistics: Statistics) -> float:
     return max(1.0, float(height * width) * valid / max(1, valid + statistics.void))
 
 
-def default_rate(recipe: Recipe, statistics: Statistics) -> float:
+def default_lr(recipe: Recipe, statistics: Statistics) -> float:
     """Return the learning rate of a recipe that has none."""
     rate = _DEFAULTS[recipe.optimizer][0 if recipe.weights == "none" else 1]
     if recipe.optimizer == "sgd" and recipe.reduction == "sum":
-        return float(f"{rate / summed_pixels(recipe, statistics):.2g}")
+        return float(f"{rate / sum_to_mean_factor(recipe, statistics):.2g}")
     return rate
 
 
-def check_rate(recipe: Recipe, statistics: Statistics) -> None:
+def check_lr(recipe: Recipe, statistics: Statistics) -> None:
     """Raise where the learning rate belongs to the other reduction of the loss.
 
     Args:
@@ -67,22 +67,22 @@ def check_rate(recipe: Recipe, statistics: Statistics) -> None:
     """
     lr = recipe.lr or 0.0
     if recipe.optimizer == "adamw":
-        if lr < SMALLEST["adamw"]:
+        if lr < MIN_EFFECTIVE_LR["adamw"]:
             usual = _DEFAULTS["adamw"][0 if recipe.weights == "none" else 1]
             raise RecipeError(
                 f"lr = {lr:g} teaches nothing with adamw, whose steps are as large as lr whatever the size of the loss:"
                 f" write --lr {usual:g}; or, for the paper's rates, --set optimizer=sgd --set reduction=sum."
             )
         return
-    pixels = summed_pixels(recipe, statistics)
+    pixels = sum_to_mean_factor(recipe, statistics)
     memory = 1 - recipe.momentum
-    if recipe.reduction == "sum" and lr * pixels / memory > LARGEST:
+    if recipe.reduction == "sum" and lr * pixels / memory > MAX_EFFECTIVE_LR:
         raise RecipeError(
             f"lr = {lr:g} is a rate for the mean over pixels, but reduction = sum adds up the {pixels:.0f} of a picture:"
             f" it would act as {lr * pixels:.2g} with the mean, and the loss would soon be no number. The same step is"
             f" --lr {lr / pixels:.2g} with the sum; or leave reduction = sum away."
         )
-    if recipe.reduction == "mean" and lr / memory < SMALLEST["sgd"]:
+    if recipe.reduction == "mean" and lr / memory < MIN_EFFECTIVE_LR["sgd"]:
         raise RecipeError(
             f"lr = {lr:g} is a rate for the sum over pixels, but reduction = mean divides by the {pixels:.0f} of a"
             f" picture, so nothing would be learned. The same step is --lr {lr * pixels:.2g} with the mean; or add"
@@ -177,14 +177,14 @@ def describe_recipes() -> list[dict[str, Any]]:
 
 
 DEFAULT_EPOCHS = 60
-FREE_TO_CHANGE = ("workers", "checkpoint_every", "device")
+RESUMABLE_KEYS = ("workers", "checkpoint_every", "device")
 """Settings that may differ when a run goes on: they change no number."""
 _LONG = ("epochs", "minutes", "steps")
 """Settings that say how long a run is, one instead of the others."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Schedule:
     """Choices that were made by measuring, before the step that they govern."""
 
     steps: int
@@ -216,7 +216,9 @@ class Measured:
         return min(self.epochs, -(-step // self.steps_per_epoch))
 
 
-def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE) -> Recipe:
+def resolve_defaults(
+    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Distributed = SINGLE_PROCESS
+) -> Recipe:
     """Fill in what the recipe leaves open and needs no measuring.
 
     - Crops are four fifths of the median picture, at most 384 pixels a side, in steps of 32: whole pictures hold few
@@ -246,7 +248,7 @@ def resolve(recipe: Recipe, dataset: Dataset, statistics: Statistics, processes:
         fitting = 1 if crop == "whole" else int(min(16, max(8, 8 * 288 * 384 // (crop[0] * crop[1]))))
         changes["batch_size"] = max(processes.ranks, fitting)
     if recipe.lr is None:
-        changes["lr"] = default_rate(recipe.model_copy(update=changes), statistics)
+        changes["lr"] = default_lr(recipe.model_copy(update=changes), statistics)
     if recipe.weight_decay is None:
         changes["weight_decay"] = 0.02 if recipe.optimizer == "adamw" else 5e-4
     if recipe.epochs is None and recipe.minutes is None and recipe.steps is None:
@@ -268,7 +270,7 @@ def default_workers(processes: int = 1) -> int:
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
-def check_names(recipe: Recipe) -> None:
+def check_conflicts(recipe: Recipe) -> None:
     """Raise for combinations that cannot be, before anything is read.
 
     Raises:
@@ -288,18 +290,18 @@ def check_names(recipe: Recipe) -> None:
         raise RecipeError("sync_batchnorm = true does nothing with freeze = norm: leave one of them away.")
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain nested tables."""
     table: dict[str, Any] = recipe.model_dump(mode="json")
     return table
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunConfig:
     """A recipe with everything that was decided."""
 
     recipe: Recipe
-    measured: Measured | None
+    measured: Schedule | None
     origin: dict[str, Any]
     """Versions, hardware, data fingerprint, git revision."""
     decided: dict[str, Any] = field(default_factory=dict)
@@ -307,7 +309,7 @@ class Plan:
 
     def tables(self) -> dict[str, Any]:
         """Return all of it as plain nested tables, as recipe.toml holds them."""
-        tables: dict[str, Any] = settings_of(self.recipe)
+        tables: dict[str, Any] = recipe_to_dict(self.recipe)
         if self.measured is not None:
             tables["measured"] = asdict(self.measured)
         if self.decided:
@@ -324,16 +326,16 @@ HEADING = """# A run of fullconv, as it was decided before its first step.
 """
 
 
-def read_plan(path: Path) -> Plan:
+def read_config(path: Path) -> RunConfig:
     """Read a recipe file, with what was measured where it says so.
 
     Raises:
         RecipeError: It cannot be read, or holds unknown settings.
     """
-    return plan_of(read_toml(path), str(path))
+    return config_from_tables(read_toml(path), str(path))
 
 
-def plan_of(tables: Mapping[str, Any], path: str) -> Plan:
+def config_from_tables(tables: Mapping[str, Any], path: str) -> RunConfig:
     """Return the plan that tables hold; `path` names where they are from.
 
     Raises:
@@ -345,14 +347,14 @@ def plan_of(tables: Mapping[str, Any], path: str) -> Plan:
         table.pop(key, None)  # for people, and for fullconv.training.shipped
     recipe = parse_recipe(table, path)
     if measured is None:
-        return Plan(recipe, None, origin)
+        return RunConfig(recipe, None, origin)
     try:
-        return Plan(recipe, Measured(**measured), origin)
+        return RunConfig(recipe, Schedule(**measured), origin)
     except TypeError as error:
         raise RecipeError(f"{path}: [measured] is not what this program writes ({error}). Remove that table.") from None
 
 
-def combine(base: Plan | None, given: Mapping[str, Any]) -> tuple[Recipe, Measured | None, list[str]]:
+def merge_overrides(base: RunConfig | None, given: Mapping[str, Any]) -> tuple[Recipe, Schedule | None, list[str]]:
     """Lay the settings given over those of a recipe file.
 
     Returns:
@@ -360,12 +362,12 @@ def combine(base: Plan | None, given: Mapping[str, Any]) -> tuple[Recipe, Measur
     """
     if base is None:
         return parse_recipe(given, "settings"), None, []
-    table = settings_of(base.recipe)
+    table = recipe_to_dict(base.recipe)
     if any(key in given for key in _LONG):
         table |= dict.fromkeys(_LONG)
     overlay = parse_recipe({**_flat({k: v for k, v in table.items() if v is not None}), **_flat(given)}, "settings")
-    changed = [key for key, value in settings_of(overlay).items() if value != settings_of(base.recipe).get(key)]
-    keeps = set(changed) <= {*FREE_TO_CHANGE, "seed"}
+    changed = [key for key, value in recipe_to_dict(overlay).items() if value != recipe_to_dict(base.recipe).get(key)]
+    keeps = set(changed) <= {*RESUMABLE_KEYS, "seed"}
     return overlay, base.measured if keeps else None, changed
 
 
@@ -379,40 +381,40 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def continued(stored: Plan, given: Mapping[str, Any], where: Path, lengthen: bool = False) -> Plan:
+def resume_config(stored: RunConfig, given: Mapping[str, Any], where: Path, lengthen: bool = False) -> RunConfig:
     """Return the plan of a run that goes on, with what may change; the number of epochs may grow with ``lengthen``.
 
     Raises:
         RunError: A setting given contradicts the run's.
     """
-    table = _flat(settings_of(stored.recipe))
-    asked = _flat(settings_of(parse_recipe(given, "settings")))
+    table = _flat(recipe_to_dict(stored.recipe))
+    asked = _flat(recipe_to_dict(parse_recipe(given, "settings")))
     for key in _flat(given):
         longer = key == "epochs" and _longer(stored, asked[key])
-        if asked[key] != table.get(key) and key not in FREE_TO_CHANGE and not (longer and lengthen):
+        if asked[key] != table.get(key) and key not in RESUMABLE_KEYS and not (longer and lengthen):
             raise RunError(
                 f"{where}: this run has {key} = {_shown(table.get(key))}, not {_shown(asked[key])}. Leave {_option(key)}"
                 f" away to go on with it, {'add --lengthen to train it on, ' if longer else ''}or start another run in a"
                 " new folder."
             )
-    changes = {key: asked[key] for key in _flat(given) if key in (*FREE_TO_CHANGE, "epochs")}
+    changes = {key: asked[key] for key in _flat(given) if key in (*RESUMABLE_KEYS, "epochs")}
     measured = stored.measured
     if measured is not None and changes.get("epochs") is not None and _longer(stored, changes["epochs"]):
         steps = changes["epochs"] * measured.steps_per_epoch
-        measured = Measured(**{**asdict(measured), "steps": steps})
-    return Plan(stored.recipe.model_copy(update=changes), measured, stored.origin)
+        measured = Schedule(**{**asdict(measured), "steps": steps})
+    return RunConfig(stored.recipe.model_copy(update=changes), measured, stored.origin)
 
 
-def require_same(stored: Plan, file: Plan, given: Mapping[str, Any], where: Path, name: str) -> None:
+def check_same_config(stored: RunConfig, file: RunConfig, given: Mapping[str, Any], where: Path, name: str) -> None:
     """Raise where a recipe file that is named again says something else than the run that goes on.
 
-    What the file leaves open ("auto", or not at all) was decided since; what is given beside it is for `continued`.
+    What the file leaves open ("auto", or not at all) was decided since; what is given beside it is for `resume_config`.
 
     Raises:
         RunError: A setting of the file is not the run's.
     """
-    over = {*_flat(given), *FREE_TO_CHANGE, *(_LONG if any(key in given for key in _LONG) else ())}
-    table = _flat(settings_of(stored.recipe))
+    over = {*_flat(given), *RESUMABLE_KEYS, *(_LONG if any(key in given for key in _LONG) else ())}
+    table = _flat(recipe_to_dict(stored.recipe))
     for key, value in _flat(file.recipe.model_dump(mode="json", exclude_unset=True)).items():
         if key not in over and value not in (None, "auto") and value != table.get(key):
             raise RunError(
@@ -426,7 +428,7 @@ def _shown(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _longer(stored: Plan, epochs: Any) -> bool:
+def _longer(stored: RunConfig, epochs: Any) -> bool:
     return stored.recipe.epochs is not None and epochs is not None and epochs > stored.recipe.epochs
 
 

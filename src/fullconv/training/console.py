@@ -115,7 +115,7 @@ class Console:
             self.bar = None
 
 
-class Silence(Console):
+class NullConsole(Console):
     """The console of every process but the first."""
 
     def __init__(self) -> None:
@@ -128,10 +128,10 @@ class Silence(Console):
         """Show nothing."""
 
 
-def amount(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Write bytes as people do.
 
-    >>> amount(1.5e9), amount(2e6)
+    >>> format_bytes(1.5e9), format_bytes(2e6)
     ('1.5 GB', '2 MB')
     """
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -3,7 +3,7 @@
 torchrun's agent keeps one store for all the starts of a job (``--max-restarts``). What processes that are gone wrote into
 it is still there when the next ones ask for one another's addresses: whoever asks before the other has written anew waits
 for an address where nobody listens, until the timeout. Source: https://github.com/pytorch/pytorch/issues/135712. How often
-torchrun has started is no remedy: each machine's agent counts for itself. So those who are there agree on a name that no
+torchrun has started is no remedy: each machine's agent counts for itself. So those who are there rendezvous on a name that no
 others had.
 
 Several processes that train one network together: which one this is, and what they tell one another.
@@ -59,7 +59,7 @@ class Store(Protocol):
         """Say whether all are there."""
 
 
-def agree(store: Store, rank: int, ranks: int, patience: timedelta) -> str:
+def rendezvous(store: Store, rank: int, ranks: int, patience: timedelta) -> str:
     """Return a name that all processes of this start get alike, and no other start had.
 
     Each writes a word of its own. The first offers a name together with the words that it finds, anew whenever one has
@@ -77,11 +77,11 @@ def agree(store: Store, rank: int, ranks: int, patience: timedelta) -> str:
     """
     word = secrets.token_hex(8)
     store.set(f"{_ROOM}/{rank}", word)
-    looks = _looks(patience, rank, ranks)
-    return _lead(store, ranks, looks) if rank == 0 else _follow(store, rank, word, looks)
+    looks = _poll(patience, rank, ranks)
+    return _leader(store, ranks, looks) if rank == 0 else _follower(store, rank, word, looks)
 
 
-def _lead(store: Store, ranks: int, looks: Iterator[None]) -> str:
+def _leader(store: Store, ranks: int, looks: Iterator[None]) -> str:
     others = list(range(1, ranks))
     offered: list[str] | None = None
     name = ""
@@ -98,7 +98,7 @@ def _lead(store: Store, ranks: int, looks: Iterator[None]) -> str:
     return name
 
 
-def _follow(store: Store, rank: int, word: str, looks: Iterator[None]) -> str:
+def _follower(store: Store, rank: int, word: str, looks: Iterator[None]) -> str:
     answered = ""
     for _ in looks:
         if store.check([f"{_ROOM}/offer"]):
@@ -111,7 +111,7 @@ def _follow(store: Store, rank: int, word: str, looks: Iterator[None]) -> str:
     return answered
 
 
-def _looks(patience: timedelta, rank: int, ranks: int, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+def _poll(patience: timedelta, rank: int, ranks: int, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
     end = clock() + patience.total_seconds()
     while clock() < end:
         yield
@@ -121,16 +121,16 @@ def _looks(patience: timedelta, rank: int, ranks: int, clock: Callable[[], float
 
 Item = TypeVar("Item")
 
-PATIENCE = timedelta(minutes=30)
+DIST_TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another, which may be checking its data or writing a report."""
 
 
-class LostError(RunError):
+class PeerLostError(RunError):
     """Another process of the run is gone."""
 
 
 @dataclass(frozen=True)
-class Processes:
+class Distributed:
     """The processes of a run, as one of them sees them."""
 
     rank: int = 0
@@ -149,10 +149,10 @@ class Processes:
         """Add a tensor up over all processes, in place; each gets the same bits.
 
         Raises:
-            LostError: A process is gone.
+            PeerLostError: A process is gone.
         """
         if self.ranks > 1:
-            with _listening():
+            with dist_errors():
                 dist.all_reduce(tensor)
         return tensor
 
@@ -167,7 +167,7 @@ class Processes:
         found = self.all_do(lambda: json.dumps(work()).encode() if self.first else b"")
         length = self.sum(torch.tensor(len(found)))
         content = torch.frombuffer(bytearray(found), dtype=torch.uint8) if found else torch.zeros(int(length)).byte()
-        with _listening():
+        with dist_errors():
             dist.broadcast(content, 0)
         return json.loads(content.numpy().tobytes())
 
@@ -182,7 +182,7 @@ class Processes:
         padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
         padded[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8)
         parts = [torch.empty_like(padded) for _ in range(self.ranks)]
-        with _listening():
+        with dist_errors():
             dist.all_gather(parts, padded)
         return [json.loads(part[:n].numpy().tobytes()) for part, n in zip(parts, lengths.tolist(), strict=True)]
 
@@ -226,7 +226,7 @@ class Processes:
         for name, dtype, shape in listed:
             value = own[name] if self.first else torch.empty(shape, dtype=getattr(torch, dtype))
             if value.numel():
-                with _listening():
+                with dist_errors():
                     dist.broadcast(value.view(-1).view(torch.uint8), 0)
             shared[name] = value
         return shared
@@ -236,27 +236,27 @@ class Processes:
         return error if self.first else SystemExit(error.exit_code)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Distributed()
 """A run without torchrun."""
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
-    """Turn what torch says of a broken connection into a LostError."""
+def dist_errors() -> Iterator[None]:
+    """Turn what torch says of a broken connection into a PeerLostError."""
     try:
         yield
     except RuntimeError as error:
         reason = first_line(error)[:200]
-        raise LostError(f"another process of this run is gone ({reason}).") from error
+        raise PeerLostError(f"another process of this run is gone ({reason}).") from error
 
 
-def restarted() -> bool:
+def is_elastic_restart() -> bool:
     """Say whether torchrun started this process again after one had died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def init_distributed(device: str) -> Iterator[Distributed]:
     """Join the processes that torchrun started; without torchrun there is one.
 
     Args:
@@ -267,10 +267,10 @@ def joined(device: str) -> Iterator[Processes]:
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     try:
-        processes = Processes(
+        processes = Distributed(
             int(os.environ["RANK"]), ranks, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         )
     except (KeyError, ValueError) as error:
@@ -288,7 +288,7 @@ def joined(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(processes.local_rank)
     try:
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE, store=_own_store(processes), rank=processes.rank,
+            "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=DIST_TIMEOUT, store=_own_store(processes), rank=processes.rank,
             world_size=ranks,
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
@@ -299,7 +299,7 @@ def joined(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def _own_store(processes: Processes) -> Any:
+def _own_store(processes: Distributed) -> Any:
     """Return the part of torchrun's store that is this start's; None where each start has a store of its own.
 
     Raises:
@@ -309,11 +309,11 @@ def _own_store(processes: Processes) -> Any:
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     stores: Any = dist
-    store = stores.TCPStore(address, port, processes.ranks, is_master=False, timeout=PATIENCE)
-    return stores.PrefixStore(agree(store, processes.rank, processes.ranks, PATIENCE), store)
+    store = stores.TCPStore(address, port, processes.ranks, is_master=False, timeout=DIST_TIMEOUT)
+    return stores.PrefixStore(rendezvous(store, processes.rank, processes.ranks, DIST_TIMEOUT), store)
 
 
-def own_device(device: str, processes: Processes) -> str:
+def rank_device(device: str, processes: Distributed) -> str:
     """Return the device of this process: with several, each takes the GPU of its place on the machine.
 
     Raises:
@@ -326,7 +326,7 @@ def own_device(device: str, processes: Processes) -> str:
     return f"cuda:{processes.local_rank}" if device == "cuda" or torch.cuda.is_available() else "cpu"
 
 
-def synchronize_batch_norms(network: nn.Module, processes: Processes) -> None:
+def convert_sync_batchnorm(network: nn.Module, processes: Distributed) -> None:
     """Let every batch norm in training mode take mean and variance over the global batch.
 
     On GPUs torch's SyncBatchNorm does it. It refuses the CPU, where `_GlobalBatchNorm` does the same.
@@ -356,10 +356,10 @@ def synchronize_batch_norms(network: nn.Module, processes: Processes) -> None:
 class _GlobalBatchNorm(nn.BatchNorm2d):
     """A BatchNorm2d whose batch is that of all processes."""
 
-    processes: Processes
+    processes: Distributed
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm2d, processes: Processes) -> _GlobalBatchNorm:
+    def of(cls, norm: nn.BatchNorm2d, processes: Distributed) -> _GlobalBatchNorm:
         """Take the place of a batch norm: the same parameters and statistics under the same names."""
         made = cls.__new__(cls)
         made.__dict__ = {**norm.__dict__, "processes": processes}
@@ -423,7 +423,7 @@ BUCKET_BYTES = 64 * 2**20
 """Gradients that are added up at a time."""
 
 
-def sum_gradients(network: nn.Module, processes: Processes) -> None:
+def all_reduce_gradients(network: nn.Module, processes: Distributed) -> None:
     """Add every gradient up over the processes, in an order that depends on nothing but the network.
 
     DistributedDataParallel regroups gradients after its first step. A run that goes on would then add in another order
@@ -439,12 +439,12 @@ def sum_gradients(network: nn.Module, processes: Processes) -> None:
         bucket.append(parameter.grad)
         size += parameter.grad.numel() * parameter.grad.element_size()
         if size >= BUCKET_BYTES:
-            _sum_together(bucket, processes)
+            all_reduce_flat(bucket, processes)
             bucket, size = [], 0
-    _sum_together(bucket, processes)
+    all_reduce_flat(bucket, processes)
 
 
-def mean_running_statistics(network: nn.Module, processes: Processes, share: float) -> None:
+def reduce_bn_stats(network: nn.Module, processes: Distributed, share: float) -> None:
     """Let the running statistics of batch norms be the mean over the processes.
 
     Args:
@@ -460,10 +460,10 @@ def mean_running_statistics(network: nn.Module, processes: Processes, share: flo
             moved += [value for value in (module.running_mean, module.running_var) if value is not None]
     for value in moved:
         value.mul_(share)
-    _sum_together(moved, processes)
+    all_reduce_flat(moved, processes)
 
 
-def _sum_together(tensors: Sequence[Tensor], processes: Processes) -> None:
+def all_reduce_flat(tensors: Sequence[Tensor], processes: Distributed) -> None:
     """Add tensors up over the processes, in place and in one go."""
     if not tensors:
         return
@@ -472,8 +472,8 @@ def _sum_together(tensors: Sequence[Tensor], processes: Processes) -> None:
         value.copy_(part.view(value.shape))
 
 
-def evaluate_together(
-    processes: Processes,
+def evaluate_distributed(
+    processes: Distributed,
     segmenter: Segmenter,
     dataset: Dataset,
     split: str,
@@ -491,15 +491,17 @@ def evaluate_together(
     if processes.ranks == 1:
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()
-    shares = _Shares(segmenter, dataset, samples, processes)
+    shares = DistributedEvaluator(segmenter, dataset, samples, processes)
     processes.all_do(lambda: shares.score_own(split, options))
     return shares.together(split, start)
 
 
-class _Shares:
+class DistributedEvaluator:
     """What each process counts of its own pictures, every one of which has its place among all."""
 
-    def __init__(self, segmenter: Segmenter, dataset: Dataset, samples: Sequence[Sample], processes: Processes) -> None:
+    def __init__(
+        self, segmenter: Segmenter, dataset: Dataset, samples: Sequence[Sample], processes: Distributed
+    ) -> None:
         self.segmenter, self.dataset, self.samples, self.processes = segmenter, dataset, samples, processes
         self.classes: dict[str, tuple[str, ...]] = {}
         for ours, theirs in choose_heads(segmenter.card, dataset, None):

@@ -14,7 +14,7 @@ import torch
 import fullconv
 
 
-def describe_machine() -> dict[str, str]:
+def machine_info() -> dict[str, str]:
     """Return facts about this machine by name."""
     facts = {
         "system": f"{platform.system()} {platform.machine()}",
@@ -36,7 +36,7 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def describe_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Return the versions that decide what a run computes."""
     found = {"fullconv": fullconv.__version__, "torch": torch.__version__}
     for name in ("torchvision", "timm", "numpy", "pillow"):
@@ -47,12 +47,12 @@ def describe_versions() -> dict[str, str]:
     return found
 
 
-def describe_origin(data: Path, fingerprint: str) -> dict[str, Any]:
+def collect_env(data: Path, fingerprint: str) -> dict[str, Any]:
     """Return what recipe.toml keeps beside the settings."""
     origin: dict[str, Any] = {"data": data.as_posix(), "fingerprint": fingerprint}
     if revision := _revision():
         origin["git"] = revision
-    return {**origin, "versions": describe_versions(), "machine": describe_machine()}
+    return {**origin, "versions": package_versions(), "machine": machine_info()}
 
 
 def _revision() -> str | None:
@@ -66,7 +66,7 @@ def _revision() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def diff_env(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each fact that was another one when a recipe was made."""
     said = []
     for key, value in before.items():

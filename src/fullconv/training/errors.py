@@ -11,7 +11,7 @@ from fullconv.errors import RunError
 from fullconv.recipe import Recipe
 
 
-class NotFiniteError(RunError):
+class NonFiniteError(RunError):
     """The loss of a step or its gradient is not a number any more."""
 
     def __init__(self, value: float, step: int) -> None:
@@ -19,18 +19,18 @@ class NotFiniteError(RunError):
         super().__init__(f"{what} at step {step + 1}")
         self.value, self.step = value, step
 
-    def explained(self, recipe: Recipe, batches: Sequence[Batch], run: Path) -> NotFiniteError:
+    def explained(self, recipe: Recipe, batches: Sequence[Batch], run: Path) -> NonFiniteError:
         """Return the error with its pictures and what to do."""
         stems = [stem for batch in batches for stem in batch.stems]
         listed = ", ".join(stems[:8]) + (" ..." if len(stems) > 8 else "")
         self.args = (
             f"{self} (pictures {listed}). `fullconv debug {run}` shows where it began. Going on would come to the same:"
-            f" start again, in a new folder, with {what_to_change(recipe)}.",
+            f" start again, in a new folder, with {suggest_settings(recipe)}.",
         )
         return self
 
 
-def what_to_change(recipe: Recipe) -> str:
+def suggest_settings(recipe: Recipe) -> str:
     """Return the settings that keep a loss finite."""
     lower = f"--lr {(recipe.lr or 1e-3) / 4:.2g}"
     clipped = recipe.clip is not None and recipe.clip <= 1

@@ -1,4 +1,4 @@
-"""The end of a run: the model file, its scores, its agreement across precisions, the report."""
+"""The end of a run: the model file, its scores, its precision_agreement across precisions, the report."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fullconv.evaluation import Report
 from fullconv.metrics import confusion_matrix, mean_iou
 from fullconv.report import ReportImage, choose_images, summarize_data, write_report
 from fullconv.segmenter import Segmenter
-from fullconv.training.autotune import FINAL_PICTURES
-from fullconv.training.config import Plan, settings_of
+from fullconv.training.autotune import AGREEMENT_IMAGES
+from fullconv.training.config import RunConfig, recipe_to_dict
 from fullconv.training.console import Console
-from fullconv.training.distributed import ALONE, Processes, evaluate_together
-from fullconv.training.environment import describe_machine, describe_versions
-from fullconv.training.loop import spread
-from fullconv.training.run_dir import RunFolder
+from fullconv.training.distributed import SINGLE_PROCESS, Distributed, evaluate_distributed
+from fullconv.training.environment import machine_info, package_versions
+from fullconv.training.loop import evenly_spaced
+from fullconv.training.run_dir import RunDir
 from fullconv.training.state import TrainState
 
 AGREEMENT_SECONDS = 30.0
 """Measuring a lower precision stops after this long."""
 
 
-def kept_weights(state: TrainState, folder: RunFolder) -> dict[str, Any]:
+def best_weights(state: TrainState, folder: RunDir) -> dict[str, Any]:
     """Return the weights that the run is for: the best on val, or the last where there was no validation."""
     if state.best_step is None:
         return state.weights()
@@ -37,25 +37,25 @@ def kept_weights(state: TrainState, folder: RunFolder) -> dict[str, Any]:
 
 
 def write_model(
-    state: TrainState, card: Card, folder: RunFolder, device: str, processes: Processes = ALONE
+    state: TrainState, card: Card, folder: RunDir, device: str, processes: Distributed = SINGLE_PROCESS
 ) -> Segmenter:
     """Write model.safetensors with what is known so far, and return it as a segmenter."""
-    state.network.load_state_dict(processes.share(kept_weights(state, folder) if processes.first else None))
+    state.network.load_state_dict(processes.share(best_weights(state, folder) if processes.first else None))
     segmenter = Segmenter(state.network, card, device)
     if processes.first:
         segmenter.save(folder.model)
     return segmenter
 
 
-def score(
-    segmenter: Segmenter, dataset: Dataset, console: Console, processes: Processes = ALONE
+def score_model(
+    segmenter: Segmenter, dataset: Dataset, console: Console, processes: Distributed = SINGLE_PROCESS
 ) -> dict[str, dict[str, Report]]:
     """Score every head of the model on all of val and test, by the call that users make."""
     reports = {}
     for split in ("val", "test"):
         if dataset.splits.get(split):
             console.say(f"Scoring all of {split} ...")
-            reports[split] = evaluate_together(
+            reports[split] = evaluate_distributed(
                 processes,
                 segmenter,
                 dataset,
@@ -67,7 +67,7 @@ def score(
     return reports
 
 
-def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> dict[str, Any]:
+def precision_agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> dict[str, Any]:
     """Measure how bf16 answers agree with fp32's on validation pictures.
 
     Returns:
@@ -85,7 +85,7 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     equal = total = pictures = 0
     start = time.monotonic()
     head = next(iter(dataset.labels))
-    for sample in spread(val, FINAL_PICTURES):
+    for sample in evenly_spaced(val, AGREEMENT_IMAGES):
         try:
             image, truth = dataset.read_image(sample), dataset.read_mask(sample, head)
         except FullconvError:
@@ -104,7 +104,7 @@ def agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> 
     return {"bf16": {"labels": equal / total, "mean_iou_difference": difference, "pictures": pictures}}
 
 
-def final_card(
+def add_scores(
     card: Card, reports: Mapping[str, Mapping[str, Report]], agreed: Mapping[str, Any], state: TrainState
 ) -> Card:
     """Return the card with the scores of the run: those of the first head, and of all in `heads` where there are several."""
@@ -136,38 +136,38 @@ def report_images(segmenter: Segmenter, dataset: Dataset, report: Report, split:
         yield ReportImage(stem, image, dataset.read_mask(sample, head), label_map, scores[stem])
 
 
-def finish(
+def finalize(
     state: TrainState,
     card: Card,
-    plan: Plan,
+    plan: RunConfig,
     dataset: Dataset,
     statistics: Statistics,
-    folder: RunFolder,
+    folder: RunDir,
     console: Console,
     notes: Sequence[str],
     device: str,
-    processes: Processes = ALONE,
+    processes: Distributed = SINGLE_PROCESS,
 ) -> Segmenter:
     """Write the model with its scores, and the report; all processes score, the first one writes."""
     written = write_model(state, card, folder, device, processes)
     val = dataset.splits.get("val", [])
-    agreed = processes.told(lambda: agreement(written, dataset, val))
-    # Scored as users will score it: what is chosen for them by default depends on the agreement. Several processes may
-    # be on several machines, where the choice may differ.
+    agreed = processes.told(lambda: precision_agreement(written, dataset, val))
+    # Scored as users will score it; the default precision depends on the agreement. On several machines the choice
+    # may differ.
     chosen = "auto" if processes.ranks == 1 else "torch"
     known = written.card.model_copy(update={"agreement": agreed})
     segmenter = Segmenter(state.network, known, device, "auto" if processes.ranks == 1 else "fp32", chosen)
-    reports = score(segmenter, dataset, console, processes)
+    reports = score_model(segmenter, dataset, console, processes)
     if not processes.first:
         return segmenter
-    segmenter.card = final_card(card, reports, agreed, state)
+    segmenter.card = add_scores(card, reports, agreed, state)
     segmenter.save(folder.model)
     if reports:
         split = "val" if "val" in reports else next(iter(reports))
         firsts = {name: next(iter(by_head.values())) for name, by_head in reports.items()}
         write_report(
             folder.report, card=segmenter.card, history=state.history, reports=firsts, heads=reports,
-            images=report_images(segmenter, dataset, firsts[split], split), recipe=settings_of(plan.recipe),
-            data=summarize_data(dataset), notes=notes, machine={**describe_machine(), **describe_versions()},
+            images=report_images(segmenter, dataset, firsts[split], split), recipe=recipe_to_dict(plan.recipe),
+            data=summarize_data(dataset), notes=notes, machine={**machine_info(), **package_versions()},
         )  # fmt: skip
     return segmenter

@@ -30,20 +30,20 @@ from fullconv.labels import colorize
 from fullconv.prediction import display
 from fullconv.segmenter import Segmenter
 from fullconv.tracking import Tracker, log_epoch, log_panels
-from fullconv.training.config import Measured
+from fullconv.training.config import Schedule
 from fullconv.training.console import Console
-from fullconv.training.distributed import LostError, Processes, evaluate_together
-from fullconv.training.errors import NotFiniteError
-from fullconv.training.nan_debug import keep_evidence
+from fullconv.training.distributed import Distributed, PeerLostError, evaluate_distributed
+from fullconv.training.errors import NonFiniteError
+from fullconv.training.nan_debug import dump_failed_step
 from fullconv.training.oom import next_batch
-from fullconv.training.optimizer import learning_rate
-from fullconv.training.run_dir import RunFolder
+from fullconv.training.optimizer import lr_at
+from fullconv.training.run_dir import RunDir
 from fullconv.training.state import TrainState
-from fullconv.training.step import Stepper
+from fullconv.training.step import TrainStep
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], str | None]]:
+def graceful_stop() -> Iterator[Callable[[], str | None]]:
     """Turn the first Ctrl-C or SIGTERM into an orderly end after the step; a second one ends at once."""
     asked: list[str] = []
 
@@ -70,7 +70,7 @@ DISK_SPEED = 200e6
 
 
 @dataclass
-class Rhythm:
+class CheckpointTimer:
     """Says when a checkpoint is due.
 
     One at the end of an epoch may take as long as the one before did, and that is at most 2 % of the time since then. So
@@ -118,24 +118,24 @@ def mean_over_heads(reports: Mapping[str, Report]) -> float:
     return sum(report.mean_iou for report in reports.values()) / len(reports)
 
 
-def without_seconds(reports: Mapping[str, Report]) -> dict[str, Any]:
+def reports_to_dict(reports: Mapping[str, Report]) -> dict[str, Any]:
     """Return what `evaluate --json` prints, but for the time that it took; that of all heads where there are several."""
     numbers = {head: {**report.to_dict(), "seconds": None} for head, report in reports.items()}
     first = next(iter(numbers.values()))
     return first if len(numbers) == 1 else {**first, "heads": numbers, "mean_iou_over_heads": mean_over_heads(reports)}
 
 
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """Return a fixed subset, evenly spread."""
+def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return a fixed subset, evenly evenly_spaced."""
     if count >= len(samples):
         return list(samples)
     return [samples[index * len(samples) // count] for index in range(count)]
 
 
-class evaluation_of:  # noqa: N801  (a context manager reads as a phrase)
+class ema_scope:  # noqa: N801  (a context manager reads as a phrase)
     """A segmenter of the weights to be validated; the network is back in training mode afterwards."""
 
-    def __init__(self, state: TrainState, stepper: Stepper) -> None:
+    def __init__(self, state: TrainState, stepper: TrainStep) -> None:
         self.state, self.stepper = state, stepper
         self.kept: dict[str, Tensor] | None = None
 
@@ -152,13 +152,13 @@ class evaluation_of:  # noqa: N801  (a context manager reads as a phrase)
         self.state.network.train()
 
 
-def track_pictures(
+def log_validation_images(
     trackers: Sequence[Tracker], dataset: Dataset, val: Sequence[Sample], segmenter: Segmenter, step: int
 ) -> None:
     """Log a few val pictures, always the same: picture, truth, prediction."""
     head = next(iter(dataset.labels))
     palette = dataset.labels[head].palette
-    for sample in spread(val, TRACKED_PICTURES):
+    for sample in evenly_spaced(val, TRACKED_PICTURES):
         image = dataset.read_image(sample)
         label_map = segmenter.predict(image).label_map
         masks = (dataset.read_mask(sample, head), label_map)
@@ -166,7 +166,7 @@ def track_pictures(
         log_panels(trackers, f"val/{sample.stem}", panels, step)
 
 
-def warning_of_one_class(report: Report, epoch: int) -> str | None:
+def collapse_warning(report: Report, epoch: int) -> str | None:
     """Return what to say aloud where everything is predicted as one class after the first epochs."""
     predicted = report.confusion.sum(axis=0)
     if len(predicted) < 2 or (predicted > 0).sum() != 1 or not 2 <= epoch <= 10:
@@ -178,16 +178,16 @@ def warning_of_one_class(report: Report, epoch: int) -> str | None:
 
 
 @dataclass
-class Loop:
+class TrainLoop:
     """Runs steps from where the state is to the end, or until it is told to stop."""
 
     state: TrainState
-    stepper: Stepper
+    stepper: TrainStep
     batches: TrainingBatches
-    measured: Measured
+    measured: Schedule
     dataset: Dataset
     val: Sequence[Sample]
-    folder: RunFolder
+    folder: RunDir
     console: Console
     stop: Callable[[], str | None]
     """Returns the name of the signal that asks for an end."""
@@ -195,14 +195,14 @@ class Loop:
     started: float = field(default_factory=time.monotonic)
     whole: bool = field(default=True, init=False)
     """Whether the state is that of a moment at which a run can go on: not while an epoch ends."""
-    rhythm: Rhythm = field(init=False)
+    rhythm: CheckpointTimer = field(init=False)
     """Of checkpoints."""
 
     def __post_init__(self) -> None:
-        self.rhythm = Rhythm(self.stepper.recipe.checkpoint_every, self.state.bytes)
+        self.rhythm = CheckpointTimer(self.stepper.recipe.checkpoint_every, self.state.bytes)
 
     @property
-    def processes(self) -> Processes:
+    def processes(self) -> Distributed:
         """All that train together."""
         return self.stepper.processes
 
@@ -210,8 +210,8 @@ class Loop:
         """Train; return "done" or the signal that ended it.
 
         Raises:
-            NotFiniteError: The loss is not a number any more; batch and state are kept for `fullconv debug`.
-            LostError: Another process is gone; a checkpoint was written where that could be.
+            NonFiniteError: The loss is not a number any more; batch and state are kept for `fullconv debug`.
+            PeerLostError: Another process is gone; a checkpoint was written where that could be.
             OutputError: The run folder cannot be written; what was there before is whole.
         """
         try:
@@ -223,10 +223,10 @@ class Loop:
                 f"{error} Step {self.state.step} is lost, {state}: make room or mend that folder, and go on by the same command"
                 " with --resume."
             ) from error
-        except LostError as error:
+        except PeerLostError as error:
             if self.processes.first and self.whole:
                 self.save()
-            raise LostError(
+            raise PeerLostError(
                 f"{error} The newest checkpoint is in {self.folder.checkpoints}; go on by the same command with --resume."
             ) from error
 
@@ -256,10 +256,10 @@ class Loop:
     def _step(self, group: Sequence[Batch]) -> float:
         try:
             loss = self.stepper.step(self.state, group, self.measured.steps)
-        except NotFiniteError as error:
+        except NonFiniteError as error:
             batches = group if self.processes.ranks == 1 else [self.batches.whole(batch.step) for batch in group]
             if self.processes.first:
-                keep_evidence(error, self.state, self.stepper, batches, self.folder, self.measured.steps)
+                dump_failed_step(error, self.state, self.stepper, batches, self.folder, self.measured.steps)
             raise self.processes.spoken(error.explained(self.stepper.recipe, batches, self.folder.path)) from None
         self.state.loss = (self.state.loss[0] + loss, self.state.loss[1] + 1)
         return loss
@@ -313,10 +313,10 @@ class Loop:
             "epoch": epoch,
             "step": state.step,
             "train_loss": mean_loss,
-            "lr": learning_rate(state.step - 1, self.measured.steps, recipe),
+            "lr": lr_at(state.step - 1, self.measured.steps, recipe),
             "seconds": round(state.seconds + time.monotonic() - self.started, 3),
             # A score's own seconds vary from run to run; two runs that are the same have the same lines.
-            "val": None if reports is None else without_seconds(reports),
+            "val": None if reports is None else reports_to_dict(reports),
         }
         state.history.append(line)
         self.whole = True
@@ -325,29 +325,29 @@ class Loop:
         log_epoch(self.trackers, line)
         self.console.epoch(line, state.best, state.best_step == state.step)
         for report in (reports or {}).values():
-            if words := warning_of_one_class(report, epoch):
+            if words := collapse_warning(report, epoch):
                 self.console.say(words)
 
     def _validate(self, epoch: int) -> dict[str, Report] | None:
         due = epoch % self.measured.validate_every == 0 or self.state.step == self.measured.steps
         if not self.val or not due:
             return None
-        chosen = spread(self.val, self.measured.validation_pictures)
-        with evaluation_of(self.state, self.stepper) as segmenter:
-            reports = evaluate_together(
+        chosen = evenly_spaced(self.val, self.measured.validation_pictures)
+        with ema_scope(self.state, self.stepper) as segmenter:
+            reports = evaluate_distributed(
                 self.processes, segmenter, self.dataset, "val", chosen, progress=self.console.validating
             )
             if self.trackers:
-                track_pictures(self.trackers, self.dataset, self.val, segmenter, self.state.step)
+                log_validation_images(self.trackers, self.dataset, self.val, segmenter, self.state.step)
         score = mean_over_heads(reports)
         if self.state.best is None or score > self.state.best:
-            self.state.best, self.state.best_step, self.state.waited = score, self.state.step, 0
+            self.state.best, self.state.best_step, self.state.bad_epochs = score, self.state.step, 0
             if self.processes.first:
                 write_best(self.folder.checkpoints, self.state.step, self.stepper.card, self.state.weights())
         else:
-            self.state.waited += 1
+            self.state.bad_epochs += 1
         return reports
 
     def _waited_enough(self) -> bool:
         patience = self.stepper.recipe.early_stop
-        return patience is not None and self.state.waited >= patience
+        return patience is not None and self.state.bad_epochs >= patience

@@ -27,22 +27,22 @@ from fullconv.nn import Network
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.segmenter import network_of
-from fullconv.training.config import settings_of
-from fullconv.training.errors import NotFiniteError, what_to_change
-from fullconv.training.run_dir import RunFolder
+from fullconv.training.config import recipe_to_dict
+from fullconv.training.errors import NonFiniteError, suggest_settings
+from fullconv.training.run_dir import RunDir
 from fullconv.training.state import TrainState, new_state
-from fullconv.training.step import Stepper, set_training_mode
+from fullconv.training.step import TrainStep, set_training_mode
 
 if TYPE_CHECKING:
-    from fullconv.training.step import Stepper
+    from fullconv.training.step import TrainStep
 
 
 STEP_KEY = "step"
 
 
 @dataclass
-class Evidence:
-    """What `keep_evidence` kept."""
+class FailedStep:
+    """What `dump_failed_step` kept."""
 
     step: int
     """From 0."""
@@ -60,8 +60,8 @@ class Evidence:
     """The state before the step, as a checkpoint has it."""
 
 
-def keep_evidence(
-    error: NotFiniteError, state: TrainState, stepper: Stepper, batches: Sequence[Batch], folder: RunFolder, steps: int
+def dump_failed_step(
+    error: NonFiniteError, state: TrainState, stepper: TrainStep, batches: Sequence[Batch], folder: RunDir, steps: int
 ) -> None:
     """Write batch and state of the step that went wrong into RUN/debug, and say in RUN/status.json how the run ended.
 
@@ -76,23 +76,23 @@ def keep_evidence(
         tensors |= {f"{number}.mask.{head}": mask for head, mask in batch.masks.items()}
     facts = {
         "step": error.step, "steps": steps, "value": str(error.value), "precision": stepper.precision,
-        "device": stepper.device.type, "recipe": settings_of(stepper.recipe), "class_weights": weights,
+        "device": stepper.device.type, "recipe": recipe_to_dict(stepper.recipe), "class_weights": weights,
         "stems": [batch.stems for batch in batches], "sha256": weights_sha256(tensors),
     }  # fmt: skip
     folder.debug.mkdir(exist_ok=True)
-    write_state(folder.debug / "state.safetensors", state.tensors(), state.numbers())
+    write_state(folder.debug / "state.safetensors", state.tensors(), state.scalars())
     metadata = {STEP_KEY: json.dumps(facts), CARD_KEY: stepper.card.to_json()}
     write_tensors(folder.debug / "batch.safetensors", tensors, metadata)
     folder.write_status("failed", state.step, steps, f"{error}; `fullconv debug` shows where it began.")
 
 
-def read_evidence(run: Path) -> Evidence:
+def load_failed_step(run: Path) -> FailedStep:
     """Read what a run's last step left behind.
 
     Raises:
         RunError: The run holds nothing of the kind, or what it holds is damaged.
     """
-    folder = RunFolder(run)
+    folder = RunDir(run)
     path = folder.debug / "batch.safetensors"
     if not folder.recipe.exists():
         raise RunError(
@@ -111,7 +111,7 @@ def read_evidence(run: Path) -> Evidence:
             prefix = f"{number}.mask."
             masks = {name.removeprefix(prefix): t for name, t in found.items() if name.startswith(prefix)}
             batches.append(Batch(found[f"{number}.images"], masks, stems, facts["step"]))
-        return Evidence(
+        return FailedStep(
             facts["step"], facts["steps"], float(facts["value"]), facts["precision"], facts["device"],
             parse_recipe(facts["recipe"], str(path)), card, facts["class_weights"], batches, tensors,
         )  # fmt: skip
@@ -124,7 +124,7 @@ EXPLODING = 1e4
 
 
 @dataclass
-class Size:
+class TensorStats:
     """How large the numbers of a tensor are."""
 
     name: str
@@ -135,7 +135,7 @@ class Size:
     """NaN or infinite."""
 
     @classmethod
-    def of(cls, name: str, kind: str, value: Tensor) -> Size:
+    def of(cls, name: str, kind: str, value: Tensor) -> TensorStats:
         """Look at a tensor."""
         finite = torch.isfinite(value)
         largest = float(torch.where(finite, value, torch.zeros_like(value)).abs().max()) if value.numel() else 0.0
@@ -152,11 +152,11 @@ class Size:
 
 
 @dataclass
-class Picture:
+class CropStats:
     """A crop of the batch."""
 
     stem: str
-    pixels: Size
+    pixels: TensorStats
     """As the network gets them."""
     valid: float
     """Share of its pixels that are not void."""
@@ -167,13 +167,13 @@ class Replay:
     """What a step did."""
 
     loss: float
-    weights: list[Size]
+    weights: list[TensorStats]
     """Before the step, by parameter and buffer."""
-    maps: list[Size] = field(default_factory=list)
+    maps: list[TensorStats] = field(default_factory=list)
     """Outputs of the layers, in the order in which they were computed."""
-    gradients: list[Size] = field(default_factory=list)
+    gradients: list[TensorStats] = field(default_factory=list)
     """Of the parameters, in the order of the backward pass."""
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[CropStats] = field(default_factory=list)
 
 
 def debug(run: Path) -> list[str]:
@@ -189,18 +189,22 @@ def debug(run: Path) -> list[str]:
     Raises:
         RunError: The run holds no such step, or what it holds is damaged.
     """
-    evidence = read_evidence(run)
+    evidence = load_failed_step(run)
     replayed = replay(evidence, evidence.precision)
     lines = [
         f"Step {evidence.step + 1} of {evidence.steps}: the loss was {evidence.value} ({evidence.precision} on"
         f" {evidence.device}); replayed, it is {replayed.loss}."
     ]
-    lines += [f"Where it began: {where_it_began(replayed)}", "", "The pictures of the batch, as the network gets them:"]
+    lines += [
+        f"Where it began: {first_nonfinite(replayed)}",
+        "",
+        "The pictures of the batch, as the network gets them:",
+    ]
     for picture in replayed.pictures:
         size = picture.pixels
         wrong = f", {size.wrong} NOT A NUMBER" if size.wrong else ""
         lines.append(f"  {picture.stem}: values up to {size.largest:.3g}{wrong}, {picture.valid:.0%} of it labelled")
-    lines += ["", *_tables(replayed), "", f"What to change: {advice(evidence, replayed)}"]
+    lines += ["", *_tables(replayed), "", f"What to change: {suggest_fix(evidence, replayed)}"]
     return lines
 
 
@@ -212,7 +216,7 @@ def _tables(replayed: Replay) -> list[str]:
     return lines
 
 
-def where_it_began(replayed: Replay) -> str:
+def first_nonfinite(replayed: Replay) -> str:
     """Name the first thing that is not finite or explodes: in pictures, weights, maps, loss, then gradients."""
     for picture in replayed.pictures:
         if picture.pixels.bad:
@@ -228,7 +232,7 @@ def where_it_began(replayed: Replay) -> str:
     return "nowhere: replayed, everything is finite. It may have been the hardware, or another number of threads."
 
 
-def advice(evidence: Evidence, replayed: Replay) -> str:
+def suggest_fix(evidence: FailedStep, replayed: Replay) -> str:
     """Return what to change, from what the replay found."""
     bad = [picture.stem for picture in replayed.pictures if picture.pixels.bad]
     if bad:
@@ -237,28 +241,28 @@ def advice(evidence: Evidence, replayed: Replay) -> str:
         exact = replay(evidence, "fp32")
         if math.isfinite(exact.loss) and not any(size.wrong for size in exact.gradients):
             return f"--precision fp32 (the same step has the loss {exact.loss:.4g} there)."
-    settings = what_to_change(evidence.recipe)
+    settings = suggest_settings(evidence.recipe)
     if evidence.recipe.warmup < 0.05:
         settings += " or a longer rise of the learning rate, --set warmup=0.05"
     return f"start again, in a new folder, with {settings}."
 
 
-def replay(evidence: Evidence, precision: str) -> Replay:
+def replay(evidence: FailedStep, precision: str) -> Replay:
     """Make the step again from the state before it, and look at everything on the way."""
-    stepper, state = _stage(evidence, precision)
+    stepper, state = rebuild_step(evidence, precision)
     network = state.network
-    found = Replay(math.nan, [Size.of(name, "weight", v) for name, v in network.state_dict().items()])
+    found = Replay(math.nan, [TensorStats.of(name, "weight", v) for name, v in network.state_dict().items()])
     for batch in evidence.batches:
         x = normalize(batch.images.float(), evidence.card)
         mask = next(iter(batch.masks.values()))
         for stem, picture, labels in zip(batch.stems, x, mask, strict=True):
             valid = float((labels != VOID).float().mean())
-            found.pictures.append(Picture(stem, Size.of(stem, "picture", picture), valid))
-    handles = _watch(network, found)
+            found.pictures.append(CropStats(stem, TensorStats.of(stem, "picture", picture), valid))
+    handles = register_hooks(network, found)
     set_training_mode(network, evidence.recipe)
     try:
         found.loss = stepper.gradient(state, evidence.batches)
-    except NotFiniteError as error:
+    except NonFiniteError as error:
         found.loss = error.value
     finally:
         for handle in handles:
@@ -266,7 +270,7 @@ def replay(evidence: Evidence, precision: str) -> Replay:
     return found
 
 
-def _stage(evidence: Evidence, precision: str) -> tuple[Stepper, TrainState]:
+def rebuild_step(evidence: FailedStep, precision: str) -> tuple[TrainStep, TrainState]:
     """Return the stepper and the state as they were before the step."""
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in evidence.tensors.items() if k.startswith(prefix)}
@@ -281,20 +285,20 @@ def _stage(evidence: Evidence, precision: str) -> tuple[Stepper, TrainState]:
     }
     state = new_state(network, recipe)
     state.step = evidence.step
-    return Stepper(recipe, evidence.card, losses, torch.device("cpu"), precision), state
+    return TrainStep(recipe, evidence.card, losses, torch.device("cpu"), precision), state
 
 
-def _watch(network: Network, found: Replay) -> list[Any]:
+def register_hooks(network: Network, found: Replay) -> list[Any]:
     """Note the size of every layer's output, and of every parameter's gradient as it is computed."""
 
     def seen(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         for value in output.values() if isinstance(output, Mapping) else [output]:
             if isinstance(value, Tensor):
-                found.maps.append(Size.of(name, type(module).__name__, value.detach()))
+                found.maps.append(TensorStats.of(name, type(module).__name__, value.detach()))
 
     def pulled(name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        found.gradients.append(Size.of(name, "gradient", parameter.grad))
+        found.gradients.append(TensorStats.of(name, "gradient", parameter.grad))
 
     handles: list[Any] = []
     for name, module in network.named_modules():

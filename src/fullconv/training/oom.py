@@ -19,34 +19,34 @@ _TOLD = re.compile(
 """The last is oneDNN's word for it, with a limit on a process's memory."""
 
 
-class OutOfMemoryError(RunError):
+class TrainOOMError(RunError):
     """There is too little memory for what a run was about to do."""
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turn what torch, CUDA and Python say of too little memory into an OutOfMemoryError."""
+def catch_oom() -> Iterator[None]:
+    """Turn what torch, CUDA and Python say of too little memory into an TrainOOMError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not _TOLD.search(str(error)):
             raise
-        raise OutOfMemoryError(first_line(error)[:300]) from error
+        raise TrainOOMError(first_line(error)[:300]) from error
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch | None:
     """Return the next batch, or None at the end.
 
     Raises:
-        OutOfMemoryError: Its crops alone do not fit.
+        TrainOOMError: Its crops alone do not fit.
     """
-    with memory_errors():
+    with catch_oom():
         return next(batches, None)
 
 
-def fitting(
-    recipe: Recipe, error: OutOfMemoryError, works: Callable[[int, tuple[int, int]], bool], ranks: int = 1
-) -> OutOfMemoryError:
+def suggest_smaller_batch(
+    recipe: Recipe, error: TrainOOMError, works: Callable[[int, tuple[int, int]], bool], ranks: int = 1
+) -> TrainOOMError:
     """Return the error with the settings to lower, and by how much: what `works` was tried on.
 
     Fewer crops at a time are tried first, as many as make the very same step by accumulation; then smaller ones.
@@ -66,12 +66,12 @@ def fitting(
     assert recipe.crop is not None
     if recipe.crop == "whole":
         words = f"too little memory for {_counted(batch, ranks)} whole pictures ({error})."
-        return OutOfMemoryError(f"{words} Train on crops (--crop 288x384), or on smaller pictures (--scale 0.5).")
+        return TrainOOMError(f"{words} Train on crops (--crop 288x384), or on smaller pictures (--scale 0.5).")
     height, width = recipe.crop
     words = f"too little memory for {_counted(batch, ranks)} crops of {height}x{width} ({error})."
     for crops in (part for part in range(batch - 1, 0, -1) if batch % part == 0 and part >= ranks):
         if works(-(-crops // ranks), (height, width)):
-            return OutOfMemoryError(
+            return TrainOOMError(
                 f"{words} {_counted(crops, ranks)} did fit just now: --batch-size {crops}"
                 f" --set accumulate={batch // crops * accumulate} makes steps of as many crops in less memory."
             )
@@ -79,11 +79,11 @@ def fitting(
     while min(height, width) >= 64:
         height, width = height // 2, width // 2
         if works(1, (height, width)):
-            return OutOfMemoryError(
+            return TrainOOMError(
                 f"{words} One of {height}x{width} did fit just now: --batch-size {ranks} --crop {height}x{width}"
                 f" --set accumulate={more}, or a smaller --backbone."
             )
-    return OutOfMemoryError(f"{words} Not even one of {height}x{width} fits: take a smaller --backbone.")
+    return TrainOOMError(f"{words} Not even one of {height}x{width} fits: take a smaller --backbone.")
 
 
 def _counted(crops: int, ranks: int) -> str:

@@ -1,4 +1,4 @@
-"""Optimiser, learning rate, moving average: what changes the weights."""
+"""Optimizer, learning rate schedule and moving average of the weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fullconv.recipe import Recipe
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Put every trainable parameter into exactly one group, by part and kind.
+    """Put every trainable parameter into exactly one group by learning rate and weight decay.
 
     Returns:
-        Groups with ``params``, ``names``, ``weight_decay`` and ``multiplier`` (of the learning rate).
+        Groups with ``params``, ``names``, ``weight_decay`` and ``lr_scale``.
 
     Source: the Caffe release's solvers for biases (learning rate x2, decay 0) and fixed upsampling (in no group).
     """
@@ -26,20 +26,20 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
         if not parameter.requires_grad:
             continue
         bias = name.endswith("bias")
-        # Scales of norms and biases have one dimension: decay would pull them to 0, which regularises nothing.
+        # Norm scales and biases have one dimension; decaying them regularizes nothing.
         decays = parameter.ndim > 1 or recipe.bias_decay
-        multiplier = (backbone_lr if name.startswith("backbone.") else 1.0) * (recipe.bias_lr if bias else 1.0)
-        group = groups.setdefault((multiplier, decays), {
-            "params": [], "names": [], "multiplier": multiplier,
+        lr_scale = (backbone_lr if name.startswith("backbone.") else 1.0) * (recipe.bias_lr if bias else 1.0)
+        group = groups.setdefault((lr_scale, decays), {
+            "params": [], "names": [], "lr_scale": lr_scale,
             "weight_decay": (recipe.weight_decay or 0.0) if decays else 0.0,
         })  # fmt: skip
         group["params"].append(parameter)
         group["names"].append(name)
-    return [group for group in groups.values() if group["multiplier"] > 0]
+    return [group for group in groups.values() if group["lr_scale"] > 0]
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over the network's parameter groups."""
+    """Return the recipe's optimizer over the network's parameter groups."""
     groups = parameter_groups(network, recipe)
     names = [group.pop("names") for group in groups]
     lr = recipe.lr or 1e-3
@@ -48,38 +48,38 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
     else:
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
-    for group, part in zip(optimizer.param_groups, names, strict=True):
-        group["names"] = part
+    for group, members in zip(optimizer.param_groups, names, strict=True):
+        group["names"] = members
     return optimizer
 
 
-def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Return the learning rate of a step, 0-based, before multipliers.
+def lr_at(step: int, steps: int, recipe: Recipe) -> float:
+    """Return the learning rate of a 0-based step, before each group's scale.
 
-    Source: poly with power 0.9 as DeepLab and torchvision have it.
+    Source: poly with power 0.9 as in DeepLab and torchvision.
     """
     base = recipe.lr or 1e-3
-    warm = round(recipe.warmup * steps)
-    if step < warm:
-        return base * (step + 1) / warm
-    share = (step - warm) / max(1, steps - warm)
+    warmup_steps = round(recipe.warmup * steps)
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     if recipe.schedule == "poly":
-        return float(base * (1 - share) ** 0.9)
+        return float(base * (1 - progress) ** 0.9)
     if recipe.schedule == "cosine":
-        return base * (1 + math.cos(math.pi * share)) / 2
+        return base * (1 + math.cos(math.pi * progress)) / 2
     return base
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its share of the learning rate."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set every group's learning rate, scaled by its ``lr_scale``."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["multiplier"]
+        group["lr"] = lr * group["lr_scale"]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as ``optimizer.<parameter>.<slot>``."""
+    """Return the optimizer's state as ``optimizer.<parameter>.<slot>``."""
     tensors = {}
-    for name, parameter in _named(optimizer):
+    for name, parameter in _named_parameters(optimizer):
         for slot, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{name}.{slot}"] = value
@@ -87,33 +87,33 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put saved state back, each moment in the memory format of its parameter.
+    """Load saved state, each moment in the memory format of its parameter.
 
-    A contiguous moment beside a channels_last parameter makes fused AdamW round other bits.
+    Fused AdamW rounds differently with a contiguous moment beside a channels_last parameter.
     """
-    for name, parameter in _named(optimizer):
+    for name, parameter in _named_parameters(optimizer):
         prefix = f"optimizer.{name}."
         found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         for slot, value in found.items():
             if value.shape == parameter.shape:
-                place = torch.empty_like(parameter, memory_format=torch.preserve_format, requires_grad=False)
-                place.copy_(value)
+                restored = torch.empty_like(parameter, memory_format=torch.preserve_format, requires_grad=False)
+                restored.copy_(value)
             else:
-                place = value.clone().to(parameter.device)
-            optimizer.state[parameter][slot] = place
+                restored = value.clone().to(parameter.device)
+            optimizer.state[parameter][slot] = restored
 
 
-def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+def _named_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     for group in optimizer.param_groups:
         yield from zip(group["names"], group["params"], strict=True)
 
 
-class MovingAverage:
-    """An exponential moving average of all floating tensors of a network; whole numbers are copied.
+class ModelEma:
+    """Exponential moving average of a network's floating-point tensors; integer tensors are copied.
 
     Args:
-        network: Averaged from its present weights on.
-        decay: Share that is kept a step; less in the first steps: (1 + step) / (10 + step).
+        network: Its current weights are the start.
+        decay: Fraction kept per step; at most (1 + step) / (10 + step), so that early steps count more.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -122,10 +122,10 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the present weights; ``step`` counts from 0."""
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        """Move towards the current weights; ``step`` counts from 0."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             if value.is_floating_point():
-                self.tensors[name].lerp_(value, share)
+                self.tensors[name].lerp_(value, weight)
             else:
                 self.tensors[name].copy_(value)

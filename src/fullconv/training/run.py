@@ -18,24 +18,24 @@ from fullconv.recipe import HeadSettings, Recipe
 from fullconv.segmenter import Segmenter, choose_device, load
 from fullconv.tracking import require_trackers
 from fullconv.training.config import (
-    Plan,
     RecipeFile,
-    check_names,
+    RunConfig,
+    check_conflicts,
+    check_same_config,
     check_start,
-    combine,
-    continued,
-    plan_of,
-    read_plan,
+    config_from_tables,
+    merge_overrides,
+    read_config,
     read_recipe,
-    require_same,
+    resume_config,
 )
-from fullconv.training.console import Console, Silence
-from fullconv.training.distributed import Processes, joined, own_device, restarted
-from fullconv.training.environment import describe_origin, differences
-from fullconv.training.errors import what_to_change
-from fullconv.training.run_dir import RunFolder
-from fullconv.training.session import Outcome, Session
-from fullconv.training.stages import record_of, run_stages
+from fullconv.training.console import Console, NullConsole
+from fullconv.training.distributed import Distributed, init_distributed, is_elastic_restart, rank_device
+from fullconv.training.environment import collect_env, diff_env
+from fullconv.training.errors import suggest_settings
+from fullconv.training.run_dir import RunDir
+from fullconv.training.session import Run, TrainResult
+from fullconv.training.stages import run_stages, stages_file
 
 
 def train(
@@ -86,7 +86,7 @@ def run(
     format: str | None = None,  # noqa: A002  (the name of the option)
     console: Console | None = None,
     started: float | None = None,
-) -> Outcome:
+) -> TrainResult:
     """Train as `train` does, and say how it ended.
 
     Args:
@@ -104,10 +104,10 @@ def run(
     if lengthen and not resume:
         raise RecipeError("--lengthen is for a run that goes on: add --resume.")
     named = read_recipe(recipe) if recipe is not None else None
-    with joined(str(settings.get("device", "auto"))) as processes:
-        console = Silence() if not processes.first else console or Console()
-        resume = resume or restarted()
-        if (named is not None and named.stages) or processes.told(lambda: resume and record_of(out).exists()):
+    with init_distributed(str(settings.get("device", "auto"))) as processes:
+        console = NullConsole() if not processes.first else console or Console()
+        resume = resume or is_elastic_restart()
+        if (named is not None and named.stages) or processes.told(lambda: resume and stages_file(out).exists()):
             return run_stages(
                 _one, named, data, out, settings, processes, resume=resume, console=console, started=started,
                 format=format, lengthen=lengthen,
@@ -122,7 +122,7 @@ def _one(
     data: Path,
     out: Path,
     settings: Mapping[str, Any],
-    processes: Processes,
+    processes: Distributed,
     *,
     resume: bool,
     lengthen: bool,
@@ -131,16 +131,16 @@ def _one(
     console: Console,
     started: float,
     staged: bool = False,
-) -> Outcome:
+) -> TrainResult:
     """Make one run, or one stage of several; `staged` is the last of them, which has the others in its folder."""
     named = read_recipe(recipe) if recipe is not None else None
     decided = processes.told(lambda: _decide(out, settings, resume, lengthen, recipe, named, staged))
-    plan = plan_of(decided["plan"], str(out))
+    plan = config_from_tables(decided["plan"], str(out))
     if decided["finished"]:
-        model = RunFolder(out).model
+        model = RunDir(out).model
         console.say(f"{out}: this run is finished; its model is {model}.")
-        return Outcome("done", load(model, device=own_device(plan.recipe.device, processes)))
-    return _begin(data, RunFolder(out, staged), plan, decided, format, console, started, processes)
+        return TrainResult("done", load(model, device=rank_device(plan.recipe.device, processes)))
+    return _begin(data, RunDir(out, staged), plan, decided, format, console, started, processes)
 
 
 def _decide(
@@ -153,16 +153,16 @@ def _decide(
     staged: bool,
 ) -> dict[str, Any]:
     """Return what the run folder, a recipe file and the settings given come to, before any data are read."""
-    folder = RunFolder(out, staged)
-    base = read_plan(named.path) if named is not None else None
-    wanted, measured, _ = combine(base, settings)
-    check_names(wanted)
-    stored = read_plan(folder.recipe) if resume and folder.recipe.exists() else None
+    folder = RunDir(out, staged)
+    base = read_config(named.path) if named is not None else None
+    wanted, measured, _ = merge_overrides(base, settings)
+    check_conflicts(wanted)
+    stored = read_config(folder.recipe) if resume and folder.recipe.exists() else None
     if named is not None and stored is None:
         check_start(named, settings)
-    plan = continued(stored, settings, out, lengthen) if stored is not None else Plan(wanted, measured, {})
+    plan = resume_config(stored, settings, out, lengthen) if stored is not None else RunConfig(wanted, measured, {})
     if stored is not None and base is not None:
-        require_same(stored, base, settings, out, str(recipe))
+        check_same_config(stored, base, settings, out, str(recipe))
     folder.refuse_filled(resume)
     if stored is not None:
         _refuse_failed(folder, plan.recipe)
@@ -186,22 +186,22 @@ def _require_startable(recipe: Recipe) -> None:
 
 def _begin(
     data: Path,
-    folder: RunFolder,
-    plan: Plan,
+    folder: RunDir,
+    plan: RunConfig,
     decided: Mapping[str, Any],
     format: str | None,  # noqa: A002
     console: Console,
     started: float,
-    processes: Processes,
-) -> Outcome:
+    processes: Distributed,
+) -> TrainResult:
     """Open the data, build everything, and go."""
     dataset, notes = processes.one_by_one(lambda: _open(data, plan.recipe, format, console))
     statistics = processes.one_by_one(lambda: dataset.statistics("train"))
     fingerprint = dataset.fingerprint()
     _require_same_data(processes, data, fingerprint)
-    origin = describe_origin(data, fingerprint)
+    origin = collect_env(data, fingerprint)
     if decided["origin"] is not None:
-        for sentence in differences(decided["origin"], origin):
+        for sentence in diff_env(decided["origin"], origin):
             console.say(f"Differs from {decided['recipe']}: {sentence}.")
     if decided["going_on"] and plan.origin.get("fingerprint") != fingerprint:
         raise processes.spoken(
@@ -209,16 +209,14 @@ def _begin(
                 f"{folder.path}: the data in {data} are not those that this run began with. Put them back, or begin a new run."
             )
         )
-    session = Session(
-        plan, decided["going_on"], origin, dataset, statistics, folder, console, notes, started, processes
-    )
+    session = Run(plan, decided["going_on"], origin, dataset, statistics, folder, console, notes, started, processes)
     processes.one_by_one(session.build)
     with _held(folder, processes, decided["resume"]):
         return session.go()
 
 
 @contextmanager
-def _held(folder: RunFolder, processes: Processes, resume: bool) -> Iterator[None]:
+def _held(folder: RunDir, processes: Distributed, resume: bool) -> Iterator[None]:
     """Let the first process have the run folder for itself, while all go."""
     with ExitStack() as stack:
 
@@ -231,7 +229,7 @@ def _held(folder: RunFolder, processes: Processes, resume: bool) -> Iterator[Non
         yield
 
 
-def _require_same_data(processes: Processes, data: Path, fingerprint: str) -> None:
+def _require_same_data(processes: Distributed, data: Path, fingerprint: str) -> None:
     """Raise where another process, on another machine, sees other data."""
     prints = processes.gathered(fingerprint)
     others = [rank for rank, found in enumerate(prints) if found != prints[0]]
@@ -240,17 +238,17 @@ def _require_same_data(processes: Processes, data: Path, fingerprint: str) -> No
         raise processes.spoken(DataError(words))
 
 
-def _refuse_failed(folder: RunFolder, recipe: Recipe) -> None:
+def _refuse_failed(folder: RunDir, recipe: Recipe) -> None:
     """Refuse to go on into a loss that is not a number."""
     status = folder.read_status()
     if status.get("status") == "failed":
         raise RunError(
             f"{folder.path}: this run ended because {status.get('reason', 'its loss was no number')} Going on would come"
-            f" to the same: start again, in a new folder, with {what_to_change(recipe)}."
+            f" to the same: start again, in a new folder, with {suggest_settings(recipe)}."
         )
 
 
-def _finished(folder: RunFolder, plan: Plan) -> bool:
+def _finished(folder: RunDir, plan: RunConfig) -> bool:
     status = folder.read_status()
     done = status.get("status") == "finished" and folder.model.exists()
     return done and plan.measured is not None and int(status.get("steps", 0)) >= plan.measured.steps

@@ -13,7 +13,7 @@ from fullconv.errors import OutputError, RunError
 from fullconv.storage import lock_file, write_text
 
 
-class RunFolder:
+class RunDir:
     """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json; maybe stages/."""
 
     def __init__(self, path: Path, staged: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""One process's part of a run: build, measure or take up, train, end."""
+"""One process's part of a run: build, autotune or take up, train, end."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from fullconv.recipe import Recipe
 from fullconv.segmenter import Segmenter, choose_device
 from fullconv.system import malloc_trim
 from fullconv.tracking import open_trackers, require_trackers
-from fullconv.training.autotune import measure
-from fullconv.training.config import Plan, check_rate, resolve
+from fullconv.training.autotune import autotune
+from fullconv.training.config import RunConfig, check_lr, resolve_defaults
 from fullconv.training.console import Console
-from fullconv.training.distributed import ALONE, Processes, own_device, synchronize_batch_norms
-from fullconv.training.errors import NotFiniteError
-from fullconv.training.finalize import finish, write_model
-from fullconv.training.loop import Loop, stop_signals
-from fullconv.training.oom import OutOfMemoryError, fitting, memory_errors
-from fullconv.training.run_dir import RunFolder
-from fullconv.training.setup import forecast, make_batches, make_card, make_losses, make_network
+from fullconv.training.distributed import SINGLE_PROCESS, Distributed, convert_sync_batchnorm, rank_device
+from fullconv.training.errors import NonFiniteError
+from fullconv.training.finalize import finalize, write_model
+from fullconv.training.loop import TrainLoop, graceful_stop
+from fullconv.training.oom import TrainOOMError, catch_oom, suggest_smaller_batch
+from fullconv.training.run_dir import RunDir
+from fullconv.training.setup import build_card, build_criteria, build_model, build_train_loader, describe_run
 from fullconv.training.state import TrainState, new_state
-from fullconv.training.step import Stepper
+from fullconv.training.step import TrainStep
 
 
 @dataclass
-class Outcome:
+class TrainResult:
     """How a run ended."""
 
     status: str
@@ -45,80 +45,80 @@ class Outcome:
 
 
 @dataclass
-class Session:
+class Run:
     """One process's part of a run."""
 
-    plan: Plan
+    plan: RunConfig
     going_on: bool
     origin: dict[str, Any]
     dataset: Dataset
     statistics: Statistics
-    folder: RunFolder
+    folder: RunDir
     console: Console
     notes: list[str]
     started: float
-    processes: Processes = ALONE
+    processes: Distributed = SINGLE_PROCESS
     recipe: Recipe = field(init=False)
     network: Network = field(init=False)
-    stepper: Stepper = field(init=False)
+    stepper: TrainStep = field(init=False)
     batches: TrainingBatches = field(init=False)
 
     def build(self) -> None:
         """Make everything that a run is made of; the run folder is not touched."""
-        recipe = self.recipe = resolve(self.plan.recipe, self.dataset, self.statistics, self.processes)
+        recipe = self.recipe = resolve_defaults(self.plan.recipe, self.dataset, self.statistics, self.processes)
         require_trackers(recipe.track)
-        check_rate(recipe, self.statistics)
-        device = choose_device(own_device(recipe.device, self.processes))
+        check_lr(recipe, self.statistics)
+        device = choose_device(rank_device(recipe.device, self.processes))
         if recipe.deterministic:
             _be_deterministic()
         if self.plan.measured is not None:
             torch.set_num_threads(self.plan.measured.threads)
         torch.manual_seed(recipe.seed)
-        self.network = make_network(recipe, self.dataset, self.statistics.channels, device, self.console)
-        card = make_card(recipe, self.network, self.dataset, self.statistics, self.origin["fingerprint"])
-        losses, said = make_losses(recipe, self.dataset)
-        self.stepper = Stepper(recipe, card, losses, device, "fp32", self.processes)
-        self.batches = make_batches(recipe, self.dataset, self.statistics, self.processes)
+        self.network = build_model(recipe, self.dataset, self.statistics.channels, device, self.console)
+        card = build_card(recipe, self.network, self.dataset, self.statistics, self.origin["fingerprint"])
+        losses, said = build_criteria(recipe, self.dataset)
+        self.stepper = TrainStep(recipe, card, losses, device, "fp32", self.processes)
+        self.batches = build_train_loader(recipe, self.dataset, self.statistics, self.processes)
         if recipe.sync_batchnorm:
-            synchronize_batch_norms(self.network, self.processes)
+            convert_sync_batchnorm(self.network, self.processes)
         for sentence in (*said, self.batches.explain):
             self.console.say(sentence)
             self.notes.append(sentence)
 
-    def go(self) -> Outcome:
+    def go(self) -> TrainResult:
         """Measure or take up, train, end.
 
         Raises:
-            OutOfMemoryError: A step does not fit into memory; names the settings to lower, and by how much.
+            TrainOOMError: A step does not fit into memory; names the settings to lower, and by how much.
         """
         try:
             return self._go()
-        except OutOfMemoryError as error:
-            raise fitting(self.recipe, error, self._fits, self.processes.ranks) from None
+        except TrainOOMError as error:
+            raise suggest_smaller_batch(self.recipe, error, self._fits, self.processes.ranks) from None
 
     def _fits(self, crops: int, size: tuple[int, int]) -> bool:
         """Say whether so many crops go through the network and back."""
         network, channels = self.network, self.statistics.channels
-        alone = replace(self.stepper, processes=ALONE)  # the others are not trying anything
+        alone = replace(self.stepper, processes=SINGLE_PROCESS)  # the others are not trying anything
         network.eval().zero_grad(set_to_none=True)
         malloc_trim()
         if alone.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            with memory_errors():
+            with catch_oom():
                 images = torch.zeros(crops, *size, channels, dtype=torch.uint8)
                 masks = {
                     head: torch.zeros(crops, *size, dtype=torch.uint8, device=alone.device) for head in alone.losses
                 }
                 shares = [ratio(*sums) for sums in alone.sums(network, images, masks).values()]
                 torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
-        except OutOfMemoryError:
+        except TrainOOMError:
             return False
         return True
 
-    def _go(self) -> Outcome:
+    def _go(self) -> TrainResult:
         val = self.dataset.splits.get("val", [])
-        measured = self.plan.measured or measure(
+        measured = self.plan.measured or autotune(
             self.network, self.stepper, self.batches, self.dataset, val, self.started
         )
         self.stepper.precision = measured.precision
@@ -135,8 +135,8 @@ class Session:
             "sampling": self.batches.sampling,
             "class_weights": {head or "only": w for head, w in weights.items()},
         }
-        self.plan = Plan(self.recipe, measured, self.plan.origin if self.going_on else self.origin, decided)
-        with stop_signals() as stop:
+        self.plan = RunConfig(self.recipe, measured, self.plan.origin if self.going_on else self.origin, decided)
+        with graceful_stop() as stop:
             if self.processes.first:
                 self.plan.write(self.folder.recipe)
             if self.processes.ranks > 1:
@@ -144,11 +144,11 @@ class Session:
             state = new_state(self.network, self.recipe)
             if self.going_on:
                 self._take_up(state)
-            for sentence in forecast(self.network, self.recipe, measured, self.stepper.device):
+            for sentence in describe_run(self.network, self.recipe, measured, self.stepper.device):
                 self.console.say(sentence)
             track = self.recipe.track if self.processes.first else ()
             trackers = open_trackers(track, self.folder.path, self.recipe.model_dump(), state.step)
-            loop = Loop(
+            loop = TrainLoop(
                 state,
                 self.stepper,
                 self.batches,
@@ -164,7 +164,7 @@ class Session:
             self.console.start(state.step, measured.steps)
             try:
                 status = loop.run()
-            except NotFiniteError:
+            except NonFiniteError:
                 self._keep_best(state)
                 raise
             finally:
@@ -202,7 +202,7 @@ class Session:
             write_model(state, self.stepper.card, self.folder, str(self.stepper.device))
             self.console.say(f"The model of the best step, {state.best_step}, is {self.folder.model}.")
 
-    def _end(self, status: str, loop: Loop, card: Card, device: str) -> Outcome:
+    def _end(self, status: str, loop: TrainLoop, card: Card, device: str) -> TrainResult:
         """Write what the run came to."""
         state, steps = loop.state, loop.measured.steps
         skipped = [*self.dataset.skipped, *state.skipped]
@@ -214,13 +214,13 @@ class Session:
                 f"Stopped after step {state.step} of {steps}. The model so far is {self.folder.model};"
                 f" go on by the same command with --resume."
             )
-            return Outcome(status, segmenter, skipped)
-        segmenter = finish(
+            return TrainResult(status, segmenter, skipped)
+        segmenter = finalize(
             state, card, self.plan, self.dataset, self.statistics, self.folder, self.console, self.notes, device,
             self.processes,
         )  # fmt: skip
         if not self.processes.first:
-            return Outcome(status, segmenter, skipped)
+            return TrainResult(status, segmenter, skipped)
         self.folder.write_status("finished", state.step, steps)
         val = segmenter.card.scores.get("val") or {}
         for head, scores in (val.get("heads") or {"": val}).items():
@@ -230,7 +230,7 @@ class Session:
                 named = f"val mean IU of {head}" if head else "val mean IU"
                 self.console.say(f"{named} {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}.")
         self.console.say(f"Model {self.folder.model}, report {self.folder.report}.")
-        return Outcome(status, segmenter, skipped)
+        return TrainResult(status, segmenter, skipped)
 
 
 def _be_deterministic() -> None:

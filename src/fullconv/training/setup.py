@@ -1,4 +1,4 @@
-"""What a run is made of: network, card, losses, batches, and the forecast of what it will take."""
+"""What a run is made of: network, card, losses, batches, and the describe_run of what it will take."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fullconv.profiling import duration
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
 from fullconv.tiling import explain_inexact
-from fullconv.training.config import Measured
-from fullconv.training.console import Console, amount
-from fullconv.training.distributed import ALONE, Processes
+from fullconv.training.config import Schedule
+from fullconv.training.console import Console, format_bytes
+from fullconv.training.distributed import SINGLE_PROCESS, Distributed
 
 CACHE_BYTES = 1 << 30
 """Of decoded pictures in the memory of a machine."""
@@ -33,7 +33,7 @@ _CLASSIFIER = {"vgg": "vgg16"}
 """ImageNet classifier that a published net's trunk starts from."""
 
 
-def make_network(recipe: Recipe, dataset: Dataset, channels: int, device: torch.device, console: Console) -> Network:
+def build_model(recipe: Recipe, dataset: Dataset, channels: int, device: torch.device, console: Console) -> Network:
     """Build the network and put it where it will be trained, saying what of its weights starts anew."""
     heads = dataset.labels
     single = len(heads) == 1
@@ -55,7 +55,7 @@ def make_network(recipe: Recipe, dataset: Dataset, channels: int, device: torch.
     return network
 
 
-def make_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: Statistics, fingerprint: str) -> Card:
+def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: Statistics, fingerprint: str) -> Card:
     """Return the card of a model that has no scores yet."""
     labels = dataset.labels
     first = next(iter(labels.values()))
@@ -131,7 +131,7 @@ def _pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[floa
     return tuple(config.mean), tuple(config.std)
 
 
-def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss], list[str]]:
+def build_criteria(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss], list[str]]:
     """Return the loss by head, and sentences that say how classes weigh."""
     losses, said = {}, []
     for head in dataset.labels:
@@ -145,8 +145,8 @@ def make_losses(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss],
     return losses, said
 
 
-def make_batches(
-    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Processes = ALONE
+def build_train_loader(
+    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Distributed = SINGLE_PROCESS
 ) -> TrainingBatches:
     """Return this process's part of the training batches of a resolved recipe.
 
@@ -168,7 +168,7 @@ def make_batches(
     )  # fmt: skip
 
 
-def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device) -> list[str]:
+def describe_run(network: Network, recipe: Recipe, m: Schedule, device: torch.device) -> list[str]:
     """Return sentences with the resolved settings and what the run will take: time, memory, disk."""
     assert recipe.crop is not None
     seen = "whole pictures" if recipe.crop == "whole" else f"crops of {recipe.crop[0]}x{recipe.crop[1]}"
@@ -182,8 +182,8 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
         f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
         f" {m.threads} thread{'s' * (m.threads != 1)}, {recipe.workers} worker{'s' * (recipe.workers != 1)}.",
         f"{m.steps} step{'s' * (m.steps != 1)} in {m.epochs} epoch{'s' * (m.epochs != 1)}, {m.seconds_per_step:.2f} s a"
-        f" step: about {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {amount(peak_memory())},"
-        f" disk about {amount(disk)}."
+        f" step: about {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {format_bytes(peak_rss())},"
+        f" disk about {format_bytes(disk)}."
         f" Validation every {m.validate_every} epoch{'s' * (m.validate_every > 1)} on {m.validation_pictures} pictures.",
     ]
     if recipe.minutes is not None and m.steps < m.steps_per_epoch:
@@ -194,7 +194,7 @@ def forecast(network: Network, recipe: Recipe, m: Measured, device: torch.device
     return said
 
 
-def peak_memory() -> float:
+def peak_rss() -> float:
     """Return the most memory that this process has held so far, in bytes; 0 where the system does not say."""
     try:
         import resource

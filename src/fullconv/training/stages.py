@@ -11,34 +11,34 @@ from typing import Any
 from fullconv.errors import OutputError, RecipeError, RunError
 from fullconv.recipe import dump_toml, read_toml
 from fullconv.storage import write_text
-from fullconv.training.config import FREE_TO_CHANGE, RecipeFile, combine, read_plan, read_recipe
+from fullconv.training.config import RESUMABLE_KEYS, RecipeFile, merge_overrides, read_config, read_recipe
 from fullconv.training.console import Console
-from fullconv.training.distributed import Processes
-from fullconv.training.run_dir import RunFolder
-from fullconv.training.session import Outcome
+from fullconv.training.distributed import Distributed
+from fullconv.training.run_dir import RunDir
+from fullconv.training.session import TrainResult
 
 OF_A_STAGE = ("variant", "lr")
 """Settings that each stage has its own of."""
 
 
-def record_of(out: Path) -> Path:
+def stages_file(out: Path) -> Path:
     """Return the file in which a run folder keeps what its stages are."""
-    return RunFolder(out).stages / "stages.toml"
+    return RunDir(out).stages / "stages.toml"
 
 
 def run_stages(
-    run: Callable[..., Outcome],
+    run: Callable[..., TrainResult],
     recipe: RecipeFile | None,
     data: Path,
     out: Path,
     settings: Mapping[str, Any],
-    processes: Processes,
+    processes: Distributed,
     *,
     resume: bool,
     console: Console,
     started: float,
     **options: Any,
-) -> Outcome:
+) -> TrainResult:
     """Run the stages of a recipe in turn; the last is the run itself, those before it lie in RUN/stages.
 
     Args:
@@ -63,13 +63,13 @@ def run_stages(
     model: Path | None = None
     for number, name in enumerate(names, 1):
         last = number == len(names)
-        place = out if last else RunFolder(out).stages / f"{number}-{Path(name).stem}"
+        place = out if last else RunDir(out).stages / f"{number}-{Path(name).stem}"
         begun = processes.told((place / "recipe.toml").exists)  # once the stage before is all written
         own = _of_stage(settings, model, begun)
         if "minutes" in own:  # all stages share them; after a stop nobody knows how many are left
             own["minutes"] *= (1 if going_on else number) / len(names)
         console.say(f"Stage {number} of {len(names)}: {name}.")
-        with _forgotten(out, place) if number == 1 and processes.first else nullcontext():
+        with cleanup_on_failure(out, place) if number == 1 and processes.first else nullcontext():
             outcome = run(
                 data, place, own, processes, resume=True, recipe=None if begun else name, console=console, staged=last,
                 started=time.monotonic() if going_on else started, **options,
@@ -84,8 +84,8 @@ def _stages(
     recipe: RecipeFile | None, out: Path, settings: Mapping[str, Any], resume: bool
 ) -> tuple[list[str], Mapping[str, Any], bool]:
     """Return the stages, the settings for all of them, and whether they go on; those that begin are written down."""
-    RunFolder(out, staged=True).refuse_filled(resume)
-    if resume and record_of(out).exists():
+    RunDir(out, staged=True).refuse_filled(resume)
+    if resume and stages_file(out).exists():
         return (*_recorded(out, recipe, settings), True)
     assert recipe is not None
     _check(recipe, settings)
@@ -96,7 +96,7 @@ def _stages(
 def _of_stage(settings: Mapping[str, Any], model: Path | None, begun: bool) -> dict[str, Any]:
     """Return the settings of a stage that begins from a model; one that goes on has its own already."""
     if begun:
-        return {key: value for key, value in settings.items() if key in FREE_TO_CHANGE}
+        return {key: value for key, value in settings.items() if key in RESUMABLE_KEYS}
     return dict(settings) if model is None else {**settings, "weights": model.as_posix()}
 
 
@@ -112,7 +112,7 @@ def _check(recipe: RecipeFile, settings: Mapping[str, Any]) -> None:
         found = read_recipe(stage)
         if found.stages:
             raise RecipeError(f"{recipe.path}: its stage {stage} has stages of its own. Name these instead.")
-        combine(read_plan(found.path), settings)
+        merge_overrides(read_config(found.path), settings)
 
 
 def _record(out: Path, recipe: RecipeFile, settings: Mapping[str, Any]) -> None:
@@ -121,7 +121,7 @@ def _record(out: Path, recipe: RecipeFile, settings: Mapping[str, Any]) -> None:
     Raises:
         OutputError: The folder cannot be made.
     """
-    path = record_of(out)
+    path = stages_file(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,7 +132,7 @@ def _record(out: Path, recipe: RecipeFile, settings: Mapping[str, Any]) -> None:
 
 def _recorded(out: Path, recipe: RecipeFile | None, given: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Return the stages and settings that a run began with, with what may change."""
-    table = read_toml(record_of(out))
+    table = read_toml(stages_file(out))
     stored: dict[str, Any] = table.get("settings", {})
     if recipe is not None and list(recipe.stages) != table["stages"]:
         raise RunError(
@@ -140,23 +140,23 @@ def _recorded(out: Path, recipe: RecipeFile | None, given: Mapping[str, Any]) ->
             " it, or start another run in a new folder."
         )
     for key, value in given.items():
-        if key not in FREE_TO_CHANGE and stored.get(key) != value:
+        if key not in RESUMABLE_KEYS and stored.get(key) != value:
             raise RunError(
                 f"{out}: this run has {key} = {stored.get(key, 'that of each stage')}, not {value}. Leave it away to go"
                 " on with it, or start another run in a new folder."
             )
-    return list(table["stages"]), {**stored, **{key: given[key] for key in given if key in FREE_TO_CHANGE}}
+    return list(table["stages"]), {**stored, **{key: given[key] for key in given if key in RESUMABLE_KEYS}}
 
 
 @contextmanager
-def _forgotten(out: Path, first: Path) -> Iterator[None]:
+def cleanup_on_failure(out: Path, first: Path) -> Iterator[None]:
     """Take away what was written down, where the first stage ends without having begun."""
     try:
         yield
     except BaseException:
         if not (first / "recipe.toml").exists():
             with suppress(OSError):
-                record_of(out).unlink()
-                record_of(out).parent.rmdir()
+                stages_file(out).unlink()
+                stages_file(out).parent.rmdir()
                 out.rmdir()
         raise

@@ -15,15 +15,15 @@ from fullconv.losses import LossSums, PixelLoss
 from fullconv.nn import Network
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe
-from fullconv.training.distributed import ALONE, Processes, mean_running_statistics, sum_gradients
-from fullconv.training.errors import NotFiniteError
-from fullconv.training.oom import memory_errors
-from fullconv.training.optimizer import learning_rate, set_learning_rate
+from fullconv.training.distributed import SINGLE_PROCESS, Distributed, all_reduce_gradients, reduce_bn_stats
+from fullconv.training.errors import NonFiniteError
+from fullconv.training.oom import catch_oom
+from fullconv.training.optimizer import lr_at, set_lr
 from fullconv.training.state import TrainState
 
 
 @dataclass
-class Stepper:
+class TrainStep:
     """Makes steps: everything that one needs beside the state."""
 
     recipe: Recipe
@@ -32,7 +32,7 @@ class Stepper:
     """By head of the data."""
     device: torch.device
     precision: str
-    processes: Processes = ALONE
+    processes: Distributed = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
         for loss in self.losses.values():
@@ -44,13 +44,13 @@ class Stepper:
         The loss is that of all valid pixels of all micro-batches in all processes, so that their numbers change nothing.
 
         Raises:
-            NotFiniteError: The loss or its gradient is not a number any more; the state is that before the step.
+            NonFiniteError: The loss or its gradient is not a number any more; the state is that before the step.
             OutOfMemoryError: There is too little memory for the step; the state is that before it.
             LostError: Another process is gone; the state is that before the step.
         """
         network = state.network
         set_training_mode(network, self.recipe)
-        set_learning_rate(state.optimizer, learning_rate(state.step, steps, self.recipe))
+        set_lr(state.optimizer, lr_at(state.step, steps, self.recipe))
         kept = [buffer.clone() for buffer in network.buffers()]  # the forward pass moves running statistics
         try:
             value = self.gradient(state, batches)
@@ -70,7 +70,7 @@ class Stepper:
         """Leave the gradient of the global batch in the parameters of a network in training mode; return its loss.
 
         Raises:
-            NotFiniteError, OutOfMemoryError, LostError: As `step`; running statistics have moved.
+            NonFiniteError, OutOfMemoryError, LostError: As `step`; running statistics have moved.
         """
         # Dropout and the like draw from torch's own generator: each step and process starts it anew.
         torch.manual_seed((self.recipe.seed * 1_000_003 + state.step + self.processes.rank * 2**40) % 2**63)
@@ -82,18 +82,18 @@ class Stepper:
         }
         state.optimizer.zero_grad(set_to_none=True)
         value = 0.0
-        with memory_errors():
+        with catch_oom():
             for batch, part in zip(batches, masks, strict=True):
                 share = self._share(self.sums(network, batch.images, part), totals)
                 share.backward()  # type: ignore[no-untyped-call]
                 value += float(share.detach())
         if processes.ranks > 1:
             value = float(processes.sum(torch.tensor(value, dtype=torch.float64)))
-            sum_gradients(network, processes)
+            all_reduce_gradients(network, processes)
             crops = len(batches[0].stems)
-            mean_running_statistics(network, processes, crops / int(processes.sum(torch.tensor(crops))))
+            reduce_bn_stats(network, processes, crops / int(processes.sum(torch.tensor(crops))))
         if not (math.isfinite(value) and finite_gradients(network)):
-            raise NotFiniteError(value, state.step)
+            raise NonFiniteError(value, state.step)
         return value
 
     def sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
