@@ -1,6 +1,6 @@
 """Try timm's models picked at random as backbones, and write which serve and why others do not.
 
-python benchmarks/backbones.py            # writes docs/backbones.md
+python benchmarks/backbones.py            # writes docs/reference/backbones.md
 """
 
 from __future__ import annotations
@@ -101,6 +101,6 @@ def table(count: int = 50, seed: int = 0) -> tuple[str, list[Trial]]:
 
 if __name__ == "__main__":
     page, _ = table()
-    target = Path(__file__).parents[1] / "docs" / "backbones.md"
+    target = Path(__file__).parents[1] / "docs" / "reference" / "backbones.md"
     target.write_text(page, encoding="utf-8")
     print(target)

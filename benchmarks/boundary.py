@@ -2,7 +2,7 @@
 
 Each is trained as `fullconv demo` trains, from scratch, the three of one seed after another. Scored on the test pictures,
 which no run saw: the mean IU over all pixels, and over those within 5 pixels of a true edge. Printed, kept in
-results/boundary.json, and shown in boundary.md and docs/fcn.md; nothing is asserted. Run folders stay in WORK, so a run
+results/boundary.json, and shown in boundary.md and docs/concepts/fcn.md; nothing is asserted. Run folders stay in WORK, so a run
 that was stopped goes on.
 
     python benchmarks/boundary.py [--seeds 0 1 2] [--work boundary] [--epochs 6]
@@ -23,7 +23,7 @@ import fullconv
 from fullconv.cli.demo import SETTINGS, make_shapes
 
 VARIANTS = ("fcn32s", "fcn16s", "fcn8s")
-PAGES = [RESULTS.parent / "boundary.md", RESULTS.parents[1] / "docs" / "fcn.md"]
+PAGES = [RESULTS.parent / "boundary.md", RESULTS.parents[1] / "docs" / "concepts" / "fcn.md"]
 """Where the table is shown, between two comments."""
 WIDTH = 5
 """Pixels from an edge."""

@@ -1,4 +1,4 @@
-"""Draws the plots of docs/benchmarks.md from benchmarks/results, and writes the tables beside them.
+"""Draws the plots of docs/reference/benchmarks.md from benchmarks/results, and writes the tables beside them.
 
 Every group of contenders in a result, two or more with a median and quartiles, becomes a bar chart and a table. So what a
 benchmark keeps is what the page shows, losses and wins. The page's text between the two marks is made here.
@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "benchmarks"
 BEGIN, END = "<!-- made by benchmarks/plots.py -->", "<!-- end of what is made -->"
 
@@ -84,7 +84,7 @@ def text() -> str:
                     "",
                     f"{label}: " + ", ".join(f"{word} {1000 * s:.0f} ms" for word, s in result[key].items()) + ".",
                 ]
-        lines += ["", f"![{name}](benchmarks/{name}.svg)"]
+        lines += ["", f"![{name}](../benchmarks/{name}.svg)"]
         for title, rows in measured:
             lines += ["", *([f"**{title}**", ""] if title else []), *table(rows)]
     return "\n".join([*lines, "", END])
@@ -143,9 +143,7 @@ def main() -> None:
     if given.check:
         missing = [name for name, _, _ in found() if not (PLOTS / f"{name}.svg").is_file()]
         if now != wanted or missing:
-            sys.exit(
-                f"docs/benchmarks.md is not of these results ({', '.join(missing) or 'tables'}): run benchmarks/plots.py"
-            )
+            sys.exit(f"{PAGE.name} is not of these results ({', '.join(missing) or 'tables'}): run benchmarks/plots.py")
         return
     draw()
     PAGE.write_text(wanted, encoding="utf-8")

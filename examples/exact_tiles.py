@@ -1,7 +1,7 @@
 """Tiles that give the whole picture's answer, on a picture larger than any that the network was trained on.
 
 A picture of shapes is made, 480x640 pixels, and its logits are computed at once and in tiles of several sizes. They differ by
-the rounding of a different order of sums, and no label differs. `docs/geometry.md` says why.
+the rounding of a different order of sums, and no label differs. `docs/concepts/geometry.md` says why.
 
 Run it: python examples/exact_tiles.py MODEL [--save FILE.png], for example demo/run, which `make demo` made
 """

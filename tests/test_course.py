@@ -13,7 +13,7 @@ from fullconv.cli.model_table import MEASURED
 from fullconv.nn import VARIANTS
 
 ROOT = Path(__file__).parents[1]
-COURSE = (ROOT / "docs" / "fcn.md").read_text(encoding="utf-8")
+COURSE = (ROOT / "docs" / "concepts" / "fcn.md").read_text(encoding="utf-8")
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 
 
@@ -106,7 +106,7 @@ def test_every_test_that_a_page_names_exists():
         for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     named = {
-        name for page in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))
+        name for page in (ROOT / "docs").rglob("*.md") for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))
     }
     assert len(named) > 40
     assert named <= there

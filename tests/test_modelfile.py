@@ -399,7 +399,7 @@ def test_the_hash_is_the_one_that_the_documentation_computes(tmp_path, monkeypat
     tensors = {"ü": torch.randn(2, 3), "b": torch.tensor(7), "a.weight": torch.randn(4, 3, 2, 2)}
     tensors["c"] = tensors["a.weight"].to(memory_format=torch.channels_last)
     card = write_model(tmp_path / "model.safetensors", CARD, tensors)
-    page = (Path(__file__).parents[1] / "docs" / "model-file.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "model-file.md").read_text(encoding="utf-8")
     program = page[page.index("import hashlib") :].split("```")[0]
     monkeypatch.chdir(tmp_path)
     names: dict = {}

@@ -36,7 +36,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHORT = "--backbone tiny --weights none --epochs 2"
 """What the README itself says makes its steps short."""
 
@@ -170,7 +170,7 @@ def test_the_recount_gives_the_score(ran):
 @needs_bash
 def test_the_model_alone_is_enough(ran, place):
     assert "fcn8s on tiny" in ran["fullconv info shapes.safetensors"].out
-    assert (place / "one-picture" / "shapes100.png").is_file()
+    assert (place / "one-image" / "shapes100.png").is_file()
 
 
 @needs_bash
@@ -230,7 +230,7 @@ def test_the_python_of_the_readme_runs(ran, place, monkeypatch, capsys):
 def test_the_python_of_the_model_file_runs(place, monkeypatch):
     monkeypatch.chdir(place / "demo" / "run")
     names: dict[str, Any] = {"fullconv": fullconv}
-    for code in blocks(ROOT / "docs" / "model-file.md", "python"):
+    for code in blocks(ROOT / "docs" / "reference" / "model-file.md", "python"):
         exec(compile(code, "model-file.md", "exec"), names)
     assert Card.from_json(names["card"]).classes == ("ground", "disc", "box", "triangle")
 
@@ -299,10 +299,8 @@ def test_every_link_into_the_project_leads_somewhere(page):
 
 def test_the_readme_leads_to_every_page():
     linked = set(re.findall(r"\]\((docs/[^)#\s]+\.md)", text(README)))
-    named = {
-        f"docs/{name}.md" for name in ("design", "training", "data", "checks", "geometry", "metrics", "model-file")
-    }
-    assert named <= linked
+    pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert linked == pages
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CITATION.cff", *sorted((ROOT / "examples").glob("*.py"))], ids=ids)
@@ -323,12 +321,12 @@ def as_shown(value: Any) -> str:
 def test_the_table_of_settings_is_the_recipes():
     defaults = {name: field.default for name, field in Recipe.model_fields.items() if name != "head"}
     defaults |= {f"head.{name}": field.default for name, field in HeadSettings.model_fields.items()}
-    shown = {row[0].strip("`"): row[1].strip("`") for row in rows(ROOT / "docs" / "training.md", 3)}
+    shown = {row[0].strip("`"): row[1].strip("`") for row in rows(ROOT / "docs" / "how-to" / "training.md", 3)}
     assert shown == {name: as_shown(default) for name, default in defaults.items()}
 
 
 def test_settings_with_an_option_say_so(helps):
-    for name, _, _, *option in rows(ROOT / "docs" / "training.md", 3):
+    for name, _, _, *option in rows(ROOT / "docs" / "how-to" / "training.md", 3):
         expected = "--" + name.strip("`").replace("_", "-")
         said = "".join(option).strip("` |")
         assert said == (expected if expected in helps["train"] else ""), name
@@ -342,7 +340,7 @@ def test_every_setting_that_is_shown_can_be_set(page):
 
 
 def test_the_papers_recipe_is_one():
-    (span,) = [span for span in spans(ROOT / "docs" / "training.md") if "momentum=0.99" in span]
+    (span,) = [span for span in spans(ROOT / "docs" / "how-to" / "training.md") if "momentum=0.99" in span]
     pairs = dict(parse_setting(pair) for pair in re.findall(r"--set (\S+)", span))
     options = {name.replace("-", "_"): parse_setting(f"x={value}")[1] for name, value in
                re.findall(r"--((?!set)[a-z-]+) (\S+)", span)}  # fmt: skip
@@ -351,13 +349,13 @@ def test_the_papers_recipe_is_one():
 
 
 def test_the_table_of_data_keys_is_complete_and_its_examples_are_read():
-    shown = {row[0].strip("`"): row[2].strip("`") for row in rows(ROOT / "docs" / "data.md", 3)}
+    shown = {row[0].strip("`"): row[2].strip("`") for row in rows(ROOT / "docs" / "reference" / "data.md", 3)}
     assert set(shown) == set(DataSettings.model_fields) - {"class_colors"}
     for key, line in shown.items():
         assert list(parse_settings(tomllib.loads(line), key).model_dump(exclude_unset=True)) == [key]
 
 
-@pytest.mark.parametrize("page", [README, ROOT / "docs" / "data.md"], ids=ids)
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "reference" / "data.md"], ids=ids)
 def test_every_data_toml_that_is_shown_is_one(page):
     for block in blocks(page, "toml"):
         settings = parse_settings(tomllib.loads(block), page.name)
@@ -365,7 +363,9 @@ def test_every_data_toml_that_is_shown_is_one(page):
 
 
 def test_folders_of_ones_own_are_read_as_shown(tmp_path):
-    painted, beside = (block for block in blocks(ROOT / "docs" / "data.md", "toml") if "heads" not in block)
+    painted, beside = (
+        block for block in blocks(ROOT / "docs" / "reference" / "data.md", "toml") if "heads" not in block
+    )
     colors = [(0, 0, 0), (250, 50, 83)]
     assert format_color(colors[1]) in painted
     mask = np.zeros((8, 8), np.uint8)
@@ -393,7 +393,7 @@ def test_the_layouts_that_are_shown_are_those_that_are_known():
     from fullconv.data.formats.table import FORMATS
 
     plain, others = (
-        {row[0].strip("`") for row in rows(ROOT / "docs" / page, 2)} - set(DataSettings.model_fields)
+        {row[0].strip("`") for row in rows(ROOT / "docs" / "reference" / page, 2)} - set(DataSettings.model_fields)
         for page in ("data.md", "formats.md")
     )
     assert plain == {row.name for row in (*pairs.FORMATS, *alike.FORMATS)}
@@ -401,17 +401,26 @@ def test_the_layouts_that_are_shown_are_those_that_are_known():
 
 
 def test_the_table_of_the_card_is_complete():
-    shown = {name for row in rows(ROOT / "docs" / "model-file.md", 2) for name in re.findall(r"`(\w+)`", row[0])}
+    shown = {
+        name
+        for row in rows(ROOT / "docs" / "reference" / "model-file.md", 2)
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
     assert shown == set(Card.model_fields)
 
 
-def test_the_rooms_are_those_of_the_package():
-    source = ROOT / "src" / "fullconv"
-    there = {path.name.removesuffix(".py") for path in source.iterdir() if not path.name.startswith("__")} - {
-        "py.typed"
-    }
-    shown = {name for row in rows(ROOT / "docs" / "design.md", 2) for name in re.findall(r"`(\w+)`", row[0])}
-    assert shown == there
+def test_the_reading_order_is_the_core():
+    """docs/design.md lists the core's modules, one line a file; the architecture test holds its size."""
+    order = re.findall(r"^\d+\. `([\w./]+)\.py`", text(ROOT / "docs" / "design.md"), re.MULTILINE)
+    assert len(order) == len(set(order)) >= 15
+    assert all((ROOT / "src" / "fullconv" / f"{module}.py").is_file() for module in order)
+    architecture = runpy.run_path(str(ROOT / "tests" / "test_architecture.py"))
+    assert sorted(module.replace("/", ".") for module in order) == sorted(architecture["CORE"])
+
+
+def test_the_drawing_of_the_layers_is_that_of_the_imports():
+    draw = runpy.run_path(str(ROOT / "docs" / "images" / "layers.py"))["draw"]
+    assert (ROOT / "docs" / "images" / "layers.svg").read_text(encoding="utf-8") == draw()
 
 
 def test_the_citation_names_the_version():

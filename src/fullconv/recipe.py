@@ -185,7 +185,7 @@ def _describe(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     if first["type"] == "extra_forbidden":
         known = list(Recipe.model_fields) + [f"head.{name}" for name in HeadSettings.model_fields]
-        return f"there is no setting '{key}'.{nearest(key, known) or ' docs/training.md lists them.'}"
+        return f"there is no setting '{key}'.{nearest(key, known) or ' docs/how-to/training.md lists them.'}"
     reason = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "value_error" and not key:
         return f"{reason}."

@@ -355,7 +355,9 @@ def test_looking_at_data_loads_no_torch(data):
 
 def test_the_documentation_lists_every_code():
     listed = set(
-        re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs" / "checks.md").read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(
+            r"^\| `([a-z-]+)` \|", (ROOT / "docs" / "reference" / "checks.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
     )
     used = {code.partition(":")[0] for code in WORDS}
     for path in Path(fullconv.data.__file__).parent.rglob("*.py"):

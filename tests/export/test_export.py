@@ -48,7 +48,7 @@ from fullconv.nn import build
 from fullconv.segmenter import Segmenter, load
 from synthetic.shapes import make_shapes, names
 
-PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "export.md"
 SIZES = [(1, 1), (1, 31), (33, 1), (31, 33), (70, 20), (64, 97)]
 COMBINATIONS = [(name, precision) for name, (_, _, precisions) in FORMATS.items() for precision in precisions]
 

@@ -20,7 +20,7 @@ class Problem:
     """One thing that is wrong with a data set."""
 
     code: str
-    """A row of the table in docs/checks.md."""
+    """A row of the table in docs/reference/checks.md."""
     severity: Severity
     """"error" stops training, "warning" is probably a mistake, "note" is good to know."""
     count: int

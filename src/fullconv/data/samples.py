@@ -19,7 +19,7 @@ Colors = Literal["none", "rgb", "all"]
 
 
 class MaskError(DataError):
-    """A mask holds no class numbers; `code` sorts the reasons (docs/checks.md)."""
+    """A mask holds no class numbers; `code` sorts the reasons (docs/reference/checks.md)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

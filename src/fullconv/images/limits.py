@@ -8,7 +8,7 @@ from fullconv.errors import InputError
 
 
 class PictureError(InputError):
-    """A file cannot be read as a picture; `code` sorts the reasons (docs/checks.md)."""
+    """A file cannot be read as a picture; `code` sorts the reasons (docs/reference/checks.md)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

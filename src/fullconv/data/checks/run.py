@@ -130,7 +130,7 @@ def inspect(
     """Return what is wrong with a data set, errors first; arguments as of `examine`.
 
     Returns:
-        Problems with a code of docs/checks.md; empty for a healthy data set.
+        Problems with a code of docs/reference/checks.md; empty for a healthy data set.
     """
     return examine(data, progress, format).problems
 
