@@ -22,9 +22,9 @@ from PIL import Image
 import fullconv
 from fullconv.cli.demo import draw
 from fullconv.engines._optional import cores
-from fullconv.predict import Job, predict_files
+from fullconv.predict import PredictJob, predict_files
 from fullconv.preprocess import as_tensor
-from fullconv.profiling import watch
+from fullconv.profiling import profile
 from fullconv.segmenter import Segmenter
 
 KINDS = {"png": (360, 480), "jpeg": (3000, 4000)}
@@ -58,8 +58,8 @@ def measure(segmenter: Segmenter, kind: str, count: int, rounds: int) -> dict[st
 
         def predict() -> None:
             told["rounds"] = told.get("rounds", 0) + 1
-            with watch() as times:
-                tally = predict_files(segmenter, Job([str(source)], out / str(told["rounds"])))
+            with profile() as times:
+                tally = predict_files(segmenter, PredictJob([str(source)], out / str(told["rounds"])))
             assert tally.done == count, tally
             told.update(main=times.main, beside=times.beside)
 

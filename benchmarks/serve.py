@@ -125,7 +125,7 @@ PREDICT = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from fullconv.predict import Job, predict_files
+from fullconv.predict import PredictJob, predict_files
 from fullconv.segmenter import load
 model, folder, out, batch = sys.argv[1:5]
 segmenter = load(model)
@@ -133,7 +133,7 @@ segmenter.predict(np.zeros((64, 64, 3), np.uint8))
 print("ready", flush=True)
 for number, _ in enumerate(sys.stdin):
     start, used = time.perf_counter(), time.process_time()
-    predict_files(segmenter, Job([folder], Path(out) / str(number), batch_size=int(batch)))
+    predict_files(segmenter, PredictJob([folder], Path(out) / str(number), batch_size=int(batch)))
     print(time.perf_counter() - start, time.process_time() - used, flush=True)
 """
 

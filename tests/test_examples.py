@@ -13,7 +13,7 @@ import torch
 import fullconv
 from fullconv.cli.demo import make_shapes
 from fullconv.nn import VARIANTS
-from fullconv.predict import Job, predict_files
+from fullconv.predict import PredictJob, predict_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -35,7 +35,7 @@ def trained(tmp_path_factory) -> Path:
     make_shapes(root / "data", size=(48, 64))
     settings: dict[str, Any] = {"backbone": "tiny", "weights": "none", "epochs": 1, "batch_size": 4, "workers": 0}
     segmenter = fullconv.train(root / "data", root / "run", **settings)
-    predict_files(segmenter, Job([str(root / "data" / "test" / "images")], root / "predictions"))
+    predict_files(segmenter, PredictJob([str(root / "data" / "test" / "images")], root / "predictions"))
     return root
 
 

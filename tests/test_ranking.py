@@ -108,7 +108,7 @@ def test_the_command_orders_a_folder_and_goes_on_after_a_bad_picture(segmenter, 
     ]
     (tmp_path / "empty").mkdir()
     assert main(["rank", str(model), str(tmp_path / "empty")]) == 2
-    assert "holds no picture" in capsys.readouterr().err
+    assert "contains no images" in capsys.readouterr().err
 
 
 def test_the_command_leaves_out_what_a_data_set_shows_already(segmenter, tmp_path, capsys):

@@ -26,7 +26,7 @@ from fullconv.cli import main
 from fullconv.cli.demo import make_shapes
 from fullconv.data.config import DataSettings, parse_settings, read_settings
 from fullconv.labels import format_color
-from fullconv.predict import Job, predict_files
+from fullconv.predict import PredictJob, predict_files
 from fullconv.recipe import HeadSettings, Recipe, dump_toml, parse_recipe, parse_setting
 
 if sys.version_info >= (3, 11):
@@ -90,7 +90,7 @@ def place(tmp_path_factory) -> Path:
     settings: dict[str, Any] = {"backbone": "tiny", "weights": "none", "epochs": 2, "batch_size": 4, "workers": 0}
     segmenter = fullconv.train(root / "demo" / "data", root / "demo" / "run", **settings)
     pictures = [str(root / "demo" / "data" / "test" / "images")]
-    predict_files(segmenter, Job(pictures, root / "demo" / "predictions", overlay=True))
+    predict_files(segmenter, PredictJob(pictures, root / "demo" / "predictions", overlay=True))
     shutil.copytree(ROOT / "examples", root / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     make_export = runpy.run_path(str(ROOT / "examples" / "own_data.py"))["make_export"]
     make_export(root / "cracks")

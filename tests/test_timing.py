@@ -16,17 +16,28 @@ from PIL import Image
 from fullconv.cli import main
 from fullconv.cli.console import starting
 from fullconv.nn import build
-from fullconv.profiling import DECODING, NETWORK, READING, REST, STARTING, UPSAMPLING, open_binary, part, watch, watched
+from fullconv.profiling import (
+    DECODING,
+    NETWORK,
+    READING,
+    REST,
+    STARTING,
+    UPSAMPLING,
+    is_profiling,
+    open_binary,
+    profile,
+    timed,
+)
 from fullconv.segmenter import Segmenter
 from synthetic.shapes import make_shapes
 
 
 def test_a_part_within_a_part_counts_for_itself():
-    with watch() as times, part("outer"):
+    with profile() as times, timed("outer"):
         time.sleep(0.02)
-        with part("inner"):
+        with timed("inner"):
             time.sleep(0.05)
-        with part("inner"):
+        with timed("inner"):
             time.sleep(0.05)
     assert 0.1 <= times.main["inner"] < times.main["inner"] + times.main["outer"] <= times.seconds
     assert 0.02 <= times.main["outer"] < 0.1  # not the 0.1 s of the parts inside it
@@ -34,10 +45,10 @@ def test_a_part_within_a_part_counts_for_itself():
 
 def test_threads_have_sums_of_their_own():
     def work() -> None:
-        with part("reading"):
+        with timed("reading"):
             time.sleep(0.03)
 
-    with watch() as times:
+    with profile() as times:
         threads = [threading.Thread(target=work) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -48,9 +59,9 @@ def test_threads_have_sums_of_their_own():
 
 
 def test_parts_of_the_watching_thread_and_the_rest_make_up_the_whole():
-    with watch() as times:
+    with profile() as times:
         time.sleep(0.02)
-        with part("a"):
+        with timed("a"):
             time.sleep(0.02)
     assert sum(times.main.values()) == pytest.approx(times.seconds)
     assert times.main[REST] >= 0.02
@@ -61,21 +72,21 @@ def test_a_part_that_fails_is_counted_and_leaves_nothing_open():
         time.sleep(0.02)
         raise ValueError("no")
 
-    with watch() as times, part("outer"):
-        with pytest.raises(ValueError, match="no"), part("inner"):
+    with profile() as times, timed("outer"):
+        with pytest.raises(ValueError, match="no"), timed("inner"):
             fail()
-        with part("inner"):
+        with timed("inner"):
             pass
     assert times.main["inner"] >= 0.02
     assert times.main["outer"] < 0.02
 
 
 def test_nothing_is_kept_where_nobody_watches(tmp_path):
-    with watch() as times:
-        assert watched()
-    with part("later"):
+    with profile() as times:
+        assert is_profiling()
+    with timed("later"):
         pass
-    assert not watched()
+    assert not is_profiling()
     assert "later" not in times.main
 
 
@@ -83,7 +94,7 @@ def test_a_watched_file_gives_the_same_bytes(tmp_path):
     content = np.random.default_rng(0).bytes(300_000)
     path = tmp_path / "file"
     path.write_bytes(content)
-    with watch() as times, open_binary(path) as file:
+    with profile() as times, open_binary(path) as file:
         start = file.read(32)
         file.seek(100)
         middle = file.read(50)
@@ -105,7 +116,7 @@ def test_prediction_tells_network_from_upsampling():
 
     network.head.forward = slow
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    with watch() as times:
+    with profile() as times:
         segmenter.predict(image)
     assert times.main[NETWORK] >= 0.05 > times.main[UPSAMPLING] > 0
 
@@ -140,7 +151,7 @@ def test_predict_says_where_time_went(model, tmp_path, capsys):
     told = capsys.readouterr()
     assert told.out == ""
     seconds, own, others = table(told.err)
-    assert {"starting, loading the model", "network", "upsampling + argmax", "waiting for pictures"} <= own.keys()
+    assert {"starting, loading the model", "network", "upsampling + argmax", "waiting for images"} <= own.keys()
     assert own["network"] > 0
     assert {"reading", "decoding", "encoding", "writing"} <= others.keys()
     assert others["decoding"] > 0
@@ -174,7 +185,7 @@ def test_the_collector_rests_while_a_command_starts_and_then_leaves_its_modules_
     assert gc.isenabled()
     before = gc.get_freeze_count()
     try:
-        with watch() as times, pytest.raises(ValueError, match="no"):
+        with profile() as times, pytest.raises(ValueError, match="no"):
             fail()
         assert gc.isenabled()
         assert gc.get_freeze_count() > before

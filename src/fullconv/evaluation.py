@@ -48,7 +48,7 @@ from fullconv.metrics import (
     paired_difference,
     pixel_accuracy,
 )
-from fullconv.profiling import COUNTING, WAITING_IN, part
+from fullconv.profiling import COUNTING, WAITING_IN, timed
 from fullconv.segmenter import Segmenter, load
 from fullconv.storage import write_text
 
@@ -413,7 +413,7 @@ def _score(
             scored = []
             for sample, pending in batch:
                 try:
-                    with part(WAITING_IN):
+                    with timed(WAITING_IN):
                         scored.append((sample, *pending.result()))
                 except FullconvError as error:
                     fail(sample, error)
@@ -421,7 +421,7 @@ def _score(
                 for ours, theirs in heads:
                     label_map = prediction.label_map if ours in (None, only) else prediction.label_maps[ours]
                     try:
-                        with part(COUNTING):
+                        with timed(COUNTING):
                             tallies[ours].add(sample.stem, masks[ours], label_map, str(sample.masks[theirs].path))
                     except FullconvError as error:
                         fail(sample, error, [tallies[ours]])

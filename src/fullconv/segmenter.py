@@ -29,7 +29,7 @@ from fullconv.nn import VARIANTS, ModuleWrapper, Network, Scores, tree_map
 from fullconv.nn.build import build_meta, build_with_weights
 from fullconv.prediction import Prediction
 from fullconv.preprocess import Remarks, as_tensor, range_remark, rescale, select_bands, working_size
-from fullconv.profiling import NETWORK, RESIZING, UPSAMPLING, part, watched
+from fullconv.profiling import NETWORK, RESIZING, UPSAMPLING, is_profiling, timed
 from fullconv.recipe import parse_recipe
 from fullconv.tiling import (
     choose_tile_size,
@@ -285,14 +285,14 @@ class Segmenter:
         return [self._seen(pixels[..., ::-1, :] if view.mirrored else pixels, view, tile) for view in views]
 
     def _seen(self, pixels: NDArray[Any], view: View, tile: Tile) -> Seen:
-        with part(RESIZING):
+        with timed(RESIZING):
             images = rescale(as_tensor(pixels), self.card.scale * view.scale)
         working = working_size(pixels.shape[-3], pixels.shape[-2], self.card.scale * view.scale)
         engine = self.engine.at(*working)
         core = self._core(tile, *working)
-        with part(NETWORK):
+        with timed(NETWORK):
             scores = self._computed(engine, images, working, core)
-            if watched() and self.device.type == "cuda":
+            if is_profiling() and self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # or its time would be counted where the scores are used
         return Seen(view, working, scores)
 
@@ -341,7 +341,7 @@ class Segmenter:
         classes = len(self.card.labels(head or None).classes)
         label_map = np.empty(size, np.uint8)
         kept = np.empty((classes, *size), np.float32) if probabilities else None
-        with part(UPSAMPLING):
+        with timed(UPSAMPLING):
             for a, b in row_chunks(*size, classes):
                 logits = grown((a, b))
                 label_map[a:b] = best_class(logits)

@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,10 +75,10 @@ def peak_rss() -> int | None:
 def ordered_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    threads: int,
+    threads: int = 1,
     *,
     ahead: int | None = None,
-    initializer: Callable[[], None] | None = None,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Generator[Result, None, None]:
     """Map a function over items in threads, in order; close the generator to cancel what has not begun.
 
@@ -87,14 +87,14 @@ def ordered_map(
         items: Taken in the caller's thread, as late as possible.
         threads: How many; with 1, one thread works while the caller does.
         ahead: Items under way or finished before they are asked for; twice as many as threads by default.
-        initializer: Called at the start of each thread.
+        pool: Threads to use instead of new ones; it stays open.
     """
     ahead = 2 * threads if ahead is None else ahead
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="fullconv-map", initializer=initializer) as pool:
+    with nullcontext(pool) if pool else ThreadPoolExecutor(threads, thread_name_prefix="fullconv-map") as executor:
         try:
             for item in items:
-                pending.append(pool.submit(function, item))
+                pending.append(executor.submit(function, item))
                 if len(pending) >= ahead:
                     yield pending.popleft().result()
             while pending:

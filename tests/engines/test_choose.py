@@ -23,7 +23,7 @@ from fullconv.engines.autotune import SIDES, Memory, agrees, fastest, multiplica
 from fullconv.errors import RecipeError
 from fullconv.evaluation import evaluate, score_files
 from fullconv.nn import build
-from fullconv.predict import Job, predict_files
+from fullconv.predict import PredictJob, predict_files
 from fullconv.segmenter import Segmenter
 from synthetic.shapes import make_shapes, names
 
@@ -287,7 +287,7 @@ def test_the_score_is_that_of_the_files_whatever_was_chosen(trials, tmp_path, ch
     dataset = open_dataset(data)
     report = evaluate(made(**card), dataset, "val")
     assert (report.engine, report.precision) == choice
-    job = Job([str(data / "val")], tmp_path / "out", tile=32 if choice[1] == "fp32" else "auto", batch_size=2)
+    job = PredictJob([str(data / "val")], tmp_path / "out", tile=32 if choice[1] == "fp32" else "auto", batch_size=2)
     predict_files(made(**card), job)
     pairs = [(s.stem, dataset.read_mask(s), tmp_path / "out" / f"{s.stem}.png") for s in dataset.splits["val"]]
     assert np.array_equal(score_files(pairs, names(5)).confusion, report.confusion)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fullconv.cli import main
 from fullconv.errors import InputError
-from fullconv.predict import Job, predict_files
+from fullconv.predict import PredictJob, predict_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # rasterio 1.4 on affine 3
 
@@ -62,27 +62,27 @@ def test_a_stop_between_bands_is_gone_on_with(tiny, write, tmp_path):
         asked.append(1)
         return len(asked) > 6
 
-    job = Job([str(source)], out, tile=32, skip_existing=True)
+    job = PredictJob([str(source)], out, tile=32, skip_existing=True)
     assert predict_files(tiny, job, stop=stop).total == 0
     assert (out / ".ortho.tif.rows").exists()
     assert not (out / "ortho.tif").exists()
     assert predict_files(tiny, job).done == 1
-    predict_files(tiny, Job([str(source)], tmp_path / "once", tile=32))
+    predict_files(tiny, PredictJob([str(source)], tmp_path / "once", tile=32))
     assert (out / "ortho.tif").read_bytes() == (tmp_path / "once" / "ortho.tif").read_bytes()
 
 
 def test_polygons_are_of_one_raster(tiny, write, tmp_path):
     source, polygons = write(made(100, 90)), tmp_path / "patches.geojson"
-    assert predict_files(tiny, Job([str(source)], tmp_path / "out", polygons=polygons)).done == 1
+    assert predict_files(tiny, PredictJob([str(source)], tmp_path / "out", polygons=polygons)).done == 1
     assert json.loads(polygons.read_text())["type"] == "FeatureCollection"
     other = write(made(100, 90), "other.tif")
-    with pytest.raises(InputError, match="takes one georeferenced raster, and several pictures are given"):
-        predict_files(tiny, Job([str(source), str(other)], tmp_path / "two", polygons=polygons))
+    with pytest.raises(InputError, match="takes one georeferenced raster, and several images are given"):
+        predict_files(tiny, PredictJob([str(source), str(other)], tmp_path / "two", polygons=polygons))
     plain = write(made(100, 90), "plain.tif", crs=None, transform=None)
     with pytest.raises(InputError, match=r"plain\.tif is none\. Predict it by itself"):
-        predict_files(tiny, Job([str(plain)], tmp_path / "three", polygons=polygons))
+        predict_files(tiny, PredictJob([str(plain)], tmp_path / "three", polygons=polygons))
     with pytest.raises(InputError, match=r"patches\.shp: polygons are written as GeoPackage or GeoJSON"):
-        predict_files(tiny, Job([str(source)], tmp_path / "four", polygons=polygons.with_suffix(".shp")))
+        predict_files(tiny, PredictJob([str(source)], tmp_path / "four", polygons=polygons.with_suffix(".shp")))
     assert not (tmp_path / "four").exists()
 
 
@@ -90,17 +90,17 @@ def test_options_that_a_geotiff_cannot_have_fail_that_raster_alone(tiny, write, 
     write(made(64, 64), "ortho.tif")
     write(made(64, 64), "plain.tif", crs=None, transform=None)
     said = []
-    job = Job([str(tmp_path / "ortho.tif"), str(tmp_path / "plain.tif")], tmp_path / "out", overlay=True)
+    job = PredictJob([str(tmp_path / "ortho.tif"), str(tmp_path / "plain.tif")], tmp_path / "out", overlay=True)
     tally = predict_files(tiny, job, lambda *failure: said.append(failure))
     assert (tally.done, tally.failed) == (1, 1)
-    assert said[0][1].endswith("is georeferenced, so its result is a GeoTIFF of labels. Leave --overlay away.")
+    assert said[0][1].endswith("is georeferenced, so its result is a GeoTIFF of labels. Omit --overlay.")
     assert not (tmp_path / "out" / "ortho.tif").exists()
 
 
 def test_a_result_replaces_no_other_raster(tiny, write, tmp_path):
     source = write(made(64, 64))
     said = []
-    job = Job([str(source)], tmp_path)
+    job = PredictJob([str(source)], tmp_path)
     assert predict_files(tiny, job, lambda *failure: said.append(failure)).failed == 1
-    assert "ortho.tif: is there already, and no result of this program" in said[0][1]
+    assert "ortho.tif: exists and was not written by fullconv" in said[0][1]
     assert (labels_of(source) == made(64, 64)[0]).all()

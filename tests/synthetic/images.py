@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -83,3 +84,11 @@ def profile(primaries: dict[str, tuple[float, float, float]] | None) -> bytes:
     )
     head += fixed(0.9642) + fixed(1) + fixed(0.8249)
     return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
+
+
+def write_noise(path: Path, size: tuple[int, int] = (24, 32), **options: object) -> Path:
+    """Write an image (H, W, 3) of noise that depends on the file's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng([0, *path.name.encode()]).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path

@@ -64,6 +64,6 @@ def test_a_net_of_further_bands_trains_scores_and_predicts(data, tmp_path, varia
     assert main([*line[:-1], str(tmp_path / "none")]) == 2
     assert "has 3 bands, the model wants" in capsys.readouterr().err
     assert main([*line[:-1], str(tmp_path / "none"), "--bands-from", str(data / "nothing")]) == 2
-    assert "nothing: there is no such folder" in capsys.readouterr().err
+    assert "nothing: no such folder" in capsys.readouterr().err
     assert main([*line[:-1], str(tmp_path / "none"), "--bands-from", str(data / folder / "train")]) == 2
-    assert "has no picture of its name in" in capsys.readouterr().err
+    assert "no image of the same name in" in capsys.readouterr().err

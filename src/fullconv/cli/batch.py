@@ -34,7 +34,7 @@ def batch(
 
     OUT gets NAME.png for each picture, and manifest/*.parquet: input, output, status, reason, pixels by class, seconds.
     """
-    from fullconv.predict.outputs import FORMATS, Format
+    from fullconv.predict import FORMATS, Format
     from fullconv.scale import BatchJob, BatchTally, run_batch
 
     kind = cast(Format, choose("--format", format, FORMATS))

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fullconv.errors import RecipeError, nearest
-from fullconv.profiling import STARTING, part, watch
+from fullconv.profiling import STARTING, profile, timed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -149,7 +149,7 @@ def tell_times(wanted: bool) -> Iterator[None]:
         return
     times = None
     try:
-        with watch() as times:
+        with profile() as times:
             yield
     finally:
         if times is not None:
@@ -166,7 +166,7 @@ def starting() -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with part(STARTING):
+        with timed(STARTING):
             yield
     finally:
         gc.freeze()

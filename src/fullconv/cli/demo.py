@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from fullconv.errors import RunError
 from fullconv.evaluation import Report, evaluate
 from fullconv.labels import VOID, encode_label_map
-from fullconv.predict import Job, predict_files
+from fullconv.predict import PredictJob, predict_files
 from fullconv.storage import write_bytes, write_text
 from fullconv.training import run
 
@@ -72,7 +72,7 @@ def run_demo(out: Path, say: Callable[[str], None], started: float | None = None
         return Demo(outcome.status)
     report = evaluate(outcome.segmenter, data, "val")
     say("Predicting the test pictures ...")
-    predict_files(outcome.segmenter, Job([str(data / "test" / "images")], predictions, overlay=True))
+    predict_files(outcome.segmenter, PredictJob([str(data / "test" / "images")], predictions, overlay=True))
     say(
         f"Done in {time.monotonic() - started:.0f} s. Look at\n"
         f"  {folder / 'report.html'} (curves, scores, the worst pictures) and\n"

@@ -108,7 +108,7 @@ def rank(
     """
     from fullconv.data import open_dataset
     from fullconv.errors import InputError
-    from fullconv.predict.inputs import expand, why_empty
+    from fullconv.predict import expand, why_empty
     from fullconv.ranking import rank, summarize_images, summarize_labeled, to_csv, to_dict
     from fullconv.segmenter import load
     from fullconv.storage import write_text

@@ -37,7 +37,7 @@ from fullconv.cli.options import (
 if TYPE_CHECKING:
     from fullconv.card import Card
     from fullconv.evaluation import Report
-    from fullconv.predict import Job, Tally
+    from fullconv.predict import PredictJob, RunSummary
     from fullconv.segmenter import Segmenter
 
 
@@ -222,9 +222,9 @@ def predict(
     """
     with tell_times(timing), results_only(), Progress("pictures") as progress:
         with starting():
-            from fullconv.predict import FORMATS, Format, Job, parse_shard
+            from fullconv.predict import FORMATS, Format, PredictJob, parse_shard
 
-            job = Job(
+            job = PredictJob(
                 inputs or [], out, listed, cast(Format, choose("--format", format, FORMATS)), overlay, probabilities,
                 skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers,
                 batch_size, polygons, bands_from,
@@ -249,14 +249,17 @@ def _tell_blending(segmenter: Segmenter) -> None:
         say("Where a picture is cut into tiles, they are averaged: the answer is not exactly the whole picture's.")
 
 
-def _predict(segmenter: Segmenter, job: Job, progress: Progress) -> Tally:
+def _predict(segmenter: Segmenter, job: PredictJob, progress: Progress) -> RunSummary:
     """Predict all pictures, and say how many there were, also where it is stopped."""
-    from fullconv.predict import Tally, predict_files
+    from fullconv.predict import RunSummary, predict_files
+    from fullconv.system import lower_thread_priority
 
-    tally = Tally()
+    tally = RunSummary()
     try:
         with stop_requests() as stop:
-            predict_files(segmenter, job, lambda path, reason: complain(reason), progress, tally, stop)
+            predict_files(
+                segmenter, job, lambda path, reason: complain(reason), progress, tally, stop, lower_thread_priority
+            )
     except (KeyboardInterrupt, TerminatedError):
         say(f"{_told(tally)}. What is in {job.out} stays; go on by the same command with --skip-existing.")
         raise
@@ -264,7 +267,7 @@ def _predict(segmenter: Segmenter, job: Job, progress: Progress) -> Tally:
     return tally
 
 
-def _check_annotations(tool: str | None, tolerance: float | None, job: Job) -> None:
+def _check_annotations(tool: str | None, tolerance: float | None, job: PredictJob) -> None:
     """Refuse what cannot be written as annotations, before anything is computed."""
     from fullconv.errors import RecipeError
 
@@ -281,10 +284,10 @@ def _check_annotations(tool: str | None, tolerance: float | None, job: Job) -> N
         raise RecipeError(f"--to {tool} reads label maps of indices: leave --format {job.format} away.")
 
 
-def _annotate(tool: str, job: Job, card: Card, tolerance: float) -> None:
+def _annotate(tool: str, job: PredictJob, card: Card, tolerance: float) -> None:
     """Write the finished label maps as annotations, of the first head where there are several."""
     from fullconv.annotations import write_annotations
-    from fullconv.predict.outputs import written_labels
+    from fullconv.predict import written_labels
 
     labels = next(iter(written_labels(card, job.head).values()))
     mark = f".{job.shard[0]}-of-{job.shard[1]}" if job.shard else ""
@@ -295,7 +298,7 @@ def _annotate(tool: str, job: Job, card: Card, tolerance: float) -> None:
     )
 
 
-def _told(tally: Tally) -> str:
+def _told(tally: RunSummary) -> str:
     words = [f"{tally.done} picture{'s' * (tally.done != 1)} predicted"]
     words += [f"{tally.skipped} skipped"] if tally.skipped else []
     words += [f"{tally.failed} failed"] if tally.failed else []

@@ -34,7 +34,7 @@ from fullconv.engines.torch import TorchEngine
 from fullconv.errors import FullconvError, RecipeError, first_line, nearest
 from fullconv.modelfile import weights_sha256
 from fullconv.nn import ModuleWrapper, Network, Scores
-from fullconv.profiling import CHOOSING, PREPARING, part
+from fullconv.profiling import CHOOSING, PREPARING, timed
 from fullconv.storage import cache_folder
 
 SIDES = (64, 128, 256, 512)
@@ -251,7 +251,7 @@ class Maker:
             MissingExtraError: It is not installed.
         """
         if choice not in self._made:
-            with part(PREPARING):
+            with timed(PREPARING):
                 self._made[choice] = self._make(*choice)
         return self._made[choice]
 
@@ -366,7 +366,7 @@ class AutoEngine:
         if not memory.can_write():
             LOG.info("engine: %s %s; nothing is tried, as %s cannot be written", *plainest, memory.path.parent)
             return plainest
-        with part(CHOOSING):
+        with timed(CHOOSING):
             seconds = self._try_all(side)
         answer = memory.keep(fastest(seconds, plainest), seconds)
         tried = ", ".join(f"{name} {precision} {1000 * took:.0f} ms" for (name, precision), took in seconds.items())

@@ -11,7 +11,7 @@ from fullconv.card import Card
 from fullconv.engines._optional import runtime, threads
 from fullconv.engines.graph import INPUT, by_head, with_input_type
 from fullconv.nn import Scores
-from fullconv.profiling import PREPARING, part
+from fullconv.profiling import PREPARING, timed
 
 
 class OnnxRuntimeEngine:
@@ -40,7 +40,7 @@ class OnnxRuntimeEngine:
         """
         images = images if images.dtype == torch.uint8 else images.float()
         if images.dtype not in self._sessions:
-            with part(PREPARING):
+            with timed(PREPARING):
                 self._sessions[images.dtype] = session(with_input_type(self.model, images.dtype))
         run = self._sessions[images.dtype].run
         parts = [run(None, {INPUT: image.contiguous().numpy()}) for image in images.cpu()[:, None]]

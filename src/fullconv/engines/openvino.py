@@ -15,7 +15,7 @@ from fullconv.engines._optional import runtime, threads
 from fullconv.engines.graph import by_head
 from fullconv.engines.torch import too_small
 from fullconv.nn import Scores
-from fullconv.profiling import PREPARING, part
+from fullconv.profiling import PREPARING, timed
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 """What everything but quantised layers is computed in; fp16 is how an exported file keeps its weights. Without a hint
@@ -63,7 +63,7 @@ class OpenVinoEngine:
 
     def _request(self, dtype: torch.dtype, precision: str) -> Any:
         if (dtype, precision) not in self._compiled:
-            with part(PREPARING):
+            with timed(PREPARING):
                 compiled = compile_model(with_input_type(self.model, dtype), precision)
             self._compiled[dtype, precision] = compiled.create_infer_request()
         return self._compiled[dtype, precision]

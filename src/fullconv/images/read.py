@@ -21,7 +21,7 @@ from fullconv.errors import FullconvError, InputError, MissingExtraError, first_
 from fullconv.images import jpeg, png, tiff
 from fullconv.images.color import to_srgb
 from fullconv.images.limits import PictureError, check_pixels, max_pixels
-from fullconv.profiling import DECODING, open_binary, part
+from fullconv.profiling import DECODING, open_binary, timed
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -77,7 +77,7 @@ def decode(
         InputError: It is missing, empty, damaged, no picture, or larger than FULLCONV_MAX_PIXELS.
         MissingExtraError: It needs a reader that is not installed.
     """
-    with part(DECODING), open_source(source) as file:
+    with timed(DECODING), open_source(source) as file:
         start = file.read(32)
         _check_start(start, where)
         if png.is_deep_color(start):

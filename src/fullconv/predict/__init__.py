@@ -1,21 +1,25 @@
-"""Prediction over files: which pictures, under which names, and what is written for them."""
+"""Prediction over files: which images, under which names, and what is written for them."""
 
 from __future__ import annotations
 
-from fullconv.predict.inputs import expand, read_list
-from fullconv.predict.names import Picture, Plan, parse_shard
-from fullconv.predict.outputs import FORMATS, Format
-from fullconv.predict.run import Job, Tally, predict_files
+from fullconv.predict.inputs import expand, read_list, why_empty
+from fullconv.predict.job import PredictJob, RunSummary
+from fullconv.predict.names import ImageList, InputImage, parse_shard
+from fullconv.predict.outputs import FORMATS, Format, encode, written_labels
+from fullconv.predict.run import predict_files
 
 __all__ = [
     "FORMATS",
     "Format",
-    "Job",
-    "Picture",
-    "Plan",
-    "Tally",
+    "ImageList",
+    "InputImage",
+    "PredictJob",
+    "RunSummary",
+    "encode",
     "expand",
     "parse_shard",
     "predict_files",
     "read_list",
+    "why_empty",
+    "written_labels",
 ]

@@ -1,4 +1,4 @@
-"""Which pictures the words of a command line stand for: files, folders, globs, and lists of any length."""
+"""The images that a command line names: files, folders, globs, and lists of any length."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fullconv.data.files import IMAGE_SUFFIXES, walk
 from fullconv.errors import InputError, nearest
 
 Found = tuple[str, str]
-"""A picture's path as it will be opened, and its name: the path relative to what was given, with "/"."""
+"""An image's path as it will be opened, and its name: the end of the path, relative to what was given, with "/"."""
 
 
 def expand(text: str, out: Path) -> Iterator[Found]:
-    """Yield every picture that one INPUT stands for, in sorted order.
+    """Yield every image of one INPUT, in sorted order.
 
-    A folder stands for the pictures in it and in its inner folders, a glob for what it matches (and for the pictures
-    in folders that it matches), anything else for itself. Files whose ending is no picture's are passed over, except
-    where they are named. The folder of results is not read where it lies inside the folder given.
+    A folder yields the images in it and in its subfolders, a glob those that it matches and those in folders that it
+    matches, anything else itself. Files without an image's suffix are skipped unless they are named. The output folder is
+    skipped where it lies inside the folder given.
 
     Args:
-        text: As given; a name that exists is taken literally, also where it has wildcards in it.
-        out: The folder of results.
+        text: As given; a name that exists is taken literally, even with wildcards in it.
+        out: The output folder.
     """
     path = Path(text).expanduser()
     if path.is_dir():
@@ -36,15 +36,15 @@ def expand(text: str, out: Path) -> Iterator[Found]:
 
 
 def why_empty(text: str) -> str:
-    """Return the sentence that says why an INPUT stands for no picture."""
+    """Return why an INPUT yields no image."""
     endings = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
     if Path(text).expanduser().is_dir():
-        return f"{text}: holds no picture. Picture files end in {endings}."
-    return f"{text}: matches no picture. Check the pattern; picture files end in {endings}."
+        return f"{text}: contains no images. Image files end in {endings}."
+    return f"{text}: matches no images. Check the pattern; image files end in {endings}."
 
 
 def read_list(source: str) -> Iterator[Found]:
-    """Yield the pictures of a text file with a path a line, or of standard input for "-", one at a time.
+    """Yield the images of a text file with one path per line, or of standard input for "-".
 
     Raises:
         InputError: The file cannot be read.
@@ -73,9 +73,9 @@ def _lines(file: Iterator[bytes]) -> Iterator[Found]:
 
 
 def _folder(folder: Path, base: Path, out: Path) -> Iterator[Found]:
-    hidden = _inner(out, base)
+    skipped = _inner(out, base)
     for path in walk(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES and (hidden is None or not path.is_relative_to(hidden)):
+        if path.suffix.lower() in IMAGE_SUFFIXES and (skipped is None or not path.is_relative_to(skipped)):
             yield str(path), path.relative_to(base).as_posix()
 
 
@@ -83,10 +83,10 @@ def _glob(pattern: Path, out: Path) -> Iterator[Found]:
     parts = pattern.parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
-    hidden = _inner(out, base)
+    skipped = _inner(out, base)
     for text in sorted(glob.iglob(str(pattern), recursive=True)):  # noqa: PTH207  # absolute patterns, and ** as shells do
         path = Path(text)
-        if hidden is not None and path.is_relative_to(hidden):
+        if skipped is not None and path.is_relative_to(skipped):
             continue
         if path.is_dir():
             yield from (() if "**" in parts else _folder(path, base, out))  # ** names the files themselves, too
@@ -95,6 +95,6 @@ def _glob(pattern: Path, out: Path) -> Iterator[Found]:
 
 
 def _inner(out: Path, base: Path) -> Path | None:
-    """Return the folder of results as a path below a base, where it lies inside it."""
+    """Return the output folder as a path below a base, where it lies inside it."""
     real, above = Path(os.path.realpath(out)), Path(os.path.realpath(base))
     return base / real.relative_to(above) if real != above and real.is_relative_to(above) else None

@@ -1,157 +1,188 @@
-"""What is to be predicted, and under which names: decided for all pictures before the first one is read.
+"""The images to predict and the names of their results, settled before the first image is read.
 
-The pictures are kept in a temporary database of SQLite's, which holds a few MB in memory and the rest on disk, so that
-millions of them can be named without holding their names.
+An image costs its path and 14 bytes: names are computed when they are needed, and compared by hashes first.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fullconv.errors import InputError
 from fullconv.predict.inputs import Found
 
-_SCHEMA = """
-PRAGMA synchronous = OFF;
-PRAGMA journal_mode = OFF;
-PRAGMA cache_size = -32768;     -- KiB in memory; the rest is in a temporary file
-CREATE TABLE pictures (
-    place INTEGER PRIMARY KEY,  -- in the order given
-    path BLOB, relative BLOB,   -- as opened; relative to what was given
-    real BLOB UNIQUE,           -- where it lies, without links: one file is predicted once
-    inside BLOB,                -- path below the folder of results, where it lies there
-    part INTEGER,               -- shard
-    level INTEGER DEFAULT 0,    -- how much of its path the name of its results keeps
-    name BLOB                   -- of its results, without ending
-);
-"""
-
-_LENGTHEN = "UPDATE pictures SET level = level + 1, name = named(path, relative, level + 1) WHERE place IN "
-_LENGTHEN_SHARED = f"""{_LENGTHEN} (
-    SELECT place FROM pictures JOIN (
-        SELECT folded(name) AS shared, MIN(level) AS least FROM pictures GROUP BY folded(name) HAVING COUNT(*) > 1
-    ) ON folded(name) = shared AND level = least)"""
-_LENGTHEN_INNER = f"""{_LENGTHEN} (
-    SELECT CASE WHEN b.level = 0 OR a.level > 0 THEN b.place ELSE a.place END
-    FROM pictures a JOIN pictures b ON folded(b.name) = folded(CAST(a.name || ? AS BLOB)))"""
-_DEEPEST = 300
+MAX_LEVEL = 300
 """No path has more folders."""
 
 
-class Picture(NamedTuple):
-    """One picture of a plan."""
+class InputImage(NamedTuple):
+    """One image to predict."""
 
     path: str
     """To be opened."""
     name: str
-    """Of its results, with "/" and without ending, relative to the folder of results."""
+    """Of its results, with "/" and without ending, relative to the output folder."""
 
 
-class Plan:
-    """Pictures and the names of their results.
+class ImageList:
+    """Images in the order given, and the names of their results.
 
     Args:
-        out: The folder of results.
-        shard: (i, n) with i from 1: only every n-th picture by a hash of its name, the same on every machine.
+        out: The output folder.
+        shard: (i, n) with i from 1: only every n-th image by a hash of its name, the same on every machine.
     """
 
     def __init__(self, out: Path, shard: tuple[int, int] | None = None) -> None:
         self.out = out
-        self._real_out = os.path.realpath(out)
-        self._part, self._parts = (shard[0] - 1, shard[1]) if shard else (0, 1)
-        self._base = sqlite3.connect("")
-        self._base.executescript(_SCHEMA)
-        self._base.create_function("named", 3, _named, deterministic=True)
-        self._base.create_function("folded", 1, _key, deterministic=True)
-
-    def __enter__(self) -> Plan:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._base.close()
+        self._shard, self._shards = (shard[0] - 1, shard[1]) if shard else (0, 1)
+        self._paths: list[str] = []
+        self._tails = array("L")  # length of the path relative to what was given, which is its end
+        self._files = array("q")  # hash of where the file lies, without links
+        self._levels: NDArray[np.uint16] = np.zeros(0, np.uint16)  # how much of its path a name keeps
 
     def add(self, found: Iterable[Found]) -> int:
-        """Take in pictures; a file that is there already is not taken twice. Returns how many were found."""
-        seen = 0
+        """Add images; returns how many were found."""
+        before = len(self._paths)
+        for path, relative in found:
+            self._paths.append(path)
+            self._tails.append(len(relative))
+            self._files.append(hash(_real(path)))
+        return len(self._paths) - before
 
-        def rows() -> Iterator[tuple[bytes | int | None, ...]]:
-            nonlocal seen
-            for path, relative in found:
-                seen += 1
-                real = _real(path)
-                yield os.fsencode(path), os.fsencode(relative), _key(real), self._inside(real), self._shard(relative)
+    def assign_names(self, endings: Sequence[str]) -> None:
+        """Drop files that were given twice, and give the results of each image a name of their own.
 
-        insert = "INSERT OR IGNORE INTO pictures (path, relative, real, inside, part) VALUES (?, ?, ?, ?, ?)"
-        self._base.executemany(insert, rows())
-        return seen
-
-    def settle(self, endings: Sequence[str]) -> None:
-        """Give every picture's results a name of their own.
-
-        A name is the relative path without its ending; names that collide keep the ending, and where they still do,
-        as many folders above as it takes.
+        A name is the relative path without its ending. Names that collide keep the ending, and where they still do, as
+        many folders above as it takes.
 
         Args:
-            endings: What is written for a picture, for example ".png" and ".overlay.png".
+            endings: Of the files written for an image, for example ".png" and ".overlay.png".
 
         Raises:
-            InputError: A result would replace an input.
+            InputError: A result would overwrite an input.
         """
-        self._base.execute("UPDATE pictures SET name = named(path, relative, 0)")
-        self._base.execute("CREATE INDEX by_name ON pictures (folded(name))")
+        self._drop_duplicates()
+        self._levels = np.zeros(len(self._paths), np.uint16)
         # the overlay of "a" would have the name of the label map of "a.overlay"
-        longer = [ending for ending in endings if ending.endswith(".png") and ".png" in endings]
-        inner = [ending.removesuffix(".png") for ending in longer]
-        for _ in range(_DEEPEST):
-            changed = self._base.execute(_LENGTHEN_SHARED).rowcount
-            changed += sum(self._base.execute(_LENGTHEN_INNER, (os.fsencode(e),)).rowcount for e in inner if e)
+        inner = [e.removesuffix(".png") for e in endings if e.endswith(".png") and ".png" in endings and e != ".png"]
+        hashes = np.fromiter((hash(self._key(place)) for place in range(len(self._paths))), np.int64, len(self._paths))
+        for _ in range(MAX_LEVEL):
+            changed = self._lengthen(self._colliding(hashes), hashes)
+            for ending in inner:
+                changed += self._lengthen(self._colliding_with(ending), hashes)
             if not changed:
                 break
         else:
-            raise InputError(f"two pictures have the same path when case is ignored, so {self.out} cannot hold both.")
-        for ending in endings:
-            self._refuse_replacing(ending)
+            raise InputError(f"two images have the same path when case is ignored, so {self.out} cannot hold both.")
+        self._refuse_overwriting(endings)
 
-    def count(self) -> int:
-        """Return the number of pictures of this shard."""
-        return int(self._base.execute("SELECT COUNT(*) FROM pictures WHERE part = ?", (self._part,)).fetchone()[0])
+    def __len__(self) -> int:
+        return len(self._paths) if self._shards == 1 else sum(1 for _ in self._places())
 
-    def __iter__(self) -> Iterator[Picture]:
-        """Yield the pictures of this shard in the order given."""
-        query = "SELECT path, name FROM pictures WHERE part = ? ORDER BY place"
-        with closing(self._base.execute(query, (self._part,))) as rows:
-            for path, name in rows:
-                yield Picture(os.fsdecode(path), os.fsdecode(name))
+    def __iter__(self) -> Iterator[InputImage]:
+        """Yield the images of this shard in the order given."""
+        return (InputImage(self._paths[place], self._name(place)) for place in self._places())
 
-    def _refuse_replacing(self, ending: str) -> None:
-        query = """
-            SELECT a.path, b.path, a.name FROM pictures b
-            JOIN pictures a ON folded(CAST(a.name || ? AS BLOB)) = folded(b.inside)
-            WHERE b.inside IS NOT NULL LIMIT 1"""
-        row = self._base.execute(query, (os.fsencode(ending),)).fetchone()
-        if row is not None:
-            source, victim, name = (os.fsdecode(value) for value in row)
-            raise InputError(
-                f"{victim}: is an input, and the result for {source} would replace it ({name}{ending} in {self.out})."
-                " Choose another folder with -o."
-            )
+    def _places(self) -> Iterator[int]:
+        for place in range(len(self._paths)):
+            if self._shards > 1:
+                digest = hashlib.sha256(os.fsencode(self._relative(place))).digest()
+                if int.from_bytes(digest[:8], "big") % self._shards != self._shard:
+                    continue
+            yield place
 
-    def _inside(self, real: str) -> bytes | None:
-        lead = os.path.join(self._real_out, "")  # noqa: PTH118  # text, a million times
-        return os.fsencode(real[len(lead) :].replace(os.sep, "/")) if real.startswith(lead) else None
+    def _relative(self, place: int) -> str:
+        return self._paths[place][-self._tails[place] :].replace(os.sep, "/")
 
-    def _shard(self, relative: str) -> int:
-        if self._parts == 1:
-            return 0
-        digest = hashlib.sha256(os.fsencode(relative)).digest()
-        return int.from_bytes(digest[:8], "big") % self._parts
+    def _name(self, place: int) -> str:
+        """Return the name of an image's results at its level: 0 without ending, 1 with it, then with folders above.
+
+        Above the topmost folder come folders named "_": of "/a" and "/a.overlay" one must lie deeper than the other.
+        """
+        level, relative = int(self._levels[place]), self._relative(place)
+        if level == 0:
+            folder, slash, last = relative.rpartition("/")
+            return folder + slash + (last.rpartition(".")[0] or last)
+        if level == 1:
+            return relative
+        absolute = os.path.splitdrive(os.path.abspath(self._paths[place]))[1].replace(os.sep, "/")  # noqa: PTH100
+        above = [folder for folder in absolute[: -len(relative)].split("/") if folder]
+        return "/".join([*["_"] * (level - 1 - len(above)), *above[-(level - 1) :], relative])
+
+    def _key(self, place: int) -> str:
+        """Return what two names share where the file system takes them for one."""
+        return os.path.normcase(self._name(place))
+
+    def _drop_duplicates(self) -> None:
+        files = np.array(self._files, np.int64)
+        groups = _groups(files, lambda place: _real(self._paths[place]))
+        later = {place for group in groups for place in group[1:]}
+        if later:
+            kept = [place for place in range(len(files)) if place not in later]
+            self._paths = [self._paths[place] for place in kept]
+            self._tails = array("L", [self._tails[place] for place in kept])
+        self._files = array("q")
+
+    def _colliding(self, hashes: NDArray[np.int64]) -> set[int]:
+        """Return the images whose name others have, too: of each group those that keep least of their path."""
+        found: set[int] = set()
+        for group in _groups(hashes, self._key):
+            least = min(self._levels[place] for place in group)
+            found.update(place for place in group if self._levels[place] == least)
+        return found
+
+    def _colliding_with(self, ending: str) -> set[int]:
+        """Return the images to rename where the name of one is that of another with an ending."""
+        folded = os.path.normcase(ending)
+        longer: dict[str, list[int]] = {}
+        for place in range(len(self._paths)):
+            if (key := self._key(place)).endswith(folded):
+                longer.setdefault(key[: -len(folded)], []).append(place)
+        found: set[int] = set()
+        for place in range(len(self._paths)) if longer else ():
+            for other in longer.get(self._key(place), ()):
+                found.add(other if self._levels[other] == 0 or self._levels[place] > 0 else place)
+        return found
+
+    def _lengthen(self, places: set[int], hashes: NDArray[np.int64]) -> int:
+        for place in places:
+            self._levels[place] += 1
+            hashes[place] = hash(self._key(place))
+        return len(places)
+
+    def _refuse_overwriting(self, endings: Sequence[str]) -> None:
+        lead = os.path.normcase(os.path.join(os.path.realpath(self.out), ""))  # noqa: PTH118
+        inside = {}
+        for path in self._paths:
+            if (real := _real(path)).startswith(lead):
+                inside[os.path.normcase(real[len(lead) :].replace(os.sep, "/"))] = path
+        for place in range(len(self._paths)) if inside else ():
+            for ending in endings:
+                if victim := inside.get(os.path.normcase(self._name(place) + ending)):
+                    raise InputError(
+                        f"{victim}: is an input, and the result for {self._paths[place]} would overwrite it"
+                        f" ({self._name(place)}{ending} in {self.out}). Choose another folder with -o."
+                    )
+
+
+def _groups(hashes: NDArray[np.int64], key: Callable[[int], Any]) -> Iterator[list[int]]:
+    """Yield the places that share a key, in order, given the keys' hashes; places without others are left out."""
+    order = np.argsort(hashes, kind="stable")
+    same = np.diff(hashes[order]) == 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]])))  # runs of equal hashes
+    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        by_key: dict[Any, list[int]] = {}
+        for place in order[first : last + 1].tolist():
+            by_key.setdefault(key(place), []).append(place)
+        yield from (group for group in by_key.values() if len(group) > 1)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -168,40 +199,14 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _named(path: bytes, relative: bytes, level: int) -> bytes:
-    """Return the name of a picture's results at a level: 0 without ending, 1 with it, then with folders above.
-
-    Above the topmost folder come folders named "_": of "/a" and "/a.overlay" one must lie deeper than the other.
-    """
-    if level == 0:
-        folder, slash, last = relative.rpartition(b"/")
-        return folder + slash + (last.rpartition(b".")[0] or last)
-    if level == 1:
-        return relative
-    above = [folder for folder in _absolute(path)[: -len(relative)].split(b"/") if folder]
-    missing = [b"_"] * (level - 1 - len(above))
-    return b"/".join([*missing, *above[-(level - 1) :], relative])
-
-
-def _absolute(path: bytes) -> bytes:
-    """Return a path from the root, with "/", without drive."""
-    text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100  # text, a million times
-    return os.fsencode(os.path.splitdrive(text)[1].replace(os.sep, "/").lstrip("/"))
-
-
-def _key(name: str | bytes) -> bytes:
-    """Return what two names share where the file system takes them for one."""
-    return os.fsencode(os.path.normcase(os.fsdecode(name)))
-
-
 @lru_cache(maxsize=65536)
 def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
 
 
 def _real(path: str) -> str:
-    """Return where a file lies; folders are looked up once."""
+    """Return where a file lies, as the file system compares names; folders are looked up once."""
     if os.path.islink(path):  # noqa: PTH114  # text, a million times
-        return os.path.realpath(path)
+        return os.path.normcase(os.path.realpath(path))
     folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder), name)  # noqa: PTH118
+    return os.path.normcase(os.path.join(_real_folder(folder), name))  # noqa: PTH118

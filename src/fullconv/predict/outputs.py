@@ -1,4 +1,4 @@
-"""What is written for a picture, and the two tables of a whole run."""
+"""The files of an image, and the two tables of a run."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.card import Card, Labels
-from fullconv.errors import FullconvError, InputError, OutputError
+from fullconv.errors import FullconvError, InputError
 from fullconv.images import read_image
 from fullconv.labels import colorize, encode_label_map, full_palette, read_label_map
 from fullconv.prediction import Prediction, overlay
-from fullconv.profiling import COUNTING, ENCODING, WRITING, part
-from fullconv.storage import write_bytes
+from fullconv.profiling import COUNTING, ENCODING, WRITING, timed
+from fullconv.storage import AtomicTextFile, write_bytes
 
 Format = Literal["index", "grey", "color", "original"]
 FORMATS: tuple[Format, ...] = ("index", "grey", "color", "original")
@@ -33,14 +32,14 @@ Counts = dict[str, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes the results of pictures.
+    """Write the results of images.
 
     Args:
-        out: The folder of results.
-        labels: By head; one without a name where one label map a picture is written.
-        format: What a label map's numbers or colours are.
-        overlays: Write the picture painted over, too.
-        probabilities: Write the class probabilities, too.
+        out: The output folder.
+        labels: By head; "" for the only label map of an image.
+        format: Of the label maps; see `encode`.
+        overlays: Also write the label map painted over the image.
+        probabilities: Also write the class probabilities.
     """
 
     out: Path
@@ -51,13 +50,13 @@ class Writer:
 
     @property
     def endings(self) -> list[str]:
-        """What is written for a picture: the endings of its files' names."""
+        """Endings of the files written for an image."""
         found = [_ending(head) for head in self.labels]
         found += [_ending(head, ".overlay.png") for head in self.labels] if self.overlays else []
         return [*found, ".npz"] if self.probabilities else found
 
     def write(self, name: str, prediction: Prediction) -> Counts:
-        """Write all files of a picture, each whole or not at all; returns its pixels by class.
+        """Write all files of an image atomically; returns its pixels by class.
 
         Raises:
             OutputError: One cannot be written.
@@ -66,9 +65,9 @@ class Writer:
         base = str(self.out / name)
         for head, labels in self.labels.items():
             label_map = prediction.label_maps.get(head, prediction.label_map)
-            with part(COUNTING):
+            with timed(COUNTING):
                 counts[head] = count_pixels(label_map, len(labels.classes))
-            with part(ENCODING):
+            with timed(ENCODING):
                 encoded = {_ending(head): encode(label_map, labels, self.format)}
                 if self.overlays:
                     painted = io.BytesIO()
@@ -76,21 +75,21 @@ class Writer:
                     encoded[_ending(head, ".overlay.png")] = painted.getvalue()
             _write(base, encoded)
         if prediction.probabilities is not None:
-            with part(ENCODING):
+            with timed(ENCODING):
                 buffer = io.BytesIO()
                 np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
             _write(base, {".npz": buffer.getvalue()})
         return counts
 
     def existing(self, name: str) -> Counts | None:
-        """Return the pixels by class of a picture whose files are all there, or None."""
+        """Return the pixels by class of an image whose files all exist, or None."""
         base = str(self.out / name)
         if not all(os.path.isfile(base + ending) for ending in self.endings):  # noqa: PTH113
             return None
         try:
             return {head: count_file(base + _ending(head), self.labels[head], self.format) for head in self.labels}
         except FullconvError:
-            return None  # not a label map in this format, so it is written anew
+            return None  # not a label map in this format: write it again
 
     def path(self, name: str, head: str | None = None, last: str = ".png") -> str:
         """Return the path of a label map, with "/"."""
@@ -98,7 +97,7 @@ class Writer:
 
 
 def _write(base: str, files: Mapping[str, bytes]) -> None:
-    with part(WRITING):
+    with timed(WRITING):
         for ending, content in files.items():
             write_bytes(base + ending, [content])
 
@@ -109,35 +108,35 @@ def _ending(head: str, last: str = ".png") -> str:
 
 def count_pixels(label_map: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Return the pixels by class, (classes,), of indices (H, W)."""
-    # Pillow counts bytes; bincount would make 64-bit numbers of them first, which takes eight times as long
+    # Pillow counts bytes; bincount converts them to 64 bits first, which takes eight times as long
     return np.array(Image.fromarray(label_map).histogram()[:classes], np.int64)
 
 
 def written_labels(card: Card, head: str | None) -> dict[str, Labels]:
-    """Return the labels of the maps that are written: every head's, or one without a name.
+    """Return the labels of the maps to write: of every head, or "" for one.
 
     Raises:
-        ModelFileError: There is no such head.
+        ModelFileError: The model has no such head.
     """
     if head is None and card.heads is not None and len(card.heads) > 1:
         return dict(card.heads)
     return {"": card.labels(head)}
 
 
-def encode(label_map: NDArray[np.uint8], labels: Labels, kind: Format) -> bytes:
+def encode(label_map: NDArray[np.uint8], labels: Labels, encoding: Format) -> bytes:
     """Encode a label map (H, W) uint8 as PNG.
 
     Args:
         label_map: Class indices.
         labels: Classes, palette and the mask values of the data set.
-        kind: "index" has the palette, "grey" the same numbers without it, "color" RGB, "original" the mask values of
-            the data set that the model was trained on, 16-bit where they exceed 255.
+        encoding: "index" has the palette, "grey" the same numbers without it, "color" RGB, "original" the mask values of
+            the training data set, 16-bit where they exceed 255.
     """
-    if kind == "index":
+    if encoding == "index":
         return encode_label_map(label_map, labels.palette)
-    if kind == "grey":
+    if encoding == "grey":
         return encode_label_map(label_map, None)
-    pixels = colorize(label_map, labels.palette) if kind == "color" else original(label_map, labels)
+    pixels = colorize(label_map, labels.palette) if encoding == "color" else original(label_map, labels)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -154,69 +153,25 @@ def original(label_map: NDArray[np.uint8], labels: Labels) -> NDArray[Any]:
     return cast("NDArray[Any]", table[label_map])
 
 
-def count_file(path: str, labels: Labels, kind: Format) -> NDArray[np.int64]:
-    """Return the pixels by class (K,) of a label map that was written in a format.
+def count_file(path: str, labels: Labels, encoding: Format) -> NDArray[np.int64]:
+    """Count the pixels by class (K,) of a label map file.
 
     Raises:
-        InputError: The file cannot be read, or is no label map in this format.
+        InputError: The file cannot be read, or is not a label map in this format.
     """
     classes = len(labels.classes)
-    numbers = read_image(path) if kind == "color" else read_label_map(path)
-    if kind == "color":
+    numbers = read_image(path) if encoding == "color" else read_label_map(path)
+    if encoding == "color":
         colors = np.asarray(full_palette(labels.palette)[:classes], np.uint32) @ [65536, 256, 1]
         packed = numbers.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
         counts = np.array([np.count_nonzero(packed == color) for color in colors], np.int64)
     else:
-        values = labels.original_values() if kind == "original" else list(range(classes))
+        values = labels.original_values() if encoding == "original" else list(range(classes))
         found = np.bincount(numbers.reshape(-1), minlength=max(values) + 1)
         counts = found[values].astype(np.int64)
     if counts.sum() != numbers.shape[0] * numbers.shape[1]:
-        raise InputError(f"{path}: is no label map of these classes in the format '{kind}'.")
+        raise InputError(f"{path}: is not a label map of these classes in the format '{encoding}'.")
     return counts
-
-
-class Table:
-    """A text file that grows line by line under a temporary name, and gets its own when it is closed.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = self._part.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-        except OSError as error:
-            raise self._error(error) from error
-
-    def write(self, text: str) -> None:
-        """Add whole lines."""
-        try:
-            self._file.write(text)
-        except OSError as error:
-            raise self._error(error) from error
-
-    def close(self) -> None:
-        """Bring it to the disc and give it its name."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._part.replace(self.path)
-        except OSError as error:
-            self.drop()
-            raise self._error(error) from error
-
-    def drop(self) -> None:
-        """Leave nothing behind."""
-        with suppress(OSError):  # what it still held may not fit on the disc
-            self._file.close()
-        self._part.unlink(missing_ok=True)
-
-    def _error(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path}: cannot be written ({error.strerror or error}).")
 
 
 class Tables:
@@ -225,44 +180,40 @@ class Tables:
     def __init__(self, writer: Writer, shard: tuple[int, int] | None = None) -> None:
         mark = f".{shard[0]}-of-{shard[1]}" if shard else ""
         self.writer = writer
-        self._log = Table(writer.out / f"predictions{mark}.jsonl")
-        self._summary = Table(writer.out / f"summary{mark}.csv")
+        self._log = AtomicTextFile(writer.out / f"predictions{mark}.jsonl")
+        self._summary = AtomicTextFile(writer.out / f"summary{mark}.csv")
+        self._rows = csv.writer(self._summary, lineterminator="\n")
         self._heads = list(writer.labels) != [""]
-        self._row(["image", *(["head"] if self._heads else []), "class", "pixels", "share"])
+        self._rows.writerow(["image", *(["head"] if self._heads else []), "class", "pixels", "share"])
 
     def add(
         self, path: str, status: str, name: str | None = None, reason: str | None = None, last: str = ".png"
     ) -> None:
-        """Add a line to the log: a picture is "done", "skipped" or "failed"."""
+        """Append an image to the log; its status is "done", "skipped" or "failed"."""
         line: dict[str, Any] = {"input": Path(path).as_posix(), "output": None, "status": status, "reason": reason}
         if name is not None:
             line["output"] = self.writer.path(name, None, last)
             if self._heads:
                 line["outputs"] = {head: self.writer.path(name, head, last) for head in self.writer.labels}
         text = json.dumps(line, ensure_ascii=False)
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):  # a name that is no UTF-8
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):  # a name that is not UTF-8
             text = json.dumps(line)
         self._log.write(text + "\n")
 
     def count(self, path: str, counts: Counts) -> None:
-        """Add a picture's rows to the summary: pixels and share a class."""
+        """Append an image's rows to the summary: pixels and share of each class."""
         image = Path(path).as_posix()
         for head, pixels in counts.items():
             total = int(pixels.sum())
             for name, number in zip(self.writer.labels[head].classes, pixels.tolist(), strict=True):
-                self._row([image, *([head] if self._heads else []), name, number, f"{number / total:.6f}"])
+                self._rows.writerow([image, *([head] if self._heads else []), name, number, f"{number / total:.6f}"])
 
     def close(self) -> None:
         """Give both their names."""
         self._log.close()
         self._summary.close()
 
-    def drop(self) -> None:
-        """Leave nothing behind."""
-        self._log.drop()
-        self._summary.drop()
-
-    def _row(self, values: list[Any]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(values)
-        self._summary.write(text.getvalue())
+    def discard(self) -> None:
+        """Remove those that are not closed."""
+        self._log.discard()
+        self._summary.discard()

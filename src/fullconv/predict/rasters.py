@@ -1,4 +1,4 @@
-"""Georeferenced TIFFs among the pictures: each becomes a GeoTIFF, by windows."""
+"""Georeferenced TIFFs among the images: each becomes a GeoTIFF, strip by strip."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullconv.errors import InputError
-from fullconv.predict.names import Picture
+from fullconv.predict.job import PredictJob
+from fullconv.predict.names import InputImage
 from fullconv.predict.outputs import Counts, Writer
 from fullconv.rasters import check_polygons, is_georeferenced, is_label_map, predict_raster
-from fullconv.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from fullconv.predict.run import Job
+    from fullconv.segmenter import Segmenter
 
 
 class StoppedError(Exception):
-    """A stop was asked for between two bands of a raster."""
+    """A stop was requested between two strips of a raster."""
 
 
 def predict_georeferenced(
-    segmenter: Segmenter, job: Job, writer: Writer, picture: Picture, stop: Callable[[], bool]
+    segmenter: Segmenter, job: PredictJob, writer: Writer, image: InputImage, stop: Callable[[], bool]
 ) -> tuple[Counts, bool]:
-    """Label one raster; one that another run has begun or finished is gone on with where existing results are kept.
+    """Predict one raster; with `skip_existing`, resume or keep what an earlier run has written.
 
     Returns:
-        Its counts, and whether all of its label maps were there already.
+        Pixels by class, and whether all label maps existed.
 
     Raises:
-        InputError: It cannot be read, or options do not go with a raster.
-        StoppedError: A stop was asked for.
+        InputError: It cannot be read, or an option does not apply to rasters.
+        StoppedError: A stop was requested.
     """
-    extra = [f"--format {job.format}"] if job.format != "index" else []
-    extra += ["--overlay"] if job.overlay else []
-    if extra:
+    unsupported = [f"--format {job.format}"] if job.format != "index" else []
+    unsupported += ["--overlay"] if job.overlay else []
+    if unsupported:
         raise InputError(
-            f"{picture.path}: is georeferenced, so its result is a GeoTIFF of labels. Leave {' and '.join(extra)} away."
+            f"{image.path}: is georeferenced, so its result is a GeoTIFF of labels. Omit {' and '.join(unsupported)}."
         )
 
     def progress(done: int, total: int) -> None:
@@ -46,15 +46,15 @@ def predict_georeferenced(
     counts: Counts = {}
     existed = True
     for head in writer.labels:
-        target = Path(writer.path(picture.name, head, ".tif"))
-        chances = target.with_name(f"{target.stem}.probabilities.tif") if job.probabilities else None
-        for path in (target, chances):
-            if path is not None and path.exists() and not is_label_map(path):  # another input, it may be
-                raise InputError(f"{path}: is there already, and no result of this program. Choose another folder.")
+        target = Path(writer.path(image.name, head, ".tif"))
+        scores = target.with_name(f"{target.stem}.probabilities.tif") if job.probabilities else None
+        for path in (target, scores):
+            if path is not None and path.exists() and not is_label_map(path):  # perhaps another input
+                raise InputError(f"{path}: exists and was not written by fullconv. Choose another folder with -o.")
         result = predict_raster(
-            segmenter, picture.path, target, tile=job.tile,
+            segmenter, image.path, target, tile=job.tile,
             resume=job.skip_existing, polygons=job.polygons, progress=progress, head=head or job.head,
-            probabilities=chances,
+            probabilities=scores,
         )  # fmt: skip
         counts[head] = result.counts
         existed = existed and result.existed
@@ -62,8 +62,8 @@ def predict_georeferenced(
 
 
 def check_single_raster(paths: Sequence[str], polygons: Path) -> None:
-    """Raise InputError unless the pictures are one raster, whose polygons are asked for in a format that is written."""
+    """Raise InputError unless there is one input, a raster, and its polygons go to a known format."""
     check_polygons(polygons)
     if len(paths) != 1 or not is_georeferenced(paths[0]):
-        what = "several pictures are given" if len(paths) > 1 else f"{paths[0] if paths else 'nothing'} is none"
-        raise InputError(f"--polygons: takes one georeferenced raster, and {what}. Predict it by itself.")
+        found = "several images are given" if len(paths) > 1 else f"{paths[0] if paths else 'nothing'} is none"
+        raise InputError(f"--polygons: takes one georeferenced raster, and {found}. Predict it by itself.")

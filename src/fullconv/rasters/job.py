@@ -17,7 +17,7 @@ from fullconv.errors import InputError
 from fullconv.labels import VOID
 from fullconv.modelfile import weights_sha256
 from fullconv.preprocess import range_remark
-from fullconv.profiling import WRITING, part
+from fullconv.profiling import WRITING, timed
 from fullconv.rasters.journal import Spool, spooled_job
 from fullconv.rasters.labeler import Bands
 from fullconv.rasters.reader import Raster, import_rasterio
@@ -118,7 +118,7 @@ def predict_raster(
             bands = Bands(segmenter, raster, views, keep=chances is not None)
             with _spooled(spool_path, job, resume) as spool:
                 _label(bands, spool, way.cache, progress)
-                with part(WRITING):
+                with timed(WRITING):
                     if chances is not None:
                         write_probabilities(chances, bands, spool, labels, mark)
                     counts = write_result(target, spool.rows(), raster, labels, mark, overviews)

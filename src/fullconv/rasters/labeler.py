@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fullconv.labels import VOID
-from fullconv.profiling import NETWORK, UPSAMPLING, part
+from fullconv.profiling import NETWORK, UPSAMPLING, timed
 from fullconv.rasters.reader import Raster
 from fullconv.rasters.scores import BandScores
 from fullconv.segmenter import Segmenter, best_class
@@ -78,7 +78,7 @@ class Bands:
         kept = [] if state.scores is None else [torch.from_numpy(state.scores).to(device)[None]]
         with torch.inference_mode():
             known = state.first + (kept[0].shape[-2] if kept else 0)
-            with part(NETWORK):
+            with timed(NETWORK):
                 new = [found for view in self.views if (found := view.scores(state.band, known)) is not None]
             if new:
                 kept.append(torch.cat(new, dim=1))
@@ -98,7 +98,7 @@ class Bands:
             return
         for a, b in row_chunks(stop - start, self.size[1], scores.shape[1]):
             rows = start + a, start + b
-            with torch.inference_mode(), part(UPSAMPLING):
+            with torch.inference_mode(), timed(UPSAMPLING):
                 logits = upsample_rows(self.segmenter.network, scores, first, self.total, self.size, rows)
                 joined = self._joined(logits[0])
             yield rows, joined
@@ -111,7 +111,7 @@ class Bands:
         return mean_logits([plain, mirrored.flip(-1)])
 
     def _labels(self, rows: tuple[int, int], logits: Tensor) -> NDArray[np.uint8]:
-        with part(UPSAMPLING):
+        with timed(UPSAMPLING):
             labels = best_class(logits)
         void = self.raster.void(*rows)
         if void is not None:

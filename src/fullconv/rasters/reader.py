@@ -17,7 +17,7 @@ from fullconv.card import Card
 from fullconv.errors import InputError, MissingExtraError, first_line
 from fullconv.images import read_image
 from fullconv.preprocess import as_tensor, select_bands
-from fullconv.profiling import READING, part
+from fullconv.profiling import READING, timed
 
 CACHE = 64 * 2**20
 """Bytes of decoded blocks that are kept; a raster in strips, which cross all tiles of a band, gets more."""
@@ -153,7 +153,7 @@ class Raster:
 
     def _read(self, read: Any, window: Any) -> NDArray[Any]:
         try:
-            with part(READING):  # GDAL decodes in the same call
+            with timed(READING):  # GDAL decodes in the same call
                 return cast("NDArray[Any]", read(self.bands, window=window))
         except self._errors as error:
             a, b = window.row_off, window.row_off + window.height

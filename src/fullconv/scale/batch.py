@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
-from fullconv.predict.outputs import Format, encode
+from fullconv.predict import Format, encode
 from fullconv.preprocess import PLAIN
 from fullconv.scale.manifest import Manifest
 from fullconv.scale.sources import Item, list_source, load_item
