@@ -1,4 +1,4 @@
-"""The job on a Ray of this machine: the pictures of `predict`, and nothing lost or twice when something is killed."""
+"""The job on a local Ray: the bytes of `predict`, and no image lost or recorded twice when processes are killed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 
-def fullconv(*words, **options):
-    command = [sys.executable, "-m", "fullconv", *map(str, words)]
+def fullconv(*arguments, **options):
+    command = [sys.executable, "-m", "fullconv", *map(str, arguments)]
     environment = os.environ | {"FULLCONV_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=environment, **options)
 
@@ -29,11 +29,11 @@ def rows_of(out):
     return parquet.read_table(Path(out) / "manifest").to_pylist()
 
 
-def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures, tmp_path, capsys):
-    done = fullconv("batch", model, pictures, "-o", tmp_path / "batch", "--actors", 1)
+def test_a_batch_writes_the_bytes_of_predict_and_one_row_per_image(model, images, tmp_path, capsys):
+    done = fullconv("batch", model, images, "-o", tmp_path / "batch", "--actors", 1)
     assert done.returncode == 3, done.stderr
     assert "broken.png" in done.stderr
-    assert main(["predict", str(model), str(pictures), "-o", str(tmp_path / "plain")]) == 3
+    assert main(["predict", str(model), str(images), "-o", str(tmp_path / "plain")]) == 3
     plain = {p.relative_to(tmp_path / "plain"): p.read_bytes() for p in (tmp_path / "plain").rglob("*.png")}
     batch = {p.relative_to(tmp_path / "batch"): p.read_bytes() for p in (tmp_path / "batch").rglob("*.png")}
     assert len(plain) == 29
@@ -47,15 +47,15 @@ def test_a_batch_writes_the_bytes_of_predict_and_a_row_a_picture(model, pictures
         else:
             label_map = np.asarray(Image.open(row["output"]))
             assert row["pixels"] == np.bincount(label_map.ravel(), minlength=3).tolist()
-    assert main(["batch", str(model), str(pictures), "-o", str(tmp_path / "batch")]) == 2
+    assert main(["batch", str(model), str(images), "-o", str(tmp_path / "batch")]) == 2
     assert "--resume" in capsys.readouterr().err
-    assert main(["batch", str(model), str(pictures), "-o", str(tmp_path / "batch"), "--resume"]) == 3  # one still fails
-    words = capsys.readouterr().err
-    assert "broken.png: is truncated" in words
-    assert "29 done before, 1 failed before" in words
+    assert main(["batch", str(model), str(images), "-o", str(tmp_path / "batch"), "--resume"]) == 3  # one still fails
+    printed = capsys.readouterr().err
+    assert "broken.png: is truncated" in printed
+    assert "29 done before, 1 failed before" in printed
 
 
-def test_a_source_that_cannot_be_listed_leaves_no_folder_of_results(model, tmp_path, capsys):
+def test_an_unusable_source_leaves_no_folder_of_results(model, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for source in ("empty", "nowhere"):
         assert main(["batch", str(model), str(tmp_path / source), "-o", str(tmp_path / "out")]) == 2
@@ -64,7 +64,7 @@ def test_a_source_that_cannot_be_listed_leaves_no_folder_of_results(model, tmp_p
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_or_twice_when_actors_and_the_driver_are_killed(model, tmp_path):
+def test_no_image_is_lost_or_recorded_twice_when_actors_and_driver_are_killed(model, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for n in range(400):
@@ -99,7 +99,7 @@ def test_nothing_is_lost_or_twice_when_actors_and_the_driver_are_killed(model, t
 
 
 def _actors():
-    """Processes of Ray's that hold a copy of the model."""
+    """Ids of Ray's processes that hold the model."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""What a source stands for, and how its pictures are loaded, without Ray."""
+"""Sources: what they list, and how their images are loaded, without Ray."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.errors import InputError, OutputError, RunError
+from fullconv.errors import InputError, OutputError
 
 pyarrow = pytest.importorskip("pyarrow")
 fsspec = pytest.importorskip("fsspec")
 
 from pyarrow import parquet  # noqa: E402
 
-from fullconv.scale.manifest import Manifest  # noqa: E402
 from fullconv.scale.sources import list_source, load_item  # noqa: E402
-from fullconv.scale.storage import Place  # noqa: E402
+from fullconv.scale.storage import ResultFolder  # noqa: E402
 
 
 def encoded(seed=0):
@@ -30,22 +29,22 @@ def names(items):
     return {item.output: item.input for item in items}
 
 
-def test_a_folder_is_mirrored_and_names_that_collide_keep_their_ending(pictures):
-    found = names(list_source(str(pictures), "elsewhere"))
+def test_a_folder_is_mirrored_and_colliding_names_keep_their_suffix(images):
+    found = names(list_source(str(images), "elsewhere"))
     assert len(found) == 30
-    assert found["inner/01"] == (pictures / "inner" / "01.png").as_posix()
+    assert found["inner/01"] == (images / "inner" / "01.png").as_posix()
     assert {"00.jpg", "00.png"} <= set(found)
     assert not any("notes" in name for name in found)
 
 
-def test_results_inside_the_folder_are_not_read(tmp_path):
+def test_results_inside_the_folder_are_skipped(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_bytes(encoded())
     assert list(names(list_source(str(tmp_path), str(tmp_path / "out")))) == ["a"]
 
 
-def test_a_list_names_files_and_urls_once_each(tmp_path):
+def test_a_list_yields_each_file_and_url_once(tmp_path):
     (tmp_path / "list.txt").write_text("x/a.jpg\n\nmemory://shelf/b.png\nx/a.jpg\nx/a.png\n")
     found = [(item.input, item.output) for item in list_source(str(tmp_path / "list.txt"), "out")]
     assert found == [("x/a.jpg", "x/a.jpg"), ("memory://shelf/b.png", "shelf/b"), ("x/a.png", "x/a.png")]
@@ -58,14 +57,14 @@ def test_other_file_systems_are_read_and_written():
     assert (item.input, item.output) == ("memory:///shelf/deep/a.png", "deep/a")
     (loaded,) = load_item(vars(item))
     assert loaded["content"] == encoded(3)
-    place = Place("memory://results")
-    assert place.write("deep/a.png", b"1") == "memory://results/deep/a.png"
-    assert place.read("deep/a.png") == b"1"
-    assert place.read("deep/b.png") is None
+    folder = ResultFolder("memory://results")
+    assert folder.write("deep/a.png", b"1") == "memory://results/deep/a.png"
+    assert folder.read("deep/a.png") == b"1"
+    assert folder.read("deep/b.png") is None
 
 
 @pytest.mark.parametrize("as_struct", [False, True])
-def test_parquet_rows_that_hold_pictures_are_loaded_group_by_group(tmp_path, as_struct):
+def test_parquet_rows_of_encoded_images_are_loaded_group_by_group(tmp_path, as_struct):
     contents = [encoded(n) for n in range(5)] + [None]
     values = [{"bytes": c, "path": None} for c in contents] if as_struct else contents
     path = tmp_path / "shard.parquet"
@@ -76,7 +75,7 @@ def test_parquet_rows_that_hold_pictures_are_loaded_group_by_group(tmp_path, as_
     assert [row["input"] for row in rows] == [f"{path}#{n}" for n in (0, 2, 3, 4, 5)]
     assert rows[0]["output"] == "shard/00000000"
     assert [row["content"] for row in rows] == [contents[0], *contents[2:5], b""]
-    assert "no picture" in rows[-1]["reason"]
+    assert "no image" in rows[-1]["reason"]
 
 
 def test_parquet_files_of_paths_are_lists(tmp_path):
@@ -84,7 +83,7 @@ def test_parquet_files_of_paths_are_lists(tmp_path):
     assert names(list_source(str(tmp_path), "out")) == {"p/a": "p/a.jpg", "p/b": "p/b.jpg"}
 
 
-def test_a_file_that_is_gone_is_a_row_with_a_reason(tmp_path):
+def test_a_missing_file_is_a_row_with_a_reason(tmp_path):
     (tmp_path / "list.txt").write_text(str(tmp_path / "gone.png"))
     (item,) = list_source(str(tmp_path / "list.txt"), "out")
     (row,) = load_item(vars(item))
@@ -92,57 +91,27 @@ def test_a_file_that_is_gone_is_a_row_with_a_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
         (lambda p: p / "nowhere", "no such file or folder"),
-        (lambda p: p / "a.docx", "is no folder, list"),
-        (lambda p: p / "x.parquet", "no column of pictures"),
+        (lambda p: p / "a.docx", "is not a folder, a list"),
+        (lambda p: p / "x.parquet", "no column of images"),
         (lambda p: p / "bad.parquet", "cannot be read as Parquet"),
         (lambda p: "nope://x", "cannot be opened"),
     ],
 )
-def test_what_is_no_source_is_explained(tmp_path, make, words):
+def test_an_unusable_source_is_refused(tmp_path, make, message):
     (tmp_path / "a.docx").write_text("x")
     (tmp_path / "bad.parquet").write_text("x")
     parquet.write_table(pyarrow.table({"n": [1]}), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         list(list_source(str(make(tmp_path)), "out"))
 
 
-def row(name, status="done"):
-    return {"input": name, "output": name, "status": status, "reason": None, "pixels": [1], "seconds": 0.1}
-
-
-def test_a_manifest_has_each_row_once_over_attempts(tmp_path):
-    place = Place(str(tmp_path / "out"))
-    first = Manifest(place, {"weights_sha256": "1"}, resume=False)
-    assert first.add(row("a"))
-    assert first.add(row("b", "failed"))
-    assert not first.add(row("a"))
-    first.flush()
-    first.add(row("lost with the driver"))
-    second = Manifest(place, {"weights_sha256": "1"}, resume=True)
-    assert second.done == {"a", "b"}
-    assert [path for path, _ in second.failures] == ["b"]
-    assert second.add(row("c"))
-    second.flush()
-    table = parquet.read_table(tmp_path / "out" / "manifest")
-    assert sorted(table.column("input").to_pylist()) == ["a", "b", "c"]
-
-
-def test_a_manifest_is_not_taken_for_another_job(tmp_path):
-    place = Place(str(tmp_path / "out"))
-    Manifest(place, {"weights_sha256": "1"}, resume=False)
-    with pytest.raises(RunError, match="--resume"):
-        Manifest(place, {"weights_sha256": "1"}, resume=False)
-    with pytest.raises(RunError, match="begun with weights_sha256 = 1, not 2"):
-        Manifest(place, {"weights_sha256": "2"}, resume=True)
-
-
-def test_a_place_below_a_file_holds_nothing_and_takes_nothing(tmp_path):
+def test_a_result_folder_below_a_file_is_empty_and_unwritable(tmp_path):
     (tmp_path / "notes").write_text("mine")
-    place = Place(str(tmp_path / "notes" / "out"))
-    assert place.read("batch.json") is None
-    assert list(place.names("manifest", ".parquet")) == []
+    folder = ResultFolder(str(tmp_path / "notes" / "out"))
+    assert folder.read("batch.json") is None
+    assert list(folder.list_files("manifest", ".parquet")) == []
     with pytest.raises(OutputError, match="cannot be written"):
-        place.write("batch.json", b"{}")
+        folder.write("batch.json", b"{}")

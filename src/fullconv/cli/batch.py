@@ -35,20 +35,20 @@ def batch(
     OUT gets NAME.png for each picture, and manifest/*.parquet: input, output, status, reason, pixels by class, seconds.
     """
     from fullconv.predict import FORMATS, Format
-    from fullconv.scale import BatchJob, BatchTally, run_batch
+    from fullconv.scale import BatchJob, BatchSummary, run_batch
 
     kind = cast(Format, choose("--format", format, FORMATS))
     job = BatchJob(model, source, out, ray, resume, actors, kind, device, precision, engine)
-    tally = BatchTally()
+    summary = BatchSummary()
     try:
         with results_only(), Progress("pictures") as progress:
-            run_batch(job, lambda path, reason: complain(reason), progress, tally, complain)
+            run_batch(job, lambda path, reason: complain(reason), progress, summary, complain)
     except KeyboardInterrupt:
-        say(f"{tally.done} pictures done. What is in {out} stays; go on by the same command with --resume.")
+        say(f"{summary.done} pictures done. What is in {out} stays; go on by the same command with --resume.")
         raise
-    earlier, failed = tally.before - tally.failed_before, tally.failed + tally.failed_before
-    words = f"{tally.done} pictures predicted" + (f", {earlier} done before" if earlier else "")
-    words += f", {tally.failed} failed" if tally.failed else ""
-    words += f", {tally.failed_before} failed before and not tried again" if tally.failed_before else ""
+    earlier, failed = summary.before - summary.failed_before, summary.failed + summary.failed_before
+    words = f"{summary.done} pictures predicted" + (f", {earlier} done before" if earlier else "")
+    words += f", {summary.failed} failed" if summary.failed else ""
+    words += f", {summary.failed_before} failed before and not tried again" if summary.failed_before else ""
     say(f"{words}; results are in {out}.")
-    raise typer.Exit(0 if not failed else 3 if tally.done + earlier else 2)
+    raise typer.Exit(0 if not failed else 3 if summary.done + earlier else 2)

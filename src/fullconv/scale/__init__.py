@@ -1,5 +1,5 @@
-"""Millions of pictures on many processors and machines, by Ray Data."""
+"""Batch prediction of millions of images on many processors and machines, with Ray Data."""
 
-from fullconv.scale.batch import BatchJob, BatchTally, run_batch
+from fullconv.scale.batch import BatchJob, BatchSummary, run_batch
 
-__all__ = ["BatchJob", "BatchTally", "run_batch"]
+__all__ = ["BatchJob", "BatchSummary", "run_batch"]

@@ -1,8 +1,8 @@
-"""The job: list, load, predict in a pool of actors, write, note; at any size in bounded memory.
+"""The batch job: list, load, predict in a pool of actors, write, record; in bounded memory at any size.
 
-Ray Data streams: a picture is loaded by a task, labelled by an actor, and its row comes to the driver, which writes
-the manifest. An actor that dies is started anew and its pictures are done again; a driver that dies goes on by the
-manifest. A picture may be predicted twice then, and is written whole both times with the same bytes; its row is there once.
+Ray Data streams: a task loads an image, an actor predicts it, and its row comes to the driver, which writes the manifest.
+Ray restarts an actor that dies and predicts its images again; a driver that dies is resumed from the manifest. An image
+may be predicted twice then: both times its file is written atomically with the same bytes, and the manifest keeps one row.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import numpy as np
 from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
 from fullconv.predict import Format, encode
 from fullconv.preprocess import PLAIN
-from fullconv.scale.manifest import Manifest
+from fullconv.scale.manifest import Manifest, manifest_schema
 from fullconv.scale.sources import Item, list_source, load_item
-from fullconv.scale.storage import Place, is_url
-from fullconv.scale.watchdog import overseen
+from fullconv.scale.storage import ResultFolder, import_arrow, is_url
+from fullconv.scale.watchdog import watchdog
 from fullconv.segmenter import Segmenter, load
 from fullconv.system import available_memory
 
-BLOCK = 32
-"""Pictures that travel together."""
+BLOCK_SIZE = 32
+"""Images in a block of Ray Data."""
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What to predict, where, and by whom."""
+    """What to predict, where, and on which workers."""
 
     model: str
     source: str
@@ -48,7 +48,7 @@ class BatchJob:
     """Of a Ray cluster; None starts Ray on this machine."""
     resume: bool = False
     actors: int | None = None
-    """Copies of the model; None is one a processor, or one a GPU with ``device="cuda"``."""
+    """Worker processes with the model; None is one per CPU, or one per GPU with ``device="cuda"``."""
     format: Format = "index"
     device: str = "auto"
     precision: str = "auto"
@@ -56,92 +56,88 @@ class BatchJob:
 
 
 @dataclass
-class BatchTally:
-    """How many pictures were done, and how."""
+class BatchSummary:
+    """Counts of images."""
 
     total: int = 0
-    """In the source, pictures of Parquet rows by row group until they are loaded."""
+    """In the source; Parquet rows count by row group until they are loaded."""
     done: int = 0
     failed: int = 0
     before: int = 0
-    """Done by an earlier attempt, or failed in it."""
+    """Finished by an earlier attempt, including those that failed."""
     failed_before: int = 0
-    """Failed in an earlier attempt; they are not tried again, as the manifest has a row a picture."""
+    """Failed in an earlier attempt; they are not retried, because the manifest has one row per image."""
 
 
 def run_batch(
     job: BatchJob,
     on_failure: Callable[[str, str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    tally: BatchTally | None = None,
-    on_silence: Callable[[str], None] | None = None,
-) -> BatchTally:
-    """Predict all pictures of a source.
+    summary: BatchSummary | None = None,
+    on_stall: Callable[[str], None] | None = None,
+) -> BatchSummary:
+    """Predict all images of a source.
 
     Args:
-        job: What to do.
-        on_failure: Called with input and reason of each picture that failed; all others are finished.
-        progress: Called with pictures done and in the source.
-        tally: Counted up on the way.
-        on_silence: Called with a sentence where no picture is finished for minutes.
-
-    Returns:
-        How many were done and failed.
+        job: The settings.
+        on_failure: Called with input and reason of each image that failed; all others are finished.
+        progress: Called with the number of images finished and in the source.
+        summary: Updated during the job, for a caller that is interrupted.
+        on_stall: Called with a message when no image is finished for minutes.
 
     Raises:
-        InputError: The source cannot be listed or holds nothing.
+        InputError: The source cannot be listed, or has no images.
         RunError: The folder of results belongs to another job.
         MissingExtraError: Ray is not installed.
     """
-    tally = tally if tally is not None else BatchTally()
+    summary = summary if summary is not None else BatchSummary()
     segmenter = load(job.model, device="cpu")
-    place = Place(job.out)
     items = list(list_source(job.source, job.out))
     if not items and not job.resume:  # before anything is written: OUT stays free for the right source
-        raise InputError(f"{job.source}: holds no picture.")
-    manifest = Manifest(place, _identity(job, segmenter), job.resume)
-    tally.before, tally.failed_before = len(manifest.done), len(manifest.failures)
+        raise InputError(f"{job.source}: has no images.")
+    manifest = Manifest(ResultFolder(job.out), _identity(job, segmenter), job.resume)
+    summary.before, summary.failed_before = len(manifest.done), len(manifest.failures)
     if on_failure is not None:
         for path, reason in manifest.failures:
             on_failure(path, reason)
     items = [item for item in items if item.group >= 0 or item.input not in manifest.done]
-    tally.total = tally.before + len(items)
-    if not tally.total:
-        raise InputError(f"{job.source}: holds no picture.")
+    summary.total = summary.before + len(items)
+    if not summary.total:
+        raise InputError(f"{job.source}: has no images.")
     if not items:
-        return tally
+        return summary
     ray = _start_ray(job)
     try:
-        with overseen(on_silence, lambda: _where_to_look(ray)) as sign:
+        with watchdog(on_stall, lambda: _explain_stall(ray)) as heartbeat:
             for row in _stream(ray, job, items, manifest):
-                sign()
+                heartbeat()
                 if not manifest.add(row):
                     continue
-                tally.done += row["status"] == "done"
-                tally.failed += row["status"] == "failed"
-                tally.total = max(tally.total, tally.before + tally.done + tally.failed)
+                summary.done += row["status"] == "done"
+                summary.failed += row["status"] == "failed"
+                finished = summary.before + summary.done + summary.failed
+                summary.total = max(summary.total, finished)
                 if row["status"] == "failed" and on_failure is not None:
                     on_failure(row["input"], row["reason"])
                 if progress is not None:
-                    progress(tally.before + tally.done + tally.failed, tally.total)
+                    progress(finished, summary.total)
     finally:
         manifest.flush()
         ray.shutdown()
-    return tally
+    return summary
 
 
-def _where_to_look(ray: Any) -> str:
-    """Say what may keep a job from going on."""
+def _explain_stall(ray: Any) -> str:
     node = ray._private.worker._global_node
-    logs = "" if node is None else f" Ray writes its log in {node.get_logs_dir_path()}."
-    free = available_memory() / 2**30
-    words = (
-        f"{free:.1f} GB of memory are free here; where it runs short Ray ends copies of the model and starts them again"
+    logs = "" if node is None else f" Ray writes its log to {node.get_logs_dir_path()}."
+    return (
+        f"{available_memory() / 2**30:.1f} GB of memory are free on this machine. When memory runs out, Ray ends and"
+        f" restarts workers: lower --actors, or stop other programs.{logs}"
     )
-    return f"{words}: lower --actors, or end what else takes it.{logs}"
 
 
 def _identity(job: BatchJob, segmenter: Segmenter) -> dict[str, Any]:
+    """Return the settings that must not change when a job is resumed."""
     return {
         "weights_sha256": segmenter.card.weights_sha256, "source": job.source, "format": job.format,
         "precision": job.precision, "engine": job.engine,
@@ -153,7 +149,7 @@ def _start_ray(job: BatchJob) -> Any:
 
     Raises:
         MissingExtraError: It is not installed.
-        RunError: The cluster does not answer.
+        RunError: The cluster does not respond.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_USAGE_STATS_REPORT_URL"] = "http://127.0.0.1:9"
@@ -164,17 +160,16 @@ def _start_ray(job: BatchJob) -> Any:
         raise MissingExtraError("ray", "ray", "fullconv batch") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     if job.address is None:
-        options |= {"num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
-        options |= {"include_dashboard": False}
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
-        with _nothing_to_ask() if job.address is None else nullcontext():
+        with _block_cloud_detection() if job.address is None else nullcontext():
             ray.init(address=job.address, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        token = (
-            "" if os.environ.get("RAY_AUTH_MODE") else " One with a token is joined where RAY_AUTH_MODE=token is set."
-        )
-        words = f"no Ray cluster answers at {job.address} ({error}). Start one: ray start --head.{token}"
-        raise RunError(words) from error
+        token = "" if os.environ.get("RAY_AUTH_MODE") else " For a cluster with a token, set RAY_AUTH_MODE=token."
+        raise RunError(
+            f"no Ray cluster responds at {job.address} ({error}). Start one: ray start --head.{token}"
+        ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -184,16 +179,16 @@ def _start_ray(job: BatchJob) -> Any:
 
 
 @contextmanager
-def _nothing_to_ask() -> Iterator[None]:
-    """Start Ray's own processes with a home folder that says which cluster this is: none.
+def _block_cloud_detection() -> Iterator[None]:
+    """Start Ray's own processes with a home folder whose cluster file names no cluster.
 
-    Without that file in the home folder, Ray asks a cloud's metadata address what machine it is on, also when its reports
-    are switched off. Workers get the user's home back.
+    Without that file in the home folder, Ray asks a cloud's metadata address what machine it is on, also when its usage
+    reports are off. Workers get the user's home back.
     """
     home = Path(tempfile.gettempdir()) / f"fullconv-ray-{os.getpid()}"
     home.mkdir(exist_ok=True)
     (home / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
-    before = _homes()
+    before = _home_variables()
     os.environ.update(dict.fromkeys(before, str(home)))
     try:
         yield
@@ -202,27 +197,27 @@ def _nothing_to_ask() -> Iterator[None]:
         atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 
-def _homes() -> dict[str, str]:
-    """Return the variables that say where the user's home is."""
+def _home_variables() -> dict[str, str]:
+    """Return the environment variables that locate the user's home."""
     return {name: os.environ[name] for name in ("HOME", "USERPROFILE") if name in os.environ}
 
 
 def _stream(ray: Any, job: BatchJob, items: list[Item], manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Yield the row of each picture as it is finished, in any order."""
-    import pyarrow
-
+    """Yield the row of each image as it is finished, in any order."""
     rows = [vars(item) for item in items]
-    tables = [pyarrow.Table.from_pylist(rows[a : a + BLOCK]) for a in range(0, len(rows), BLOCK)]
-    done = frozenset(name for name in manifest.done if "#" in name)
-    known = ray.put(done)
+    table = import_arrow().Table
+    blocks = [table.from_pylist(rows[start : start + BLOCK_SIZE]) for start in range(0, len(rows), BLOCK_SIZE)]
+    finished_rows = ray.put(frozenset(name for name in manifest.done if "#" in name))
+    model = Path(job.model)
+    reachable = str(model.resolve()) if model.exists() and not is_url(job.model) else job.model  # from any folder
     gpu = job.device.startswith("cuda")
     actors = job.actors or max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))
-    # Loading needs processors, too, and waits more than it computes.
-    loading = ray.data.from_arrow(tables).flat_map(_Load(known, _homes()), num_cpus=0.25)
-    predicted = loading.map_batches(
+    # Loading needs CPUs, too, and waits more than it computes.
+    loaded = ray.data.from_arrow(blocks).flat_map(_Loader(finished_rows, _home_variables()), num_cpus=0.25)
+    predicted = loaded.map_batches(
         _Predictor,
-        fn_constructor_kwargs={"job": job, "model": _reachable(job.model), "homes": _homes()},
-        compute=ray.data.ActorPoolStrategy(size=min(actors, max(1, len(tables)))),
+        fn_constructor_kwargs={"job": job, "model": reachable, "home": _home_variables()},
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(blocks))),
         batch_size=8,
         batch_format="pyarrow",
         num_cpus=0 if gpu else 0.75,
@@ -232,62 +227,47 @@ def _stream(ray: Any, job: BatchJob, items: list[Item], manifest: Manifest) -> I
         yield from block.to_pylist()
 
 
-def _reachable(model: str) -> str:
-    """Return a path that other processes of this machine find, whatever folder they work in."""
-    path = Path(model)
-    return str(path.resolve()) if path.exists() and not is_url(model) else model
+class _Loader:
+    """Loads the images of an item, in a task of Ray's."""
 
-
-class _Load:
-    """Loads the pictures of an item, where Ray runs it."""
-
-    def __init__(self, done: Any, homes: dict[str, str]) -> None:
-        self.done, self.homes = done, homes
+    def __init__(self, finished_rows: Any, home: dict[str, str]) -> None:
+        self.finished_rows, self.home = finished_rows, home
 
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         import ray
 
-        os.environ.update(self.homes)  # credentials for URLs lie there
-
-        done = ray.get(self.done) if row["group"] >= 0 else frozenset()
-        return list(load_item(row, done))
+        os.environ.update(self.home)  # credentials for URLs lie there
+        return list(load_item(row, ray.get(self.finished_rows) if row["group"] >= 0 else frozenset()))
 
 
 class _Predictor:
-    """A copy of the model: encoded pictures in, rows of the manifest out; the label maps are written on the way."""
+    """A worker with the model: takes encoded images, writes label maps, returns rows of the manifest."""
 
-    def __init__(self, job: BatchJob, model: str, homes: dict[str, str]) -> None:
+    def __init__(self, job: BatchJob, model: str, home: dict[str, str]) -> None:
         import torch
 
-        os.environ.update(homes)
-
+        os.environ.update(home)
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
         self.segmenter = load(model, precision=job.precision, engine=job.engine, device=job.device)
-        self.place, self.format = Place(job.out), job.format
+        self.folder, self.format = ResultFolder(job.out), job.format
         self.labels = self.segmenter.card.labels()
 
     def __call__(self, batch: Any) -> Any:
-        import pyarrow
+        rows = [self.predict(image) for image in batch.to_pylist()]
+        return import_arrow().Table.from_pylist(rows, schema=manifest_schema())
 
-        schema = pyarrow.schema([
-            ("input", pyarrow.string()), ("output", pyarrow.string()), ("status", pyarrow.string()),
-            ("reason", pyarrow.string()), ("pixels", pyarrow.list_(pyarrow.int64())), ("seconds", pyarrow.float64()),
-        ])  # fmt: skip
-        return pyarrow.Table.from_pylist([self.row(picture) for picture in batch.to_pylist()], schema=schema)
-
-    def row(self, picture: dict[str, Any]) -> dict[str, Any]:
-        """Predict one picture and write its label map."""
+    def predict(self, image: dict[str, Any]) -> dict[str, Any]:
+        """Predict an image and write its label map; returns its row."""
         start = time.perf_counter()
-        result = {"input": picture["input"], "output": None, "status": "failed", "reason": picture["reason"] or None,
-                  "pixels": None}  # fmt: skip
-        if not picture["reason"]:
+        row = {"input": image["input"], "output": None, "status": "failed", "reason": image["reason"] or None,
+               "pixels": None}  # fmt: skip
+        if not image["reason"]:
             try:
-                label_map = self.segmenter.predict(picture["content"]).label_map
-                name = f"{picture['output']}.png"
-                result["output"] = self.place.write(name, encode(label_map, self.labels, self.format))
-                result["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
-                result["status"] = "done"
+                label_map = self.segmenter.predict(image["content"]).label_map
+                row["output"] = self.folder.write(f"{image['output']}.png", encode(label_map, self.labels, self.format))
+                row["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
+                row["status"] = "done"
             except FullconvError as error:
-                words = str(error).removeprefix("bytes: ").removeprefix(f"{PLAIN} ")
-                result["reason"] = f"{picture['input']}: {words}"
-        return result | {"seconds": time.perf_counter() - start}
+                message = str(error).removeprefix("bytes: ").removeprefix(f"{PLAIN} ")
+                row["reason"] = f"{image['input']}: {message}"
+        return row | {"seconds": time.perf_counter() - start}

@@ -1,4 +1,4 @@
-"""What a batch job has done: a row a picture, in Parquet files that are only ever whole."""
+"""The manifest of a batch job: one row per image, in Parquet files that are written atomically."""
 
 from __future__ import annotations
 
@@ -8,85 +8,90 @@ import time
 from typing import Any
 
 from fullconv.errors import RunError
-from fullconv.scale.storage import Place, import_arrow
+from fullconv.scale.storage import ResultFolder, import_arrow
 
 FOLDER = "manifest"
 JOB = "batch.json"
-ROWS, SECONDS = 2000, 15.0
+FLUSH_ROWS, FLUSH_SECONDS = 2000, 15.0
 """A file is written after so many rows, or so many seconds."""
 
 
+def manifest_schema() -> Any:
+    """Return the Arrow schema of a manifest's rows."""
+    pyarrow = import_arrow()
+    text = pyarrow.string()
+    return pyarrow.schema([
+        ("input", text), ("output", text), ("status", text), ("reason", text),
+        ("pixels", pyarrow.list_(pyarrow.int64())), ("seconds", pyarrow.float64()),
+    ])  # fmt: skip
+
+
 class Manifest:
-    """The manifest of a folder of results.
+    """The manifest in a folder of results.
 
     Args:
-        place: The folder of results.
-        job: What must be the same for a job to go on: model and settings.
-        resume: Go on where a manifest is.
+        folder: The folder of results.
+        job: Model and settings, which must be the same when a job is resumed.
+        resume: Continue an existing manifest.
 
     Raises:
-        RunError: There is a manifest and this is no resume, or it is another job's.
+        RunError: There is a manifest and `resume` is false, or it belongs to another job.
     """
 
-    def __init__(self, place: Place, job: dict[str, Any], resume: bool) -> None:
-        self.place = place
-        before = place.read(JOB)
-        if before is not None and not resume:
-            raise RunError(f"{place.url}: holds results of a batch job. Go on with it by --resume, or give another -o.")
-        if before is not None:
-            _compare(json.loads(before), job, place.url)
+    def __init__(self, folder: ResultFolder, job: dict[str, Any], resume: bool) -> None:
+        self.folder = folder
         self.done: set[str] = set()
         self.failures: list[tuple[str, str]] = []
-        """Input and reason of what an earlier attempt could not do."""
-        self._next = 0
+        """Input and reason of the images that failed in an earlier attempt."""
+        self._part = 0
         self._rows: list[dict[str, Any]] = []
-        self._written = time.monotonic()
-        for name in place.names(FOLDER, ".parquet"):
-            self._take(name)
-        if before is None:
-            place.write(JOB, (json.dumps(job, indent=1) + "\n").encode())
+        self._flushed = time.monotonic()
+        existing = folder.read(JOB)
+        if existing is None:
+            self._read_parts()
+            folder.write(JOB, (json.dumps(job, indent=1) + "\n").encode())
+            return
+        if not resume:
+            raise RunError(f"{folder.url}: holds results of a batch job. Continue it with --resume, or set another -o.")
+        before = json.loads(existing)
+        for key, value in job.items():
+            if before.get(key) != value:
+                raise RunError(
+                    f"{folder.url}: this job was started with {key} = {before.get(key)}, not {value}. Resume it with the same"
+                    " value, or set another -o."
+                )
+        self._read_parts()
 
-    def _take(self, name: str) -> None:
+    def _read_parts(self) -> None:
         pyarrow = import_arrow()
-        content = self.place.read(name)
-        assert content is not None
-        table = pyarrow.parquet.read_table(io.BytesIO(content), columns=["input", "status", "reason"])
-        self.done.update(table.column("input").to_pylist())
-        columns = zip(*(table.column(key).to_pylist() for key in ("input", "status", "reason")), strict=True)
-        self.failures += [(path, reason) for path, status, reason in columns if status == "failed"]
-        self._next = max(self._next, int(name.rpartition("-")[2].removesuffix(".parquet")) + 1)
+        columns = ["input", "status", "reason"]
+        for name in self.folder.list_files(FOLDER, ".parquet"):
+            content = self.folder.read(name)
+            assert content is not None
+            table = pyarrow.parquet.read_table(io.BytesIO(content), columns=columns)
+            rows = list(zip(*(table.column(key).to_pylist() for key in columns), strict=True))
+            self.done.update(path for path, _, _ in rows)
+            self.failures += [(path, reason) for path, status, reason in rows if status == "failed"]
+            self._part = max(self._part, int(name.rpartition("-")[2].removesuffix(".parquet")) + 1)
 
     def add(self, row: dict[str, Any]) -> bool:
-        """Add a picture's row unless it is there already; say whether it was added."""
+        """Add an image's row and return true, or return false where the manifest has it already."""
         if row["input"] in self.done:
             return False
         self.done.add(row["input"])
         self._rows.append(row)
-        if len(self._rows) >= ROWS or time.monotonic() - self._written > SECONDS:
+        if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
         return True
 
     def flush(self) -> None:
         """Write the rows that are not on disk yet."""
-        self._written = time.monotonic()
+        self._flushed = time.monotonic()
         if not self._rows:
             return
         pyarrow = import_arrow()
-        schema = pyarrow.schema([
-            ("input", pyarrow.string()), ("output", pyarrow.string()), ("status", pyarrow.string()),
-            ("reason", pyarrow.string()), ("pixels", pyarrow.list_(pyarrow.int64())), ("seconds", pyarrow.float64()),
-        ])  # fmt: skip
         buffer = io.BytesIO()
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(self._rows, schema=schema), buffer)
-        self.place.write(f"{FOLDER}/part-{self._next:06}.parquet", buffer.getvalue())
-        self._next += 1
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(self._rows, schema=manifest_schema()), buffer)
+        self.folder.write(f"{FOLDER}/part-{self._part:06}.parquet", buffer.getvalue())
+        self._part += 1
         self._rows = []
-
-
-def _compare(before: dict[str, Any], job: dict[str, Any], url: str) -> None:
-    for key, value in job.items():
-        if before.get(key) != value:
-            raise RunError(
-                f"{url}: this job was begun with {key} = {before.get(key)}, not {value}. Go on with the same, or give"
-                " another -o."
-            )

@@ -1,4 +1,4 @@
-"""Folders and files anywhere fsspec reaches: this machine, S3, Google, Azure, memory."""
+"""Files on this machine or anywhere that fsspec reaches: S3, Google, Azure, memory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ from fullconv.errors import InputError, MissingExtraError, OutputError
 from fullconv.storage import write_bytes
 
 _PROTOCOLS = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-}
-"""Packages that fsspec needs for URLs that begin so."""
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
+}  # fmt: skip
+"""Packages that fsspec needs for a URL's protocol."""
 
 
 def import_arrow() -> Any:
-    """Return pyarrow.parquet's package.
+    """Import pyarrow with pyarrow.parquet.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -36,12 +30,12 @@ def import_arrow() -> Any:
     return pyarrow
 
 
-def open_place(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str) -> tuple[Any, str]:
     """Return the file system of a path or URL, and the path in it.
 
     Raises:
         MissingExtraError: fsspec is not installed.
-        InputError: The URL begins with something that nothing here reads; the message names what to install.
+        InputError: No installed package reads URLs of this protocol; the message names the package to install.
     """
     try:
         import fsspec
@@ -50,14 +44,13 @@ def open_place(url: str) -> tuple[Any, str]:
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(str(url))
     except (ImportError, ValueError) as error:
-        protocol = str(url).partition("://")[0]
-        package = _PROTOCOLS.get(protocol)
-        advice = (
+        package = _PROTOCOLS.get(str(url).partition("://")[0])
+        fix = (
             f"Run: pip install {package}"
             if package
-            else "Give a folder, a list, a Parquet file or a URL such as s3://..."
+            else "Use a folder, a list, a Parquet file or a URL such as s3://..."
         )
-        raise InputError(f"{url}: cannot be opened ({error}). {advice}") from error
+        raise InputError(f"{url}: cannot be opened ({error}). {fix}") from error
     return found
 
 
@@ -67,7 +60,7 @@ def read_url(url: str) -> bytes:
     Raises:
         InputError: It cannot be read.
     """
-    fs, path = open_place(url)
+    fs, path = open_filesystem(url)
     try:
         content: bytes = fs.cat_file(path)
     except Exception as error:  # each file system has errors of its own
@@ -80,11 +73,11 @@ def _reason(error: BaseException) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Say whether a source is a URL rather than a path."""
+    """Whether a source is a URL rather than a path."""
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text) is not None
 
 
-class Place:
+class ResultFolder:
     """A folder of results: local, or anywhere that fsspec writes."""
 
     def __init__(self, url: str) -> None:
@@ -92,11 +85,11 @@ class Place:
         self._local = None if is_url(url) else Path(url)
 
     def path(self, name: str) -> str:
-        """Return the full name of a file in it."""
+        """Return the full name of a file in the folder."""
         return f"{self.url}/{name}" if self._local is None else (self._local / name).as_posix()
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file whole or not at all; return its full name.
+        """Write a file atomically and return its full name.
 
         Raises:
             OutputError: It cannot be written.
@@ -104,10 +97,10 @@ class Place:
         if self._local is not None:
             write_bytes(self._local / name, [content])
             return self.path(name)
-        fs, path = open_place(self.path(name))
+        fs, path = open_filesystem(self.path(name))
         try:
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            fs.pipe_file(path, content)  # object stores show an object only when it is whole
+            fs.pipe_file(path, content)  # object stores show an object only when it is complete
         except Exception as error:
             raise OutputError(f"{self.path(name)}: cannot be written ({_reason(error)}).") from error
         return self.path(name)
@@ -116,25 +109,25 @@ class Place:
         """Return the content of a file; None where there is none.
 
         Raises:
-            OutputError: It is there, and cannot be read.
+            OutputError: It exists, and cannot be read.
         """
-        fs, path = open_place(self.path(name))
+        fs, path = open_filesystem(self.path(name))
         try:
             content: bytes = fs.cat_file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except Exception as error:  # each file system has errors of its own
+        except Exception as error:
             raise OutputError(f"{self.path(name)}: cannot be read ({_reason(error)}).") from error
         return content
 
-    def names(self, folder: str, suffix: str) -> Iterator[str]:
-        """Yield the names, relative to the place, of the files of a folder that end so, sorted."""
-        fs, path = open_place(self.path(folder))
+    def list_files(self, folder: str, suffix: str) -> Iterator[str]:
+        """Yield the names, relative to this folder, of the files of a subfolder with a suffix, sorted."""
+        fs, path = open_filesystem(self.path(folder))
         try:
-            found = sorted(str(entry) for entry in fs.ls(path, detail=False))
+            entries = sorted(str(entry) for entry in fs.ls(path, detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return
-        for entry in found:
+        for entry in entries:
             name = entry.rpartition("/")[2]
             if name.endswith(suffix) and not name.startswith("."):
                 yield f"{folder}/{name}"

@@ -1,4 +1,4 @@
-"""Says when nothing comes any more: a job whose copies end again and again, for want of memory, would be silent for ever."""
+"""Report when a job has stalled: workers that end again and again, out of memory, would otherwise be silent for ever."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from contextlib import contextmanager
 
 from fullconv.profiling import duration
 
-PATIENCE = 120.0
-"""Seconds without a picture after which, and every so often, it is said."""
+STALL_SECONDS = 120.0
+"""Time without a finished image after which, and every so often, a stall is reported."""
 
 
 @contextmanager
-def overseen(
-    say: Callable[[str], None] | None, hint: Callable[[], str], patience: float = PATIENCE
+def watchdog(
+    report: Callable[[str], None] | None, hint: Callable[[], str], stall_seconds: float = STALL_SECONDS
 ) -> Iterator[Callable[[], None]]:
-    """Watch over a job from a thread.
+    """Watch a job from a thread.
 
     Args:
-        say: Gets a sentence each time that so many seconds have passed without a sign of life; None for nobody.
-        hint: Returns what to look at; asked when it is said.
-        patience: Those seconds.
+        report: Receives a message each time that `stall_seconds` have passed without a heartbeat; None drops it.
+        hint: Returns what to check; called when a stall is reported.
+        stall_seconds: Time without a heartbeat that counts as a stall.
 
     Yields:
-        A function to call at each sign of life.
+        The heartbeat: a function to call at each sign of progress.
     """
     last = time.monotonic()
-    over = threading.Event()
+    ended = threading.Event()
 
-    def sign() -> None:
+    def heartbeat() -> None:
         nonlocal last
         last = time.monotonic()
 
     def watch() -> None:
-        said = 0
-        while not over.wait(patience / 8):
-            quiet = int((time.monotonic() - last) / patience)
-            if quiet > said and say is not None:
-                say(f"No picture was finished in the last {duration(quiet * patience)}. {hint()}")
-            said = quiet
+        reported = 0
+        while not ended.wait(stall_seconds / 8):
+            stalls = int((time.monotonic() - last) / stall_seconds)
+            if stalls > reported and report is not None:
+                report(f"No image was finished in the last {duration(stalls * stall_seconds)}. {hint()}")
+            reported = stalls
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield sign
+        yield heartbeat
     finally:
-        over.set()
+        ended.set()
         thread.join()
