@@ -139,14 +139,14 @@ def load_item(row: dict[str, Any], done: frozenset[str] = frozenset()) -> Iterat
         column = pyarrow.parquet.ParquetFile(file).read_row_group(item.group, columns=[item.column]).column(0)
         for number, value in enumerate(column, item.first):
             name = f"{item.input}#{number}"
-            content = value.as_py()
-            if isinstance(content, dict):  # as Hugging Face's data sets hold images
-                content = content.get("bytes")
+            image = value.as_py()
+            if isinstance(image, dict):  # as Hugging Face's data sets hold images
+                image = image.get("bytes")
             if name not in done:
-                reason = "" if content else "the row holds no image"
+                reason = "" if image else "the row holds no image"
                 yield {
                     "input": name,
                     "output": f"{item.output}/{number:08}",
-                    "content": content or b"",
+                    "content": image or b"",
                     "reason": reason,
                 }
