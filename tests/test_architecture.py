@@ -43,12 +43,12 @@ CORE = [
 LAZY_DOORS = {"", "geometry", "tiling", "engines", "data", "predict", "rasters", "scale", "serve", "report"}
 """Packages that may load their public names on first use, because some need torch and others do not."""
 
-IMPORT_BY_NAME = {"_lazy.py", "engines/_optional.py"}
+IMPORT_BY_NAME = {"_lazy.py", "engines/_optional.py", "nn/timm_models.py"}
 """The only modules that import by a computed name: lazy doors, and extras that may be missing."""
 
 LAZY_IMPORTS = {
     "torch", "torchvision", "timm", "safetensors", "rich", "jinja2", "pycocotools", "tomli_w",
-    "matplotlib", "IPython", "rasterio", "tifffile", "pyogrio", "pillow_heif", "onnx", "onnxscript", "onnxruntime",
+    "matplotlib", "IPython", "rasterio", "tifffile", "pyogrio", "pillow_heif", "onnx", "onnxscript", "onnxruntime", "psutil",
     "openvino", "nncf",
     "fastapi", "uvicorn", "prometheus_client", "python_multipart", "starlette", "ray", "fsspec", "pyarrow",
     "tensorboard", "wandb",

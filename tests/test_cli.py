@@ -20,8 +20,9 @@ from PIL import Image
 
 import fullconv
 from fullconv.cli import COMMANDS, main, model_table
-from fullconv.cli.console import Progress, use_utf8
+from fullconv.cli.console import Progress
 from fullconv.cli.learn import collect, exit_code
+from fullconv.cli.startup import use_utf8
 from fullconv.cli.use import parse_bytes, parse_tile
 from fullconv.errors import FullconvError, RecipeError
 from fullconv.labels import read_label_map

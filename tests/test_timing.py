@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
 import time
@@ -14,14 +13,12 @@ import torch
 from PIL import Image
 
 from fullconv.cli import main
-from fullconv.cli.console import starting
 from fullconv.nn import build
 from fullconv.profiling import (
     DECODING,
     NETWORK,
     READING,
     REST,
-    STARTING,
     UPSAMPLING,
     is_profiling,
     open_binary,
@@ -174,42 +171,3 @@ def test_without_the_option_nothing_is_said(model, tmp_path, capsys):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     assert main(["predict", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]) == 0
     assert "went" not in capsys.readouterr().err
-
-
-def test_the_collector_rests_while_a_command_starts_and_then_leaves_its_modules_alone():
-    def fail() -> None:
-        with starting():
-            assert not gc.isenabled()
-            raise ValueError("no")
-
-    assert gc.isenabled()
-    before = gc.get_freeze_count()
-    try:
-        with profile() as times, pytest.raises(ValueError, match="no"):
-            fail()
-        assert gc.isenabled()
-        assert gc.get_freeze_count() > before
-        assert STARTING in times.main
-    finally:
-        gc.unfreeze()
-    gc.disable()
-    try:
-        with starting():
-            pass
-        assert not gc.isenabled(), "who had stopped it wants it stopped"
-    finally:
-        gc.unfreeze()
-        gc.enable()
-
-
-def test_after_a_command_the_collector_is_as_it_was(tmp_path, capsys):
-    assert main(["predict", "nothing.onnx", "nothing.png", "-o", str(tmp_path / "out")]) == 2
-    assert "nothing.onnx" in capsys.readouterr().err
-    assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
-    gc.freeze()  # by a program that calls this one
-    try:
-        assert main(["predict", "nothing.onnx", "nothing.png", "-o", str(tmp_path / "out")]) == 2
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()

@@ -12,11 +12,13 @@ import platform
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -89,6 +91,8 @@ def ordered_map(
         ahead: Items under way or finished before they are asked for; twice as many as threads by default.
         pool: Threads to use instead of new ones; it stays open.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     ahead = 2 * threads if ahead is None else ahead
     pending: deque[Future[Result]] = deque()
     with nullcontext(pool) if pool else ThreadPoolExecutor(threads, thread_name_prefix="fullconv-map") as executor:

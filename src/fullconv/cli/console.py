@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -12,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fullconv.errors import RecipeError, nearest
-from fullconv.profiling import STARTING, profile, timed
+from fullconv.profiling import profile
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,19 +28,6 @@ SECONDS_BETWEEN_LINES = 30.0
 
 class TerminatedError(BaseException):
     """The process got SIGTERM; like KeyboardInterrupt no error that anything should handle on the way."""
-
-
-def use_utf8() -> None:
-    """Write UTF-8 whatever the system's code page is; what is no UTF-8 in a file's name is shown escaped.
-
-    A stream that the parent has closed, as services do, is replaced by the null device.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (as long as the process)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def complain(text: str) -> None:
@@ -154,24 +139,6 @@ def tell_times(wanted: bool) -> Iterator[None]:
     finally:
         if times is not None:
             say("\n".join(times.lines()))
-
-
-@contextmanager
-def starting() -> Iterator[None]:
-    """Time the start of a command, and keep the garbage collector out of it.
-
-    The modules that are imported are no garbage, and looking for some among them takes a tenth of the start. They are left
-    alone until `main` ends.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with timed(STARTING):
-            yield
-    finally:
-        gc.freeze()
-        if collecting:
-            gc.enable()
 
 
 class Progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import signal
 import sys
@@ -18,17 +17,17 @@ import typer
 from fullconv._version import __version__
 from fullconv.cli.batch import batch
 from fullconv.cli.bench import bench
-from fullconv.cli.console import SIGTERM_CODE, TerminatedError, complain, listen, print_json, use_utf8
+from fullconv.cli.console import SIGTERM_CODE, TerminatedError, complain, listen, print_json
 from fullconv.cli.data import check, convert
 from fullconv.cli.deploy import export
 from fullconv.cli.foreign import compare, import_model
 from fullconv.cli.learn import debug, demo, train
 from fullconv.cli.models import info, models
 from fullconv.cli.serve import serve
+from fullconv.cli.startup import process_settings, use_utf8
 from fullconv.cli.track import rank, runs
 from fullconv.cli.use import evaluate, predict
 from fullconv.errors import FullconvError, nearest
-from fullconv.system import retain_freed
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -97,12 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         Ctrl-C and SIGTERM. A bug is raised, and so keeps its traceback and ends the process with 1.
     """
     started = time.monotonic()
-    frozen = gc.get_freeze_count()
     arguments = list(sys.argv[1:] if argv is None else argv)
     use_utf8()
     listen()
     try:
-        with _sigterm_raises(), retain_freed():
+        with _sigterm_raises(), process_settings():
             code = _run(arguments, started)
             sys.stdout.flush()
             return code
@@ -125,9 +123,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_stdout()
         complain(f"the results cannot be written to stdout ({error.strerror or error}).")
         return 2
-    finally:
-        if not frozen:
-            gc.unfreeze()
 
 
 def _run(arguments: list[str], started: float) -> int:

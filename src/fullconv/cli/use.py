@@ -16,7 +16,6 @@ from fullconv.cli.console import (
     print_rich,
     results_only,
     say,
-    starting,
     stop_requests,
     tell_times,
 )
@@ -33,6 +32,7 @@ from fullconv.cli.options import (
     Tta,
     Workers,
 )
+from fullconv.cli.startup import lower_thread_priority, starting
 
 if TYPE_CHECKING:
     from fullconv.card import Card
@@ -252,7 +252,6 @@ def _tell_blending(segmenter: Segmenter) -> None:
 def _predict(segmenter: Segmenter, job: PredictJob, progress: Progress) -> RunSummary:
     """Predict all pictures, and say how many there were, also where it is stopped."""
     from fullconv.predict import RunSummary, predict_files
-    from fullconv.system import lower_thread_priority
 
     tally = RunSummary()
     try:

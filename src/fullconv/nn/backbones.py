@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError, WeightsError, first_line, nearest
-from fullconv.nn import _lazy_timm
+from fullconv.nn import timm_models
 from fullconv.nn.pretrained import is_cached, load_renamed, read_weights, resolve_weights
 from fullconv.nn.surgery import adapt_in_channels
 
@@ -65,7 +65,6 @@ def make_same_padding_static(module: nn.Module) -> list[str]:
 
     Pools with size-dependent padding have no static form here and are returned by name.
     """
-    _lazy_timm.defer()
     from timm.layers.conv2d_same import Conv2dSame
 
     left = []
@@ -209,8 +208,8 @@ def check_name(name: str) -> None:
         NetworkError: There is no such model.
     """
     plain = name.split(".")[0]
-    if not _lazy_timm.is_model(plain):
-        known = [*_lazy_timm.all_models(), "tiny", "alexnet", "googlenet"]
+    if not timm_models.is_model(plain):
+        known = [*timm_models.all_models(), "tiny", "alexnet", "googlenet"]
         raise NetworkError(f"there is no backbone '{name}'.{nearest(plain, known)} `fullconv models` lists them.")
 
 
@@ -219,10 +218,10 @@ def _create(name: str, in_channels: int, file: Path | None, settings: dict[str, 
     common = {"features_only": True, "in_chans": in_channels, **settings}
     if file is None:
         with _quiet():
-            return _lazy_timm.create(name, pretrained=False, **common)
+            return timm_models.create(name, pretrained=False, **common)
     source = {"state_dict": read_weights(file), "file": None, "hf_hub_id": None, "url": ""}
     with _quiet(), _missing_keys() as missing:
-        body = _lazy_timm.create(name, pretrained=True, pretrained_cfg_overlay=source, **common)
+        body = timm_models.create(name, pretrained=True, pretrained_cfg_overlay=source, **common)
     for module in body.modules():  # timm keeps the whole file in the model otherwise
         if isinstance(config := getattr(module, "pretrained_cfg", None), dict):
             config.pop("state_dict", None)
@@ -337,7 +336,7 @@ def _nearest_that_can(name: str) -> str:
     """Name the tested backbone whose number of parameters is nearest."""
     with torch.device("meta"), _quiet():
         try:
-            size = sum(p.numel() for p in _lazy_timm.create(name, pretrained=False, num_classes=0).parameters()) / 1e6
+            size = sum(p.numel() for p in timm_models.create(name, pretrained=False, num_classes=0).parameters()) / 1e6
         except Exception:  # any family may refuse the meta device; then a middling size serves as well
             size = 25.0
     close = min(
@@ -500,7 +499,6 @@ def _no_dilation(name: str, output_stride: int) -> None:
 def _vgg(
     name: str, strides: Sequence[int], in_channels: int, file: Path | None, fc: bool, dropout: float, width: float
 ) -> VggBackbone:
-    _lazy_timm.defer()
     from torchvision.models.vgg import cfgs, make_layers
 
     letter = {"11": "A", "13": "B", "16": "D", "19": "E"}[name[3:5]]

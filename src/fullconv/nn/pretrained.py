@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fullconv import modelfile
 from fullconv.errors import WeightsError
-from fullconv.nn import _lazy_timm
+from fullconv.nn import timm_models
 from fullconv.storage import atomic_path, cache_folder
 
 
@@ -44,7 +44,7 @@ def pretrained_cfg(backbone: str) -> PretrainedCfg:
         entry = AlexNet_Weights.IMAGENET1K_V1 if backbone == "alexnet" else GoogLeNet_Weights.IMAGENET1K_V1
         return PretrainedCfg(entry.url, entry.url.rsplit("/", 1)[1], "bsd-3-clause")
     try:
-        config = _lazy_timm.pretrained(backbone)
+        config = timm_models.pretrained(backbone)
     except RuntimeError:  # a tag that the model does not have
         config = None
     tag = f".{config.tag}" if config is not None and config.tag else ""

@@ -16,7 +16,7 @@ from fullconv.dataset_constants import channel_means
 from fullconv.errors import DataError, RunError
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, card_excess, read_header
-from fullconv.nn import Network, _lazy_timm, build
+from fullconv.nn import Network, build, timm_models
 from fullconv.nn.pretrained import pretrained_cfg
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe
@@ -125,7 +125,7 @@ def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
 
 def _pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std that a backbone's published weights were trained with."""
-    config = None if backbone in ("alexnet", "googlenet") else _lazy_timm.pretrained(backbone)
+    config = None if backbone in ("alexnet", "googlenet") else timm_models.pretrained(backbone)
     if config is None:
         return IMAGENET_MEAN, IMAGENET_STD
     return tuple(config.mean), tuple(config.std)
