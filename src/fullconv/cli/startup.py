@@ -140,8 +140,11 @@ class _LazyPackages:
 
                 return version("timm")
             if name == "timm.data":
-                if hasattr(constants := sys.modules["timm.data.constants"], attribute):
-                    return getattr(constants, attribute)
+                import timm.data.constants  # noqa: F401  # a small module with the names that encoders import
+
+                constants = vars(sys.modules["timm.data.constants"])
+                if attribute in constants:
+                    return constants[attribute]
             if not self._completing and any(map(_is_loading, [n for n in sys.modules if n.startswith("timm.models.")])):
                 raise ImportError(f"{name} is required as a whole, for {attribute}")  # not while half of it is loaded
             self._complete(name)
