@@ -14,7 +14,7 @@ from PIL import Image
 
 from fullconv import Segmenter, build, open_dataset
 from fullconv.cli import main
-from fullconv.data.formats.area import rings_cover
+from fullconv.data.formats.rasterize import rasterize_polygon
 from fullconv.labels import VOID
 
 pytest.importorskip("rasterio")
@@ -30,7 +30,7 @@ maps = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), ele
 def painted(found, shape, background=0):
     label_map = np.full(shape, background, np.uint8)
     for outline in found:
-        top, left, inside = rings_cover([outline.points], *shape)
+        top, left, inside = rasterize_polygon([outline.points], *shape)
         label_map[top : top + inside.shape[0], left : left + inside.shape[1]][inside] = outline.index
     return label_map
 

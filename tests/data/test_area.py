@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as tools
 from rasterio.features import rasterize
 
-from fullconv.data.formats.area import Bits, oval_covers, rings_cover
-from fullconv.data.formats.shapes import turned_box
+from fullconv.data.formats.rasterize import PackedMask, rasterize_ellipse, rasterize_polygon, rotated_box
 
 SIZE = (23, 31)
 coordinate = st.floats(-40, 70).map(lambda x: round(x, 2) + 0.003)  # never on the middle of a pixel
@@ -43,7 +42,7 @@ def by_winding(rings, size):
 def test_rings_cover_the_pixels_whose_centre_is_inside(rings):
     left, right = (by_winding([[(x + shift, y) for x, y in r] for r in rings], SIZE) for shift in (-1e-9, 1e-9))
     clear = left == right  # of an edge through a centre, rounding decides
-    np.testing.assert_array_equal(whole(rings_cover(rings, *SIZE))[clear], left[clear])
+    np.testing.assert_array_equal(whole(rasterize_polygon(rings, *SIZE))[clear], left[clear])
     assert clear.mean() > 0.8
 
 
@@ -57,15 +56,15 @@ def test_gdal_draws_the_same_polygon_with_a_hole(centre, radius, corners, share)
     rings = [star(radius), star(radius * share)]
     closed = [[*points, points[0]] for points in rings]
     theirs = rasterize([({"type": "Polygon", "coordinates": closed}, 1)], out_shape=SIZE, dtype="uint8")
-    np.testing.assert_array_equal(whole(rings_cover(rings, *SIZE)), theirs.astype(bool))
+    np.testing.assert_array_equal(whole(rasterize_polygon(rings, *SIZE)), theirs.astype(bool))
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
 @given(st.integers(-9, 40), st.integers(-9, 40), st.integers(1, 30), st.integers(1, 30))
 def test_coco_draws_the_same_box(x, y, w, h):
-    box = turned_box((x, y, x + w, y + h))
+    box = rotated_box((x, y, x + w, y + h))
     theirs = tools.decode(tools.merge(tools.frPyObjects([[c for p in box for c in p]], *SIZE)))
-    np.testing.assert_array_equal(whole(rings_cover([box], *SIZE)), theirs.astype(bool))
+    np.testing.assert_array_equal(whole(rasterize_polygon([box], *SIZE)), theirs.astype(bool))
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,14 +73,14 @@ def test_an_oval_covers_the_pixels_whose_centre_is_inside(x, y, rx, ry, degrees)
     v, u = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     turned = ((u - x) + 1j * (v - y)) * np.exp(-1j * math.radians(degrees))
     distance = (turned.real / rx) ** 2 + (turned.imag / ry) ** 2
-    ours = whole(oval_covers((x, y, rx, ry, degrees), *SIZE))
+    ours = whole(rasterize_ellipse((x, y, rx, ry, degrees), *SIZE))
     clear = abs(distance - 1) > 1e-9
     np.testing.assert_array_equal(ours[clear], (distance <= 1)[clear])
 
 
 def test_a_box_turns_clockwise_about_its_centre_or_a_corner():
-    np.testing.assert_allclose(turned_box((0, 0, 4, 2), 90), [(3, -1), (3, 3), (1, 3), (1, -1)], atol=1e-12)
-    np.testing.assert_allclose(turned_box((0, 0, 4, 2), 90, (0, 0)), [(0, 0), (0, 4), (-2, 4), (-2, 0)], atol=1e-12)
+    np.testing.assert_allclose(rotated_box((0, 0, 4, 2), 90), [(3, -1), (3, 3), (1, 3), (1, -1)], atol=1e-12)
+    np.testing.assert_allclose(rotated_box((0, 0, 4, 2), 90, (0, 0)), [(0, 0), (0, 4), (-2, 4), (-2, 0)], atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,12 +91,12 @@ def test_packed_bits_cover_what_was_packed(seed, h, w, top, left):
     for y, x in np.argwhere(bits):
         if 0 <= y + top < SIZE[0] and 0 <= x + left < SIZE[1]:
             expected[y + top, x + left] = True
-    np.testing.assert_array_equal(whole(Bits.of(bits).cover(*SIZE, top, left)), expected)
+    np.testing.assert_array_equal(whole(PackedMask.pack(bits).cover(*SIZE, top, left)), expected)
 
 
 @pytest.mark.parametrize(
     "rings", [[[(0, 0)]], [[(1, 1), (1, 1), (1, 1)]], [[(5, 2.5), (9, 2.5)]], [[(-9, 3), (-1, 3), (-1, 9)]]]
 )
 def test_what_has_no_area_covers_nothing(rings):
-    assert not whole(rings_cover(rings, *SIZE)).any()
-    assert not whole(oval_covers((5, 5, 0, 3, 0), *SIZE)).any()
+    assert not whole(rasterize_polygon(rings, *SIZE)).any()
+    assert not whole(rasterize_ellipse((5, 5, 0, 3, 0), *SIZE)).any()

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset
-from fullconv.data.formats.bounds import Frame
-from fullconv.data.formats.shapes import DrawnMask, Shape
+from fullconv.data.formats.rasterize import DrawnMask, Shape
+from fullconv.data.formats.shape_issues import BoundsCheck
 from fullconv.data.samples import Sample
 from fullconv.errors import InputError
 from fullconv.images import read_image
@@ -164,17 +164,17 @@ def test_coordinates_of_another_unit_are_told(tmp_path, points, told):
 @pytest.mark.parametrize(
     ("shape", "outside"),
     [
-        (Shape("oval", 1, (-9.0, 5.0, 3.0, 3.0, 0.0)), True),
-        (Shape("coco-polygon", 1, ((1.0, 30.0, 9.0, 30.0, 9.0, 39.0),)), True),
-        (Shape("rectangle", 1, (1.0, 1.0, 9.0, 9.0)), False),
-        (Shape("line", 1, ((40.0, 1.0), (44.0, 9.0))), True),
-        (Shape("polygon", 1, (((1.0, 1.0), (9.0, 1.0), (9.0, 9.0)),)), False),
-        (Shape("coco-rle", 1, {}), False),
+        (Shape("ellipse", (-9.0, 5.0, 3.0, 3.0, 0.0)), True),
+        (Shape("coco-polygon", ((1.0, 30.0, 9.0, 30.0, 9.0, 39.0),)), True),
+        (Shape("pil-rectangle", (1.0, 1.0, 9.0, 9.0)), False),
+        (Shape("pil-line", ((40.0, 1.0), (44.0, 9.0))), True),
+        (Shape("pil-polygon", (((1.0, 1.0), (9.0, 1.0), (9.0, 9.0)),)), False),
+        (Shape("coco-rle", {}), False),
     ],
 )
 def test_a_shape_of_any_kind_that_lies_outside_is_told(tmp_path, shape, outside):
-    frame = Frame()
-    inside = Shape("area", 1, (((1.0, 1.0), (30.0, 1.0), (9.0, 9.0)),))
+    frame = BoundsCheck()
+    inside = Shape("polygon", (((1.0, 1.0), (30.0, 1.0), (9.0, 9.0)),))
     mask = DrawnMask(tmp_path, "", tmp_path, (24, 32), 0, (inside, shape))
     frame.add(Sample("p", tmp_path, {"": mask}), mask, (24, 32))
     assert [one.code for one in frame.problems()] == ["outside-picture"] * outside

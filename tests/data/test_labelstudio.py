@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.data import inspect, open_dataset
-from fullconv.data.formats.strokes import unpack_strokes
+from fullconv.data.formats.brush_rle import unpack_brush_rle
 from synthetic.labelstudio import BOX, POLYGON, SIZE, make, row, strokes
 
 
@@ -149,5 +149,5 @@ def test_the_picture_gives_the_size_where_a_shape_has_none(tmp_path):
 @given(st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 9), st.integers(1, 90))
 def test_strokes_are_unpacked_as_they_were_packed(seed, share, height, width):
     bits = np.repeat(np.random.default_rng(seed).random((height, -(-width // 9))) < share, 9, axis=1)[:, :width]
-    np.testing.assert_array_equal(unpack_strokes(strokes(bits), height, width), bits)
-    assert unpack_strokes(strokes(bits), width + 1, height) is None
+    np.testing.assert_array_equal(unpack_brush_rle(strokes(bits), height, width), bits)
+    assert unpack_brush_rle(strokes(bits), width + 1, height) is None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fullconv.data.problems import Problem, problem
-from fullconv.data.text_files import column, read_rows, read_text
+from fullconv.data.text_files import column, load_rows, load_text
 from fullconv.errors import DataError
 from fullconv.labels import Color, format_color
 
@@ -26,10 +25,7 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
     Raises:
         DataError: It cannot be read, or colours are out of 0 to 255.
     """
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from error
+    lines = load_text(path, "Save it as UTF-8 text.").splitlines()
     names: list[str] = []
     colors: list[Color | None] = []
     for number, line in enumerate(lines, 1):
@@ -89,10 +85,9 @@ def read_color_table(root: Path) -> dict[str, Any]:
     path = next((root / name for name in ("class_dict.csv", "label_colors.txt") if (root / name).is_file()), None)
     if path is None:
         return {}
-    try:
-        found = _csv_colors(read_rows(path)) if path.suffix == ".csv" else _text_colors(read_text(path).splitlines())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Save it as UTF-8 text, or remove it.") from error
+    fix = "Save it as UTF-8 text, or remove it."
+    is_csv = path.suffix == ".csv"
+    found = _csv_colors(load_rows(path, fix)) if is_csv else _text_colors(load_text(path, fix).splitlines())
     colors: dict[str, str] = {}
     found = list(dict.fromkeys(found))
     for name, color in found:

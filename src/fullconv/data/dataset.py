@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from fullconv.card import Labels
 from fullconv.data.config import DataSettings, parse_settings, read_settings, with_classes
 from fullconv.data.files import Folder, open_root
-from fullconv.data.formats import Found
-from fullconv.data.formats.table import detect, enter
+from fullconv.data.formats import FormatResult, detect, enter_root, read
 from fullconv.data.label_mapping import MaskCoding, make_coding
 from fullconv.data.labels.infer import infer_classes
 from fullconv.data.problems import BadDataError, Problem, errors, of_head
@@ -216,7 +215,7 @@ def find_root(path: str | os.PathLike[str], format: str | None = None) -> Path: 
     Raises:
         DataError: There is no such folder, or it is empty or cannot be read.
     """
-    return enter(open_root(path), format)
+    return enter_root(open_root(path), format)
 
 
 def open_with(
@@ -244,7 +243,7 @@ def open_with(
                 f"{root / 'data.toml'}: {key} is for folders of pictures and masks, not for the format {row.family}."
                 " Take it out, or convert the data first: fullconv convert."
             )
-    found = row.read(folder, settings)
+    found = read(row, folder, settings)
     settings = _complete(settings, found, root)
     splits, problems = _split(found, settings, root, folds, fold)
     problems += folder.problems()
@@ -268,7 +267,7 @@ def open_with(
     )
 
 
-def _complete(settings: DataSettings, found: Found, root: Path) -> DataSettings:
+def _complete(settings: DataSettings, found: FormatResult, root: Path) -> DataSettings:
     """Add the keys that the format knows to those that the user gave."""
     if not found.settings:
         return settings
@@ -277,7 +276,7 @@ def _complete(settings: DataSettings, found: Found, root: Path) -> DataSettings:
 
 
 def _split(
-    found: Found, settings: DataSettings, root: Path, folds: int | None, fold: int | None
+    found: FormatResult, settings: DataSettings, root: Path, folds: int | None, fold: int | None
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
     problems = list(found.problems)
     splits = with_groups(found.splits, settings, root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import defaultdict
@@ -15,7 +14,7 @@ from pathlib import Path
 from fullconv.data.config import SPLITS, DataSettings, inside
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.text_files import column, composed, read_rows, read_text
+from fullconv.data.text_files import column, composed, load_rows, load_text
 from fullconv.errors import DataError
 
 VAL_SHARE = 0.2
@@ -147,10 +146,7 @@ def _compile(text: str, root: Path) -> re.Pattern[str]:
 
 def _read_groups(root: Path, name: str) -> dict[str, str]:
     path = root / _inside(root, "groups", name)
-    try:
-        rows = read_rows(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}). It is a CSV file of lines stem,group.") from error
+    rows = load_rows(path, "It is a CSV file of lines stem,group.")
     wrong = next((i for i, row in enumerate(rows, 1) if len(row) < 2), None)
     if wrong is not None:
         raise DataError(f"{path}, line {wrong}: has no group. Write lines stem,group.")
@@ -262,12 +258,7 @@ def _find(line: str, known: Mapping[str, Sample | None]) -> Sample | None:
 
 def read_list(path: Path) -> list[str]:
     """Return the lines of a text file that are not empty."""
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). It is a text file with a stem or path a line."
-        ) from error
+    lines = load_text(path, "It is a text file with a stem or path a line.").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

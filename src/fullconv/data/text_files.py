@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from fullconv.errors import DataError
+
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -23,6 +25,18 @@ def read_text(path: Path) -> str:
     """
     data = path.read_bytes()
     return data.decode(_encoding(data)).replace("\r\n", "\n")
+
+
+def load_text(path: Path, fix: str) -> str:
+    """Read a text file of a data set.
+
+    Raises:
+        DataError: It cannot be read; the message ends with `fix`.
+    """
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). {fix}") from error
 
 
 def beginning(path: Path, size: int) -> str:
@@ -44,16 +58,19 @@ def both_ends(path: Path, size: int) -> tuple[str, str]:
     return head.decode(encoding, "replace"), tail.decode(plain.get(encoding, encoding), "replace")
 
 
-def read_rows(path: Path) -> list[list[str]]:
-    """Read a CSV file whose cells are apart by commas, semicolons or tabs, whichever its first line has most of.
+def load_rows(path: Path, fix: str) -> list[list[str]]:
+    """Read a CSV file separated by commas, semicolons or tabs, whichever its first line has most of.
 
     Raises:
-        OSError, UnicodeDecodeError, csv.Error: It cannot be read.
+        DataError: It cannot be read; the message ends with `fix`.
     """
-    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    lines = [line for line in load_text(path, fix).splitlines() if line.strip()]
     first = lines[0] if lines else ""
     delimiter = max(",;\t", key=first.count)
-    return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+    try:
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read ({error}). {fix}") from error
 
 
 def column(heading: Sequence[str], *names: str) -> int | None:

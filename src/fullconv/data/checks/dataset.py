@@ -15,8 +15,7 @@ from fullconv.data.checks.palettes import Palettes
 from fullconv.data.class_files import similar_classes
 from fullconv.data.config import read_table
 from fullconv.data.dataset import Dataset
-from fullconv.data.formats.bounds import Frame
-from fullconv.data.formats.shapes import DrawnMask
+from fullconv.data.formats import BoundsCheck, DrawnMask
 from fullconv.data.labels.diagnose import Numbering
 from fullconv.data.labels.histogram import Census, void_numbers
 from fullconv.data.labels.infer import color_problem
@@ -58,7 +57,7 @@ class Tally:
         self.pairing = Pairing()
         self.appearance = Appearance(self.names)
         self._numbers: NDArray[np.uint8] | None = None
-        self.frame = Frame()
+        self.frame = BoundsCheck()
 
     def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
         """Count one sample."""

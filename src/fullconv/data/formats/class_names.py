@@ -1,8 +1,7 @@
-"""Classes of annotations that name what they draw; what no shape covers is `unlabeled`."""
+"""Class names of annotations; pixels that no shape covers are `unlabeled`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,12 +15,12 @@ BACKGROUND = ("background", "_background_", "__background__", "bg")
 _IGNORED = (VOID_NAME, "__ignore__", "_ignore_", "ignore")
 
 
-class Naming:
-    """From the names in annotation files to class indices.
+class ClassNames:
+    """Maps the names in annotation files to class indices.
 
     Args:
-        settings: What the user says: classes, unlabeled.
-        names: All names in the annotations, in their order.
+        settings: The user's settings: classes, unlabeled.
+        names: All names in the annotations, in order.
         root: The data folder.
     """
 
@@ -29,7 +28,7 @@ class Naming:
         for key in ("values", "colors"):
             if getattr(settings, key) is not None:
                 raise DataError(
-                    f"{root / 'data.toml'}: {key} is for masks that are pictures. Take it out: names count."
+                    f"{root / 'data.toml'}: {key} is for masks that are image files. Remove it: names count."
                 )
         self._root = root
         there = list(dict.fromkeys(name for name in names if name not in _IGNORED))
@@ -38,7 +37,7 @@ class Naming:
             self.classes = list(settings.classes)
             if rest is None and self.classes[0] in there and self.classes[0].lower() not in BACKGROUND:
                 raise DataError(
-                    f"{root / 'data.toml'}: what no shape covers would be '{self.classes[0]}', which shapes draw, too."
+                    f"{root / 'data.toml'}: pixels without a shape would be '{self.classes[0]}', which shapes draw, too."
                     ' Put "background" first in classes, or set unlabeled = "void".'
                 )
         else:
@@ -52,50 +51,48 @@ class Naming:
         self.unlabeled = VOID if self.rest == VOID_NAME else self._index.get(self.rest, 0)
         self._boxes = settings.boxes
         self._unknown: dict[str, list[str]] = {}
-        self._counts: Counter[str] = Counter()
+        self._any_shape = False
 
     def index(self, name: str, stem: str) -> int | None:
-        """Return the class index (or VOID) of a name in the annotation of a picture; None is remembered."""
+        """Return the class index (or VOID) of a name in the annotation of an image; None, which is reported, if it has none."""
         if (found := self._index.get(name)) is None:
             self._unknown.setdefault(name, []).append(stem)
-        self._counts[name] += 1
+        self._any_shape = True
         return found
 
     @property
     def key(self) -> str:
-        """What a drawn mask depends on."""
+        """The settings that a drawn mask depends on."""
         return f"{self._boxes}|{self.unlabeled}|{'|'.join(self.classes)}"
 
     def problems(self) -> list[Problem]:
-        """Say what the rest is, and which names are no class."""
-        words = f"what no shape covers is '{self.rest}'"
-        found = [problem("unlabeled", "note", [], words, 'Set unlabeled in data.toml for another class, or "void".')]
-        remedy = "Give all shapes of a class the same name."
-        found += similar_classes(self.classes, remedy)
+        """Return the class of unlabeled pixels as a note, and the names that are not classes."""
+        cause = f"pixels without a shape are '{self.rest}'"
+        found = [problem("unlabeled", "note", [], cause, 'Set unlabeled in data.toml for another class, or "void".')]
+        fix = "Give all shapes of a class the same name."
+        found += similar_classes(self.classes, fix)
         for name, stems in self._unknown.items():
-            words = f"shapes are called '{name}', which is not among the classes"
-            remedy = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"
-            found.append(problem("unknown-class", "error", stems, words, remedy, stems))
+            cause = f"shapes are called '{name}', which is not among the classes"
+            fix = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"
+            found.append(problem("unknown-class", "error", stems, cause, fix, stems))
         return found
 
-    def settings(self, told: Sequence[Problem] = ()) -> dict[str, object]:
+    def settings(self, problems: Sequence[Problem] = ()) -> dict[str, object]:
         """Return the keys of data.toml that follow.
 
         Args:
-            told: What is wrong with the files: those that cannot be read are the reason where nothing is drawn.
+            problems: Problems with the files: those that cannot be read are the reason if nothing is drawn.
 
         Raises:
             BadDataError: There are fewer than two classes.
         """
-        unread = [one for one in told if one.code == "unreadable"]
-        if len(self.classes) < 2 and unread and not self._counts:
-            raise BadDataError(str(self._root), unread)
         if len(self.classes) < 2:
-            words = "annotations draw nothing, so there is no class to learn"
-            if self._counts:
-                words = (
-                    f"annotations draw only '{self.classes[0]}', and a network needs two classes or more to tell apart"
-                )
-            remedy = 'Draw shapes, or name all classes in data.toml: classes = ["background", "..."].'
-            raise BadDataError(str(self._root), [problem("few-classes", "error", [], words, remedy)])
+            unreadable = [found for found in problems if found.code == "unreadable"]
+            if unreadable and not self._any_shape:
+                raise BadDataError(str(self._root), unreadable)
+            cause = "annotations draw nothing, so there is no class to learn"
+            if self._any_shape:
+                cause = f"annotations draw only '{self.classes[0]}', but a network needs at least two classes"
+            fix = 'Draw shapes, or list all classes in data.toml: classes = ["background", "..."].'
+            raise BadDataError(str(self._root), [problem("few-classes", "error", [], cause, fix)])
         return {"classes": self.classes}

@@ -1,110 +1,105 @@
-"""COCO: a JSON file with images, annotations and categories; polygons and run lengths by pycocotools."""
+"""COCO: a JSON file with images, annotations and categories."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats import Format, Found
-from fullconv.data.formats.class_names import Naming
-from fullconv.data.formats.image_index import Locator, unique
-from fullconv.data.formats.shape_issues import Remarks
-from fullconv.data.formats.shapes import DrawnMask, Shape, number, outline_length, turned_box, unpack
-from fullconv.data.formats.tables import read_json
-from fullconv.data.problems import Problem, problem
-from fullconv.data.samples import Sample
+from fullconv.data.formats.base import FormatResult, split_in
+from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
+from fullconv.data.formats.image_index import ImageIndex, unique
+from fullconv.data.formats.json_io import number, read_json, size
+from fullconv.data.formats.rasterize import Shape, rotated_box
 from fullconv.data.text_files import both_ends
 from fullconv.errors import DataError
-from fullconv.labels import VOID
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
-_HEAD = re.compile(r'\{\s*"(images|annotations|categories|info|licenses)"\s*:')
-_LOOKED_AT = 1 << 16
-"""Bytes of the beginning and of the end that are searched for the keys: they may stand in any order."""
-_LONGEST = 10_000_000
+_START = re.compile(r'\{\s*"(images|annotations|categories|info|licenses)"\s*:')
+_SEARCHED_BYTES = 1 << 16
+"""Bytes of the beginning and of the end that are searched for the keys, which may be in any order."""
+_MAX_OUTLINE = 10_000_000
 """Pixels around the outlines of one annotation; pycocotools walks them in fifths, and keeps every step."""
-_OTHER = re.compile(r"captions_|person_keypoints_|panoptic_|image_info_")
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_NOT_SEGMENTATION = re.compile(r"captions_|person_keypoints_|panoptic_|image_info_")
 
 
 def _files(folder: Folder) -> list[Path]:
     found = []
-    for inner in ("", *(f for f in folder.folders.values())):
+    for inner in ("", *folder.folders.values()):
         for path in folder.files("*.json", inner):
-            if not _OTHER.match(path.name):
-                head, tail = both_ends(path, _LOOKED_AT)
-                keys = set(_KEYS.findall(f"{head}\n{tail}"))
-                begins = head.lstrip().startswith("{") and len(keys) > 1
-                if (begins or _HEAD.match(head.lstrip())) and '"imagePath"' not in head:
+            if not _NOT_SEGMENTATION.match(path.name):
+                head, tail = both_ends(path, _SEARCHED_BYTES)
+                start = head.lstrip()
+                has_keys = start.startswith("{") and len(set(_KEYS.findall(f"{head}\n{tail}"))) > 1
+                if (has_keys or _START.match(start)) and '"imagePath"' not in head:
                     found.append(path)
     return found
 
 
 def detect(folder: Folder, settings: DataSettings) -> str | None:
     """Find JSON files with COCO's lists."""
-    if settings.masks:
-        return None
-    files = _files(folder)
+    files = [] if settings.masks else _files(folder)
     return files[0].relative_to(folder.root).as_posix() if files else None
 
 
-def read(folder: Folder, settings: DataSettings) -> Found:
-    """Draw the annotations of every picture, in their order in the file."""
-    found = Found(splits={})
+def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
+    """Parse the annotations of every image, in their order in the file."""
     tables = {path: _load(path) for path in _files(folder)}
-    categories = {
-        (_id(row, "id"), str(row.get("name"))): None for table in tables.values() for row in table["categories"]
-    }
+    categories = dict.fromkeys(
+        (_id(row, "id"), str(row.get("name"))) for table in tables.values() for row in table["categories"]
+    )
     ordered = sorted(categories, key=lambda pair: (not isinstance(pair[0], int), str(pair[0]).zfill(12)))
-    naming = Naming(settings, [name for _, name in ordered], folder.root)
-    locator = Locator(folder, settings)
-    reader = _Reader(naming, Remarks(settings, "void"))
+    images: dict[tuple[str, Path], AnnotatedImage] = {}
     taken: set[str] = set()
-    drawn: dict[tuple[str, Path], DrawnMask] = {}
-    twice: list[str] = []
+    differing: dict[str, None] = {}
     for path, table in tables.items():
-        split = _split_of(path, folder.root)
-        reader.where = path.name
-        found.problems += _repeated(table, path)
+        split = next(filter(None, map(split_in, (path.stem, *reversed(path.relative_to(folder.root).parts[:-1])))), "")
+        _report_repeated_ids(result, table, path)
         names = {_id(entry, "id"): str(entry.get("name")) for entry in table["categories"]}
-        by_picture: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for entry in table["annotations"]:
-            by_picture[_id(entry, "image_id")].append(entry)
-        known = {_id(image, "id") for image in table["images"]}
+            by_image[_id(entry, "image_id")].append(entry)
+        unlisted: dict[str, list[str]] = defaultdict(list)
         for image in table["images"]:
             name = str(image.get("file_name", ""))
-            picture = locator.find(name, path.parent, split)
-            if picture is None:
+            if (found := index.find(name, path.parent, split)) is None:
                 continue
             stem = PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/")
-            first = drawn.get((split, picture))
+            first = images.get((split, found))
             stem = stem if first is not None else unique(stem, taken, prefix=split or path.stem)
-            size = (image.get("height"), image.get("width"))
-            whole = all(type(side) is int and side > 0 for side in size)
-            shapes = tuple(reader.shapes(by_picture[_id(image, "id")], names, stem, size if whole else None))
-            mask = DrawnMask(path, f"{stem}|{naming.key}", picture, size if whole else None, naming.unlabeled, shapes)
-            if first is not None:  # a copy of a file says the same again
-                twice += [name] if first.shapes != shapes else []
-                continue
-            drawn[split, picture] = mask
-            found.splits.setdefault(split, []).append(Sample(stem, picture, {"": mask}))
-        if lost := [str(_id(entry, "id")) for key, drawn in by_picture.items() if key not in known for entry in drawn]:
-            words = f"annotations of {path.name} belong to no picture of its images, and are left out"
-            found.problems.append(
-                problem("orphan-annotation", "warning", lost, words, f"Correct their image_id in {path.name}.")
-            )
-    named = {name for one in found.problems if one.code == "repeated-id" for name in one.files}
-    if twice := [name for name in dict.fromkeys(twice) if name not in named]:
-        words = "pictures stand there several times with different annotations, of which only the first count"
-        remedy = "Put all annotations of a picture below one entry of images, in one file."
-        found.problems.append(problem("repeated-id", "error", twice, words, remedy))
-    found.problems += locator.problems(any(found.splits.values())) + naming.problems() + reader.problems()
-    found.settings = naming.settings()
-    return found
+            stated = size(image.get("height"), image.get("width"))
+            annotations = []
+            for entry in by_image[_id(image, "id")]:
+                if (category := names.get(_id(entry, "category_id"))) is None:
+                    unlisted[str(entry.get("category_id"))].append(stem)
+                else:
+                    annotations.append(_annotation(entry, category, stated, path.name))
+            if first is None:
+                images[split, found] = AnnotatedImage(name, found, stem, stated, split, annotations, path, key=stem)
+            elif first.shapes != annotations:  # otherwise a copy of the file
+                differing[name] = None
+        for category, stems in unlisted.items():
+            cause = f"annotations have category_id {category}, which is not in categories of {path.name}"
+            fix = f"Add the category to {path.name}, or correct the annotations."
+            result.report("unknown-class", "error", list(dict.fromkeys(stems)), cause, fix, stems)
+        known = {_id(image, "id") for image in table["images"]}
+        lost = [str(_id(entry, "id")) for key, entries in by_image.items() if key not in known for entry in entries]
+        cause = f"annotations of {path.name} have an image_id that is not in images, and are omitted"
+        result.report("orphan-annotation", "warning", lost, cause, f"Correct their image_id in {path.name}.")
+    reported = {name for found in result.problems if found.code == "repeated-id" for name in found.files}
+    cause = "images are listed several times with different annotations, of which only the first count"
+    fix = "Put all annotations of an image below one entry of images, in one file."
+    result.report("repeated-id", "error", [name for name in differing if name not in reported], cause, fix)
+    nested = [image.stem for image in images.values() if any(map(_has_nested_ring, image.shapes))]
+    cause = "annotations have an outline inside another of their own; COCO unites outlines, so it is not a hole"
+    fix = "If it should be one, export masks or RLE instead of polygons."
+    result.report("outline-in-outline", "warning", nested, cause, fix)
+    return Annotations([name for _, name in ordered], images.values(), "void", repeats_allowed=True)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -112,144 +107,111 @@ def _load(path: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         entries = table.get(key) if isinstance(table, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DataError(f"{path}: has no list '{key}', so it is no COCO file. Export it again.")
+            raise DataError(f"{path}: has no list '{key}', so it is not a COCO file. Export it again.")
     nameless = [str(entry.get("id")) for entry in table["categories"] if entry.get("name") in (None, "")]
     if nameless:
         raise DataError(f"{path}: category {nameless[0]} has no name. Give it one, or export it again.")
     if any("segments_info" in entry for entry in table["annotations"][:10]):
-        raise DataError(f"{path}: is a panoptic file, which is not read. Export segmentations, or remove it.")
+        raise DataError(f"{path}: is a panoptic file, which is not supported. Export segmentations, or remove it.")
     return dict(table)
 
 
-def _repeated(table: dict[str, Any], path: Path) -> list[Problem]:
-    """Name ids that stand for several pictures or several names, so that nobody knows whose an annotation is."""
-    found = []
-    for key, what, words in (("images", "file_name", "pictures"), ("categories", "name", "categories")):
+def _report_repeated_ids(result: FormatResult, table: dict[str, Any], path: Path) -> None:
+    """Report ids of several images or categories, and images with several ids: their annotations are ambiguous."""
+    for key, column in (("images", "file_name"), ("categories", "name")):
         by_id: dict[int | str, set[str]] = defaultdict(set)
         for entry in table[key]:
-            by_id[_id(entry, "id")].add(str(entry.get(what)))
+            by_id[_id(entry, "id")].add(str(entry.get(column)))
         several = [f"{number} ({', '.join(sorted(names))})" for number, names in by_id.items() if len(names) > 1]
-        if several:
-            cause = f"several {words} of {path.name} have the same id, so it is not clear whose the annotations are"
-            found.append(problem("repeated-id", "error", several, cause, f"Give each an id of its own in {path.name}."))
+        cause = f"several {key} of {path.name} have the same id, so their annotations are ambiguous"
+        result.report("repeated-id", "error", several, cause, f"Give each an id of its own in {path.name}.")
     by_name: dict[str, set[int | str]] = defaultdict(set)
     for entry in table["images"]:
         by_name[str(entry.get("file_name"))].add(_id(entry, "id"))
-    if twice := [name for name, ids in by_name.items() if len(ids) > 1]:
-        cause = f"pictures stand in {path.name} under several ids, so each has only a part of its annotations"
-        found.append(
-            problem("repeated-id", "error", twice, cause, f"Leave one of each in {path.name}, with all of them.")
-        )
-    return found
-
-
-def _split_of(path: Path, root: Path) -> str:
-    inner = path.relative_to(root)
-    for text in (inner.stem, *reversed(inner.parts[:-1])):
-        for word in re.findall(r"[a-z]+", text.lower()):
-            if word in _SPLITS:
-                return _SPLITS[word]
-    return ""
+    cause = f"images have several ids in {path.name}, so each entry has only some of their annotations"
+    fix = f"Keep one entry of each in {path.name}, with all annotations."
+    result.report("repeated-id", "error", [name for name, ids in by_name.items() if len(ids) > 1], cause, fix)
 
 
 def _id(entry: dict[str, Any], key: str) -> int | str:
-    """Return a number or text that tells entries apart, whatever is written there."""
+    """Return an id as a number if possible: some programs write one as text and its counterpart as a number."""
     value = entry.get(key)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        return int(value)  # some programs write one as text and its like as a number
+        return int(value)
     return value if isinstance(value, int) else str(value)
 
 
-class _Reader:
-    """Turns annotations into shapes, and remembers what is no shape."""
+def _annotation(entry: dict[str, Any], name: str, image_size: tuple[int, int] | None, file: str) -> Annotation:
+    is_void = bool(entry.get("iscrowd"))
+    if not entry.get("segmentation") and (corners := _box_corners(entry.get("bbox"))) is not None:
+        return Annotation("box", name, (Shape("polygon", (corners,)),), is_box=True, is_void=is_void)
+    shape = _shape(entry.get("segmentation"), image_size)
+    if shape is None:
+        return Annotation(f"segmentation in {file}", name)
+    return Annotation("segmentation", name, (shape,), no_area=not shape.points, is_void=is_void)
 
-    def __init__(self, naming: Naming, remarks: Remarks) -> None:
-        self.naming, self.remarks = naming, remarks
-        self.inner: list[str] = []
-        self.where = ""
-        """Name of the file that is read."""
-        self.unlisted: dict[tuple[str, str], list[str]] = {}
-        """Pictures by file and category_id that is not in its categories."""
 
-    def shapes(
-        self, entries: list[dict[str, Any]], names: dict[Any, str], stem: str, size: tuple[int, int] | None
-    ) -> list[Shape]:
-        found = []
-        for entry in entries:
-            name = names.get(_id(entry, "category_id"))
-            if name is None:
-                self.unlisted.setdefault((self.where, str(entry.get("category_id"))), []).append(stem)
-                continue
-            if (label := self.naming.index(name, stem)) is None:
-                continue
-            if entry.get("iscrowd"):
-                label = VOID
-            if not entry.get("segmentation") and (box := _box(entry.get("bbox"))) is not None:
-                found += self.remarks.box(stem, Shape("area", label, (box,)))
-            elif (shape := self._shape(entry, label, size)) is not None and not shape.points:
-                self.remarks.flat(stem, "segmentation")
-            elif shape is not None:
-                self.remarks.extent(shape)
-                found.append(shape)
-                self.inner += [stem] if shape.kind == "coco-polygon" and _has_inner_ring(shape.points) else []
-            else:
-                self.remarks.bad(stem, f"segmentation in {self.where}")
-        return found
-
-    def _shape(self, entry: dict[str, Any], label: int, size: tuple[int, int] | None) -> Shape | None:
-        outline = entry.get("segmentation")
-        if isinstance(outline, dict):
-            counts = outline.get("counts")
-            stated = outline.get("size")
-            if not isinstance(stated, list) or len(stated) != 2 or (size is not None and tuple(stated) != size):
-                return None
-            runs = unpack(counts) if isinstance(counts, str) else counts
-            whole = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
-            if not whole or sum(runs) != stated[0] * stated[1]:  # type: ignore[arg-type]
-                return None
-            return Shape("coco-rle", label, {"size": list(stated), "counts": counts})
-        if not isinstance(outline, list) or not outline:
+def _shape(outline: object, image_size: tuple[int, int] | None) -> Shape | None:
+    if isinstance(outline, dict):
+        counts, stated = outline.get("counts"), outline.get("size")
+        if not isinstance(stated, list) or len(stated) != 2 or (image_size is not None and tuple(stated) != image_size):
             return None
-        rings = outline if isinstance(outline[0], list) else [outline]
-        good: list[tuple[float, ...]] = []
-        for ring in rings:
-            values = [number(value) for value in ring] if isinstance(ring, list) else []
-            corners = tuple(value for value in values if value is not None)
-            if len(corners) < 6 or len(corners) % 2 or len(corners) < len(values):
-                return None
-            if len(set(zip(corners[::2], corners[1::2], strict=True))) > 2:  # else it covers nothing
-                good.append(corners)
-        if sum(map(outline_length, good)) > _LONGEST:
+        runs = unpack_rle(counts) if isinstance(counts, str) else counts
+        valid = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
+        if not valid or sum(runs) != stated[0] * stated[1]:  # type: ignore[arg-type]
             return None
-        return Shape("coco-polygon", label, tuple(good))
-
-    def problems(self) -> list[Problem]:
-        found = self.remarks.problems()
-        for (file, category), stems in self.unlisted.items():
-            words = f"annotations have category_id {category}, which is not in categories of {file}"
-            remedy = f"Add the category to {file}, or correct the annotations."
-            found.append(problem("unknown-class", "error", list(dict.fromkeys(stems)), words, remedy, stems))
-        if self.inner:
-            words = "annotations have an outline inside another one of theirs; COCO adds outlines up, so it is no hole"
-            remedy = "If it should be one, export masks or run lengths instead of polygons."
-            found.append(problem("outline-in-outline", "warning", list(dict.fromkeys(self.inner)), words, remedy))
-        return found
-
-
-def _has_inner_ring(rings: tuple[tuple[float, ...], ...]) -> bool:
-    """Whether the box of one ring lies strictly inside that of another."""
-    boxes = [(min(r[::2]), min(r[1::2]), -max(r[::2]), -max(r[1::2])) for r in rings]
-    return any(all(a < b for a, b in zip(one, two, strict=True)) for one in boxes for two in boxes)
+        return Shape("coco-rle", {"size": list(stated), "counts": counts})
+    if not isinstance(outline, list) or not outline:
+        return None
+    rings: list[tuple[float, ...]] = []
+    for ring in outline if isinstance(outline[0], list) else [outline]:
+        values = [number(value) for value in ring] if isinstance(ring, list) else []
+        corners = tuple(value for value in values if value is not None)
+        if len(corners) < 6 or len(corners) % 2 or len(corners) < len(values):
+            return None
+        if len(set(zip(corners[::2], corners[1::2], strict=True))) > 2:  # otherwise it covers nothing
+            rings.append(corners)
+    return Shape("coco-polygon", tuple(rings)) if sum(map(_outline_length, rings)) <= _MAX_OUTLINE else None
 
 
-def _box(value: object) -> tuple[tuple[float, float], ...] | None:
+def unpack_rle(text: str) -> list[int] | None:
+    """Return the runs of a compressed RLE; None if it is invalid, which pycocotools does not check."""
+    runs: list[int] = []
+    value, shift = 0, 0
+    for char in text:
+        code = ord(char) - 48
+        if not 0 <= code < 64 or shift > 30:
+            return None
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return None if shift else runs
+
+
+def _outline_length(ring: Sequence[float]) -> float:
+    """Return the length of a flat ring (x, y, x, y, ...) in pixels."""
+    corners = list(zip(ring[::2], ring[1::2], strict=True))
+    return sum(math.dist(one, two) for one, two in zip(corners, [*corners[1:], corners[0]], strict=True))
+
+
+def _has_nested_ring(annotation: Annotation) -> bool:
+    """Whether the box of one ring of a polygon lies strictly inside that of another."""
+    for shape in annotation.shapes:
+        if shape.type == "coco-polygon":
+            boxes = [(min(r[::2]), min(r[1::2]), -max(r[::2]), -max(r[1::2])) for r in shape.points]
+            return any(all(a < b for a, b in zip(one, two, strict=True)) for one in boxes for two in boxes)
+    return False
+
+
+def _box_corners(value: object) -> tuple[tuple[float, float], ...] | None:
     """Return the corners of [x, y, width, height]."""
     if not isinstance(value, list) or len(value) != 4:
         return None
     found = [part for entry in value if (part := number(entry)) is not None]
     if len(found) < 4 or min(found[2:]) <= 0:
         return None
-    return turned_box((found[0], found[1], found[0] + found[2], found[1] + found[3]))
-
-
-FORMATS = (Format("coco", "coco", detect, read),)
+    return rotated_box((found[0], found[1], found[0] + found[2], found[1] + found[3]))

@@ -1,28 +1,25 @@
-"""CVAT's "Segmentation mask 1.1": masks in VOC's folders, and labelmap.txt, which says what their colours mean."""
+"""CVAT's "Segmentation mask 1.1": masks in VOC's folders, and labelmap.txt, which defines their colors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config import DataSettings
-from fullconv.data.files import Folder, Pictures
-from fullconv.data.formats import Format, Found
-from fullconv.data.formats.file_lists import told_twice
+from fullconv.data.config import SPLITS, DataSettings
+from fullconv.data.files import Folder
+from fullconv.data.formats.base import FormatResult, split_of
+from fullconv.data.formats.file_lists import report_overlap
 from fullconv.data.formats.voc import listed_stem
-from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import read_list
-from fullconv.data.text_files import read_text
+from fullconv.data.text_files import load_text
 from fullconv.dataset_constants import LABELS
 from fullconv.errors import DataError
 from fullconv.labels import format_color
 
 _LINE = re.compile(r"(.+?):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*")
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
 def detect(folder: Folder, settings: DataSettings) -> str | None:
@@ -36,71 +33,69 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
     return f"{masks}/ with ImageSets/ and no JPEGImages/" if export and "jpegimages" not in folder.folders else None
 
 
-def read(folder: Folder, settings: DataSettings) -> Found:
-    """Pair masks with pictures in JPEGImages, in `images`, or anywhere beside them."""
+def read(folder: Folder, settings: DataSettings) -> FormatResult:
+    """Pair masks with images in JPEGImages, in `images`, or anywhere beside them."""
+    result = FormatResult(folder.root)
     masks = folder.pictures(folder.folders["segmentationclass"])
-    pictures = _pictures(folder, settings)
-    found = Found(splits={})
-    lists = _lists(folder, masks)
-    of_stem = {stem: split for split, (_, stems) in reversed(lists.items()) for stem in stems}
-    found.splits.update({split: [] for split in lists if split})
+    images = _images(folder, settings)
+    lists: dict[str, Path] = {}
+    stems: dict[str, list[str]] = {}
+    for path in folder.files("*.txt", "ImageSets/Segmentation"):  # one a subset of CVAT's project
+        split = split_of(path.stem)
+        lists.setdefault(split, path)
+        stems.setdefault(split, []).extend(listed_stem(line, masks) for line in read_list(path))
+    stems = {split: stems[split] for split in (*SPLITS, "") if split in stems}
+    split_by_stem = {stem: split for split, listed in reversed(stems.items()) for stem in listed}
+    result.splits.update({split: [] for split in stems if split})
     lost, unlisted = [], []
     for stem, path in masks.files.items():
-        image = pictures.get(stem) or pictures.get(PurePosixPath(stem).name)
+        image = images.get(stem) or images.get(PurePosixPath(stem).name)
         if image is None:
-            lost.append(path.relative_to(folder.root).as_posix())
-        elif lists and stem not in of_stem:
-            unlisted.append(path.relative_to(folder.root).as_posix())
+            lost.append(path)
+        elif stems and stem not in split_by_stem:
+            unlisted.append(path)
         else:
-            found.splits.setdefault(of_stem.get(stem, ""), []).append(Sample(stem, image, {"": MaskFile(path)}))
-    if len(found.splits) > 1 and "" in found.splits:
-        found.splits.setdefault("train", []).extend(found.splits.pop(""))
-    found.problems += _of_lists(folder, lists, masks) + masks.duplicates(folder.root, "masks")
-    if unlisted:
-        words, remedy = (
-            "masks are on no list in ImageSets/, and are left out",
-            "Add them to a list if they should count.",
-        )
-        found.problems.append(problem("unlisted", "note", unlisted, words, remedy))
-    if lost:
-        words = "masks have no picture: CVAT exports them without, unless it is told to save images"
-        remedy = 'Put the pictures into JPEGImages/, or name their folder in data.toml: images = "..."'
-        some = any(found.splits.values())
-        found.problems.append(problem("missing-picture", "warning" if some else "error", lost, words, remedy))
-    found.settings = _meaning(folder, found)
-    return found
+            result.add(split_by_stem.get(stem, ""), Sample(stem, image, {"": MaskFile(path)}))
+    for split, listed in stems.items():
+        name = lists[split].relative_to(folder.root).as_posix()
+        absent = [stem for stem in dict.fromkeys(listed) if stem not in masks.files]
+        cause, fix = f"lines of {name} name masks that do not exist", f"Correct {name}, or add the masks."
+        result.report("missing-listed", "error", absent, cause, fix)
+    report_overlap(result, lists, stems)
+    result.problems += masks.duplicates(folder.root, "masks")
+    cause, fix = "masks are on no list in ImageSets/, and are omitted", "Add them to a list if they should count."
+    result.report("unlisted", "note", unlisted, cause, fix)
+    cause = 'masks have no image: CVAT exports them without unless "Save images" is on'
+    fix = 'Put the images into JPEGImages/, or specify their folder in data.toml: images = "..."'
+    result.report("missing-picture", "warning" if any(result.splits.values()) else "error", lost, cause, fix)
+    result.settings = _label_settings(folder, result.samples)
+    return result
 
 
-def _pictures(folder: Folder, settings: DataSettings) -> dict[str, Path]:
-    places = (
-        [settings.images] if settings.images else [folder.folders.get("jpegimages"), folder.folders.get("images"), ""]
-    )
+def _images(folder: Folder, settings: DataSettings) -> dict[str, Path]:
+    """Return images by stem and by name without folders; the masks do not count."""
+    names = folder.folders
+    places = [settings.images] if settings.images else [names.get("jpegimages"), names.get("images"), ""]
     found: dict[str, Path] = {}
     for place in places:
-        if place is None:
-            continue
-        listed: Pictures = folder.pictures(place)
-        for stem, path in listed.files.items():
-            if not place and path.relative_to(folder.root).parts[0].lower().startswith("segmentation"):
-                continue
-            found.setdefault(stem, path)
-            found.setdefault(PurePosixPath(stem).name, path)
+        for stem, path in () if place is None else folder.pictures(place).files.items():
+            if place or not path.relative_to(folder.root).parts[0].lower().startswith("segmentation"):
+                found.setdefault(stem, path)
+                found.setdefault(PurePosixPath(stem).name, path)
     return found
 
 
-def _meaning(folder: Folder, found: Found) -> dict[str, object]:
-    """Say what colours mean; where masks are grey, their numbers are those of labelmap.txt's lines."""
+def _label_settings(folder: Folder, samples: list[Sample]) -> dict[str, object]:
+    """Return the classes with their colors, or with their numbers (the lines of labelmap.txt) if masks are gray."""
     path = folder.root / "labelmap.txt"
     if path.is_file():
-        colors = _labelmap(path)
+        colors = _read_labelmap(path)
     else:
         voc = LABELS["voc"][""]
         colors = {format_color(color): name for color, name in zip(voc.palette, voc.classes, strict=True)}
         colors["#e0e0c0"] = VOID_NAME  # VOC's borders
     names = list(dict.fromkeys(name for name in colors.values() if name != VOID_NAME))
-    first = [name for name in names if name.lower() == "background"]
-    classes = [*first, *(name for name in names if name not in first)]
-    samples = [sample for members in found.splits.values() for sample in members]
+    classes = sorted(names, key=lambda name: name.lower() != "background")  # stable
     numbers: set[int] = set()
     for facts in Scanner(folder.root).masks(sample.masks[""] for sample in samples):
         if not facts.error and (facts.in_color or facts.palette):
@@ -108,22 +103,15 @@ def _meaning(folder: Folder, found: Found) -> dict[str, object]:
         numbers.update(facts.counts)
     if all(format_color((value, value, value)) in colors for value in numbers):
         return {"classes": classes, "colors": colors}
-    return {"classes": classes, "values": dict(enumerate(colors.values())), "palette": _palette(classes, colors)}
-
-
-def _palette(classes: list[str], colors: dict[str, str]) -> list[list[int]]:
     first = {name: color for color, name in reversed(colors.items())}
-    return [[int(first[name][i : i + 2], 16) for i in (1, 3, 5)] for name in classes]
+    palette = [[int(first[name][i : i + 2], 16) for i in (1, 3, 5)] for name in classes]
+    return {"classes": classes, "values": dict(enumerate(colors.values())), "palette": palette}
 
 
-def _labelmap(path: Path) -> dict[str, str]:
-    """Read lines label:r,g,b:parts:actions as colour -> label, in their order."""
+def _read_labelmap(path: Path) -> dict[str, str]:
+    """Return the lines label:r,g,b:parts:actions as color -> label, in order."""
     colors: dict[str, str] = {}
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Export it again.") from error
-    for count, line in enumerate(lines, 1):
+    for count, line in enumerate(load_text(path, "Export it again.").splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
@@ -133,37 +121,8 @@ def _labelmap(path: Path) -> dict[str, str]:
             )
         color = format_color((int(match[2]), int(match[3]), int(match[4])))
         if color in colors:
-            raise DataError(f"{path}, line {count}: {match[1]} has the colour of {colors[color]}. Give it another one.")
+            raise DataError(f"{path}, line {count}: {match[1]} has the color of {colors[color]}. Give it another one.")
         colors[color] = match[1]
     if not colors:
-        raise DataError(f"{path}: names no label. Export it again.")
+        raise DataError(f"{path}: lists no label. Export it again.")
     return colors
-
-
-def _lists(folder: Folder, masks: Pictures) -> dict[str, tuple[str, list[str]]]:
-    """Read the lists, one a subset of CVAT's project, as split -> their name and stems; "" for subsets of other names."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    for path in folder.files("*.txt", "ImageSets/Segmentation"):
-        split = _SPLITS.get(path.stem.lower(), "")
-        name, before = found.get(split, (path.relative_to(folder.root).as_posix(), []))
-        found[split] = (name, before + [listed_stem(line, masks) for line in read_list(path)])
-    return {split: found[split] for split in ("train", "val", "test", "") if split in found}
-
-
-def _of_lists(folder: Folder, lists: Mapping[str, tuple[str, list[str]]], masks: Pictures) -> list[Problem]:
-    """Name what stands on lists without a mask, and what stands on two."""
-    found: list[Problem] = []
-    for name, stems in lists.values():
-        absent = [stem for stem in dict.fromkeys(stems) if stem not in masks.files]
-        if absent:
-            words, remedy = f"lines of {name} name masks that are not there", f"Correct {name}, or add the masks."
-            found.append(problem("missing-listed", "error", absent, words, remedy))
-    train_name, train = lists.get("train", ("", []))
-    for split, (name, stems) in lists.items():
-        twice = [stem for stem in stems if stem in set(train)] if split != "train" else []
-        if twice:
-            found.append(told_twice(train_name, name, twice))
-    return found
-
-
-FORMATS = (Format("cvat-masks", "cvat-masks", detect, read),)

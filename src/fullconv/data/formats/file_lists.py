@@ -1,45 +1,39 @@
-"""Pairs by name of another kind: lists of "picture mask" lines, and masks beside their pictures with a suffix."""
+"""Pairs by other means than equal names: lists of "image mask" lines, and masks beside their images with a suffix."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import IMAGE_SUFFIXES, Folder, is_clutter
-from fullconv.data.formats import Format, Found
-from fullconv.data.formats.image_index import Locator
-from fullconv.data.formats.pairs import SUFFIXES, Sides, read_pairs, split_folders
-from fullconv.data.problems import Problem, problem
+from fullconv.data.formats.base import FormatResult, split_in
+from fullconv.data.formats.image_index import ImageIndex
+from fullconv.data.formats.pairs import MASK_SUFFIXES, SplitFolders, read_pairs, split_folders
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.splits import read_list
 from fullconv.data.text_files import beginning, column
 
-_KINDS = ("*.txt", "*.csv", "*.tsv", "*.lst")
-_MOST = 50
-"""Text files in one folder that may be lists."""
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-_IMAGES = ("image", "images", "img", "picture", "photo", "file", "filename", "file_name", "input", "image_path", "img_path",
-    "image_file", "sat_image_path", "rgb", "x", "image_name", "img_name")  # fmt: skip
-_MASKS = ("mask", "masks", "label", "labels", "annotation", "annotations", "target", "gt", "ground_truth", "segmentation",
-    "seg", "mask_path", "label_path", "annotation_path", "mask_file", "mask_name", "label_name", "y")  # fmt: skip
-_SPLIT = ("split", "set", "subset", "phase", "partition")
+_PATTERNS = ("*.txt", "*.csv", "*.tsv", "*.lst")
+_MAX_LISTS = 50
+"""More text files in one folder are annotations, one per image."""
+_IMAGE_HEADINGS = ("image", "images", "img", "picture", "photo", "file", "filename", "file_name", "input", "image_path",
+    "img_path", "image_file", "sat_image_path", "rgb", "x", "image_name", "img_name")  # fmt: skip
+_MASK_HEADINGS = ("mask", "masks", "label", "labels", "annotation", "annotations", "target", "gt", "ground_truth",
+    "segmentation", "seg", "mask_path", "label_path", "annotation_path", "mask_file", "mask_name", "label_name", "y")  # fmt: skip
+_SPLIT_HEADINGS = ("split", "set", "subset", "phase", "partition")
 
 
 class _Columns(NamedTuple):
-    """Which cells of a line are the picture, the mask and the split; None where it has no heading that says so."""
+    """The cells of a line that are the image, the mask and the split; None without a heading."""
 
     image: int | None = None
     mask: int | None = None
     split: int | None = None
-
-
-_UNKNOWN = _Columns()
 
 
 class _Row(NamedTuple):
@@ -49,147 +43,138 @@ class _Row(NamedTuple):
 
 
 def _columns(line: str) -> _Columns:
-    """Read a heading, as "id,image,mask,split"."""
+    """Parse a heading such as "id,image,mask,split"."""
     for delimiter in ",;\t ":
         cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
-        image, mask = column(cells, *_IMAGES), column(cells, *_MASKS)
+        image, mask = column(cells, *_IMAGE_HEADINGS), column(cells, *_MASK_HEADINGS)
         if image is not None and mask is not None:
-            return _Columns(image, mask, column(cells, *_SPLIT))
+            return _Columns(image, mask, column(cells, *_SPLIT_HEADINGS))
     return _Columns()
 
 
-def _row(line: str, places: _Columns = _UNKNOWN) -> _Row | None:
-    """Split a line into the names of a picture and a mask; None where it is no such line."""
+def _row(line: str, columns: _Columns = _Columns()) -> _Row | None:  # noqa: B008  # immutable
+    """Split a line into the names of an image and a mask; None if it is not such a line."""
     for delimiter in (",", ";", "\t", " "):
         try:
             cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
-        except csv.Error:  # a line without end
+        except csv.Error:  # a line longer than csv allows
             return None
-        if places.image is not None and places.mask is not None:
-            if len(cells) > max(places.image, places.mask, places.split or 0):
-                split = None if places.split is None else cells[places.split]
-                names = _Row(cells[places.image], cells[places.mask], split)
-                if _is_picture(names.image) and _is_picture(names.mask):
+        if columns.image is not None and columns.mask is not None:
+            if len(cells) > max(columns.image, columns.mask, columns.split or 0):
+                split = None if columns.split is None else cells[columns.split]
+                names = _Row(cells[columns.image], cells[columns.mask], split)
+                if _is_image_name(names.image) and _is_image_name(names.mask):
                     return names
             continue
-        names_only = [cell for cell in cells if _is_picture(cell)]
+        names_only = [cell for cell in cells if _is_image_name(cell)]
         if len(names_only) > 2:
             return None
         if len(names_only) == 2 and (delimiter != " " or len([cell for cell in cells if cell]) == 2):
             return _Row(*names_only)
     middle = re.fullmatch(r"(.+\.\w{3,4}) (.+\.\w{3,4})", line)  # names with spaces
-    return _Row(middle[1], middle[2]) if middle and _is_picture(middle[1]) and _is_picture(middle[2]) else None
+    return _Row(middle[1], middle[2]) if middle and _is_image_name(middle[1]) and _is_image_name(middle[2]) else None
 
 
-def _is_picture(name: str) -> bool:
+def _is_image_name(name: str) -> bool:
     return PurePosixPath(name.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _split_of(name: str) -> str:
-    return next((_SPLITS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLITS), "")
-
-
 def _lists(folder: Folder) -> list[Path]:
-    """Return the lists in the folder and one level below, and beside these the empty ones of a split."""
-    there = [path for depth in ("", "*/") for kind in _KINDS for path in folder.root.glob(depth + kind)]
-    there = [path for path in sorted(there) if path.is_file() and not is_clutter(path.name)]
-    many = Counter(path.parent for path in there)  # text files beside pictures are annotations, one a picture
-    there = [path for path in there if many[path.parent] <= _MOST]
-    found = [path for path in there if _is_list(path)]
-    return [path for path in there if path in found or (found and _split_of(path.stem) and not path.stat().st_size)]
+    """Return the lists in the folder and one level below, and with these the empty ones of a split."""
+    there = {path for depth in ("", "*/") for pattern in _PATTERNS for path in folder.root.glob(depth + pattern)}
+    there = {path for path in there if path.is_file() and not is_clutter(path.name)}
+    per_folder = Counter(path.parent for path in there)
+    few = sorted(path for path in there if per_folder[path.parent] <= _MAX_LISTS)
+    found = {path for path in few if _is_list(path)}
+    return [path for path in few if path in found or (found and split_in(path.stem) and not path.stat().st_size)]
 
 
-def _is_remark(line: str) -> bool:
-    """Whether a line is a comment, or the one that tells Excel the delimiter."""
+def _is_comment(line: str) -> bool:
+    """Whether a line is a comment, or the one that states the delimiter for Excel."""
     return (line.startswith("#") and _row(line) is None) or re.fullmatch(r'"?sep=.?"?', line) is not None
 
 
 def _is_list(path: Path) -> bool:
-    lines = [line for line in beginning(path, 1 << 16).splitlines() if line.strip() and not _is_remark(line.strip())][
-        :3
-    ]
-    places = _columns(lines[0]) if lines else _UNKNOWN
-    return any(_row(line.strip(), places) for line in lines)  # the first may be a heading
+    lines = [line.strip() for line in beginning(path, 1 << 16).splitlines()]
+    lines = [line for line in lines if line and not _is_comment(line)][:3]
+    columns = _columns(lines[0]) if lines else _Columns()
+    return any(_row(line, columns) for line in lines)  # the first may be a heading
 
 
-def detect_list(folder: Folder, settings: DataSettings) -> str | None:
-    """Find a list whose lines name two pictures."""
+def detect(folder: Folder, settings: DataSettings) -> str | None:
+    """Find a list whose lines name two images."""
     lists = [] if settings.images or settings.masks else _lists(folder)
     return " and ".join(path.relative_to(folder.root).as_posix() for path in lists) or None
 
 
-def read_lists(folder: Folder, settings: DataSettings) -> Found:
-    """Pair as the lists say; their names, or a column, say the split."""
-    found = Found(splits={})
-    locator = Locator(folder, settings)
-    locator.left_words, locator.left_remedy = "files are on no list", "Add them to a list if they should count."
+def read(folder: Folder, settings: DataSettings) -> FormatResult:
+    """Pair by the lists; their names, or a column, define the split."""
+    result = FormatResult(folder.root)
+    index = ImageIndex(folder, settings)
     pairs: dict[tuple[str, str], Sample] = {}
-    twice: dict[str, None] = {}
+    ambiguous: dict[str, None] = {}
     lists: dict[str, Path] = {}
     for path in _lists(folder):
-        split, wrong, places = _split_of(path.stem), [], _Columns()
+        split, invalid, columns = split_in(path.stem), [], _Columns()
         lists.setdefault(split, path)
-        found.splits.setdefault(split, [])
-        for count, line in enumerate((line for line in read_list(path) if not _is_remark(line)), 1):
-            places = _columns(line) if count == 1 else places
-            row = _row(line, places)
+        result.splits.setdefault(split, [])
+        for count, line in enumerate((line for line in read_list(path) if not _is_comment(line)), 1):
+            columns = _columns(line) if count == 1 else columns
+            row = _row(line, columns)
             if row is None:
-                wrong += [line] if count > 1 else []
+                invalid += [line] if count > 1 else []
                 continue
-            own = split if row.split is None else _split_of(row.split)
-            image, mask = locator.find(row.image, path.parent, own), locator.find(row.mask, path.parent, own)
+            own = split if row.split is None else split_in(row.split)
+            image, mask = index.find(row.image, path.parent, own), index.find(row.mask, path.parent, own)
             if image is not None and mask is not None:
                 stem = image.relative_to(folder.root).with_suffix("").as_posix()
                 sample = Sample(stem, image, {"": MaskFile(mask)})
                 known = pairs.setdefault((own, stem), sample)
                 if known is sample:
-                    found.splits.setdefault(own, []).append(sample)
+                    result.add(own, sample)
                 elif (known.image, known.mask) != (image, mask):
-                    twice[row.image] = None
-        if wrong:
-            words, remedy = f"lines of {path.name} do not name a picture and a mask", f"Correct {path.name}."
-            found.problems.append(problem("missing-listed", "error", wrong, words, remedy))
-    if len(found.splits) > 1 and "" in found.splits:
-        rest = found.splits.pop("")
-        found.splits.setdefault("train", []).extend(rest)
-    if twice:
-        words = "pictures stand in the lists with several masks, or several pictures share a name but for the suffix"
-        found.problems.append(problem("duplicate-stem", "error", list(twice), words, "Leave one line of each."))
-    if locator.missing:
-        words, remedy = "lists name files that are not there", "Correct the lists, or add the files."
-        found.problems.append(problem("missing-listed", "error", locator.missing, words, remedy))
-        locator.missing = []
-    found.problems += [*on_two_lists(folder, lists, found), *locator.problems(True)]
-    return found
+                    ambiguous[row.image] = None
+        cause = f"lines of {path.name} do not name an image and a mask"
+        result.report("missing-listed", "error", invalid, cause, f"Correct {path.name}.")
+    result.merge_unsplit()
+    cause = "images are listed with several masks, or several images share a name except for the suffix"
+    result.report("duplicate-stem", "error", list(ambiguous), cause, "Keep one line of each.")
+    fix = "Correct the lists, or add the files."
+    result.report("missing-listed", "error", index.missing, "lists name files that do not exist", fix)
+    index.missing = []
+    report_overlap(result, lists)
+    result.problems += index.problems(True, "files are on no list", "Add them to a list if they should count.")
+    return result
 
 
-def on_two_lists(folder: Folder, lists: dict[str, Path], found: Found) -> list[Problem]:
-    """Name what is on the list of train and on that of another split, too."""
-    train = {sample.stem for sample in found.splits.get("train", [])}
-    problems = []
-    for split, members in found.splits.items():
-        twice = [sample.stem for sample in members if split != "train" and sample.stem in train]
-        if twice:
-            places = [lists.get(name, lists.get("")) for name in ("train", split)]
-            first, second = (name if path is None else path.relative_to(folder.root).as_posix()
-                             for name, path in zip(("train", split), places, strict=True))  # fmt: skip
-            problems.append(told_twice(first, second, twice))
-    return problems
+def report_overlap(
+    result: FormatResult, lists: Mapping[str, Path], stems: Mapping[str, Iterable[str]] | None = None
+) -> None:
+    """Report images on the list of train and on that of another split.
+
+    Args:
+        result: Gets the problems.
+        lists: The lists by split.
+        stems: Their stems by split; those of the samples by default.
+    """
+    stems = stems or {split: [sample.stem for sample in members] for split, members in result.splits.items()}
+    train = set(stems.get("train", ()))
+    for split, members in stems.items():
+        both = [stem for stem in members if split != "train" and stem in train]
+        paths = [lists.get(name, lists.get("")) for name in ("train", split)]
+        first, second = (name if path is None else path.relative_to(result.root).as_posix()
+                         for name, path in zip(("train", split), paths, strict=True))  # fmt: skip
+        cause = f"{first} and {second} both list an image, so scores would be too good"
+        fix = f"Remove each from one of the two lists, preferably from {first}."
+        result.report("duplicate-across-splits", "warning", both, cause, fix)
 
 
-def told_twice(first: str, second: str, names: list[str]) -> Problem:
-    """Return the problem of pictures that stand on two lists."""
-    words = f"{first} and {second} both list a picture, so scores would be too good"
-    remedy = f"Take each off one of the two lists, best off {first}."
-    return problem("duplicate-across-splits", "warning", names, words, remedy)
-
-
-def _suffix(folder: Folder, settings: DataSettings) -> tuple[str, dict[str, str]] | None:
-    """Return the suffix of the masks that lie beside pictures, and where by split: in the folder, or in train/ and so on."""
+def _find_suffix(folder: Folder, settings: DataSettings) -> tuple[str, dict[str, str]] | None:
+    """Return the suffix of masks beside images, and the folders by split: the root, or train/ and so on."""
     for places in ({"": "."}, split_folders(folder.folders)):
         files = [path for place in places.values() for path in (folder.root / place).iterdir()]
         stems = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()}
-        for suffix in (settings.mask_suffix,) if settings.mask_suffix else SUFFIXES:
+        for suffix in (settings.mask_suffix,) if settings.mask_suffix else MASK_SUFFIXES:
             pairs = sum(stem + suffix in stems for stem in stems)
             if pairs and 4 * pairs >= len(stems):
                 return suffix, places
@@ -197,22 +182,16 @@ def _suffix(folder: Folder, settings: DataSettings) -> tuple[str, dict[str, str]
 
 
 def detect_suffix(folder: Folder, settings: DataSettings) -> str | None:
-    """Find masks beside their pictures."""
-    found = None if settings.images or settings.masks else _suffix(folder, settings)
-    return None if found is None else f"masks called ...{found[0]} beside their pictures"
+    """Find masks beside their images."""
+    found = None if settings.images or settings.masks else _find_suffix(folder, settings)
+    return None if found is None else f"masks called ...{found[0]} beside their images"
 
 
-def read_suffix(folder: Folder, settings: DataSettings) -> Found:
+def read_suffix(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by name and suffix."""
-    suffix, places = _suffix(folder, settings) or ("", {})
-    named = settings.model_copy(update={"mask_suffix": suffix})
-    found = read_pairs(folder, named, Sides(places, {split: {"": place} for split, place in places.items()}))
+    suffix, places = _find_suffix(folder, settings) or ("", {})
+    settings = settings.model_copy(update={"mask_suffix": suffix})
+    result = read_pairs(folder, settings, SplitFolders(places, {split: {"": place} for split, place in places.items()}))
     if "" in places:  # data.toml and lists lie there, too
-        found.problems = [told for told in found.problems if told.code != "other-file"]
-    return found
-
-
-FORMATS = (
-    Format("list", "list", detect_list, read_lists),
-    Format("suffix", "suffix", detect_suffix, read_suffix),
-)
+        result.problems = [found for found in result.problems if found.code != "other-file"]
+    return result

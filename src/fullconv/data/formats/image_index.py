@@ -1,4 +1,4 @@
-"""Find the pictures that an annotation file names: as written, or by their last part where the path is foreign."""
+"""Find the images that an annotation file names: as written, or by file name if the path is of another machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fullconv.data.problems import Problem, problem
 from fullconv.data.text_files import composed
 
 
-class Locator:
-    """All pictures of a data folder by path, name and stem."""
+class ImageIndex:
+    """All images of a data folder by path, name and stem."""
 
     def __init__(self, folder: Folder, settings: DataSettings) -> None:
         self.root = folder.root
@@ -26,33 +26,31 @@ class Locator:
             self._paths[composed(inner.as_posix())] = path
             for end in {composed(inner.name), composed(inner.stem)}:
                 self._ends.setdefault(end, []).append(path)
-        self.mended: list[str] = []
-        """Annotation files or entries whose path was wrong, with a picture found all the same."""
+        self.repaired: list[str] = []
+        """Annotation files or entries with a wrong path whose image was found by its name."""
         self.missing: list[str] = []
         self._found: set[Path] = set()
-        self.left_words = "pictures are in no annotation"
-        self.left_remedy = "Annotate them if they should count."
 
-    def find(self, name: str, near: Path, split: str = "", said: str = "") -> Path | None:
-        """Return the picture of a name, written in a file that lies in `near`; None is remembered as missing.
+    def find(self, name: str, near: Path, split: str = "", reported: str = "") -> Path | None:
+        """Return the image of a name that stands in a file in `near`; None is reported as missing.
 
         Args:
             name: As written, also with foreign folders and slashes.
             near: Folder of the annotation file.
-            split: Preferred part of the path where several share the name.
-            said: What to name in a problem; the name itself where empty.
+            split: Preferred part of the path if several images share the name.
+            reported: What problems call it; the name itself if empty.
         """
-        path = self._find(name, near, split, said)
+        path = self._find(name, near, split, reported or name)
         if path is not None:
             self._found.add(path)
         return path
 
-    def _find(self, name: str, near: Path, split: str, said: str) -> Path | None:
+    def _find(self, name: str, near: Path, split: str, reported: str) -> Path | None:
         clean = composed(name.replace("\\", "/"))
         if (exact := self.exactly(clean, near)) is not None:
             return exact
         if not (last := PurePosixPath(clean).name):
-            self.missing.append(said or name)
+            self.missing.append(reported)
             return None
         for end in (last, PurePosixPath(last).stem):
             fits = _longest(self._ends.get(end, []), clean)
@@ -63,43 +61,53 @@ class Locator:
             if len(fits) == 1:
                 foreign = re.match(r"/|[A-Za-z]:|.*\.\./", clean) is not None
                 if foreign or end != last or ("/" in clean and not composed(fits[0].as_posix()).endswith("/" + clean)):
-                    self.mended.append(said or name)
+                    self.repaired.append(reported)
                 return fits[0]
-        self.missing.append(said or name)
+        self.missing.append(reported)
         return None
 
     def exactly(self, name: str, near: Path) -> Path | None:
-        """Return the picture that a name with its folders leads to, or None, which is not remembered."""
+        """Return the image at a path, or None, which is not reported."""
         here = near.relative_to(self.root)
         for base in (here, *map(Path, self._bases), here / "images", Path(), Path("images")):
             if (path := self._paths.get(_join(base, name))) is not None:
                 return path
         return None
 
-    def take(self, picture: Path) -> None:
-        """Note that an annotation has a picture that `find` did not lead to."""
-        self._found.add(picture)
+    def take(self, image: Path) -> None:
+        """Note that an annotation has an image that `find` did not return."""
+        self._found.add(image)
 
     def beside(self, path: Path) -> Path | None:
-        """Return the picture of the same stem in the same folder."""
+        """Return the image of the same stem in the same folder."""
         stem = composed(path.stem)
         return next((p for p in self._ends.get(stem, []) if p.parent == path.parent and composed(p.stem) == stem), None)
 
-    def problems(self, some: bool) -> list[Problem]:
-        """Say what was not found, and what was found elsewhere than written."""
+    def problems(
+        self,
+        any_found: bool,
+        unlisted: str = "images are in no annotation",
+        unlisted_fix: str = "Annotate them if they should count.",
+    ) -> list[Problem]:
+        """Return the images that were not found, are not listed, or were found at another path.
+
+        Args:
+            any_found: Whether there is any image with a mask.
+            unlisted: Why images that `find` did not return are omitted.
+            unlisted_fix: What to do about these.
+        """
         found = []
         if self.missing:
-            words = "pictures that annotations name are not there, and are left out"
-            remedy = "Add the pictures, or name their folder: images in data.toml."
-            found.append(problem("missing-picture", "warning" if some else "error", self.missing, words, remedy))
+            cause = "images that annotations name do not exist, and are omitted"
+            fix = "Add the images, or specify their folder: images in data.toml."
+            found.append(problem("missing-picture", "warning" if any_found else "error", self.missing, cause, fix))
         left = [path for path in self._paths.values() if path not in self._found]
         if self._found and left:
-            words = f"{self.left_words}, and are left out"
             names = [path.relative_to(self.root).as_posix() for path in left]
-            found.append(problem("unlisted", "note", names, words, self.left_remedy))
-        if self.mended:
-            words = "annotations name their picture by a path that is not there; the one of the same name was taken"
-            found.append(problem("path-mended", "note", self.mended, words, ""))
+            found.append(problem("unlisted", "note", names, f"{unlisted}, and are omitted", unlisted_fix))
+        if self.repaired:
+            cause = "annotations name their image by a path that does not exist; the one of the same name was used"
+            found.append(problem("path-mended", "note", self.repaired, cause, ""))
         return found
 
 
@@ -116,19 +124,19 @@ def _join(base: Path, name: str) -> str:
 
 
 def _longest(paths: list[Path], name: str) -> list[Path]:
-    """Return those that share most of the last folders with a name."""
-    wanted = PurePosixPath(name).parts[-2::-1]
+    """Return the paths that share most of the last folders with a name."""
+    expected = PurePosixPath(name).parts[-2::-1]
 
     def shared(path: Path) -> int:
-        pairs = zip(path.parts[-2::-1], wanted, strict=False)
-        return next((i for i, (one, other) in enumerate(pairs) if one != other), len(wanted))
+        pairs = zip(path.parts[-2::-1], expected, strict=False)
+        return next((i for i, (one, other) in enumerate(pairs) if one != other), len(expected))
 
     most = max(map(shared, paths), default=0)
     return [path for path in paths if shared(path) == most]
 
 
 def unique(stem: str, taken: set[str], *, prefix: str) -> str:
-    """Return a stem that is not taken yet, with a prefix or a number where it is; takes it."""
+    """Return a stem that is not taken yet, with a prefix or a number if needed, and add it to those taken."""
     found, number = stem, 2
     if found in taken and prefix:
         found = f"{prefix}/{stem}"

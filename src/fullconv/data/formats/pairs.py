@@ -1,310 +1,383 @@
-"""Pictures and masks with equal names: the layouts 1 to 3, and folders or globs that data.toml names."""
+"""Folders of images paired with folders of masks: fixed layouts, other usual names, and folders or globs of data.toml."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from fullconv.data.config import SPLITS, DataSettings
 from fullconv.data.files import Folder, Pictures, is_glob
-from fullconv.data.formats import Format, Found
-from fullconv.data.formats.extra_bands import with_more_bands
-from fullconv.data.formats.unlike import advice
-from fullconv.data.problems import Problem, Severity, problem
+from fullconv.data.formats.base import SPLIT_NAMES, Format, FormatResult, split_of
+from fullconv.data.formats.suggest import suggest_pairing
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.errors import DataError
 
-SUFFIXES = ("_mask", "_L", "_gtFine_labelIds", "_labels", "_label", "_gt", "_seg", "_segmentation", "_matte")
-"""What masks are usually called behind the names of their pictures."""
-_SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+MASK_SUFFIXES = ("_mask", "_L", "_gtFine_labelIds", "_labels", "_label", "_gt", "_seg", "_segmentation", "_matte")
+"""Usual suffixes of masks after the name of their image."""
+_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "pictures", "photos", "inputs", "input", "rgb", "jpegimages", "x",
+    "raw", "data", "img_dir", "image_dir", "images_png", "original", "originals", "original_images",
+    "701_stillsraw_full")  # fmt: skip
+_MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot", "gt", "gts",
+    "ground_truth", "groundtruth", "truth", "targets", "target", "segmentation", "segmentations", "segs", "seg", "y",
+    "ann_dir", "mask_dir", "label_dir", "masks_png", "ground truth", "label_images_semantic",
+    "labeledapproved_full")  # fmt: skip
 
 
-def split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str]:
-    """Which of the splits have a folder: split -> its name."""
-    found: dict[str, str] = {}
-    for split in SPLITS:
-        for name in _SPLIT_NAMES[split]:
-            if name + ending in folders:
-                found[split] = folders[name + ending]
-                break
-    return found
+class SplitFolders(NamedTuple):
+    """Folders or globs of images by split, and of masks by split and head; split "" if there is only one."""
 
-
-class Sides(NamedTuple):
-    """Folders or globs of pictures by split, and of masks by split and head; "" where there is but one."""
-
-    pictures: dict[str, str]
+    images: dict[str, str]
     masks: dict[str, dict[str, str]]
 
-    def both(self) -> dict[str, tuple[str, dict[str, str]]]:
-        """The splits that have both."""
-        return {split: (self.pictures[split], self.masks[split]) for split in self.pictures if split in self.masks}
+    def paired(self) -> dict[str, tuple[str, dict[str, str]]]:
+        """Return the splits that have both."""
+        return {split: (self.images[split], self.masks[split]) for split in self.images if split in self.masks}
 
-    def add_masks(self, split: str, head: str, place: str) -> None:
-        """Note the folder of a head's masks."""
-        self.masks.setdefault(split, {})[head] = place
-
-
-def _camvid(folder: Folder, settings: DataSettings) -> Sides:
-    sides = Sides({}, {})
-    if settings.images or settings.masks or any(h.masks for h in (settings.heads or {}).values()):
-        return sides
-    endings = _kinds(settings, [name.partition("annot_")[2] for name in folder.folders if "annot_" in name], "annot")
-    for head, ending in endings.items():
-        for split, place in split_folders(folder.folders, ending.lower()).items():
-            sides.add_masks(split, head, place)
-    sides.pictures.update(split_folders(folder.folders))
-    return sides
+    def add_masks(self, split: str, head: str, folder: str) -> None:
+        """Add the folder of a head's masks."""
+        self.masks.setdefault(split, {})[head] = folder
 
 
-def split_first(folder: Folder, settings: DataSettings) -> Sides:
-    """Find images/ and masks/ in the folders of the splits."""
-    sides = Sides({}, {})
-    images = settings.images or "images"
-    splits = split_folders(folder.folders)
-    inside = {split: folder.folders_in(name) for split, name in splits.items()}
-    kinds = _kinds(settings, [name.partition("masks_")[2] for inner in inside.values() for name in inner], "masks")
-    if any(is_glob(kind) for kind in (images, *kinds.values())):
-        return sides
-    for split, name in splits.items():
-        inner = inside[split]
-        if images.lower() in inner:
-            sides.pictures[split] = f"{name}/{inner[images.lower()]}"
-        for head, kind in kinds.items():
-            if kind.lower() in inner:
-                sides.add_masks(split, head, f"{name}/{inner[kind.lower()]}")
-    return sides
+Finder = Callable[[Folder, DataSettings], SplitFolders]
 
 
-def kind_first(folder: Folder, settings: DataSettings) -> Sides:
-    """Find the folders of the splits in images/ and masks/."""
-    sides = Sides({}, {})
+def layout(name: str, family: str, find: Finder, priority: int = 0) -> Format:
+    """Return the registry row of a layout whose folders a function finds."""
 
-    def splits_of(kind: str | None) -> dict[str, str]:
-        if kind is None or is_glob(kind):
-            return {}
-        return {split: f"{kind}/{name}" for split, name in split_folders(folder.folders_in(kind)).items()}
-
-    images, masks = _place(folder, settings)
-    sides.pictures.update(splits_of(images))
-    for head, kind in masks.items():
-        for split, place in splits_of(kind).items():
-            sides.add_masks(split, head, place)
-    return sides
-
-
-def flat(folder: Folder, settings: DataSettings) -> Sides:
-    """Find images/ and masks/ alone."""
-    sides = Sides({}, {})
-    if not kind_first(folder, settings).both():
-        images, masks = _place(folder, settings)
-        if images is not None:
-            sides.pictures[""] = images
-        for head, kind in masks.items():
-            if kind is not None:
-                sides.add_masks("", head, kind)
-    return sides
-
-
-def _kinds(settings: DataSettings, seen: list[str], plain: str) -> dict[str, str]:
-    """Return the names of mask folders (or their endings) by head, from data.toml or from folders like `masks_NAME`.
-
-    Args:
-        settings: What the user says.
-        seen: What follows `masks_` in the names of folders; empty for others.
-        plain: "masks" or "annot", which is the folder of a data set with one head.
-    """
-    if settings.heads is not None:
-        return {head: own.masks or f"{plain}_{head}" for head, own in settings.heads.items()}
-    if settings.masks:
-        return {"": settings.masks}
-    heads = sorted({head for head in seen if head})
-    return {head: f"{plain}_{head}" for head in heads} if len(heads) > 1 else {"": plain}
-
-
-def _place(folder: Folder, settings: DataSettings) -> tuple[str | None, dict[str, str | None]]:
-    """Where pictures and, by head, masks are, as on disk; None where there is no such folder."""
-    seen = [] if "masks" in folder.folders else [name.partition("masks_")[2] for name in folder.folders]
-    kinds = _kinds(settings, seen, "masks")
-    return _on_disk(folder, settings.images or "images"), {h: _on_disk(folder, kind) for h, kind in kinds.items()}
-
-
-def _on_disk(folder: Folder, name: str) -> str | None:
-    if is_glob(name) or (folder.root / name).is_dir():
-        return name
-    return folder.folders.get(name.lower())
-
-
-def _format(name: str, family: str, sides: Callable[[Folder, DataSettings], Sides]) -> Format:
     def detect(folder: Folder, settings: DataSettings) -> str | None:
-        both = sides(folder, settings).both()
-        for images, masks in both.values():
+        for images, masks in find(folder, settings).paired().values():
             return f"{images}/ with {' and '.join(f'{place}/' for place in masks.values())}"
         return None
 
-    def read(folder: Folder, settings: DataSettings) -> Found:
-        return read_pairs(folder, settings, sides(folder, settings))
+    def read(folder: Folder, settings: DataSettings) -> FormatResult:
+        return read_pairs(folder, settings, find(folder, settings))
 
-    return Format(name, family, detect, read)
-
-
-FORMATS = (
-    _format("camvid", "camvid", _camvid),
-    _format("split-first", "pairs", split_first),
-    _format("kind-first", "pairs", kind_first),
-    _format("flat", "pairs", flat),
-)
+    return Format(name, family, detect, read, priority)
 
 
-def half(folder: Folder, settings: DataSettings) -> str | None:
-    """Name a folder of pictures whose masks are not there, or the other way round, where nothing fits."""
-    for name, sides in (("masks", split_first), ("masks", kind_first), ("masks", flat), ("annot", _camvid)):
-        pictures, masks = sides(folder, settings)
-        for split, place in pictures.items():
-            return f"{place}/ has no {'masks' if name == 'masks' else f'{split}annot'}/ to go with it"
-        for by_head in masks.values():
-            return f"{next(iter(by_head.values()))}/ has no pictures to go with it"
-    return None
-
-
-def read_pairs(folder: Folder, settings: DataSettings, sides: Sides) -> Found:
-    """Pair the pictures and masks of each split by name."""
-    found = Found(splits={})
-    heads = dict.fromkeys([*(settings.heads or ()), *(head for by_head in sides.masks.values() for head in by_head)])
-    for split, (images, masks) in sides.both().items():
-        if set(masks) == set(heads):
-            _pair(folder, settings, split, images, {head: masks[head] for head in heads}, found)
-    for split, place in sides.pictures.items():
-        missing = [f"the masks of head {head}" for head in heads if head not in sides.masks.get(split, {})]
-        if split not in sides.masks:
-            missing = ["their masks"]
-        if missing:
-            words = f"{place}/ has pictures, but there is no folder with {' and '.join(missing)}"
-            severity: Severity = "note" if split == "test" else "error"  # of many sets the test masks are kept back
-            remedy = "" if split == "test" else "Add the masks, or move the folder away."
-            found.problems.append(problem("missing-folder", severity, [place], words, remedy))
-    for split, by_head in sides.masks.items():
-        if split not in sides.pictures:
-            place = next(iter(by_head.values()))
-            words = f"{place}/ has masks, but there is no folder with their pictures"
-            found.problems.append(
-                problem("missing-folder", "error", [place], words, "Add them, or move the folder away.")
-            )
-    _make_stems_unique(found)
+def split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str]:
+    """Return the folders of the splits among some (by lower-case name): split -> name."""
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        for name in SPLIT_NAMES[split]:
+            if name + ending in folders:
+                found.setdefault(split, folders[name + ending])
     return found
 
 
-def _pair(
-    folder: Folder, settings: DataSettings, split: str, images: str, places: dict[str, str], found: Found
-) -> None:
-    pictures = folder.pictures(images)
-    files, by_head = dict(pictures.files), {}
-    for head, masks in places.items():
-        labels = folder.pictures(masks)
-        suffix = settings.mask_suffix or ("" if images == masks else _known_suffix(pictures, labels))
-        if images == masks and not suffix:
-            raise DataError(f"{folder.root}: images and masks are the same folder. Set mask_suffix in data.toml.")
-        if images == masks:  # masks lie beside their pictures
-            files = {key: path for key, path in files.items() if not (suffix and key.endswith(suffix))}
-        by_head[head] = {k.removesuffix(suffix): path for k, path in labels.files.items() if k.endswith(suffix)}
-    problems = pictures.duplicates(folder.root, "pictures")
-    alone: dict[str, None] = {}
-    empty = not files
-    for head, masks in places.items():
-        labels, where = folder.pictures(masks), _Where(folder.root, images, masks, not split)
-        without = [key for key in files if key not in by_head[head]]
-        alone |= dict.fromkeys(without)
-        problems += labels.duplicates(folder.root, "masks")
-        problems += where.others(pictures) if head == next(iter(places)) else []
-        problems += where.others(labels) if images != masks else []
-        problems += where.without_mask(without, pictures, labels)
-        lost = [path for key, path in by_head[head].items() if key not in files]
-        problems += where.without_picture(lost, bool(files))
-        if empty and not labels.files:
-            problems.append(where.empty())
-    keyed = [
-        (key, Sample(pictures.stems[key], path, {head: MaskFile(masks[key]) for head, masks in by_head.items()}))
-        for key, path in files.items()
-        if key not in alone
-    ]
-    samples = [sample for _, sample in keyed]
-    if settings.bands_from is not None:
-        samples, more = with_more_bands(folder, settings.bands_from, images, pictures, keyed)
-        problems += more
-    found.splits[split] = samples
-    found.problems += problems
-    found.partial |= {pictures.stems[key] for key in files} - {sample.stem for sample in samples}
+def find_camvid(folder: Folder, settings: DataSettings) -> SplitFolders:
+    """Find train/ with trainannot/, and so on."""
+    found = SplitFolders({}, {})
+    if settings.images or settings.masks or any(h.masks for h in (settings.heads or {}).values()):
+        return found
+    heads = [name.partition("annot_")[2] for name in folder.folders if "annot_" in name]
+    for head, ending in _mask_names(settings, heads, "annot").items():
+        for split, place in split_folders(folder.folders, ending.lower()).items():
+            found.add_masks(split, head, place)
+    found.images.update(split_folders(folder.folders))
+    return found
 
 
-class _Where:
-    """Words for what is wrong with one pair of folders."""
-
-    def __init__(self, root: Path, images: str, masks: str, alone: bool) -> None:
-        self.root, self.images, self.masks, self.alone = root, images, masks, alone
-
-    def _names(self, paths: list[Path]) -> list[str]:
-        return [path.relative_to(self.root).as_posix() for path in paths]
-
-    def others(self, found: Pictures) -> list[Problem]:
-        if not found.others:
-            return []
-        words = "files are no pictures by their suffix and are not read"
-        return [problem("other-file", "note", self._names(found.others), words, "")]
-
-    def without_mask(self, alone: list[str], pictures: Pictures, labels: Pictures) -> list[Problem]:
-        if not alone:
-            return []
-        files = self._names([pictures.files[key] for key in alone])
-        remedy = advice(alone, pictures, labels, (self.images, self.masks), self.alone)
-        words = f"pictures in {self.images}/ have no mask in {self.masks}/"
-        stems = [pictures.stems[key] for key in alone]
-        return [problem("missing-mask", "error", files, words, remedy, stems)]
-
-    def without_picture(self, paths: list[Path], some: bool) -> list[Problem]:
-        if not paths:
-            return []
-        words = f"masks in {self.masks}/ have no picture in {self.images}/"
-        remedy = "Add the pictures, or move the masks away."
-        return [problem("missing-picture", "warning" if some else "error", self._names(paths), words, remedy)]
-
-    def empty(self) -> Problem:
-        words = f"there are no pictures in {self.images}/ and no masks in {self.masks}/"
-        return problem("empty-folder", "error", [self.images, self.masks], words, "Put pictures and masks there.")
+def find_split_first(folder: Folder, settings: DataSettings) -> SplitFolders:
+    """Find images/ and masks/ in the folders of the splits."""
+    found = SplitFolders({}, {})
+    images = settings.images or "images"
+    splits = split_folders(folder.folders)
+    inside = {split: folder.folders_in(name) for split, name in splits.items()}
+    heads = [name.partition("masks_")[2] for inner in inside.values() for name in inner]
+    names = _mask_names(settings, heads, "masks")
+    if any(is_glob(name) for name in (images, *names.values())):
+        return found
+    for split, outer in splits.items():
+        inner = inside[split]
+        if images.lower() in inner:
+            found.images[split] = f"{outer}/{inner[images.lower()]}"
+        for head, name in names.items():
+            if name.lower() in inner:
+                found.add_masks(split, head, f"{outer}/{inner[name.lower()]}")
+    return found
 
 
-def _known_suffix(pictures: Pictures, labels: Pictures) -> str:
-    """Return a usual suffix of masks where no mask has its picture's own name, and most have that suffix.
+def find_kind_first(folder: Folder, settings: DataSettings) -> SplitFolders:
+    """Find the folders of the splits in images/ and masks/."""
+    found = SplitFolders({}, {})
 
-    It may also be the suffix of the pictures, as of a.jpg.png.
+    def splits_in(place: str | None) -> dict[str, str]:
+        if place is None or is_glob(place):
+            return {}
+        return {split: f"{place}/{name}" for split, name in split_folders(folder.folders_in(place)).items()}
+
+    images, masks = _existing_folders(folder, settings)
+    found.images.update(splits_in(images))
+    for head, place in masks.items():
+        for split, inner in splits_in(place).items():
+            found.add_masks(split, head, inner)
+    return found
+
+
+def find_flat(folder: Folder, settings: DataSettings) -> SplitFolders:
+    """Find images/ and masks/ without splits."""
+    found = SplitFolders({}, {})
+    if not find_kind_first(folder, settings).paired():
+        images, masks = _existing_folders(folder, settings)
+        if images is not None:
+            found.images[""] = images
+        for head, place in masks.items():
+            if place is not None:
+                found.add_masks("", head, place)
+    return found
+
+
+def find_other_names(folder: Folder, settings: DataSettings) -> SplitFolders:
+    """Find one folder of images and one of masks by other usual names, in the root or in the folders of the splits."""
+    if settings.heads is not None or settings.masks is not None:
+        return SplitFolders({}, {})
+    if settings.images is None and (named := _find_split_names(folder)).paired():
+        return named
+    splits = split_folders(folder.folders).values()
+    for place in ("", *splits):
+        inner = folder.folders_in(place)
+        prefix = f"{place}/" if place else ""
+
+        def images_in(names: Iterable[str], prefix: str = prefix) -> list[str]:
+            return [name for name in names if folder.pictures(prefix + name).files]
+
+        images = settings.images or _only(images_in(inner[name] for name in _IMAGE_FOLDERS if name in inner))
+        masks = _only(images_in(inner[name] for name in _MASK_FOLDERS if name in inner))
+        if images is None or masks is None:
+            continue
+        if images_in(name for name in inner.values() if name not in (images, masks, *splits)):
+            continue  # ambiguous: any of these may be the masks
+        renamed = settings.model_copy(update={"images": images, "masks": masks})
+        for find in (find_split_first, find_kind_first, find_flat):
+            if (found := find(folder, renamed)).paired():
+                return found
+    return SplitFolders({}, {})
+
+
+def _find_split_names(folder: Folder) -> SplitFolders:
+    """Find the splits in the names of the folders: train_images/ with train_masks/, train/ with train_labels/."""
+    found = SplitFolders({}, {})
+
+    def only_of(names: Iterable[str]) -> str | None:
+        there = [folder.folders[name] for name in names if name in folder.folders]
+        return _only([name for name in there if folder.pictures(name).files])
+
+    for split in SPLITS:
+        names = SPLIT_NAMES[split] if split == "val" else (split,)
+        endings = ("", *(f"{joint}{name}" for joint in "_-" for name in _IMAGE_FOLDERS))
+        images = only_of(name + ending for name in names for ending in endings)
+        masks = only_of(f"{name}{joint}{end}" for name in names for joint in ("_", "-", "") for end in _MASK_FOLDERS)
+        if images is not None and masks is not None:
+            found.images[split] = images
+            found.add_masks(split, "", masks)
+    return found
+
+
+def _only(names: Sequence[str]) -> str | None:
+    return names[0] if len(names) == 1 else None
+
+
+def _mask_names(settings: DataSettings, heads: Iterable[str], default: str) -> dict[str, str]:
+    """Return the names of mask folders (or their endings) by head, from data.toml or from folders like `masks_NAME`.
+
+    Args:
+        settings: The user's settings.
+        heads: What follows `masks_` in the names of folders; empty for others.
+        default: "masks" or "annot", the folder of a data set with one head.
     """
-    if not any(key in labels.files for key in pictures.files):
-        for suffix in (*SUFFIXES, *sorted({path.suffix for path in pictures.files.values()})):
-            if 2 * sum(key + suffix in labels.files for key in pictures.files) > len(pictures.files):
-                return suffix
-        first = next(iter(pictures.files), "")
-        own = {
-            key.removeprefix(first) for key in labels.files if key.startswith(first) and key[len(first) :][:1] in "_-. "
+    if settings.heads is not None:
+        return {head: own.masks or f"{default}_{head}" for head, own in settings.heads.items()}
+    if settings.masks:
+        return {"": settings.masks}
+    named = sorted({head for head in heads if head})
+    return {head: f"{default}_{head}" for head in named} if len(named) > 1 else {"": default}
+
+
+def _existing_folders(folder: Folder, settings: DataSettings) -> tuple[str | None, dict[str, str | None]]:
+    """Return the folders of the images and, by head, of the masks, spelled as on disk; None for those that are missing."""
+
+    def on_disk(name: str) -> str | None:
+        exists = is_glob(name) or (folder.root / name).is_dir()
+        return name if exists else folder.folders.get(name.lower())
+
+    heads = [] if "masks" in folder.folders else [name.partition("masks_")[2] for name in folder.folders]
+    names = _mask_names(settings, heads, "masks")
+    return on_disk(settings.images or "images"), {head: on_disk(name) for head, name in names.items()}
+
+
+def find_half(folder: Folder, settings: DataSettings) -> str | None:
+    """Return a sentence about a folder of images without masks, or of masks without images, if no layout fits."""
+    for find in (find_split_first, find_kind_first, find_flat, find_camvid):
+        images, masks = find(folder, settings)
+        for split, place in images.items():
+            return f"{place}/ has no {f'{split}annot' if find is find_camvid else 'masks'}/ to go with it"
+        for by_head in masks.values():
+            return f"{next(iter(by_head.values()))}/ has no images to go with it"
+    return None
+
+
+def read_pairs(folder: Folder, settings: DataSettings, folders: SplitFolders) -> FormatResult:
+    """Pair the images and masks of each split by name."""
+    result = FormatResult(folder.root)
+    heads = dict.fromkeys([*(settings.heads or ()), *(head for by_head in folders.masks.values() for head in by_head)])
+    for split, (images, masks) in folders.paired().items():
+        if set(masks) == set(heads):
+            _pair(result, folder, settings, split, images, {head: masks[head] for head in heads})
+    for split, place in folders.images.items():
+        missing = [f"the masks of head {head}" for head in heads if head not in folders.masks.get(split, {})]
+        if split not in folders.masks:
+            missing = ["their masks"]
+        if missing:
+            cause = f"{place}/ has images, but there is no folder with {' and '.join(missing)}"
+            if split == "test":  # many data sets keep their test masks back
+                result.report("missing-folder", "note", [place], cause)
+            else:
+                result.report("missing-folder", "error", [place], cause, "Add the masks, or move the folder elsewhere.")
+    for split, by_head in folders.masks.items():
+        if split not in folders.images:
+            place = next(iter(by_head.values()))
+            cause = f"{place}/ has masks, but there is no folder with their images"
+            result.report("missing-folder", "error", [place], cause, "Add them, or move the folder elsewhere.")
+    stems = [stem for samples in result.splits.values() for stem in {sample.stem for sample in samples}]
+    if len(set(stems)) < len(stems):  # splits share a stem
+        result.splits = {
+            split: [replace(s, stem=f"{split}/{s.stem}") for s in samples] for split, samples in result.splits.items()
         }
-        for suffix in (
-            own if len(own) == 1 else ()
-        ):  # an unusual one: where each picture has one and no mask is left over
-            if {key + suffix for key in pictures.files} == set(labels.files):
-                return suffix
-    return ""
+    return result
 
 
-def _make_stems_unique(found: Found) -> None:
-    """Put the split before every stem where two splits share one."""
-    seen: set[str] = set()
-    for samples in found.splits.values():
-        stems = {sample.stem for sample in samples}
-        if stems & seen:
-            break
-        seen |= stems
-    else:
-        return
-    found.splits = {
-        split: [replace(s, stem=f"{split}/{s.stem}") for s in samples] for split, samples in found.splits.items()
+def _pair(
+    result: FormatResult, folder: Folder, settings: DataSettings, split: str, images: str, places: dict[str, str]
+) -> None:
+    """Pair the images of one folder with the masks of one folder a head (head -> folder)."""
+    pictures = folder.pictures(images)
+    files = dict(pictures.files)
+    masks_of: dict[str, dict[str, Path]] = {}
+    for head, place in places.items():
+        masks = folder.pictures(place)
+        suffix = settings.mask_suffix or ("" if images == place else _usual_suffix(pictures, masks))
+        if images == place:
+            if not suffix:
+                raise DataError(f"{folder.root}: images and masks are the same folder. Set mask_suffix in data.toml.")
+            files = {key: path for key, path in files.items() if not key.endswith(suffix)}
+        masks_of[head] = {key.removesuffix(suffix): path for key, path in masks.files.items() if key.endswith(suffix)}
+    result.problems += pictures.duplicates(folder.root, "images")
+    unpaired: set[str] = set()
+    for number, (head, place) in enumerate(places.items()):
+        masks = folder.pictures(place)
+        without = [key for key in files if key not in masks_of[head]]
+        unpaired.update(without)
+        result.problems += masks.duplicates(folder.root, "masks")
+        for listed in ([pictures] if number == 0 else []) + ([masks] if images != place else []):
+            cause = "files are not images by their suffix and are not read"
+            result.report("other-file", "note", listed.others, cause)
+        if without:
+            fix = suggest_pairing(without, pictures, masks, (images, place), has_splits=bool(split))
+            cause = f"images in {images}/ have no mask in {place}/"
+            stems = [pictures.stems[key] for key in without]
+            result.report("missing-mask", "error", [files[key] for key in without], cause, fix, stems)
+        lost = [path for key, path in masks_of[head].items() if key not in files]
+        cause, fix = f"masks in {place}/ have no image in {images}/", "Add the images, or move the masks elsewhere."
+        result.report("missing-picture", "warning" if files else "error", lost, cause, fix)
+        if not files and not masks.files:
+            cause = f"there are no images in {images}/ and no masks in {place}/"
+            result.report("empty-folder", "error", [images, place], cause, "Put images and masks there.")
+    samples = {
+        key: Sample(pictures.stems[key], path, {head: MaskFile(masks[key]) for head, masks in masks_of.items()})
+        for key, path in files.items()
+        if key not in unpaired
     }
+    if settings.bands_from is not None:
+        samples = _add_bands(result, folder, settings.bands_from, images, samples)
+    result.splits[split] = list(samples.values())
+    result.partial |= {pictures.stems[key] for key in files.keys() - samples.keys()}
+
+
+def pair_by_split(
+    result: FormatResult,
+    images: list[tuple[str, str, Path]],
+    masks: Mapping[str, Path],
+    masks_where: str,
+    images_where: str,
+) -> None:
+    """Pair images with masks in folders that begin with the split.
+
+    Args:
+        result: Gets the samples and problems.
+        images: Stem, key of the mask, and path of each image.
+        masks: Masks by key.
+        masks_where: Where masks are expected, for messages.
+        images_where: Where images are expected.
+    """
+    unpaired: dict[str, dict[str, Path]] = {}
+    for stem, key, path in images:
+        if split := split_of(stem.split("/")[0]):
+            result.splits.setdefault(split, [])
+            if key in masks:
+                result.add(split, Sample(stem, path, {"": MaskFile(masks[key])}))
+            else:
+                unpaired.setdefault(split, {})[stem] = path
+    for split, paths in unpaired.items():
+        cause = f"images have no mask {masks_where}"
+        if split == "test" and not result.splits[split]:  # kept back by the benchmark
+            result.report("missing-mask", "note", paths.values(), cause)
+        else:
+            fix = "Add the masks, or move the images elsewhere."
+            result.report("missing-mask", "error", paths.values(), cause, fix, list(paths))
+            result.partial |= paths.keys()
+    keys = {key for _, key, _ in images}
+    splits = {key.split("/")[0] for key in keys}  # the images of other splits come in archives of their own
+    lost = [path for key, path in masks.items() if key not in keys and key.split("/")[0] in splits]
+    result.report_missing_images(lost, images_where)
+
+
+def _usual_suffix(images: Pictures, masks: Pictures) -> str:
+    """Return the suffix that most masks have after the name of their image, if no mask has the image's own name."""
+    if any(key in masks.files for key in images.files):
+        return ""
+    for suffix in (*MASK_SUFFIXES, *sorted({path.suffix for path in images.files.values()})):  # a.jpg.png, too
+        if 2 * sum(key + suffix in masks.files for key in images.files) > len(images.files):
+            return suffix
+    first = next(iter(images.files), "")
+    own = {key[len(first) :] for key in masks.files if key.startswith(first) and key[len(first) :][:1] in "_-. "}
+    unusual = own.pop() if len(own) == 1 else ""  # counts only if it pairs every image and every mask
+    return unusual if {key + unusual for key in images.files} == set(masks.files) else ""
+
+
+def _add_bands(
+    result: FormatResult, folder: Folder, where: str, images: str, samples: dict[str, Sample]
+) -> dict[str, Sample]:
+    """Add to each sample the image of its key in a second folder, whose bands follow (depth or HHA after color).
+
+    Args:
+        result: Gets the samples without further bands as a problem.
+        folder: The data folder.
+        where: `bands_from` of data.toml: a folder laid out as that of the images (`hha/train`, `train/hha` or `hha`), or
+            a glob.
+        images: Folder or glob of the images.
+        samples: Samples by key.
+
+    Returns:
+        The samples that have further bands.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    parts = images.split("/")
+    places = [where] if is_glob(where) else [f"{where}/{parts[-1]}", f"{parts[0]}/{where}", where]
+    place = next((place for place in places if is_glob(place) or (folder.root / place).is_dir()), None)
+    if place is None:
+        raise DataError(
+            f'{folder.root / "data.toml"}: bands_from = "{where}", but there is no such folder for the images in'
+            f" {images}/. Name a folder with an image of the same name for each of them."
+        )
+    bands = folder.pictures(place).files
+    without = [sample for key, sample in samples.items() if key not in bands]
+    cause = f"images in {images}/ have no further bands in {place}/"
+    fix = f"Add an image of the same name to {place}/, or move the image elsewhere."
+    names = [sample.image for sample in without]
+    result.report("missing-bands", "error", names, cause, fix, [sample.stem for sample in without])
+    return {key: replace(sample, more=bands[key]) for key, sample in samples.items() if key in bands}

@@ -1,94 +1,178 @@
-"""What of an annotation could not be drawn, or was drawn in a way that its author may not have meant."""
+"""Shapes that cannot be drawn, were drawn in a way that their author may not have meant, or leave their images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from fullconv.data.config import Boxes, DataSettings
-from fullconv.data.formats.shapes import Shape
+from fullconv.data.formats.rasterize import DrawnMask, Shape
 from fullconv.data.problems import Problem, problem
+from fullconv.data.samples import MaskSource, Sample
 from fullconv.labels import VOID
 
-_BOX_WORDS = {
-    "fill": "are boxes, and are filled as such",
-    "void": "are boxes without an outline, so what is in them is void where nothing else is drawn",
-    "skip": "are boxes without an outline, and are left out",
+_BOX_CAUSES = {
+    "fill": "shapes are boxes, and are filled as such",
+    "void": "shapes are boxes without an outline, so their pixels are void where nothing else is drawn",
+    "skip": "shapes are boxes without an outline, and are omitted",
 }
+_FAR = 0.2
+"""Fraction of an image's side by which a shape must pass its edge; hand-drawn ones exceed it by less."""
+_CORNER = 0.01
+"""Fraction of an image's side in which all shapes lie if fractions are taken for percent."""
+_MIN_FAR, _MIN_FAR_SHARE = 3, 0.1
+"""Number and share of such shapes from which on they are reported."""
+_OUTSIDE_FIX = (
+    "Check what the coordinates are: pixels, percent or fractions, x before y, of the image as it is now; shapes are"
+    " cut off at its edges."
+)
 
 
-class Remarks:
-    """Collects the stems of pictures by what has to be said about their shapes.
+class ShapeIssues:
+    """Collects the stems of images by what must be reported about their shapes.
 
     Args:
-        settings: What the user says: boxes.
-        boxes: What happens to boxes where the user says nothing.
+        settings: The user's settings: boxes.
+        default_boxes: What happens to boxes if the user does not set it.
     """
 
-    def __init__(self, settings: DataSettings, boxes: Boxes) -> None:
-        self.boxes: Boxes = settings.boxes or boxes
-        self.asked = settings.boxes is not None
-        """Whether the user said it."""
-        self._boxes: list[str] = []
-        self._bad: list[str] = []
-        self._kinds: dict[str, None] = {}
-        self._flat: list[str] = []
-        self._flat_kinds: dict[str, None] = {}
-        self._twofold: dict[str, str] = {}
+    def __init__(self, settings: DataSettings, default_boxes: Boxes) -> None:
+        self._box_rule: Boxes = settings.boxes or default_boxes
+        self._is_set = settings.boxes is not None
+        self._boxes: dict[str, None] = {}
+        self._invalid: dict[str, None] = {}
+        self._invalid_types: dict[str, None] = {}
+        self._no_area: dict[str, None] = {}
+        self._no_area_types: dict[str, None] = {}
+        self._several_labels: dict[str, str] = {}
         self._outlines, self._farthest = 0, 0.0
 
-    def box(self, stem: str, shape: Shape) -> list[Shape]:
-        """Return what a box draws: its class, or void, where nothing else is drawn; or nothing."""
-        self._boxes.append(stem)
-        if self.boxes == "void":
+    def add_box(self, stem: str, shape: Shape) -> list[Shape]:
+        """Return what a box draws: its class, void where nothing else is drawn, or nothing."""
+        self._boxes[stem] = None
+        if self._box_rule == "void":
             return [replace(shape, label=VOID, below=True)]
-        return [shape] if self.boxes == "fill" else []
+        return [shape] if self._box_rule == "fill" else []
 
-    def bad(self, stem: str, kind: object) -> None:
-        """Remember a shape that cannot be drawn."""
-        self._bad.append(stem)
-        self._kinds[str(kind)[:40] or "no kind"] = None
+    def add_invalid(self, stem: str, type: str) -> None:  # noqa: A002
+        """Add a shape that cannot be drawn."""
+        self._invalid[stem] = None
+        self._invalid_types[type[:40] or "no type"] = None
 
-    def flat(self, stem: str, kind: str) -> None:
-        """Remember a shape that has no area: points, lines."""
-        self._flat.append(stem)
-        self._flat_kinds[kind] = None
+    def add_no_area(self, stem: str, type: str) -> None:  # noqa: A002
+        """Add a shape that has no area: a point, a line."""
+        self._no_area[stem] = None
+        self._no_area_types[type] = None
 
-    def twofold(self, stem: str, names: str) -> None:
-        """Remember a shape with several labels, of which the first counts."""
-        self._twofold.setdefault(stem, names)
+    def add_several_labels(self, stem: str, names: str) -> None:
+        """Add a shape with several labels, of which the first counts."""
+        self._several_labels.setdefault(stem, names)
 
-    def extent(self, shape: Shape) -> None:
-        """Note how far the points of an outline go."""
-        if shape.kind in ("coco-polygon", "polygon"):
+    def add_extent(self, shape: Shape) -> None:
+        """Note how far the points of an outline reach."""
+        if shape.type in ("coco-polygon", "pil-polygon"):
             farthest = max((abs(value) for ring in shape.points for value in np.ravel(ring).tolist()), default=2.0)
             self._outlines += 1
             self._farthest = max(self._farthest, farthest)
 
     def problems(self) -> list[Problem]:
-        """Say all of it, each with the pictures that it concerns."""
+        """Return the problems, each with the images that it concerns."""
         found = []
         if self._outlines > 1 and self._farthest <= 1:
-            words = (
-                "all points of all outlines lie between 0 and 1, so they are fractions of the picture and not pixels"
+            cause = "all points of all outlines lie between 0 and 1, so they are fractions of the image and not pixels"
+            fix = "Export them in pixels: x times the width, y times the height."
+            found.append(problem("bad-shape", "error", [], cause, fix))
+        if bad := list(self._invalid):
+            cause = (
+                f"shapes cannot be drawn ({', '.join(self._invalid_types)}): too few points, not numbers, wrong sizes, or"
+                " an unknown type"
             )
-            remedy = "Export them in pixels: x times the width, y times the height."
-            found.append(problem("bad-shape", "error", [], words, remedy))
-        if bad := list(dict.fromkeys(self._bad)):
-            kinds = ", ".join(self._kinds)
-            words = f"shapes cannot be drawn ({kinds}): too few points, no numbers, wrong sizes, or a kind not known"
-            found.append(problem("bad-shape", "error", bad, words, "Draw them again, or remove them.", bad))
-        if flat := list(dict.fromkeys(self._flat)):
-            words = f"shapes have no area ({', '.join(self._flat_kinds)}), and are left out"
-            found.append(problem("no-area", "warning", flat, words, "Draw outlines where they should count."))
-        if self._twofold:
-            words = f"shapes have several labels, as {next(iter(self._twofold.values()))}; the first counts"
-            remedy = "Leave each shape one label: a pixel has one class."
-            found.append(problem("several-labels", "warning", list(self._twofold), words, remedy))
-        if boxes := list(dict.fromkeys(self._boxes)):
-            words = f"shapes {_BOX_WORDS[self.boxes]}"
-            remedy = 'Draw outlines, or say in data.toml what boxes are: boxes = "fill", "void" or "skip".'
-            severity = "note" if self.asked or self.boxes == "fill" else "warning"
-            found.append(problem("box-only", severity, boxes, words, "" if self.asked else remedy))  # type: ignore[arg-type]
+            found.append(problem("bad-shape", "error", bad, cause, "Draw them again, or remove them.", bad))
+        if self._no_area:
+            cause = f"shapes have no area ({', '.join(self._no_area_types)}), and are omitted"
+            found.append(
+                problem("no-area", "warning", list(self._no_area), cause, "Draw outlines where they should count.")
+            )
+        if self._several_labels:
+            cause = f"shapes have several labels, as {next(iter(self._several_labels.values()))}; the first counts"
+            fix = "Keep one label of each shape: a pixel has one class."
+            found.append(problem("several-labels", "warning", list(self._several_labels), cause, fix))
+        if self._boxes:
+            fix = "" if self._is_set else 'Draw outlines, or set boxes = "fill", "void" or "skip" in data.toml.'
+            severity = "note" if self._is_set or self._box_rule == "fill" else "warning"
+            cause = _BOX_CAUSES[self._box_rule]
+            found.append(problem("box-only", severity, list(self._boxes), cause, fix))  # type: ignore[arg-type]
         return found
+
+
+class BoundsCheck:
+    """Counts shapes that lie outside of their images, or in one corner: other units, x and y swapped, resized images."""
+
+    def __init__(self) -> None:
+        self._shapes = 0
+        self._far = 0
+        self._in_corner = 0
+        self._reach = (0.0, 0.0)
+        self._leaving: dict[str, None] = {}
+        self._outside: dict[str, None] = {}
+
+    def add(self, sample: Sample, mask: MaskSource, size: tuple[int, int]) -> None:
+        """Add the shapes of a mask of (height, width), if it is drawn."""
+        if not isinstance(mask, DrawnMask):
+            return
+        height, width = size
+        for shape in mask.shapes:
+            if (box := bounding_box(shape)) is None:
+                continue
+            left, top, right, bottom = box
+            self._shapes += 1
+            self._reach = max(self._reach[0], right / width), max(self._reach[1], bottom / height)
+            self._in_corner += right <= max(1, _CORNER * width) and bottom <= max(1, _CORNER * height)
+            if left >= width or top >= height or right <= 0 or bottom <= 0:
+                self._outside[sample.stem] = None
+            if max(-left, right - width) > _FAR * width or max(-top, bottom - height) > _FAR * height:
+                self._far += 1
+                self._leaving[sample.stem] = None
+
+    def problems(self) -> list[Problem]:
+        """Return the most telling of the problems, if there is any."""
+        stems: list[str] = []
+        if self._in_corner == self._shapes > 1:
+            cause = "all shapes lie in the upper left corner of their images, so their coordinates are of another unit"
+        elif self._far >= max(_MIN_FAR, _MIN_FAR_SHARE * self._shapes):
+            stems = list(self._leaving)
+            cause = f"{self._far} of {self._shapes} shapes pass the edges of their images by more than a fifth of them"
+            if 2 * self._far > self._shapes:
+                across, down = self._reach
+                cause += f", the furthest to {across:.2g} times the width and {down:.2g} times the height"
+        elif self._outside:
+            stems = list(self._outside)
+            cause = "shapes lie wholly outside of their images, so they draw nothing"
+        else:
+            return []
+        return [problem("outside-picture", "warning", stems, cause, _OUTSIDE_FIX)]
+
+
+def bounding_box(shape: Shape) -> tuple[float, float, float, float] | None:
+    """Return left, top, right, bottom in pixels; None of run lengths, which cannot leave an image, and of empty shapes."""
+    if shape.type == "coco-rle":
+        return None
+    xs: Sequence[float]
+    ys: Sequence[float]
+    if shape.type == "bitmap":
+        left, top, packed = shape.points
+        left, top = left + packed.left, top + packed.top
+        return (left, top, left + packed.width, top + packed.height) if packed.height else None
+    if shape.type == "ellipse":
+        x, y, rx, ry = shape.points[:4]
+        return x - rx, y - ry, x + rx, y + ry
+    if shape.type == "coco-polygon":
+        xs = [x for ring in shape.points for x in ring[::2]]
+        ys = [y for ring in shape.points for y in ring[1::2]]
+    elif shape.type in ("pil-rectangle", "pil-ellipse"):
+        xs, ys = shape.points[::2], shape.points[1::2]
+    else:
+        xs, ys = zip(*(shape.points if shape.type == "pil-line" else shape.points[0]), strict=True)
+    return (min(xs), min(ys), max(xs), max(ys)) if xs else None

@@ -1,4 +1,4 @@
-"""Label Studio's run lengths of brush strokes: a stream of bits over RGBA bytes.
+"""Label Studio's RLE of brush strokes: a stream of bits over RGBA bytes.
 
 32 bits: the number of bytes. 5 bits: bits of a byte, less one. Four times 4 bits: how long a length is, less one. Then
 runs: 1 bit, whether all bytes of the run are equal; 2 bits, which of the four; the length less one; one byte, or all.
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fullconv.images.limits import max_pixels
 
 
-class _Bits:
-    """Takes numbers of any length from bytes, highest bit first."""
+class _BitReader:
+    """Reads numbers of any length from bytes, highest bit first."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.place = data, 0
@@ -28,11 +28,11 @@ class _Bits:
         return (int.from_bytes(self.data[first:last], "big") >> (8 * last - self.place)) & ((1 << count) - 1)
 
 
-def unpack_strokes(code: object, height: int, width: int) -> NDArray[np.bool_] | None:
-    """Unpack run lengths into (H, W) bool: whether a pixel is not transparent; None where they are none of this size."""
+def unpack_brush_rle(code: object, height: int, width: int) -> NDArray[np.bool_] | None:
+    """Decode into (H, W) bool: whether a pixel is not transparent; None if the code is invalid or of another size."""
     if not isinstance(code, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in code):
         return None
-    bits = _Bits(bytes(code))
+    bits = _BitReader(bytes(code))
     try:
         total, word = bits.take(32), bits.take(5) + 1
         lengths = [bits.take(4) + 1 for _ in range(4)]

@@ -1,0 +1,188 @@
+"""ADE20K: the scene-parsing release (images, annotations; 0 is void), and the full one.
+
+The full release has x.jpg with x_seg.png, whose red and green hold the class, and x.json, which names it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.data.class_files import VOID_NAME
+from fullconv.data.config import DataSettings
+from fullconv.data.files import Folder, walk
+from fullconv.data.formats.base import FormatResult, split_of
+from fullconv.data.formats.json_io import objects_in
+from fullconv.data.formats.pairs import pair_by_split
+from fullconv.data.samples import Colors, Sample
+from fullconv.data.scan.scanner import Scanner
+from fullconv.data.text_files import load_text
+from fullconv.errors import DataError, nearest
+from fullconv.images.read import decode
+from fullconv.labels import MAX_CLASSES
+
+_SCENE_CLASSES = 150
+_SEG = "_seg.png"
+_SEARCHED_FILES = 3000
+"""Files that are searched for the first mask of the full release."""
+_SUGGESTED_CLASSES = 12
+
+
+def detect(folder: Folder, settings: DataSettings) -> str | None:
+    """Find images/training with annotations/training."""
+    if settings.masks or not {"images", "annotations"} <= folder.folders.keys():
+        return None
+    inner = folder.folders_in(folder.folders["annotations"])
+    split = next((name for name in ("training", "validation") if name in inner), None)
+    if split is None or split not in folder.folders_in(folder.folders["images"]):
+        return None
+    return f"{folder.folders['images']}/{split}/ with {folder.folders['annotations']}/{split}/"
+
+
+def read(folder: Folder, settings: DataSettings) -> FormatResult:
+    """Pair by name; 0 is void, and class k of objectInfo150 is k - 1."""
+    result = FormatResult(folder.root)
+    image_folder, mask_folder = folder.folders["images"], folder.folders["annotations"]
+    images, masks = folder.pictures(image_folder), folder.pictures(mask_folder)
+    if any(re.search(r"_seg$|_parts_\d+$", key) for key in masks.files):
+        raise DataError(
+            f"{folder.root}: these are masks of the full ADE20K release, whose red and green code the class. Put them"
+            " beside their images as that release does, or use the scene-parsing release (SceneParse150)."
+        )
+    entries = [(key, key, path) for key, path in images.files.items()]
+    pair_by_split(result, entries, masks.files, f"in {mask_folder}/", f"in {image_folder}/")
+    result.problems += images.duplicates(folder.root, "images") + masks.duplicates(folder.root, "masks")
+    names = list(settings.class_names() or _scene_classes(folder))
+    values = {} if settings.values is not None else {"values": {0: VOID_NAME, **dict(enumerate(names, 1))}}
+    result.settings = {"classes": names, **values}
+    return result
+
+
+def _scene_classes(folder: Folder) -> list[str]:
+    """Return the first name of each row of objectInfo150.txt; class1 ... class150 without it."""
+    path = folder.root / "objectInfo150.txt"
+    lines = load_text(path, "Save it as UTF-8 text.").splitlines() if path.is_file() else []
+    rows = [line.split("\t")[-1].split(",")[0].strip() for line in lines if re.match(r"\d+\s", line)]
+    if len(rows) < 2:
+        return [f"class{i}" for i in range(1, _SCENE_CLASSES + 1)]
+    return [name if rows.count(name) == 1 else f"{name} {i}" for i, name in enumerate(rows, 1)]
+
+
+@dataclass(frozen=True)
+class CodedMask:
+    """A mask whose pixels hold the number of a class as red // 10 * 256 + green; a `MaskSource`.
+
+    Source: github.com/CSAILVision/ADE20K, utils/utils_ade20k.py.
+    """
+
+    path: Path
+    key: str = "ade20k-full"
+
+    def raw(self, colors: Colors = "none") -> NDArray[Any]:
+        """Return the numbers of the classes (name_ndx), (H, W) uint16; 0 is unlabeled."""
+        where = str(self.path)
+        array = decode(self.path, where, lambda image: np.asarray(image.convert("RGB")))
+        if array.ndim != 3 or array.shape[2] < 3 or array.dtype != np.uint8:
+            raise DataError(
+                f"{where}: is not an 8-bit RGB image, as masks of the full ADE20K release are. Copy it again."
+            )
+        return np.asarray(array[..., 0] // 10 * np.uint16(256) + array[..., 1], dtype=np.uint16)
+
+
+def _beside(mask: Path, ending: str) -> Path:
+    return mask.with_name(mask.name.removesuffix(_SEG) + ending)
+
+
+def detect_full(folder: Folder, settings: DataSettings) -> str | None:
+    """Find a mask x_seg.png beside x.jpg and the other files of the release."""
+    if settings.images or settings.masks or "images" not in folder.folders:
+        return None
+    for count, path in enumerate(walk(folder.root)):
+        if path.name.endswith(_SEG) and _beside(path, ".jpg").is_file():
+            if any(_beside(path, ending).is_file() for ending in (".json", "_atr.txt", "_parts_1.png")):
+                return f"{path.relative_to(folder.root).as_posix()} beside its image"
+            return None
+        if count > _SEARCHED_FILES:
+            break
+    return None
+
+
+def read_full(folder: Folder, settings: DataSettings) -> FormatResult:
+    """Pair by name; classes are those of data.toml, or all that the masks hold if these are at most 255."""
+    result = FormatResult(folder.root)
+    for path in walk(folder.root):
+        image = _beside(path, ".jpg")
+        if path.name.endswith(_SEG) and image.is_file():
+            inner = image.relative_to(folder.root).with_suffix("")
+            result.add(split_of(*inner.parts), Sample(inner.as_posix(), image, {"": CodedMask(path)}))
+    if settings.values is not None:  # the user has defined the numbers
+        return result
+    images: Counter[int] = Counter()
+    for facts in Scanner(folder.root).masks(sample.masks[""] for sample in result.samples):
+        images.update(facts.counts.keys() - {0})
+    names = _names((_beside(sample.mask, ".json") for sample in result.samples), set(images))
+    chosen = settings.class_names()
+    if chosen is None and len(images) > MAX_CLASSES:
+        frequent = ", ".join(json.dumps(names[number]) for number, _ in images.most_common(_SUGGESTED_CLASSES))
+        raise DataError(
+            f"{folder.root}: the masks of this full ADE20K release hold {len(images)} classes, more than {MAX_CLASSES}."
+            f" List those that count in data.toml, all others are void: classes = [{frequent}, ...]"
+        )
+    classes = list(chosen or (names[number] for number in sorted(images)))
+    known = {**{name.split(",")[0]: name for name in names.values()}, **{name: name for name in names.values()}}
+    for name in classes:
+        if name not in known:
+            raise DataError(
+                f"{folder.root}: no mask holds '{name}'.{nearest(name, known)} Correct classes in data.toml."
+            )
+    meaning = {known[name]: name for name in classes}
+    result.settings = {
+        "classes": classes,
+        "values": {0: VOID_NAME, **{number: meaning.get(names[number], VOID_NAME) for number in sorted(images)}},
+    }
+    others = [names[number] for number, _ in images.most_common() if names[number] not in meaning]
+    cause = "classes of the full ADE20K release are not in classes of data.toml, and are void"
+    result.report("other-class", "note", others, cause)
+    return result
+
+
+def _names(tables: Iterable[Path], numbers: set[int]) -> dict[int, str]:
+    """Return the shortest unique names of some classes; "object12" for those in no table."""
+    full: dict[int, str] = {}
+    left = set(numbers)
+    for path in tables:
+        if not left:
+            break
+        for number, name in _names_in(path):
+            if number in left:
+                full[number] = name
+                left.discard(number)
+    full.update({number: f"object{number}" for number in left})
+    short = Counter(name.split(",")[0] for name in full.values())
+    whole = Counter(full.values())
+
+    def shortest(number: int, name: str) -> str:
+        if short[name.split(",")[0]] == 1:
+            return name.split(",")[0]
+        return name if whole[name] == 1 else f"{name} {number}"
+
+    return {number: shortest(number, name) for number, name in full.items()}
+
+
+def _names_in(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        objects = json.loads(path.read_bytes().decode("utf-8", "replace"))["annotation"]["object"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):  # older releases have none
+        return
+    for entry in objects_in(objects):
+        number, name = entry.get("name_ndx"), entry.get("name")
+        if type(number) is int and isinstance(name, str) and (name := re.sub(r"\s+", " ", name).strip()):
+            yield number, name

@@ -1,0 +1,128 @@
+"""All formats, and which of them fits a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fullconv.data.config import DataSettings, read_settings
+from fullconv.data.files import DEEPEST, Folder, only_folder
+from fullconv.data.formats import (
+    ade20k,
+    cityscapes,
+    coco,
+    cvat,
+    cvat_masks,
+    file_lists,
+    labelme,
+    labelstudio,
+    pairs,
+    roboflow,
+    supervisely,
+    voc,
+)
+from fullconv.data.formats.base import Format, FormatResult
+from fullconv.data.formats.drawn import drawn
+from fullconv.data.formats.suggest import suggest_layout
+from fullconv.errors import DataError, nearest
+
+FORMATS: tuple[Format, ...] = (
+    pairs.layout("camvid", "camvid", pairs.find_camvid),
+    pairs.layout("split-first", "pairs", pairs.find_split_first),
+    pairs.layout("kind-first", "pairs", pairs.find_kind_first),
+    pairs.layout("flat", "pairs", pairs.find_flat),
+    Format("voc", "voc", voc.detect, voc.read),
+    Format("coco", "coco", coco.detect, drawn(coco.parse)),
+    Format("cvat-masks", "cvat-masks", cvat_masks.detect, cvat_masks.read),
+    Format("cvat", "cvat", cvat.detect, drawn(cvat.parse)),
+    Format("labelme", "labelme", labelme.detect, drawn(labelme.parse)),
+    Format("labelstudio", "labelstudio", labelstudio.detect, drawn(labelstudio.parse)),
+    Format("cityscapes", "cityscapes", cityscapes.detect, cityscapes.read),
+    Format("ade20k", "ade20k", ade20k.detect, ade20k.read),
+    Format("ade20k-full", "ade20k", ade20k.detect_full, ade20k.read_full),
+    Format("roboflow", "roboflow", roboflow.detect, roboflow.read),
+    Format("supervisely", "supervisely", supervisely.detect, drawn(supervisely.parse)),
+    Format("list", "list", file_lists.detect, file_lists.read, priority=1),
+    pairs.layout("other-names", "pairs", pairs.find_other_names, priority=2),
+    Format("suffix", "suffix", file_lists.detect_suffix, file_lists.read_suffix, priority=3),
+)
+
+
+def _rows(folder: Folder, settings: DataSettings, name: str | None) -> list[tuple[Format, str]]:
+    """Return the formats that fit with their evidence, only those called `name` if given."""
+    rows = [row for row in FORMATS if name in (None, row.name, row.family)]
+    return [(row, evidence) for row in rows if (evidence := row.detect(folder, settings)) is not None]
+
+
+def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
+    """Find the format of a folder, which is `name` or that of data.toml if given.
+
+    Raises:
+        DataError: None fits, several do, or there is no such format.
+    """
+    name = name if name is not None else settings.format
+    names = {row.name for row in FORMATS} | {row.family for row in FORMATS}
+    if name is not None and name not in names:
+        raise DataError(
+            f"there is no format '{name}'.{nearest(str(name), names)} The formats are {', '.join(sorted(names))}."
+        )
+    fits = _rows(folder, settings, name)
+    if not fits:
+        raise DataError(_explain_no_fit(folder, settings, name))
+    first = min(row.priority for row, _ in fits)
+    fits = [(row, evidence) for row, evidence in fits if row.priority == first]
+    if len(fits) > 1:
+        evidences = " and ".join(f"{row.name} ({evidence})" for row, evidence in fits)
+        choices = " or ".join(f"--format {row.name}" for row, _ in fits)
+        raise DataError(f"{folder.root}: {len(fits)} layouts fit: {evidences}. Specify one: {choices}.")
+    return fits[0][0]
+
+
+def read(row: Format, folder: Folder, settings: DataSettings) -> FormatResult:
+    """Read a folder in a format."""
+    result = row.read(folder, settings)
+    result.merge_unsplit()
+    return result
+
+
+def enter_root(root: Path, name: str | None) -> Path:
+    """Return the folder of the data set: `root`, or one below it that is the only folder in its parent.
+
+    Archives are unpacked so: VOCdevkit/VOC2012, or a folder of the archive's name. A data.toml may lie on the way.
+    """
+
+    def fits(root: Path) -> bool:
+        try:
+            settings = read_settings(root)
+            return bool(_rows(Folder(root), settings, name or settings.format))
+        except DataError:  # is reported when it is opened
+            return True
+
+    here = only_folder(root)
+    if here is None or fits(root):
+        return root
+    for _ in range(DEEPEST):
+        if here is None:
+            break
+        if fits(here):
+            return here
+        here = only_folder(here)
+    return root
+
+
+def _explain_no_fit(folder: Folder, settings: DataSettings, name: str | None) -> str:
+    there = ", ".join(f"{inner}/" for inner in list(folder.folders.values())[:8]) or "no folders"
+    for key, value in (("images", settings.images), ("masks", settings.masks)):
+        if value is not None and not (folder.root / value).is_dir() and not any(c in value for c in "*?["):
+            return f'{folder.root}: data.toml has {key} = "{value}", but there is no such folder; there is {there}.'
+    what, suggestion = f"does not have the layout '{name}'", ""
+    if name is None:
+        what = "unrecognized data set layout"
+        suggestion = suggest_layout(
+            folder, lambda inner: any(not row.priority for row, _ in _rows(inner, DataSettings(), None))
+        )
+    half = pairs.find_half(folder, settings)
+    return (
+        f"{folder.root}: {what} (it holds {there}){f': {half}' if half else ''}.{suggestion}"
+        " Put images in images/ and masks of the same names in masks/, or specify your folders in data.toml:"
+        ' images = "...", masks = "...".'
+    )

@@ -1,0 +1,242 @@
+"""Sentences about what to change if no format fits, or if images have no mask although there are masks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, Pictures, is_clutter, is_glob
+from fullconv.data.text_files import beginning
+from fullconv.errors import DataError
+
+_MAX_FOLDERS = 60
+"""Folders that are searched."""
+_OTHER_TOOLS = {
+    "shape_attributes": "of the VGG Image Annotator",
+    "<bndbox>": "of PASCAL VOC's boxes",
+    "FeatureCollection": "GeoJSON",
+    "segments_info": "a panoptic file",
+    '"tagIds"': "of Azure",
+    "data_row": "of Labelbox",
+}
+"""Text by which the files of other tools are recognized."""
+_YOLO = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*")
+_BRUSH_LABELS = re.compile(r"task-\d+-annotation-\d+-by-.*\.(png|npy)")
+_BRUSH_FIX = (
+    'This is Label Studio\'s export "Brush labels", which does not state the image of a mask: export JSON instead.'
+)
+
+
+def suggest_layout(folder: Folder, fits: Callable[[Folder], bool]) -> str:
+    """Return a sentence about a folder that no format fits, with a space before it, or nothing.
+
+    Args:
+        folder: The data folder.
+        fits: Whether a format fits a folder.
+    """
+    inner = _inner_folders(folder)
+    places = [folder.root, *inner]
+    searches: tuple[Callable[[], str], ...] = (
+        lambda: _find_data_sets(folder, inner, fits),
+        lambda: next((_BRUSH_FIX for place in places if _has_brush_labels(_files(place))), ""),
+        lambda: _find_supervisely_without_meta(folder, places),
+        lambda: _find_yolo(folder, inner),
+        lambda: _find_other_tools(folder, places),
+        lambda: _find_two_suffixes(folder, places),
+    )
+    return next((f" {sentence}" for search in searches if (sentence := search())), "")
+
+
+def _inner_folders(folder: Folder) -> list[Path]:
+    """Return the folders one and two levels below."""
+    below = [folder.root / name for name in folder.folders.values()][:_MAX_FOLDERS]
+    found = list(below)
+    for path in below:
+        try:
+            found += sorted(p for p in path.iterdir() if p.is_dir() and not is_clutter(p.name))[: _MAX_FOLDERS // 4]
+        except OSError:
+            continue
+    return found
+
+
+def _files(place: Path, *suffixes: str) -> list[Path]:
+    try:
+        found = sorted(path for path in place.iterdir() if not is_clutter(path.name) and path.is_file())
+    except OSError:
+        return []
+    return [path for path in found if not suffixes or path.suffix.lower() in suffixes]
+
+
+def _has_brush_labels(files: list[Path]) -> bool:
+    return any(_BRUSH_LABELS.fullmatch(path.name) for path in files[:20])
+
+
+def _find_data_sets(folder: Folder, inner: list[Path], fits: Callable[[Folder], bool]) -> str:
+    found: list[Path] = []
+    for path in inner:
+        try:
+            if not any(path.is_relative_to(other) for other in found) and fits(Folder(path)):
+                found.append(path)
+        except DataError:  # cannot be read
+            continue
+    names = [path.relative_to(folder.root).as_posix() + "/" for path in found]
+    if len(found) > 1:
+        return f"{', '.join(names[:4])} look like data sets: specify one of them."
+    return f"{names[0]} looks like one: did you mean {found[0]}?" if found else ""
+
+
+def _find_supervisely_without_meta(folder: Folder, places: list[Path]) -> str:
+    for place in places:
+        if (place / "img").is_dir() and (place / "ann").is_dir() and not (folder.root / "meta.json").is_file():
+            where = f"{place.relative_to(folder.root).as_posix()}/".removeprefix("./")
+            return (
+                f"{where}img/ and {where}ann/ are Supervisely's, but the project's meta.json is missing: copy it, too."
+            )
+    return ""
+
+
+def _find_yolo(folder: Folder, places: list[Path]) -> str:
+    for place in places:
+        for path in [path for path in _files(place)[:20] if path.suffix.lower() == ".txt"][:3]:
+            lines = path.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:1]
+            if lines and _YOLO.fullmatch(lines[0]):
+                where = place.relative_to(folder.root).as_posix()
+                return f"{where}/ holds YOLO labels, which are not supported: export COCO, or masks, instead."
+    return ""
+
+
+def _find_other_tools(folder: Folder, places: list[Path]) -> str:
+    for place in places:
+        for path in _files(place, ".json", ".xml", ".geojson", ".ndjson", ".jsonl")[:3]:
+            start = beginning(path, 1 << 14)
+            if tool := next((tool for key, tool in _OTHER_TOOLS.items() if key in start), None):
+                name = path.relative_to(folder.root).as_posix()
+                return f"{name} is {tool}, which is not supported: export COCO, or masks, instead."
+    return ""
+
+
+def _find_two_suffixes(folder: Folder, places: list[Path]) -> str:
+    """Find images and masks of the same names in one folder: a.jpg with a.png."""
+    for place in places:
+        stems: dict[str, set[str]] = {}
+        for path in _files(place, *IMAGE_SUFFIXES):
+            stems.setdefault(path.suffix, set()).add(path.stem)
+        masks = stems.pop(".png", set())
+        for suffix, images in stems.items():
+            if len(images & masks) > 1 and 2 * len(images & masks) > len(images):
+                where = f"{place.relative_to(folder.root).as_posix()}/".removeprefix("./")
+                lines = f'images = "{where}*{suffix}"\nmasks = "{where}*.png"\n'
+                return f"If the PNGs are the masks of the {suffix} files, add to data.toml:\n{lines}Else:"
+    return ""
+
+
+def suggest_pairing(
+    unpaired: list[str], images: Pictures, masks: Pictures, folders: tuple[str, str], *, has_splits: bool
+) -> str:
+    """Return the fix for images without a mask.
+
+    Args:
+        unpaired: Keys of these images.
+        images: The files in the folder of the images.
+        masks: The files in the folder of the masks.
+        folders: These two folders.
+        has_splits: Whether other splits have folders of their own.
+    """
+    if (suffix := _common_suffix(unpaired, masks.files)) is not None:
+        return f'Masks are named with a suffix: add to data.toml: mask_suffix = "{suffix}"'
+    place = folders[1]
+    if _has_brush_labels(list(masks.files.values())):
+        return _BRUSH_FIX
+    can_set = not has_splits and not any(map(is_glob, folders))
+
+    def lines(values: Iterator[str]) -> str:
+        return "\n".join(f'{key} = "{value}"' for key, value in zip(("images", "masks"), values, strict=True))
+
+    inner = _inner_pair(unpaired, masks.files) if can_set else None
+    if inner is not None:
+        added = lines(f"{outer}{'/' * bool(name)}{name}" for outer, name in zip(folders, inner, strict=True))
+        classes = _folders_per_class(unpaired, masks.files)
+        if len(classes) > 1:
+            return (
+                f"{place}/ has a mask of most images in each of {', '.join(classes)}. If these are the classes, draw the"
+                f" masks of an image into one, with a number a class; to use only one, add to data.toml:\n{added}"
+            )
+        return f"They lie in folders of their own: add to data.toml:\n{added}"
+    others = {PurePosixPath(path.name).stem: path.suffix for path in masks.others}
+    suffixes = sorted({others[name] for key in unpaired if (name := key.rpartition("/")[2]) in others})
+    if suffixes:
+        return f"{place}/ has {', '.join(suffixes)} files of these names, which are not read: save the masks as indexed PNG."
+    lower = {key.lower(): key for key in masks.files}
+    if near := next(((key, lower[key.lower()]) for key in unpaired if key.lower() in lower), None):
+        return f"Names differ in upper and lower case, as {near[0]} and {near[1]}: rename one of the two."
+    patterns = _glob_pair({key: images.files[key] for key in unpaired}, masks.files) if can_set else None
+    if patterns is not None:
+        added = lines(f"{outer}/{pattern}" for outer, pattern in zip(folders, patterns, strict=True))
+        return f"Names differ only in a prefix or suffix: add to data.toml:\n{added}"
+    example = next((path.name for key, path in masks.files.items() if key not in unpaired), None)
+    hint = f" ({place}/ has {example}, for example)" if example else ""
+    return f"Add a mask of the same name to {place}/{hint}, or move the image elsewhere."
+
+
+def _common_suffix(unpaired: Collection[str], masks: Collection[str]) -> str | None:
+    """Return what follows the image's name in the names of masks, if it is the same for most of the images."""
+    counts: Counter[str] = Counter()
+    names = set(unpaired)
+    for key in masks:
+        cut = next((cut for cut in range(len(key) - 1, 0, -1) if key[:cut] in names), None)
+        counts[key[cut:] if cut else ""] += 1
+    del counts[""]
+    ((best, count),) = counts.most_common(1) or (("", 0),)
+    return best if 2 * count > len(unpaired) else None
+
+
+def _inner_pair(unpaired: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
+    """Return the inner folders of images and of masks below which the names are the same, if that pairs most."""
+    by_name: dict[str, list[str]] = {}
+    for key in masks:
+        by_name.setdefault(PurePosixPath(key).name, []).append(key)
+    found: Counter[tuple[str, str]] = Counter()
+    for key in unpaired:
+        for mask in by_name.get(PurePosixPath(key).name, ())[:8]:
+            one, other = key.split("/"), mask.split("/")
+            while one and other and one[-1] == other[-1]:
+                one.pop()
+                other.pop()
+            found["/".join(one), "/".join(other)] += 1
+    ((best, count),) = found.most_common(1) or ((("", ""), 0),)
+    return best if 2 * count > len(unpaired) and any(best) else None
+
+
+def _folders_per_class(unpaired: Collection[str], masks: Collection[str]) -> list[str]:
+    """Return the folders of which each has a mask of most images, as in a layout with one folder per class."""
+    expected = {PurePosixPath(key).name for key in unpaired}
+    found: dict[str, set[str]] = {}
+    for key in masks:
+        place, _, name = key.rpartition("/")
+        if place and name in expected:
+            found.setdefault(place, set()).add(name)
+    return sorted(place for place, names in found.items() if 2 * len(names) > len(expected))
+
+
+def _glob_pair(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[str, str] | None:
+    """Return globs of images and of masks whose asterisks match the same, if that pairs most."""
+    if len(images) < 2 or len(masks) < 2 or any("/" in key or is_glob(key) for key in (*images, *masks)):
+        return None
+    patterns, matches = [], []
+    for files in (images, masks):
+        keys, suffixes = list(files), {path.suffix for path in files.values()}
+        before = _common_start(keys)
+        behind = _common_start([key[len(before) :][::-1] for key in keys])[::-1]
+        if behind and len(suffixes) > 1:
+            return None
+        patterns.append(f"{before}*{behind + suffixes.pop() if behind else ''}")
+        matches.append({key[len(before) : len(key) - len(behind)] for key in keys})
+    both = matches[0] & matches[1]
+    return None if 2 * len(both) <= len(images) or "" in both else (patterns[0], patterns[1])
+
+
+def _common_start(names: list[str]) -> str:
+    first, last = min(names), max(names)
+    return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))]
