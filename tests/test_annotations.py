@@ -162,7 +162,7 @@ def test_tasks_that_nobody_has_submitted_are_no_labels(tmp_path, capsys):
     out, log = results(tmp_path, {"a": scene()})
     shutil.copy(write_annotations("labelstudio", out, log, LABELS, 1), tmp_path / "photos")
     assert main(["check", str(tmp_path / "photos")]) == 2
-    assert "predictions count once somebody has submitted them" in " ".join(capsys.readouterr().out.split())
+    assert "predictions count only after they are submitted" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_command_writes_annotations_for_a_tool(tmp_path, capsys):

@@ -43,7 +43,7 @@ def test_a_zip_of_windows_or_with_one_folder_at_the_top_is_read(tmp_path, rename
 def test_a_zip_of_nothing_is_called_by_its_own_name(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as content:
         content.writestr("README.txt", "x")
-    assert_refused(tmp_path / "a.zip", f"{tmp_path / 'a.zip'}: is laid out as no data set")
+    assert_refused(tmp_path / "a.zip", f"{tmp_path / 'a.zip'}: unrecognized data set layout")
 
 
 def test_other_archives_are_to_be_unpacked(tmp_path):
@@ -144,15 +144,15 @@ def test_exports_that_cannot_be_read_are_named(tmp_path):
     save(scene("scene_a").picture, tmp_path / "yolo/images/a.jpg")
     (tmp_path / "yolo/labels").mkdir()
     (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
-    assert_refused(tmp_path / "yolo", "labels/ holds labels of YOLO")
+    assert_refused(tmp_path / "yolo", "labels/ holds YOLO labels")
     save(scene("scene_a").labels, tmp_path / "brush/task-1-annotation-2-by-1-tag-brick-0.png")
     assert_refused(tmp_path / "brush", 'Label Studio\'s export "Brush labels"')
     save(scene("scene_a").picture, tmp_path / "via/images/a.jpg")
     (tmp_path / "via/via_region_data.json").write_text('{"a.jpg1": {"regions": [{"shape_attributes": {}}]}}')
-    assert_refused(tmp_path / "via", "via_region_data.json is of the VGG Image Annotator, which is not read")
+    assert_refused(tmp_path / "via", "via_region_data.json is of the VGG Image Annotator, which is not supported")
     save(scene("scene_a").picture, tmp_path / "sly/ds0/img/a.jpg")
     (tmp_path / "sly/ds0/ann").mkdir()
-    assert_refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is not here")
+    assert_refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is missing")
 
 
 # text files
@@ -262,7 +262,7 @@ def test_a_line_of_three_pictures_is_no_pair(tmp_path):
     listed(tmp_path, "{p} {m}\n")
     with (tmp_path / "train.txt").open("a") as file:
         file.write("pics/scene_e.jpg gt_files/scene_e.png pics/scene_e.jpg\n")
-    assert_refused(tmp_path, "[missing-listed]", "lines of train.txt do not name a picture and a mask")
+    assert_refused(tmp_path, "[missing-listed]", "lines of train.txt do not name an image and a mask")
 
 
 def test_a_column_says_the_split(tmp_path):
@@ -386,12 +386,12 @@ def test_a_picture_that_is_listed_twice_is_taken_once(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda t: t["images"][1].update(id=10), "several pictures of result.json have the same id"),
+        (lambda t: t["images"][1].update(id=10), "several images of result.json have the same id"),
         (
             lambda t: t["categories"].append({"id": 1, "name": "x"}),
             "several categories of result.json have the same id",
         ),
-        (lambda t: t["images"].append({**t["images"][0], "id": 99}), "under several ids"),
+        (lambda t: t["images"].append({**t["images"][0], "id": 99}), "have several ids in"),
         (lambda t: t["annotations"][0].update(segments_info=[]), "is a panoptic file"),
     ],
 )
@@ -438,11 +438,11 @@ def test_outlines_in_fractions_of_the_picture_are_no_outlines_in_pixels(tmp_path
     assert_refused(
         coco(tmp_path / "coco", lambda table: fractions(table["annotations"])),
         "[bad-shape]",
-        "fractions of the picture",
+        "fractions of the image",
     )
     tmp_path.joinpath("labelme").mkdir()
     assert_refused(
-        labelme(tmp_path / "labelme", lambda table, stem: fractions(table["shapes"])), "fractions of the picture"
+        labelme(tmp_path / "labelme", lambda table, stem: fractions(table["shapes"])), "fractions of the image"
     )
 
 

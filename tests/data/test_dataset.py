@@ -70,7 +70,7 @@ def test_a_zip_opens_like_its_folder(tmp_path):
 def test_two_layouts_that_fit_are_named_with_the_option(tmp_path):
     make_shapes(tmp_path, "camvid", images=4)
     make_shapes(tmp_path, "flat", images=5)
-    words = r"2 layouts fit: camvid \(train/ with trainannot/\) and flat \(images/ with masks/\)\. Say which:"
+    words = r"2 layouts fit: camvid \(train/ with trainannot/\) and flat \(images/ with masks/\)\. Specify one:"
     with pytest.raises(DataError, match=words + " --format camvid or --format flat"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, format="camvid").samples("all")) == 4
@@ -84,7 +84,7 @@ def test_two_layouts_that_fit_are_named_with_the_option(tmp_path):
     ("name", "words"),
     [
         ("camvit", r"there is no format 'camvit'\. Did you mean 'camvid'\? The formats are ade20k,.* camvid,"),
-        ("camvid", r"is not laid out as 'camvid' \(it holds images/, masks/\)"),
+        ("camvid", r"does not have the layout 'camvid' \(it holds images/, masks/\)"),
     ],
 )
 def test_a_format_that_is_none_or_does_not_fit_is_refused(tmp_path, name, words):
@@ -95,9 +95,7 @@ def test_a_format_that_is_none_or_does_not_fit_is_refused(tmp_path, name, words)
 
 def test_a_folder_that_is_no_data_set_is_told_what_would_be_one(tmp_path):
     (tmp_path / "stuff").mkdir()
-    with pytest.raises(
-        DataError, match=r"laid out as no data set that is known \(it holds stuff/\).*Put pictures in images/"
-    ):
+    with pytest.raises(DataError, match=r"unrecognized data set layout \(it holds stuff/\).*Put images in images/"):
         open_dataset(tmp_path)
     make_shapes(tmp_path / "inner", "flat", images=2)
     with pytest.raises(DataError, match=r"inner/ looks like one: did you mean .*inner\?"):
@@ -108,7 +106,7 @@ def test_a_folder_that_is_no_data_set_is_told_what_would_be_one(tmp_path):
     ("layout", "lost", "words"),
     [
         ("flat", "masks", r"images/ has no masks/ to go with it"),
-        ("flat", "images", r"masks/ has no pictures to go with it"),
+        ("flat", "images", r"masks/ has no images to go with it"),
         ("camvid", "trainannot", r"train/ has no trainannot/ to go with it"),
         ("split-first", "train/masks", r"train/images/ has no masks/ to go with it"),
         ("kind-first", "masks", r"images/train/ has no masks/ to go with it"),
@@ -171,7 +169,7 @@ def test_named_folders_may_hold_the_splits(tmp_path):
 def test_a_named_folder_that_is_not_there_is_told(tmp_path):
     make_shapes(tmp_path, "flat", images=2, toml='images = "fotos"\n')
     with pytest.raises(
-        DataError, match=r'data\.toml says images = "fotos", but there is no such folder; there is images/, masks/'
+        DataError, match=r'data\.toml has images = "fotos", but there is no such folder; there is images/, masks/'
     ):
         open_dataset(tmp_path)
 
@@ -348,15 +346,15 @@ def test_no_pair_at_all_is_an_error_with_the_reason(tmp_path):
     make_shapes(tmp_path, "flat", images=3)
     for path in (tmp_path / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}seg.png"))
-    with pytest.raises(BadDataError, match=r'pictures in images/ have no mask in masks/.*mask_suffix = "seg"'):
+    with pytest.raises(BadDataError, match=r'images in images/ have no mask in masks/.*mask_suffix = "seg"'):
         open_dataset(tmp_path)
     shutil.rmtree(tmp_path / "images")
     (tmp_path / "images").mkdir()
-    with pytest.raises(BadDataError, match=r"masks in masks/ have no picture in images/"):
+    with pytest.raises(BadDataError, match=r"masks in masks/ have no image in images/"):
         open_dataset(tmp_path)
     shutil.rmtree(tmp_path / "masks")
     (tmp_path / "masks").mkdir()
-    with pytest.raises(BadDataError, match="there are no pictures in images/ and no masks in masks/"):
+    with pytest.raises(BadDataError, match="there are no images in images/ and no masks in masks/"):
         open_dataset(tmp_path)
 
 

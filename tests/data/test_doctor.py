@@ -77,9 +77,9 @@ def nan_tiff(root: Path) -> None:
 
 FAULTS = [
     ("missing-mask", lambda d: mask(d).unlink(), "train/shape000.png", "have no mask in trainannot/"),
-    ("missing-picture", lambda d: image(d).unlink(), "trainannot/shape000.png", "have no picture in train/"),
+    ("missing-picture", lambda d: image(d).unlink(), "trainannot/shape000.png", "have no image in train/"),
     ("duplicate-stem", lambda d: shutil.copy(image(d), d / "train/shape000.bmp"), "train/shape000.png", "share a name but"),
-    ("other-file", lambda d: (d / "train/notes.txt").write_text("x"), "train/notes.txt", "no pictures by their suffix"),
+    ("other-file", lambda d: (d / "train/notes.txt").write_text("x"), "train/notes.txt", "not images by their suffix"),
     ("empty-file", lambda d: image(d).write_bytes(b""), "train/shape000.png", r"empty \(0 bytes\)"),
     ("empty-file", lambda d: mask(d).write_bytes(b""), "trainannot/shape000.png", r"empty \(0 bytes\)"),
     ("truncated", lambda d: cut(image(d)), "train/shape000.png", "data are missing at the end"),
@@ -363,7 +363,7 @@ def test_the_documentation_lists_every_code():
     for path in Path(fullconv.data.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(getattr(node, "func", None), "id", "") or getattr(getattr(node, "func", None), "attr", "")
-            if isinstance(node, ast.Call) and name in ("problem", "_problem") and node.args:
+            if isinstance(node, ast.Call) and name in ("problem", "_problem", "report") and node.args:
                 used.add(str(node.args[0].value) if isinstance(node.args[0], ast.Constant) else "")
     used |= {
         "channels-differ",
@@ -380,7 +380,7 @@ def test_the_documentation_lists_every_code():
         (lambda d: d / "nowhere", "nowhere: no such folder", "Check the name."),
         (lambda d: d, "the folder is empty", "Put pictures in images/"),
         (lambda d: (d / "a.txt").write_text("x") and d / "a.txt", "a.txt: is a file", "A data set is a folder"),
-        (lambda d: (d / "images").mkdir() or d, "images/ has no masks/ to go with it", "Put pictures in images/"),
+        (lambda d: (d / "images").mkdir() or d, "images/ has no masks/ to go with it", "Put images in images/"),
         (lambda d: (d / "data.toml").write_text("x = 1") and d, "there is no key 'x'", "The keys are"),
         (lambda d: (d / "data.toml").write_text("x =") and d, "not valid TOML", "Correct data.toml."),
     ],

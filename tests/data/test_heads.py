@@ -102,7 +102,7 @@ def test_problems_say_of_which_head_they_are(tmp_path):
     (tmp_path / "train/masks_what/p2.png").unlink()
     told = {found.code: found for found in inspect(tmp_path)}
     assert told["unknown-label"].cause.startswith("head solid: masks hold labels that are neither a class nor void: 7")
-    assert told["missing-mask"].cause == "pictures in train/images/ have no mask in train/masks_what/"
+    assert told["missing-mask"].cause == "images in train/images/ have no mask in train/masks_what/"
 
 
 def test_check_counts_the_classes_of_all_heads(tmp_path, capsys):
@@ -132,7 +132,7 @@ def test_a_folder_of_masks_that_is_missing_is_named(tmp_path):
     make(tmp_path)
     (tmp_path / "val/masks_solid").rename(tmp_path / "val/elsewhere")
     (found,) = [found for found in inspect(tmp_path) if found.code == "missing-folder"]
-    assert found.cause == "val/images/ has pictures, but there is no folder with the masks of head solid"
+    assert found.cause == "val/images/ has images, but there is no folder with the masks of head solid"
 
 
 def test_heads_and_bands_go_with_folders_of_masks_only(tmp_path):
@@ -198,7 +198,7 @@ def test_bands_count_over_both_folders(tmp_path):
 
 def test_a_missing_partner_another_size_and_a_missing_folder_are_named(tmp_path):
     make(tmp_path, toml='bands_from = "depth"\n' + TOML)
-    with pytest.raises(DataError, match=r'bands_from = "depth", but there is no such folder for the pictures in train'):
+    with pytest.raises(DataError, match=r'bands_from = "depth", but there is no such folder for the images in train'):
         open_dataset(tmp_path)
     with_depth(tmp_path)
     (tmp_path / "train/depth/p0.png").unlink()

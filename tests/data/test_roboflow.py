@@ -38,7 +38,7 @@ def test_what_is_missing_or_wrong_is_named(tmp_path):
     (tmp_path / "valid" / "_classes.csv").write_text("Pixel Value, Class\n0, sky\n")
     (told,) = inspect(tmp_path)
     assert "valid" in told.cause
-    assert "0 is sky here, background elsewhere" in told.cause
+    assert "0 is sky here, but background elsewhere" in told.cause
     (tmp_path / "valid" / "_classes.csv").write_text("Pixel Value, Class\nx, sky\n")
     (told,) = inspect(tmp_path)
-    assert "line 2: 'x, sky' is no number and class" in told.cause
+    assert "line 2: 'x, sky' is not a number and a class" in told.cause

@@ -62,7 +62,7 @@ def test_masks_of_the_full_ade20k_release_are_refused(tmp_path):
     save(np.zeros((2, 3, 3), np.uint8), tmp_path / "annotations" / "training" / "ADE_1_seg.png")
     (told,) = inspect(tmp_path)
     assert "full ADE20K release" in told.cause
-    assert "take the scene-parsing release" in told.remedy
+    assert "use the scene-parsing release" in told.remedy
 
 
 def test_cityscapes_coarse_masks_count_where_there_are_no_fine_ones(tmp_path):

@@ -127,13 +127,13 @@ def test_annotations_in_another_encoding_are_unreadable_and_not_empty(tmp_path):
         path.write_bytes(path.read_text(encoding="utf-8").encode("cp1252"))
     found = told(tmp_path)
     assert set(found) == {"unreadable"}
-    assert "is no UTF-8 text" in found["unreadable"].cause
+    assert "is not UTF-8 text" in found["unreadable"].cause
 
 
 def test_shapes_on_pictures_turned_in_label_studio_are_refused_with_the_reason(tmp_path):
     turned = {**labelstudio.POLYGON, "image_rotation": 90}
     labelstudio.make(tmp_path, [labelstudio.BOX, turned])
-    assert "polygon, turned by 90 degrees" in told(tmp_path)["bad-shape"].cause
+    assert "polygon, rotated by 90 degrees" in told(tmp_path)["bad-shape"].cause
 
 
 def test_shapes_of_pictures_made_smaller_say_by_how_much(tmp_path):

@@ -15,7 +15,7 @@ from fullconv.data.formats.base import FormatResult, split_in
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.image_index import ImageIndex, unique
 from fullconv.data.formats.json_io import number, read_json, size
-from fullconv.data.formats.rasterize import Shape, rotated_box
+from fullconv.data.formats.rasterize import Shape, rotated_box, unpack_rle
 from fullconv.data.text_files import both_ends
 from fullconv.errors import DataError
 
@@ -172,24 +172,6 @@ def _shape(outline: object, image_size: tuple[int, int] | None) -> Shape | None:
         if len(set(zip(corners[::2], corners[1::2], strict=True))) > 2:  # otherwise it covers nothing
             rings.append(corners)
     return Shape("coco-polygon", tuple(rings)) if sum(map(_outline_length, rings)) <= _MAX_OUTLINE else None
-
-
-def unpack_rle(text: str) -> list[int] | None:
-    """Return the runs of a compressed RLE; None if it is invalid, which pycocotools does not check."""
-    runs: list[int] = []
-    value, shift = 0, 0
-    for char in text:
-        code = ord(char) - 48
-        if not 0 <= code < 64 or shift > 30:
-            return None
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    return None if shift else runs
 
 
 def _outline_length(ring: Sequence[float]) -> float:

@@ -131,14 +131,34 @@ def _draw_with_outline(shape: Shape, height: int, width: int) -> Window:
 
 def _decode_coco(shape: Shape, height: int, width: int) -> NDArray[np.bool_]:
     if shape.type == "coco-polygon":
-        code = coco_masks.merge(coco_masks.frPyObjects([list(ring) for ring in shape.points], height, width))
+        rings = [list(ring) for ring in shape.points]
+        counts = coco_masks.merge(coco_masks.frPyObjects(rings, height, width))["counts"].decode("ascii")
     else:
-        code = shape.points
-        if list(code["size"]) != [height, width]:
-            raise DataError(f"the RLE is of size {code['size'][1]}x{code['size'][0]}, the image is {width}x{height}.")
-        if isinstance(code["counts"], list):
-            code = coco_masks.frPyObjects(code, height, width)
-    return np.asarray(coco_masks.decode(code), np.bool_)
+        counts, stated = shape.points["counts"], shape.points["size"]
+        if stated != [height, width]:
+            raise DataError(f"the RLE is of size {stated[1]}x{stated[0]}, the image is {width}x{height}.")
+    # not coco_masks.decode: its array protocol is deprecated since NumPy 2
+    runs = unpack_rle(counts) if isinstance(counts, str) else counts
+    assert runs is not None
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def unpack_rle(text: str) -> list[int] | None:
+    """Return the runs of a compressed RLE; None if it is invalid, which pycocotools does not check."""
+    runs: list[int] = []
+    value, shift = 0, 0
+    for char in text:
+        code = ord(char) - 48
+        if not 0 <= code < 64 or shift > 30:
+            return None
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return None if shift else runs
 
 
 @dataclass(frozen=True)
