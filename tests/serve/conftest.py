@@ -16,7 +16,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 
-from serving import CLASSES, Running, picture  # noqa: E402
+from serving import CLASSES, RunningService, draw_image  # noqa: E402
 
 from fullconv.card import Card, Labels  # noqa: E402
 from fullconv.nn import build  # noqa: E402
@@ -46,31 +46,31 @@ def two_headed(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """A folder of pictures of several kinds."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory) -> Path:
+    """A folder of images of several kinds."""
+    folder = tmp_path_factory.mktemp("images")
     for seed, size in enumerate([(96, 128), (96, 128), (61, 47), (64, 64)]):
-        Image.fromarray(picture(seed, size)).save(folder / f"p{seed}.png")
-    Image.fromarray(picture(7)).save(folder / "photo.jpg", quality=90)
+        Image.fromarray(draw_image(seed, size)).save(folder / f"p{seed}.png")
+    Image.fromarray(draw_image(7)).save(folder / "photo.jpg", quality=90)
     turned = Image.Exif()
     turned[274] = 6
-    Image.fromarray(picture(8, (40, 72))).save(folder / "turned.jpg", exif=turned)
-    Image.fromarray(picture(9)[..., 0]).save(folder / "grey.png")
-    Image.fromarray(picture(4)).quantize(16).save(folder / "palette.png")
-    Image.fromarray(np.dstack([picture(5), picture(6)[..., :1]])).save(folder / "alpha.png")
-    Image.fromarray(picture(3)).save(folder / "plain.tif")
+    Image.fromarray(draw_image(8, (40, 72))).save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(draw_image(9)[..., 0]).save(folder / "grey.png")
+    Image.fromarray(draw_image(4)).quantize(16).save(folder / "palette.png")
+    Image.fromarray(np.dstack([draw_image(5), draw_image(6)[..., :1]])).save(folder / "alpha.png")
+    Image.fromarray(draw_image(3)).save(folder / "plain.tif")
     return folder
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory, model) -> Iterator[Callable[..., Running]]:
+def start(tmp_path_factory, model) -> Iterator[Callable[..., RunningService]]:
     """Start a service on a free port; all are ended in the end."""
-    running: list[Running] = []
+    running: list[RunningService] = []
 
-    def begin(*options: object, model: Path | str = model.parent) -> Running:
+    def begin(*options: object, model: Path | str = model.parent) -> RunningService:
         log = tmp_path_factory.mktemp("log") / "service.log"
-        words = [sys.executable, "-m", "fullconv", "serve", str(model), "--port", "0", *map(str, options)]
-        running.append(Running(words, log))
+        command = [sys.executable, "-m", "fullconv", "serve", str(model), "--port", "0", *map(str, options)]
+        running.append(RunningService(command, log))
         return running[-1]
 
     yield begin
@@ -79,13 +79,13 @@ def start(tmp_path_factory, model) -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture(scope="session")
-def service(start) -> Running:
+def service(start) -> RunningService:
     """One with the defaults, which every test leaves as it was."""
     return start()
 
 
 @pytest.fixture(scope="session")
-def strict(start) -> Running:
+def strict(start) -> RunningService:
     """One with narrow limits and a token."""
     limits = ("--max-body", "1MB", "--max-pixels", "200000", "--timeout", "3", "--queue", "2")
     return start(*limits, "--token", "open-sesame", "--batch-size", "4")

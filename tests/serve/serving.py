@@ -1,4 +1,4 @@
-"""A service in a process of its own, as a user starts it, and pictures for it."""
+"""A service in a process of its own, as a user starts it, and images for it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from synthetic.shapes import draw
 CLASSES = ["ground", "disc", "box", "triangle"]
 
 
-class Running:
-    """A service that runs, and its log."""
+class RunningService:
+    """A running service and its log."""
 
     def __init__(self, command: list[str], log: Path) -> None:
         self.log = log
@@ -52,8 +52,8 @@ class Running:
         """The log's JSON lines."""
         return [json.loads(line) for line in self.text.splitlines() if line.startswith("{")]
 
-    def copies(self) -> list[int]:
-        """Ids of the processes that hold the model."""
+    def workers(self) -> list[int]:
+        """Ids of the worker processes."""
         found = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
         )
@@ -65,15 +65,15 @@ class Running:
         return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(rf"{name}[{{ ]", line))
 
     def stop(self) -> int:
-        """End it; returns its exit code."""
+        """Stop it and return its exit code."""
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (96, 128)) -> np.ndarray:
-    """A made picture (H, W, 3) uint8."""
+def draw_image(seed: int = 0, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    """A synthetic image (H, W, 3) uint8."""
     return draw(np.random.default_rng(seed), size, 4)[0]
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: pictures in, results over them, errors in words, usable by everybody."""
+"""The page in a real browser: uploads, results, errors, accessibility."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving import CLASSES, Running, picture, png
+from serving import CLASSES, RunningService, draw_image, png
 
 from fullconv.labels import voc_palette
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
-PICTURE = png(picture())
+IMAGE = png(draw_image())
 SIZE = (96, 128)
 DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -46,20 +46,20 @@ def browser() -> Iterator[Any]:
 
 
 class Tab:
-    """One tab with the page, which fails where the page says an error or asks anybody else."""
+    """A tab with the page; fails on a script error, or on a request to another server."""
 
-    def __init__(self, browser: Any, service: Running, **options: Any) -> None:
+    def __init__(self, browser: Any, service: RunningService, **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1100, "height": 640}, **options})
         self.page = self.context.new_page()
         self.page.set_default_timeout(30_000)
-        self.asked: list[str] = []
-        self.wrong: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(service.address)
         self.service = service
 
-    def give(self, *files: tuple[str, bytes]) -> None:
+    def upload(self, *files: tuple[str, bytes]) -> None:
         kind = "application/octet-stream"
         self.page.set_input_files("#files", [{"name": n, "mimeType": kind, "buffer": data} for n, data in files])
 
@@ -73,13 +73,13 @@ class Tab:
 
     def close(self) -> None:
         self.context.close()
-        assert self.wrong == []
-        assert [url for url in self.asked if not url.startswith((self.service.address, "data:", "blob:"))] == []
+        assert self.errors == []
+        assert [url for url in self.requests if not url.startswith((self.service.address, "data:", "blob:"))] == []
 
 
 @pytest.fixture(scope="module")
 def label_map(service) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(service.client.post("/v1/predict", content=PICTURE).content)))
+    return np.asarray(Image.open(io.BytesIO(service.client.post("/v1/predict", content=IMAGE).content)))
 
 
 @pytest.fixture
@@ -92,14 +92,14 @@ def tab(browser, service) -> Iterator[Tab]:
 
 @pytest.fixture
 def shown(tab) -> Tab:
-    """A tab that shows the result of the picture."""
-    tab.page.evaluate(DROP % DRAG, ["one.png", "image/png", base64.b64encode(PICTURE).decode()])
+    """A tab that shows the result of the image."""
+    tab.page.evaluate(DROP % DRAG, ["one.png", "image/png", base64.b64encode(IMAGE).decode()])
     tab.wait("one.png")
     return tab
 
 
 def centres(canvas: np.ndarray, step: int = 7) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield pixels of the picture with what the canvas, to which it is fitted, shows at their centres."""
+    """Yield pixels of the image with the color of the canvas, to which it is fitted, at their centers."""
     height, width = SIZE
     scale = min(canvas.shape[0] / height, canvas.shape[1] / width)
     top, left = (canvas.shape[0] - scale * height) / 2, (canvas.shape[1] - scale * width) / 2
@@ -108,7 +108,7 @@ def centres(canvas: np.ndarray, step: int = 7) -> Iterator[tuple[int, int, np.nd
             yield y, x, canvas[int(top + (y + 0.5) * scale), int(left + (x + 0.5) * scale)]
 
 
-def test_a_dropped_picture_is_covered_by_its_labels_and_classes_can_be_switched_off(shown, label_map):
+def test_a_dropped_image_gets_its_labels_and_classes_can_be_hidden(shown, label_map):
     palette = voc_palette(4)
     canvas = shown.overlay()
     for y, x, color in centres(canvas):
@@ -129,9 +129,9 @@ def test_a_dropped_picture_is_covered_by_its_labels_and_classes_can_be_switched_
     assert (shown.overlay() == canvas).all()
 
 
-def test_the_table_counts_and_the_pointer_tells_class_and_confidence(shown, service, label_map):
+def test_the_table_counts_pixels_and_the_pointer_shows_class_and_confidence(shown, service, label_map):
     path = "/v1/predict?include=confidence"
-    content = service.client.post(path, content=PICTURE, headers={"Accept": "application/json"}).json()
+    content = service.client.post(path, content=IMAGE, headers={"Accept": "application/json"}).json()
     confidence = np.asarray(Image.open(io.BytesIO(base64.b64decode(content["confidence"]))))
     rows = shown.page.locator("#classes tr").all_inner_texts()
     counts = sorted(np.bincount(label_map.reshape(-1), minlength=4), reverse=True)
@@ -148,7 +148,7 @@ def test_the_table_counts_and_the_pointer_tells_class_and_confidence(shown, serv
     assert not shown.page.is_visible("#tip")
 
 
-def test_opacity_divider_and_zoom_do_what_they_say(shown):
+def test_opacity_divider_and_zoom_work(shown):
     page = shown.page
     page.fill("#opacity", "20")
     assert page.evaluate(STYLE, "opacity") == "0.2"
@@ -177,7 +177,7 @@ def test_opacity_divider_and_zoom_do_what_they_say(shown):
     assert (shown.overlay() == before).all()
 
 
-def test_downloads_are_the_files_that_predict_writes_and_what_is_shown(shown, service, label_map, tmp_path):
+def test_downloads_have_the_bytes_of_predict_and_the_overlay_as_shown(shown, service, label_map, tmp_path):
     page = shown.page
 
     def saved(button: str) -> tuple[str, bytes]:
@@ -188,7 +188,7 @@ def test_downloads_are_the_files_that_predict_writes_and_what_is_shown(shown, se
         return waiting.value.suggested_filename, path.read_bytes()
 
     name, data = saved("#save-labels")
-    assert (name, data) == ("one.png", service.client.post("/v1/predict", content=PICTURE).content)
+    assert (name, data) == ("one.png", service.client.post("/v1/predict", content=IMAGE).content)
     name, data = saved("#save-table")
     lines = data.decode().splitlines()
     assert (name, lines[0]) == ("one.csv", "image,class,pixels,share")
@@ -201,7 +201,7 @@ def test_downloads_are_the_files_that_predict_writes_and_what_is_shown(shown, se
     name, data = saved("#save-overlay")
     found = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(float)
     painted = np.array(voc_palette(4), float)[label_map]
-    mixed = np.where((label_map == 0)[..., None], picture(), 0.6 * picture() + 0.4 * painted)
+    mixed = np.where((label_map == 0)[..., None], draw_image(), 0.6 * draw_image() + 0.4 * painted)
     assert name == "one.overlay.png"
     assert np.abs(found - mixed).max() <= 1
 
@@ -230,11 +230,11 @@ def test_the_keyboard_is_enough(tab):
     assert page.is_visible("#drop")
 
 
-def test_bad_files_are_told_in_words_and_others_go_on(tab):
-    tab.give(("bad.jpg", b"no picture"), ("good.png", PICTURE), ("half.png", PICTURE[:-500]))
+def test_bad_files_are_reported_and_others_are_processed(tab):
+    tab.upload(("bad.jpg", b"no picture"), ("good.png", IMAGE), ("half.png", IMAGE[:-500]))
     page = tab.page
     page.wait_for_selector(".box.bad")
-    assert "The picture is a text file, whatever its name says." in page.inner_text("#message")
+    assert "The image is a text file" in page.inner_text("#message")
     page.click('#strip button[aria-label^="good.png"]')
     tab.wait("good.png")
     page.click('#strip button[aria-label^="half.png"]')
@@ -243,13 +243,13 @@ def test_bad_files_are_told_in_words_and_others_go_on(tab):
     assert not page.is_visible("#panel")
 
 
-def test_a_pasted_picture_and_one_that_no_browser_reads_are_shown(tab):
+def test_a_pasted_image_and_a_format_that_no_browser_reads_are_shown(tab):
     page = tab.page
-    page.evaluate(DROP % PASTE, ["image.png", "image/png", base64.b64encode(PICTURE).decode()])
+    page.evaluate(DROP % PASTE, ["image.png", "image/png", base64.b64encode(IMAGE).decode()])
     tab.wait("image.png")
     buffer = io.BytesIO()
-    Image.fromarray(picture(3)).save(buffer, format="TIFF")
-    tab.give(("scan.tif", buffer.getvalue()))
+    Image.fromarray(draw_image(3)).save(buffer, format="TIFF")
+    tab.upload(("scan.tif", buffer.getvalue()))
     tab.wait("scan.tif")
     drawn = page.evaluate(
         "() => document.getElementById('picture').getContext('2d').getImageData(200, 200, 1, 1).data[3]"
@@ -273,7 +273,7 @@ def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(brows
     page.wait_for_selector("#chips li")
     assert violations(page) == []
     assert page.evaluate(narrow)
-    tab.give(("bad.jpg", b"no picture"), ("good.png", PICTURE))
+    tab.upload(("bad.jpg", b"no picture"), ("good.png", IMAGE))
     page.wait_for_selector(".box.bad")
     assert violations(page) == []
     page.click('#strip button[aria-label^="good.png"]')
@@ -329,17 +329,17 @@ def test_thirty_megapixels_are_shown_zoomed_and_hovered(tab, service, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_tabs_do_not_disturb_each_other(browser, service):
+def test_two_tabs_work_at_the_same_time(browser, service):
     tabs = [Tab(browser, service), Tab(browser, service)]
     names = [[f"{tab}-{n}.png" for n in range(6)] for tab in range(2)]
     for tab, own in zip(tabs, names, strict=True):
         tab.page.wait_for_selector("#chips li")
-        tab.give(*((name, png(picture(seed))) for seed, name in enumerate(own)))
+        tab.upload(*((name, png(draw_image(seed))) for seed, name in enumerate(own)))
     for number, (tab, own) in enumerate(zip(tabs, names, strict=True)):
         for seed, name in enumerate(own):
             tab.page.click(f'#strip button[aria-label="{name}, done"]')
             tab.wait(name)
-            content = service.client.post("/v1/predict?answer=json", content=png(picture(seed))).json()
+            content = service.client.post("/v1/predict?answer=json", content=png(draw_image(seed))).json()
             rows = sorted((row["pixels"] for row in content["classes"]), reverse=True)
             shown = [re.sub(r"\D", "", row.split()[-1]) for row in tab.page.locator("#classes tr").all_inner_texts()]
             assert list(map(int, shown)) == rows, f"{name} of tab {number}"
@@ -347,49 +347,49 @@ def test_two_tabs_do_not_disturb_each_other(browser, service):
 
 
 @pytest.mark.slow
-def test_a_token_is_asked_for_and_stays_in_the_tab(browser, strict):
+def test_a_token_is_requested_and_stays_in_the_tab(browser, strict):
     tab = Tab(browser, strict)
     page = tab.page
     page.wait_for_selector("#login[open]")
     page.fill("#token", "wrong-token")
     page.click("#login button")
-    page.wait_for_selector("text=another one")
+    page.wait_for_selector("text=invalid bearer token")
     page.fill("#token", "open-sesame")
     page.click("#login button")
     page.wait_for_selector("#chips li")
-    tab.give(("one.png", PICTURE))
+    tab.upload(("one.png", IMAGE))
     tab.wait("one.png")
     assert json.loads(page.evaluate("JSON.stringify(Object.keys(localStorage))")) == []
     tab.close()
 
 
 @pytest.mark.slow
-def test_a_service_that_is_gone_is_told(browser, start):
+def test_an_unreachable_service_is_reported(browser, start):
     service = start()
     tab = Tab(browser, service)
     tab.page.wait_for_selector("#chips li")
     service.stop()
-    tab.give(("one.png", PICTURE))
+    tab.upload(("one.png", IMAGE))
     tab.page.wait_for_selector(".box.bad")
     assert "cannot be reached" in tab.page.inner_text("#message")
     tab.close()
 
 
-def eventually(question: Callable[[], bool], page: Any) -> bool:
-    """Ask until the answer is yes; the page's policy forbids to wait inside it."""
+def eventually(condition: Callable[[], bool], page: Any) -> bool:
+    """Poll a condition; the page's policy forbids to wait inside it."""
     for _ in range(200):
-        if question():
+        if condition():
             return True
         page.wait_for_timeout(50)
     return False
 
 
 @pytest.mark.slow
-def test_another_model_and_another_head_answer_for_the_same_pictures(browser, start, model, two_headed):
+def test_another_model_and_another_head_predict_the_same_images(browser, start, model, two_headed):
     tab = Tab(browser, start("--model", f"pair={two_headed}"))
     page = tab.page
     page.wait_for_selector("#chips li")
-    tab.give(("one.png", PICTURE))
+    tab.upload(("one.png", IMAGE))
     tab.wait("one.png")
     names = "[...document.querySelectorAll('#classes label')].map((one) => one.textContent).sort().join()"
     assert page.evaluate(names) == "box,disc,ground,triangle"
@@ -404,3 +404,12 @@ def test_another_model_and_another_head_answer_for_the_same_pictures(browser, st
 def test_the_pages_files_are_small():
     folder = Path(__file__).parents[2] / "src" / "fullconv" / "serve" / "page"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 150_000
+
+
+def test_the_page_is_part_of_the_package():
+    from fullconv.serve.static import PAGES, read_files
+
+    files = read_files()
+    assert set(PAGES) <= set(files)
+    folder = Path(__file__).parents[2] / "src" / "fullconv" / "serve" / "page"
+    assert set(files) == {path.name for path in folder.iterdir()}

@@ -46,8 +46,7 @@ def serve(
     when what was accepted is answered.
     """
     from fullconv.cli.use import parse_bytes
-    from fullconv.serve import Settings, name_models, run_service
-    from fullconv.serve.settings import check_access
+    from fullconv.serve import Settings, check_access, name_models, run_service
 
     choose("--engine", engine, ("auto", "torch", "openvino", "onnxruntime"))
     choose("--precision", precision, ("auto", "fp32", "bf16", "int8"))

@@ -1,18 +1,18 @@
-"""The service: one process answers HTTP, and one a model copy computes.
+"""The HTTP service: one process handles HTTP, and worker processes compute.
 
-The process that listens loads no torch. It reads a request, hands its bytes to a copy of the model, and passes the answer
-on; what decodes and computes runs in the copy (`worker`), so that a crash there takes nobody else with it.
+The process that listens loads no torch. It reads a request, sends its bytes to a worker process with the model, and returns
+the result. Images are decoded and computed in the workers only (`worker`), so a crash there affects no other request.
 """
 
 from __future__ import annotations
 
-from fullconv.serve.settings import Settings, name_models
+from fullconv.serve.settings import Settings, check_access, name_models
 
-__all__ = ["Settings", "name_models", "run_service"]
+__all__ = ["Settings", "check_access", "name_models", "run_service"]
 
 
 def run_service(settings: Settings) -> int:
-    """Serve until a signal ends it; returns the signal's number.
+    """Serve until a signal ends the service; returns the signal's number.
 
     Raises:
         MissingExtraError: The extra is not installed.

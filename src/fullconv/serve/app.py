@@ -1,9 +1,10 @@
-"""The application: routes, their parameters, and what they answer."""
+"""The application: routes, and error responses."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,15 +16,22 @@ from starlette.requests import ClientDisconnect
 from fullconv._version import __version__
 from fullconv.errors import nearest
 from fullconv.labels import format_color
-from fullconv.serve.errors import Refusal
-from fullconv.serve.media_types import Kind, media_type
-from fullconv.serve.metrics import Measures
-from fullconv.serve.openapi import ALIVE, MODELS, READY, describe_errors, describe_get, describe_here, describe_predict
-from fullconv.serve.params import Head, Include, Name, Scale, Tile, Wanted, check_order
-from fullconv.serve.pool import Answer, Pool
+from fullconv.serve.errors import BUG_MESSAGE, ApiError
+from fullconv.serve.metrics import Metrics
+from fullconv.serve.openapi import (
+    Health,
+    Models,
+    Readiness,
+    error_responses,
+    json_route,
+    predict_route,
+    specialize,
+)
+from fullconv.serve.params import MEDIA_TYPES, ModelName, Params
+from fullconv.serve.pool import Pool, Result
 from fullconv.serve.settings import Settings
 from fullconv.serve.static import add_pages
-from fullconv.serve.uploads import Bodies
+from fullconv.serve.uploads import ByteBudget, read_image_body
 
 
 class Service:
@@ -31,103 +39,84 @@ class Service:
 
     Args:
         settings: Of the service.
-        pools: Copies by model.
-        measures: Counted up on the way.
+        pools: Worker processes by model.
+        metrics: Counts predictions.
     """
 
-    def __init__(self, settings: Settings, pools: dict[str, Pool], measures: Measures) -> None:
-        self.settings, self.pools, self.measures = settings, pools, measures
-        self.bodies = Bodies(settings, measures)
+    def __init__(self, settings: Settings, pools: dict[str, Pool], metrics: Metrics) -> None:
+        self.settings, self.pools, self.metrics = settings, pools, metrics
+        self.budget = ByteBudget(settings.body_budget, metrics.body_bytes)
         self.stopping = False
 
-    def pool(self, name: str) -> Pool:
-        """Return the copies of a model.
-
-        Raises:
-            Refusal: There is no such model.
-        """
+    async def predict(self, request: Request, name: str, params: Params) -> Response:
+        """Return the response to a request for a prediction."""
+        deadline = time.monotonic() + self.settings.timeout
+        fields = request.state.log_fields
+        fields["model"] = name[:64]
         if name not in self.pools:
-            raise Refusal(
-                404, "no-such-model", f"there is no model '{name[:64]}' here.{nearest(name[:64], self.pools)}"
-            )
-        return self.pools[name]
-
-    async def predict(self, request: Request, name: str, order: dict[str, Any]) -> Response:
-        """Answer with what a model sees in the request's picture."""
-        until = time.monotonic() + self.settings.timeout
-        facts = request.state.facts
-        facts["model"] = name[:64]
-        pool = self.pool(name)
-        kind = check_order(request, order, pool)
+            raise ApiError(404, "no-such-model", f"there is no model '{name[:64]}'.{nearest(name[:64], self.pools)}")
+        pool = self.pools[name]
+        resolved = params.resolve(request, pool.heads)
+        response_type = resolved["answer"]
         if self.stopping:
-            raise Refusal(503, "stopping", "the service is about to stop. Try again in a moment.", 5)
-        if pool.load >= self.settings.queue:  # told before the body is read; the pool looks again
-            raise pool.full()
-        with self.bodies.hold() as holding:
-            body = await self.bodies.read(request, holding, until)
-            order = {**order, "answer": kind, "request_id": request.state.request_id}
-            answer = await _unless_gone(request, pool, order, body, until)
-            self._count(name, kind, answer)
-            facts |= {
-                "pixels": answer.pixels,
-                "answer": kind,
-                "batch": answer.batch,
-                "engine": answer.engine,
-                "precision": answer.precision,
-                "network_ms": round(1000 * answer.seconds, 1),
-            }
+            raise ApiError(503, "stopping", "the service is stopping. Try again in a moment.", 5)
+        pool.check_queue()  # before the body is read; the pool checks again
+        with self.budget.reserve() as reservation:
+            body = await read_image_body(request, self.settings, reservation, deadline)
+            resolved["request_id"] = request.state.request_id
+            result = await _unless_disconnected(request, pool.predict(resolved, body, deadline))
+            self.metrics.images.labels(name, response_type).inc()
+            self.metrics.pixels.labels(name).inc(result.pixels)
+            self.metrics.network_seconds.labels(name).observe(result.seconds)
+            self.metrics.batch_images.labels(name).observe(result.batch)
+            fields |= {
+                "pixels": result.pixels, "answer": response_type, "batch": result.batch, "engine": result.engine,
+                "precision": result.precision, "network_ms": round(1000 * result.seconds, 1),
+            }  # fmt: skip
             return Response(
-                answer.payload, media_type=media_type(kind),
+                result.payload, media_type=MEDIA_TYPES[response_type].partition(";")[0],
                 headers={"Cache-Control": "no-store", "Vary": "Accept", "X-Model": name,
-                         "X-Engine": f"{answer.engine} {answer.precision}",
-                         "Server-Timing": f"network;dur={1000 * answer.seconds:.1f}"},
+                         "X-Engine": f"{result.engine} {result.precision}",
+                         "Server-Timing": f"network;dur={1000 * result.seconds:.1f}"},
             )  # fmt: skip
 
-    def _count(self, name: str, kind: Kind, answer: Answer) -> None:
-        measures = self.measures
-        measures.pictures.labels(name, kind).inc()
-        measures.pixels.labels(name).inc(answer.pixels)
-        measures.network.labels(name).observe(answer.seconds)
-        measures.batches.labels(name).observe(answer.batch)
-
     def describe(self) -> dict[str, Any]:
-        """Return what /v1/models tells."""
+        """Return the content of /v1/models."""
         settings = self.settings
         limits = {
             "body_bytes": settings.max_body, "pixels": settings.max_pixels, "seconds": settings.timeout,
             "queue": settings.queue,
         }  # fmt: skip
-        models = [describe_model(name, pool) for name, pool in self.pools.items()]
+        models = [_describe_model(name, pool) for name, pool in self.pools.items()]
         return {"default": settings.default_model, "models": models, "limits": limits, "fullconv": __version__}
 
 
-async def _unless_gone(request: Request, pool: Pool, order: dict[str, Any], body: bytes, until: float) -> Answer:
-    """Ask the pool, and stop asking when nobody waits for the answer any more.
+async def _unless_disconnected(request: Request, prediction: Coroutine[Any, Any, Result]) -> Result:
+    """Await a prediction, and cancel it when the client disconnects.
 
     Raises:
-        ClientDisconnect: The client is gone.
+        ClientDisconnect: The client has gone.
     """
-    asked = asyncio.create_task(pool.ask(order, body, max(0.0, until - time.monotonic())))
-    gone = asyncio.create_task(_gone(request))
+
+    async def disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.create_task(prediction)
+    disconnected = asyncio.create_task(disconnect())
     try:
-        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if asked.done():
-            return asked.result()
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
         raise ClientDisconnect
     finally:
-        gone.cancel()
-        asked.cancel()
+        disconnected.cancel()
+        task.cancel()
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def describe_model(name: str, pool: Pool) -> dict[str, Any]:
-    """Return a model in words and numbers."""
+def _describe_model(name: str, pool: Pool) -> dict[str, Any]:
     card = pool.card
-    assert card is not None  # the service begins when every model has been loaded once
+    assert card is not None  # the service starts when every model has been loaded once
     labels = card.labels()
     classes = [
         {"index": i, "name": name, "color": format_color(color)}
@@ -136,9 +125,8 @@ def describe_model(name: str, pool: Pool) -> dict[str, Any]:
     return {
         "name": name, "ready": pool.ready > 0, "copies": pool.settings.copies, "variant": card.variant,
         "backbone": card.backbone, "in_channels": card.in_channels, "bands": card.bands, "scale": card.scale,
-        "stride": card.stride, "heads": list(card.heads) if card.heads else [], "classes": classes,
-        "weights_sha256": card.weights_sha256, "weights_license": card.weights_license, **pool.running,
-        "engines": pool.engines,
+        "stride": card.stride, "heads": pool.heads, "classes": classes, "weights_sha256": card.weights_sha256,
+        "weights_license": card.weights_license, **pool.running, "engines": pool.engines,
     }  # fmt: skip
 
 
@@ -146,109 +134,96 @@ def make_app(service: Service) -> FastAPI:
     """Build the application."""
     app = FastAPI(
         title="fullconv", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json",
-        description="What is where in a picture: a class for every pixel.", redirect_slashes=False,
+        description="Semantic segmentation: a class for every pixel of an image.", redirect_slashes=False,
     )  # fmt: skip
 
-    @app.post("/v1/predict", **describe_predict("predict"))
-    async def predict(
-        request: Request, tile: Tile = "auto", head: Head = None, scale: Scale = None, answer: Wanted = None,
-        include: Include = [],  # noqa: B006  (FastAPI copies it)
-    ) -> Response:  # fmt: skip
-        """Name the class of every pixel of a picture, by the first model."""
-        order = {"tile": tile, "head": head, "scale": scale, "answer": answer, "include": include}
-        return await service.predict(request, service.settings.default_model, order)
+    @app.post("/v1/predict", **predict_route("predict"))
+    async def predict(request: Request, params: Params) -> Response:
+        """Segment an image with the first model."""
+        return await service.predict(request, service.settings.default_model, params)
 
-    @app.post("/v1/predict/{name}", **describe_predict("predict_by"))
-    async def predict_by(
-        request: Request, name: Name, tile: Tile = "auto", head: Head = None, scale: Scale = None,
-        answer: Wanted = None, include: Include = [],  # noqa: B006
-    ) -> Response:  # fmt: skip
-        """Name the class of every pixel of a picture, by the model of a name."""
-        order = {"tile": tile, "head": head, "scale": scale, "answer": answer, "include": include}
-        return await service.predict(request, name, order)
+    @app.post("/v1/predict/{name}", **predict_route("predict_by"))
+    async def predict_by(request: Request, name: ModelName, params: Params) -> Response:
+        """Segment an image with the named model."""
+        return await service.predict(request, name, params)
 
-    @app.get("/v1/models", operation_id="models", tags=["prediction"],
-             **describe_get(MODELS, "Models and limits.", 401))  # fmt: skip
+    @app.get("/v1/models", operation_id="models", tags=["prediction"], **json_route(Models, "Models and limits.", 401))
     async def models() -> Response:
         """List the models with their classes, and the limits of the service."""
         return JSONResponse(service.describe(), headers={"Cache-Control": "no-store"})
 
     _add_probes(app, service)
     add_pages(app)
-    _add_error_answers(app)
-    _describe(app, service)
-    return app
-
-
-def _describe(app: FastAPI, service: Service) -> None:
-    """Let OpenAPI name the models and heads that are served here."""
-    plain = app.openapi
+    _add_error_handlers(app)
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:  # the models are loaded by the time that anybody asks
-            heads = {name: list(pool.card.heads or ()) if pool.card else [] for name, pool in service.pools.items()}
-            app.openapi_schema = describe_here(plain(), heads, service.settings.token is not None)
+        if app.openapi_schema is None:  # by the time of the first request the models are loaded
+            heads = {name: pool.heads for name, pool in service.pools.items()}
+            app.openapi_schema = specialize(generate(), heads, service.settings.token is not None)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+    return app
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", tags=["operation"], **describe_get(ALIVE, "It lives."))
+    @app.get("/healthz", tags=["operation"], **json_route(Health, "The service is alive."))
     async def healthz() -> Response:
-        """Say that the process that listens is alive."""
+        """Report that the service is alive."""
         return JSONResponse({"status": "ok"})
 
-    described = describe_get(READY, "Every model has a copy that is ready.")
-    content = {"application/json": {"schema": READY}}
-    described["responses"][503] = {"description": "A model has no copy that is ready.", "content": content}
+    described = json_route(Readiness, "Every model has a ready worker process.")
+    described["responses"][503] = {"description": "A model has no ready worker process.", "model": Readiness}
 
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operation"], **described)
     async def readyz() -> Response:
-        """Say whether every model has a copy that is ready."""
+        """Report whether every model has a ready worker process."""
         missing = [name for name, pool in service.pools.items() if not pool.ready]
-        ready = not missing and not service.stopping
-        words = "ok" if ready else "stopping" if service.stopping else "loading"
-        headers = {} if ready else {"Retry-After": "2"}
-        return JSONResponse({"status": words, "missing": missing}, 200 if ready else 503, headers)
+        status = "stopping" if service.stopping else "loading" if missing else "ok"
+        content = {"status": status, "missing": missing}
+        return JSONResponse(content) if status == "ok" else JSONResponse(content, 503, {"Retry-After": "2"})
 
     @app.get("/metrics", tags=["operation"], response_class=Response,
-             responses={200: {"content": {"text/plain": {}}}, **describe_errors(401, 403, 421)})  # fmt: skip
+             responses={200: {"content": {"text/plain": {}}}, **error_responses(401, 403, 421)})  # fmt: skip
     async def metrics() -> Response:
-        """Counters in Prometheus' text format."""
-        return Response(service.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Return metrics in Prometheus' text format."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_error_answers(app: FastAPI) -> None:
-    async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refusal)
-        request.state.facts["code"] = error.code
+def _add_error_handlers(app: FastAPI) -> None:
+    def respond(request: Request, error: ApiError) -> Response:
+        request.state.log_fields["code"] = error.code
         return JSONResponse(error.body(request.state.request_id), error.status, error.headers)
 
-    async def unknown(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        words = {
-            404: ("not-found", "there is nothing here. /docs tells what there is."),
-            405: ("wrong-method", f"this address does not take {request.method[:16]}. /docs tells what it takes."),
-        }
-        code, message = words.get(error.status_code, ("refused", str(error.detail)))
-        answer = await refused(request, Refusal(error.status_code, code, message))
-        answer.headers.update(error.headers or {})
-        return answer
+    @app.exception_handler(ApiError)
+    async def on_api_error(request: Request, error: ApiError) -> Response:
+        return respond(request, error)
 
-    async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        known = {
+            404: ("not-found", "not found. /docs lists the routes."),
+            405: ("wrong-method", f"this route does not take {request.method[:16]}. /docs lists the methods."),
+        }
+        code, message = known.get(error.status_code, ("refused", str(error.detail)))
+        response = respond(request, ApiError(error.status_code, code, message))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_parameter(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "query")
-        return await refused(request, Refusal(422, "bad-parameter", f"{place}: {first['msg']}."))
+        return respond(request, ApiError(422, "bad-parameter", f"{place}: {first['msg']}."))
 
-    async def gone(request: Request, error: Exception) -> Response:
-        request.state.facts["code"] = "client-gone"
+    @app.exception_handler(Exception)  # which the middleware logs
+    async def on_bug(request: Request, error: Exception) -> Response:
+        return respond(request, ApiError(500, "bug", BUG_MESSAGE))
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
+        request.state.log_fields["code"] = "client-gone"
         return Response(status_code=499)
-
-    app.add_exception_handler(Refusal, refused)
-    app.add_exception_handler(HTTPException, unknown)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(ClientDisconnect, gone)

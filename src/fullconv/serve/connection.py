@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's, with patience that ends, and an answer also for who has stopped sending."""
+"""uvicorn's HTTP connection with time limits for clients that send or read slowly."""
 
 from __future__ import annotations
 
@@ -8,83 +8,82 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 15.0
-"""For a request's head, from the connection or from its first byte."""
-READ_SECONDS = 60.0
-"""For a client that does not take its answer."""
-MOST = 4096
-"""Connections at a time; beyond, the one that has waited longest without a request is closed."""
+HEADER_TIMEOUT_S = 15.0
+"""For a request's headers, from the connection or from their first byte."""
+READ_TIMEOUT_S = 60.0
+"""For a client that does not read its response."""
+MAX_CONNECTIONS = 4096
+"""With more, the connection that has been idle for longest is closed."""
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, guarded against clients that send nothing, slowly, or do not read."""
+    """A connection that closes on clients that send nothing, slowly, or do not read."""
 
-    _waiting_for_head: asyncio.TimerHandle | None = None
-    _waiting_for_reader: asyncio.TimerHandle | None = None
+    _header_timer: asyncio.TimerHandle | None = None
+    _read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request."""
-        if len(self.connections) >= MOST:
-            idle = [other for other in self.connections if getattr(other, "idle", False)]
+        """Wait for a request."""
+        if len(self.connections) >= MAX_CONNECTIONS:
+            idle = [other for other in self.connections if getattr(other, "is_idle", False)]
             if idle:
                 min(idle, key=lambda other: getattr(other, "since", 0.0)).transport.abort()
         super().connection_made(transport)
         self.since = self.loop.time()
-        self._wait_for_head()
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_header_timeout)
 
     @property
-    def idle(self) -> bool:
-        """Whether no request is being answered."""
+    def is_idle(self) -> bool:
+        """Whether no request is being handled."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
-        self._stop_waiting()
-        if self._waiting_for_reader is not None:
-            self._waiting_for_reader.cancel()
+        """Cancel the timers."""
+        self._cancel_header_timer()
+        self._cancel_read_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; a head that has begun must end in time."""
+        """Handle bytes; headers that have begun must end in time."""
         try:
             super().data_received(data)
-        except h11.LocalProtocolError:  # garbage behind a request that is being answered
+        except h11.LocalProtocolError:  # garbage behind a request that is being handled
             self.transport.abort()
             return
-        if self.conn.their_state is not h11.IDLE or not self.idle:
-            self._stop_waiting()
-        elif self._waiting_for_head is None:
-            self._wait_for_head()
+        if self.conn.their_state is not h11.IDLE or not self.is_idle:
+            self._cancel_header_timer()
+        elif self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._on_header_timeout)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Answer a whole request before closing, although its sender will send no more."""
+        """Respond to a complete request although its client has closed its side."""
         if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
             self.cycle.keep_alive = False
             return True
         return None
 
     def pause_writing(self) -> None:
-        """Begin to wait for a reader."""
+        """Wait for a client that does not read."""
         super().pause_writing()
-        if self._waiting_for_reader is None:
-            self._waiting_for_reader = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        if self._read_timer is None:
+            self._read_timer = self.loop.call_later(READ_TIMEOUT_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The reader reads."""
+        """Continue, because the client reads."""
         super().resume_writing()
-        if self._waiting_for_reader is not None:
-            self._waiting_for_reader.cancel()
-            self._waiting_for_reader = None
+        self._cancel_read_timer()
 
-    def _wait_for_head(self) -> None:
-        self._waiting_for_head = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+    def _cancel_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
-    def _stop_waiting(self) -> None:
-        if self._waiting_for_head is not None:
-            self._waiting_for_head.cancel()
-            self._waiting_for_head = None
+    def _cancel_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
-    def _close_if_idle(self) -> None:
-        self._waiting_for_head = None
-        if self.idle and not self.transport.is_closing():
+    def _on_header_timeout(self) -> None:
+        self._header_timer = None
+        if self.is_idle and not self.transport.is_closing():
             self.transport.close()

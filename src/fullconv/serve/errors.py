@@ -1,7 +1,4 @@
-"""Why a request is not answered with a result: a status, a code for programs, and a sentence for people.
-
-What went wrong with a picture, as the answer that its sender gets.
-"""
+"""Error responses: an HTTP status, a code for programs, a message for people."""
 
 from __future__ import annotations
 
@@ -10,17 +7,17 @@ from typing import Any
 from fullconv.errors import FullconvError, MissingExtraError
 from fullconv.images.limits import PictureError
 
-BUG = "this went wrong inside the service; its log tells more under this request's id."
+BUG_MESSAGE = "internal error; the service's log has the details under this request id."
 
 
-class Refusal(Exception):  # noqa: N818  (an answer, not a fault of the program)
-    """A request is refused.
+class ApiError(Exception):
+    """A request cannot be fulfilled.
 
     Args:
-        status: Of HTTP.
-        code: A word that does not change.
-        message: What happened, and what to do.
-        retry_after: Seconds after which it is worth trying again.
+        status: HTTP status.
+        code: Stable code for programs.
+        message: What is wrong, and the fix.
+        retry_after: Seconds after which a retry is worthwhile.
     """
 
     def __init__(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
@@ -28,46 +25,38 @@ class Refusal(Exception):  # noqa: N818  (an answer, not a fault of the program)
         self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
     def body(self, request_id: str) -> dict[str, Any]:
-        """Return what stands in the answer."""
+        """Return the JSON body of the response."""
         return {"error": {"code": self.code, "message": self.message}, "request_id": request_id}
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer says beside its body."""
-        found = {"Cache-Control": "no-store"}
+        """The headers of the response."""
+        headers = {"Cache-Control": "no-store"}
         if self.retry_after is not None:
-            found["Retry-After"] = str(self.retry_after)
+            headers["Retry-After"] = str(self.retry_after)
         if self.status == 401:
-            found["WWW-Authenticate"] = 'Bearer realm="fullconv"'
-        return found
+            headers["WWW-Authenticate"] = 'Bearer realm="fullconv"'
+        return headers
 
 
-def megabytes(size: int) -> str:
-    """Write a number of bytes.
-
-    >>> megabytes(64_000_000), megabytes(1500)
-    ('64 MB', '1500 bytes')
-    """
-    return f"{size / 1e6:g} MB" if size >= 10**5 else f"{size} bytes"
-
-
-def as_refusal(error: Exception) -> Refusal:
-    """Turn what went wrong with a picture into an answer."""
-    if isinstance(error, Refusal):
+def to_api_error(error: Exception) -> ApiError:
+    """Convert an error of an image or of its prediction to a response."""
+    if isinstance(error, ApiError):
         return error
-    words = str(error).removeprefix("bytes: ")
-    if isinstance(error, PictureError) and error.code == "too-large":
-        words = words.partition(" If that is right")[0]
-        return Refusal(413, "too-many-pixels", f"the picture: {words} Send a smaller one, or cut it.")
+    message = str(error).removeprefix("bytes: ")
     if isinstance(error, PictureError):
+        if error.code == "too-large":
+            reason = message.partition(" If that is right")[0]
+            return ApiError(413, "too-many-pixels", f"the image: {reason} Send a smaller one, or crop it.")
         status = 415 if error.code == "not-a-picture" else 422
-        return Refusal(
-            status, error.code, f"the picture {words}" if words.startswith("is ") else f"the picture: {words}"
-        )
+        subject = "the image" if message.startswith("is ") else "the image:"
+        return ApiError(status, error.code, f"{subject} {message}")
     if isinstance(error, MissingExtraError):
-        return Refusal(415, "unreadable-here", words)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in words and "alloc" in words):
-        return Refusal(413, "too-large", "this picture does not fit the memory here. Send a smaller one.")
+        return ApiError(415, "unreadable-here", message)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "memory" in message and "alloc" in message
+    ):
+        return ApiError(413, "too-large", "the image does not fit into the memory of this machine. Send a smaller one.")
     if isinstance(error, FullconvError):
-        return Refusal(422, "cannot-predict", words)
-    return Refusal(500, "bug", BUG)
+        return ApiError(422, "cannot-predict", message)
+    return ApiError(500, "bug", BUG_MESSAGE)

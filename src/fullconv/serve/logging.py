@@ -1,4 +1,4 @@
-"""The log: a JSON object a line on stderr. It tells sizes and times, never pictures, names of files or tokens."""
+"""The log: one JSON object per line on stderr. It has sizes and times, but no images, file names or tokens."""
 
 from __future__ import annotations
 
@@ -7,54 +7,51 @@ import logging
 import logging.handlers
 import queue
 import sys
-import time
 from datetime import datetime, timezone
 from typing import Any
 
-LINES_WAITING = 10_000
-"""Lines that wait for a reader of stderr that has stopped reading; more are lost, and nobody waits for them."""
+MAX_QUEUED_LINES = 10_000
+"""Lines that wait for a stalled reader of stderr; further ones are dropped and counted."""
+CAPTURED = ("uvicorn", "asyncio")
+"""Loggers whose warnings and errors go to this log."""
 
 
-class Journal:
-    """Writes lines from a thread of its own, so that a stalled reader of stderr does not stop the service."""
+class JsonLog:
+    """Writes lines from a thread, so that a stalled reader of stderr does not block the service."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(LINES_WAITING)
-        self._listener = logging.handlers.QueueListener(self._queue, _Lines())
+        self._queue: queue.Queue[Any] = queue.Queue(MAX_QUEUED_LINES)
+        self._listener = logging.handlers.QueueListener(self._queue, _StderrHandler())
         self._listener.start()
-        self.lost = 0
-        logging.getLogger("uvicorn").handlers = [_Forward(self)]
-        logging.getLogger("uvicorn").propagate = False
+        self.dropped = 0
+        for name in CAPTURED:
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = [_CaptureHandler(self)], False
         logging.getLogger("uvicorn").setLevel(logging.ERROR)
-        logging.getLogger("asyncio").handlers = [_Forward(self)]
-        logging.getLogger("asyncio").propagate = False
 
-    def write(self, event: str, level: str = "info", **facts: Any) -> None:
-        """Write one line."""
-        now = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "level": level, "event": event, **facts}, ensure_ascii=False, default=str)
-        self.say(line)
+    def write(self, event: str, level: str = "info", **fields: Any) -> None:
+        """Write an event."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        self.print(json.dumps({"time": now, "level": level, "event": event, **fields}, ensure_ascii=False, default=str))
 
-    def say(self, words: str) -> None:
-        """Write a line for people, as the first one is."""
+    def print(self, line: str) -> None:
+        """Write a line as it is."""
         try:
-            self._queue.put_nowait(logging.makeLogRecord({"msg": words}))
+            self._queue.put_nowait(logging.makeLogRecord({"msg": line}))
         except queue.Full:
-            self.lost += 1
+            self.dropped += 1
 
     def close(self) -> None:
-        """Write what waits."""
-        if self.lost:
-            self.write("lines-lost", level="warning", lines=self.lost)
-        for name in ("uvicorn", "asyncio"):
-            logging.getLogger(name).handlers = []
-            logging.getLogger(name).propagate = True
+        """Write what is queued, and stop."""
+        if self.dropped:
+            self.write("lines-lost", level="warning", lines=self.dropped)
+        for name in CAPTURED:
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = [], True
         self._listener.stop()
 
 
-class _Lines(logging.Handler):
-    """Prints a record's words, whatever else it holds."""
-
+class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(record.msg, file=sys.stderr, flush=True)
@@ -62,15 +59,13 @@ class _Lines(logging.Handler):
             return
 
 
-class _Forward(logging.Handler):
-    """Takes what uvicorn and asyncio have to say into the journal."""
-
-    def __init__(self, journal: Journal) -> None:
+class _CaptureHandler(logging.Handler):
+    def __init__(self, log: JsonLog) -> None:
         super().__init__(logging.WARNING)
-        self.journal = journal
+        self.log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts: dict[str, Any] = {"message": record.getMessage()}
+        fields: dict[str, Any] = {"message": record.getMessage()}
         if record.exc_info:
-            facts["traceback"] = logging.Formatter().formatException(record.exc_info)
-        self.journal.write(record.name, level=record.levelname.lower(), **facts)
+            fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+        self.log.write(record.name, level=record.levelname.lower(), **fields)

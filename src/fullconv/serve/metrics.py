@@ -1,4 +1,4 @@
-"""What /metrics tells, in a registry of its own."""
+"""The metrics of /metrics, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -13,42 +13,38 @@ from prometheus_client import (
 )
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 
-class Measures:
-    """Counters of one service."""
+class Metrics:
+    """Metrics of one service."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self.requests = Counter(
-            "fullconv_requests",
-            "Answers by route, method and status.",
-            ["route", "method", "status"],
-            registry=registry,
-        )
-        self.seconds = Histogram(
-            "fullconv_request_seconds", "From a request's head to its answer.", ["route"], buckets=SECONDS,
-            registry=registry,
-        )  # fmt: skip
-        self.in_flight = Gauge("fullconv_requests_in_flight", "Requests without an answer yet.", registry=registry)
-        self.held = Gauge("fullconv_body_bytes", "Bytes of requests that are held.", registry=registry)
-        self.queue = Gauge(
-            "fullconv_queue_pictures", "Pictures that wait or are computed.", ["model"], registry=registry
-        )
-        self.pictures = Counter("fullconv_pictures", "Pictures predicted.", ["model", "answer"], registry=registry)
-        self.pixels = Counter("fullconv_pixels", "Pixels predicted.", ["model"], registry=registry)
-        self.network = Histogram(
-            "fullconv_network_seconds", "A batch in the network.", ["model"], buckets=SECONDS, registry=registry
-        )
-        self.batches = Histogram(
-            "fullconv_batch_pictures", "Pictures that went through the network together.", ["model"],
-            buckets=(1, 2, 4, 8, 16, 32), registry=registry,
-        )  # fmt: skip
-        self.copies = Gauge("fullconv_copies_ready", "Processes that take pictures.", ["model"], registry=registry)
-        self.restarts = Counter("fullconv_copy_restarts", "Processes started again.", ["model"], registry=registry)
+
+        def counter(name: str, description: str, *labels: str) -> Counter:
+            return Counter(f"fullconv_{name}", description, labels, registry=registry)
+
+        def gauge(name: str, description: str, *labels: str) -> Gauge:
+            return Gauge(f"fullconv_{name}", description, labels, registry=registry)
+
+        def histogram(name: str, description: str, label: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(f"fullconv_{name}", description, [label], buckets=buckets, registry=registry)
+
+        self.requests = counter("requests", "Responses by route, method and status.", "route", "method", "status")
+        self.request_seconds = histogram("request_seconds", "Time from a request's headers to its response.", "route")
+        self.in_flight = gauge("requests_in_flight", "Requests without a response yet.")
+        self.body_bytes = gauge("body_bytes", "Bytes of request bodies in memory.")
+        self.queue = gauge("queue_pictures", "Images that are queued or computed.", "model")
+        self.images = counter("pictures", "Images predicted.", "model", "answer")
+        self.pixels = counter("pixels", "Pixels predicted.", "model")
+        self.network_seconds = histogram("network_seconds", "Time of a batch in the network.", "model")
+        self.batch_images = histogram("batch_pictures", "Images per batch.", "model", BATCH_SIZES)
+        self.ready_workers = gauge("copies_ready", "Worker processes that accept images.", "model")
+        self.restarts = counter("copy_restarts", "Restarts of worker processes.", "model")
 
     def text(self) -> bytes:
-        """Return all of them in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,138 +1,217 @@
-"""What OpenAPI tells about the routes that FastAPI cannot read from their signatures."""
+"""Models of the JSON responses, from which FastAPI generates OpenAPI, and what it cannot see in the routes' signatures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fullconv.serve.media_types import Part
+from pydantic import BaseModel, Field
+
 from fullconv.serve.settings import PROTECTED
 
-REASONS = {
-    400: "The request holds no picture, or a damaged form.",
-    401: "A token is wanted.",
-    403: "A page of another origin asks.",
+ERRORS = {
+    400: "The request has no image, or a damaged form.",
+    401: "The bearer token is missing or invalid.",
+    403: "The request comes from a page of another origin.",
     404: "There is no such model.",
-    406: "No kind of answer that Accept names.",
-    408: "The picture came too slowly, or takes too long.",
-    413: "The body, the picture or the answer is too large.",
-    415: "The body is no picture.",
-    421: "Asked under another host's name.",
-    422: "A parameter is wrong, or the picture is damaged or of another kind than the model's.",
-    503: "The queue is full, a process ended, or the service stops; Retry-After tells when to try again.",
+    406: "Accept includes no response type of this service.",
+    408: "The image arrived too slowly, or took too long.",
+    413: "The body, the image or the response is too large.",
+    415: "The body is not an image.",
+    421: "The Host header names another host.",
+    422: "A parameter is wrong, or the image is damaged or unlike the model's training images.",
+    503: "The queue is full, a worker process ended, or the service is stopping; see Retry-After.",
 }
-BINARY = {"type": "string", "format": "binary"}
-INDEX = {"type": "integer", "minimum": 0}
-TEXT = {"type": "string"}
-BASE64 = {"type": "string", "contentEncoding": "base64"}
+
+Index = Annotated[int, Field(ge=0)]
+Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
 
-def record(required: Mapping[str, Any], more: Mapping[Any, Any] | None = None) -> dict[str, Any]:
-    """Return the schema of an object with fields that are always there, and others that may be."""
-    return {"type": "object", "required": list(required), "properties": {**required, **(more or {})}}
+class Error(BaseModel):
+    """An error: a code for programs, a message for people."""
+
+    code: str
+    message: str
 
 
-def rows(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of an array."""
-    return {"type": "array", "items": item}
+class ErrorResponse(BaseModel):
+    """The body of every error response."""
+
+    error: Error
+    request_id: str
 
 
-CLASS = {"index": INDEX, "name": TEXT, "color": {"type": "string", "pattern": "^#[0-9a-f]{6}$"}}
-COUNTED = {**CLASS, "pixels": INDEX, "share": {"type": "number", "minimum": 0, "maximum": 1}}
-PATCH = {"index": INDEX, "name": TEXT, "rings": rows(rows(rows({"type": "integer"})))}
-RUNS = {"index": INDEX, "name": TEXT, "size": rows(INDEX), "counts": rows(INDEX)}
-INCLUDED: Mapping[Part, dict[str, Any]] = {
-    "polygons": rows(record(PATCH)), "rle": rows(record(RUNS)),
-    "label_map": BASE64, "confidence": BASE64, "picture": BASE64,
-}  # fmt: skip
-PREDICTION = record(
-    {
-        "size": record({"width": INDEX, "height": INDEX}), "classes": rows(record(COUNTED)),
-        "head": {"type": ["string", "null"]}, "scale": {"type": "number"}, "engine": TEXT, "precision": TEXT,
-    },
-    INCLUDED,
-)  # fmt: skip
-ENGINE = {"max_pixels": {"type": ["integer", "null"]}, "engine": TEXT, "precision": TEXT}
-MODEL = {
-    "name": TEXT, "ready": {"type": "boolean"}, "copies": INDEX, "variant": TEXT, "backbone": {"type": ["string", "null"]},
-    "in_channels": INDEX, "bands": {"type": ["array", "null"], "items": INDEX}, "scale": {"type": "number"},
-    "stride": {"type": ["integer", "null"]}, "heads": rows(TEXT), "classes": rows(record(CLASS)),
-    "weights_sha256": {"type": ["string", "null"]}, "weights_license": {"type": ["string", "null"]},
-    "engine": TEXT, "precision": TEXT, "device": TEXT, "engines": rows(record(ENGINE)),
-}  # fmt: skip
-LIMITS = {"body_bytes": INDEX, "pixels": INDEX, "seconds": {"type": "number"}, "queue": INDEX}
-MODELS = record(
-    {"default": TEXT, "models": rows(record(MODEL)), "limits": record(LIMITS), "fullconv": TEXT},
-)
-ALIVE = record({"status": {"const": "ok"}})
-READY = record({"status": {"enum": ["ok", "loading", "stopping"]}, "missing": rows(TEXT)})
+class ClassInfo(BaseModel):
+    """A class."""
+
+    index: Index
+    name: str
+    color: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
 
 
-ERROR = record({"error": record({"code": TEXT, "message": TEXT}), "request_id": TEXT})
+class ClassCount(ClassInfo):
+    """A class with its pixels in an image."""
+
+    pixels: Index
+    share: Annotated[float, Field(ge=0, le=1)]
 
 
-def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the error answers of a route."""
+class Polygon(BaseModel):
+    """A connected region as rings along pixel edges: the outer one, then holes."""
+
+    index: Index
+    name: str
+    rings: list[list[list[int]]]
+
+
+class RunLengths(BaseModel):
+    """A class as COCO's uncompressed run lengths."""
+
+    index: Index
+    name: str
+    size: list[Index]
+    counts: list[Index]
+
+
+class ImageSize(BaseModel):
+    """Size in pixels."""
+
+    width: Index
+    height: Index
+
+
+class Prediction(BaseModel):
+    """A prediction; the optional fields are the parts that `include` asked for."""
+
+    size: ImageSize
+    classes: list[ClassCount]
+    head: str | None
+    scale: float
+    engine: str
+    precision: str
+    polygons: list[Polygon] = []
+    rle: list[RunLengths] = []
+    label_map: Base64 = ""
+    confidence: Base64 = ""
+    picture: Base64 = ""
+
+
+class EngineChoice(BaseModel):
+    """Engine and precision for images up to a number of pixels."""
+
+    max_pixels: int | None
+    engine: str
+    precision: str
+
+
+class ModelInfo(BaseModel):
+    """A served model."""
+
+    name: str
+    ready: bool
+    copies: Index
+    variant: str
+    backbone: str | None
+    in_channels: Index
+    bands: list[int] | None
+    scale: float
+    stride: int | None
+    heads: list[str]
+    classes: list[ClassInfo]
+    weights_sha256: str | None
+    weights_license: str | None
+    engine: str
+    precision: str
+    device: str
+    engines: list[EngineChoice]
+
+
+class Limits(BaseModel):
+    """Limits of the service."""
+
+    body_bytes: Index
+    pixels: Index
+    seconds: float
+    queue: Index
+
+
+class Models(BaseModel):
+    """Models and limits."""
+
+    default: str
+    models: list[ModelInfo]
+    limits: Limits
+    fullconv: str
+
+
+class Health(BaseModel):
+    """The service is alive."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Whether every model has a ready worker process."""
+
+    status: Literal["ok", "loading", "stopping"]
+    missing: list[str]
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the error responses of a route."""
+    return {status: {"description": ERRORS[status], "model": ErrorResponse} for status in statuses}
+
+
+def json_route(model: type[BaseModel], description: str, *statuses: int) -> dict[str, Any]:
+    """Return the description of a GET route."""
+    success = {200: {"description": description, "model": model}}
+    return {"responses": {**success, **error_responses(403, 421, *statuses)}, "response_model": None}
+
+
+def predict_route(operation_id: str) -> dict[str, Any]:
+    """Return the description of a route that predicts."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    form = {"type": "object", "required": ["file"], "properties": {"file": binary["schema"]}}
+    body = {"image/*": binary, "application/octet-stream": binary, "multipart/form-data": {"schema": form}}
+    success = {
+        "description": "An indexed PNG (or with kind=overlay an overlay), a table, or probabilities (K, H, W).",
+        "model": Prediction,
+        "content": {"image/png": binary, "application/x-npz": binary},
+    }
     return {
-        status: {"description": REASONS[status], "content": {"application/json": {"schema": ERROR}}}
-        for status in statuses
+        "operation_id": operation_id,
+        "tags": ["prediction"],
+        "openapi_extra": {"requestBody": {"required": True, "content": body}},
+        "response_model": None,
+        "responses": {200: success, **error_responses(*ERRORS)},
     }
 
 
-def describe_predict(name: str) -> dict[str, Any]:
-    """Return how the routes that predict are described."""
-    content = {
-        "image/png": {"schema": BINARY},
-        "application/json": {"schema": PREDICTION},
-        "application/x-npz": {"schema": BINARY},
-    }
-    text = "An indexed PNG (or with kind=overlay the picture painted over), a table, or probabilities (K, H, W)."
-    form = {"type": "object", "required": ["file"], "properties": {"file": BINARY}}
-    body = {
-        "required": True,
-        "content": {"image/*": {"schema": BINARY}, "application/octet-stream": {"schema": BINARY},
-                    "multipart/form-data": {"schema": form}},
-    }  # fmt: skip
-    return {
-        "operation_id": name, "tags": ["prediction"], "openapi_extra": {"requestBody": body}, "response_model": None,
-        "responses": {200: {"description": text, "content": content}, **describe_errors(*REASONS)},
-    }  # fmt: skip
-
-
-def describe_get(schema: Mapping[str, Any], description: str, *statuses: int) -> dict[str, Any]:
-    """Return how a route that only tells something is described."""
-    content = {"application/json": {"schema": schema}}
-    answers = {200: {"description": description, "content": content}, **describe_errors(403, 421, *statuses)}
-    return {"responses": answers, "response_model": None}
-
-
-def describe_here(openapi: dict[str, Any], heads: Mapping[str, Sequence[str]], token: bool) -> dict[str, Any]:
-    """Say in the description what holds for this very service.
+def specialize(openapi: dict[str, Any], heads: Mapping[str, Sequence[str]], token: bool) -> dict[str, Any]:
+    """Add the models and heads of this service to its description.
 
     Args:
-        openapi: As FastAPI has made it; changed in place, and returned.
+        openapi: As FastAPI generated it; changed in place, and returned.
         heads: Names of heads by model, the default model first.
-        token: Whether one is wanted.
+        token: Whether a token is required.
     """
     paths = openapi["paths"]
-    for path, named in (("/v1/predict", [next(iter(heads))]), ("/v1/predict/{name}", list(heads))):
-        known = sorted({head for name in named for head in heads[name]})
-        found = []
-        for parameter in paths[path]["post"]["parameters"]:
+    for path, models in (("/v1/predict", [next(iter(heads))]), ("/v1/predict/{name}", list(heads))):
+        known = sorted({head for model in models for head in heads[model]})
+        operation = paths[path]["post"]
+        for parameter in operation["parameters"]:
             schema = parameter["schema"]
-            if "anyOf" in schema:  # a query holds text, and never null
+            if "anyOf" in schema:  # a query has text, and never null
                 schema |= next(part for part in schema.pop("anyOf") if part.get("type") != "null")
             if parameter["name"] == "name":
                 schema["enum"] = list(heads)
             if parameter["name"] == "head":
                 schema["enum"] = known
-            if parameter["name"] != "head" or known:
-                found.append(parameter)
-        paths[path]["post"]["parameters"] = found
+        operation["parameters"] = [one for one in operation["parameters"] if one["name"] != "head" or known]
     if token:
         openapi.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        for path, verbs in paths.items():
+        for path, operations in paths.items():
             if path.startswith(PROTECTED):
-                for operation in verbs.values():
+                for operation in operations.values():
                     operation["security"] = [{"token": []}]
     return openapi

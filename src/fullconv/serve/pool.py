@@ -1,14 +1,10 @@
-"""One copy of a model as the service sees it: a process, what it was given, its death, and its restart.
-
-The copies of one model together: a bounded queue before them, and whose turn it is.
-"""
+"""The worker processes of a model: a bounded queue, dispatch, retries, restarts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import json
 import math
 import sys
 import time
@@ -18,30 +14,35 @@ from typing import Any
 
 from fullconv.card import Card
 from fullconv.errors import ModelFileError
-from fullconv.serve.errors import Refusal
-from fullconv.serve.ipc import LENGTHS, pack
-from fullconv.serve.logging import Journal
-from fullconv.serve.metrics import Measures
+from fullconv.serve.errors import ApiError
+from fullconv.serve.ipc import pack_frame, receive_frame
+from fullconv.serve.logging import JsonLog
+from fullconv.serve.metrics import Metrics
 from fullconv.serve.settings import Settings
 
-BUFFER = 2**23
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 30.0
-"""Seconds before a restart; doubled while a copy dies before it has answered anything."""
-STARTS = 3
-"""Tries of a copy that has never been ready, where it does not say what is wrong."""
-LAST_WORDS = 1.0
-"""Seconds for a process whose output has ended to end by itself."""
+PIPE_BUFFER_BYTES = 2**23
+MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.05, 30.0
+"""Seconds before a restart; doubled while a worker dies before it has returned any result."""
+MAX_STARTS = 3
+"""Starts of a worker that was never ready, where it does not report why."""
+EXIT_GRACE_SECONDS = 1.0
+"""Time for a process whose output has ended to exit by itself."""
+STOP_GRACE_SECONDS = 3.0
+MAX_ATTEMPTS = 2
+"""Workers that may die with a request before it gets an error."""
+HUNG_TIMEOUTS = 2.0
+"""A worker with requests is killed after so many time limits without a frame from it."""
 
 _numbers = itertools.count(1)
 
 
 @dataclass
-class Job:
-    """One picture, from its acceptance to its answer."""
+class Request:
+    """One image, from its acceptance to its result."""
 
-    order: dict[str, Any]
+    params: dict[str, Any]
     body: bytes
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[Result]
     number: int = field(default_factory=lambda: next(_numbers))
     attempts: int = 0
     sent: float = 0.0
@@ -49,206 +50,203 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a copy made of a picture."""
+class Result:
+    """What a worker computed."""
 
     payload: bytes
     pixels: int
     batch: int
-    """Pictures that went through the network with it."""
+    """Images in the batch."""
     seconds: float
-    """In the network."""
+    """Of the batch in the network."""
     engine: str
     precision: str
 
 
-class Copy:
-    """One process with the model, started again whenever it ends.
+class WorkerProcess:
+    """One process with the model, restarted whenever it ends.
 
     Args:
-        pool: Whose jobs it does.
-        place: Its number, for the log.
+        pool: Whose requests it computes.
+        index: Its number, for the log.
     """
 
-    def __init__(self, pool: Pool, place: int) -> None:
-        self.pool, self.place = pool, place
+    def __init__(self, pool: Pool, index: int) -> None:
+        self.pool, self.index = pool, index
         self.process: asyncio.subprocess.Process | None = None
         self.ready = False
-        self.jobs: dict[int, Job] = {}
+        self.requests: dict[int, Request] = {}
         self.failure: str | None = None
-        self._answered = False
-        self._heard = 0.0
+        """The error that the process reported before it ended."""
+        self._has_responded = False
+        self._last_frame = 0.0
 
-    async def keep(self) -> None:
-        """Run the process, and run it again, until the pool stops."""
-        pause, deaths = FIRST_PAUSE, 0
-        while True:
-            self._answered = False
-            code = await self._once()
-            deaths += 1
+    async def run(self) -> None:
+        """Start the process, and restart it, until the pool stops."""
+        delay = MIN_RESTART_DELAY
+        for starts in itertools.count(1):
+            self._has_responded = False
+            code = await self._run_once()
             if self.pool.stopping:
                 return
-            if not self.pool.started.done() and (self.failure is not None or deaths >= STARTS):
-                words = (
-                    f"{self.pool.settings.models[self.pool.name]}: the process that loads it ended with code {code}."
-                )
-                self.pool.started.set_exception(ModelFileError(self.failure or words))
-            self.pool.measures.restarts.labels(self.pool.name).inc()
-            pause = FIRST_PAUSE if self._answered else min(LONGEST_PAUSE, pause * 2)
-            await asyncio.sleep(pause)
+            if not self.pool.started.done() and (self.failure is not None or starts >= MAX_STARTS):
+                model = self.pool.settings.models[self.pool.name]
+                message = self.failure or f"{model}: the process that loads it exited with code {code}."
+                self.pool.started.set_exception(ModelFileError(message))
+            self.pool.metrics.restarts.labels(self.pool.name).inc()
+            delay = MIN_RESTART_DELAY if self._has_responded else min(MAX_RESTART_DELAY, delay * 2)
+            await asyncio.sleep(delay)
 
-    async def _once(self) -> int:
+    async def _run_once(self) -> int:
         settings, name = self.pool.settings, self.pool.name
-        command = [sys.executable, "-m", "fullconv.serve.worker"]
         self.process = process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=BUFFER
-        )
-        told = {
+            sys.executable, "-m", "fullconv.serve.worker",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=PIPE_BUFFER_BYTES,
+        )  # fmt: skip
+        self._write({
             "model": settings.models[name], "device": settings.device, "precision": settings.precision,
             "engine": settings.engine, "copies": settings.copies, "batch_size": settings.batch_size,
             "max_pixels": settings.max_pixels, "chosen": self.pool.chosen,
-        }  # fmt: skip
-        self._write(told, b"")
+        })  # fmt: skip
         try:
-            await self._listen()
+            await self._receive()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             self.ready = False
-            # a signal sent at the moment of the end would take the exit status away from the event loop
+            # A signal sent at the moment of the exit would take the exit status away from the event loop.
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(process.wait(), LAST_WORDS)
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                await asyncio.wait_for(process.wait(), EXIT_GRACE_SECONDS)
+            self.kill()
         code = await process.wait()
-        self.pool.measures.copies.labels(name).set(self.pool.ready)
+        self.pool.metrics.ready_workers.labels(name).set(self.pool.ready)
         if not self.pool.stopping:
-            words = {"reason": self.failure} if self.failure else {}
-            self.pool.journal.write("copy-ended", level="error", model=name, copy=self.place, code=code, **words)
-        jobs, self.jobs = self.jobs, {}
-        self.pool.take_back(list(jobs.values()))
+            reason = {"reason": self.failure} if self.failure else {}
+            self.pool.log.write("copy-ended", level="error", model=name, copy=self.index, code=code, **reason)
+        requests, self.requests = self.requests, {}
+        self.pool.requeue(list(requests.values()))
         return code
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
+        """Handle frames until the process reports a failure or closes its output."""
         assert self.process is not None
         assert self.process.stdout is not None
         while True:
-            head, payload = await _read(self.process.stdout)
-            self._heard = time.monotonic()
-            if "failed" in head:
-                self.failure = str(head["failed"])
+            header, payload = await receive_frame(self.process.stdout)
+            self._last_frame = time.monotonic()
+            if "failed" in header:
+                self.failure = str(header["failed"])
                 return
-            if "ready" in head:
+            if "ready" in header:
                 self.ready, self.failure = True, None
-                self.pool.welcome(Card.from_json(payload.decode()), head["ready"], head["chosen"], self.place)
+                card = Card.from_json(payload.decode())
+                self.pool.on_ready(card, header["ready"], header["chosen"], self.index)
                 continue
-            self._answered = True
-            job = self.jobs.pop(int(head["id"]), None)
-            if job is not None and "traceback" in head:
-                facts = {"request_id": job.order.get("request_id"), "model": self.pool.name}
-                self.pool.journal.write("bug", level="error", **facts, traceback=head["traceback"])
-            if job is not None and not job.future.done():
-                if "refused" in head:
-                    job.future.set_exception(Refusal(*head["refused"]))
-                else:
-                    told = (head[key] for key in ("pixels", "batch", "seconds", "engine", "precision"))
-                    job.future.set_result(Answer(payload, *told))
+            self._has_responded = True
+            request = self.requests.pop(int(header["id"]), None)
+            if request is not None:
+                self._finish(request, header, payload)
             self.pool.dispatch()
 
-    def send(self, job: Job) -> None:
-        """Hand a job over."""
-        self.jobs[job.number] = job
-        job.attempts += 1
-        job.sent = time.monotonic()
-        self._write({**job.order, "id": job.number}, job.body)
+    def _finish(self, request: Request, header: dict[str, Any], payload: bytes) -> None:
+        if "traceback" in header:
+            self.pool.log.write(
+                "bug", level="error", request_id=request.params.get("request_id"), model=self.pool.name,
+                traceback=header["traceback"],
+            )  # fmt: skip
+        if request.future.done():
+            return
+        if "error" in header:
+            request.future.set_exception(ApiError(*header["error"]))
+        else:
+            fields = (header[key] for key in ("pixels", "batch", "seconds", "engine", "precision"))
+            request.future.set_result(Result(payload, *fields))
 
-    def drop(self, job: Job) -> None:
-        """Say that nobody waits for a job any more; what is in the network is finished all the same."""
-        if self.jobs.get(job.number) is job and not job.dropped:
-            job.dropped = True
-            self._write({"id": job.number, "drop": True}, b"")
+    def send(self, request: Request) -> None:
+        """Send a request to the process."""
+        self.requests[request.number] = request
+        request.attempts += 1
+        request.sent = time.monotonic()
+        self._write({**request.params, "id": request.number}, request.body)
 
-    def is_stuck(self, limit: float) -> bool:
-        """Whether it has a job and has said nothing for so many seconds."""
-        return bool(self.jobs) and time.monotonic() - max(self._heard, min(j.sent for j in self.jobs.values())) > limit
+    def drop(self, request: Request) -> None:
+        """Cancel a request that it holds; a batch that is in the network is finished nevertheless."""
+        if self.requests.get(request.number) is request and not request.dropped:
+            request.dropped = True
+            self._write({"id": request.number, "drop": True})
 
-    def end(self) -> None:
-        """Close its input, at which it ends by itself."""
+    def is_hung(self, limit: float) -> bool:
+        """Whether it holds requests and has sent nothing for so many seconds."""
+        if not self.requests:
+            return False
+        oldest = min(request.sent for request in self.requests.values())
+        return time.monotonic() - max(self._last_frame, oldest) > limit
+
+    def close(self) -> None:
+        """Close its input, at which it exits."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
 
-    def _write(self, head: dict[str, Any], payload: bytes) -> None:
+    def _write(self, header: dict[str, Any], payload: bytes = b"") -> None:
         assert self.process is not None
         assert self.process.stdin is not None
-        packed = pack(head)
-        # no drain: what waits in the buffer is at most a window of bodies
-        self.process.stdin.writelines([LENGTHS.pack(len(packed), len(payload)), packed, payload])
-
-
-async def _read(source: asyncio.StreamReader) -> tuple[dict[str, Any], bytes]:
-    head, payload = LENGTHS.unpack(await source.readexactly(LENGTHS.size))
-    return json.loads(await source.readexactly(head)), await source.readexactly(payload) if payload else b""
-
-
-ATTEMPTS = 2
-"""Copies that a request may take with it before it is refused."""
-STUCK = 2.0
-"""A copy that says nothing for so many time limits, although it has pictures, is ended."""
+        # No drain: the buffer holds at most a window of bodies.
+        self.process.stdin.writelines(pack_frame(header, payload))
 
 
 class Pool:
-    """All copies of one model, and what waits for them.
+    """The worker processes of one model, and the queue before them.
 
     Args:
         name: Of the model.
         settings: Of the service.
-        measures: Counted up on the way.
-        journal: The log.
+        metrics: Counts workers and queued images.
+        log: Receives the events of the workers.
     """
 
-    def __init__(self, name: str, settings: Settings, measures: Measures, journal: Journal) -> None:
-        self.name, self.settings, self.measures, self.journal = name, settings, measures, journal
+    def __init__(self, name: str, settings: Settings, metrics: Metrics, log: JsonLog) -> None:
+        self.name, self.settings, self.metrics, self.log = name, settings, metrics, log
         self.card: Card | None = None
         self.running: dict[str, str] = {}
-        """Engine, precision and device that the copies say they use."""
+        """Engine, precision and device of the workers."""
         self.chosen: dict[str, Any] | None = None
-        """What the first copy has chosen for each class of picture sizes, for which weights; told to all that follow."""
+        """"engines": what the first worker chose for each class of image sizes, for all later ones; "weights_sha256"."""
         self.stopping = False
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.window = 2 * settings.batch_size + 2  # one batch in the network, one decoded, two on the way
-        self._waiting: deque[Job] = deque()
-        self._copies = [Copy(self, place) for place in range(settings.copies)]
+        self._queue: deque[Request] = deque()
+        self._workers = [WorkerProcess(self, index) for index in range(settings.copies)]
         self._tasks: list[asyncio.Task[None]] = []
-        self._watcher: asyncio.Task[None] | None = None
-        self._pace = 0.0
-        """Seconds a picture in the network, smoothed."""
+        self._watchdog: asyncio.Task[None] | None = None
+        self._seconds_per_image = 0.0
+        """In the network, smoothed."""
 
     @property
     def ready(self) -> int:
-        """Copies that take jobs."""
-        return sum(copy.ready for copy in self._copies)
+        """Workers that accept requests."""
+        return sum(worker.ready for worker in self._workers)
 
     @property
-    def pids(self) -> list[int]:
-        """Processes of the copies that run."""
-        return [copy.process.pid for copy in self._copies if copy.ready and copy.process is not None]
+    def heads(self) -> list[str]:
+        """Names of the model's heads; empty where it has one without a name."""
+        return list(self.card.heads or ()) if self.card is not None else []
 
     @property
     def load(self) -> int:
-        """Pictures that wait or are computed."""
-        return len(self._waiting) + sum(len(copy.jobs) for copy in self._copies)
+        """Images that are queued or computed."""
+        return len(self._queue) + sum(len(worker.requests) for worker in self._workers)
 
     @property
     def engines(self) -> list[dict[str, Any]]:
-        """Engine and precision by the most pixels of a picture; None where there is no limit."""
-        found = self.chosen["engines"] if self.chosen is not None else {}
-        rows = [(int(side) ** 2, *choice) for side, choice in found.items()]
+        """Engine and precision by the maximum number of pixels of an image; None where there is no limit."""
+        chosen = self.chosen["engines"] if self.chosen is not None else {}
+        rows = [(int(side) ** 2, *choice) for side, choice in chosen.items()]
         if not rows:
             rows = [(0, self.running.get("engine", ""), self.running.get("precision", ""))]
         rows = [row for row, after in itertools.zip_longest(rows, rows[1:]) if after is None or row[1:] != after[1:]]
@@ -259,141 +257,141 @@ class Pool:
         ]
 
     async def start(self) -> None:
-        """Start the first copy and wait until it has chosen its engine, with the machine to itself.
+        """Start the first worker and wait until it has chosen its engine, with the machine to itself.
 
         Raises:
             ModelFileError: The model cannot be loaded.
         """
-        self.journal.write("loading", model=self.name, copies=len(self._copies))
-        self._tasks = [asyncio.create_task(self._copies[0].keep())]
-        self._watcher = asyncio.create_task(self._watch())
+        self.log.write("loading", model=self.name, copies=len(self._workers))
+        self._tasks = [asyncio.create_task(self._workers[0].run())]
+        self._watchdog = asyncio.create_task(self._kill_hung())
         await self.started
 
-    def complete(self) -> None:
-        """Start the other copies, which are told what the first has chosen."""
-        self._tasks += [asyncio.create_task(copy.keep()) for copy in self._copies[1:]]
+    def start_others(self) -> None:
+        """Start the other workers, which take over the choice of the first."""
+        self._tasks += [asyncio.create_task(worker.run()) for worker in self._workers[1:]]
 
-    def welcome(self, card: Card, running: dict[str, str], chosen: dict[str, list[str]], place: int) -> None:
-        """Take a copy that has loaded the model.
+    def on_ready(self, card: Card, running: dict[str, str], chosen: dict[str, list[str]], index: int) -> None:
+        """Accept a worker that has loaded the model.
 
         Args:
             card: Of the model.
             running: Engine, precision and device.
-            chosen: Engine and precision by the side of a square of as many pixels as pictures have at most; empty where
-                one engine computes all.
-            place: The copy's number.
+            chosen: Engine and precision by the side of the largest square image of each class of sizes; empty where one
+                engine computes all.
+            index: The worker's number.
         """
         changed = self.card is not None and self.card.weights_sha256 != card.weights_sha256
         if changed:
-            self.journal.write("model-changed", level="warning", model=self.name, weights_sha256=card.weights_sha256)
+            self.log.write("model-changed", level="warning", model=self.name, weights_sha256=card.weights_sha256)
         self.card, self.running = card, running
         if self.chosen is None or changed:
             self.chosen = {"weights_sha256": card.weights_sha256, "engines": chosen}
-            self.journal.write("engine-chosen", model=self.name, engines=self.engines)
-        self.measures.copies.labels(self.name).set(self.ready)
-        self.journal.write("copy-ready", model=self.name, copy=place, **running)
+            self.log.write("engine-chosen", model=self.name, engines=self.engines)
+        self.metrics.ready_workers.labels(self.name).set(self.ready)
+        self.log.write("copy-ready", model=self.name, copy=index, **running)
         if not self.started.done():
             self.started.set_result(None)
         self.dispatch()
 
-    async def ask(self, order: dict[str, Any], body: bytes, seconds: float) -> Answer:
-        """Have a picture predicted.
+    async def predict(self, params: dict[str, Any], body: bytes, deadline: float) -> Result:
+        """Predict an image.
 
         Args:
-            order: answer, tile, head, scale, include, request_id.
-            body: The picture's file.
-            seconds: How long it may take.
+            params: answer, tile, head, scale, include, request_id.
+            body: The image file.
+            deadline: In seconds of `time.monotonic`.
 
         Raises:
-            Refusal: The queue is full, the time is over, or the picture cannot be predicted.
+            ApiError: The queue is full, the deadline has passed, or the image cannot be predicted.
         """
-        if self.load >= self.settings.queue:
-            raise self.full()
-        job = Job(order, body, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
+        self.check_queue()
+        request = Request(params, body, asyncio.get_running_loop().create_future())
+        self._queue.append(request)
         self.dispatch()
         try:
-            answer = await asyncio.wait_for(asyncio.shield(job.future), seconds)
+            result = await asyncio.wait_for(asyncio.shield(request.future), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError:
-            raise self._too_late(job) from None
+            limit = f"{self.settings.timeout:g} s"
+            if not request.sent:
+                message = f"timed out after {limit} in the queue. Try again later."
+                raise ApiError(503, "waited-too-long", message, self._retry_after()) from None
+            message = f"the image was not done within {limit}, the limit of this service. Send a smaller one, or a smaller scale."
+            raise ApiError(408, "too-slow", message) from None
         finally:
-            self._forget(job)
-        own = answer.seconds / answer.batch
-        self._pace = 0.9 * self._pace + 0.1 * own if self._pace else own
-        return answer
+            self._remove(request)
+        seconds = result.seconds / result.batch
+        self._seconds_per_image = 0.9 * self._seconds_per_image + 0.1 * seconds if self._seconds_per_image else seconds
+        return result
 
-    def full(self) -> Refusal:
-        """Return the answer where the queue is full."""
-        words = f"{self.load} pictures are waiting already. Try again in a moment."
-        return Refusal(503, "queue-full", words, self.retry_after())
+    def check_queue(self) -> None:
+        """Require room in the queue.
 
-    def retry_after(self) -> int:
-        """Return the seconds after which half of what waits is likely to be done."""
-        return max(1, min(60, math.ceil(self._pace * self.load / max(1, self.ready) / 2)))
+        Raises:
+            ApiError: It is full.
+        """
+        if self.load >= self.settings.queue:
+            message = f"the queue is full ({self.load}). Try again in a moment."
+            raise ApiError(503, "queue-full", message, self._retry_after())
+
+    def _retry_after(self) -> int:
+        """Return the seconds after which half of the queue is likely to be done."""
+        return max(1, min(60, math.ceil(self._seconds_per_image * self.load / max(1, self.ready) / 2)))
 
     def dispatch(self) -> None:
-        """Hand waiting jobs to the copies with the fewest, as far as these have room."""
-        self.measures.queue.labels(self.name).set(self.load)
-        while self._waiting:
-            free = [copy for copy in self._copies if copy.ready and len(copy.jobs) < self.window]
+        """Send queued requests to the workers with the fewest, as far as these have room."""
+        self.metrics.queue.labels(self.name).set(self.load)
+        while self._queue:
+            free = [worker for worker in self._workers if worker.ready and len(worker.requests) < self.window]
             if not free:
                 return
-            job = self._waiting.popleft()
-            if not job.future.done():
-                min(free, key=lambda copy: len(copy.jobs)).send(job)
+            request = self._queue.popleft()
+            if not request.future.done():
+                min(free, key=lambda worker: len(worker.requests)).send(request)
 
-    def take_back(self, jobs: list[Job]) -> None:
-        """Put what a dead copy had at the front of the queue; what has died with two is refused."""
-        for job in reversed(jobs):
-            if job.future.done():
+    def requeue(self, requests: list[Request]) -> None:
+        """Put the requests of a dead worker at the front of the queue; one whose second worker has died gets an error."""
+        for request in reversed(requests):
+            if request.future.done():
                 continue
-            if job.attempts >= ATTEMPTS or self.stopping:
-                words = "the process that computed this picture ended, twice. Try again, or send another picture."
-                job.future.set_exception(Refusal(503, "copy-ended", words, max(5, self.retry_after())))
+            if request.attempts >= MAX_ATTEMPTS or self.stopping:
+                message = "the process that computed this image ended, twice. Try again, or send another image."
+                request.future.set_exception(ApiError(503, "copy-ended", message, max(5, self._retry_after())))
             else:
-                self._waiting.appendleft(job)
+                self._queue.appendleft(request)
         self.dispatch()
 
     async def stop(self) -> None:
-        """End all copies."""
+        """End all workers."""
         self.stopping = True
-        for copy in self._copies:
-            copy.end()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for worker in self._workers:
+            worker.close()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=3)
-            if late:
-                for copy in self._copies:
-                    copy.kill()
-                await asyncio.wait(late, timeout=3)
+            _, pending = await asyncio.wait(self._tasks, timeout=STOP_GRACE_SECONDS)
+            if pending:
+                for worker in self._workers:
+                    worker.kill()
+                await asyncio.wait(pending, timeout=STOP_GRACE_SECONDS)
         for task in self._tasks:
             task.cancel()
 
-    def _too_late(self, job: Job) -> Refusal:
-        limit = f"{self.settings.timeout:g} seconds"
-        if not job.sent:
-            words = f"the picture waited for {limit} and its turn did not come. Try again later."
-            return Refusal(503, "waited-too-long", words, self.retry_after())
-        words = f"the picture was not done within {limit}, the limit of this service. Send a smaller one, or a smaller scale."
-        return Refusal(408, "too-slow", words)
-
-    def _forget(self, job: Job) -> None:
-        """Take a job that has its answer, or that nobody waits for, out of the queue."""
-        if not job.future.done():
-            job.future.cancel()
-        for copy in self._copies:
-            copy.drop(job)
+    def _remove(self, request: Request) -> None:
+        """Remove a request that is done or abandoned."""
+        if not request.future.done():
+            request.future.cancel()
+        for worker in self._workers:
+            worker.drop(request)
         with contextlib.suppress(ValueError):
-            self._waiting.remove(job)
-        self.measures.queue.labels(self.name).set(self.load)
+            self._queue.remove(request)
+        self.metrics.queue.labels(self.name).set(self.load)
 
-    async def _watch(self) -> None:
-        """End a copy that hangs."""
-        limit = STUCK * self.settings.timeout
+    async def _kill_hung(self) -> None:
+        limit = HUNG_TIMEOUTS * self.settings.timeout
         while True:
             await asyncio.sleep(min(1.0, limit / 4))
-            for copy in self._copies:
-                if copy.is_stuck(limit):
-                    self.journal.write("copy-stuck", level="error", model=self.name, copy=copy.place)
-                    copy.kill()
+            for worker in self._workers:
+                if worker.is_hung(limit):
+                    self.log.write("copy-stuck", level="error", model=self.name, copy=worker.index)
+                    worker.kill()

@@ -1,4 +1,4 @@
-"""A prediction as the bytes that a request asked for; runs in the copy of the model."""
+"""Encode a prediction as the response that a request asked for, in the worker process."""
 
 from __future__ import annotations
 
@@ -15,44 +15,43 @@ from PIL import Image
 from fullconv.card import Labels
 from fullconv.labels import encode_label_map, format_color
 from fullconv.prediction import Prediction, display, overlay
-from fullconv.serve.errors import Refusal
+from fullconv.serve.errors import ApiError
 
-MAX_PATCHES = 200_000
-"""Polygons of one answer."""
+MAX_POLYGONS = 200_000
 MAX_RUNS = 4_000_000
-"""Run lengths of one answer; only noise has more."""
-JPEG_SIDE = 65_000
+"""Run lengths of one response; only noise has more."""
+MAX_JPEG_SIDE = 65_000
 
 
-def encode(prediction: Prediction, order: dict[str, Any], facts: dict[str, Any]) -> bytes:
-    """Return an answer's bytes; PNG and npz are those that `fullconv predict` writes.
+def encode_response(prediction: Prediction, params: dict[str, Any], fields: dict[str, Any]) -> bytes:
+    """Return the bytes of a response; PNG and npz are those that `fullconv predict` writes.
 
     Args:
         prediction: Of one head.
-        order: "answer" is a kind, "include" the parts of JSON.
-        facts: What JSON tells beside the table.
+        params: "answer" is the response type, "include" the parts of JSON.
+        fields: Further fields of JSON.
 
     Raises:
-        Refusal: A part cannot be made.
+        ApiError: A part cannot be computed.
     """
     labels, label_map = prediction.labels, prediction.label_map
-    if order["answer"] == "labels":
+    if params["answer"] == "labels":
         return encode_label_map(label_map, labels.palette)
-    if order["answer"] == "overlay":
+    if params["answer"] == "overlay":
         return _png(overlay(prediction.image, label_map, labels))
-    if order["answer"] == "npz":
+    if params["answer"] == "npz":
         buffer = io.BytesIO()
-        assert prediction.probabilities is not None  # asked for when it was predicted
+        assert prediction.probabilities is not None
         np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
         return buffer.getvalue()
-    content = {**facts, **table(label_map, labels)}
-    for part in order["include"]:
+    content = {**fields, **class_table(label_map, labels)}
+    for part in params["include"]:
         content[part] = _PARTS[part](prediction)
     return json.dumps(content, ensure_ascii=False).encode()
 
 
-def table(label_map: NDArray[np.uint8], labels: Labels) -> dict[str, Any]:
-    """Return size, and pixels and share of each class."""
+def class_table(label_map: NDArray[np.uint8], labels: Labels) -> dict[str, Any]:
+    """Return the size, and the pixels and share of each class."""
     height, width = label_map.shape
     counts = np.bincount(label_map.reshape(-1), minlength=len(labels.classes)).tolist()
     rows = zip(labels.classes, labels.palette, counts, strict=False)
@@ -66,17 +65,15 @@ def table(label_map: NDArray[np.uint8], labels: Labels) -> dict[str, Any]:
 
 
 def run_lengths(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, Any]]:
-    """Return COCO's uncompressed run lengths of each class that occurs: down the columns, beginning with zeros.
+    """Return COCO's uncompressed run lengths of each class that occurs: column by column, beginning with zeros.
 
     Raises:
-        Refusal: There are too many.
+        ApiError: There are too many.
     """
     flat = label_map.ravel(order="F")
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     if len(starts) > MAX_RUNS:
-        raise Refusal(
-            413, "too-many-runs", f"there are more than {MAX_RUNS:,} runs. Ask for include=label_map instead."
-        )
+        raise ApiError(413, "too-many-runs", f"more than {MAX_RUNS:,} runs. Use include=label_map instead.")
     stops, values = np.append(starts[1:], flat.size), flat[starts]
     found = []
     for index in np.unique(values).tolist():
@@ -90,27 +87,25 @@ def run_lengths(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, 
 
 
 def polygons(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, Any]]:
-    """Return each patch of a class (pixels that share edges) as rings along pixel edges: the outer one, then holes.
+    """Return each 4-connected region of a class as rings along pixel edges: the outer one, then holes.
 
     Raises:
-        Refusal: There are too many, or what traces them is not installed.
+        ApiError: There are too many, or rasterio is not installed.
     """
     try:
         from rasterio.features import shapes
     except ImportError:
-        raise Refusal(
-            406, "no-polygons", 'polygons need rasterio, which is not installed where this service runs: pip install'
-            ' "fullconv[geo]". Run lengths (include=rle) need nothing.',
+        raise ApiError(
+            406, "no-polygons", 'polygons need rasterio, which is not installed on the machine of this service: pip install'
+            ' "fullconv[geo]". Run lengths (include=rle) work without it.',
         ) from None  # fmt: skip
     found = []
     for geometry, value in shapes(label_map, connectivity=4):
         index = int(value)
         rings = [[[int(x), int(y)] for x, y in ring] for ring in geometry["coordinates"]]
         found.append({"index": index, "name": labels.classes[index], "rings": rings})
-        if len(found) > MAX_PATCHES:
-            raise Refusal(
-                413, "too-many-patches", f"there are more than {MAX_PATCHES:,} patches. Ask for include=rle instead."
-            )
+        if len(found) > MAX_POLYGONS:
+            raise ApiError(413, "too-many-patches", f"more than {MAX_POLYGONS:,} polygons. Use include=rle instead.")
     return found
 
 
@@ -125,16 +120,16 @@ def _base64(data: bytes) -> str:
 
 
 def _confidence(prediction: Prediction) -> str:
-    """Whole percents as a grey PNG; the map was computed beside the labels."""
+    """Encode the confidence as a grey PNG of whole percents."""
     percents = np.floor(prediction.confidence * 100).clip(0, 100).astype(np.uint8)
     return _base64(_png(Image.fromarray(percents)))
 
 
-def _picture(prediction: Prediction) -> str:
-    """The picture as a browser can show it: for formats that it cannot read."""
+def _browser_image(prediction: Prediction) -> str:
+    """Encode the image for a browser that cannot read its format."""
     shown = Image.fromarray(display(prediction.image))
     buffer = io.BytesIO()
-    if max(shown.size) > JPEG_SIDE:
+    if max(shown.size) > MAX_JPEG_SIDE:
         return _base64(_png(shown))
     shown.save(buffer, format="JPEG", quality=90)
     return _base64(buffer.getvalue())
@@ -145,5 +140,5 @@ _PARTS: dict[str, Callable[[Prediction], Any]] = {
     "rle": lambda found: run_lengths(found.label_map, found.labels),
     "label_map": lambda found: _base64(encode_label_map(found.label_map, found.labels.palette)),
     "confidence": _confidence,
-    "picture": _picture,
+    "picture": _browser_image,
 }

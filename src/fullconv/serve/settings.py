@@ -1,4 +1,4 @@
-"""What a service is told when it starts, and what follows from it."""
+"""The settings of a service, and their checks."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from fullconv.errors import RecipeError
 from fullconv.modelfile import read_card
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a model may be called in an address."""
+"""Names of models, as they appear in URLs."""
 PROTECTED = ("/v1/", "/metrics")
-"""What a token guards; the page, its files and the probes tell nothing."""
+"""Paths that require the token; the page, its files and the probes reveal nothing."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All choices of one service."""
+    """Settings of one service."""
 
     models: Mapping[str, str]
-    """Model files by name; the first answers where no name is given."""
+    """Model files by name; the first is the default."""
     host: str = "127.0.0.1"
     port: int = 8000
-    """0 takes any that is free."""
+    """0 chooses a free port."""
     token: str | None = None
-    """What a request must carry as ``Authorization: Bearer``; None lets everybody in who reaches the address."""
+    """Bearer token that requests must carry; None accepts every client that reaches the address."""
     any_host: bool = False
-    """Whether requests under another host's name are answered, too, as those that a proxy passes on."""
+    """Whether requests with another Host header are accepted, such as those of a proxy."""
     copies: int = 1
-    """Processes a model."""
+    """Worker processes per model."""
     batch_size: int = 1
-    """Most pictures of one size that go through the network together."""
+    """Maximum number of images of one size in a batch."""
     queue: int = 64
-    """Pictures a model that may wait or be computed; more are refused with 503."""
+    """Images per model that may be queued or computed; further ones get 503."""
     max_body: int = 64 * 10**6
-    """Bytes of a request."""
+    """Maximum bytes of a request."""
     max_pixels: int = 100 * 10**6
-    """Pixels of a picture, and of what the network would see of it."""
+    """Maximum pixels of an image, and of the network's input."""
     timeout: float = 60.0
-    """Seconds from a request's head to its answer."""
+    """Seconds from a request's headers to its response."""
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
 
     @property
     def default_model(self) -> str:
-        """The model that answers where no name is given."""
+        """Name of the model that is used where a request names none."""
         return next(iter(self.models))
 
     @property
     def body_budget(self) -> int:
-        """Bytes of all requests that may be held at a time."""
+        """Maximum bytes of all requests together."""
         return max(16 * self.max_body, 10**9)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only.
+    """Whether an address is reachable from this machine only.
 
     >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -72,21 +72,19 @@ def is_loopback(host: str) -> bool:
 
 
 def check_access(host: str, token: str | None, no_auth: bool) -> None:
-    """Refuse to serve beyond this machine unless it is said who may ask.
+    """Require a token, or an explicit `no_auth`, for a service that other machines reach.
 
     Raises:
-        RecipeError: Another host without a token or the word that none is wanted, or a token that guards nothing.
+        RecipeError: Neither is given for another host, both are given, or the token is unusable.
     """
     if token is not None and no_auth:
-        raise RecipeError("--token and --no-auth contradict each other: leave one away.")
+        raise RecipeError("--token and --no-auth contradict each other: omit one.")
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise RecipeError(
-            "--token: must be letters, digits and signs without spaces; `openssl rand -hex 16` makes one."
-        )
+        raise RecipeError("--token: must be printable ASCII without spaces. `openssl rand -hex 16` generates one.")
     if not is_loopback(host) and token is None and not no_auth:
         raise RecipeError(
-            f"--host {host}: others could reach it. Give --token T, which requests must then carry, or --no-auth if"
-            " everybody may ask."
+            f"--host {host}: other machines can reach the service. Set --token T, which requests must then carry, or"
+            " --no-auth to accept every client."
         )
 
 
@@ -94,11 +92,11 @@ def name_models(first: str | None, named: Sequence[str]) -> dict[str, str]:
     """Return model files by name from MODEL and the values of --model.
 
     Args:
-        first: MODEL, named by its run folder or file.
-        named: Each "name=FILE".
+        first: MODEL, whose name is that of its run folder or file.
+        named: Values of --model, "name=FILE".
 
     Raises:
-        RecipeError: There is none, a name cannot stand in an address, or one is given twice.
+        RecipeError: There is none, a name is unusable in URLs, or a name is given twice.
     """
     models = {} if first is None else {model_name(first): first}
     for text in named:
@@ -108,15 +106,15 @@ def name_models(first: str | None, named: Sequence[str]) -> dict[str, str]:
                 f"--model {text}: write name=FILE, with a name of letters, digits, dots, dashes and underscores."
             )
         if name in models:
-            raise RecipeError(f"--model {text}: there is a model '{name}' already. Choose another name.")
+            raise RecipeError(f"--model {text}: the name '{name}' is taken. Choose another one.")
         models[name] = file
     if not models:
-        raise RecipeError("nothing to serve: name a MODEL, or several by --model name=FILE.")
+        raise RecipeError("nothing to serve: pass a MODEL, or several with --model name=FILE.")
     return models
 
 
 def check_models(models: Mapping[str, str]) -> None:
-    """Look at the cards of model files, so that what is missing or foreign is told before anything starts.
+    """Read the cards of model files, so that a missing or foreign file is reported before anything starts.
 
     Raises:
         ModelFileError: One cannot be loaded.
@@ -129,7 +127,7 @@ def check_models(models: Mapping[str, str]) -> None:
 
 
 def model_name(model: str) -> str:
-    """Return what a model file or run folder is called in addresses.
+    """Return the name of a model file or run folder in URLs.
 
     >>> model_name("runs/street/model.safetensors"), model_name("shapes.safetensors"), model_name("torchvision:fcn_resnet50")
     ('street', 'shapes', 'fcn_resnet50')

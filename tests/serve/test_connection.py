@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, broken or hostile: a good request is answered in time throughout."""
+"""Slow, silent, broken and hostile clients: a good request gets its response in time throughout."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 from bombs import bomb
 from PIL import Image
-from serving import Running, picture, png
+from serving import RunningService, draw_image, png
 
-PICTURE = png(picture())
-IN_TIME = 2.0
+IMAGE = png(draw_image())
+MAX_SECONDS = 2.0
 POST = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 
 
 class Probe:
-    """A thread that asks as everybody should, again and again, and keeps how long it took."""
+    """A thread that sends good requests, and measures how long they take."""
 
-    def __init__(self, service: Running) -> None:
+    def __init__(self, service: RunningService) -> None:
         self.address = service.address
-        self.expected = service.client.post("/v1/predict", content=PICTURE).content
+        self.expected = service.client.post("/v1/predict", content=IMAGE).content
         self.seconds: list[float] = []
         self.wrong: list[str] = []
         self._end = threading.Event()
@@ -39,7 +39,7 @@ class Probe:
         while not self._end.is_set():
             start = time.monotonic()
             try:
-                answer = httpx.post(f"{self.address}/v1/predict", content=PICTURE, timeout=30)
+                answer = httpx.post(f"{self.address}/v1/predict", content=IMAGE, timeout=30)
                 if answer.content != self.expected:
                     self.wrong.append(f"{answer.status_code}: {answer.text[:200]}")
             except httpx.HTTPError as error:
@@ -53,17 +53,17 @@ class Probe:
 
     def __exit__(self, *_: object) -> None:
         deadline = time.monotonic() + 30
-        while len(self.seconds) < 3 and time.monotonic() < deadline:  # what went on beside was over soon
+        while len(self.seconds) < 3 and time.monotonic() < deadline:  # the attack was short
             time.sleep(0.01)
         self._end.set()
         self._thread.join(60)
         assert self.wrong == []
         assert len(self.seconds) >= 3
-        assert max(self.seconds) < IN_TIME, sorted(self.seconds)[-5:]
+        assert max(self.seconds) < MAX_SECONDS, sorted(self.seconds)[-5:]
 
 
 @contextmanager
-def connections(service: Running, count: int) -> Iterator[list[socket.socket]]:
+def connections(service: RunningService, count: int) -> Iterator[list[socket.socket]]:
     found: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -74,29 +74,29 @@ def connections(service: Running, count: int) -> Iterator[list[socket.socket]]:
             one.close()
 
 
-def silence(service: Running, count: int, seconds: float) -> None:
+def silence(service: RunningService, count: int, seconds: float) -> None:
     with connections(service, count):
         time.sleep(seconds)
 
 
-def trickle(service: Running, count: int, seconds: float) -> None:
-    """Heads and bodies byte by byte."""
+def trickle(service: RunningService, count: int, seconds: float) -> None:
+    """Headers and bodies byte by byte."""
     with connections(service, count) as clients:
         end, place = time.monotonic() + seconds, 0
-        request = POST + b"Content-Length: 100000\r\n\r\n" + PICTURE
+        request = POST + b"Content-Length: 100000\r\n\r\n" + IMAGE
         for client in clients[::2]:
             client.sendall(request[:200])
         while time.monotonic() < end:
             for number, client in enumerate(clients):
-                with suppress(OSError):  # the service may have had enough
+                with suppress(OSError):  # the service may have closed it
                     client.sendall(request[place : place + 1] if number % 2 else b"x")
             place += 1
             time.sleep(0.05)
 
 
-def half_closed(service: Running, count: int, seconds: float) -> None:
-    """Those who end before their request does, and those who hang up on the answer."""
-    whole = POST + f"Content-Length: {len(PICTURE)}\r\n\r\n".encode() + PICTURE
+def half_closed(service: RunningService, count: int, seconds: float) -> None:
+    """Clients that close in the middle of a request, and clients that reset before the response."""
+    whole = POST + f"Content-Length: {len(IMAGE)}\r\n\r\n".encode() + IMAGE
     for number in range(count):
         with socket.create_connection(("127.0.0.1", service.port), 20) as client:
             with suppress(OSError):
@@ -107,8 +107,8 @@ def half_closed(service: Running, count: int, seconds: float) -> None:
         time.sleep(seconds / count)
 
 
-def deaf(service: Running, count: int, seconds: float) -> None:
-    """Those who ask for much and read nothing."""
+def never_reading(service: RunningService, count: int, seconds: float) -> None:
+    """Clients that request much and read nothing."""
     body = png(np.zeros((400, 600, 3), np.uint8))
     request = POST.replace(b"predict", b"predict?answer=npz") + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
     with connections(service, count) as clients:
@@ -117,29 +117,29 @@ def deaf(service: Running, count: int, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def heavy(service: Running, count: int, seconds: float) -> None:
-    """Bodies of a gigabyte, told and untold."""
+def heavy(service: RunningService, count: int, seconds: float) -> None:
+    """Bodies of a gigabyte, with and without a length."""
     for number in range(count):
         with socket.create_connection(("127.0.0.1", service.port), 20) as client, suppress(OSError):
-            told = number % 2 == 0
+            has_length = number % 2 == 0
             client.sendall(
-                POST + (b"Content-Length: 1000000000\r\n\r\n" if told else b"Transfer-Encoding: chunked\r\n\r\n")
+                POST + (b"Content-Length: 1000000000\r\n\r\n" if has_length else b"Transfer-Encoding: chunked\r\n\r\n")
             )
             block, end = bytes(2**20), time.monotonic() + seconds
             for _ in range(1000):
-                client.sendall(block if told else b"100000\r\n" + block + b"\r\n")
+                client.sendall(block if has_length else b"100000\r\n" + block + b"\r\n")
                 if time.monotonic() > end:
                     break
 
 
 def with_chunk(kind: bytes, data: bytes) -> bytes:
-    """A picture with one chunk more behind its header."""
+    """An image with one more chunk behind its header."""
     chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return PICTURE[:33] + chunk + PICTURE[33:]
+    return IMAGE[:33] + chunk + IMAGE[33:]
 
 
-def bombs(service: Running, count: int, seconds: float) -> None:
-    """Small files that say that they are large, or are."""
+def bombs(service: RunningService, count: int, seconds: float) -> None:
+    """Small files that state a large size, or decode to one."""
     big = io.BytesIO()
     Image.fromarray(np.zeros((20_000, 20_000), np.uint8)).save(big, format="PNG", compress_level=1)
     fax = io.BytesIO()
@@ -155,8 +155,8 @@ def bombs(service: Running, count: int, seconds: float) -> None:
         time.sleep(seconds / count)
 
 
-def fuzz(service: Running, count: int, seconds: float) -> None:
-    """Heads that are none."""
+def fuzz(service: RunningService, count: int, seconds: float) -> None:
+    """Invalid headers."""
     chance = random.Random(7)
     lines = [
         b"POST /v1/predict HTTP/1.1", b"GET /%00%ff/../.. HTTP/1.1", b"Host: localhost", b"Content-Length: -1",
@@ -176,39 +176,39 @@ def fuzz(service: Running, count: int, seconds: float) -> None:
         time.sleep(seconds / count)
 
 
-MEASURES: list[tuple[Callable[[Running, int, float], None], int, int]] = [
-    (silence, 40, 500), (trickle, 10, 100), (half_closed, 12, 200), (deaf, 4, 24), (heavy, 2, 8), (bombs, 10, 70),
+ATTACKS: list[tuple[Callable[[RunningService, int, float], None], int, int]] = [
+    (silence, 40, 500), (trickle, 10, 100), (half_closed, 12, 200), (never_reading, 4, 24), (heavy, 2, 8), (bombs, 10, 70),
     (fuzz, 40, 600),
 ]  # fmt: skip
-"""What is done, how often in the short and in the long version."""
+"""With the number of repetitions in the short and in the long version."""
 
 
-@pytest.mark.parametrize(("measure", "short", "long"), MEASURES, ids=[m[0].__name__ for m in MEASURES])
-def test_a_good_request_is_answered_in_time_meanwhile(service, measure, short, long):
+@pytest.mark.parametrize(("attack", "short", "long"), ATTACKS, ids=[m[0].__name__ for m in ATTACKS])
+def test_a_good_request_gets_its_response_in_time_during_an_attack(service, attack, short, long):
     with Probe(service):
-        measure(service, short, 1.0)
+        attack(service, short, 1.0)
     assert service.client.get("/readyz").status_code == 200
     assert "Traceback" not in service.text
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("measure", "short", "long"), MEASURES, ids=[m[0].__name__ for m in MEASURES])
-def test_a_good_request_is_answered_in_time_for_longer(service, measure, short, long):
+@pytest.mark.parametrize(("attack", "short", "long"), ATTACKS, ids=[m[0].__name__ for m in ATTACKS])
+def test_a_good_request_gets_its_response_in_time_during_a_long_attack(service, attack, short, long):
     with Probe(service):
-        measure(service, long, 20.0)
+        attack(service, long, 20.0)
     assert "Traceback" not in service.text
     restarts = service.metric("fullconv_copy_restarts_total")
     assert restarts == 0
 
 
 @pytest.mark.slow
-def test_silent_and_slow_heads_are_let_go(service):
-    from fullconv.serve.connection import HEAD_SECONDS
+def test_clients_without_complete_headers_are_disconnected(service):
+    from fullconv.serve.connection import HEADER_TIMEOUT_S
 
     with connections(service, 20) as clients:
         for client in clients[::2]:
             client.sendall(b"POST /v1/pre")
-        end = time.monotonic() + HEAD_SECONDS + 5
+        end = time.monotonic() + HEADER_TIMEOUT_S + 5
         for client in clients:
             client.settimeout(max(0.1, end - time.monotonic()))
             assert client.recv(100) == b""

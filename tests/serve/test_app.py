@@ -1,4 +1,4 @@
-"""The service as its clients see it: answers, refusals, limits."""
+"""The service as its clients see it: responses, errors, limits, the log."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ import numpy as np
 import pytest
 from bombs import bomb
 from PIL import Image
-from serving import CLASSES, Running, picture, png
+from serving import CLASSES, RunningService, draw_image, png
 
 from fullconv.cli import main
 from fullconv.segmenter import load
 
-PICTURE = png(picture())
+IMAGE = png(draw_image())
 
 
 @pytest.fixture(scope="module")
-def written(model, pictures, tmp_path_factory) -> Path:
-    """What `fullconv predict` writes for the pictures."""
+def written(model, images, tmp_path_factory) -> Path:
+    """What `fullconv predict` writes for the images."""
     out = tmp_path_factory.mktemp("written")
-    assert main(["predict", str(model), str(pictures), "-o", str(out), "--overlay", "--probabilities"]) == 0
+    assert main(["predict", str(model), str(images), "-o", str(out), "--overlay", "--probabilities"]) == 0
     return out
 
 
-def post(service: Running, body: bytes = PICTURE, accept: str = "*/*", path: str = "/v1/predict") -> httpx.Response:
+def post(
+    service: RunningService, body: bytes = IMAGE, accept: str = "*/*", path: str = "/v1/predict"
+) -> httpx.Response:
     return service.client.post(path, content=body, headers={"Accept": accept})
 
 
-def refused(answer: httpx.Response) -> tuple[int, str, str]:
+def error_of(answer: httpx.Response) -> tuple[int, str, str]:
     content = answer.json()
     assert content["request_id"] == answer.headers["x-request-id"]
     return answer.status_code, content["error"]["code"], content["error"]["message"]
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------------------------------
 
 
-def test_files_are_those_of_predict_byte_by_byte(service, pictures, written):
+def test_responses_have_the_bytes_of_predict(service, images, written):
     kinds = {".png": "image/png", ".overlay.png": "image/png; kind=overlay", ".npz": "application/x-npz"}
-    for path in sorted(pictures.iterdir()):
+    for path in sorted(images.iterdir()):
         for ending, accept in kinds.items():
             answer = post(service, path.read_bytes(), accept)
             assert answer.status_code == 200, answer.text
@@ -55,32 +57,32 @@ def test_files_are_those_of_predict_byte_by_byte(service, pictures, written):
             assert answer.headers["content-type"] == accept.partition(";")[0]
 
 
-def test_pictures_that_come_together_get_the_answers_of_predict(service, pictures, written):
-    paths = sorted(pictures.iterdir()) * 3
+def test_concurrent_requests_get_the_bytes_of_predict(service, images, written):
+    paths = sorted(images.iterdir()) * 3
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(lambda path: post(service, path.read_bytes()), paths)
         assert [answer.content for answer in answers] == [(written / f"{p.stem}.png").read_bytes() for p in paths]
 
 
-def test_tiles_forms_and_names_change_nothing(service):
+def test_tiles_forms_and_model_names_do_not_change_the_result(service):
     whole = post(service).content
     assert post(service, path="/v1/predict?tile=32").content == whole
     assert post(service, path="/v1/predict?tile=none").content == whole
     assert post(service, path="/v1/predict/shapes").content == whole
-    form = service.client.post("/v1/predict", files={"file": ("any name.jpg", PICTURE, "image/jpeg")}, data={"x": "y"})
+    form = service.client.post("/v1/predict", files={"file": ("any name.jpg", IMAGE, "image/jpeg")}, data={"x": "y"})
     assert form.content == whole
 
 
-def test_scale_is_the_working_resolution_and_the_answer_has_the_pictures_size(service, model):
+def test_scale_sets_the_working_resolution_and_not_the_size_of_the_result(service, model):
     segmenter = load(model)
     segmenter.card = segmenter.card.model_copy(update={"scale": 0.5})
-    expected = segmenter.predict(picture()).label_map
+    expected = segmenter.predict(draw_image()).label_map
     answer = post(service, path="/v1/predict?scale=0.5")
     assert (np.asarray(Image.open(io.BytesIO(answer.content))) == expected).all()
     assert (expected != np.asarray(Image.open(io.BytesIO(post(service).content)))).any()
 
 
-def test_json_counts_what_the_png_shows(service):
+def test_json_agrees_with_the_png(service):
     label_map = np.asarray(Image.open(io.BytesIO(post(service).content)))
     path = "/v1/predict?include=rle&include=polygons&include=label_map&include=confidence&include=picture"
     content = post(service, accept="application/json", path=path).json()
@@ -99,7 +101,7 @@ def test_json_counts_what_the_png_shows(service):
         values = np.pad(values, (0, label_map.size - values.size))
         again[values.reshape(label_map.shape, order="F") == 1] = row["index"]
     assert (again == label_map).all()
-    assert sum(area(patch["rings"]) for patch in content["polygons"]) == label_map.size
+    assert sum(area(region["rings"]) for region in content["polygons"]) == label_map.size
 
 
 def area(rings: list[list[list[int]]]) -> float:
@@ -118,7 +120,7 @@ def test_the_models_are_described(service):
     assert post(service).headers["x-engine"] == f"{own['engine']} {own['precision']}" == "torch fp32"
 
 
-def test_probes_counters_and_documents_answer(service):
+def test_probes_metrics_and_openapi_respond(service):
     assert service.client.get("/healthz").json() == {"status": "ok"}
     assert service.client.get("/readyz").json()["status"] == "ok"
     for path in ("/healthz", "/readyz"):  # as balancers ask
@@ -132,7 +134,7 @@ def test_probes_counters_and_documents_answer(service):
     assert {"/v1/predict", "/v1/predict/{name}", "/v1/models", "/healthz", "/readyz", "/metrics"} == set(paths)
 
 
-def test_what_the_page_is_made_of_comes_from_here_alone(service):
+def test_the_page_loads_its_own_files_only(service):
     from html.parser import HTMLParser
 
     found: list[str] = []
@@ -157,28 +159,28 @@ def test_what_the_page_is_made_of_comes_from_here_alone(service):
         assert again.status_code == 304
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
-        ("/v1/predict", b"", (400, "empty", "holds no picture")),
+        ("/v1/predict", b"", (400, "empty", "has no image")),
         ("/v1/predict", b"hello", (415, "not-a-picture", "text file")),
-        ("/v1/predict", PICTURE[:-800], (422, "truncated", "the picture")),
-        ("/v1/predict/shape", PICTURE, (404, "no-such-model", "Did you mean 'shapes'")),
-        ("/v1/predict?tiel=3", PICTURE, (422, "unknown-parameter", "Did you mean 'tile'")),
-        ("/v1/predict?tile=-3", PICTURE, (422, "bad-parameter", "tile")),
-        ("/v1/predict?scale=nan", PICTURE, (422, "bad-parameter", "scale")),
-        ("/v1/predict?head=x", PICTURE, (422, "no-such-head", "leave head away")),
-        ("/v1/predict?include=rle", PICTURE, (422, "include-without-json", "application/json")),
-        ("/v2/predict", PICTURE, (404, "not-found", "/docs")),
-        ("/healthz", PICTURE, (405, "wrong-method", "does not take POST")),
-        ("/page/../worker.py", PICTURE, (404, "not-found", "")),
+        ("/v1/predict", IMAGE[:-800], (422, "truncated", "the image")),
+        ("/v1/predict/shape", IMAGE, (404, "no-such-model", "Did you mean 'shapes'")),
+        ("/v1/predict?tiel=3", IMAGE, (422, "unknown-parameter", "Did you mean 'tile'")),
+        ("/v1/predict?tile=-3", IMAGE, (422, "bad-parameter", "tile")),
+        ("/v1/predict?scale=nan", IMAGE, (422, "bad-parameter", "scale")),
+        ("/v1/predict?head=x", IMAGE, (422, "no-such-head", "omit head")),
+        ("/v1/predict?include=rle", IMAGE, (422, "include-without-json", "application/json")),
+        ("/v2/predict", IMAGE, (404, "not-found", "/docs")),
+        ("/healthz", IMAGE, (405, "wrong-method", "does not take POST")),
+        ("/page/../worker.py", IMAGE, (404, "not-found", "")),
     ],
 )
-def test_what_cannot_be_answered_is_refused_in_words(service, path, body, expected):
-    status, code, message = refused(post(service, body, path=path))
+def test_invalid_requests_get_an_error_code_and_a_message(service, path, body, expected):
+    status, code, message = error_of(post(service, body, path=path))
     assert (status, code) == expected[:2]
     assert expected[2] in message
 
@@ -186,16 +188,16 @@ def test_what_cannot_be_answered_is_refused_in_words(service, path, body, expect
 FILE_PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n1\r\n'
 
 
-def test_a_kind_that_does_not_exist_is_refused(service):
-    assert refused(post(service, accept="text/html"))[:2] == (406, "not-acceptable")
+def test_a_kind_that_does_not_exist_is_error_of(service):
+    assert error_of(post(service, accept="text/html"))[:2] == (406, "not-acceptable")
 
 
-def test_a_picture_of_another_kind_is_refused_with_what_the_model_wants(service):
+def test_an_image_with_other_bands_than_the_model_is_refused(service):
     buffer = io.BytesIO()
     import tifffile
 
     tifffile.imwrite(buffer, np.zeros((8, 8, 5), np.uint8), photometric="minisblack", planarconfig="contig")
-    status, code, message = refused(post(service, buffer.getvalue()))
+    status, code, message = error_of(post(service, buffer.getvalue()))
     assert (status, code) == (422, "cannot-predict")
     assert message.startswith("the picture has 5 bands, the model wants 3")
 
@@ -210,36 +212,36 @@ def test_a_picture_of_another_kind_is_refused_with_what_the_model_wants(service)
         ("multipart/form-data; boundary=b", FILE_PART * 2 + b"--b--\r\n", "not-one-file"),
     ],
 )  # fmt: skip
-def test_forms_hold_one_picture(service, kind, body, code):
+def test_a_form_must_have_one_file(service, kind, body, code):
     answer = service.client.post("/v1/predict", content=body, headers={"Content-Type": kind})
-    assert refused(answer)[:2] == (400, code)
+    assert error_of(answer)[:2] == (400, code)
 
 
-def test_other_origins_and_other_hosts_are_refused(service):
-    assert refused(service.client.get("/v1/models", headers={"Origin": "http://example.org"}))[1] == "other-origin"
-    assert refused(service.client.get("/v1/models", headers={"Host": "example.org"}))[1] == "other-host"
+def test_other_origins_and_other_hosts_are_error_of(service):
+    assert error_of(service.client.get("/v1/models", headers={"Origin": "http://example.org"}))[1] == "other-origin"
+    assert error_of(service.client.get("/v1/models", headers={"Host": "example.org"}))[1] == "other-host"
     own = service.client.get("/v1/models", headers={"Origin": service.address})
     assert own.status_code == 200
     assert not [name for name in own.headers if name.startswith("access-control")]
 
 
-def test_pictures_of_a_pixel_and_of_one_long_row_are_answered(service):
+def test_images_of_one_pixel_and_of_one_row_are_predicted(service):
     for size in ((1, 1), (1, 30_000), (30_000, 1)):
         answer = post(service, png(np.full((*size, 3), 90, np.uint8)))
         assert Image.open(io.BytesIO(answer.content)).size == size[::-1]
 
 
-def test_a_request_whose_sender_has_stopped_sending_is_answered(service):
+def test_a_client_that_has_closed_its_side_gets_its_response(service):
     with socket.create_connection(("127.0.0.1", service.port), 20) as client:
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(PICTURE)}\r\n\r\n"
-        client.sendall(head.encode() + PICTURE)
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(IMAGE)}\r\n\r\n"
+        client.sendall(head.encode() + IMAGE)
         client.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(post(service).content)
 
 
-def test_garbage_gets_400_and_the_next_is_answered(service):
+def test_garbage_gets_400_and_the_next_request_its_response(service):
     for words in (
         b"\0\1\2\r\n\r\n",
         b"GET / HTTP/1.1 x\r\n\r\n",
@@ -262,19 +264,19 @@ def token() -> dict[str, str]:
     return {"Authorization": "Bearer open-sesame"}
 
 
-def test_without_the_token_only_page_and_probes_answer(strict, token):
+def test_without_the_token_only_page_and_probes_respond(strict, token):
     for path in ("/v1/models", "/metrics"):
         answer = strict.client.get(path)
-        assert refused(answer)[:2] == (401, "no-token")
+        assert error_of(answer)[:2] == (401, "no-token")
         assert answer.headers["www-authenticate"].startswith("Bearer")
         assert strict.client.get(path, headers={"Authorization": "Bearer open-sesamE"}).status_code == 401
         assert strict.client.get(path, headers=token).status_code == 200
-    assert strict.client.post("/v1/predict", content=PICTURE).status_code == 401
+    assert strict.client.post("/v1/predict", content=IMAGE).status_code == 401
     for path in ("/", "/docs", "/healthz", "/readyz"):
         assert strict.client.get(path).status_code == 200
 
 
-def test_large_bodies_are_refused_before_they_are_read(strict, token):
+def test_large_bodies_are_refused_before_they_are_received(strict, token):
     start = time.monotonic()
     with socket.create_connection(("127.0.0.1", strict.port), 20) as client:
         client.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
@@ -289,17 +291,17 @@ def test_large_bodies_are_refused_before_they_are_read(strict, token):
         for _ in range(40):
             yield bytes(2**16)
 
-    answer = strict.client.post("/v1/predict", content=endless(), headers=token)  # chunked, so its length is not told
-    assert refused(answer)[:2] == (413, "body-too-large")
+    answer = strict.client.post("/v1/predict", content=endless(), headers=token)  # chunked, so without a length
+    assert error_of(answer)[:2] == (413, "body-too-large")
 
 
-def test_too_many_pixels_are_refused_by_the_header(strict, token):
+def test_too_many_pixels_are_refused_from_the_header(strict, token):
     for size, words in (((60_000, 60_000), "60000x60000 is 3,600,000,000 pixels"), ((150_000, 1), "150000x64")):
-        status, code, message = refused(strict.client.post("/v1/predict", content=bomb(*size), headers=token))
+        status, code, message = error_of(strict.client.post("/v1/predict", content=bomb(*size), headers=token))
         assert (status, code) == (413, "too-many-pixels")
         assert words in message
-    answer = strict.client.post("/v1/predict?scale=4", content=png(picture(size=(120, 160))), headers=token)
-    assert refused(answer)[:2] == (413, "too-many-pixels")
+    answer = strict.client.post("/v1/predict?scale=4", content=png(draw_image(size=(120, 160))), headers=token)
+    assert error_of(answer)[:2] == (413, "too-many-pixels")
 
 
 def test_a_slow_body_is_refused_in_time(strict):
@@ -308,16 +310,16 @@ def test_a_slow_body_is_refused_in_time(strict):
         assert client.recv(65536).startswith(b"HTTP/1.1 408")
 
 
-def test_a_full_queue_says_when_to_come_again(strict, token):
+def test_a_full_queue_responds_with_retry_after(strict, token):
     with ThreadPoolExecutor(16) as pool:
         answers = list(
-            pool.map(lambda _: httpx.post(f"{strict.address}/v1/predict", content=PICTURE, headers=token), range(48))
+            pool.map(lambda _: httpx.post(f"{strict.address}/v1/predict", content=IMAGE, headers=token), range(48))
         )
     statuses = {answer.status_code for answer in answers}
     assert statuses == {200, 503}
     for answer in answers:
         if answer.status_code == 503:
-            assert refused(answer)[1] == "queue-full"
+            assert error_of(answer)[1] == "queue-full"
             assert int(answer.headers["retry-after"]) >= 1
     assert len({answer.content for answer in answers if answer.status_code == 200}) == 1
 
@@ -325,30 +327,30 @@ def test_a_full_queue_says_when_to_come_again(strict, token):
 # --- the log ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_has_a_line_a_request_and_no_secrets(strict, token):
-    files = {"file": ("private name.png", PICTURE, "image/png")}
+def test_the_log_has_one_line_per_request_and_no_secrets(strict, token):
+    files = {"file": ("private name.png", IMAGE, "image/png")}
     answer = strict.client.post("/v1/predict", files=files, headers={**token, "X-Request-ID": "my-id.1"})
     assert answer.headers["x-request-id"] == "my-id.1"
     time.sleep(0.3)
     (line,) = [line for line in strict.lines if line.get("request_id") == "my-id.1"]
     assert (line["event"], line["route"], line["status"], line["pixels"]) == ("request", "/v1/predict", 200, 96 * 128)
-    assert line["bytes_in"] > len(PICTURE)
+    assert line["bytes_in"] > len(IMAGE)
     assert "private" not in strict.text
     assert "open-sesame" not in strict.text
     odd = strict.client.get("/healthz", headers={"X-Request-ID": "a b\tc"}).headers["x-request-id"]
     assert len(odd) == 32
 
 
-def test_every_answer_that_is_json_is_valid(service):
-    json.loads(post(service, accept="application/json").text, parse_constant=lambda word: pytest.fail(word))
+def test_json_responses_are_valid(service):
+    json.loads(post(service, accept="application/json").text, parse_constant=lambda constant: pytest.fail(constant))
 
 
 # --- several models, several heads -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_models_answer_by_name_and_heads_by_head(start, model, two_headed, tmp_path):
-    (tmp_path / "p.png").write_bytes(PICTURE)
+def test_models_are_addressed_by_name_and_heads_by_head(start, model, two_headed, tmp_path):
+    (tmp_path / "p.png").write_bytes(IMAGE)
     for file in (model, two_headed):
         assert main(["predict", str(file), str(tmp_path / "p.png"), "-o", str(tmp_path / file.stem)]) == 0
     both = start("--model", f"pair={two_headed}")
@@ -362,4 +364,4 @@ def test_models_answer_by_name_and_heads_by_head(start, model, two_headed, tmp_p
         assert [row["name"] for row in content["classes"]] == names
     first = post(both, path="/v1/predict/pair?answer=json&include=confidence").json()
     assert first["head"] == "sort"
-    assert refused(post(both, path="/v1/predict/pair?head=x"))[2].endswith("it has sort, state.")
+    assert error_of(post(both, path="/v1/predict/pair?head=x"))[2].endswith("its heads are sort, state.")
