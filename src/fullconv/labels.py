@@ -18,6 +18,9 @@ VOID = 255
 
 MAX_CLASSES = 255
 
+BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
+"""Class names that stand for unlabeled pixels."""
+
 Color = tuple[int, int, int]
 
 

@@ -1,6 +1,6 @@
-"""Predictions as annotations that labelling tools import, so that people correct instead of draw."""
+"""Write predictions as annotations that labeling tools import, for people to correct."""
 
 from fullconv.annotations.outlines import Outline, outlines, simplify
-from fullconv.annotations.tools import TOOLS, write_annotations
+from fullconv.annotations.writers import TOOLS, write_annotations
 
 __all__ = ["TOOLS", "Outline", "outlines", "simplify", "write_annotations"]

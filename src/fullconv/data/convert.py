@@ -1,4 +1,4 @@
-"""Write any data set that can be read as clean files: index masks, or the annotations of COCO."""
+"""Write any supported data set as clean files: index masks, or COCO annotations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_masks
 
 from fullconv.card import Labels
 from fullconv.data.checks.catalog import shown
 from fullconv.data.dataset import Dataset, open_dataset
 from fullconv.data.problems import Problem, errors
 from fullconv.data.samples import Sample
-from fullconv.errors import DataError, FullconvError, MissingExtraError, OutputError, nearest
+from fullconv.errors import DataError, FullconvError, OutputError, nearest
 from fullconv.labels import VOID, encode_label_map
 from fullconv.storage import write_bytes, write_text
 
@@ -34,9 +35,9 @@ class Converted:
 
     written: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """Picture and reason."""
+    """Image and reason."""
     problems: list[Problem] = field(default_factory=list)
-    """Errors that left something out before it was read, such as pictures without masks."""
+    """Errors that excluded something before it was read, such as images without masks."""
 
 
 def convert(
@@ -46,14 +47,14 @@ def convert(
     format: str | None = None,  # noqa: A002  # the name of the option
     progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
-    """Write a data set into an empty folder; pictures are copied as they are.
+    """Write a data set into an empty folder; image files are copied unchanged.
 
     Args:
-        data: Folder or `.zip` of a layout that is recognised.
-        out: Folder to make.
+        data: Folder or `.zip` of a supported layout.
+        out: Folder to create.
         to: "pairs" (train/images, train/masks, ...), "voc" or "coco".
-        format: Name of the layout where several fit.
-        progress: Told after each picture.
+        format: Name of the layout if several fit.
+        progress: Called after each image with the number of images done and of all.
 
     Returns:
         How many were written, and which were not and why.
@@ -66,19 +67,19 @@ def convert(
         raise DataError(f"there is no format '{to}' to write.{nearest(to, TARGETS)} Choose {', '.join(TARGETS)}.")
     dataset = open_dataset(data, format=format, skip_bad=True)
     target = Path(out).expanduser()
-    _refuse(target, dataset.root)
-    kinds: dict[str, Callable[[Dataset, Path], _Writer]] = {"pairs": _Pairs, "voc": _Voc, "coco": _Coco}
+    _check_target(target, dataset.root)
     if to != "pairs" and len(dataset.heads) > 1:
-        raise DataError(f"{dataset.root}: has masks of several heads, and --to {to} has place for one. Use --to pairs.")
+        raise DataError(f"{dataset.root}: has masks of several heads, but --to {to} holds only one. Use --to pairs.")
     if to != "pairs" and dataset.settings.bands_from is not None:
-        raise DataError(f"{dataset.root}: has further bands, and --to {to} has no place for them. Use --to pairs.")
-    writer = kinds[to](dataset, target)
+        raise DataError(f"{dataset.root}: has further bands, which --to {to} cannot hold. Use --to pairs.")
+    writers: dict[str, type[_Writer]] = {"pairs": _PairsWriter, "voc": _VocWriter, "coco": _CocoWriter}
+    writer = writers[to](dataset, target)
     result = Converted(problems=errors(dataset.problems))
     total = sum(len(members) for members in dataset.splits.values())
     for split, members in dataset.splits.items():
         for sample in members:
             try:
-                masks = _read(dataset, sample)
+                masks = _read_masks(dataset, sample)
             except FullconvError as error:
                 result.failed.append((shown(sample.image, dataset.root), str(error)))
             else:
@@ -89,69 +90,65 @@ def convert(
     if result.written:
         writer.finish()
     elif result.failed:
-        raise DataError(f"{dataset.root}: no picture can be converted: {result.failed[0][1]}")
+        raise DataError(f"{dataset.root}: no image can be converted: {result.failed[0][1]}")
     return result
 
 
-def _refuse(target: Path, root: Path) -> None:
+def _check_target(target: Path, root: Path) -> None:
     try:
-        full = target.exists() and (not target.is_dir() or any(target.iterdir()))
+        is_full = target.exists() and (not target.is_dir() or any(target.iterdir()))
     except OSError as error:
-        raise OutputError(f"{target}: cannot be read ({error.strerror or error}). Name another folder.") from error
-    if full:
-        raise OutputError(f"{target}: is not empty. Name a new folder.")
+        raise OutputError(f"{target}: cannot be read ({error.strerror or error}). Specify another folder.") from error
+    if is_full:
+        raise OutputError(f"{target}: is not empty. Specify a new folder.")
     if root.resolve() in (target.resolve(), *target.resolve().parents):
-        raise OutputError(f"{target}: lies in the data folder. Name a folder outside it.")
+        raise OutputError(f"{target}: lies in the data folder. Specify a folder outside it.")
 
 
-def _read(dataset: Dataset, sample: Sample) -> dict[str, NDArray[np.uint8]]:
+def _read_masks(dataset: Dataset, sample: Sample) -> dict[str, NDArray[np.uint8]]:
     image, masks = dataset.read_image(sample), {head: dataset.read_mask(sample, head) for head in dataset.heads}
     for head, mask in masks.items():
         if mask.shape != image.shape[:2]:
-            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}"
+            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
             raise DataError(f"{sample.masks[head].path}: the mask is {sizes}. Export both at one size.")
     return masks
 
 
 class _Writer(ABC):
-    """Puts pictures somewhere, and says in data.toml what the masks mean."""
+    """Writes images and masks into a folder, and data.toml."""
 
     def __init__(self, dataset: Dataset, out: Path) -> None:
         self.dataset, self.out = dataset, out
         self.labels = dataset.labels[dataset.heads[0]]
-        self.by_split: dict[str, list[str]] = {}
+        self.stems: dict[str, list[str]] = {}
+        """By split."""
         self.groups: list[tuple[str, str]] = []
 
-    def name(self, split: str, sample: Sample) -> str:
-        """Return the stem that is written."""
-        return sample.stem
-
     def add(self, split: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
-        """Write one picture with its masks by head."""
-        stem = self.name(split, sample)
-        self.by_split.setdefault(split, []).append(stem)
+        """Write an image with its masks by head."""
+        stem = self.write(split, sample, masks)
+        self.stems.setdefault(split, []).append(stem)
         if sample.group is not None:
             self.groups.append((stem, sample.group))
-        self.write(split, stem, sample, masks)
 
     @abstractmethod
-    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
-        """Write the files of one picture."""
+    def write(self, split: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> str:
+        """Write the files of a sample and return its new stem."""
 
     def copy(self, image: Path, target: Path) -> None:
-        """Copy a picture, byte by byte."""
+        """Copy an image file."""
         with image.open("rb") as file:
             write_bytes(target, iter(lambda: file.read(1 << 20), b""))
 
-    def mask(self, mask: NDArray[np.uint8], target: Path, head: str | None = None) -> None:
+    def write_mask(self, mask: NDArray[np.uint8], target: Path, head: str = "") -> None:
         """Write class indices as an indexed PNG."""
-        labels = self.labels if head is None else self.dataset.labels[head]
+        labels = self.dataset.labels[head] if head else self.labels
         write_bytes(target, [encode_label_map(mask, labels.palette)])
 
     def finish(self, *lines: str) -> None:
-        """Write data.toml."""
+        """Write data.toml, with further lines."""
         heads = self.dataset.labels
-        text = [*(_described(self.labels) if len(heads) == 1 else []), *lines]
+        text = [*(_class_lines(self.labels) if len(heads) == 1 else []), *lines]
         if self.dataset.bands is not None:
             text.append(f"bands = {list(self.dataset.bands)}")
         if self.groups:
@@ -159,80 +156,76 @@ class _Writer(ABC):
             csv.writer(table, lineterminator="\n").writerows(self.groups)
             write_text(self.out / "groups.csv", table.getvalue())
             text.append('groups = "groups.csv"')
-        for head, labels in heads.items():
-            text += [] if len(heads) == 1 else [f"\n[heads.{head}]", *_described(labels)]
+        for head, labels in heads.items() if len(heads) > 1 else ():
+            text += [f"\n[heads.{head}]", *_class_lines(labels)]
         write_text(self.out / "data.toml", "\n".join(text) + "\n")
 
 
-def _described(labels: Labels) -> list[str]:
-    """Return the lines of data.toml that name classes and colours."""
+def _class_lines(labels: Labels) -> list[str]:
+    """Return the lines of data.toml for classes and palette."""
     listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in labels.classes)
     return [f"classes = [{listed}]", f"palette = {[list(color) for color in labels.palette]}"]
 
 
-class _Pairs(_Writer):
-    def name(self, split: str, sample: Sample) -> str:
-        return sample.stem.removeprefix(f"{split}/")
-
-    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
+class _PairsWriter(_Writer):
+    def write(self, split: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> str:
+        stem = sample.stem.removeprefix(f"{split}/")
         for folder, path in zip(("images", "more_bands"), sample.pictures, strict=False):
             self.copy(path, self.out / split / folder / f"{stem}{path.suffix}")
         for head, mask in masks.items():
-            self.mask(mask, self.out / split / (f"masks_{head}" if head else "masks") / f"{stem}.png", head)
+            self.write_mask(mask, self.out / split / (f"masks_{head}" if head else "masks") / f"{stem}.png", head)
+        return stem
 
     def finish(self, *lines: str) -> None:
-        more = ['bands_from = "more_bands"'] if self.dataset.settings.bands_from is not None else []
-        super().finish(*more, *lines)
+        bands = ['bands_from = "more_bands"'] if self.dataset.settings.bands_from is not None else []
+        super().finish(*bands, *lines)
 
 
-class _Voc(_Writer):
-    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
+class _VocWriter(_Writer):
+    def write(self, split: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> str:
         (mask,) = masks.values()
-        self.copy(sample.image, self.out / "JPEGImages" / f"{stem}{sample.image.suffix}")
-        self.mask(mask, self.out / "SegmentationClass" / f"{stem}.png")
+        self.copy(sample.image, self.out / "JPEGImages" / f"{sample.stem}{sample.image.suffix}")
+        self.write_mask(mask, self.out / "SegmentationClass" / f"{sample.stem}.png")
+        return sample.stem
 
     def finish(self, *lines: str) -> None:
-        for split, stems in self.by_split.items():
+        for split, stems in self.stems.items():
             write_text(self.out / "ImageSets" / "Segmentation" / f"{split}.txt", "\n".join(stems) + "\n")
         super().finish(*lines)
 
 
-class _Coco(_Writer):
+class _CocoWriter(_Writer):
     def __init__(self, dataset: Dataset, out: Path) -> None:
         super().__init__(dataset, out)
-        try:
-            from pycocotools import mask as tools
-        except ImportError:
-            raise MissingExtraError("pycocotools", "formats", "writing COCO annotations") from None
-        self.tools = tools
         self.tables: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
 
-    def write(self, split: str, stem: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> None:
+    def write(self, split: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> str:
         (mask,) = masks.values()
-        name = f"{stem}{sample.image.suffix}"
+        name = f"{sample.stem}{sample.image.suffix}"
         self.copy(sample.image, self.out / "images" / name)
         images, annotations = self.tables.setdefault(split, ([], []))
         number = len(images) + 1
         images.append({"id": number, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]})
         for value in np.unique(mask).tolist():
             if value == 0:
-                continue  # what no annotation covers
-            code = self.tools.encode(np.asfortranarray(mask == value).view(np.uint8))
+                continue  # pixels without an annotation
+            code = coco_masks.encode(np.asfortranarray(mask == value).view(np.uint8))
             entry = {
                 "id": len(annotations) + 1,
                 "image_id": number,
                 "category_id": 1 if value == VOID else value,
                 "iscrowd": int(value == VOID),
-                "area": int(self.tools.area(code)),
-                "bbox": self.tools.toBbox(code).tolist(),
+                "area": int(coco_masks.area(code)),
+                "bbox": coco_masks.toBbox(code).tolist(),
                 "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
             }
             annotations.append(entry)
+        return sample.stem
 
     def finish(self, *lines: str) -> None:
         categories = [{"id": i, "name": name} for i, name in enumerate(self.labels.classes) if i]
-        for split, (images, drawn) in self.tables.items():
-            table = {"images": images, "annotations": drawn, "categories": categories}
+        for split, (images, shapes) in self.tables.items():
+            table = {"images": images, "annotations": shapes, "categories": categories}
             text = json.dumps(table, ensure_ascii=False)
             write_text(self.out / "annotations" / f"instances_{split}.json", text)
         super().finish(*lines, f"unlabeled = {json.dumps(self.labels.classes[0], ensure_ascii=False)}")

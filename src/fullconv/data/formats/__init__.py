@@ -5,9 +5,8 @@ masks. A format of drawn shapes has `detect` and `parse` instead, and `drawn` do
 """
 
 from fullconv.data.formats.base import FormatResult
-from fullconv.data.formats.class_names import BACKGROUND
 from fullconv.data.formats.rasterize import DrawnMask
 from fullconv.data.formats.registry import FORMATS, detect, enter_root, read
 from fullconv.data.formats.shape_issues import BoundsCheck
 
-__all__ = ["BACKGROUND", "FORMATS", "BoundsCheck", "DrawnMask", "FormatResult", "detect", "enter_root", "read"]
+__all__ = ["FORMATS", "BoundsCheck", "DrawnMask", "FormatResult", "detect", "enter_root", "read"]

@@ -9,9 +9,8 @@ from fullconv.data.class_files import VOID_NAME, similar_classes
 from fullconv.data.config import DataSettings
 from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.errors import DataError, nearest
-from fullconv.labels import VOID
+from fullconv.labels import BACKGROUND_NAMES, VOID
 
-BACKGROUND = ("background", "_background_", "__background__", "bg")
 _IGNORED = (VOID_NAME, "__ignore__", "_ignore_", "ignore")
 
 
@@ -35,13 +34,17 @@ class ClassNames:
         rest = settings.unlabeled
         if settings.classes is not None:
             self.classes = list(settings.classes)
-            if rest is None and self.classes[0] in there and self.classes[0].lower() not in BACKGROUND:
+            if rest is None and self.classes[0] in there and self.classes[0].lower() not in BACKGROUND_NAMES:
                 raise DataError(
                     f"{root / 'data.toml'}: pixels without a shape would be '{self.classes[0]}', which shapes draw, too."
                     ' Put "background" first in classes, or set unlabeled = "void".'
                 )
         else:
-            first = rest if rest not in (None, VOID_NAME) else next((n for n in there if n.lower() in BACKGROUND), None)
+            first = (
+                rest
+                if rest not in (None, VOID_NAME)
+                else next((n for n in there if n.lower() in BACKGROUND_NAMES), None)
+            )
             if first is None and rest is None:
                 first = "background"
             self.classes = [*([first] if first else []), *(name for name in there if name != first)]
