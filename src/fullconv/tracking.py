@@ -1,7 +1,7 @@
-"""The log of a run for others to show: TensorBoard, Weights & Biases, MLflow, behind one small protocol.
+"""Observers of a run, and the trackers behind one of them: TensorBoard, Weights & Biases, MLflow.
 
-`metrics.jsonl` is always written and holds everything; a tracker is a view of it. None of them sends anything anywhere
-unless the user's own environment says so (WANDB_MODE, MLFLOW_TRACKING_URI).
+`metrics.jsonl` is always written and complete; a tracker is a view of it. No tracker sends anything unless the user's own
+environment asks for it (WANDB_MODE, MLFLOW_TRACKING_URI).
 """
 
 from __future__ import annotations
@@ -11,34 +11,111 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from fullconv.data import Dataset, Sample
 from fullconv.errors import MissingExtraError
+from fullconv.evaluation import Report
+from fullconv.labels import colorize
+from fullconv.prediction import display
 from fullconv.runs import flatten
+from fullconv.segmenter import Segmenter
 
-WIDEST = 1440
-"""Pixels of a logged picture, all its panels together."""
+MAX_PANEL_WIDTH = 1440
+"""Pixels of a logged image, all its panels together."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """The end of an epoch."""
+
+    line: Mapping[str, Any]
+    """Of metrics.jsonl."""
+    best: float | None
+    """Best val mIoU so far."""
+    is_best: bool
+    """Whether this epoch reached it."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A validation, while the validated weights are loaded."""
+
+    segmenter: Segmenter
+    reports: Mapping[str, Report]
+    """By head."""
+    step: int
+    """Steps done."""
+
+
+class Observer(Protocol):
+    """Watches a run in its main process; must not change it."""
+
+    def on_validation(self, validation: Validation) -> None:
+        """Called after a validation, before the epoch's record."""
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Called when an epoch's line is written."""
 
 
 class Tracker(Protocol):
-    """Where numbers and pictures of a run go."""
+    """A destination for numbers and images of a run."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers by name at a step."""
 
     def picture(self, name: str, image: Image.Image, step: int) -> None:
-        """Log an RGB picture at a step."""
+        """Log an RGB image at a step."""
 
     def close(self) -> None:
-        """Write what is still held back."""
+        """Flush."""
+
+
+@dataclass
+class TrackingObserver:
+    """Logs each epoch's numbers, and image, ground truth and prediction of some val images, to trackers."""
+
+    trackers: Sequence[Tracker]
+    dataset: Dataset
+    samples: Sequence[Sample]
+
+    def on_validation(self, validation: Validation) -> None:
+        """Log the panels."""
+        head = next(iter(self.dataset.labels))
+        palette = self.dataset.labels[head].palette
+        for sample in self.samples:
+            image = self.dataset.read_image(sample)
+            label_map = validation.segmenter.predict(image).label_map
+            masks = (self.dataset.read_mask(sample, head), label_map)
+            panels = [display(image), *(colorize(mask, palette) for mask in masks)]
+            row = Image.fromarray(np.concatenate(panels, axis=1))
+            if row.width > MAX_PANEL_WIDTH:
+                row = row.resize((MAX_PANEL_WIDTH, max(1, round(row.height * MAX_PANEL_WIDTH / row.width))))
+            for tracker in self.trackers:
+                tracker.picture(f"val/{sample.stem}", row, validation.step)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Log the numbers."""
+        line = record.line
+        val = line.get("val") or {}
+        values = {"train/loss": line["train_loss"], "train/lr": line["lr"]}
+        for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou"):
+            values[f"val/{key}"] = val.get(key)
+        for row in val.get("classes", []):
+            values[f"val_iou/{row['name']}"] = row["iou"]
+        numbers = {key: float(value) for key, value in values.items() if value is not None}
+        for tracker in self.trackers:
+            tracker.scalars(numbers, int(line["step"]))
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Make sure that trackers are installed, before anything is spent.
+    """Check that trackers are installed.
 
     Raises:
         MissingExtraError: One of them is not.
@@ -55,40 +132,18 @@ def open_trackers(names: Sequence[str], folder: Path, settings: Mapping[str, Any
         names: Of `TRACKERS`.
         folder: The run folder; each writes into a folder of its own in it.
         settings: The recipe.
-        step: Steps that the run has done; later ones of an earlier attempt are dropped or written again.
+        step: Steps done; what was logged of later ones is dropped or overwritten.
     """
     return [TRACKERS[name](folder, flatten(settings), step) for name in names]
 
 
-def log_epoch(trackers: Sequence[Tracker], line: Mapping[str, Any]) -> None:
-    """Log a line of `metrics.jsonl`."""
-    values = {"train/loss": line["train_loss"], "train/lr": line["lr"]}
-    val = line.get("val") or {}
-    for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou"):
-        values[f"val/{key}"] = val.get(key)
-    for row in val.get("classes", []):
-        values[f"val_iou/{row['name']}"] = row["iou"]
-    numbers = {key: float(value) for key, value in values.items() if value is not None}
-    for tracker in trackers:
-        tracker.scalars(numbers, int(line["step"]))
-
-
-def log_panels(trackers: Sequence[Tracker], name: str, panels: Sequence[np.ndarray[Any, Any]], step: int) -> None:
-    """Log pictures (H, W, 3) uint8 of one size side by side."""
-    row = Image.fromarray(np.concatenate(list(panels), axis=1))
-    if row.width > WIDEST:
-        row = row.resize((WIDEST, max(1, round(row.height * WIDEST / row.width))))
-    for tracker in trackers:
-        tracker.picture(name, row, step)
-
-
 class _TensorBoard:
-    """Events in RUN/tensorboard; `tensorboard --logdir` on the folder of all runs lays them over each other."""
+    """Events in RUN/tensorboard; `tensorboard --logdir` on the folder of all runs compares them."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # TensorBoard then forgets what an attempt that was killed had logged of later steps.
+        # Drops what a killed attempt had logged of later steps.
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         if not step:
             rows = "".join(f"| {key} | {value} |\n" for key, value in settings.items())
@@ -107,7 +162,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run of Weights & Biases in RUN/wandb, offline unless WANDB_MODE says otherwise; `wandb sync` uploads it."""
+    """A run of Weights & Biases in RUN/wandb, offline unless WANDB_MODE is set; `wandb sync` uploads it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         # Its own telemetry would start with the import, offline or not.
@@ -139,7 +194,7 @@ class _Wandb:
 
 
 class _MLflow:
-    """A run of MLflow in RUN/mlflow.db and RUN/mlflow, or where MLFLOW_TRACKING_URI says."""
+    """A run of MLflow in RUN/mlflow.db and RUN/mlflow, or at MLFLOW_TRACKING_URI."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -147,19 +202,19 @@ class _MLflow:
         from mlflow.tracking import MlflowClient
 
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # they tell how they make their tables
-        own = (folder / "mlflow.db").resolve().as_posix()  # MLflow keeps files in folders no longer
+            logging.getLogger(name).setLevel(logging.WARNING)  # they log how they create their tables
+        own = (folder / "mlflow.db").resolve().as_posix()  # MLflow's file store is deprecated
         place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{own}"
         self._client = MlflowClient(tracking_uri=place)
         experiment = self._client.get_experiment_by_name("fullconv")
         artifacts = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "mlflow").resolve().as_uri()
         number = experiment.experiment_id if experiment else self._client.create_experiment("fullconv", artifacts)
-        where = str(folder.resolve())
-        earlier = self._client.search_runs([number], f"tags.folder = '{hashlib.sha256(where.encode()).hexdigest()}'")
+        digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+        earlier = self._client.search_runs([number], f"tags.folder = '{digest}'")
         if earlier and step:
             self._run = earlier[0].info.run_id
             return
-        tags = {"folder": hashlib.sha256(where.encode()).hexdigest(), "mlflow.runName": folder.name}
+        tags = {"folder": digest, "mlflow.runName": folder.name}
         self._run = self._client.create_run(number, tags=tags).info.run_id
         for key, value in settings.items():
             self._client.log_param(self._run, key, value)
@@ -176,7 +231,7 @@ class _MLflow:
 
 
 def _safe(name: str) -> str:
-    """Keep what MLflow allows in a name: letters, digits and a few signs."""
+    """Replace what MLflow does not allow in a name."""
     return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in name)
 
 

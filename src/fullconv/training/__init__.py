@@ -1,6 +1,9 @@
-"""Training: recipe to run, run to model."""
+"""Training: from a recipe to a run, from a run to a model."""
 
+from fullconv.training.config import describe_recipes
+from fullconv.training.environment import machine_info, package_versions
+from fullconv.training.finalize import TrainResult
+from fullconv.training.nan_debug import debug
 from fullconv.training.run import run, train
-from fullconv.training.session import TrainResult
 
-__all__ = ["TrainResult", "run", "train"]
+__all__ = ["TrainResult", "debug", "describe_recipes", "machine_info", "package_versions", "run", "train"]

@@ -1,81 +1,66 @@
-"""Where a run was made: versions, hardware, revision; and what of it differs elsewhere."""
+"""The environment of a run: versions, hardware, git revision; and how it differs elsewhere."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import fullconv
+from fullconv._version import __version__
 
 
 def machine_info() -> dict[str, str]:
-    """Return facts about this machine by name."""
-    facts = {
+    """Return system, processor, Python version and GPU."""
+    processor = platform.processor() or "unknown"
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        processor = next(models, processor)
+    info = {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor,
         "python": platform.python_version(),
     }
     if torch.cuda.is_available():
-        facts["gpu"] = torch.cuda.get_device_name(0)
-    return facts
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
+        info["gpu"] = torch.cuda.get_device_name(0)
+    return info
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions that decide what a run computes."""
-    found = {"fullconv": fullconv.__version__, "torch": torch.__version__}
+    """Return the versions of the packages that change what a run computes."""
+    versions = {"fullconv": __version__, "torch": torch.__version__}
     for name in ("torchvision", "timm", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def collect_env(data: Path, fingerprint: str) -> dict[str, Any]:
-    """Return what recipe.toml keeps beside the settings."""
-    origin: dict[str, Any] = {"data": data.as_posix(), "fingerprint": fingerprint}
-    if revision := _revision():
-        origin["git"] = revision
-    return {**origin, "versions": package_versions(), "machine": machine_info()}
-
-
-def _revision() -> str | None:
-    """Return the git revision of the folder that one stands in, where it is one."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    """Return the table ``[origin]`` of recipe.toml: data, git revision of the working directory, versions, machine."""
+    env: dict[str, Any] = {"data": data.as_posix(), "fingerprint": fingerprint}
+    with suppress(OSError, subprocess.SubprocessError):
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        if git.returncode == 0 and git.stdout.strip():
+            env["git"] = git.stdout.strip()
+    return {**env, "versions": package_versions(), "machine": machine_info()}
 
 
 def diff_env(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each fact that was another one when a recipe was made."""
-    said = []
+    """Return a sentence for each fact that was different in another run."""
+    changes = []
     for key, value in before.items():
-        here = now.get(key)
+        current = now.get(key)
         if isinstance(value, Mapping):
-            inner = here if isinstance(here, Mapping) else {}
-            said += [f"{k} was {v}, is {inner.get(k, 'absent')}" for k, v in value.items() if inner.get(k) != v]
-        elif key == "fingerprint" and here != value:
-            said.append(f"the data are others (fingerprint {str(value)[:12]}, here {str(here)[:12]})")
-        elif key != "data" and here != value:
-            said.append(f"{key} was {value}, is {here if here is not None else 'absent'}")
-    return said
+            inner = current if isinstance(current, Mapping) else {}
+            changes += [f"{k} was {v}, is {inner.get(k, 'absent')}" for k, v in value.items() if inner.get(k) != v]
+        elif key == "fingerprint" and current != value:
+            changes.append(f"the data differ (fingerprint {str(value)[:12]}, here {str(current)[:12]})")
+        elif key != "data" and current != value:
+            changes.append(f"{key} was {value}, is {'absent' if current is None else current}")
+    return changes

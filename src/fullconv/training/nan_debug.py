@@ -1,7 +1,4 @@
-"""What a step that went wrong leaves behind: its batch and the state before it, for `fullconv debug`.
-
-`fullconv debug`: replay the step that went wrong, and name where it began.
-"""
+"""Debug a non-finite loss: dump the failed step, and replay it for `fullconv debug`."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +16,10 @@ from torch import Tensor, nn
 from fullconv.card import Card
 from fullconv.checkpoint import read_state, write_state
 from fullconv.data.loader import Batch
-from fullconv.errors import ModelFileError, RunError
+from fullconv.errors import ModelFileError, RunError, plural
 from fullconv.labels import VOID
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, weights_sha256, write_tensors
-from fullconv.nn import Network
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.segmenter import network_of
@@ -33,16 +29,15 @@ from fullconv.training.run_dir import RunDir
 from fullconv.training.state import TrainState, new_state
 from fullconv.training.step import TrainStep, set_training_mode
 
-if TYPE_CHECKING:
-    from fullconv.training.step import TrainStep
-
-
 STEP_KEY = "step"
+"""In the header of debug/batch.safetensors."""
+MAX_VALUE = 1e4
+"""Largest plausible magnitude of an activation or gradient; normalized images and their maps are of the order of 1."""
 
 
 @dataclass
 class FailedStep:
-    """What `dump_failed_step` kept."""
+    """What `dump_failed_step` wrote."""
 
     step: int
     """From 0."""
@@ -57,55 +52,58 @@ class FailedStep:
     """By head."""
     batches: list[Batch]
     tensors: dict[str, Tensor]
-    """The state before the step, as a checkpoint has it."""
+    """The state before the step, as in a checkpoint."""
 
 
 def dump_failed_step(
-    error: NonFiniteError, state: TrainState, stepper: TrainStep, batches: Sequence[Batch], folder: RunDir, steps: int
+    error: NonFiniteError,
+    state: TrainState,
+    train_step: TrainStep,
+    batches: Sequence[Batch],
+    run_dir: RunDir,
+    steps: int,
 ) -> None:
-    """Write batch and state of the step that went wrong into RUN/debug, and say in RUN/status.json how the run ended.
+    """Write batch and state of the failed step into RUN/debug, and the failure into RUN/status.json.
 
     Raises:
-        OutputError: There is no room for it.
+        OutputError: They cannot be written.
     """
-    weights = {head: loss.class_weights and list(loss.class_weights) for head, loss in stepper.losses.items()}
+    weights = {head: loss.class_weights and list(loss.class_weights) for head, loss in train_step.criteria.items()}
     tensors: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
-        # safetensors files of older versions know no uint16
+        # safetensors before 0.4.4 has no uint16
         tensors[f"{number}.images"] = batch.images.int() if batch.images.dtype == torch.uint16 else batch.images
         tensors |= {f"{number}.mask.{head}": mask for head, mask in batch.masks.items()}
     facts = {
-        "step": error.step, "steps": steps, "value": str(error.value), "precision": stepper.precision,
-        "device": stepper.device.type, "recipe": recipe_to_dict(stepper.recipe), "class_weights": weights,
+        "step": error.step, "steps": steps, "value": str(error.value), "precision": train_step.precision,
+        "device": train_step.device.type, "recipe": recipe_to_dict(train_step.recipe), "class_weights": weights,
         "stems": [batch.stems for batch in batches], "sha256": weights_sha256(tensors),
     }  # fmt: skip
-    folder.debug.mkdir(exist_ok=True)
-    write_state(folder.debug / "state.safetensors", state.tensors(), state.scalars())
-    metadata = {STEP_KEY: json.dumps(facts), CARD_KEY: stepper.card.to_json()}
-    write_tensors(folder.debug / "batch.safetensors", tensors, metadata)
-    folder.write_status("failed", state.step, steps, f"{error}; `fullconv debug` shows where it began.")
+    run_dir.debug.mkdir(exist_ok=True)
+    write_state(run_dir.debug / "state.safetensors", state.tensors(), state.scalars())
+    metadata = {STEP_KEY: json.dumps(facts), CARD_KEY: train_step.card.to_json()}
+    write_tensors(run_dir.debug / "batch.safetensors", tensors, metadata)
+    run_dir.write_status("failed", state.step, steps, f"{error}; `fullconv debug` shows where it began.")
 
 
 def load_failed_step(run: Path) -> FailedStep:
-    """Read what a run's last step left behind.
+    """Read what `dump_failed_step` wrote.
 
     Raises:
-        RunError: The run holds nothing of the kind, or what it holds is damaged.
+        RunError: The run holds no failed step, or a damaged one.
     """
-    folder = RunDir(run)
-    path = folder.debug / "batch.safetensors"
-    if not folder.recipe.exists():
-        raise RunError(
-            f"{run}: is no run folder: it holds no recipe.toml. Name the folder that `fullconv train -o` made."
-        )
+    run_dir = RunDir(run)
+    path = run_dir.debug / "batch.safetensors"
+    if not run_dir.recipe.exists():
+        raise RunError(f"{run}: not a run folder (recipe.toml is missing). Give the folder of `fullconv train -o`.")
     if not path.exists():
-        raise RunError(f"{run}: holds no step that went wrong: its loss has always been a number.")
+        raise RunError(f"{run}: holds no failed step: its loss was always finite.")
     try:
         facts: dict[str, Any] = json.loads(read_header(path)[1][STEP_KEY])
         card, found = read_card(path), read_tensors(path)
         if "sha256" in facts and facts["sha256"] != weights_sha256(found):
             raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
-        tensors, _ = read_state(folder.debug / "state.safetensors")
+        tensors, _ = read_state(run_dir.debug / "state.safetensors")
         batches = []
         for number, stems in enumerate(facts["stems"]):
             prefix = f"{number}.mask."
@@ -116,39 +114,35 @@ def load_failed_step(run: Path) -> FailedStep:
             parse_recipe(facts["recipe"], str(path)), card, facts["class_weights"], batches, tensors,
         )  # fmt: skip
     except (ModelFileError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{folder.debug}: damaged, so the step cannot be replayed: {error}") from error
-
-
-EXPLODING = 1e4
-"""Largest number in a map or gradient that training still bears; normalised pictures and their maps are of the order of 1."""
+        raise RunError(f"{run_dir.debug}: damaged, so the step cannot be replayed: {error}") from error
 
 
 @dataclass
 class TensorStats:
-    """How large the numbers of a tensor are."""
+    """The range of a tensor."""
 
     name: str
     kind: str
     largest: float
-    """Of the finite ones."""
-    wrong: int
-    """NaN or infinite."""
+    """Magnitude of the finite values."""
+    nonfinite: int
+    """Number of NaN and infinite values."""
 
     @classmethod
     def of(cls, name: str, kind: str, value: Tensor) -> TensorStats:
-        """Look at a tensor."""
+        """Measure a tensor."""
         finite = torch.isfinite(value)
         largest = float(torch.where(finite, value, torch.zeros_like(value)).abs().max()) if value.numel() else 0.0
         return cls(name, kind, largest, int((~finite).sum()))
 
     @property
-    def bad(self) -> bool:
+    def suspicious(self) -> bool:
         """Whether it is not finite, or too large."""
-        return self.wrong > 0 or self.largest > EXPLODING
+        return self.nonfinite > 0 or self.largest > MAX_VALUE
 
     def __str__(self) -> str:
-        what = f"{self.wrong} values that are no numbers" if self.wrong else f"values up to {self.largest:.3g}"
-        return f"{self.name} ({self.kind}): {what}"
+        values = plural(self.nonfinite, "non-finite value") if self.nonfinite else f"values up to {self.largest:.3g}"
+        return f"{self.name} ({self.kind}): {values}"
 
 
 @dataclass
@@ -157,154 +151,144 @@ class CropStats:
 
     stem: str
     pixels: TensorStats
-    """As the network gets them."""
+    """Normalized."""
     valid: float
-    """Share of its pixels that are not void."""
+    """Fraction of labeled pixels."""
 
 
 @dataclass
 class Replay:
-    """What a step did."""
+    """What a replayed step computed."""
 
     loss: float
     weights: list[TensorStats]
     """Before the step, by parameter and buffer."""
     maps: list[TensorStats] = field(default_factory=list)
-    """Outputs of the layers, in the order in which they were computed."""
+    """Outputs of the layers, in order."""
     gradients: list[TensorStats] = field(default_factory=list)
     """Of the parameters, in the order of the backward pass."""
-    pictures: list[CropStats] = field(default_factory=list)
+    crops: list[CropStats] = field(default_factory=list)
 
 
 def debug(run: Path) -> list[str]:
-    """Replay the step that went wrong.
+    """Replay the failed step of a run.
 
     Args:
         run: A run folder.
 
     Returns:
-        Lines for people: what happened, the first layer or parameter that is not finite or explodes, the pictures of
-        the batch, and what to change.
+        Lines for people: the first layer or parameter that is not finite or explodes, the images of the batch, and the
+        fix.
 
     Raises:
-        RunError: The run holds no such step, or what it holds is damaged.
+        RunError: The run holds no failed step, or a damaged one.
     """
-    evidence = load_failed_step(run)
-    replayed = replay(evidence, evidence.precision)
+    failed = load_failed_step(run)
+    replayed = replay(failed, failed.precision)
     lines = [
-        f"Step {evidence.step + 1} of {evidence.steps}: the loss was {evidence.value} ({evidence.precision} on"
-        f" {evidence.device}); replayed, it is {replayed.loss}."
-    ]
-    lines += [
+        f"Step {failed.step + 1} of {failed.steps}: the loss was {failed.value} ({failed.precision} on"
+        f" {failed.device}); replayed, it is {replayed.loss}.",
         f"Where it began: {first_nonfinite(replayed)}",
         "",
-        "The pictures of the batch, as the network gets them:",
+        "The images of the batch, normalized:",
     ]
-    for picture in replayed.pictures:
-        size = picture.pixels
-        wrong = f", {size.wrong} NOT A NUMBER" if size.wrong else ""
-        lines.append(f"  {picture.stem}: values up to {size.largest:.3g}{wrong}, {picture.valid:.0%} of it labelled")
-    lines += ["", *_tables(replayed), "", f"What to change: {suggest_fix(evidence, replayed)}"]
-    return lines
-
-
-def _tables(replayed: Replay) -> list[str]:
-    lines = []
-    for title, sizes in (("weights", replayed.weights), ("maps", replayed.maps), ("gradients", replayed.gradients)):
-        worst = sorted(sizes, key=lambda size: (size.wrong > 0, size.largest), reverse=True)[:3]
-        lines += [f"Largest {title}:", *(f"  {size}" for size in worst)]
-    return lines
+    for crop in replayed.crops:
+        nonfinite = f", {crop.pixels.nonfinite} NOT FINITE" if crop.pixels.nonfinite else ""
+        lines.append(f"  {crop.stem}: values up to {crop.pixels.largest:.3g}{nonfinite}, {crop.valid:.0%} labeled")
+    lines.append("")
+    for title, stats in (("weights", replayed.weights), ("maps", replayed.maps), ("gradients", replayed.gradients)):
+        worst = sorted(stats, key=lambda s: (s.nonfinite > 0, s.largest), reverse=True)[:3]
+        lines += [f"Largest {title}:", *(f"  {s}" for s in worst)]
+    return [*lines, "", f"What to change: {suggest_fix(failed, replayed)}"]
 
 
 def first_nonfinite(replayed: Replay) -> str:
-    """Name the first thing that is not finite or explodes: in pictures, weights, maps, loss, then gradients."""
-    for picture in replayed.pictures:
-        if picture.pixels.bad:
-            return f"the picture {picture.pixels}."
-    for what, sizes in (("the weight", replayed.weights), ("the output of the layer", replayed.maps)):
-        # What is no number comes from something that was too large before it.
-        if first := next((size for size in sizes if size.bad), None):
+    """Name the first thing that is not finite or explodes: in images, weights, maps, loss, then gradients."""
+    for crop in replayed.crops:
+        if crop.pixels.suspicious:
+            return f"the image {crop.pixels}."
+    for what, stats in (("the weight", replayed.weights), ("the output of the layer", replayed.maps)):
+        if first := next((s for s in stats if s.suspicious), None):  # too large comes before not finite
             return f"{what} {first}."
     if not math.isfinite(replayed.loss):
-        return "the loss itself: all that it is computed from is finite."
-    if first := next((size for size in replayed.gradients if size.bad), None):
+        return "the loss itself: everything that it is computed from is finite."
+    if first := next((s for s in replayed.gradients if s.suspicious), None):
         return f"the gradient of {first}."
-    return "nowhere: replayed, everything is finite. It may have been the hardware, or another number of threads."
+    return "nowhere: replayed, everything is finite. The cause may be the hardware, or another number of threads."
 
 
-def suggest_fix(evidence: FailedStep, replayed: Replay) -> str:
-    """Return what to change, from what the replay found."""
-    bad = [picture.stem for picture in replayed.pictures if picture.pixels.bad]
-    if bad:
-        return f"look at the values of {', '.join(bad[:8])}: mend these files, or leave them out."
-    if evidence.precision != "fp32" and not any(size.bad for size in replayed.weights):
-        exact = replay(evidence, "fp32")
-        if math.isfinite(exact.loss) and not any(size.wrong for size in exact.gradients):
-            return f"--precision fp32 (the same step has the loss {exact.loss:.4g} there)."
-    settings = suggest_settings(evidence.recipe)
-    if evidence.recipe.warmup < 0.05:
-        settings += " or a longer rise of the learning rate, --set warmup=0.05"
-    return f"start again, in a new folder, with {settings}."
+def suggest_fix(failed: FailedStep, replayed: Replay) -> str:
+    """Return the fix that follows from the replay."""
+    suspicious = [crop.stem for crop in replayed.crops if crop.pixels.suspicious]
+    if suspicious:
+        return f"check the values of {', '.join(suspicious[:8])}: fix these files, or remove them."
+    if failed.precision != "fp32" and not any(s.suspicious for s in replayed.weights):
+        fp32 = replay(failed, "fp32")
+        if math.isfinite(fp32.loss) and not any(s.nonfinite for s in fp32.gradients):
+            return f"--precision fp32 (there the loss of the same step is {fp32.loss:.4g})."
+    settings = suggest_settings(failed.recipe)
+    if failed.recipe.warmup < 0.05:
+        settings += " or a longer warmup, --set warmup=0.05"
+    return f"start a new run with {settings}."
 
 
-def replay(evidence: FailedStep, precision: str) -> Replay:
-    """Make the step again from the state before it, and look at everything on the way."""
-    stepper, state = rebuild_step(evidence, precision)
+def replay(failed: FailedStep, precision: str) -> Replay:
+    """Make the step again from the state before it, and measure everything on the way."""
+    train_step, state = rebuild_step(failed, precision)
     network = state.network
-    found = Replay(math.nan, [TensorStats.of(name, "weight", v) for name, v in network.state_dict().items()])
-    for batch in evidence.batches:
-        x = normalize(batch.images.float(), evidence.card)
+    result = Replay(math.nan, [TensorStats.of(name, "weight", v) for name, v in network.state_dict().items()])
+    for batch in failed.batches:
+        x = normalize(batch.images.float(), failed.card)
         mask = next(iter(batch.masks.values()))
-        for stem, picture, labels in zip(batch.stems, x, mask, strict=True):
+        for stem, crop, labels in zip(batch.stems, x, mask, strict=True):
             valid = float((labels != VOID).float().mean())
-            found.pictures.append(CropStats(stem, TensorStats.of(stem, "picture", picture), valid))
-    handles = register_hooks(network, found)
-    set_training_mode(network, evidence.recipe)
+            result.crops.append(CropStats(stem, TensorStats.of(stem, "image", crop), valid))
+    handles = register_hooks(network, result)
+    set_training_mode(network, failed.recipe)
     try:
-        found.loss = stepper.gradient(state, evidence.batches)
+        result.loss = train_step.backward(state, failed.batches)
     except NonFiniteError as error:
-        found.loss = error.value
+        result.loss = error.value
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return result
 
 
-def rebuild_step(evidence: FailedStep, precision: str) -> tuple[TrainStep, TrainState]:
-    """Return the stepper and the state as they were before the step."""
-    prefix = "network."
-    weights = {k.removeprefix(prefix): v for k, v in evidence.tensors.items() if k.startswith(prefix)}
-    network = network_of(evidence.card, weights, Path("state.safetensors"))
+def rebuild_step(failed: FailedStep, precision: str) -> tuple[TrainStep, TrainState]:
+    """Return step and state as they were before the failed step, on the CPU."""
+    recipe, prefix = failed.recipe, "network."
+    weights = {k.removeprefix(prefix): v for k, v in failed.tensors.items() if k.startswith(prefix)}
+    network = network_of(failed.card, weights, Path("state.safetensors"))
     network.to(memory_format=torch.channels_last)
-    if evidence.recipe.freeze == "backbone":
+    if recipe.freeze == "backbone":
         network.backbone.requires_grad_(False)
-    recipe = evidence.recipe
-    losses = {
-        head: PixelLoss(recipe.loss, weights_of, recipe.focal_gamma, recipe.reduction)
-        for head, weights_of in evidence.class_weights.items()
+    criteria = {
+        head: PixelLoss(recipe.loss, class_weights, recipe.focal_gamma, recipe.reduction)
+        for head, class_weights in failed.class_weights.items()
     }
     state = new_state(network, recipe)
-    state.step = evidence.step
-    return TrainStep(recipe, evidence.card, losses, torch.device("cpu"), precision), state
+    state.step = failed.step
+    return TrainStep(recipe, failed.card, criteria, torch.device("cpu"), precision), state
 
 
-def register_hooks(network: Network, found: Replay) -> list[Any]:
-    """Note the size of every layer's output, and of every parameter's gradient as it is computed."""
+def register_hooks(network: nn.Module, result: Replay) -> list[Any]:
+    """Measure every layer's output, and every parameter's gradient when it is computed; return the handles."""
 
-    def seen(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def on_output(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         for value in output.values() if isinstance(output, Mapping) else [output]:
             if isinstance(value, Tensor):
-                found.maps.append(TensorStats.of(name, type(module).__name__, value.detach()))
+                result.maps.append(TensorStats.of(name, type(module).__name__, value.detach()))
 
-    def pulled(name: str, parameter: Tensor) -> None:
+    def on_gradient(name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        found.gradients.append(TensorStats.of(name, "gradient", parameter.grad))
+        result.gradients.append(TensorStats.of(name, "gradient", parameter.grad))
 
     handles: list[Any] = []
     for name, module in network.named_modules():
         if not list(module.children()):
-            handles.append(module.register_forward_hook(partial(seen, name)))
+            handles.append(module.register_forward_hook(partial(on_output, name)))
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            handles.append(parameter.register_post_accumulate_grad_hook(partial(pulled, name)))  # type: ignore[no-untyped-call]
+            handles.append(parameter.register_post_accumulate_grad_hook(partial(on_gradient, name)))  # type: ignore[no-untyped-call]
     return handles

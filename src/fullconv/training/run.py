@@ -1,4 +1,4 @@
-"""A run from data to model: settings, checked data, network, loop, end."""
+"""A run from data to model: configuration, checked data, network, loop, end."""
 
 from __future__ import annotations
 
@@ -6,36 +6,68 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fullconv.data import Dataset, open_dataset
+import torch
+from torch import Tensor
+
+from fullconv.checkpoint import read_checkpoint
+from fullconv.data import Dataset, Statistics, open_dataset
 from fullconv.data.checks.run import require_usable
-from fullconv.errors import DataError, RecipeError, RunError
-from fullconv.losses import parse_loss
-from fullconv.nn import check_build_args
-from fullconv.recipe import HeadSettings, Recipe
+from fullconv.data.loader import TrainingBatches
+from fullconv.errors import DataError, RecipeError, RunError, plural
+from fullconv.losses import parse_loss, ratio
+from fullconv.nn import Network, check_build_args
+from fullconv.recipe import HeadSettings
 from fullconv.segmenter import Segmenter, choose_device, load
-from fullconv.tracking import require_trackers
+from fullconv.system import malloc_trim
+from fullconv.tracking import Observer, TrackingObserver, open_trackers, require_trackers
+from fullconv.training.autotune import autotune
 from fullconv.training.config import (
-    RecipeFile,
     RunConfig,
+    Schedule,
     check_conflicts,
+    check_lr,
     check_same_config,
     check_start,
     config_from_tables,
     merge_overrides,
     read_config,
     read_recipe,
+    resolve_defaults,
     resume_config,
 )
 from fullconv.training.console import Console, NullConsole
-from fullconv.training.distributed import Distributed, init_distributed, is_elastic_restart, rank_device
+from fullconv.training.distributed import (
+    SINGLE_PROCESS,
+    convert_sync_batchnorm,
+    init_distributed,
+    is_elastic_restart,
+    rank_device,
+)
 from fullconv.training.environment import collect_env, diff_env
-from fullconv.training.errors import suggest_settings
+from fullconv.training.errors import NonFiniteError, TrainOOMError, catch_oom, suggest_settings
+from fullconv.training.finalize import TrainResult, finalize, write_model
+from fullconv.training.loop import TrainLoop, evenly_spaced, graceful_stop
+from fullconv.training.oom import suggest_smaller_batch
 from fullconv.training.run_dir import RunDir
-from fullconv.training.session import Run, TrainResult
+from fullconv.training.setup import (
+    RunContext,
+    RunRequest,
+    build_card,
+    build_criteria,
+    build_model,
+    build_train_loader,
+    describe_run,
+)
 from fullconv.training.stages import run_stages, stages_file
+from fullconv.training.state import TrainState, new_state
+from fullconv.training.step import TrainStep
+
+TRACKED_IMAGES = 4
+"""Val images that trackers show."""
 
 
 def train(
@@ -50,24 +82,24 @@ def train(
     """Train a network on a data set.
 
     Args:
-        data: Folder or `.zip` of pictures and masks.
-        out: Run folder; new, or one that goes on with ``resume=True``.
-        resume: Go on where the run stopped; begin where there is nothing yet.
-        lengthen: With ``resume=True``: let `epochs` be more than the run has, and train it on.
-        recipe: A recipe file, or the name of one that comes with the package ("voc-fcn8s-staged"), whose settings hold
-            where no keyword says otherwise.
+        data: Folder or `.zip` of images and masks.
+        out: Run folder; empty, or one to resume.
+        resume: Resume the run in `out`, or start where there is none.
+        lengthen: With ``resume=True``, let `epochs` be more than the run has.
+        recipe: A recipe file, or the name of one that comes with the package ("voc-fcn8s-staged"); keywords override its
+            settings.
         settings: The recipe's names, for example ``variant="fcn8s", epochs=50``.
 
     Returns:
         The trained segmenter; `out` holds model, recipe, log, report and checkpoints.
 
     Raises:
-        DataError: The data cannot be used; everything that is wrong is named at once.
-        RecipeError: A setting is unknown or cannot be.
-        RunError: The folder is in use or not empty, or the loss is not a number any more.
+        DataError: The data cannot be used; the message lists every problem.
+        RecipeError: A setting is unknown or invalid.
+        RunError: The folder is in use or not empty, or the loss is not finite.
     """
     plain = {key: value.model_dump() if isinstance(value, HeadSettings) else value for key, value in settings.items()}
-    if plain.get("weights", "") is None:  # as `build` calls it
+    if plain.get("weights", "") is None:  # as in `build`
         plain["weights"] = "none"
     for name, path in (("data", data), ("out", out)):
         if not isinstance(path, (str, os.PathLike)):
@@ -87,184 +119,307 @@ def run(
     console: Console | None = None,
     started: float | None = None,
 ) -> TrainResult:
-    """Train as `train` does, and say how it ended.
-
-    Args:
-        data: The data set.
-        out: The run folder.
-        settings: Those that the user gave, by the recipe's names.
-        resume: Go on.
-        lengthen: With `resume`: let the epochs be more than the run has.
-        recipe: A recipe file, or the name of one that comes with the package.
-        format: Layout of the data where several fit.
-        console: Where to say what happens.
-        started: `time.monotonic` when the program started; minutes count from there.
-    """
-    started = time.monotonic() if started is None else started
+    """Train as `train` does, and return how the run ended; the arguments are those of `RunRequest`."""
     if lengthen and not resume:
-        raise RecipeError("--lengthen is for a run that goes on: add --resume.")
-    named = read_recipe(recipe) if recipe is not None else None
-    with init_distributed(str(settings.get("device", "auto"))) as processes:
-        console = NullConsole() if not processes.first else console or Console()
-        resume = resume or is_elastic_restart()
-        if (named is not None and named.stages) or processes.told(lambda: resume and stages_file(out).exists()):
-            return run_stages(
-                _one, named, data, out, settings, processes, resume=resume, console=console, started=started,
-                format=format, lengthen=lengthen,
-            )  # fmt: skip
-        return _one(
-            data, out, settings, processes, resume=resume, lengthen=lengthen, recipe=recipe, format=format,
-            console=console, started=started,
+        raise RecipeError("--lengthen extends a run: add --resume.")
+    recipe_file = read_recipe(recipe) if recipe is not None else None
+    with init_distributed(str(settings.get("device", "auto"))) as dist:
+        request = RunRequest(
+            data, out, settings, resume or is_elastic_restart(), lengthen, recipe, format,
+            (console or Console()) if dist.is_main else NullConsole(),
+            time.monotonic() if started is None else started, dist,
         )  # fmt: skip
+        staged = recipe_file is not None and recipe_file.stages
+        if staged or dist.broadcast(lambda: request.resume and stages_file(out).exists()):
+            return run_stages(run_once, recipe_file, request)
+        return run_once(request)
 
 
-def _one(
-    data: Path,
-    out: Path,
-    settings: Mapping[str, Any],
-    processes: Distributed,
-    *,
-    resume: bool,
-    lengthen: bool,
-    recipe: Path | str | None,
-    format: str | None,  # noqa: A002
-    console: Console,
-    started: float,
-    staged: bool = False,
-) -> TrainResult:
-    """Make one run, or one stage of several; `staged` is the last of them, which has the others in its folder."""
-    named = read_recipe(recipe) if recipe is not None else None
-    decided = processes.told(lambda: _decide(out, settings, resume, lengthen, recipe, named, staged))
-    plan = config_from_tables(decided["plan"], str(out))
-    if decided["finished"]:
-        model = RunDir(out).model
-        console.say(f"{out}: this run is finished; its model is {model}.")
-        return TrainResult("done", load(model, device=rank_device(plan.recipe.device, processes)))
-    return _begin(data, RunDir(out, staged), plan, decided, format, console, started, processes)
+def run_once(request: RunRequest) -> TrainResult:
+    """Make one run, or one stage of several."""
+    dist, console = request.dist, request.console
+    decision = dist.broadcast(lambda: load_config(request))
+    config = config_from_tables(decision["plan"], str(request.out))
+    run_dir = RunDir(request.out, request.staged)
+    if decision["finished"]:
+        console.info(f"{request.out}: this run is finished; its model is {run_dir.model}.")
+        return TrainResult("done", load(run_dir.model, device=rank_device(config.recipe.device, dist)))
+    dataset, notes = dist.local_main_first(lambda: _open_checked(request, config))
+    statistics = dist.local_main_first(lambda: dataset.statistics("train"))
+    fingerprint = dataset.fingerprint()
+    fingerprints = dist.all_gather_object(fingerprint)
+    if different := [rank for rank, other in enumerate(fingerprints) if other != fingerprints[0]]:
+        raise dist.main_raises(
+            DataError(f"{request.data}: differs in process {different[0]}. Copy the same data to every machine.")
+        )
+    env = collect_env(request.data, fingerprint)
+    if decision["origin"] is not None:
+        for sentence in diff_env(decision["origin"], env):
+            console.info(f"Differs from {request.recipe}: {sentence}.")
+    if decision["resuming"] and config.origin.get("fingerprint") != fingerprint:
+        raise dist.main_raises(
+            RunError(
+                f"{request.out}: the data in {request.data} are not those that this run was started with. Restore them, or"
+                " start a new run."
+            )
+        )
+    config = config if decision["resuming"] else replace(config, origin=env)
+    own = dist.local_main_first(
+        lambda: build_run(request, config, decision["resuming"], run_dir, dataset, statistics, notes, fingerprint)
+    )
+    with run_lock(run_dir, request):
+        return own.execute()
 
 
-def _decide(
-    out: Path,
-    settings: Mapping[str, Any],
-    resume: bool,
-    lengthen: bool,
-    recipe: Path | str | None,
-    named: RecipeFile | None,
-    staged: bool,
-) -> dict[str, Any]:
-    """Return what the run folder, a recipe file and the settings given come to, before any data are read."""
-    folder = RunDir(out, staged)
-    base = read_config(named.path) if named is not None else None
-    wanted, measured, _ = merge_overrides(base, settings)
-    check_conflicts(wanted)
-    stored = read_config(folder.recipe) if resume and folder.recipe.exists() else None
-    if named is not None and stored is None:
-        check_start(named, settings)
-    plan = resume_config(stored, settings, out, lengthen) if stored is not None else RunConfig(wanted, measured, {})
-    if stored is not None and base is not None:
-        check_same_config(stored, base, settings, out, str(recipe))
-    folder.refuse_filled(resume)
+def load_config(request: RunRequest) -> dict[str, Any]:
+    """Return what the run folder, the recipe file and the settings come to, before any data are read."""
+    run_dir, settings = RunDir(request.out, request.staged), request.settings
+    recipe_file = read_recipe(request.recipe) if request.recipe is not None else None
+    base = read_config(recipe_file.path) if recipe_file is not None else None
+    recipe, measured, _ = merge_overrides(base, settings)
+    check_conflicts(recipe)
+    stored = read_config(run_dir.recipe) if request.resume and run_dir.recipe.exists() else None
+    if recipe_file is not None and stored is None:
+        check_start(recipe_file, settings)
+    config = RunConfig(recipe, measured, {})
     if stored is not None:
-        _refuse_failed(folder, plan.recipe)
-    finished = stored is not None and _finished(folder, plan)
-    if not finished:
-        _require_startable(plan.recipe)
+        config = resume_config(stored, settings, request.out, request.lengthen)
+        if base is not None:
+            check_same_config(stored, base, settings, request.out, str(request.recipe))
+    run_dir.check_empty(request.resume)
+    finished = False
+    if stored is not None:
+        status = run_dir.read_status()
+        if status.get("status") == "failed":
+            raise RunError(
+                f"{request.out}: this run failed: {status.get('reason', 'its loss was not finite.')} Resuming would fail"
+                f" again: start a new run with {suggest_settings(config.recipe)}."
+            )
+        if status.get("status") == "finished" and run_dir.model.exists() and config.measured is not None:
+            finished = int(status.get("steps", 0)) >= config.measured.steps
+    if not finished:  # preflight: a typo is reported before the data are scanned
+        recipe = config.recipe
+        check_build_args(recipe.variant, recipe.backbone, recipe.weights)
+        if recipe.loss != "auto":
+            parse_loss(recipe.loss)
+        require_trackers(recipe.track)
+        choose_device(recipe.device)
     return {
-        "plan": plan.tables(), "resume": resume, "going_on": stored is not None, "finished": finished,
-        "recipe": str(recipe), "origin": None if base is None else base.origin,
+        "plan": config.tables(), "resuming": stored is not None, "finished": finished,
+        "origin": None if base is None else base.origin,
     }  # fmt: skip
 
 
-def _require_startable(recipe: Recipe) -> None:
-    """Raise for what a run would stop at later: a slip is told before hours of looking at data."""
-    check_build_args(recipe.variant, recipe.backbone, recipe.weights)
-    if recipe.loss != "auto":
-        parse_loss(recipe.loss)
-    require_trackers(recipe.track)
-    choose_device(recipe.device)
+def _open_checked(request: RunRequest, config: RunConfig) -> tuple[Dataset, list[str]]:
+    """Open the data and scan all of them; return notes for the report as well."""
+    recipe, console = config.recipe, request.console
+    fold = recipe.fold if recipe.folds is None else recipe.fold or 0
+    dataset = open_dataset(request.data, format=request.format, skip_bad=recipe.skip_bad, folds=recipe.folds, fold=fold)
+    try:
+        dataset, problems = require_usable(dataset, console.scan_progress)
+    finally:
+        console.stop()
+    notes = [str(problem) for problem in problems]
+    for note in notes:
+        console.info(note)
+    splits = ", ".join(plural(len(members), f"{name} image") for name, members in dataset.splits.items() if members)
+    classes = plural(len(dataset.classes), "class", "classes")
+    console.info(f"{request.data}: {dataset.format}, {classes}, {splits}.")
+    return dataset, notes
 
 
-def _begin(
-    data: Path,
-    folder: RunDir,
-    plan: RunConfig,
-    decided: Mapping[str, Any],
-    format: str | None,  # noqa: A002
-    console: Console,
-    started: float,
-    processes: Distributed,
-) -> TrainResult:
-    """Open the data, build everything, and go."""
-    dataset, notes = processes.one_by_one(lambda: _open(data, plan.recipe, format, console))
-    statistics = processes.one_by_one(lambda: dataset.statistics("train"))
-    fingerprint = dataset.fingerprint()
-    _require_same_data(processes, data, fingerprint)
-    origin = collect_env(data, fingerprint)
-    if decided["origin"] is not None:
-        for sentence in diff_env(decided["origin"], origin):
-            console.say(f"Differs from {decided['recipe']}: {sentence}.")
-    if decided["going_on"] and plan.origin.get("fingerprint") != fingerprint:
-        raise processes.spoken(
-            RunError(
-                f"{folder.path}: the data in {data} are not those that this run began with. Put them back, or begin a new run."
-            )
-        )
-    session = Run(plan, decided["going_on"], origin, dataset, statistics, folder, console, notes, started, processes)
-    processes.one_by_one(session.build)
-    with _held(folder, processes, decided["resume"]):
-        return session.go()
+def build_run(
+    request: RunRequest,
+    config: RunConfig,
+    resuming: bool,
+    run_dir: RunDir,
+    dataset: Dataset,
+    statistics: Statistics,
+    notes: list[str],
+    fingerprint: str,
+) -> Run:
+    """Build everything that a run needs; the run folder is not touched."""
+    console, dist = request.console, request.dist
+    recipe = resolve_defaults(config.recipe, dataset, statistics, dist)
+    check_lr(recipe, statistics)
+    device = choose_device(rank_device(recipe.device, dist))
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=False)
+        torch.backends.cudnn.benchmark = False
+    if config.measured is not None:
+        torch.set_num_threads(config.measured.threads)
+    torch.manual_seed(recipe.seed)
+    network = build_model(recipe, dataset, statistics.channels, device, console)
+    card = build_card(recipe, network, dataset, statistics, fingerprint)
+    criteria, class_notes = build_criteria(recipe, dataset)
+    loader = build_train_loader(recipe, dataset, statistics, dist)
+    if recipe.sync_batchnorm:
+        convert_sync_batchnorm(network, dist)
+    for sentence in (*class_notes, loader.explain):
+        console.info(sentence)
+        notes.append(sentence)
+    context = RunContext(recipe, card, dataset, statistics, run_dir, console, device, dist, notes)
+    train_step = TrainStep(recipe, card, criteria, device, "fp32", dist)
+    return Run(context, replace(config, recipe=recipe), resuming, network, train_step, loader, request.started)
 
 
 @contextmanager
-def _held(folder: RunDir, processes: Distributed, resume: bool) -> Iterator[None]:
-    """Let the first process have the run folder for itself, while all go."""
+def run_lock(run_dir: RunDir, request: RunRequest) -> Iterator[None]:
+    """Let the main process lock the run folder for all."""
     with ExitStack() as stack:
 
-        def take() -> None:
-            folder.prepare(resume)
-            stack.callback(folder.forget)
-            stack.enter_context(folder.locked())
+        def lock() -> None:
+            run_dir.prepare(request.resume)
+            stack.callback(run_dir.remove_if_unused)
+            stack.enter_context(run_dir.locked())
 
-        processes.told(take)
+        request.dist.broadcast(lock)
         yield
 
 
-def _require_same_data(processes: Distributed, data: Path, fingerprint: str) -> None:
-    """Raise where another process, on another machine, sees other data."""
-    prints = processes.gathered(fingerprint)
-    others = [rank for rank, found in enumerate(prints) if found != prints[0]]
-    if others:
-        words = f"{data}: process {others[0]} sees other data there than process 0. Copy the same to every machine."
-        raise processes.spoken(DataError(words))
+@dataclass
+class Run:
+    """One process's part of a run."""
 
+    context: RunContext
+    config: RunConfig
+    resuming: bool
+    network: Network
+    train_step: TrainStep
+    loader: TrainingBatches
+    started: float
 
-def _refuse_failed(folder: RunDir, recipe: Recipe) -> None:
-    """Refuse to go on into a loss that is not a number."""
-    status = folder.read_status()
-    if status.get("status") == "failed":
-        raise RunError(
-            f"{folder.path}: this run ended because {status.get('reason', 'its loss was no number')} Going on would come"
-            f" to the same: start again, in a new folder, with {suggest_settings(recipe)}."
-        )
+    def execute(self) -> TrainResult:
+        """Measure or resume, train, and write the results.
 
+        Raises:
+            TrainOOMError: A step does not fit into memory; the message has settings that do.
+        """
+        context = self.context
+        recipe, console, dist = context.recipe, context.console, context.dist
+        try:
+            schedule = self.config.measured or autotune(
+                context, self.network, self.train_step, self.loader, self.started
+            )
+            schedule = self.apply_schedule(schedule)
+            with graceful_stop() as stop_requested, ExitStack() as stack:
+                if dist.is_main:
+                    self.config.write(context.run_dir.recipe)
+                if dist.world_size > 1:
+                    self.network.load_state_dict(dist.broadcast_tensors(self.network.state_dict()))
+                state = new_state(self.network, recipe)
+                if self.resuming:
+                    self.load_checkpoint(state, schedule)
+                for sentence in describe_run(self.network, recipe, schedule, context.device):
+                    console.info(sentence)
+                observers: list[Observer] = []
+                names = recipe.track if dist.is_main else ()
+                if trackers := open_trackers(names, context.run_dir.path, recipe.model_dump(), state.step):
+                    samples = evenly_spaced(context.val, TRACKED_IMAGES)
+                    observers.append(TrackingObserver(trackers, context.dataset, samples))
+                    for tracker in trackers:
+                        stack.callback(tracker.close)
+                console.batch_size = (recipe.batch_size or 1) * recipe.accumulate
+                stack.callback(console.stop)
+                console.start(state.step, schedule.steps)
+                observers.append(console)
+                loop = TrainLoop(context, state, self.train_step, self.loader, schedule, stop_requested, observers)
+                try:
+                    status = loop.run()
+                except NonFiniteError:
+                    if dist.is_main and state.best_step is not None:
+                        write_model(replace(context, dist=SINGLE_PROCESS), state)
+                        console.info(f"The model of the best step, {state.best_step}, is {context.run_dir.model}.")
+                    raise
+            return self.finish(status, state, schedule.steps)
+        except TrainOOMError as error:
+            raise suggest_smaller_batch(recipe, error, self.try_batch, dist.world_size) from None
 
-def _finished(folder: RunDir, plan: RunConfig) -> bool:
-    status = folder.read_status()
-    done = status.get("status") == "finished" and folder.model.exists()
-    return done and plan.measured is not None and int(status.get("steps", 0)) >= plan.measured.steps
+    def try_batch(self, crops: int, size: tuple[int, int]) -> bool:
+        """Return whether that many crops go through the network and back."""
+        step = replace(self.train_step, dist=SINGLE_PROCESS)  # the other processes do not try
+        self.network.eval().zero_grad(set_to_none=True)
+        malloc_trim()
+        if step.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            with catch_oom():
+                images = torch.zeros(crops, *size, self.context.statistics.channels, dtype=torch.uint8)
+                mask = torch.zeros(crops, *size, dtype=torch.uint8, device=step.device)
+                sums = step.loss_sums(self.network, images, dict.fromkeys(step.criteria, mask))
+                torch.stack([ratio(*part) for part in sums.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        except TrainOOMError:
+            return False
+        return True
 
+    def apply_schedule(self, schedule: Schedule) -> Schedule:
+        """Apply measured choices to this process, and complete the configuration."""
+        self.train_step.precision = schedule.precision
+        if torch.get_num_threads() != schedule.threads:
+            torch.set_num_threads(schedule.threads)
+        world_size = self.context.dist.world_size
+        if schedule.processes != world_size:
+            self.context.console.info(
+                f"This run had {plural(schedule.processes, 'process', 'processes')} and resumes with {world_size}: sums"
+                " round differently, so it will not end with the same bits."
+            )
+            schedule = replace(schedule, processes=world_size)
+        weights = {head: loss.class_weights for head, loss in self.train_step.criteria.items() if loss.class_weights}
+        decided = {
+            "sampling": self.loader.sampling,
+            "class_weights": {head or "only": values for head, values in weights.items()},
+        }
+        self.config = replace(self.config, measured=schedule, decided=decided)
+        return schedule
 
-def _open(data: Path, recipe: Recipe, format: str | None, console: Console) -> tuple[Dataset, list[str]]:  # noqa: A002
-    """Open and look at everything before the first step."""
-    fold = recipe.fold if recipe.folds is None else recipe.fold or 0
-    dataset = open_dataset(data, format=format, skip_bad=recipe.skip_bad, folds=recipe.folds, fold=fold)
-    try:
-        dataset, problems = require_usable(dataset, console.looking)
-    finally:
-        console.stop()
-    for found in problems:
-        console.say(str(found))
-    notes = [str(found) for found in problems]
-    counts = ", ".join(f"{len(members)} {split}" for split, members in dataset.splits.items() if members)
-    console.say(f"{data}: {dataset.format}, {len(dataset.classes)} classes, {counts} pictures.")
-    return dataset, notes
+    def load_checkpoint(self, state: TrainState, schedule: Schedule) -> None:
+        """Load the newest intact checkpoint, if there is one."""
+        context, tensors = self.context, dict[str, Tensor]()
+
+        def read() -> Any:
+            found = read_checkpoint(context.run_dir.checkpoints)
+            if found is None:
+                return None
+            tensors.update(found[0])
+            return found[1:]
+
+        found = context.dist.broadcast(read)
+        if found is None:
+            return
+        scalars, note = found
+        state.restore(context.dist.broadcast_tensors(tensors), scalars)
+        if note:
+            context.console.info(note)
+        if context.dist.is_main:
+            context.run_dir.write_metrics(state.history)
+        context.console.info(f"Resuming at step {state.step + 1} of {schedule.steps}.")
+
+    def finish(self, status: str, state: TrainState, steps: int) -> TrainResult:
+        """Write the model, and the scores and the report of a run that is done."""
+        context = self.context
+        console, run_dir = context.console, context.run_dir
+        skipped = [*context.dataset.skipped, *state.skipped]
+        if status != "done":
+            segmenter = write_model(context, state)
+            if context.dist.is_main:
+                run_dir.write_status("stopped", state.step, steps)
+            console.info(
+                f"Stopped after step {state.step} of {steps}. The model so far is {run_dir.model};"
+                " rerun the same command with --resume."
+            )
+            return TrainResult(status, segmenter, skipped)
+        segmenter = finalize(context, state)
+        if context.dist.is_main:
+            run_dir.write_status("finished", state.step, steps)
+            val = segmenter.card.scores.get("val") or {}
+            for head, scores in (val.get("heads") or {"": val}).items():
+                if scores.get("mean_iou") is not None:
+                    interval = scores.get("mean_iou_interval")
+                    spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+                    of_head = f" of {head}" if head else ""
+                    console.info(
+                        f"val mIoU{of_head} {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}."
+                    )
+            console.info(f"Model {run_dir.model}, report {run_dir.report}.")
+        return TrainResult(status, segmenter, skipped)

@@ -1,4 +1,4 @@
-"""The run folder: who may write into it, and what stands in it."""
+"""The run folder: its files, and the lock of the process that writes into it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from fullconv.storage import lock_file, write_text
 
 
 class RunDir:
-    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json; maybe stages/."""
+    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json; maybe stages/.
+
+    Args:
+        path: The folder.
+        staged: Whether a folder of earlier stages in it belongs to this run.
+    """
 
     def __init__(self, path: Path, staged: bool = False) -> None:
-        self.path = path
-        self.staged = staged
-        """Whether the folder of earlier stages in it is this run's."""
+        self.path, self.staged = path, staged
         self.stages = path / "stages"
         self.recipe = path / "recipe.toml"
         self.metrics = path / "metrics.jsonl"
@@ -30,48 +33,51 @@ class RunDir:
         self.debug = path / "debug"
 
     def prepare(self, resume: bool) -> None:
-        """Make the folder, or refuse one that holds something.
+        """Create the folder.
 
         Raises:
-            RunError: It is not empty and this is no --resume.
-            OutputError: It cannot be made or written.
+            RunError, OutputError: As `check_empty`, or it cannot be created.
         """
-        self.refuse_filled(resume)
+        self.check_empty(resume)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be made ({error.strerror or error}). Give another -o.") from error
+            raise OutputError(
+                f"{self.path}: cannot be created ({error.strerror or error}). Choose another -o."
+            ) from error
 
-    def refuse_filled(self, resume: bool) -> None:
-        """Refuse a folder that holds something, and touch nothing.
+    def check_empty(self, resume: bool) -> None:
+        """Refuse a folder that is in use, without touching it.
 
         Raises:
-            RunError: It is not empty and this is no --resume, or there is nothing there to go on with.
-            OutputError: It is a file, or cannot be made where it is to be.
+            RunError: It is not empty without --resume, or holds nothing to resume.
+            OutputError: It is a file, or cannot be created.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path}: is a file, not a folder for a run. Give another -o.")
+            raise OutputError(f"{self.path}: is a file, not a run folder. Choose another -o.")
         if not self.path.exists():
-            above = next(path for path in self.path.absolute().parents if path.exists())
-            if not above.is_dir() or not os.access(above, os.W_OK):
-                why = "cannot be written" if above.is_dir() else "is a file"
-                raise OutputError(f"{self.path}: cannot be made ({above} {why}). Give another -o.")
-        inside = list(self.path.iterdir()) if self.path.is_dir() else []
-        filled = any(not self._ours(path) for path in inside) or (self.stages in inside and not resume)
+            parent = next(path for path in self.path.absolute().parents if path.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                reason = "is not writable" if parent.is_dir() else "is a file"
+                raise OutputError(f"{self.path}: cannot be created ({parent} {reason}). Choose another -o.")
+        entries = list(self.path.iterdir()) if self.path.is_dir() else []
+        filled = any(not self._is_leftover(path) for path in entries) or (self.stages in entries and not resume)
         if filled and not resume:
-            raise RunError(f"{self.path}: is not empty. Go on with that run by --resume, or give another -o.")
+            raise RunError(f"{self.path}: is not empty. Continue that run with --resume, or choose another -o.")
         if filled and not self.recipe.exists():
-            raise RunError(f"{self.path}: holds no run that could go on (there is no recipe.toml). Give another -o.")
+            raise RunError(f"{self.path}: holds no run to resume (recipe.toml is missing). Choose another -o.")
 
-    def _ours(self, path: Path) -> bool:
-        """Say whether a path is what a run that never began leaves behind."""
-        half = path.name.startswith(".") and path.name.endswith(".part")  # killed while it wrote recipe.toml
+    def _is_leftover(self, path: Path) -> bool:
+        """Return whether a run that never started leaves such an entry behind."""
+        partial = path.name.startswith(".") and path.name.endswith(".part")  # killed while writing recipe.toml
         if self.staged and path == self.stages:
             return True
-        return path.name == ".lock" or half or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
+        return (
+            path.name == ".lock" or partial or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
+        )
 
-    def forget(self) -> None:
-        """Take away what `prepare` made, where the run never began."""
+    def remove_if_unused(self) -> None:
+        """Remove what `prepare` created if the run never started."""
         if self.recipe.exists():
             return
         with suppress(OSError):
@@ -80,16 +86,16 @@ class RunDir:
             self.path.rmdir()
 
     def write_metrics(self, history: Sequence[dict[str, Any]]) -> None:
-        """Write metrics.jsonl anew, a line an epoch: no line twice, none missing."""
+        """Write all of metrics.jsonl, a line per epoch."""
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in history))
 
     def write_status(self, status: str, step: int, steps: int, reason: str | None = None) -> None:
-        """Say how far the run is: "running", "stopped", "finished" or, with its reason, "failed"."""
+        """Write status.json: "running", "stopped", "finished" or, with its reason, "failed"."""
         why = {} if reason is None else {"reason": reason}
         write_text(self.status, json.dumps({"status": status, "step": step, "steps": steps, **why}) + "\n")
 
     def read_status(self) -> dict[str, Any]:
-        """Return what `write_status` wrote; empty where it did not."""
+        """Return the content of status.json; empty where it is missing or damaged."""
         try:
             status: dict[str, Any] = json.loads(self.status.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -98,32 +104,29 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process off the folder; the system lets go of it however this one ends.
+        """Hold the folder's lock, which the system releases however the process ends.
 
         Raises:
-            RunError: Another process has it.
+            RunError: Another process holds it.
+            OutputError: The folder is not writable.
         """
         try:
             file = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
             raise OutputError(
-                f"{self.path}: cannot be written ({error.strerror or error}). Give another -o."
+                f"{self.path}: is not writable ({error.strerror or error}). Choose another -o."
             ) from error
         with file:
             if not lock_file(file):
                 file.seek(0)
                 raise RunError(
                     f"{self.path}: another process ({file.read().strip() or 'unknown'}) trains in this folder."
-                    " Wait for it, or give another -o."
+                    " Wait for it, or choose another -o."
                 )
             file.truncate(0)
             file.write(f"process {os.getpid()}")
             file.flush()
-            self._sweep()
+            for folder in (self.path, self.checkpoints):  # partial files of a killed process
+                for partial in folder.glob(".*.part"):
+                    partial.unlink(missing_ok=True)
             yield
-
-    def _sweep(self) -> None:
-        """Remove half-written files that a killed process left."""
-        for folder in (self.path, self.checkpoints):
-            for part in folder.glob(".*.part"):
-                part.unlink(missing_ok=True)

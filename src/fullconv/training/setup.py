@@ -1,19 +1,21 @@
-"""What a run is made of: network, card, losses, batches, and the describe_run of what it will take."""
+"""What a run is made of: context, network, card, loss, loader, and the description printed before step 1."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-import fullconv
+from fullconv._version import __version__
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
-from fullconv.data import Dataset, Statistics
+from fullconv.data import Dataset, Sample, Statistics
 from fullconv.data.crop_sampling import class_weights
 from fullconv.data.loader import TrainingBatches
 from fullconv.dataset_constants import channel_means
-from fullconv.errors import DataError, RunError
+from fullconv.errors import DataError, RunError, plural
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, card_excess, read_header
 from fullconv.nn import Network, build, timm_models
@@ -21,47 +23,98 @@ from fullconv.nn.pretrained import pretrained_cfg
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
+from fullconv.system import peak_rss
 from fullconv.tiling import explain_inexact
 from fullconv.training.config import Schedule
 from fullconv.training.console import Console, format_bytes
 from fullconv.training.distributed import SINGLE_PROCESS, Distributed
+from fullconv.training.run_dir import RunDir
 
 CACHE_BYTES = 1 << 30
-"""Of decoded pictures in the memory of a machine."""
-
+"""Decoded images in the memory of a machine."""
 _CLASSIFIER = {"vgg": "vgg16"}
-"""ImageNet classifier that a published net's trunk starts from."""
+"""ImageNet classifier that a published network's backbone starts from."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the caller of a run asked for."""
+
+    data: Path
+    out: Path
+    """The run folder."""
+    settings: Mapping[str, Any]
+    """Those that the user specified, by the recipe's names."""
+    resume: bool
+    lengthen: bool
+    """On resume, let the epochs be more than the run has."""
+    recipe: Path | str | None
+    """A recipe file, or the name of a recipe of the package."""
+    format: str | None
+    """Layout of the data where several fit."""
+    console: Console
+    started: float
+    """`time.monotonic` at the start of the program; minutes count from there."""
+    dist: Distributed
+    staged: bool = False
+    """Whether it is the last of several stages, which has the others in its folder."""
+
+
+@dataclass
+class RunContext:
+    """What the parts of a run share; fixed before its first step."""
+
+    recipe: Recipe
+    """Resolved."""
+    card: Card
+    dataset: Dataset
+    statistics: Statistics
+    """Of the training split."""
+    run_dir: RunDir
+    console: Console
+    device: torch.device
+    dist: Distributed = SINGLE_PROCESS
+    notes: list[str] = field(default_factory=list)
+    """For the report."""
+
+    @property
+    def val(self) -> Sequence[Sample]:
+        """Samples of the val split."""
+        return self.dataset.splits.get("val", [])
 
 
 def build_model(recipe: Recipe, dataset: Dataset, channels: int, device: torch.device, console: Console) -> Network:
-    """Build the network and put it where it will be trained, saying what of its weights starts anew."""
-    heads = dataset.labels
-    single = len(heads) == 1
-    counts: int | dict[str, int] = (
-        len(dataset.classes) if single else {name: len(labels.classes) for name, labels in heads.items()}
-    )
+    """Build the network on its device; print which weights are newly initialized."""
+    counts = {name: len(labels.classes) for name, labels in dataset.labels.items()}
     network = build(
-        recipe.variant, backbone=recipe.backbone, num_classes=counts, in_channels=channels,
+        recipe.variant, backbone=recipe.backbone,
+        num_classes=counts if len(counts) > 1 else len(dataset.classes), in_channels=channels,
         weights=recipe.weights, norm=recipe.norm, width=recipe.width, head=recipe.head,
     )  # fmt: skip
     if network.missing_keys:
         parts = sorted({name.rsplit(".", 1)[0] for name in network.missing_keys})
-        console.say(f"Starting anew, not from {recipe.weights}: {', '.join(parts)}.")
+        console.info(f"Newly initialized, not from {recipe.weights}: {', '.join(parts)}.")
     if network.halo is None:
-        console.say(f"Tiles will not be exact with this network: {explain_inexact(network)}")
+        console.info(f"Tiles will not be exact with this network: {explain_inexact(network)}")
     if recipe.freeze == "backbone":
         network.backbone.requires_grad_(False)
-    network.to(device).to(memory_format=torch.channels_last)
-    return network
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: Statistics, fingerprint: str) -> Card:
-    """Return the card of a model that has no scores yet."""
+    """Return the card of a model without scores.
+
+    Raises:
+        DataError: The names of all images make the card too large.
+    """
     labels = dataset.labels
     first = next(iter(labels.values()))
-    mean, std, value_range = _normalization(recipe, statistics)
-    order = _channel_order(recipe, network.in_channels)
-    origin, license_name = _weights_origin(recipe)
+    start = _starting_card(recipe)
+    same_input = start if start is not None and start.in_channels == statistics.channels else None
+    mean, std, value_range = _normalization(recipe, statistics, start)
+    origin, license_name = _weights_origin(recipe, start)
+    caffe = recipe.weights.endswith(".caffemodel") and network.in_channels >= 3 and recipe.variant != "nyud-fcn32s-hha"
+    order: Literal["rgb", "bgr"] = same_input.channel_order if same_input is not None else "bgr" if caffe else "rgb"
     card = Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
@@ -72,81 +125,68 @@ def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: S
             "fingerprint": fingerprint,
             "splits": {split: [s.stem for s in members] for split, members in dataset.splits.items()},
         },
-        weights_origin=origin, weights_license=license_name, fullconv=fullconv.__version__,
+        weights_origin=origin, weights_license=license_name, fullconv=__version__,
     )  # fmt: skip
     if excess := card_excess(card):
         raise DataError(
-            f"{dataset.root}: the names of all its pictures stand in the model's card, which then {excess}."
-            " Give them shorter names, or train on fewer."
+            f"{dataset.root}: the model's card lists the names of all images, which makes it {excess}."
+            " Shorten the names, or train on fewer images."
         )
     return card
 
 
-def _normalization(recipe: Recipe, s: Statistics) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
-    """Return mean, std and range: those of the starting weights, else those of the training set."""
-    card = _starting_card(recipe)
-    if card is not None and card.in_channels == s.channels:
-        return card.mean, card.std, card.range
-    if recipe.weights.endswith(".caffemodel") and s.channels >= 3:
-        # Caffe's nets take 0..255 without the mean, undivided: the range 0..1 leaves the numbers as they are.
-        return (*channel_means(recipe.variant)[:3], *s.fill[3:]), (1.0,) * s.channels, (0.0, 1.0)
-    if recipe.weights != "none" and card is None and s.channels == 3 and s.dtype == "uint8":
-        mean, std = _pretrained_statistics(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
-        return mean, std, s.range
-    return tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
-
-
 def _starting_card(recipe: Recipe) -> Card | None:
-    """Return the card of the model of ours that a run starts from, where it does."""
+    """Return the card of the fullconv model that a run starts from."""
     if not recipe.weights.endswith(".safetensors") or not Path(recipe.weights).is_file():
         return None
     text = read_header(recipe.weights)[1].get(CARD_KEY)
     return Card.from_json(text, recipe.weights) if text else None
 
 
-def _channel_order(recipe: Recipe, channels: int) -> Literal["rgb", "bgr"]:
-    """Return the order of channels that the starting weights were trained with."""
-    card = _starting_card(recipe)
-    if card is not None and card.in_channels == channels:
-        return card.channel_order
-    caffe = recipe.weights.endswith(".caffemodel") and channels >= 3 and recipe.variant != "nyud-fcn32s-hha"
-    return "bgr" if caffe else "rgb"
+def _normalization(
+    recipe: Recipe, s: Statistics, start: Card | None
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
+    """Return mean, std and range of the pretrained weights, else of the training set."""
+    if start is not None and start.in_channels == s.channels:
+        return start.mean, start.std, start.range
+    if recipe.weights.endswith(".caffemodel") and s.channels >= 3:
+        # Caffe's networks take 0..255 minus the mean, undivided: the range 0..1 leaves the numbers as they are.
+        return (*channel_means(recipe.variant)[:3], *s.fill[3:]), (1.0,) * s.channels, (0.0, 1.0)
+    if recipe.weights != "none" and start is None and s.channels == 3 and s.dtype == "uint8":
+        config = None
+        if recipe.backbone not in ("alexnet", "googlenet"):
+            config = timm_models.pretrained(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
+        if config is None:
+            return IMAGENET_MEAN, IMAGENET_STD, s.range
+        return tuple(config.mean), tuple(config.std), s.range
+    return tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
 
 
-def _weights_origin(recipe: Recipe) -> tuple[str | None, str | None]:
+def _weights_origin(recipe: Recipe, start: Card | None) -> tuple[str | None, str | None]:
+    """Return where the pretrained weights are from, and their license."""
     if recipe.weights == "none":
         return None, None
     if recipe.weights == "imagenet":
-        published = pretrained_cfg(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
-        return published.url, published.license
-    start = _starting_card(recipe)
+        config = pretrained_cfg(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
+        return config.url, config.license
     return Path(recipe.weights).name, None if start is None else start.weights_license
 
 
-def _pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std that a backbone's published weights were trained with."""
-    config = None if backbone in ("alexnet", "googlenet") else timm_models.pretrained(backbone)
-    if config is None:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return tuple(config.mean), tuple(config.std)
-
-
 def build_criteria(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss], list[str]]:
-    """Return the loss by head, and sentences that say how classes weigh."""
-    losses, said = {}, []
+    """Return the loss by head, and sentences about the class weights."""
+    criteria, notes = {}, []
     for head in dataset.labels:
-        numbers = dataset.statistics("train", head)
-        weights, sentence = class_weights(numbers, recipe.class_weights)
-        said.append(f"{head}: {sentence}" if head else sentence)
+        weights, sentence = class_weights(dataset.statistics("train", head), recipe.class_weights)
+        notes.append(f"{head}: {sentence}" if head else sentence)
         plain = bool((weights == 1).all())
-        losses[head] = PixelLoss(
+        criteria[head] = PixelLoss(
             recipe.loss, None if plain else [float(w) for w in weights], recipe.focal_gamma, recipe.reduction
         )
-    return losses, said
+    return criteria, notes
 
 
 def build_train_loader(
-    recipe: Recipe, dataset: Dataset, statistics: Statistics, processes: Distributed = SINGLE_PROCESS
+    recipe: Recipe, dataset: Dataset, statistics: Statistics, dist: Distributed = SINGLE_PROCESS
 ) -> TrainingBatches:
     """Return this process's part of the training batches of a resolved recipe.
 
@@ -155,49 +195,42 @@ def build_train_loader(
     """
     assert recipe.batch_size is not None
     assert recipe.crop is not None
-    if recipe.batch_size < processes.ranks:
+    if recipe.batch_size < dist.world_size:
         raise RunError(
-            f"a batch of {recipe.batch_size} crops is too small for {processes.ranks} processes: give each at least one"
-            f" by --batch-size {processes.ranks}, or start fewer."
+            f"a batch of {plural(recipe.batch_size, 'crop')} is too small for {dist.world_size} processes: set"
+            f" --batch-size {dist.world_size} or more, or start fewer processes."
         )
     return TrainingBatches(
         dataset, "train", batch_size=recipe.batch_size, crop=recipe.crop, scale=recipe.scale,
         augment=recipe.augment, seed=recipe.seed, sampling=recipe.sampling, workers=recipe.workers or 0,
-        statistics=statistics, cache_bytes=CACHE_BYTES // processes.local_ranks, rank=processes.rank,
-        ranks=processes.ranks,
+        statistics=statistics, cache_bytes=CACHE_BYTES // dist.local_world_size, rank=dist.rank,
+        ranks=dist.world_size,
     )  # fmt: skip
 
 
-def describe_run(network: Network, recipe: Recipe, m: Schedule, device: torch.device) -> list[str]:
-    """Return sentences with the resolved settings and what the run will take: time, memory, disk."""
+def describe_run(network: Network, recipe: Recipe, schedule: Schedule, device: torch.device) -> list[str]:
+    """Return sentences with the resolved settings and the forecast of time, memory and disk."""
     assert recipe.crop is not None
-    seen = "whole pictures" if recipe.crop == "whole" else f"crops of {recipe.crop[0]}x{recipe.crop[1]}"
-    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    inputs = "full images" if recipe.crop == "whole" else f"crops of {recipe.crop[0]}x{recipe.crop[1]}"
+    scale = "" if recipe.scale == 1 else f" at scale {recipe.scale:g}"
+    processes = "" if schedule.processes == 1 else f"{schedule.processes} processes, each "
+    model_bytes = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     moments = 2 if recipe.optimizer == "adamw" else 1
-    disk = 2 * size * (1 + moments + (recipe.ema > 0)) + 2 * size
-    said = [
+    disk = 2 * model_bytes * (1 + moments + (recipe.ema > 0)) + 2 * model_bytes
+    every = "every epoch" if schedule.validate_every == 1 else f"every {schedule.validate_every} epochs"
+    sentences = [
         f"{recipe.variant} on {network.settings['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M"
-        f" parameters; {recipe.batch_size} {seen}"
-        f"{'' if recipe.scale == 1 else f' at scale {recipe.scale:g}'}, {recipe.loss}, {recipe.optimizer}, lr {recipe.lr:g},"
-        f" {recipe.schedule}; {'' if m.processes == 1 else f'{m.processes} processes, each '}{m.precision} on {device},"
-        f" {m.threads} thread{'s' * (m.threads != 1)}, {recipe.workers} worker{'s' * (recipe.workers != 1)}.",
-        f"{m.steps} step{'s' * (m.steps != 1)} in {m.epochs} epoch{'s' * (m.epochs != 1)}, {m.seconds_per_step:.2f} s a"
-        f" step: about {duration(m.steps * m.seconds_per_step * 1.1)}; memory about {format_bytes(peak_rss())},"
-        f" disk about {format_bytes(disk)}."
-        f" Validation every {m.validate_every} epoch{'s' * (m.validate_every > 1)} on {m.validation_pictures} pictures.",
+        f" parameters; {recipe.batch_size} {inputs}{scale}, {recipe.loss}, {recipe.optimizer}, lr {recipe.lr:g},"
+        f" {recipe.schedule}; {processes}{schedule.precision} on {device}, {plural(schedule.threads, 'thread')},"
+        f" {plural(recipe.workers or 0, 'worker')}.",
+        f"{plural(schedule.steps, 'step')} in {plural(schedule.epochs, 'epoch')}, {schedule.seconds_per_step:.2f} s per"
+        f" step: about {duration(schedule.steps * schedule.seconds_per_step * 1.1)}; memory about"
+        f" {format_bytes(peak_rss() or 0)}, disk about {format_bytes(disk)}."
+        f" Validation {every} on {plural(schedule.validation_pictures, 'image')}.",
     ]
-    if recipe.minutes is not None and m.steps < m.steps_per_epoch:
-        said.append(
-            f"{recipe.minutes:g} minutes leave no time for an epoch of {m.steps_per_epoch} steps: starting, scoring and"
-            " the report take the most of them, and may take longer. Give more minutes, or --epochs."
+    if recipe.minutes is not None and schedule.steps < schedule.steps_per_epoch:
+        sentences.append(
+            f"{recipe.minutes:g} minutes are too short for an epoch of {plural(schedule.steps_per_epoch, 'step')}: starting,"
+            " scoring and the report take most of them, and may take longer. Use more minutes, or --epochs."
         )
-    return said
-
-
-def peak_rss() -> float:
-    """Return the most memory that this process has held so far, in bytes; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return sentences

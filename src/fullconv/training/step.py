@@ -1,4 +1,4 @@
-"""One step: micro-batches, logits, loss, the gradient of the global batch, the optimiser."""
+"""One training step: logits, loss, the gradient of the global batch, the optimizer."""
 
 from __future__ import annotations
 
@@ -16,47 +16,51 @@ from fullconv.nn import Network
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe
 from fullconv.training.distributed import SINGLE_PROCESS, Distributed, all_reduce_gradients, reduce_bn_stats
-from fullconv.training.errors import NonFiniteError
-from fullconv.training.oom import catch_oom
+from fullconv.training.errors import NonFiniteError, catch_oom
 from fullconv.training.optimizer import lr_at, set_lr
 from fullconv.training.state import TrainState
 
 
 @dataclass
 class TrainStep:
-    """Makes steps: everything that one needs beside the state."""
+    """What a step needs besides the state."""
 
     recipe: Recipe
     card: Card
-    losses: dict[str, PixelLoss]
+    criteria: dict[str, PixelLoss]
     """By head of the data."""
     device: torch.device
-    precision: str
-    processes: Distributed = SINGLE_PROCESS
+    precision: str = "fp32"
+    dist: Distributed = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
-        for loss in self.losses.values():
-            loss.all_reduce = self.processes.sum if self.processes.ranks > 1 else None
+        for criterion in self.criteria.values():
+            criterion.all_reduce = self.dist.all_reduce if self.dist.world_size > 1 else None
 
     def step(self, state: TrainState, batches: Sequence[Batch], steps: int) -> float:
-        """Make one step from one micro-batch or several; return its loss.
+        """Make one step from one or more micro-batches and return its loss.
 
-        The loss is that of all valid pixels of all micro-batches in all processes, so that their numbers change nothing.
+        The loss is averaged over all valid pixels of all micro-batches of all processes, so the split changes nothing.
+
+        Args:
+            state: Changed in place; on any error it is the state before the step.
+            batches: The micro-batches of this process.
+            steps: Steps of the whole run, for the learning rate.
 
         Raises:
-            NonFiniteError: The loss or its gradient is not a number any more; the state is that before the step.
-            OutOfMemoryError: There is too little memory for the step; the state is that before it.
-            LostError: Another process is gone; the state is that before the step.
+            NonFiniteError: The loss or its gradient is not finite.
+            TrainOOMError: The step does not fit into memory.
+            PeerLostError: Another process is gone.
         """
         network = state.network
         set_training_mode(network, self.recipe)
         set_lr(state.optimizer, lr_at(state.step, steps, self.recipe))
-        kept = [buffer.clone() for buffer in network.buffers()]  # the forward pass moves running statistics
+        saved_buffers = [buffer.clone() for buffer in network.buffers()]  # the forward pass moves running statistics
         try:
-            value = self.gradient(state, batches)
+            loss = self.backward(state, batches)
         except BaseException:
-            for buffer, before in zip(network.buffers(), kept, strict=True):
-                buffer.copy_(before)
+            for buffer, saved in zip(network.buffers(), saved_buffers, strict=True):
+                buffer.copy_(saved)
             raise
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip)
@@ -64,60 +68,66 @@ class TrainStep:
         if state.ema is not None:
             state.ema.update(network, state.step)
         state.step += 1
-        return value
+        return loss
 
-    def gradient(self, state: TrainState, batches: Sequence[Batch]) -> float:
-        """Leave the gradient of the global batch in the parameters of a network in training mode; return its loss.
+    def backward(self, state: TrainState, batches: Sequence[Batch]) -> float:
+        """Compute the gradient of the global batch into the parameters of a network in training mode.
+
+        Returns:
+            The loss.
 
         Raises:
-            NonFiniteError, OutOfMemoryError, LostError: As `step`; running statistics have moved.
+            NonFiniteError, TrainOOMError, PeerLostError: As `step`; running statistics have moved.
         """
-        # Dropout and the like draw from torch's own generator: each step and process starts it anew.
-        torch.manual_seed((self.recipe.seed * 1_000_003 + state.step + self.processes.rank * 2**40) % 2**63)
-        network, processes = state.network, self.processes
+        # Dropout draws from torch's global generator: seed it per step and process.
+        torch.manual_seed((self.recipe.seed * 1_000_003 + state.step + self.dist.rank * 2**40) % 2**63)
+        network, dist = state.network, self.dist
         masks = [{head: mask.to(self.device) for head, mask in batch.masks.items()} for batch in batches]
         totals = {
-            head: processes.sum(torch.stack([loss.denominator(part[head]) for part in masks]).sum()).clamp(min=1e-12)
-            for head, loss in self.losses.items()
+            head: dist.all_reduce(torch.stack([loss.denominator(part[head]) for part in masks]).sum()).clamp(min=1e-12)
+            for head, loss in self.criteria.items()
         }
         state.optimizer.zero_grad(set_to_none=True)
         value = 0.0
         with catch_oom():
             for batch, part in zip(batches, masks, strict=True):
-                share = self._share(self.sums(network, batch.images, part), totals)
-                share.backward()  # type: ignore[no-untyped-call]
-                value += float(share.detach())
-        if processes.ranks > 1:
-            value = float(processes.sum(torch.tensor(value, dtype=torch.float64)))
-            all_reduce_gradients(network, processes)
+                sums = self.loss_sums(network, batch.images, part)
+                parts = [s.numerator / totals[head].to(s.numerator.dtype) for head, s in sums.items()]
+                loss = torch.stack(parts).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
+                value += float(loss.detach())
+        if dist.world_size > 1:
+            value = float(dist.all_reduce(torch.tensor(value, dtype=torch.float64)))
+            all_reduce_gradients(network, dist)
             crops = len(batches[0].stems)
-            reduce_bn_stats(network, processes, crops / int(processes.sum(torch.tensor(crops))))
+            reduce_bn_stats(network, dist, crops / int(dist.all_reduce(torch.tensor(crops))))
         if not (math.isfinite(value) and finite_gradients(network)):
             raise NonFiniteError(value, state.step)
         return value
 
-    def sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
-        """Return each head's share of the loss, for pictures as stored (N, h, w, C) and labels (N, h, w) by head."""
+    def loss_sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
+        """Return numerator and denominator of the loss by head.
+
+        Args:
+            network: In training mode.
+            images: (N, h, w, C), as stored.
+            masks: (N, h, w) uint8 by head, on the device.
+        """
         if images.dtype == torch.uint16:
             images = images.to(torch.float32)
         x = normalize(images.to(self.device, non_blocking=True), self.card)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             scores = network.scores(x)
-        by_head = scores if isinstance(scores, dict) else {next(iter(self.losses)): scores}
-        return {
-            head: loss.sums(
-                by_head[head], masks[head], network.interpolation_matrices(by_head[head], (x.shape[-2], x.shape[-1]))
-            )
-            for head, loss in self.losses.items()
-        }
-
-    def _share(self, sums: Mapping[str, LossSums], totals: dict[str, Tensor]) -> Tensor:
-        parts = [part.numerator / totals[head].to(part.numerator.dtype) for head, part in sums.items()]
-        return torch.stack(parts).sum()
+        by_head = scores if isinstance(scores, dict) else {next(iter(self.criteria)): scores}
+        size = (x.shape[-2], x.shape[-1])
+        sums = {}
+        for head, loss in self.criteria.items():
+            sums[head] = loss.sums(by_head[head], masks[head], network.interpolation_matrices(by_head[head], size))
+        return sums
 
 
 def set_training_mode(network: Network, recipe: Recipe) -> None:
-    """Put the network into training mode, with what the recipe freezes in evaluation mode."""
+    """Put the network into training mode, except for what the recipe freezes."""
     network.train()
     if recipe.freeze == "backbone":
         network.backbone.eval()
@@ -128,6 +138,6 @@ def set_training_mode(network: Network, recipe: Recipe) -> None:
 
 
 def finite_gradients(network: nn.Module) -> bool:
-    """Say whether every gradient is a number: the optimiser would carry one that is not into the weights."""
+    """Return whether all gradients are finite; the optimizer would carry any other value into the weights."""
     norms = [torch.linalg.vector_norm(p.grad) for p in network.parameters() if p.grad is not None]
     return not norms or bool(torch.isfinite(torch.stack(norms)).all())
