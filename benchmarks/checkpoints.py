@@ -2,9 +2,9 @@
 
 Peer: `torch.save` of the same state into one file, which is not synced, not checked and a pickle, as training scripts do
 it; and the same with fsync and rename, so that the hash's share can be seen. Ours: temporary name, SHA-256 over all
-tensors and numbers, fsync, rename, fsync of the folder.
+tensors and values, fsync, rename, fsync of the folder.
 
-The checks of a step: copying the buffers before the forward pass, and looking whether every gradient is finite.
+The checks of a step: copying the buffers before the forward pass, and checking that every gradient is finite.
 
     python benchmarks/checkpoints.py [--backbone resnet18] [--rounds 7] [--crop 96 128]
 """
@@ -30,20 +30,20 @@ from fullconv.training.state import TrainState, new_state
 from fullconv.training.step import TrainStep, finite_gradients
 
 
-def made_state(backbone: str, classes: int, crop: tuple[int, int]) -> tuple[TrainState, TrainStep, Batch]:
-    """Return the state after a step on random pictures, what makes steps, and the batch."""
+def state_after_a_step(backbone: str, classes: int, crop: tuple[int, int]) -> tuple[TrainState, TrainStep, Batch]:
+    """Return the state after a step on random images, the step, and the batch."""
     torch.manual_seed(0)
     network = fullconv.build("fcn8s", backbone=backbone, num_classes=classes).to(memory_format=torch.channels_last)
     card = Card(variant="fcn8s", backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
     recipe = Recipe(weights="none", lr=1e-4, weight_decay=0.02)
-    stepper = TrainStep(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
+    train_step = TrainStep(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, *crop, 3), dtype=torch.uint8, generator=generator)
     masks = torch.randint(0, classes, (2, *crop), dtype=torch.uint8, generator=generator)
     batch = Batch(images, {"": masks}, ["a", "b"], 0)
     state = new_state(network, recipe)
-    stepper.step(state, [batch], 1000)
-    return state, stepper, batch
+    train_step.step(state, [batch], 1000)
+    return state, train_step, batch
 
 
 def main() -> None:
@@ -53,8 +53,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--crop", type=int, nargs=2, default=(96, 128))
     options = parser.parse_args()
-    state, stepper, batch = made_state(options.backbone, options.classes, tuple(options.crop))
-    tensors, numbers = state.tensors(), state.numbers()
+    state, train_step, batch = state_after_a_step(options.backbone, options.classes, tuple(options.crop))
+    tensors, scalars = state.tensors(), state.scalars()
 
     with tempfile.TemporaryDirectory() as place:
         theirs, ours = Path(place) / "torch", Path(place) / "ours"
@@ -63,25 +63,25 @@ def main() -> None:
 
         def saved(durable: bool) -> None:
             with (theirs / "part").open("wb") as file:
-                torch.save({"tensors": tensors, "numbers": numbers}, file)
+                torch.save({"tensors": tensors, "scalars": scalars}, file)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
             (theirs / "part").replace(theirs / "last")
 
         def checks() -> None:
-            kept = [buffer.clone() for buffer in state.network.buffers()]
-            assert len(kept)
+            saved_buffers = [buffer.clone() for buffer in state.network.buffers()]
+            assert saved_buffers
             assert finite_gradients(state.network)
 
         seconds = alternate(
             {
                 "torch.save": lambda: saved(False),
                 "torch.save, fsync": lambda: saved(True),
-                "write_checkpoint": lambda: write_checkpoint(ours, tensors, numbers),
+                "write_checkpoint": lambda: write_checkpoint(ours, tensors, scalars),
                 "torch.load": lambda: torch.load(theirs / "last", weights_only=True),
                 "read_checkpoint": lambda: read_checkpoint(ours),
-                "step": lambda: stepper.step(state, [batch], 1000),
+                "step": lambda: train_step.step(state, [batch], 1000),
                 "checks of a step": checks,
             },
             options.rounds,

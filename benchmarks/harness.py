@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from fullconv.training.environment import machine_info, package_versions
+from fullconv.training import machine_info, package_versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,8 +1,8 @@
-"""Does `fullconv rank` choose better than chance? Mean IU after labelling the same number of made pictures.
+"""Does `fullconv rank` choose better than chance? mIoU after labeling the same number of synthetic images.
 
-A pool as people have it: many frames of a few scenes, and some pictures of their own kind. A first model learns from
+A pool as people have it: many frames of a few scenes, and some single images. A first model learns from
 a few random labels; then as many again are added once by its ranking and once at random, and both are trained anew
-with the same number of steps and scored on pictures that are all of their own kind.
+with the same number of steps and scored on single images only.
 
     python benchmarks/rank.py [--seeds 5] [--first 8] [--more 16] [--steps 250]
 """
@@ -28,22 +28,22 @@ SCENES, FRAMES, SINGLES, TEST = 4, 30, 40, 40
 
 
 def pool(folder: Path, seed: int) -> list[str]:
-    """Write pictures and masks of a pool and a test set; return the pool's names."""
+    """Write images and masks of a pool and a test set; return the pool's names."""
     names = []
     for kind in ("images", "masks", "test/images", "test/masks"):
         (folder / kind).mkdir(parents=True)
 
-    def write(name: str, picture: np.ndarray, mask: np.ndarray, where: str = "") -> None:
-        Image.fromarray(picture).save(folder / where / "images" / f"{name}.png")
+    def write(name: str, image: np.ndarray, mask: np.ndarray, where: str = "") -> None:
+        Image.fromarray(image).save(folder / where / "images" / f"{name}.png")
         Image.fromarray(mask).save(folder / where / "masks" / f"{name}.png")
 
     for scene in range(SCENES):
-        picture, mask = draw(np.random.default_rng([seed, 1, scene]), (SIZE[0] + 32, SIZE[1] + 32))
+        image, mask = draw(np.random.default_rng([seed, 1, scene]), (SIZE[0] + 32, SIZE[1] + 32))
         for frame in range(FRAMES):  # the camera moves by a pixel a frame, and there is noise
             noise = np.random.default_rng([seed, 2, scene, frame]).normal(0, 4, (*SIZE, 3))
             cut = (slice(frame, frame + SIZE[0]), slice(frame, frame + SIZE[1]))
             names.append(f"scene{scene}_{frame:02}")
-            write(names[-1], (picture[cut] + noise).clip(0, 255).astype(np.uint8), mask[cut])
+            write(names[-1], (image[cut] + noise).clip(0, 255).astype(np.uint8), mask[cut])
     for number in range(SINGLES):
         names.append(f"single{number:02}")
         write(names[-1], *draw(np.random.default_rng([seed, 3, number]), SIZE))
@@ -53,7 +53,7 @@ def pool(folder: Path, seed: int) -> list[str]:
 
 
 def score(folder: Path, chosen: list[str], steps: int, seed: int, out: Path) -> tuple[fullconv.Segmenter, float]:
-    """Train on chosen pictures of the pool; return the model and its mean IU on the test set."""
+    """Train on chosen images of the pool; return the model and its mIoU on the test set."""
     shutil.rmtree(out, ignore_errors=True)
     for kind in ("images", "masks"):
         for split in ("train", "val"):
@@ -87,8 +87,8 @@ def main() -> None:
             first, rest = shuffled[: options.first], shuffled[options.first :]
             model, start = score(folder, first, options.steps, seed, folder / "first")
             known = summarize_images(model, [str(folder / "images" / f"{name}.png") for name in first])
-            glances = summarize_images(model, [str(folder / "images" / f"{name}.png") for name in rest])
-            ranked = [Path(row.image).stem for row in rank(glances, options.more, known)][: options.more]
+            unlabeled = summarize_images(model, [str(folder / "images" / f"{name}.png") for name in rest])
+            ranked = [Path(row.image).stem for row in rank(unlabeled, options.more, known)][: options.more]
             chance = rest[: options.more]
             _, by_rank = score(folder, first + ranked, options.steps, seed, folder / "rank")
             _, by_chance = score(folder, first + chance, options.steps, seed, folder / "chance")

@@ -1,9 +1,9 @@
-"""Training pictures a second, files in: `fullconv train`'s loop beside a plain PyTorch script with torchvision's v2 transforms.
+"""Training images per second, from files: `fullconv train`'s loop beside a plain PyTorch script with torchvision's v2 transforms.
 
 Plain: a `Dataset` that opens PNGs with Pillow, v2 transforms on `tv_tensors` (random scale, crop with padding, mirror,
 `ColorJitter`, `Normalize`), a `DataLoader` with two workers, the same network in float32, AdamW, `F.cross_entropy`.
-Ours: the batches and the step of `fullconv train` with the default recipe: the same scales, crops and colour changes.
-Both read the same made pictures of 360x480, each in a process of its own; a round is some steps of each, in turn.
+Ours: the batches and the step of `fullconv train` with the default recipe: the same scales, crops and color changes.
+Both read the same synthetic images of 360x480, each in a process of its own; a round is some steps of each, in turn.
 
     python benchmarks/training_loader.py [--rounds 5] [--steps 8] [--pictures 96] [--backbone resnet18]
 """
@@ -31,8 +31,8 @@ from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
 from fullconv.system import retain_freed
 from fullconv.training.autotune import pick_amp_dtype
-from fullconv.training.loop import Stepper
 from fullconv.training.state import new_state
+from fullconv.training.step import TrainStep
 
 SIZE, CROP, CLASSES, BATCH = (360, 480), (288, 384), 4, 8
 KEPT = ExitStack()
@@ -40,7 +40,7 @@ KEPT = ExitStack()
 
 
 def make(root: Path, count: int) -> None:
-    """Write pictures and masks: the demo's scenes with noise as of a sensor."""
+    """Write images and masks: the demo's scenes with sensor noise."""
     for part in ("images/train", "masks/train"):
         (root / part).mkdir(parents=True)
     for index in range(count):
@@ -52,8 +52,8 @@ def make(root: Path, count: int) -> None:
     (root / "classes.txt").write_text("".join(f"class{k}\n" for k in range(CLASSES)), encoding="utf-8")
 
 
-class PlainPictures(torch.utils.data.Dataset):
-    """Pictures and masks as a usual script reads them."""
+class PlainImages(torch.utils.data.Dataset):
+    """Images and masks as a usual script reads them."""
 
     def __init__(self, root: str) -> None:
         from torchvision.transforms import v2
@@ -76,8 +76,8 @@ class PlainPictures(torch.utils.data.Dataset):
         from torchvision import tv_tensors
         from torchvision.transforms import v2
 
-        with Image.open(self.images[index]) as picture, Image.open(self.masks[index]) as mask:
-            image = tv_tensors.Image(v2.functional.pil_to_tensor(picture))
+        with Image.open(self.images[index]) as file, Image.open(self.masks[index]) as mask:
+            image = tv_tensors.Image(v2.functional.pil_to_tensor(file))
             return self.transform(image, tv_tensors.Mask(np.asarray(mask)[None].copy()))
 
 
@@ -87,7 +87,7 @@ def plain_loop(root: str, backbone: str, steps: int):
     network = fullconv.build("fcn8s", backbone=backbone, num_classes=CLASSES).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     loader = torch.utils.data.DataLoader(
-        PlainPictures(root), BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        PlainImages(root), BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
     )
 
     def endless():
@@ -106,7 +106,7 @@ def plain_loop(root: str, backbone: str, steps: int):
 
 
 def our_loop(root: str, backbone: str, steps: int):
-    """Return as many steps of ours, and the precision that the trial chose."""
+    """Return as many steps of ours, and the precision that was measured to be faster."""
     KEPT.enter_context(retain_freed())
     torch.manual_seed(0)
     dataset = open_dataset(root)
@@ -114,16 +114,16 @@ def our_loop(root: str, backbone: str, steps: int):
     card = Card(variant="fcn8s", backbone=backbone, classes=dataset.labels[""].classes)
     recipe = Recipe(weights="none", backbone=backbone, lr=2e-3, weight_decay=0.02)
     loading = TrainingBatches(dataset, batch_size=BATCH, crop=CROP)
-    stepper = Stepper(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
-    stepper.precision = pick_amp_dtype(network, stepper, loading.whole(0))
+    train_step = TrainStep(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
+    train_step.precision = pick_amp_dtype(network, train_step, loading.whole(0))
     state = new_state(network, recipe)
     batches = loading.batches()
 
     def run() -> None:
         for _, batch in zip(range(steps), batches, strict=False):
-            stepper.step(state, [batch], 1000)
+            train_step.step(state, [batch], 1000)
 
-    return run, stepper.precision
+    return run, train_step.precision
 
 
 def main() -> None:
@@ -135,13 +135,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         make(Path(temporary), options.pictures)
-        words = (temporary, options.backbone, options.steps)
-        with elsewhere(plain_loop, *words) as (plain, _), elsewhere(our_loop, *words) as (ours, precision):
+        arguments = (temporary, options.backbone, options.steps)
+        with elsewhere(plain_loop, *arguments) as (plain, _), elsewhere(our_loop, *arguments) as (ours, precision):
             seconds = alternate({"plain fp32": plain, "fullconv": ours}, options.rounds, warm_up=2)
     summary = summarize(seconds)
     for name, row in summary.items():
         rates = [BATCH * options.steps / row[key] for key in ("median_s", "quartile_3_s", "quartile_1_s")]
-        print(f"{name:12} {rates[0]:.2f} pictures/s ({rates[1]:.2f} to {rates[2]:.2f})")
+        print(f"{name:12} {rates[0]:.2f} images/s ({rates[1]:.2f} to {rates[2]:.2f})")
     ratio = summary["plain fp32"]["median_s"] / summary["fullconv"]["median_s"]
     print(f"ratio {ratio:.2f}, ours in {precision}")
     settings = {"batch": BATCH, "crop": CROP, **vars(options)}

@@ -1,8 +1,8 @@
 """A training step of the default network against the same network in plain PyTorch, in one run, alternating.
 
-Plain: float32, contiguous, unfused AdamW, `F.cross_entropy` with `ignore_index` on int64 labels, normalisation in
+Plain: float32, contiguous, unfused AdamW, `F.cross_entropy` with `ignore_index` on int64 labels, normalization in
 float: what a training script usually holds. Ours: the step of `fullconv train`, with the precision that it chooses and
-freed memory kept. Both see the same random pictures and labels, each in a process of its own. With `--dice` both add Dice
+freed memory kept. Both see the same random images and labels, each in a process of its own. With `--dice` both add Dice
 to the cross-entropy, as `train` does by itself where a class is rare; the plain one by softmax and one-hot labels.
 
     python benchmarks/training_step.py [--dice] [--rounds 7] [--batch 8] [--crop 288 384] [--classes 11]
@@ -33,7 +33,7 @@ KEPT = ExitStack()
 
 
 def random_batch(size: int, crop: tuple[int, int], classes: int) -> Batch:
-    """Return pictures and labels that both contenders see."""
+    """Return images and labels for both contenders."""
     generator = torch.Generator().manual_seed(0)
     shape = (size, *crop)
     images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
@@ -43,9 +43,9 @@ def random_batch(size: int, crop: tuple[int, int], classes: int) -> Batch:
 
 def plain_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return 1 - the mean of 2 sum(p y) / (sum(p) + sum(y)) over the classes; no label is void here."""
-    truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).float()
+    one_hot = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).float()
     p = logits.softmax(dim=1)
-    shared, summed = (p * truth).sum(dim=(0, 2, 3)), (p + truth).sum(dim=(0, 2, 3))
+    shared, summed = (p * one_hot).sum(dim=(0, 2, 3)), (p + one_hot).sum(dim=(0, 2, 3))
     return 1 - (2 * shared / summed).mean()
 
 
@@ -83,10 +83,10 @@ def our_step(variant: str, backbone: str, classes: int, size: int, crop: tuple[i
     card = Card(variant=variant, backbone=backbone, classes=tuple(f"class{k}" for k in range(classes)))
     recipe = Recipe(weights="none", lr=2e-3, weight_decay=0.02)
     loss = PixelLoss("cross_entropy + 2 * dice" if dice else "cross_entropy")
-    stepper = TrainStep(recipe, card, {"": loss}, torch.device("cpu"), "fp32")
-    stepper.precision = pick_amp_dtype(network, stepper, batch)
+    train_step = TrainStep(recipe, card, {"": loss}, torch.device("cpu"), "fp32")
+    train_step.precision = pick_amp_dtype(network, train_step, batch)
     state = new_state(network, recipe)
-    return measured(lambda: stepper.step(state, [batch], 1000)), stepper.precision
+    return measured(lambda: train_step.step(state, [batch], 1000)), train_step.precision
 
 
 def measured(step):
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=11)
     parser.add_argument("--dice", action="store_true")
     options = parser.parse_args()
-    words = (options.variant, options.backbone, options.classes, options.batch, tuple(options.crop), options.dice)
-    with elsewhere(plain_step, *words) as (plain, _), elsewhere(our_step, *words) as (ours, precision):
+    arguments = (options.variant, options.backbone, options.classes, options.batch, tuple(options.crop), options.dice)
+    with elsewhere(plain_step, *arguments) as (plain, _), elsewhere(our_step, *arguments) as (ours, precision):
         seconds = alternate({"plain fp32": plain, "fullconv": ours}, options.rounds, warm_up=2)
         memory = {"plain fp32": plain(), "fullconv": ours()}
     summary = summarize(seconds)

@@ -28,8 +28,8 @@ def main(truth: Path, labels: Path) -> dict[str, object]:
     hits, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     there = union > 0  # a class that is neither in the truth nor predicted has no score
     scores = {"pixel_accuracy": hits.sum() / confusion.sum(), "mean_iou": (hits[there] / union[there]).mean()}
-    print(f"{len(pairs)} pictures, {confusion.sum():,} valid pixels")
-    print(f"mean IU         {scores['mean_iou']:.4f}")
+    print(f"{len(pairs)} images, {confusion.sum():,} valid pixels")
+    print(f"mIoU            {scores['mean_iou']:.4f}")
     print(f"pixel accuracy  {scores['pixel_accuracy']:.4f}")
     return {"images": len(pairs), "pixels": int(confusion.sum()), **{k: float(v) for k, v in scores.items()}}
 

@@ -97,7 +97,7 @@ def test_a_damaged_one_falls_back_and_says_so(tmp_path):
     _, state, note = read_checkpoint(tmp_path)
     assert state["step"] == 1
     assert "last: damaged" in note
-    assert note.endswith("Going on from previous, step 1.")
+    assert note.endswith("Resuming from previous, step 1.")
 
 
 def test_a_flipped_bit_is_noticed(tmp_path):

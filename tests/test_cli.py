@@ -383,7 +383,7 @@ def test_evaluate_prints_a_table_or_one_object_and_writes_a_csv(run, data, model
     found = json.loads(run("evaluate", model, data, "--split", "all", "--json").out)
     assert found["images"] == 10
     assert f"{found['mean_iou']:.4f}" in said.out
-    assert f"computed by        {found['engine']}, {found['precision']}\n" in said.out
+    assert f"engine             {found['engine']}, {found['precision']}\n" in said.out
     assert all(name in said.out for name in CLASSES)
     with (tmp_path / "each.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -76,7 +76,7 @@ def test_the_demo_goes_from_nothing_to_predictions_and_says_where_to_look(tmp_pa
     for place in (out / "run/report.html", out / "predictions", out / "run/model.safetensors"):
         assert str(place) in said.err
         assert place.exists()
-    assert said.out.startswith("mean IU")
+    assert said.out.startswith("mIoU")
     assert "triangle" in said.out
     assert len(list((out / "predictions").glob("*.overlay.png"))) == 2
     maps = [path for path in (out / "predictions").glob("*.png") if ".overlay" not in path.name]

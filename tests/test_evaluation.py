@@ -14,8 +14,9 @@ from PIL import Image
 
 from fullconv.card import Card
 from fullconv.data import open_dataset
+from fullconv.data.evaluation_samples import check_classes, choose_samples
 from fullconv.errors import DataError, InputError, OutputError
-from fullconv.evaluation import Report, check_classes, choose_samples, evaluate, score_files
+from fullconv.evaluation import Report, evaluate, score_files
 from fullconv.labels import encode_label_map
 from fullconv.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference
 
@@ -288,7 +289,7 @@ def test_a_bad_picture_stops_or_is_recorded(data):
 def test_where_all_pictures_fail_the_first_reason_is_said(data):
     for path in (data / "val" / "images").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"none of 5 pictures could be scored\. The first: .*val0\.png"):
+    with pytest.raises(DataError, match=r"none of 5 images could be scored\. The first: .*val0\.png"):
         evaluate(Stand(), data, on_error="record")
 
 
@@ -353,4 +354,4 @@ def test_a_picture_added_since_the_training_stays_in_the_split_of_the_data(tmp_p
 def test_scores_are_nan_where_nothing_is_valid():
     report = Report(CLASSES, np.zeros((4, 4), np.int64), {})
     assert math.isnan(report.mean_iou)
-    assert str(report).startswith("mean IU                 -\n")
+    assert str(report).startswith("mIoU                    -\n")

@@ -84,7 +84,7 @@ def test_two_models_are_compared_on_the_same_pictures(data, tmp_path):
     reports = [fullconv.evaluate(m, data, split="all") for m in (a, b)]
     assert found.difference == pytest.approx(reports[1].mean_iou - reports[0].mean_iou)
     assert found.interval[0] <= found.difference <= found.interval[1]
-    assert ("within noise" in str(found)) == found.noise
+    assert ("not significant" in str(found)) != found.significant
 
 
 def test_pictures_that_a_model_was_trained_on_are_left_out(data, tmp_path):
@@ -93,5 +93,5 @@ def test_pictures_that_a_model_was_trained_on_are_left_out(data, tmp_path):
     a.card = a.card.model_copy(update={"data": {"splits": {"train": stems[:1]}}})
     assert compare(a, b, data).a.images == len(stems) - 1
     b.card = b.card.model_copy(update={"data": {"splits": {"train": stems}}})
-    with pytest.raises(fullconv.FullconvError, match="was trained on every picture of val"):
+    with pytest.raises(fullconv.FullconvError, match="was trained on every image of val"):
         compare(a, b, data)

@@ -60,7 +60,7 @@ def test_the_most_uncertain_comes_first_and_its_twin_does_not_come_second():
 def test_what_is_labelled_already_is_not_new():
     glances = [made("known scene", 0.9, 1, 0), made("new scene", 0.6, 0, 1)]
     assert rank(glances)[0].image == "known scene"
-    assert rank(glances, labelled=[made("train", 0.1, 1, 0.01)])[0].image == "new scene"
+    assert rank(glances, labeled=[made("train", 0.1, 1, 0.01)])[0].image == "new scene"
 
 
 def test_below_the_top_uncertainty_alone_decides():

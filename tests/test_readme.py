@@ -142,7 +142,7 @@ def test_the_readme_says_what_makes_its_steps_short():
 def test_own_pictures_become_a_model_scores_and_labels(ran, place):
     assert "Ready for train." in ran["fullconv check cracks"].out
     assert (place / "runs" / "first" / "report.html").is_file()
-    assert re.search(r"^mean IU +0\.\d{4}", ran["fullconv evaluate runs/first cracks"].out, re.MULTILINE)
+    assert re.search(r"^mIoU +0\.\d{4}", ran["fullconv evaluate runs/first cracks"].out, re.MULTILINE)
     for stem in ("000", "001", "002"):
         with (
             Image.open(place / "labels" / f"{stem}.png") as labels,
@@ -162,7 +162,7 @@ def test_tiles_and_the_whole_are_the_same_file(ran):
 def test_the_recount_gives_the_score(ran):
     printed = ran["fullconv evaluate demo/run demo/data --split test"].out
     counted = next(done.out for line, done in ran.items() if "count_scores.py" in line)
-    for name in ("mean IU", "pixel accuracy"):
+    for name in ("mIoU", "pixel accuracy"):
         figures = [re.search(rf"^{name} +(\S+)", said, re.MULTILINE)[1] for said in (printed, counted)]
         assert figures[0] == figures[1]
 

@@ -1,8 +1,8 @@
-"""Checkpoints: the whole state of a run in one safe file, of which two are kept, beside the best weights so far.
+"""Checkpoints: the whole state of a run in one safe file, of which two are kept, beside the best weights.
 
 ``checkpoints/last`` and ``checkpoints/previous`` are safetensors files: tensors ``network.*``, ``ema.*`` and
-``optimizer.<parameter>.<slot>``, and in the header the state's numbers as JSON under ``state`` and a checksum.
-``checkpoints/best-<step>`` is a file of weights; one goes when no checkpoint names it any more.
+``optimizer.<parameter>.<slot>``; in the header the other values as JSON under ``state``, and a checksum.
+``checkpoints/best-<step>`` is a model file; it is deleted when no checkpoint refers to it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEIGHTS_KEY = "weights_sha256"
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint; the one before is kept as ``previous``.
 
-    At every moment at least one of the two names shows a whole checkpoint, so a kill loses at most the newest.
+    At every moment one of the two is intact, so a kill loses at most the newest.
 
     Raises:
         OutputError: It cannot be written; the earlier ones are untouched.
@@ -38,22 +38,16 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
     if last.exists():
         last.replace(folder / "previous")
     fresh.replace(last)
-    sync_folder(folder)  # before the weights go that only the one before named
-    named = {_best_step(folder / name) for name in ("last", "previous")}
+    sync_folder(folder)  # before deleting weights that only the replaced one refers to
+    used = set()
+    for name in ("last", "previous"):
+        try:
+            used.add(json.loads(read_header(folder / name)[1][STATE_KEY]).get("best_step"))
+        except (ModelFileError, KeyError, ValueError):
+            continue
     for path in folder.glob("best-*"):
-        if path.name.removeprefix("best-") not in named:
+        if path not in {best_file(folder, step) for step in used if step is not None}:
             path.unlink(missing_ok=True)
-
-
-def _lost_best(folder: Path, state: Mapping[str, Any]) -> str | None:
-    """Return why the best weights that a state names cannot be read; None where they can, or where it names none."""
-    if state.get("best_step") is None:
-        return None
-    try:
-        read_best(folder, state["best_step"])
-    except ModelFileError as error:
-        return str(error)
-    return None
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -62,10 +56,28 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, A
     Raises:
         OutputError: It cannot be written.
     """
-    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(state)
-    weights, checksum = _hashes(kept, text)
-    write_tensors(path, kept, {STATE_KEY: text, HASH_KEY: checksum, WEIGHTS_KEY: weights})
+    weights, checksum = _hashes(cpu, text)
+    write_tensors(path, cpu, {STATE_KEY: text, HASH_KEY: checksum, WEIGHTS_KEY: weights})
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_state` wrote.
+
+    Raises:
+        ModelFileError: The file is missing, not a checkpoint, or damaged.
+    """
+    _, metadata = read_header(path)
+    try:
+        state = json.loads(metadata[STATE_KEY])
+        checksum, weights = metadata[HASH_KEY], metadata[WEIGHTS_KEY]
+    except (KeyError, ValueError) as error:
+        raise ModelFileError(f"{path}: damaged: it holds no state of a run.") from error
+    tensors = read_tensors(path)
+    if _hashes(tensors, metadata[STATE_KEY]) != (weights, checksum) or not isinstance(state, dict):
+        raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
+    return tensors, state
 
 
 def _hashes(tensors: Mapping[str, Tensor], state: str) -> tuple[str, str]:
@@ -77,7 +89,7 @@ def _hashes(tensors: Mapping[str, Tensor], state: str) -> tuple[str, str]:
 
 
 def write_best(folder: Path, step: int, card: Card, tensors: Mapping[str, Tensor]) -> None:
-    """Write the best weights so far, with the card, as a model file."""
+    """Write the best weights so far as a model file."""
     write_model(best_file(folder, step), card, tensors)
 
 
@@ -91,72 +103,47 @@ def read_best(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 def best_file(folder: Path, step: int) -> Path:
-    """Return the name of the best weights, which were found at a step."""
+    """Return the path of the best weights of a step."""
     return folder / f"best-{step:08d}"
 
 
-def _best_step(path: Path) -> str | None:
-    try:
-        best = json.loads(read_header(path)[1][STATE_KEY]).get("best_step")
-    except (ModelFileError, KeyError, ValueError):
-        return None
-    return None if best is None else f"{best:08d}"
-
-
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None] | None:
-    """Read the newest checkpoint that is whole, and whose best weights are.
+    """Read the newest checkpoint that is intact together with its best weights.
 
-    Where the best weights are lost and no checkpoint is older than they are, the newest is taken without them: they are
-    chosen anew from the validations to come.
+    If there is none, the newest intact one is read without best weights, which later validations select again.
 
     Returns:
-        Tensors, state, and a sentence where something newer was damaged; None where there is no checkpoint yet.
+        Tensors, state, and a sentence if something newer was damaged; None if there is no checkpoint.
 
     Raises:
-        RunError: There are checkpoints, and all are damaged.
+        RunError: All checkpoints are damaged.
     """
-    said = []
+    problems: list[str] = []
     without_best: tuple[str, dict[str, Tensor], dict[str, Any]] | None = None
-    candidates = [folder / name for name in (".fresh", "last", "previous")]
-    present = [path for path in candidates if path.exists()]
+    present = [path for name in (".fresh", "last", "previous") if (path := folder / name).exists()]
     for path in present:
         try:
             tensors, state = read_state(path)
         except ModelFileError as error:
-            if path.name != ".fresh":  # cut in the middle of writing: expected, and `last` is whole
-                said.append(str(error))
+            if path.name != ".fresh":  # cut during writing: expected, and `last` is intact
+                problems.append(str(error))
             continue
-        if lost := _lost_best(folder, state):
-            said += [lost] if lost not in said else []
+        try:
+            if state.get("best_step") is not None:
+                read_best(folder, state["best_step"])
+        except ModelFileError as error:
+            problems += [str(error)] if str(error) not in problems else []
             without_best = without_best or (path.name, tensors, state)
             continue
-        note = f"{' '.join(said)} Going on from {path.name}, step {state['step']}." if said else None
+        note = f"{' '.join(problems)} Resuming from {path.name}, step {state['step']}." if problems else None
         return tensors, state, note
     if without_best is not None:
         name, tensors, state = without_best
         note = (
-            f"{' '.join(said)} Going on from {name}, step {state['step']}; the best weights are chosen anew from here on, so"
-            " the run may end with others than it would have."
+            f"{' '.join(problems)} Resuming from {name}, step {state['step']}; the best weights are selected again from here"
+            " on, so the run may end with others than it would have."
         )
         return tensors, {**state, "best": None, "best_step": None, "waited": 0}, note
     if not [path for path in present if path.name != ".fresh"]:
         return None
-    raise RunError(f"{folder}: no checkpoint can be used: {' '.join(said)} Start the run again in a new folder.")
-
-
-def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_state` wrote.
-
-    Raises:
-        ModelFileError: The file is missing, foreign, or not what was written.
-    """
-    _, metadata = read_header(path)
-    try:
-        state = json.loads(metadata[STATE_KEY])
-        wanted, weights = metadata[HASH_KEY], metadata[WEIGHTS_KEY]
-    except (KeyError, ValueError) as error:
-        raise ModelFileError(f"{path}: damaged: it holds no state of a run.") from error
-    tensors = read_tensors(path)
-    if _hashes(tensors, metadata[STATE_KEY]) != (weights, wanted) or not isinstance(state, dict):
-        raise ModelFileError(f"{path}: damaged: its bytes are not those that were written.")
-    return tensors, state
+    raise RunError(f"{folder}: no checkpoint can be used: {' '.join(problems)} Start the run again in a new folder.")

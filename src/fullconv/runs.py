@@ -1,15 +1,15 @@
-"""Run folders as they lie on disk: what each reached, on which settings, and in what they differ."""
+"""Run folders on disk: what each reached, with which settings, and how they differ."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fullconv.card import Card
 from fullconv.errors import FullconvError, InputError
 from fullconv.modelfile import read_card
 from fullconv.recipe import read_toml
@@ -17,9 +17,8 @@ from fullconv.storage import locked_elsewhere
 
 RECIPE, METRICS, MODEL, STATUS, LOCK = "recipe.toml", "metrics.jsonl", "model.safetensors", "status.json", ".lock"
 
-
-TOLD = ("steps", "precision", "processes")
-"""What was measured before a run's first step and changes what comes out of it; settings like those that somebody chose."""
+MEASURED_SETTINGS = ("steps", "precision", "processes")
+"""Measured before a run's first step, and compared like settings: they change the result."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Run:
     name: str
     """Path relative to the folder that was searched, with ``/``."""
     status: str
-    """"finished", "running", "killed" (no process has it any more), "stopped", "failed", or "unknown"."""
+    """"finished", "running", "killed" (its process is gone), "stopped", "failed", or "unknown"."""
     step: int
     steps: int
     settings: dict[str, Any]
@@ -41,13 +40,13 @@ class Run:
     """When the log was last written, seconds since 1970."""
     data: str = ""
     fingerprint: str = ""
-    """Of the data: scores of runs with other data are not comparable."""
+    """Of the data: scores are comparable only between runs with the same."""
     scores: dict[str, Any] = field(default_factory=dict)
-    """By split, of the model file, keys of `evaluate`; empty until the run is finished."""
+    """By split, from the model file, keys of `evaluate`; empty until the run is finished."""
 
     @property
     def final(self) -> Mapping[str, Any] | None:
-        """Scores of the finished model on val, else of the best validation so far; None without any."""
+        """Scores of the finished model on val, else of the best validation so far; None if there is none."""
         if "val" in self.scores:
             return dict(self.scores["val"])
         validated = [line["val"] for line in self.history if _scored(line)]
@@ -99,13 +98,13 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
     """Find all runs below a folder, or the one that it is.
 
     Args:
-        folder: Searched to the bottom, but not inside of runs' checkpoints.
+        folder: Searched recursively, except for runs' checkpoints.
 
     Returns:
         Runs by name, and a sentence for each that cannot be read.
 
     Raises:
-        InputError: There is no such folder, or no run in it.
+        InputError: The folder does not exist, or holds no run.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -120,10 +119,10 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
         try:
             runs.append(read_run(path, name))
         except (FullconvError, OSError) as error:
-            unread.append(f"{path}: left out, {error}")
+            unread.append(f"{path}: skipped, {error}")
     if not runs and not unread:
         raise InputError(
-            f"{root}: holds no run (a folder with {RECIPE} and {METRICS}). Make one: fullconv train DATA -o RUN."
+            f"{root}: holds no run (a folder with {RECIPE} and {METRICS}). Create one: fullconv train DATA -o RUN."
         )
     return runs, unread
 
@@ -138,11 +137,13 @@ def read_run(path: Path, name: str) -> Run:
     origin = tables.pop("origin", {})
     measured = tables.pop("measured", None) or {}
     tables.pop("decided", None)
-    tables["measured"] = {key: measured[key] for key in TOLD if key in measured}
+    tables["measured"] = {key: measured[key] for key in MEASURED_SETTINGS if key in measured}
     log = path / METRICS
     status = _read_status(path / STATUS)
     history = _read_lines(log)
-    card = _card(path / MODEL)
+    card = None
+    with suppress(FullconvError):
+        card = read_card(path / MODEL) if (path / MODEL).is_file() else None
     if status.get("status") == "running" and locked_elsewhere(path / LOCK) is False:
         status["status"] = "killed"
     return Run(
@@ -161,7 +162,7 @@ def read_run(path: Path, name: str) -> Run:
 
 
 def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Write keys of tables with dots.
+    """Flatten nested tables, with dotted keys.
 
     >>> flatten({"lr": 0.1, "head": {"fc": True}})
     {'lr': 0.1, 'head.fc': True}
@@ -176,7 +177,7 @@ def flatten(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Return the settings in which runs differ, and each run's value (None where it has none)."""
+    """Return the settings in which runs differ, with each run's value (None where it has none)."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     rows = {key: [run.settings.get(key) for run in runs] for key in keys}
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
@@ -191,7 +192,7 @@ def _read_status(path: Path) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log that are whole."""
+    """Return the intact lines of a log."""
     lines = []
     try:
         written = path.read_text(encoding="utf-8").splitlines()
@@ -205,10 +206,3 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(value, dict) and isinstance(value.get("epoch"), (int, float)):
             lines.append(value)
     return lines
-
-
-def _card(path: Path) -> Card | None:
-    try:
-        return read_card(path) if path.is_file() else None
-    except FullconvError:
-        return None

@@ -62,7 +62,7 @@ def test_a_checkpoint_cut_at_any_of_20_places_is_noticed_and_the_one_before_is_u
         found = read_checkpoint(folder)
         assert found is not None
         assert found[1]["step"] == 99, cut
-        assert re.search(r"last: .* Going on from previous, step 99\.", found[2] or ""), cut
+        assert re.search(r"last: .* Resuming from previous, step 99\.", found[2] or ""), cut
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
@@ -96,8 +96,8 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_with_the_same_bits(sh
         last.unlink()
     train(shapes, run, resume=True, **SETTINGS)
     said = capsys.readouterr().err
-    assert ("Going on from previous, step 99." in said) == (damage != "gone")
-    assert "Going on at step 100 of 100." in said
+    assert ("Resuming from previous, step 99." in said) == (damage != "gone")
+    assert "Resuming at step 100 of 100." in said
     assert identity(run) == identity(often)
 
 
@@ -107,7 +107,7 @@ def test_lost_best_weights_are_found_again_from_the_checkpoint_before_them(shape
     assert (before.name, best.name) == ("best-00000050", "best-00000100")
     best.write_bytes(best.read_bytes()[:-1])
     train(shapes, run, resume=True, **SETTINGS)
-    assert re.search(r"best-00000100: damaged.* Going on from previous, step 99\.", capsys.readouterr().err)
+    assert re.search(r"best-00000100: damaged.* Resuming from previous, step 99\.", capsys.readouterr().err)
     assert identity(run) == identity(often)
 
 
@@ -117,7 +117,7 @@ def test_best_weights_that_are_lost_for_good_are_said_and_chosen_anew(shapes, of
         best.write_bytes(best.read_bytes()[:-1])
     train(shapes, run, resume=True, **SETTINGS)
     said = capsys.readouterr().err
-    assert re.search(r"best-00000100: damaged.*Going on from last, step 100; the best weights are chosen anew", said)
+    assert re.search(r"best-00000100: damaged.*Resuming from last, step 100; the best weights are selected again", said)
     assert identity(run)[1:] == identity(often)[1:]
 
 
@@ -179,9 +179,7 @@ def stopped_by(data: Path, run: Path, strike: Any) -> tuple[int | None, str]:
     return process.exitcode, told.read_text()
 
 
-WORDS = (
-    r"Step \d+ is lost, the checkpoint before it is whole: make room .*, and go on by the same command with --resume"
-)
+WORDS = r"Step \d+ is lost; the checkpoint before it is intact. Free disk space .*, then rerun the same command with --resume"
 
 
 def test_a_full_disc_stops_the_run_with_words_and_it_goes_on_when_there_is_room(shapes, often, tmp_path):
@@ -208,7 +206,7 @@ def test_a_disc_that_is_full_before_the_first_checkpoint_is_said_to_be(shapes, o
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        OutputError, match=r"No space left on device\)\. Step \d+ is lost, and there is no checkpoint yet: make room"
+        OutputError, match=r"No space left on device\)\. Step \d+ is lost; there is no checkpoint. Free disk space"
     ):
         train(shapes, run, **SETTINGS)
     monkeypatch.undo()
@@ -228,5 +226,5 @@ def test_a_folder_that_turns_read_only_stops_the_run_with_words(shapes, often, t
 
 
 def test_a_folder_that_cannot_be_made_is_said(shapes):
-    with pytest.raises(OutputError, match=r"/proc/run: cannot be made .*Give another -o"):
+    with pytest.raises(OutputError, match=r"/proc/run: cannot be created .*Choose another -o"):
         train(shapes, "/proc/run", **SETTINGS)

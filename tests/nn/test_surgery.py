@@ -258,13 +258,13 @@ def test_the_preprocessing_follows_the_starting_weights(variant, weights, channe
     from types import SimpleNamespace
 
     from fullconv.recipe import parse_recipe
-    from fullconv.training.setup import _channel_order, _normalization
+    from fullconv.training.setup import input_convention
 
     recipe = parse_recipe({"variant": variant, "backbone": "vgg", "weights": weights})
     found = SimpleNamespace(channels=channels, dtype="uint8", mean=(0.2,) * 4, std=(0.1,) * 4, range=(0.0, 255.0),
                             fill=(51.0,) * channels)  # fmt: skip
-    assert _channel_order(recipe, channels) == order
-    means, std, value_range = _normalization(recipe, found)  # type: ignore[arg-type]
+    found_order, means, std, value_range = input_convention(recipe, found, None)  # type: ignore[arg-type]
+    assert found_order == order
     assert means == pytest.approx(mean)
     caffe = weights.endswith(".caffemodel")
     assert (std, value_range) == (((1.0,) * channels, (0.0, 1.0)) if caffe else ((0.229, 0.224, 0.225), (0.0, 255.0)))

@@ -89,10 +89,10 @@ def first_gradient(data: str, settings: dict[str, Any]) -> dict[str, Any]:
         torch.manual_seed(recipe.seed)
         network = build_model(recipe, dataset, 3, torch.device("cpu"), NullConsole())
         card, (losses, _) = build_card(recipe, network, dataset, statistics, ""), build_criteria(recipe, dataset)
-        stepper = TrainStep(recipe, card, losses, torch.device("cpu"), "fp32", processes)
+        train_step = TrainStep(recipe, card, losses, torch.device("cpu"), "fp32", processes)
         batches: list[Batch] = list(build_train_loader(recipe, dataset, statistics, processes).batches(0, 2))
         set_training_mode(network, recipe)
-        value = stepper.gradient(new_state(network, recipe), batches)
+        value = train_step.backward(new_state(network, recipe), batches)
         gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
         running = {name: b.flatten().tolist() for name, b in network.named_buffers() if "running" in name}
     return {"loss": value, "gradients": gradients, "running": running}
@@ -110,10 +110,10 @@ def normalized() -> dict[str, Any]:
     network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4))
     with init_distributed("cpu") as processes:
         convert_sync_batchnorm(network, processes)
-        loss = (network(x[processes.rank :: processes.ranks]).sin() ** 2).sum()
+        loss = (network(x[processes.rank :: processes.world_size]).sin() ** 2).sum()
         loss.backward()
         all_reduce_gradients(network, processes)
-        value = float(processes.sum(loss.detach().clone()))
+        value = float(processes.all_reduce(loss.detach().clone()))
     gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
     running = {name: b.flatten().tolist() for name, b in network.named_buffers()}
     return {"loss": value, "gradients": gradients, "running": running}

@@ -39,9 +39,7 @@ def test_the_status_says_how_the_run_ended(failed):
 
 def test_nobody_goes_on_into_it_again(shapes, failed):
     before = {path: path.stat().st_mtime_ns for path in failed.rglob("*") if path.is_file()}
-    with pytest.raises(
-        RunError, match=r"this run ended because the loss became .*start again, in a new folder, with --lr"
-    ):
+    with pytest.raises(RunError, match=r"this run failed: the loss became .*start a new run with --lr"):
         train(shapes, failed, resume=True, **WILD)
     assert {path: path.stat().st_mtime_ns for path in failed.rglob("*") if path.is_file()} == before
 
@@ -62,8 +60,8 @@ def test_the_command_names_layer_pictures_and_remedy(failed, capsys):
     )
     assert re.search(r"^Where it began: the (weight|output of the layer) (backbone|head)\S+ \(\w+\): ", said, re.M)
     for stem in load_failed_step(failed).batches[0].stems:
-        assert re.search(rf"^  {stem}: values up to [\d.]+, \d+% of it labelled$", said, re.M)
-    assert "What to change: start again, in a new folder, with --lr 2.5e+07 or --set clip=1" in said
+        assert re.search(rf"^  {stem}: values up to [\d.]+, \d+% labeled$", said, re.M)
+    assert "What to change: start a new run with --lr 2.5e+07 or --set clip=1" in said
 
 
 def with_state(failed: Path, run: Path, change) -> Path:
@@ -84,7 +82,7 @@ def test_the_layer_with_a_wrong_weight_is_the_one_that_is_named(failed, tmp_path
         tensors["network.head.score.16.bias"][1] = float("nan")
 
     run = with_state(failed, tmp_path / "run", wrong)
-    assert debug(run)[1] == "Where it began: the weight head.score.16.bias (weight): 1 values that are no numbers."
+    assert debug(run)[1] == "Where it began: the weight head.score.16.bias (weight): 1 non-finite value."
 
 
 def test_the_first_layer_that_explodes_is_the_one_that_is_named(failed, tmp_path):
@@ -105,15 +103,15 @@ def test_a_picture_with_nan_is_named(failed):
     evidence.batches[0].images = evidence.batches[0].images.float()
     evidence.batches[0].images[1, 3, 4] = float("nan")
     found = first_nonfinite(replay(evidence, "fp32"))
-    assert found == f"the picture {evidence.batches[0].stems[1]} (picture): 3 values that are no numbers."
+    assert found == f"the image {evidence.batches[0].stems[1]} (image): 3 non-finite values."
 
 
 def test_a_sound_run_holds_nothing_to_debug(tmp_path, capsys):
     assert main(["debug", str(tmp_path / "none")]) == 2
-    assert "none: is no run folder: it holds no recipe.toml" in capsys.readouterr().err
+    assert "none: not a run folder (recipe.toml is missing)" in capsys.readouterr().err
     (tmp_path / "recipe.toml").write_text("")
     assert main(["debug", str(tmp_path)]) == 2
-    assert "holds no step that went wrong" in capsys.readouterr().err
+    assert "holds no failed step" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["state", "batch"])

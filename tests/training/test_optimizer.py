@@ -67,7 +67,7 @@ def test_every_trainable_tensor_is_in_exactly_one_group(settings):
             plain = parameter.ndim == 1 and not r.bias_decay
             assert group["weight_decay"] == (0.0 if plain else 0.1), name
             wanted = (r.backbone_lr or 1.0) if name.startswith("backbone.") else 1.0
-            assert group["multiplier"] == wanted * (r.bias_lr if name.endswith("bias") else 1.0), name
+            assert group["lr_scale"] == wanted * (r.bias_lr if name.endswith("bias") else 1.0), name
 
 
 def test_what_is_frozen_or_has_no_learning_rate_is_in_no_group():
@@ -82,7 +82,7 @@ def test_what_is_frozen_or_has_no_learning_rate_is_in_no_group():
 
 def test_the_papers_rule_for_biases_is_two_settings_away():
     groups = parameter_groups(small(norm="none"), recipe(bias_lr=2.0))
-    assert {(group["multiplier"], group["weight_decay"]) for group in groups} == {(1.0, 0.1), (2.0, 0.0)}
+    assert {(group["lr_scale"], group["weight_decay"]) for group in groups} == {(1.0, 0.1), (2.0, 0.0)}
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
@@ -277,4 +277,4 @@ def test_the_sum_of_losses_over_pictures_is_caffes_rule(shapes):
         logits = state.network.train()(normalize(batch.images, made.card))
         wanted = torch.nn.functional.cross_entropy(logits, mask.long(), ignore_index=255, reduction="sum") / 2
     assert made.step(state, [batch], 10) == pytest.approx(float(wanted), rel=1e-5)
-    assert isinstance(made.losses[next(iter(made.losses))], PixelLoss)
+    assert isinstance(made.criteria[next(iter(made.criteria))], PixelLoss)

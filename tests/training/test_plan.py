@@ -15,6 +15,7 @@ from fullconv.errors import RunError
 from fullconv.nn import build
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe, parse_recipe
+from fullconv.tracking import EpochRecord
 from fullconv.training.autotune import plan_schedule
 from fullconv.training.config import (
     RunConfig,
@@ -43,8 +44,8 @@ seconds = st.floats(1e-3, 20)
 def test_a_run_by_time_keeps_to_its_time_and_validates_in_a_fifth_of_it(minutes, per_epoch, step, picture, pictures):
     left = 60 * minutes
     steps, every, count = plan_schedule(
-        epochs=None, left=left, steps_per_epoch=per_epoch, step_seconds=step, picture_seconds=picture,
-        pictures=pictures, validate_every=None,
+        epochs=None, seconds_left=left, steps_per_epoch=per_epoch, step_seconds=step, image_seconds=picture,
+        images=pictures, validate_every=None,
     )  # fmt: skip
     assert steps >= 1
     assert every >= 1
@@ -62,8 +63,8 @@ def test_a_run_by_time_keeps_to_its_time_and_validates_in_a_fifth_of_it(minutes,
        pictures=st.integers(0, 3000))  # fmt: skip
 def test_a_run_by_epochs_has_its_epochs(epochs, per_epoch, step, picture, pictures):
     steps, every, count = plan_schedule(
-        epochs=epochs, left=None, steps_per_epoch=per_epoch, step_seconds=step, picture_seconds=picture,
-        pictures=pictures, validate_every=None,
+        epochs=epochs, seconds_left=None, steps_per_epoch=per_epoch, step_seconds=step, image_seconds=picture,
+        images=pictures, validate_every=None,
     )  # fmt: skip
     assert steps == epochs * per_epoch
     assert 1 <= every <= max(1, epochs // 20)
@@ -73,7 +74,13 @@ def test_a_run_by_epochs_has_its_epochs(epochs, per_epoch, step, picture, pictur
 
 def test_the_users_word_on_validations_holds():
     steps, every, _ = plan_schedule(
-        epochs=10, left=None, steps_per_epoch=50, step_seconds=1.0, picture_seconds=9.0, pictures=9, validate_every=3
+        epochs=10,
+        seconds_left=None,
+        steps_per_epoch=50,
+        step_seconds=1.0,
+        image_seconds=9.0,
+        images=9,
+        validate_every=3,
     )
     assert (steps, every) == (500, 3)
 
@@ -160,26 +167,26 @@ def test_settings_lie_over_a_recipe_file_and_measures_hold_where_they_still_can(
 def test_going_on_keeps_the_run_and_lengthens_it_by_whole_epochs(tmp_path):
     plan = RunConfig(resolved(epochs=10), MEASURED, {})
     assert resume_config(plan, {}, tmp_path) == plan
-    with pytest.raises(RunError, match=r"epochs = 10, not 12. Leave --epochs away to go on with it, add --lengthen"):
+    with pytest.raises(RunError, match=r"epochs = 10, not 12. Omit --epochs to resume it, add --lengthen"):
         resume_config(plan, {"epochs": 12}, tmp_path)
     longer = resume_config(plan, {"epochs": 12, "workers": 1}, tmp_path, lengthen=True)
     assert longer.measured is not None
     assert (longer.measured.steps, longer.measured.epochs, longer.recipe.workers) == (600, 12, 1)
-    with pytest.raises(RunError, match=r"this run has epochs = 10, not 9. Leave --epochs away"):
+    with pytest.raises(RunError, match=r"this run has epochs = 10, not 9. Omit --epochs"):
         resume_config(plan, {"epochs": 9}, tmp_path, lengthen=True)
-    with pytest.raises(RunError, match=r"this run has schedule = poly, not cosine. Leave --set schedule away"):
+    with pytest.raises(RunError, match=r"this run has schedule = poly, not cosine. Omit --set schedule"):
         resume_config(plan, {"schedule": "cosine"}, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("file", "given", "words"),
     [
-        ({"epochs": 2}, {}, r"this run has epochs = 40, some\.toml says 2\. Leave --recipe away"),
-        ({"head": {"fc": False}}, {}, r"this run has head\.fc = True, some\.toml says False"),
+        ({"epochs": 2}, {}, r"this run has epochs = 40, but some\.toml has 2\. Omit --recipe"),
+        ({"head": {"fc": False}}, {}, r"this run has head\.fc = True, but some\.toml has False"),
         ({"epochs": 40, "crop": (64, 96), "loss": "auto", "lr": None, "workers": 3}, {}, None),
         ({"epochs": 2}, {"epochs": 40}, None),
         ({"epochs": 2}, {"minutes": 9.0}, None),
-        ({"loss": "focal"}, {}, r"this run has loss = cross_entropy, some\.toml says focal"),
+        ({"loss": "focal"}, {}, r"this run has loss = cross_entropy, but some\.toml has focal"),
     ],
 )
 def test_a_recipe_that_is_named_again_says_what_the_run_has(tmp_path, file, given, words):
@@ -196,7 +203,7 @@ def test_differences_of_versions_and_machines_are_named():
     before = {"data": "a", "fingerprint": "1" * 64, "versions": {"torch": "2.4", "timm": "1"}, "git": "abc"}
     now = {"data": "b", "fingerprint": "2", "versions": {"torch": "2.5", "timm": "1"}}
     assert diff_env(before, now) == [
-        "the data are others (fingerprint 111111111111, here 2)", "torch was 2.4, is 2.5", "git was abc, is absent"
+        "the data differ (fingerprint 111111111111, here 2)", "torch was 2.4, is 2.5", "git was abc, is absent"
     ]  # fmt: skip
 
 
@@ -219,10 +226,11 @@ def test_the_speed_that_is_shown_leaves_out_the_validation(capsys, monkeypatch):
         clock[0] += 0.1
         console.step(step, 50, 1.0)
     clock[0] += 30
-    console.validating(5, 5)
+    console.validation_progress(5, 5)
     val = {"mean_iou": 0.5}
-    console.epoch({"epoch": 1, "step": 10, "train_loss": 1.0, "lr": 0.1, "seconds": 31.0, "val": val}, 0.5, True)
-    assert "val mean IU 0.5000 (best), 40 pictures/s, 31 s" in capsys.readouterr().err
+    line = {"epoch": 1, "step": 10, "train_loss": 1.0, "lr": 0.1, "seconds": 31.0, "val": val}
+    console.on_epoch(EpochRecord(line, 0.5, True, ("a warning",)))
+    assert "val mIoU 0.5000 (best), 40 images/s, 31 s\na warning\n" in capsys.readouterr().err
 
 
 def test_a_recipe_file_says_what_auto_came_to_and_is_read_again(tmp_path):
@@ -238,7 +246,7 @@ def test_a_recipe_file_says_what_auto_came_to_and_is_read_again(tmp_path):
 def test_minutes_that_leave_no_time_for_an_epoch_are_told(steps, told):
     network = build("fcn32s", backbone="tiny", width=0.25, num_classes=2)
     recipe = parse_recipe({"backbone": "tiny", "weights": "none", "crop": "32x32", "batch_size": 2, "lr": 0.1})
-    words = "0.1 minutes leave no time for an epoch of 50 steps: "
+    words = "0.1 minutes are too short for an epoch of 50 steps: "
     for minutes, expected in ((0.1, told), (None, False)):
         said = describe_run(
             network, recipe.model_copy(update={"minutes": minutes}), replace(MEASURED, steps=steps), torch.device("cpu")

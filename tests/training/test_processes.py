@@ -122,7 +122,7 @@ def test_a_process_that_dies_ends_the_run_with_a_word_and_a_checkpoint_to_go_on_
     two.processes[1].kill()
     two.processes[0].join(timeout=60)
     assert two.processes[0].exitcode == 2
-    assert re.search(r"another process of this run is gone .*go on by the same command with --resume", two.said())
+    assert re.search(r"another process of this run is gone .*rerun the same command with --resume", two.said())
     step = state(run)["step"]
     assert step > 0
     # with another number of processes, to the end of fewer steps
@@ -130,7 +130,7 @@ def test_a_process_that_dies_ends_the_run_with_a_word_and_a_checkpoint_to_go_on_
     (run / "recipe.toml").write_text(re.sub(r"^steps = \d+$", f"steps = {step + 3}", text, flags=re.M))
     one = start(1, tmp_path / "again", ranks.trained, str(shapes), str(run), LONG, True)
     assert len(one.results()[0]["losses"]) == 3
-    assert "This run had 2 processes, and goes on with 1" in one.said()
+    assert "This run had 2 processes and resumes with 1" in one.said()
     assert lines(run)[-1]["step"] == step + 3
 
 
@@ -200,7 +200,7 @@ def test_what_is_no_torchrun_is_said(monkeypatch):
 
 
 def test_one_gpu_for_several_processes_is_refused():
-    with pytest.raises(RunError, match=r"--device cuda:1 names one GPU for 2 processes\. Say cuda, auto or cpu"):
+    with pytest.raises(RunError, match=r"--device cuda:1 is one GPU for 2 processes\. Use cuda, auto or cpu"):
         rank_device("cuda:1", Distributed(0, 2))
     assert rank_device("cuda", Distributed(1, 2, 1, 2)) == "cuda:1"
 
@@ -284,5 +284,5 @@ def test_torchrun_starts_again_what_died_and_the_run_goes_on(shapes, tmp_path):
         os.kill(int(children[-1]), signal.SIGKILL)
         _, said = process.communicate(timeout=500)
     assert process.returncode == 0, said
-    assert "Going on at step" in said
+    assert "Resuming at step" in said
     assert lines(run)[-1]["step"] == 600

@@ -67,11 +67,11 @@ def test_twenty_steps_lower_the_loss(variant, pictures):
     device = torch.device("cpu")
     network = build_model(recipe, dataset, statistics.channels, device, Console(quiet=True))
     losses, _ = build_criteria(recipe, dataset)
-    stepper = TrainStep(recipe, build_card(recipe, network, dataset, statistics, ""), losses, device, "fp32")
+    train_step = TrainStep(recipe, build_card(recipe, network, dataset, statistics, ""), losses, device, "fp32")
     state = new_state(network, recipe)
     fixed = {name: value.clone() for name, value in network.state_dict().items() if ".grow." in name}
     (batch,) = build_train_loader(recipe, dataset, statistics).batches(0, 1)
-    seen = [stepper.step(state, [batch], 20) for _ in range(20)]  # on the same two pictures, so that losses compare
+    seen = [train_step.step(state, [batch], 20) for _ in range(20)]  # on the same two pictures, so that losses compare
     if VARIANTS[variant].caffe is not None:  # zero score layers say the same of every class
         assert seen[0] == pytest.approx(sum(math.log(len(labels.classes)) for labels in dataset.labels.values()))
         assert not any(parameter.requires_grad for name, parameter in network.named_parameters() if ".grow." in name)

@@ -44,7 +44,7 @@ def test_the_rates_of_the_release_go_with_the_sum_only(lr):
 def test_the_rates_of_a_mean_are_refused_with_the_sum(lr, momentum):
     settings = {**PAPER, "momentum": momentum, "lr": lr}
     check(facts(), **{**settings, "reduction": "mean"})
-    with pytest.raises(RecipeError, match=rf"lr = {lr:g} is a rate for the mean .* adds up the 187500 of a picture"):
+    with pytest.raises(RecipeError, match=rf"lr = {lr:g} is a rate for the mean .* adds up the 187500 of an image"):
         check(facts(), **settings)
 
 
@@ -76,7 +76,7 @@ def test_only_valid_pixels_that_a_step_sees_count():
 
 def test_adamw_takes_no_rate_of_the_paper_whatever_the_loss():
     for reduction in ("mean", "sum"):
-        with pytest.raises(RecipeError, match=r"lr = 1e-10 teaches nothing with adamw.*--lr 0\.002"):
+        with pytest.raises(RecipeError, match=r"lr = 1e-10 is too small for adamw.*--lr 0\.002"):
             check(facts(), lr=1e-10, reduction=reduction)
         check(facts(), lr=1e-3, reduction=reduction)
 

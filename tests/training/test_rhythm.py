@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.training.loop import DISK_SPEED, CheckpointTimer
+from fullconv.training.loop import DISK_BYTES_PER_S, CheckpointTimer
 
 
 @dataclass
@@ -28,17 +28,17 @@ class Written:
 def made_run(steps: int, per_epoch: int, step: float, costs: list[float], every: float, size: float) -> list[Written]:
     """Train by a made clock; the n-th checkpoint takes the n-th of the costs, over and over."""
     now, trained = 1000.0, 0.0
-    rhythm = CheckpointTimer(every, lambda: int(size), clock=lambda: now)
+    timer = CheckpointTimer(every, lambda: int(size), clock=lambda: now)
     written: list[Written] = []
     for number in range(1, steps + 1):
         now, trained = now + step, trained + step
         ended = number % per_epoch == 0
-        if rhythm.due(ended):
+        if timer.should_save(ended):
             cost = costs[len(written) % len(costs)]
             since = written[-1].at if written else 0.0
             written.append(Written(trained, cost, ended, trained - since < every - 1e-9))
             begun, now = now, now + cost
-            rhythm.written(since=begun)
+            timer.saved(began=begun)
     return written
 
 
@@ -97,15 +97,15 @@ def test_what_is_dear_is_written_at_its_interval_only(per_epoch, step):
 
 def test_the_first_is_expected_by_its_size():
     now = 0.0
-    rhythm = CheckpointTimer(1e9, lambda: int(DISK_SPEED), clock=lambda: now)  # a second
+    timer = CheckpointTimer(1e9, lambda: int(DISK_BYTES_PER_S), clock=lambda: now)  # a second
     now = 49.0
-    assert not rhythm.due(True)
+    assert not timer.should_save(True)
     now = 50.0
-    assert rhythm.due(True)
-    assert not rhythm.due(False)
+    assert timer.should_save(True)
+    assert not timer.should_save(False)
     now = 50.5
-    rhythm.written(since=50.0)
+    timer.saved(began=50.0)
     now = 75.4
-    assert not rhythm.due(True)
+    assert not timer.should_save(True)
     now = 75.6
-    assert rhythm.due(True)
+    assert timer.should_save(True)

@@ -86,23 +86,23 @@ def test_a_folder_that_is_not_empty_is_refused_untouched(shapes, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "precious.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"is not empty. Go on with that run by --resume, or give another -o"):
+    with pytest.raises(RunError, match=r"is not empty. Continue that run with --resume, or choose another -o"):
         train(shapes, run, **SHORT)
     assert [path.name for path in run.iterdir()] == ["precious.txt"]
 
 
 def test_a_file_where_the_folder_should_be_is_said(shapes, tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(OutputError, match="is a file, not a folder for a run"):
+    with pytest.raises(OutputError, match="is a file, not a run folder"):
         train(shapes, tmp_path / "run", **SHORT)
-    with pytest.raises(OutputError, match=r"one: cannot be made \(.*run is a file\)\. Give another -o"):
+    with pytest.raises(OutputError, match=r"one: cannot be created \(.*run is a file\)\. Choose another -o"):
         train(tmp_path / "no data", tmp_path / "run" / "deep" / "one", **SHORT)  # told before the data are looked at
 
 
 def test_checkpoints_without_their_recipe_cannot_go_on(shapes, tmp_path, finished):
     run = copied(finished, tmp_path / "run")
     (run / "recipe.toml").unlink()
-    with pytest.raises(RunError, match=r"holds no run that could go on \(there is no recipe\.toml\)"):
+    with pytest.raises(RunError, match=r"holds no run to resume \(recipe\.toml is missing\)"):
         train(shapes, run, resume=True, **SHORT)
 
 
@@ -176,12 +176,12 @@ def test_a_finished_run_is_lengthened(shapes, tmp_path, finished):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"lr": 0.1}, r"this run has lr = 0\.002, not 0\.1\. Leave --lr away"),
+        ({"lr": 0.1}, r"this run has lr = 0\.002, not 0\.1\. Omit --lr"),
         ({"backbone": "resnet18"}, "this run has backbone = tiny, not resnet18"),
-        ({"crop": "64x64"}, r"this run has crop = 32x32, not 64x64\. Leave --crop away"),
-        ({"ema": 0.5}, r"this run has ema = 0\.99, not 0\.5\. Leave --set ema away"),
-        ({"head": {"dropout": 0.1}}, r"this run has head\.dropout = 0\.5, not 0\.1\. Leave --set head\.dropout away"),
-        ({"epochs": 1, "seed": 5}, "this run has seed = 0, not 5. Leave --seed away"),
+        ({"crop": "64x64"}, r"this run has crop = 32x32, not 64x64\. Omit --crop"),
+        ({"ema": 0.5}, r"this run has ema = 0\.99, not 0\.5\. Omit --set ema"),
+        ({"head": {"dropout": 0.1}}, r"this run has head\.dropout = 0\.5, not 0\.1\. Omit --set head\.dropout"),
+        ({"epochs": 1, "seed": 5}, "this run has seed = 0, not 5. Omit --seed"),
     ],
 )
 def test_a_setting_that_contradicts_the_run_is_named(shapes, finished, given, words):
@@ -205,7 +205,7 @@ def test_other_data_are_refused(tmp_path, finished):
     other = make_shapes(tmp_path / "data", images=12, size=(40, 48), seed=1)
     run = copied(finished, tmp_path / "run")
     (run / "status.json").unlink()
-    with pytest.raises(RunError, match="are not those that this run began with"):
+    with pytest.raises(RunError, match="are not those that this run was started with"):
         train(other, run, resume=True, **SHORT)
 
 
@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(shapes, t
     capsys.readouterr()
     train(shapes, run, resume=True, **SHORT)
     said = capsys.readouterr().err
-    assert re.search(r"last: .*Going on from previous, step 49\.", said)
+    assert re.search(r"last: .*Resuming from previous, step 49\.", said)
     assert identity(run) == before
 
 
@@ -271,8 +271,8 @@ WILD = {**SHORT, "epochs": 3, "lr": 1e8, "optimizer": "sgd", "warmup": 0, "norm"
 
 def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_pictures(shapes, tmp_path):
     words = (
-        r"the loss became (nan|inf) at step \d+ \(pictures shape\d+, shape\d+\)\. `fullconv debug .*run` shows where it began"
-        r".*start again, in a new folder, with --lr 2\.5e\+07 or --set clip=1\."
+        r"the loss became (nan|inf) at step \d+ \(images shape\d+, shape\d+\)\. `fullconv debug .*run` shows where it began"
+        r".*start a new run with --lr 2\.5e\+07 or --set clip=1\."
     )
     with pytest.raises(RunError, match=words):
         train(shapes, tmp_path / "run", **WILD)
@@ -285,7 +285,7 @@ def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_pictures(shapes,
     ("settings", "words"),
     [
         ({"backbone": "tiny", "weights": "imagenet"}, "the backbone tiny has no ImageNet weights: add --weights none"),
-        ({"width": 0.5, "weights": "imagenet"}, r"width = 0\.5 fits no published weights: add --weights none"),
+        ({"width": 0.5, "weights": "imagenet"}, r"width = 0\.5 fits no pretrained weights: add --weights none"),
         ({"weights": "none", "momentum": 0.5}, r"momentum = 0\.5 does nothing with adamw: add --set optimizer=sgd"),
         ({"weights": "none", "focal_gamma": 3}, "focal_gamma = 3 does nothing without a focal loss"),
         ({"epoch": 1}, r"settings: there is no setting 'epoch'\. Did you mean 'epochs'"),
@@ -299,7 +299,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_read(tmp_path, s
 
 def test_a_recipe_file_of_another_program_is_named(shapes, tmp_path):
     (tmp_path / "r.toml").write_text("epochs = 1\n[measured]\nspeed = 3\n")
-    with pytest.raises(RecipeError, match=r"r\.toml: \[measured\] is not what this program writes"):
+    with pytest.raises(RecipeError, match=r"r\.toml: \[measured\] is invalid"):
         train(shapes, tmp_path / "run", recipe=tmp_path / "r.toml")
 
 
@@ -308,7 +308,7 @@ def test_a_model_of_ours_starts_a_run_with_other_classes_and_says_what_starts_an
     train(data, tmp_path / "run", **{**SHORT, "weights": str(finished / "model.safetensors")})
     said = capsys.readouterr().err
     assert re.search(
-        r"Starting anew, not from .*model\.safetensors: head\.score\.16, head\.score\.32, head\.score\.8\.", said
+        r"Newly initialized, not from .*model\.safetensors: head\.score\.16, head\.score\.32, head\.score\.8\.", said
     )
     assert read_card(tmp_path / "run" / "model.safetensors").weights_origin == "model.safetensors"
 

@@ -17,7 +17,8 @@ from runs import SMALL
 from fullconv.errors import RunError
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.training import train
-from fullconv.training.oom import TrainOOMError, catch_oom, next_batch, suggest_smaller_batch
+from fullconv.training.errors import TrainOOMError, catch_oom
+from fullconv.training.oom import next_batch, suggest_smaller_batch
 
 SAID = TrainOOMError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
 
@@ -43,8 +44,8 @@ def followed(words: str) -> dict[str, object]:
 def test_fewer_crops_are_named_with_the_accumulation_that_keeps_the_step():
     words, tried = advice(3 * 96 * 128)
     assert words == (
-        "too little memory for 8 crops of 96x128 ([enforce fail] can't allocate memory: you tried to allocate 4096 bytes)."
-        " 2 did fit just now: --batch-size 2 --set accumulate=4 makes steps of as many crops in less memory."
+        "out of memory for 8 crops of 96x128 ([enforce fail] can't allocate memory: you tried to allocate 4096 bytes)."
+        " 2 did fit: --batch-size 2 --set accumulate=4 makes steps of as many crops in less memory."
     )
     assert tried == [(4, 96, 128), (2, 96, 128)]
 
@@ -52,21 +53,21 @@ def test_fewer_crops_are_named_with_the_accumulation_that_keeps_the_step():
 def test_smaller_crops_are_named_where_not_even_one_fits():
     words, tried = advice(48 * 64, accumulate=3)
     assert words.endswith(
-        "One of 48x64 did fit just now: --batch-size 1 --crop 48x64 --set accumulate=24, or a smaller --backbone."
+        "One of 48x64 did fit: --batch-size 1 --crop 48x64 --set accumulate=24, or use a smaller --backbone."
     )
     assert tried[-2:] == [(1, 96, 128), (1, 48, 64)]
 
 
 def test_a_smaller_backbone_is_named_where_nothing_fits():
     words, tried = advice(10)
-    assert words.endswith("Not even one of 48x64 fits: take a smaller --backbone.")
+    assert words.endswith("Not even one of 48x64 fits: use a smaller --backbone.")
     assert tried[-1] == (1, 48, 64)
 
 
 def test_whole_pictures_are_to_become_crops_or_smaller():
     words, tried = advice(10, crop="whole", batch_size=1)
-    assert words.startswith("too little memory for 1 whole pictures (")
-    assert words.endswith("Train on crops (--crop 288x384), or on smaller pictures (--scale 0.5).")
+    assert words.startswith("out of memory for 1 full images (")
+    assert words.endswith("Train on crops (--crop 288x384) or on smaller images (--scale 0.5).")
     assert tried == []
 
 
@@ -174,6 +175,4 @@ def test_a_run_without_memory_ends_in_words_with_what_did_fit(shapes, tmp_path):
     words = told.read_text().splitlines()[-1]
     print(words)
     assert process.exitcode == 2
-    assert re.match(
-        r"too little memory for 12 crops of 512x512 \(.*\)\. (\d+|One of \S+) did fit just now: --batch-size", words
-    )
+    assert re.match(r"out of memory for 12 crops of 512x512 \(.*\)\. (\d+|One of \S+) did fit: --batch-size", words)

@@ -89,12 +89,12 @@ def test_models_lists_them(capsys):
 
 def test_a_name_that_is_none_is_said_with_the_nearest(shapes, tmp_path, capsys):
     assert main(["train", str(shapes), "-o", str(tmp_path / "run"), "--recipe", "voc-fcn8s-stagd"]) == 2
-    assert "no recipe of that name comes with fullconv. Did you mean 'voc-fcn8s-staged'?" in capsys.readouterr().err
+    assert "fullconv has no recipe of that name. Did you mean 'voc-fcn8s-staged'?" in capsys.readouterr().err
 
 
 def test_a_finer_net_alone_asks_for_the_coarser_ones_model(shapes, tmp_path):
     with pytest.raises(
-        RecipeError, match=r"the recipe voc-fcn16s begins from a model of voc-fcn32s: add --weights RUN"
+        RecipeError, match=r"the recipe voc-fcn16s starts from a model of voc-fcn32s: add --weights RUN"
     ):
         train(shapes, tmp_path / "run", recipe="voc-fcn16s")
     assert not (tmp_path / "run").exists()
@@ -116,7 +116,7 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('stages = ["voc-fcn32s"]', r"stages = \['voc-fcn32s'\] cannot be: it is a list of two or more"),
+        ('stages = ["voc-fcn32s"]', r"stages = \['voc-fcn32s'\] is invalid: list two or more"),
         ('stages = ["a", "b"]\nlr = 1.0', r"'lr' does nothing beside stages"),
         ('stages = ["voc-fcn8s-staged", "voc-fcn8s"]', r"its stage voc-fcn8s-staged has stages of its own"),
     ],
@@ -285,9 +285,9 @@ def test_another_recipe_or_setting_is_refused_where_the_run_goes_on(finished, ow
     data, run = finished
     with pytest.raises(RunError, match=r"this run has the recipe staged, not voc-fcn8s-staged"):
         train(data, run, resume=True, recipe="voc-fcn8s-staged")
-    with pytest.raises(RunError, match=r"this run has batch_size = 2, not 3. Leave it away"):
+    with pytest.raises(RunError, match=r"this run has batch_size = 2, not 3. Omit it"):
         train(data, run, resume=True, recipe=own, batch_size=3)
-    with pytest.raises(RunError, match=r"is not empty. Go on with that run by --resume"):
+    with pytest.raises(RunError, match=r"is not empty. Continue that run with --resume"):
         train(data, run, recipe=own, **_settings())
     with pytest.raises(RunError, match=r"is not empty"):
         train(data, run, **SMALL)

@@ -134,14 +134,14 @@ def test_void_in_one_head_teaches_the_other(trained, tmp_path):
             "class_weights": "none",
         }
     )
-    stepper = TrainStep(recipe, segmenter.card, build_criteria(recipe, dataset)[0], torch.device("cpu"), "fp32")
+    train_step = TrainStep(recipe, segmenter.card, build_criteria(recipe, dataset)[0], torch.device("cpu"), "fp32")
     state = new_state(segmenter.network, recipe)
     before = {name: value.clone() for name, value in segmenter.network.state_dict().items()}
     images = torch.from_numpy(dataset.read_image(dataset.samples("train")[0]))[None]
     masks = {"semantic": torch.full((1, 30, 40), VOID, dtype=torch.uint8), "geometric": torch.ones(1, 30, 40).byte()}
     from fullconv.data.loader import Batch
 
-    assert stepper.step(state, [Batch(images, masks, ["p0"], 0)], 10) > 0
+    assert train_step.step(state, [Batch(images, masks, ["p0"], 0)], 10) > 0
     after = segmenter.network.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith("head.semantic") for name in moved)

@@ -28,7 +28,7 @@ from fullconv.errors import FullconvError, InputError, RecipeError, nearest
 from fullconv.nn import VARIANTS, Network, build
 from fullconv.segmenter import Segmenter, build_settings, choose_device, load
 from fullconv.system import available_memory
-from fullconv.training.environment import machine_info
+from fullconv.training import machine_info
 
 SIZES = ((360, 480), (512, 512))
 """Height and width of the pictures, where nobody says otherwise."""

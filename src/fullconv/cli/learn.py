@@ -101,7 +101,7 @@ def debug(
 
     Names the first layer or parameter that is not finite or explodes, the pictures of the batch, and what to change.
     """
-    from fullconv.training.nan_debug import debug as replayed
+    from fullconv.training import debug as replayed
 
     with results_only():
         lines = replayed(run)

@@ -80,7 +80,7 @@ def table() -> dict[str, Any]:
     """Return variants and tested backbones as `fullconv models --json` prints them."""
     from fullconv.nn import VARIANTS
     from fullconv.nn.backbones import TESTED
-    from fullconv.training.config import describe_recipes
+    from fullconv.training import describe_recipes
 
     own = {variant: backbone for variant, backbone in MEASURED if variant != "fcn8s"}
     variants = [

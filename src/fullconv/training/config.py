@@ -385,7 +385,7 @@ def resume_config(stored: RunConfig, given: Mapping[str, Any], where: Path, leng
             )
     changes = {key: requested[key] for key in given if key in (*RESUMABLE_KEYS, "epochs")}
     measured = stored.measured
-    if measured is not None and longer:
+    if measured is not None and epochs is not None and longer:
         measured = replace(measured, steps=epochs * measured.steps_per_epoch)
     return RunConfig(stored.recipe.model_copy(update=changes), measured, stored.origin)
 

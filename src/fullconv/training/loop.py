@@ -198,9 +198,10 @@ class TrainLoop:
                     return signal_name
         except OutputError as error:
             kept = any((run_dir.checkpoints / name).exists() for name in ("last", "previous"))
+            before = "the checkpoint before it is intact" if kept else "there is no checkpoint"
             raise OutputError(
-                f"{error} Step {state.step} is lost; {'the checkpoint before it is intact' if kept else 'there is no checkpoint'}."
-                " Free disk space or fix the folder's permissions, then rerun the same command with --resume."
+                f"{error} Step {state.step} is lost; {before}. Free disk space or fix the folder's permissions, then rerun the"
+                " same command with --resume."
             ) from error
         except PeerLostError as error:
             if self.dist.is_main and self.resumable:

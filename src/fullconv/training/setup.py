@@ -110,11 +110,8 @@ def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: S
     labels = dataset.labels
     first = next(iter(labels.values()))
     start = _starting_card(recipe)
-    same_input = start if start is not None and start.in_channels == statistics.channels else None
-    mean, std, value_range = _normalization(recipe, statistics, start)
+    order, mean, std, value_range = input_convention(recipe, statistics, start)
     origin, license_name = _weights_origin(recipe, start)
-    caffe = recipe.weights.endswith(".caffemodel") and network.in_channels >= 3 and recipe.variant != "nyud-fcn32s-hha"
-    order: Literal["rgb", "bgr"] = same_input.channel_order if same_input is not None else "bgr" if caffe else "rgb"
     card = Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
@@ -143,23 +140,29 @@ def _starting_card(recipe: Recipe) -> Card | None:
     return Card.from_json(text, recipe.weights) if text else None
 
 
-def _normalization(
+def input_convention(
     recipe: Recipe, s: Statistics, start: Card | None
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]:
-    """Return mean, std and range of the pretrained weights, else of the training set."""
+) -> tuple[Literal["rgb", "bgr"], tuple[float, ...], tuple[float, ...], tuple[float, float]]:
+    """Return channel order, mean, std and range of the pretrained weights, else of the training set.
+
+    Args:
+        recipe: Resolved.
+        s: Of the training split.
+        start: Card of the fullconv model that the run starts from.
+    """
     if start is not None and start.in_channels == s.channels:
-        return start.mean, start.std, start.range
+        return start.channel_order, start.mean, start.std, start.range
     if recipe.weights.endswith(".caffemodel") and s.channels >= 3:
         # Caffe's networks take 0..255 minus the mean, undivided: the range 0..1 leaves the numbers as they are.
-        return (*channel_means(recipe.variant)[:3], *s.fill[3:]), (1.0,) * s.channels, (0.0, 1.0)
+        mean = (*channel_means(recipe.variant)[:3], *s.fill[3:])
+        return "rgb" if recipe.variant == "nyud-fcn32s-hha" else "bgr", mean, (1.0,) * s.channels, (0.0, 1.0)
     if recipe.weights != "none" and start is None and s.channels == 3 and s.dtype == "uint8":
         config = None
         if recipe.backbone not in ("alexnet", "googlenet"):
             config = timm_models.pretrained(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
-        if config is None:
-            return IMAGENET_MEAN, IMAGENET_STD, s.range
-        return tuple(config.mean), tuple(config.std), s.range
-    return tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config is None else (config.mean, config.std)
+        return "rgb", tuple(mean), tuple(std), s.range
+    return "rgb", tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
 
 
 def _weights_origin(recipe: Recipe, start: Card | None) -> tuple[str | None, str | None]:
