@@ -81,7 +81,7 @@ def test_every_picture_has_one_place_whatever_order_they_come_in(numbers, top):
 
 
 def test_nothing_to_rank_is_said():
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         rank([])
 
 

@@ -16,6 +16,7 @@ import pytest
 from runs import lines, state
 
 import fullconv
+from fullconv.errors import plural
 from synthetic.shapes import make_shapes
 
 pytestmark = [
@@ -71,7 +72,10 @@ def changes(ranks: list[int], said: list[str]) -> Counter[str]:
     """Hold what each session said of its number of processes against that of the one before."""
     tally: Counter[str] = Counter()
     for before, now, words in zip(ranks, ranks[1:], said[1:], strict=False):
-        told = f"This run had {count(before)} and resumes with {now}: sums round differently" in words
+        told = (
+            f"This run had {plural(before, 'process', 'processes')} and resumes with {now}: sums round differently"
+            in words
+        )
         assert told == (before != now), words
         assert not told or "it will not end with the same bits" in words
         tally[f"{before} to {now}"] += 1
