@@ -1,11 +1,11 @@
-"""`fullconv batch` on a Ray of this machine beside `fullconv predict`, on one processor and on two; and what kills change.
+"""`fullconv batch` on a local Ray beside `fullconv predict`, on one CPU and on two; and the effect of kills.
 
-Pictures are made (96x128, noise over soft patches, PNG), the model is a `tiny` network with random weights. A rate is taken
-between a short and a long job of the same kind, so that starting does not count; both are told apart. Memory is the sum
-of the proportional set sizes of all processes of a job.
+The images are synthetic (96x128, noise over soft patches, PNG), the model is a `tiny` network with random weights. A rate is
+measured between a short and a long job, so that the start does not count. Memory is the sum of the proportional set sizes
+of all processes of a job.
 
-    python benchmarks/batch.py [--pictures 3000] [--rounds 3]
-    python benchmarks/batch.py --kills --pictures 20000
+    python benchmarks/batch.py [--images 3000] [--rounds 3]
+    python benchmarks/batch.py --kills --images 20000
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from PIL import Image
 import fullconv
 
 SHORT = 8
-"""The short job has so many times fewer pictures."""
+"""The short job has so many times fewer images."""
 
 
-def make_pictures(folder: Path, count: int) -> Path:
-    """Write pictures that are all different."""
+def write_images(folder: Path, count: int) -> Path:
+    """Write images that are all different."""
     folder.mkdir()
     for number in range(count):
         draw = np.random.default_rng(number)
@@ -69,7 +69,7 @@ def processes_of(group: int) -> list[Path]:
 
 
 def memory_of(folders: Sequence[Path]) -> int:
-    """Return the bytes that processes hold, shared ones divided by those that share them."""
+    """Return the proportional set size of processes in bytes."""
     total = 0
     for folder in folders:
         try:
@@ -81,7 +81,7 @@ def memory_of(folders: Sequence[Path]) -> int:
 
 
 def run(command: Sequence[str], processors: int) -> tuple[float, int]:
-    """Run a command on so many processors; return seconds and peak bytes."""
+    """Run a command on a number of CPUs; return seconds and peak bytes."""
     mark = str(time.monotonic_ns())
     chosen = sorted(os.sched_getaffinity(0))[:processors]
     environment = os.environ | {"OMP_NUM_THREADS": str(processors), "BATCH_BENCHMARK": mark}
@@ -112,7 +112,7 @@ def run(command: Sequence[str], processors: int) -> tuple[float, int]:
 def compare(work: Path, count: int, rounds: int) -> dict[str, object]:
     """Return rates and memory of both commands on one and two processors."""
     model = str(make_model(work / "model.safetensors"))
-    sources = {size: str(make_pictures(work / f"in{size}", size)) for size in (count // SHORT, count)}
+    sources = {size: str(write_images(work / f"in{size}", size)) for size in (count // SHORT, count)}
     rows = []
     for processors in (1, 2):
         found: dict[str, dict[str, list[float]]] = {}
@@ -140,8 +140,8 @@ def compare(work: Path, count: int, rounds: int) -> dict[str, object]:
 
 
 def kill_and_resume(work: Path, count: int, actors: int = 5, drivers: int = 2) -> dict[str, object]:
-    """Kill actors and drivers of a job, resume it, and compare all that it wrote with what `predict` writes."""
-    model, source = str(make_model(work / "model.safetensors")), make_pictures(work / "in", count)
+    """Kill actors and drivers of a job, resume it, and compare its results with those of `predict`."""
+    model, source = str(make_model(work / "model.safetensors")), write_images(work / "in", count)
     out, plain = work / "out", work / "plain"
     common = ["--engine", "torch", "--precision", "fp32"]
     command = [sys.executable, "-m", "fullconv", "batch", model, str(source), "-o", str(out), "--actors", "2", *common]
@@ -153,12 +153,12 @@ def kill_and_resume(work: Path, count: int, actors: int = 5, drivers: int = 2) -
         driver = subprocess.Popen(command + ["--resume"] * (attempts > 0), stderr=subprocess.DEVNULL)
         attempts += 1
         last = attempts > drivers
-        wanted = actors if last else killed["actors"] + actors // (drivers + 1) + 1
+        target = actors if last else killed["actors"] + actors // (drivers + 1) + 1
         while driver.poll() is None:
             written = len(list(out.glob("*.png")))
             time.sleep(float(draw.uniform(1, 4)))
             victims = predictors()
-            if written and victims and killed["actors"] < min(actors, wanted):
+            if written and victims and killed["actors"] < min(actors, target):
                 os.kill(int(draw.choice(victims)), signal.SIGKILL)
                 killed["actors"] += 1
             elif written > attempts * count // (drivers + 2) and not last:
@@ -191,7 +191,7 @@ def digest(path: Path) -> str:
 
 
 def predictors() -> list[int]:
-    """Return the processes that hold a copy of the model."""
+    """Return the ids of the processes that hold the model."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -205,15 +205,15 @@ def predictors() -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.kills:
-            path = keep("batch_kills", kill_and_resume(Path(folder), options.pictures))
+            path = keep("batch_kills", kill_and_resume(Path(folder), options.images))
         else:
-            path = keep("batch", compare(Path(folder), options.pictures, options.rounds))
+            path = keep("batch", compare(Path(folder), options.images, options.rounds))
     print(f"kept in {path.name}")
 
 

@@ -1,8 +1,8 @@
-"""The service under load, on loopback: pictures a second beside `fullconv predict`, latency, and a soak with kills.
+"""The service under load, on loopback: images per second beside `fullconv predict`, latency, and a soak test with kills.
 
-python benchmarks/serve.py [--model MODEL] [--pictures 16] [--requests 10000] [--kill-every 500]
+python benchmarks/serve.py [--model MODEL] [--images 16] [--requests 10000] [--kill-every 500]
 
-Clients are processes of their own. Without MODEL, an FCN-8s on ResNet-18 with random weights and pictures of 480x360.
+Each client is a process. Without MODEL, an FCN-8s on ResNet-18 with random weights, and images of 480x360.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Service:
         return connection.getresponse().read().decode()
 
     def processes(self) -> list[int]:
-        """The process that listens, and its copies."""
+        """Ids of the process that listens, and of its workers."""
         found = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
         )
@@ -71,7 +71,7 @@ class Service:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds."""
+    """Resident memory of a process in bytes."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmRSS:"):
@@ -79,8 +79,8 @@ def resident(pid: int) -> int:
     return 0
 
 
-def make_pictures(folder: Path, count: int) -> None:
-    """Street-like noise: random data, so that nothing is easier than in a photo."""
+def write_images(folder: Path, count: int) -> None:
+    """Write noise, which is no easier to decode and encode than a photo."""
     rng = np.random.default_rng(0)
     for number in range(count):
         coarse = rng.integers(0, 256, (SIZE[0] // 12, SIZE[1] // 12, 3), dtype=np.uint8)
@@ -101,17 +101,17 @@ def make_model(path: Path, backbone: str) -> Path:
     return path
 
 
-def ask(connection: http.client.HTTPConnection, body: bytes, path: str = "/v1/predict") -> tuple[int, bytes]:
+def post(connection: http.client.HTTPConnection, body: bytes, path: str = "/v1/predict") -> tuple[int, bytes]:
     connection.request("POST", path, body, {"Content-Type": "image/jpeg"})
     answer = connection.getresponse()
     return answer.status, answer.read()
 
 
 def send_all(address: str, paths: list[str]) -> None:
-    """One client: its pictures one after another."""
+    """Send the images of one client, one after the other."""
     connection = http.client.HTTPConnection(address, timeout=120)
     for path in paths:
-        status, _ = ask(connection, Path(path).read_bytes())
+        status, _ = post(connection, Path(path).read_bytes())
         if status != 200:
             raise SystemExit(f"status {status}")
 
@@ -139,7 +139,7 @@ for number, _ in enumerate(sys.stdin):
 
 
 class Predict:
-    """`fullconv predict` in a process that stays, so that what is timed is its work and not its start."""
+    """`fullconv predict` in a persistent process, so that its start is not timed."""
 
     def __init__(self, model: Path, folder: Path, out: str, batch: int) -> None:
         command = [sys.executable, "-c", PREDICT, str(model), str(folder), out, str(batch)]
@@ -147,7 +147,7 @@ class Predict:
         self._line()
 
     def run(self) -> tuple[float, float]:
-        """Predict all; returns seconds, and seconds of processors."""
+        """Predict all images; returns wall and CPU seconds."""
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
@@ -162,8 +162,8 @@ class Predict:
         return self.process.stdout.readline()
 
 
-def processor_seconds(pids: list[int]) -> float:
-    """Seconds of processors that processes have used."""
+def cpu_seconds(pids: list[int]) -> float:
+    """CPU seconds that processes have used."""
     total = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -172,7 +172,7 @@ def processor_seconds(pids: list[int]) -> float:
 
 
 def measure_throughput(model: Path, folder: Path, rounds: int, batch: int) -> dict[str, Any]:
-    """Pictures a second at saturation, in turn with `fullconv predict` on the same pictures."""
+    """Measure images per second at saturation, in turn with `fullconv predict` on the same images."""
     paths = [str(path) for path in sorted(folder.iterdir())]
     seconds: dict[str, list[float]] = {"predict": [], "serve": []}
     used: dict[str, list[float]] = {"predict": [], "serve": []}
@@ -182,9 +182,9 @@ def measure_throughput(model: Path, folder: Path, rounds: int, batch: int) -> di
         pids = service.processes()
         for turn in range(rounds + 1):
             own = predict.run()
-            start, before = time.perf_counter(), processor_seconds(pids)
+            start, before = time.perf_counter(), cpu_seconds(pids)
             saturate(pool, service.address, paths)
-            served = time.perf_counter() - start, processor_seconds(pids) - before
+            served = time.perf_counter() - start, cpu_seconds(pids) - before
             if turn:  # the first warms both
                 for name, (took, cpu) in (("predict", own), ("serve", served)):
                     seconds[name].append(took)
@@ -202,7 +202,7 @@ def measure_throughput(model: Path, folder: Path, rounds: int, batch: int) -> di
 
 
 def measure_latency(model: Path, folder: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """Time to an answer where pictures come at random moments at a given rate, whatever the service does."""
+    """Measure the time to a response where images arrive as a Poisson process, whatever the service does."""
     bodies = [path.read_bytes() for path in sorted(folder.iterdir())]
     service = Service(model)
     taken: list[float] = []
@@ -210,12 +210,12 @@ def measure_latency(model: Path, folder: Path, rate: float, seconds: float) -> d
     chance = random.Random(0)
 
     def one(body: bytes, due: float) -> None:
-        status, _ = ask(http.client.HTTPConnection(service.address, timeout=60), body)
+        status, _ = post(http.client.HTTPConnection(service.address, timeout=60), body)
         if status == 200:
             taken.append(time.perf_counter() - due)
 
     for body in bodies[:3]:
-        ask(http.client.HTTPConnection(service.address, timeout=60), body)
+        post(http.client.HTTPConnection(service.address, timeout=60), body)
     due = time.perf_counter()
     end = due + seconds
     while due < end:
@@ -234,16 +234,16 @@ def measure_latency(model: Path, folder: Path, rate: float, seconds: float) -> d
 
 
 def bad_bodies(good: bytes) -> list[tuple[str, bytes]]:
-    """Requests that deserve an error."""
+    """Return requests that must get an error."""
     return [
-        ("/v1/predict", b""), ("/v1/predict", b"no picture"), ("/v1/predict", good[: len(good) // 2]),
+        ("/v1/predict", b""), ("/v1/predict", b"no image"), ("/v1/predict", good[: len(good) // 2]),
         ("/v1/predict?tile=x", good), ("/v1/predict/nobody", good), ("/v1/predict", os.urandom(2000)),
         ("/v1/predict", b"\x89PNG\r\n\x1a\n" + bytes(100)),
     ]  # fmt: skip
 
 
 def soak_client(address: str, seed: int, count: int, folder: str, expected: dict[str, str]) -> dict[str, int]:
-    """Send so many mixed requests; returns how they ended."""
+    """Send mixed requests; returns counts of their outcomes."""
     chance = random.Random(seed)
     bodies = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     names = sorted(bodies)
@@ -259,7 +259,7 @@ def soak_client(address: str, seed: int, count: int, folder: str, expected: dict
         name, kind = chance.choice(names), chance.choice(["labels", "labels", "labels", "json", "overlay"])
         path, body = chance.choice(bad) if malformed else (f"/v1/predict?answer={kind}", bodies[name])
         try:
-            status, answer = ask(connection, body, path)
+            status, answer = post(connection, body, path)
         except (OSError, http.client.HTTPException) as error:
             end(f"unanswered: {type(error).__name__}")
             connection = http.client.HTTPConnection(address, timeout=180)
@@ -275,13 +275,13 @@ def soak_client(address: str, seed: int, count: int, folder: str, expected: dict
 
 
 def soak(model: Path, folder: Path, requests: int, kill_every: int) -> dict[str, Any]:
-    """Mixed requests, a tenth malformed, with a copy killed now and then; memory on the way."""
+    """Send mixed requests, a tenth malformed, while workers are killed; record memory."""
     service = Service(model, "--copies", "2")
     expected = {}
     connection = http.client.HTTPConnection(service.address, timeout=120)
     for path in sorted(folder.iterdir()):
         for kind in ("labels", "json", "overlay"):
-            status, answer = ask(connection, path.read_bytes(), f"/v1/predict?answer={kind}")
+            status, answer = post(connection, path.read_bytes(), f"/v1/predict?answer={kind}")
             assert status == 200, answer
             expected[f"{kind} {path.name}"] = hashlib.sha256(answer).hexdigest()
 
@@ -329,24 +329,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--kill-every", type=int, default=500)
-    parser.add_argument("--rate", type=float, help="Of the latency, where throughput is not measured.")
+    parser.add_argument(
+        "--rate", type=float, help="Images per second of the latency test, where throughput is not measured."
+    )
     parser.add_argument("--only", choices=["throughput", "latency", "soak"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "pictures"
+        folder = Path(place) / "images"
         folder.mkdir()
-        make_pictures(folder, given.pictures)
+        write_images(folder, given.images)
         model = given.model or make_model(Path(place) / "model.safetensors", given.backbone)
         tiny = make_model(Path(place) / "tiny.safetensors", "tiny")
         content: dict[str, Any] = {}
         steps: dict[str, Callable[[], Any]] = {
             "throughput": lambda: measure_throughput(model, folder, given.rounds, 1),
             "latency": lambda: measure_latency(model, folder, given.rate or half(content["throughput"]), 60),
-            "soak": lambda: soak(tiny, small_pictures(Path(place) / "small"), given.requests, given.kill_every),
+            "soak": lambda: soak(tiny, small_images(Path(place) / "small"), given.requests, given.kill_every),
         }
         for name, step in steps.items():
             if given.only in (None, name):
@@ -359,12 +361,12 @@ def main() -> None:
 
 
 def half(throughput: dict[str, Any]) -> float:
-    """Return half of the pictures a second that the service was measured to do."""
+    """Return half of the measured images per second of the service."""
     return float(throughput["pictures_per_second"]["serve"]) / 2
 
 
-def small_pictures(folder: Path) -> Path:
-    """Pictures of several sizes and kinds, small, so that many requests take little time."""
+def small_images(folder: Path) -> Path:
+    """Write small images of several sizes and formats, so that many requests take little time."""
     folder.mkdir()
     rng = np.random.default_rng(1)
     for number, (height, width) in enumerate([(64, 64), (96, 128), (96, 128), (50, 70), (120, 90), (33, 200)]):

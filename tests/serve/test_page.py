@@ -231,7 +231,7 @@ def test_the_keyboard_is_enough(tab):
 
 
 def test_bad_files_are_reported_and_others_are_processed(tab):
-    tab.upload(("bad.jpg", b"no picture"), ("good.png", IMAGE), ("half.png", IMAGE[:-500]))
+    tab.upload(("bad.jpg", b"no image"), ("good.png", IMAGE), ("half.png", IMAGE[:-500]))
     page = tab.page
     page.wait_for_selector(".box.bad")
     assert "The image is a text file" in page.inner_text("#message")
@@ -252,7 +252,7 @@ def test_a_pasted_image_and_a_format_that_no_browser_reads_are_shown(tab):
     tab.upload(("scan.tif", buffer.getvalue()))
     tab.wait("scan.tif")
     drawn = page.evaluate(
-        "() => document.getElementById('picture').getContext('2d').getImageData(200, 200, 1, 1).data[3]"
+        "() => document.getElementById('image').getContext('2d').getImageData(200, 200, 1, 1).data[3]"
     )
     assert drawn == 255
 
@@ -273,7 +273,7 @@ def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(brows
     page.wait_for_selector("#chips li")
     assert violations(page) == []
     assert page.evaluate(narrow)
-    tab.upload(("bad.jpg", b"no picture"), ("good.png", IMAGE))
+    tab.upload(("bad.jpg", b"no image"), ("good.png", IMAGE))
     page.wait_for_selector(".box.bad")
     assert violations(page) == []
     page.click('#strip button[aria-label^="good.png"]')

@@ -97,7 +97,7 @@ class InferenceLoop:
                     self._changed.notify_all()
             else:
                 self.threads.submit(self._decode, header, body)
-        os._exit(0)  # nobody receives what is being computed
+        os._exit(0)  # there is no receiver of what is being computed
 
     def run(self) -> None:
         """Compute batches for ever."""

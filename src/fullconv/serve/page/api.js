@@ -1,9 +1,9 @@
-// Talks to the service.
+// The client of the service.
 
 const KEY = "fullconv-token";
 
-/** Why a request was not answered with a result. */
-export class Refused extends Error {
+/** An error response. */
+export class ApiError extends Error {
   constructor(status, code, message, retryAfter = null) {
     super(message);
     Object.assign(this, { status, code, retryAfter });
@@ -17,19 +17,19 @@ export const token = {
 
 const headers = () => (token.get() ? { Authorization: `Bearer ${token.get()}` } : {});
 
-/** Return what the service serves. */
+/** Return the models and limits of the service. */
 export async function models() {
-  let answer;
+  let response;
   try {
-    answer = await fetch("/v1/models", { headers: headers() });
+    response = await fetch("/v1/models", { headers: headers() });
   } catch {
     throw unreachable();
   }
-  if (!answer.ok) throw refused(answer.status, await answer.text(), answer.headers.get("Retry-After"));
-  return answer.json();
+  if (!response.ok) throw toError(response.status, await response.text(), response.headers.get("Retry-After"));
+  return response.json();
 }
 
-/** Predict a picture; tells how much of it is sent (0 to 1). */
+/** Predict an image; reports the share that was sent (0 to 1). */
 export function predict(file, model, head, parts, onSent) {
   const query = [...(head ? [`head=${encodeURIComponent(head)}`] : []), ...parts.map((part) => `include=${part}`)].join("&");
   return new Promise((resolve, reject) => {
@@ -43,13 +43,13 @@ export function predict(file, model, head, parts, onSent) {
     request.onerror = () => reject(unreachable());
     request.onload = () => {
       if (request.status !== 200) {
-        reject(refused(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+        reject(toError(request.status, request.responseText, request.getResponseHeader("Retry-After")));
         return;
       }
       try {
         resolve(JSON.parse(request.responseText));
       } catch {
-        reject(new Refused(200, "broken", "The answer broke off. Try again."));
+        reject(new ApiError(200, "broken", "The response is incomplete. Try again."));
       }
     };
     request.send(file);
@@ -57,15 +57,15 @@ export function predict(file, model, head, parts, onSent) {
 }
 
 function unreachable() {
-  return new Refused(0, "unreachable", "The service cannot be reached. Is it still running?");
+  return new ApiError(0, "unreachable", "The service cannot be reached. Is it still running?");
 }
 
-function refused(status, text, retryAfter) {
-  let code = `http-${status}`, message = `The service answered ${status}.`;
+function toError(status, text, retryAfter) {
+  let code = `http-${status}`, message = `The service responded with ${status}.`;
   try {
     const { error } = JSON.parse(text);
     code = error.code;
     message = error.message.charAt(0).toUpperCase() + error.message.slice(1);
-  } catch { /* no words: the status has to do */ }
-  return new Refused(status, code, message, retryAfter === null ? null : Number(retryAfter));
+  } catch { /* no JSON */ }
+  return new ApiError(status, code, message, retryAfter === null ? null : Number(retryAfter));
 }

@@ -9,14 +9,14 @@ function rows(head, lines) {
   table.tHead.append(top);
   for (const cells of lines) {
     const line = make("tr");
-    line.append(...cells.map((cell, place) => { const box = make("td"); box.append(...(place ? words(cell) : [make("code", cell)])); return box; }));
+    line.append(...cells.map((cell, place) => { const box = make("td"); box.append(...(place ? inlineCode(cell) : [make("code", cell)])); return box; }));
     table.tBodies[0].append(line);
   }
   return table;
 }
 
-/** Words with what stands between backticks as code. */
-const words = (text) => text.split("`").map((part, place) => (place % 2 ? make("code", part) : part));
+/** Text with code between backticks. */
+const inlineCode = (text) => text.split("`").map((part, place) => (place % 2 ? make("code", part) : part));
 
 function kind(one) {
   if (one.type === "array") return `any of ${one.items.enum?.join(", ") ?? one.items.type}`;
@@ -34,12 +34,12 @@ function route(path, verb, what) {
       [one.name, one.in, kind(one.schema), one.description ?? one.schema.description ?? ""])));
   }
   if (what.requestBody) section.append(make("h3", "Body"), make("p", Object.keys(what.requestBody.content).join(", ")));
-  section.append(make("h3", "Answers"), rows(["Status", "Meaning", "Type"], Object.entries(what.responses).map(([status, one]) =>
+  section.append(make("h3", "Responses"), rows(["Status", "Meaning", "Type"], Object.entries(what.responses).map(([status, one]) =>
     [status, one.description, Object.keys(one.content ?? {}).join(", ")])));
   return section;
 }
 
-const here = document.getElementById("ask");
+const here = document.getElementById("commands");
 here.textContent = here.textContent.replaceAll("HERE", location.origin);
 try {
   const description = await (await fetch("/openapi.json")).json();

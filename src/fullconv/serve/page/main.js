@@ -1,15 +1,15 @@
-// The page: pictures in, results over them.
+// The page: images and their results.
 
-import { Refused, models, predict, token } from "./api.js";
+import { ApiError, models, predict, token } from "./api.js";
 import { decode, fromBase64 } from "./png.js";
 import { overlay, save, stem, table } from "./save.js";
 import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
-const AT_ONCE = 2;   // pictures that are sent at a time
-const TRIES = 6;     // where the service is busy and says when to come again
+const MAX_PARALLEL = 2;   // requests at a time
+const MAX_ATTEMPTS = 6;   // while the service is busy
 
-const viewer = new Viewer($("stage"), $("picture"), $("overlay"), $("divider"), $("cross"));
+const viewer = new Viewer($("stage"), $("image"), $("overlay"), $("divider"), $("cross"));
 const state = { models: [], model: null, limits: null, items: [], current: null, hidden: new Set(), shown: null, turn: 0 };
 
 // --- the service ---------------------------------------------------------------------------------------------------
@@ -24,7 +24,7 @@ async function connect() {
     pick(content.default);
     if ($("login").open) $("login").close();
   } catch (error) {
-    if (error.status === 401) { askForToken(token.get() ? error.message : ""); return; }
+    if (error.status === 401) { requestToken(token.get() ? error.message : ""); return; }
     $("about").textContent = error.message;
   }
 }
@@ -32,16 +32,16 @@ async function connect() {
 function pick(name) {
   const model = state.models.find((one) => one.name === name);
   state.model = model;
-  $("head").replaceChildren(...model.heads.map((word) => new Option(word, word)));
+  $("head").replaceChildren(...model.heads.map((name) => new Option(name, name)));
   $("head-field").hidden = model.heads.length < 2;
   const body = model.backbone ? `${model.variant} on ${model.backbone}` : model.variant;
   $("about").textContent = `${model.name}: ${body}, ${model.classes.length} classes`;
   const mega = (value) => (value / 1e6).toLocaleString("en", { maximumFractionDigits: 1 });
-  $("limits").textContent = `Up to ${mega(state.limits.body_bytes)} MB and ${mega(state.limits.pixels)} megapixels. Pictures are not kept.`;
+  $("limits").textContent = `Up to ${mega(state.limits.body_bytes)} MB and ${mega(state.limits.pixels)} megapixels. Images are not stored.`;
   $("known").hidden = false;
-  $("chips").replaceChildren(...model.classes.map(({ name: word, color }) => {
+  $("chips").replaceChildren(...model.classes.map(({ name, color }) => {
     const chip = document.createElement("li");
-    chip.append(swatch(color), word);
+    chip.append(swatch(color), name);
     return chip;
   }));
 }
@@ -53,8 +53,8 @@ function swatch(color) {
   return box;
 }
 
-function askForToken(words) {
-  $("login-error").textContent = words;
+function requestToken(message) {
+  $("login-error").textContent = message;
   if (!$("login").open) $("login").showModal();
   $("token").focus();
 }
@@ -66,10 +66,10 @@ $("login").addEventListener("submit", (event) => {
 });
 $("login").addEventListener("cancel", (event) => event.preventDefault());
 
-// --- pictures ------------------------------------------------------------------------------------------------------
+// --- images --------------------------------------------------------------------------------------------------------
 
 function add(files) {
-  const items = [...files].map((file) => ({ file, name: file.name || "pasted picture", state: "waiting", sent: 0 }));
+  const items = [...files].map((file) => ({ file, name: file.name || "pasted image", state: "waiting", sent: 0 }));
   if (!items.length) return;
   state.items.push(...items);
   $("empty").hidden = true;
@@ -81,7 +81,7 @@ function add(files) {
 }
 
 function next() {
-  while (state.items.filter((item) => ["sending", "computing"].includes(item.state)).length < AT_ONCE) {
+  while (state.items.filter((item) => ["sending", "computing"].includes(item.state)).length < MAX_PARALLEL) {
     const item = state.items.find((one) => one.state === "waiting");
     if (!item) return;
     run(item).finally(next);
@@ -93,12 +93,12 @@ async function run(item) {
   refresh(item);
   try {
     const limit = state.limits?.body_bytes ?? Infinity;
-    if (item.file.size > limit) throw new Refused(413, "body-too-large", `This file has ${(item.file.size / 1e6).toFixed(1)} MB, the service takes up to ${limit / 1e6} MB.`);
-    if (!state.model) throw new Refused(0, "unreachable", "The service cannot be reached. Is it still running?");
+    if (item.file.size > limit) throw new ApiError(413, "body-too-large", `This file has ${(item.file.size / 1e6).toFixed(1)} MB; the limit of the service is ${limit / 1e6} MB.`);
+    if (!state.model) throw new ApiError(0, "unreachable", "The service cannot be reached. Is it still running?");
     const readable = await drawable(item.file);
     const parts = ["label_map", "confidence", ...(readable ? [] : ["picture"])];
     const start = performance.now();
-    const content = await patiently(() => predict(item.file, state.model.name, $("head").value, parts, (share) => {
+    const content = await withRetries(() => predict(item.file, state.model.name, $("head").value, parts, (share) => {
       item.sent = share;
       item.state = share < 1 ? "sending" : "computing";
       refresh(item);
@@ -106,25 +106,25 @@ async function run(item) {
     Object.assign(item, {
       state: "done", seconds: (performance.now() - start) / 1000, classes: content.classes, engine: `${content.engine} ${content.precision}`,
       labels: fromBase64(content.label_map), confidence: fromBase64(content.confidence),
-      picture: readable ? item.file : new Blob([fromBase64(content.picture)]), error: null,
+      image: readable ? item.file : new Blob([fromBase64(content.picture)]), error: null,
     });
     if (!readable) thumbnail(item);
-    say(`${item.name}: ${summary(item)}`);
+    announce(`${item.name}: ${summary(item)}`);
   } catch (error) {
-    if (error.status === 401) askForToken("");
-    Object.assign(item, { state: "failed", error: error instanceof Refused ? error : new Refused(0, "page", String(error.message || error)) });
-    say(`${item.name}: ${item.error.message}`);
+    if (error.status === 401) requestToken("");
+    Object.assign(item, { state: "failed", error: error instanceof ApiError ? error : new ApiError(0, "page", String(error.message || error)) });
+    announce(`${item.name}: ${item.error.message}`);
   }
   if (state.items.includes(item)) refresh(item, true);
 }
 
-/** Ask again where the service is busy, when it says. */
-async function patiently(ask, item) {
+/** Retry while the service is busy, after the time that it states. */
+async function withRetries(send, item) {
   for (let round = 1; ; round++) {
     try {
-      return await ask();
+      return await send();
     } catch (error) {
-      if (error.status !== 503 || round === TRIES || error.retryAfter === null) throw error;
+      if (error.status !== 503 || round === MAX_ATTEMPTS || error.retryAfter === null) throw error;
       for (let left = error.retryAfter; left > 0; left--) {
         item.note = `The service is busy. Trying again in ${left} s.`;
         refresh(item);
@@ -135,13 +135,13 @@ async function patiently(ask, item) {
   }
 }
 
-/** Ask for all pictures once more, as another model or head was chosen. */
-function anew() {
+/** Predict all images again, with another model or head. */
+function predictAll() {
   state.hidden = new Set();
   state.items.filter((item) => ["done", "failed"].includes(item.state)).forEach(again);
 }
 
-/** Whether the browser can show a picture; formats that it cannot read come back from the service as JPEG. */
+/** Whether the browser can show an image; the service returns the others as JPEG. */
 async function drawable(file) {
   try {
     (await createImageBitmap(file)).close();
@@ -164,7 +164,7 @@ function summary(item) {
 
 const percent = (share) => `${(100 * share).toFixed(share && share < .001 ? 2 : 1)} %`;
 
-function say(words) { $("status").textContent = words; }
+function announce(text) { $("status").textContent = text; }
 
 // --- the strip -----------------------------------------------------------------------------------------------------
 
@@ -181,20 +181,20 @@ function tab(item) {
 
 async function thumbnail(item) {
   try {
-    const bitmap = await createImageBitmap(item.picture ?? item.file, { resizeWidth: 168, resizeQuality: "medium" });
+    const bitmap = await createImageBitmap(item.image ?? item.file, { resizeWidth: 168, resizeQuality: "medium" });
     const canvas = item.button.querySelector("canvas"), height = 168 * bitmap.height / bitmap.width;
     canvas.getContext("2d").drawImage(bitmap, 0, (126 - height) / 2, 168, height);
     bitmap.close();
-  } catch { /* a file that is no picture has none */ }
+  } catch { /* not an image */ }
 }
 
 function refresh(item, changed = false) {
-  const words = { waiting: "waits", sending: `${Math.round(100 * item.sent)} % sent`, computing: "computing", done: "", failed: "failed" }[item.state];
+  const text = { waiting: "waiting", sending: `${Math.round(100 * item.sent)} % sent`, computing: "computing", done: "", failed: "failed" }[item.state];
   const label = item.button.querySelector(".state");
-  label.textContent = words;
-  label.hidden = !words;
+  label.textContent = text;
+  label.hidden = !text;
   label.classList.toggle("bad", item.state === "failed");
-  item.button.setAttribute("aria-label", `${item.name}${words ? `, ${words}` : ", done"}`);
+  item.button.setAttribute("aria-label", `${item.name}${text ? `, ${text}` : ", done"}`);
   if (state.current === item) changed ? select(item) : progress(item);
 }
 
@@ -210,7 +210,7 @@ async function select(item) {
     item.state === "failed" ? failure(item) : progress(item);
     return;
   }
-  const bitmap = await createImageBitmap(item.picture).catch(() => null);
+  const bitmap = await createImageBitmap(item.image).catch(() => null);
   const [labels, confidence] = await Promise.all([decode(item.labels), decode(item.confidence)]);
   if (turn !== state.turn) { bitmap?.close(); return; }
   forget();
@@ -235,7 +235,7 @@ function forget() {
   viewer.clear();
 }
 
-// --- words over the stage ------------------------------------------------------------------------------------------
+// --- messages over the stage ------------------------------------------------------------------------------------------
 
 function card(kind, title, ...parts) {
   const box = document.createElement("div");
@@ -252,8 +252,8 @@ function progress(item) {
   const bar = document.createElement("progress");
   bar.setAttribute("aria-label", "Progress");
   if (item.state === "sending") Object.assign(bar, { max: 1, value: item.sent });
-  const words = item.note ?? { waiting: "Waits for its turn.", sending: "On its way to the service.", computing: "The network looks at it." }[item.state];
-  card("", item.name, line(words, "soft"), bar);
+  const text = item.note ?? { waiting: "Waiting.", sending: "Sending.", computing: "Computing." }[item.state];
+  card("", item.name, line(text, "soft"), bar);
 }
 
 function failure(item) {
@@ -303,14 +303,14 @@ function setOpacity() {
 function setCompare() {
   const value = Number($("compare").value);
   viewer.setSplit(value / 100);
-  tellCompare(value);
+  showCompare(value);
 }
 
-const tellCompare = (value) => { $("compare-value").textContent = value === 0 ? "after" : value === 100 ? "before" : `${value} %`; };
+const showCompare = (value) => { $("compare-value").textContent = value === 0 ? "after" : value === 100 ? "before" : `${value} %`; };
 
-viewer.onSplit = (share) => { $("compare").value = Math.round(100 * share); tellCompare(Math.round(100 * share)); };
+viewer.onSplit = (share) => { $("compare").value = Math.round(100 * share); showCompare(Math.round(100 * share)); };
 viewer.onZoom = (scale) => { $("zoom-level").textContent = `${scale < .1 ? (100 * scale).toFixed(1) : Math.round(100 * scale)} %`; };
-viewer.onProbe = (found, left, top, aloud = false) => {
+viewer.onProbe = (found, left, top, announced = false) => {
   const tip = $("tip");
   tip.hidden = !found;
   if (!found) return;
@@ -320,7 +320,7 @@ viewer.onProbe = (found, left, top, aloud = false) => {
   const room = [$("stage").clientWidth - tip.offsetWidth - 6, $("stage").clientHeight - tip.offsetHeight - 6];
   tip.style.left = `${Math.max(6, left + 16 > room[0] ? left - tip.offsetWidth - 14 : left + 16)}px`;
   tip.style.top = `${Math.max(6, Math.min(room[1], top + 14))}px`;
-  if (aloud) say(`${name}${sure}, x ${found.x}, y ${found.y}`);
+  if (announced) announce(`${name}${sure}, x ${found.x}, y ${found.y}`);
 };
 
 $("opacity").addEventListener("input", setOpacity);
@@ -340,11 +340,11 @@ $("save-overlay").addEventListener("click", async () => {
   try {
     save([await overlay(bitmap, labels, colors, state.hidden, $("opacity").value / 100)], `${stem(item.name)}.overlay.png`, "image/png");
   } catch (error) {
-    say(`The overlay cannot be saved: ${error.message}.`);
+    announce(`The overlay cannot be saved: ${error.message}.`);
   }
 });
 
-// --- ways in -------------------------------------------------------------------------------------------------------
+// --- inputs --------------------------------------------------------------------------------------------------------
 
 $("choose").addEventListener("click", () => $("files").click());
 $("add").addEventListener("click", () => $("files").click());
@@ -360,12 +360,12 @@ $("clear").addEventListener("click", () => {
 });
 for (const button of document.querySelectorAll(".example")) {
   button.addEventListener("click", async () => {
-    const answer = await fetch(`/page/${button.dataset.name}`);
-    add([new File([await answer.blob()], button.dataset.name, { type: "image/jpeg" })]);
+    const response = await fetch(`/page/${button.dataset.name}`);
+    add([new File([await response.blob()], button.dataset.name, { type: "image/jpeg" })]);
   });
 }
-$("model").addEventListener("change", () => { pick($("model").value); anew(); });
-$("head").addEventListener("change", anew);
+$("model").addEventListener("change", () => { pick($("model").value); predictAll(); });
+$("head").addEventListener("change", predictAll);
 document.addEventListener("paste", (event) => add([...event.clipboardData.files]));
 let depth = 0;
 const carries = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");

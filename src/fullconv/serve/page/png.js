@@ -4,7 +4,7 @@ const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 
 /** Return {width, height, data} of a PNG's bytes; data are width * height numbers, row by row. */
 export async function decode(bytes) {
-  if (SIGNATURE.some((value, place) => bytes[place] !== value)) throw new Error("this is no PNG");
+  if (SIGNATURE.some((value, place) => bytes[place] !== value)) throw new Error("not a PNG");
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const parts = [];
   let width = 0, height = 0;
@@ -15,7 +15,7 @@ export async function decode(bytes) {
       width = view.getUint32(at + 8);
       height = view.getUint32(at + 12);
       const [depth, color, , , interlace] = bytes.subarray(at + 16, at + 21);
-      if (depth !== 8 || (color !== 0 && color !== 3) || interlace) throw new Error("this PNG is of another kind");
+      if (depth !== 8 || (color !== 0 && color !== 3) || interlace) throw new Error("not an 8-bit indexed or grey PNG without interlace");
     }
     if (kind === "IDAT") parts.push(bytes.subarray(at + 8, at + 8 + length));
     at += 12 + length;

@@ -1,4 +1,4 @@
-// Files to keep: the label map as the service made it, the overlay as it is shown, the table.
+// Downloads: the label map of the service, the overlay as shown, the table.
 
 /** Offer bytes as a file. */
 export function save(parts, name, type) {
@@ -9,18 +9,18 @@ export function save(parts, name, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** Return a file's name without its ending. */
-export const stem = (name) => name.replace(/\.[^.]+$/, "") || "picture";
+/** Return a file's name without its suffix. */
+export const stem = (name) => name.replace(/\.[^.]+$/, "") || "image";
 
-/** Return the classes of pictures as CSV: [{name, classes}]. */
-export function table(pictures) {
+/** Return the classes of images as CSV: [{name, classes}]. */
+export function table(images) {
   const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-  const rows = pictures.flatMap(({ name, classes }) =>
+  const rows = images.flatMap(({ name, classes }) =>
     classes.map((row) => [quote(name), quote(row.name), row.pixels, row.share.toFixed(6)].join(",")));
   return ["image,class,pixels,share", ...rows, ""].join("\n");
 }
 
-/** Paint labels over a picture at its own size, as the viewer shows them; a PNG. */
+/** Paint labels over an image at its own size, as the viewer shows them; a PNG. */
 export async function overlay(bitmap, labels, colors, hidden, opacity) {
   const canvas = document.createElement("canvas");
   canvas.width = labels.width;
@@ -29,7 +29,7 @@ export async function overlay(bitmap, labels, colors, hidden, opacity) {
   context.fillStyle = "#808080";
   context.fillRect(0, 0, canvas.width, canvas.height);
   if (bitmap) context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  const band = Math.max(1, Math.floor(2 ** 22 / labels.width));  // in bands, so that a large picture does not double
+  const band = Math.max(1, Math.floor(2 ** 22 / labels.width));  // by rows, so that a large image does not double its memory
   for (let top = 0; top < labels.height; top += band) {
     const image = context.getImageData(0, top, labels.width, Math.min(band, labels.height - top));
     for (let i = 0, at = top * labels.width; i < image.data.length; i += 4, at++) {

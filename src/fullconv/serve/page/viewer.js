@@ -1,15 +1,15 @@
-// A picture with its labels over it: zoom, pan, opacity, classes, a divider, and what lies below a pixel.
+// An image with its labels over it: zoom, pan, opacity, classes, a divider, and the class and confidence of a pixel.
 //
-// Labels are painted at the screen's resolution from their numbers, so that a picture of 30 megapixels costs no more than
+// Labels are painted at the screen's resolution from their indices, so that an image of 30 megapixels costs no more than
 // a small one, and switching a class is one frame.
 
-const MOST = 64;           // screen pixels a picture pixel
-const SMALL = 2048;        // side of the copy that is drawn while all of a large picture is seen
+const MAX_SCALE = 64;      // screen pixels per image pixel
+const SMALL_SIDE = 2048;   // of the copy that is drawn while all of a large image is visible
 
 export class Viewer {
-  constructor(stage, picture, overlay, divider, cross) {
-    Object.assign(this, { stage, picture, overlay, divider, cross });
-    this.front = picture.getContext("2d");
+  constructor(stage, canvas, overlay, divider, cross) {
+    Object.assign(this, { stage, canvas, overlay, divider, cross });
+    this.front = canvas.getContext("2d");
     this.paint = overlay.getContext("2d");
     this.view = { scale: 1, x: 0, y: 0 };
     this.split = 0;
@@ -22,13 +22,13 @@ export class Viewer {
     this.listen();
   }
 
-  /** Show a picture (ImageBitmap or null) with labels and confidence ({width, height, data}) and colours by class. */
+  /** Show an image (ImageBitmap or null) with labels and confidence ({width, height, data}) and colours by class. */
   async show(bitmap, labels, confidence, colors) {
     this.small?.close();
     Object.assign(this, { bitmap, labels, confidence, colors, small: null, probe: null });
     this.cross.hidden = true;
-    if (bitmap && Math.max(bitmap.width, bitmap.height) > 2 * SMALL) {
-      const factor = SMALL / Math.max(bitmap.width, bitmap.height);
+    if (bitmap && Math.max(bitmap.width, bitmap.height) > 2 * SMALL_SIDE) {
+      const factor = SMALL_SIDE / Math.max(bitmap.width, bitmap.height);
       const size = { resizeWidth: Math.max(1, Math.round(bitmap.width * factor)), resizeHeight: Math.max(1, Math.round(bitmap.height * factor)) };
       this.small = await createImageBitmap(bitmap, { ...size, resizeQuality: "high" });
     }
@@ -51,27 +51,27 @@ export class Viewer {
     const ratio = window.devicePixelRatio || 1;
     const width = Math.max(1, Math.round(this.stage.clientWidth * ratio)), height = Math.max(1, Math.round(this.stage.clientHeight * ratio));
     const fitted = this.labels && Math.abs(this.view.scale - this.fitted()) < 1e-6;
-    for (const canvas of [this.picture, this.overlay]) { canvas.width = width; canvas.height = height; }
+    for (const layer of [this.canvas, this.overlay]) { layer.width = width; layer.height = height; }
     this.ratio = ratio;
     fitted ? this.fit() : this.draw();
   }
 
   fitted() {
     const { width, height } = this.labels;
-    return Math.min(MOST, this.picture.width / width, this.picture.height / height);
+    return Math.min(MAX_SCALE, this.canvas.width / width, this.canvas.height / height);
   }
 
   fit() {
     if (!this.labels) return;
     const scale = this.fitted();
-    this.view = { scale, x: (this.picture.width - scale * this.labels.width) / 2, y: (this.picture.height - scale * this.labels.height) / 2 };
+    this.view = { scale, x: (this.canvas.width - scale * this.labels.width) / 2, y: (this.canvas.height - scale * this.labels.height) / 2 };
     this.draw();
   }
 
   /** Zoom by a factor around a point of the stage, in canvas pixels. */
-  zoom(factor, x = this.picture.width / 2, y = this.picture.height / 2) {
+  zoom(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
     if (!this.labels) return;
-    const scale = Math.min(MOST, Math.max(this.fitted(), this.view.scale * factor));
+    const scale = Math.min(MAX_SCALE, Math.max(this.fitted(), this.view.scale * factor));
     const by = scale / this.view.scale;
     this.view = { scale, x: x - (x - this.view.x) * by, y: y - (y - this.view.y) * by };
     this.draw();
@@ -83,9 +83,9 @@ export class Viewer {
     this.draw();
   }
 
-  /** Keep the picture on the stage: centred where it is smaller, without a gap where it is larger. */
+  /** Keep the image on the stage: centred where it is smaller, without a gap where it is larger. */
   hold() {
-    for (const [key, size, room] of [["x", this.labels.width, this.picture.width], ["y", this.labels.height, this.picture.height]]) {
+    for (const [key, size, room] of [["x", this.labels.width, this.canvas.width], ["y", this.labels.height, this.canvas.height]]) {
       const length = size * this.view.scale;
       this.view[key] = length <= room ? (room - length) / 2 : Math.min(0, Math.max(room - length, this.view[key]));
     }
@@ -97,7 +97,7 @@ export class Viewer {
   }
 
   render() {
-    const { width, height } = this.picture;
+    const { width, height } = this.canvas;
     this.front.setTransform(1, 0, 0, 1, 0, 0);
     this.front.clearRect(0, 0, width, height);
     if (!this.labels) { this.paint.clearRect(0, 0, width, height); return; }
@@ -116,8 +116,8 @@ export class Viewer {
 
   renderLabels(width, height) {
     const { scale, x, y } = this.view, { labels } = this;
-    if (this.image?.width !== width || this.image?.height !== height) this.image = this.paint.createImageData(width, height);
-    const out = new Uint32Array(this.image.data.buffer), table = this.table();
+    if (this.buffer?.width !== width || this.buffer?.height !== height) this.buffer = this.paint.createImageData(width, height);
+    const out = new Uint32Array(this.buffer.data.buffer), table = this.table();
     out.fill(0);
     const left = Math.max(0, Math.ceil(x - .5)), right = Math.min(width, Math.ceil(x + labels.width * scale - .5));
     const top = Math.max(0, Math.ceil(y - .5)), bottom = Math.min(height, Math.ceil(y + labels.height * scale - .5));
@@ -127,7 +127,7 @@ export class Viewer {
       const start = labels.width * Math.min(labels.height - 1, Math.max(0, Math.floor((row + .5 - y) / scale)));
       for (let i = 0, at = row * width + left; i < columns.length; i++, at++) out[at] = table[labels.data[start + columns[i]]];
     }
-    this.paint.putImageData(this.image, 0, 0);
+    this.paint.putImageData(this.buffer, 0, 0);
   }
 
   /** Colours as the memory of an ImageData holds them; 0 is transparent. */
@@ -153,7 +153,7 @@ export class Viewer {
     }
   }
 
-  /** Return what lies below a point of the stage, in CSS pixels; null beside the picture. */
+  /** Return the pixel at a point of the stage, in CSS pixels; null outside the image. */
   at(left, top) {
     if (!this.labels) return null;
     const { scale, x, y } = this.view;
@@ -224,7 +224,7 @@ export class Viewer {
     event.preventDefault();
   }
 
-  /** Move the marker by some ten screen pixels, and the picture where it would leave the stage. */
+  /** Move the marker by some ten screen pixels, and the image where it would leave the stage. */
   step(dx, dy) {
     const { width, height } = this.labels, by = Math.max(1, Math.round(10 * this.ratio / this.view.scale));
     const from = this.probe ?? this.at(this.stage.clientWidth / 2, this.stage.clientHeight / 2) ?? { x: width >> 1, y: height >> 1 };
@@ -233,7 +233,7 @@ export class Viewer {
     const { scale, x, y } = this.view, left = x + this.probe.x * scale, top = y + this.probe.y * scale, edge = 20 * this.ratio;
     const over = (value, room) => (value < edge ? edge - value : value > room - edge ? room - edge - value : 0);
     this.cross.hidden = false;
-    this.pan(over(left, this.picture.width), over(top, this.picture.height));
+    this.pan(over(left, this.canvas.width), over(top, this.canvas.height));
     this.onProbe(this.probe, left / this.ratio, top / this.ratio, true);
   }
 }
