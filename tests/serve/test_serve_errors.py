@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fullconv.errors import InputError, MissingExtraError, ModelFileError
-from fullconv.images.limits import PictureError
+from fullconv.images import PictureError
 from fullconv.serve.errors import to_api_error
 
 

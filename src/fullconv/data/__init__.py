@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from fullconv.data.checks.run import Examination, examine, inspect, require_usable, summary
 from fullconv.data.dataset import Dataset, open_dataset
+from fullconv.data.files import IMAGE_SUFFIXES
 from fullconv.data.problems import BadDataError, Problem
 from fullconv.data.samples import Sample
 from fullconv.data.statistics import Statistics
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "BadDataError",
     "Dataset",
     "Examination",

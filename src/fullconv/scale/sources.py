@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from fullconv.data.files import IMAGE_SUFFIXES
+from fullconv.data import IMAGE_SUFFIXES
 from fullconv.errors import InputError
 from fullconv.scale.storage import import_arrow, is_url, open_filesystem, read_url
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fullconv.errors import FullconvError, MissingExtraError
-from fullconv.images.limits import PictureError
+from fullconv.images import PictureError
 
 BUG_MESSAGE = "internal error; the service's log has the details under this request id."
 

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.engines import AutoEngine
-from fullconv.engines.autotune import Choice
 from fullconv.errors import FullconvError, InputError
 from fullconv.images import image_size, read_image
 from fullconv.preprocess import select_bands, working_size
@@ -240,7 +239,7 @@ class InferenceLoop:
         self._dropped.discard(header["id"])
 
 
-def choose_engines(segmenter: Segmenter, before: dict[str, Any] | None) -> dict[int, Choice]:
+def choose_engines(segmenter: Segmenter, before: dict[str, Any] | None) -> dict[int, tuple[str, str]]:
     """Choose the engine for each class of image sizes, or take over an earlier choice, and compute a first image.
 
     Args:
