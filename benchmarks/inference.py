@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD
 from fullconv.cli.demo import draw
-from fullconv.engines._optional import cores, runtime
+from fullconv.engines._optional import cores, import_optional
 from fullconv.hub import foreign_card, import_file
 from fullconv.segmenter import Segmenter
 
@@ -140,7 +140,7 @@ def bare(network: nn.Module, side: int, output: str) -> Contenders:
         path = str(Path(folder) / "net.onnx")
         with torch.inference_mode():
             torch.onnx.export(Out().eval(), (torch.zeros(1, 3, side, side),), path, dynamo=True, verbose=False)
-        openvino, onnxruntime = runtime("openvino", "this"), runtime("onnxruntime", "this")
+        openvino, onnxruntime = import_optional("openvino", "this"), import_optional("onnxruntime", "this")
         settings = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino.Core().compile_model(path, "CPU", settings)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

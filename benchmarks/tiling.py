@@ -124,7 +124,7 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Time the scores of one picture by tiles of several cores, by rows, and of the whole at once, in turn."""
     segmenter = model(options.variant, options.backbone, options.precision)
     side = options.side
-    engine = segmenter.engine.at(side, side)
+    engine = segmenter.engine.for_size(side, side)
     assert isinstance(engine, TorchEngine), "only PyTorch has a form by rows"
     network = engine.chosen(side, side)
     weight = next(network.parameters())

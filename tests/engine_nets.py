@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.engines.autotune import Maker
+from fullconv.engines.autotune import EngineFactory
 from fullconv.nn import VARIANTS, Network, build
 from networks import WIDTHS, enliven
 
@@ -61,9 +61,9 @@ def card_for(network: Network, **more: object) -> Card:
 
 
 @cache
-def maker(kind: str) -> Maker:
+def maker(kind: str) -> EngineFactory:
     """Makes the engines of a network, each once."""
-    return Maker(*net(kind), torch.device("cpu"))
+    return EngineFactory(*net(kind), torch.device("cpu"))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

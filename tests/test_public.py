@@ -111,4 +111,4 @@ def test_show_takes_a_mask_by_its_path(tmp_path):
     pytest.importorskip("matplotlib")
     Image.fromarray(np.arange(72, dtype=np.uint8).reshape(8, 9) % 2).save(tmp_path / "mask.png")
     figure = fullconv.show(np.zeros((8, 9, 3), np.uint8), tmp_path / "mask.png", prediction())
-    assert [axis.get_title() for axis in figure.axes] == ["picture", "mask", "prediction"]
+    assert [axis.get_title() for axis in figure.axes] == ["image", "mask", "prediction"]

@@ -294,8 +294,11 @@ class Model(Protocol):
     """What evaluation needs of a `Segmenter`."""
 
     card: Card
-    engine: Any
-    """With a `name` and a `precision`."""
+
+    @property
+    def engine(self) -> Any:
+        """With a `name` and a `precision`."""
+        ...
 
     def read(self, image: Any, name: str) -> NDArray[Any]:
         """Check an image (H, W, C) of a file, and select the card's bands."""

@@ -1,10 +1,11 @@
-"""What a prediction is: label maps, probabilities, pictures of them."""
+"""The result for one image: label maps, probabilities, and how they are shown."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -12,24 +13,79 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from fullconv.card import Labels
 from fullconv.errors import InputError, MissingExtraError, OutputError
+from fullconv.images import read_image
+from fullconv.interpolation import ScoreLayout, hflip, mean_logits, softmax, to_numpy
 from fullconv.labels import VOID, colorize, encode_label_map, read_label_map
+from fullconv.notices import Notice
 from fullconv.storage import write_bytes
 from fullconv.tiling import row_chunks
+from fullconv.tta import ViewScores
+
+
+@dataclass(frozen=True)
+class ImageLogits:
+    """The logits of one image and head, computed from its scores when they are asked for.
+
+    Args:
+        network: A `Network`, which upsamples in torch, or a `ScoreLayout`, which does so in numpy.
+        views: The scores of the image in each view, and of each engine.
+        size: (H, W) of the image.
+        head: Name of the head.
+        device: Where to compute; only torch has others than the CPU.
+    """
+
+    network: Any
+    views: tuple[ViewScores, ...]
+    size: tuple[int, int]
+    head: str
+    device: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the network's weights, which upsampling does not need."""
+        return {**self.__dict__, "network": ScoreLayout.of(self.network), "device": None, "_scores": None}
+
+    def rows(self, a: int, b: int) -> Any:
+        """Return rows of the logits, (K, b - a, W) float32: a tensor or an array, by the network.
+
+        Of several views they are the logarithms of the mean probabilities.
+        """
+        found = []
+        for each, scores in zip(self.views, self._upsampled_from(), strict=True):
+            logits = self.network.upsample(scores, self.size, (a, b), each.working)[0]
+            found.append(hflip(logits) if each.view.hflip else logits)
+        return found[0] if len(found) == 1 else mean_logits(found)
+
+    def strips(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield rows a, b and their logits, strip by strip from the top, of a few megabytes each."""
+        for a, b in row_chunks(*self.size, self.views[0].scores[self.head].shape[1]):
+            yield a, b, self.rows(a, b)
+
+    def _upsampled_from(self) -> list[Any]:
+        """Return the scores of each view as the network's `upsample` takes them."""
+        cached: list[Any] | None = self.__dict__.get("_scores")
+        if cached is None:
+            cached = [view.scores[self.head] for view in self.views]
+            if not isinstance(self.network, ScoreLayout):
+                import torch
+
+                cached = [torch.from_numpy(scores).to(self.device) for scores in cached]
+            self.__dict__["_scores"] = cached
+        return cached
 
 
 class Prediction:
-    """The answer for one picture.
+    """The result for one image.
 
     Args:
-        label_maps: By head, (H, W) uint8; one without a name for networks of one head.
+        label_maps: By head, (H, W) uint8; networks with one unnamed head have the key "".
         labels: Classes and palette of the first head.
         probabilities: (K, H, W) float32 of the first head, where they were asked for.
-        image: The picture (H, W, C), for overlays.
-        logits: Rows (a, b) -> logits (K, b - a, W) of the first head.
+        image: The image (H, W, C), for overlays.
+        logits: Of the first head.
+        notices: Warnings about this image.
     """
 
     def __init__(
@@ -38,10 +94,11 @@ class Prediction:
         labels: Labels,
         probabilities: NDArray[np.float32] | None,
         image: NDArray[Any],
-        logits: Callable[[tuple[int, int]], Tensor],
+        logits: ImageLogits,
+        notices: tuple[Notice, ...] = (),
     ) -> None:
         self.label_maps, self.labels, self.probabilities, self.image = label_maps, labels, probabilities, image
-        self._logits = logits
+        self.logits, self.notices = logits, notices
 
     @property
     def label_map(self) -> NDArray[np.uint8]:
@@ -53,23 +110,17 @@ class Prediction:
         """Class names by index."""
         return self.labels.classes
 
-    def logit_strips(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield rows a, b and their logits (K, b - a, W) float32 of the first head, strip by strip from the top."""
-        height, width = self.label_map.shape
-        for a, b in row_chunks(height, width, len(self.classes)):
-            yield a, b, self._logits((a, b)).float()
-
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
-        """Probability of the class that was chosen, (H, W) float32 in (0, 1]."""
-        height, width = self.label_map.shape
-        result = np.empty((height, width), np.float32)
-        for a, b, logits in self.logit_strips():
-            result[a:b] = logits.softmax(0).amax(0).cpu().numpy()
+        """Probability of the predicted class, (H, W) float32 in (0, 1]."""
+        result = np.empty(self.label_map.shape, np.float32)
+        for a, b, logits in self.logits.strips():
+            chances = softmax(logits)
+            result[a:b] = chances.max(0) if isinstance(chances, np.ndarray) else to_numpy(chances.amax(0))
         return result
 
     def counts(self) -> dict[str, int]:
-        """Return pixels by class name."""
+        """Return the number of pixels by class name."""
         found = np.bincount(self.label_map.reshape(-1), minlength=len(self.classes))
         return {name: int(count) for name, count in zip(self.classes, found, strict=False)}
 
@@ -77,10 +128,10 @@ class Prediction:
         """Write the label map as an 8-bit indexed PNG with the palette.
 
         Raises:
-            OutputError: It cannot be written, or the name is another format's: label maps are PNGs.
+            OutputError: It cannot be written, or the name has the suffix of another format.
         """
         if not isinstance(path, (str, os.PathLike)):
-            raise OutputError(f"a label map is saved under the path of a file, not {path!r}.")
+            raise OutputError(f"a label map is saved to the path of a file, not {path!r}.")
         if Path(path).suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
             raise OutputError(
                 f"{path}: label maps are written as PNG, which keeps every index. End the name with .png."
@@ -88,7 +139,7 @@ class Prediction:
         write_bytes(path, [encode_label_map(self.label_map, self.labels.palette)])
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
-        """Paint the classes over the picture, with a legend below; an RGB PIL image."""
+        """Blend the class colours over the image, with a legend below; returns an RGB PIL image."""
         return overlay(self.image, self.label_map, self.labels, opacity)
 
     def _repr_png_(self) -> bytes:
@@ -104,10 +155,10 @@ class Prediction:
         return f"Prediction({height}x{width}: {share})"
 
 
-def display(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Turn any picture (H, W, C) into RGB (H, W, 3) uint8 to look at: first three bands, or one as grey.
+def to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert an image (H, W, C) to RGB (H, W, 3) uint8 for display: its first three bands, or one as grey.
 
-    8-bit values stay; others are stretched from the picture's 1st to its 99th percentile, for the eye only.
+    8-bit values stay; others are stretched from the image's 1st to its 99th percentile.
     """
     shown = image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1].repeat(3, axis=2)
     if shown.dtype == np.uint8:
@@ -119,18 +170,18 @@ def display(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def overlay(image: NDArray[Any], label_map: NDArray[np.uint8], labels: Labels, opacity: float = 0.5) -> Image.Image:
-    """Paint a label map (H, W) uint8 over a picture (H, W, C) and put a legend of its classes below it."""
-    picture = display(image).astype(np.uint16)
+    """Blend the colours of a label map (H, W) uint8 over an image (H, W, C), with a legend of its classes below."""
+    base = to_rgb8(image).astype(np.uint16)
     painted = colorize(label_map, labels.palette).astype(np.uint16)
     share = round(opacity * 256)
-    mixed = ((picture * (256 - share) + painted * share) >> 8).astype(np.uint8)
+    mixed = ((base * (256 - share) + painted * share) >> 8).astype(np.uint8)
     present = np.unique(label_map[label_map != VOID]).tolist()
     entries = [(labels.classes[index], labels.palette[index]) for index in present if index < len(labels.classes)]
-    return _with_legend(Image.fromarray(mixed), entries)
+    return _add_legend(Image.fromarray(mixed), entries)
 
 
-def _with_legend(image: Image.Image, entries: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
-    """Put coloured boxes with names below an image, wrapped to its width but at least 160 pixels."""
+def _add_legend(image: Image.Image, entries: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+    """Add coloured boxes with names below an image, wrapped to its width but at least 160 pixels."""
     font = ImageFont.load_default(size=14)
     width, gap, height = max(image.width, 160), 8, 22
     places, x, y = [], gap, image.height + gap
@@ -150,7 +201,7 @@ def _with_legend(image: Image.Image, entries: list[tuple[str, tuple[int, int, in
 
 
 def show(image: Any, mask: NDArray[np.uint8] | str | Path | None = None, prediction: Prediction | None = None) -> Any:
-    """Draw picture, mask and prediction side by side.
+    """Show image, mask and prediction side by side.
 
     Args:
         image: Path, PIL image or array.
@@ -161,20 +212,18 @@ def show(image: Any, mask: NDArray[np.uint8] | str | Path | None = None, predict
         A matplotlib figure.
 
     Raises:
-        InputError: The picture or mask cannot be read, or they are of different sizes, or the prediction is none.
+        InputError: Image or mask cannot be read, their sizes differ, or ``prediction`` is something else.
         MissingExtraError: matplotlib is not installed.
     """
-    from fullconv.images import read_image
-
     if prediction is not None and not isinstance(prediction, Prediction):
-        raise InputError(f"a prediction is what Segmenter.predict gives, not {type(prediction).__name__}.")
+        raise InputError(f"expected the prediction of Segmenter.predict, not {type(prediction).__name__}.")
 
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "plot", "fullconv.show") from error
     palette = prediction.labels.palette if prediction is not None else ()
-    panels = [("picture", display(read_image(image)))]
+    panels = [("image", to_rgb8(read_image(image)))]
     maps: dict[str, NDArray[Any]] = {}
     if mask is not None:
         maps["mask"] = read_label_map(mask) if isinstance(mask, (str, Path)) else np.asarray(mask)
@@ -184,7 +233,7 @@ def show(image: Any, mask: NDArray[np.uint8] | str | Path | None = None, predict
         if labels.shape != panels[0][1].shape[:2]:
             size = "x".join(map(str, panels[0][1].shape[:2]))
             raise InputError(
-                f"{name} is {'x'.join(map(str, labels.shape))}, the picture {size}: they must be of one size."
+                f"{name} is {'x'.join(map(str, labels.shape))}, the image {size}: use a {name} of the same size."
             )
         panels.append((name, colorize(labels.astype(np.uint8), palette)))
     figure = Figure(figsize=(5 * len(panels), 5 * panels[0][1].shape[0] / max(1, panels[0][1].shape[1]) + 0.5))
@@ -193,7 +242,7 @@ def show(image: Any, mask: NDArray[np.uint8] | str | Path | None = None, predict
         axis.set_title(title)
         axis.axis("off")
     figure.tight_layout()
-    # A notebook draws figures by itself only after pyplot was imported, and else prints their name.
+    # Without pyplot a notebook prints a figure's name instead of drawing it.
     figure._repr_png_ = lambda: _png_of(figure)  # type: ignore[attr-defined]
     return figure
 

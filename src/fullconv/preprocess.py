@@ -1,48 +1,49 @@
-"""Picture to network input: one rule for training, validation, prediction, service and exports."""
+"""Image to network input: one rule for training, validation, prediction, service and exports.
+
+Only the functions on tensors load torch. `rescale` uses it where it is installed: its bits are those of training.
+"""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fullconv.card import Card
-from fullconv.errors import InputError
+from fullconv.errors import InputError, plural
+from fullconv.notices import Notice
+from fullconv.system import is_importable
 
-LOG = logging.getLogger("fullconv")
-PLAIN = "the picture"
-"""What a picture without a file is called."""
-DEEP = 1023
-"""Largest value of a model's range from which on 8 bits cannot be what it was trained on: 10 bits and more."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNNAMED = "the image"
+"""Name of an image without a file, in messages."""
+MIN_DEEP_RANGE = 1023
+"""Upper end of a model's range from which 8-bit images cannot be what it was trained on: 10 bits and more."""
 
 
 def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool = False) -> NDArray[Any]:
-    """Take the card's bands of a picture (H, W, C), or check that it has as many as the network wants.
+    """Select the card's bands of an image (H, W, C), or check that it has the number that the network takes.
 
     Args:
-        image: The picture.
-        card: Its `bands` are those of a file; None is all.
-        name: Its file, for the message; "" where it has none.
-        stored: Whether the picture is as a file holds it; else one with as many bands as the network wants is taken to
-            have them chosen already.
+        image: The image.
+        card: Its `bands` refer to a file; None is all.
+        name: The image's file, for the message; "" where it has none.
+        stored: Whether the image has all bands of its file; otherwise one with the network's number of bands is taken
+            as already selected.
 
     Raises:
-        InputError: The picture has other bands than the card.
+        InputError: The image has other bands than the card.
     """
     channels = image.shape[2]
-    has = f"{name}: has" if name else f"{PLAIN} has"
+    has = f"{name}: has" if name else f"{UNNAMED} has"
     if card.bands is not None and (stored or channels != card.in_channels):
         if channels < max(card.bands):
             raise InputError(
-                f"{has} {channels} bands, the model wants bands {', '.join(map(str, card.bands))}."
-                " Give pictures of the kind that it was trained on."
+                f"{has} {plural(channels, 'band')}, the model expects bands {', '.join(map(str, card.bands))}."
+                " Use images of the type that it was trained on."
             )
         return image[:, :, [band - 1 for band in card.bands]]
     if channels == card.in_channels:
@@ -50,70 +51,52 @@ def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool =
     if channels == 1 and card.in_channels == 3:
         return np.repeat(image, 3, axis=2)  # grey is R = G = B
     if channels == 4 and card.in_channels == 3:
-        raise InputError(f"{has} 4 bands, the model wants 3. Convert it to RGB, or give an array of its bands.")
+        raise InputError(f"{has} 4 bands, the model expects 3. Convert it to RGB, or give an array of its bands.")
     raise InputError(
-        f"{has} {channels} band{'s' * (channels != 1)}, the model wants {card.in_channels}."
-        " Give pictures of the kind that it was trained on."
+        f"{has} {plural(channels, 'band')}, the model expects {card.in_channels}."
+        " Use images of the type that it was trained on."
     )
 
 
-class Remarks:
-    """Tells what a user should know about pictures, once a subject however many pictures there are."""
+def range_warning(image: NDArray[Any], card: Card, name: str = "") -> Notice | None:
+    """Return a notice on an image whose values are certainly not those that the model was trained on.
 
-    def __init__(self) -> None:
-        self._told: set[str] = set()
-        self._lock = threading.Lock()
-
-    def __call__(self, subject: str, find: Callable[[], str | None]) -> None:
-        """Tell the sentence that ``find`` returns, if it is the first of its subject."""
-        if subject in self._told or (text := find()) is None:
-            return
-        with self._lock:  # pictures are read in several threads
-            first = subject not in self._told
-            self._told.add(subject)
-        if first:
-            LOG.warning(text)
-
-
-def range_remark(image: NDArray[Any], card: Card, name: str = "") -> str | None:
-    """Return a sentence on a picture whose values are certainly not those that the model was trained on, or None.
-
-    Certain is: 16 bits above 255 for a model of 8 bits, and 8 bits for one of `DEEP` or more. Floats may be anything.
+    That is certain for 16 bits above 255 and a model of 8 bits, and for 8 bits and a model of `MIN_DEEP_RANGE` or more.
+    Floats may be anything.
 
     Args:
-        image: The picture as stored.
+        image: The image as stored.
         card: Its `range` are the values in training.
-        name: Its file; "" where it has none.
+        name: The image's file; "" where it has none.
     """
-    high = card.range[1]
+    low, high = card.range
     if image.dtype == np.uint16 and high <= 255:
-        most = int(image.max(initial=0))
-        if most <= 255:
+        largest = int(image.max(initial=0))
+        if largest <= 255:
             return None
-        holds, cure = f"16 bits, up to {most}", f"scale them to {card.range[0]:g} to {high:g}"
-    elif image.dtype == np.uint8 and high >= DEEP:
-        holds, cure = "8 bits", "give the pictures as the sensor wrote them"
+        found, fix = f"16 bits, up to {largest}", f"scale them to {low:g} to {high:g}"
+    elif image.dtype == np.uint8 and high >= MIN_DEEP_RANGE:
+        found, fix = "8 bits", "use the images as the sensor wrote them"
     else:
         return None
-    what = f"{name}:" if name else PLAIN
-    return (
-        f"{what} holds {holds} ({image.dtype}); the model was trained on values from {card.range[0]:g} to"
-        f" {high:g}, so its labels may mean nothing. To mend it, {cure}. Further pictures are not told."
+    message = (
+        f"{name + ':' if name else UNNAMED} holds {found} ({image.dtype}); the model was trained on values from {low:g} to"
+        f" {high:g}, so its labels may be meaningless. To fix it, {fix}. Further images are not reported."
     )
+    return Notice("value-range", message, name or None)
 
 
-def normalization(card: Card) -> tuple[Tensor, Tensor]:
-    """Return factor and shift (C,) float32, so that the network's input is ``value * factor + shift``."""
+def normalization(card: Card) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return factor and shift (C,), so that the network's input is ``value * factor + shift``."""
     low, high = card.range
-    mean = torch.tensor(card.mean, dtype=torch.float64)
-    std = torch.tensor(card.std, dtype=torch.float64)
+    mean, std = np.array(card.mean, np.float64), np.array(card.std, np.float64)
     factor = 1 / ((high - low) * std)
     shift = -low * factor - mean / std
-    return factor.float(), shift.float()
+    return factor.astype(np.float32), shift.astype(np.float32)
 
 
 def normalize(images: Tensor, card: Card) -> Tensor:
-    """Turn pictures as stored into the network's input.
+    """Turn images as stored into the network's input.
 
     Args:
         images: (N, H, W, C) of any real dtype, in the card's bands.
@@ -122,21 +105,24 @@ def normalize(images: Tensor, card: Card) -> Tensor:
     Returns:
         (N, C, H, W) float32 in channels_last memory format, as the stored order is.
     """
-    factor, shift = (value.to(images.device) for value in normalization(card))
+    import torch
+
+    factor, shift = (torch.from_numpy(value).to(images.device) for value in normalization(card))
     x = images.to(torch.float32).mul_(factor) if images.dtype != torch.float32 else images * factor
     x = x.add_(shift)
     if card.channel_order == "bgr":
-        order = [2, 1, 0, *range(3, x.shape[-1])]
-        x = x[..., order]
+        x = x[..., [2, 1, 0, *range(3, x.shape[-1])]]
     return x.permute(0, 3, 1, 2)
 
 
-def as_tensor(image: NDArray[Any]) -> Tensor:
-    """Return a picture (H, W, C) as (1, H, W, C), several as they are; uint16 becomes float32: torch does little on it."""
-    if image.dtype == np.uint16:
-        image = image.astype(np.float32)
-    tensor = torch.from_numpy(np.ascontiguousarray(image))
-    return tensor[None] if tensor.ndim == 3 else tensor
+def as_tensor(images: NDArray[Any]) -> Tensor:
+    """Return images (N, H, W, C) as a tensor without copying; uint16, which torch hardly supports, becomes float32."""
+    import torch
+
+    if images.dtype == np.uint16:
+        images = images.astype(np.float32)
+    images = np.ascontiguousarray(images)
+    return torch.from_numpy(images if images.flags.writeable else images.copy())
 
 
 def working_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -144,8 +130,8 @@ def working_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def rescale(images: Tensor, scale: float) -> Tensor:
-    """Resize pictures (N, H, W, C) to the working resolution, antialiased; integers are rounded and stay what they are.
+def rescale(images: NDArray[Any], scale: float) -> NDArray[Any]:
+    """Resize images (N, H, W, C) to the working resolution, antialiased; integers are rounded.
 
     Returns:
         (N, h, w, C) of the same dtype.
@@ -153,8 +139,25 @@ def rescale(images: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return images
     size = working_size(images.shape[1], images.shape[2], scale)
-    x = images.permute(0, 3, 1, 2).to(torch.float32)
-    x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False).permute(0, 2, 3, 1)
-    if not images.dtype.is_floating_point:
-        x = x.round_().clamp_(0, torch.iinfo(images.dtype).max)
-    return x.to(images.dtype).contiguous()
+    if is_importable("torch"):
+        import torch.nn.functional as F
+
+        x = as_tensor(images).permute(0, 3, 1, 2).float()
+        resized = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+        result: NDArray[Any] = resized.permute(0, 2, 3, 1).numpy()
+    else:
+        rows, columns = (_triangle_filter(old, new) for old, new in zip(images.shape[1:3], size, strict=True))
+        wide = np.tensordot(images.astype(np.float32), columns, axes=(2, 1))  # (N, H, C, w)
+        result = np.tensordot(wide, rows, axes=(1, 1)).transpose(0, 3, 2, 1)
+    if images.dtype.kind in "iu":
+        result = np.rint(result).clip(0, np.iinfo(images.dtype).max)
+    return np.ascontiguousarray(result, images.dtype)
+
+
+def _triangle_filter(old: int, new: int) -> NDArray[np.float32]:
+    """Return the weights (new, old) of bilinear interpolation with half-pixel centres, antialiased where it shrinks."""
+    support = max(1.0, old / new)
+    centers = (np.arange(new) + 0.5) * (old / new)
+    distance = np.abs(np.arange(old) + 0.5 - centers[:, None]) / support
+    weights = (1 - distance).clip(min=0)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)

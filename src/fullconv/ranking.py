@@ -65,8 +65,8 @@ def summarize(prediction: Prediction, image: str) -> ImageSummary:
     sums = torch.zeros(classes, GRID, GRID, dtype=torch.float64)
     rows, columns = _cells(height), _cells(width)
     entropy = 0.0
-    for a, b, logits in prediction.logit_strips():
-        log_p = logits.cpu().log_softmax(0)
+    for a, b, logits in prediction.logits.strips():
+        log_p = torch.as_tensor(logits).cpu().log_softmax(0)
         p = log_p.exp()
         entropy -= float((p * log_p).double().sum())
         by_column = (p.double() @ columns).permute(1, 2, 0)  # (rows, GRID, K)

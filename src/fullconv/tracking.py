@@ -22,7 +22,7 @@ from fullconv.data import Dataset, Sample
 from fullconv.errors import MissingExtraError
 from fullconv.evaluation import Report
 from fullconv.labels import colorize
-from fullconv.prediction import display
+from fullconv.prediction import to_rgb8
 from fullconv.runs import flatten
 from fullconv.segmenter import Segmenter
 
@@ -93,7 +93,7 @@ class TrackingObserver:
             image = self.dataset.read_image(sample)
             label_map = validation.segmenter.predict(image).label_map
             masks = (self.dataset.read_mask(sample, head), label_map)
-            panels = [display(image), *(colorize(mask, palette) for mask in masks)]
+            panels = [to_rgb8(image), *(colorize(mask, palette) for mask in masks)]
             row = Image.fromarray(np.concatenate(panels, axis=1))
             if row.width > MAX_PANEL_WIDTH:
                 row = row.resize((MAX_PANEL_WIDTH, max(1, round(row.height * MAX_PANEL_WIDTH / row.width))))

@@ -1,45 +1,42 @@
-"""Test-time augmentation: a picture, its mirror image, and both at other sizes; their probabilities are averaged."""
+"""Test-time augmentation (TTA): an image, its mirror image, and both at other sizes; probabilities are averaged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from fullconv.errors import RecipeError
-from fullconv.nn import Network, Scores
 
-SMALLEST, LARGEST = 0.1, 10.0
+MIN_SCALE, MAX_SCALE = 0.1, 10.0
 
 
 @dataclass(frozen=True)
-class View:
-    """One way to look at a picture."""
+class TTAView:
+    """One augmentation of an image."""
 
-    mirrored: bool = False
-    """Left and right change places."""
+    hflip: bool = False
     scale: float = 1.0
-    """Of the working resolution."""
+    """Factor on the working resolution."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The scores of a picture in one view."""
+class ViewScores:
+    """The scores of an image in one view."""
 
-    view: View
+    view: TTAView
     working: tuple[int, int]
-    """Size at which they were computed."""
-    scores: Scores
+    """Size (h, w) at which they were computed."""
+    scores: dict[str, NDArray[np.float32]]
+    """(1, K, h, w) by head."""
 
 
-def parse_views(text: str) -> tuple[View, ...]:
-    """Read "flip", "0.75,1.25" or "flip,0.75,1.25".
+def parse_views(text: str) -> tuple[TTAView, ...]:
+    """Parse "flip", "0.75,1.25" or "flip,0.75,1.25".
 
     Returns:
-        The picture as it is first, then each of its sizes, each mirrored too where "flip" is named.
+        The image itself, then each of its sizes; each is mirrored, too, with "flip".
 
     Raises:
         RecipeError: It is none of these.
@@ -56,42 +53,10 @@ def parse_views(text: str) -> tuple[View, ...]:
             scale = float(word)
         except ValueError:
             scale = 0.0
-        if not SMALLEST <= scale <= LARGEST:
+        if not MIN_SCALE <= scale <= MAX_SCALE:
             raise RecipeError(
-                f"--tta {text}: write flip, factors of size from {SMALLEST:g} to {LARGEST:g}, or both, for example"
+                f"--tta {text}: use flip, factors of size from {MIN_SCALE:g} to {MAX_SCALE:g}, or both, for example"
                 " flip,0.75,1.25"
             )
         scales += [scale] if scale not in scales else []
-    return tuple(View(mirrored, scale) for scale in scales for mirrored in flips)
-
-
-def grow(
-    network: Network, seen: Sequence[Seen], size: tuple[int, int], rows: tuple[int, int] | None, head: str
-) -> Tensor:
-    """Grow the scores of all views to rows of the logits.
-
-    Args:
-        network: The network.
-        seen: One picture, the same in all views.
-        size: (H, W) of the picture.
-        rows: (a, b); None is all.
-        head: The head's name, or "" for networks of one without a name.
-
-    Returns:
-        Logits (K, b - a, W) float32; of several views the logarithms of their mean probabilities.
-    """
-    found = []
-    for each in seen:
-        scores = each.scores[head] if isinstance(each.scores, dict) else each.scores
-        logits = cast(Tensor, network.upsample(scores, size, rows, each.working))[0]
-        found.append(logits.flip(-1) if each.view.mirrored else logits)
-    return found[0] if len(found) == 1 else mean_logits(found)
-
-
-def mean_logits(views: Sequence[Tensor]) -> Tensor:
-    """Return the logarithms of the mean probabilities of logits (K, ...)."""
-    total = views[0].softmax(0)
-    for logits in views[1:]:
-        total = total + logits.softmax(0)
-    # what has no chance in any view keeps a finite logarithm
-    return (total / len(views)).clamp_(min=torch.finfo(total.dtype).tiny).log()
+    return tuple(TTAView(hflip, scale) for scale in scales for hflip in flips)

@@ -46,7 +46,7 @@ def made(precision: str = "auto", engine: str = "auto", **card) -> Segmenter:
     network, plain = net("skip")
     segmenter = Segmenter(network, plain.model_copy(update=card), device="cpu", precision=precision, engine=engine)
     if isinstance(segmenter.engine, AutoEngine) and "mean" not in card:
-        segmenter.engine.maker._onnx = maker("skip").onnx()  # translated once for all tests
+        segmenter.engine.factory._onnx = maker("skip").onnx()  # translated once for all tests
     return segmenter
 
 
@@ -93,7 +93,7 @@ def test_multiplications_are_those_of_the_convolutions():
 def test_a_trial_is_remembered_and_told(trials, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "fullconv"):
         first = made(agreement=ALLOWED)
-        chosen = first.engine.at(40, 50)
+        chosen = first.engine.for_size(40, 50)
     (answer,) = answers(tmp_path)
     assert (answer["engine"], answer["precision"]) == (chosen.name, chosen.precision)
     tried = {"torch fp32", "torch bf16", "openvino fp32", "openvino bf16", "onnxruntime fp32"}
@@ -102,7 +102,7 @@ def test_a_trial_is_remembered_and_told(trials, tmp_path, caplog):
     assert f"engine: {chosen.name} {chosen.precision} for pictures of up to 64x64 pixels" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO, "fullconv"):
-        again = made(agreement=ALLOWED).engine.at(64, 64)
+        again = made(agreement=ALLOWED).engine.for_size(64, 64)
     assert (again.name, again.precision) == (chosen.name, chosen.precision)
     assert caplog.text == ""
 
@@ -114,10 +114,10 @@ def rewrite(tmp_path, engine: str, precision: str) -> None:
 
 
 def test_what_was_chosen_before_holds(trials, tmp_path):
-    made(agreement=ALLOWED).engine.at(40, 50)
+    made(agreement=ALLOWED).engine.for_size(40, 50)
     for choice in (("onnxruntime", "fp32"), ("openvino", "bf16")):
         rewrite(tmp_path, *choice)
-        engine = made(agreement=ALLOWED).engine.at(50, 40)
+        engine = made(agreement=ALLOWED).engine.for_size(50, 40)
         assert (engine.name, engine.precision) == choice
 
 
@@ -125,18 +125,18 @@ def test_what_was_chosen_before_holds(trials, tmp_path):
 def test_an_answer_that_cannot_be_is_asked_for_again(trials, tmp_path, text):
     made("fp32", "torch")
     segmenter = made("bf16")
-    segmenter.engine.at(40, 50)
+    segmenter.engine.for_size(40, 50)
     (path,) = (cache() / "engines").glob("*.json")
     path.write_text(text)
-    again = made("bf16").engine.at(40, 50)
+    again = made("bf16").engine.for_size(40, 50)
     assert again.precision == "bf16"
     assert json.loads(path.read_text())["engine"] in ("torch", "openvino")
 
 
 def test_the_question_names_all_that_the_answer_depends_on(trials, tmp_path):
-    made("bf16").engine.at(40, 50)
-    made("bf16").engine.at(100, 100)  # another class of sizes
-    made("bf16", mean=(0.1, 0.2, 0.3)).engine.at(40, 50)  # another model
+    made("bf16").engine.for_size(40, 50)
+    made("bf16").engine.for_size(100, 100)  # another class of sizes
+    made("bf16", mean=(0.1, 0.2, 0.3)).engine.for_size(40, 50)  # another model
     found = answers(tmp_path)
     assert len(found) == 3
     assert {answer["side"] for answer in found} == {64, 128}
@@ -170,7 +170,7 @@ def test_a_translated_network_is_kept_and_what_is_old_is_forgotten(tmp_path, mon
 
 def test_openvino_reads_a_translated_network_from_its_file():
     network, card = net("skip")
-    fresh = autotune.Maker(network, card, torch.device("cpu"))
+    fresh = autotune.EngineFactory(network, card, torch.device("cpu"))
     path = cache() / "engines" / graph._place(fresh.identity()).name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(graph.sealed(maker("skip").onnx()))
@@ -205,7 +205,7 @@ def test_a_translated_network_that_changed_is_not_used():
 @pytest.mark.parametrize("damaged", [lambda content: content[:-5000], lambda content: bytes(100)])
 def test_openvino_makes_a_damaged_file_anew(damaged, capfd):
     network, card = net("skip")
-    fresh = autotune.Maker(network, card, torch.device("cpu"))
+    fresh = autotune.EngineFactory(network, card, torch.device("cpu"))
     path = graph._place(fresh.identity())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(damaged(graph.sealed(maker("skip").onnx())))
@@ -262,7 +262,7 @@ def test_what_was_decided_is_held_whatever_the_cache_says_later(trials, tmp_path
 def test_where_nothing_can_be_kept_nothing_is_tried(trials, tmp_path, caplog):
     cache().write_text("a file where the folder should be")
     with caplog.at_level(logging.INFO, "fullconv"):
-        engine = made(agreement=ALLOWED).engine.at(40, 50)
+        engine = made(agreement=ALLOWED).engine.for_size(40, 50)
     assert (engine.name, engine.precision) == ("torch", "fp32")
     assert "nothing is tried" in caplog.text
 
@@ -282,7 +282,7 @@ def test_classes_of_sizes():
 def test_the_score_is_that_of_the_files_whatever_was_chosen(trials, tmp_path, choice):
     data = make_shapes(tmp_path / "data", images=8, size=(40, 50), classes=5)
     card = {"agreement": ALLOWED, "classes": tuple(names(5))}
-    made(**card).engine.at(40, 50)
+    made(**card).engine.for_size(40, 50)
     rewrite(tmp_path, *choice)
     dataset = open_dataset(data)
     report = evaluate(made(**card), dataset, "val")
@@ -296,7 +296,7 @@ def test_the_score_is_that_of_the_files_whatever_was_chosen(trials, tmp_path, ch
 def test_all_tiles_of_a_picture_have_its_engine(trials, tmp_path):
     """A tile of a large picture is small, and would be of another class."""
     segmenter = made(agreement=ALLOWED)
-    segmenter.engine.at(64, 64), segmenter.engine.at(200, 200)
+    segmenter.engine.for_size(64, 64), segmenter.engine.for_size(200, 200)
     rewrite(tmp_path, "torch", "bf16")
     for path in (cache() / "engines").glob("*.json"):
         if json.loads(path.read_text())["side"] == 256:

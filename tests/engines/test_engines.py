@@ -84,7 +84,7 @@ def test_an_engine_by_name_reaches_the_segmenter():
     network, card = net("skip")
     made = Segmenter(network, card, device="auto", precision="fp32", engine="onnxruntime")
     assert (made.engine.name, made.engine.precision, made.device.type) == ("onnxruntime", "fp32", "cpu")
-    assert made.engine.at(10, 10) is made.engine
+    assert made.engine.for_size(10, 10) is made.engine
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_openvino_reports_nothing_to_anybody():
 import socket, sys
 def never(*a, **k): raise SystemExit("the network was asked for")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = never
-from fullconv.engines._optional import runtime
-runtime("openvino", "this"), runtime("nncf", "this")
+from fullconv.engines._optional import import_optional
+import_optional("openvino", "this"), import_optional("nncf", "this")
 assert sys.modules["openvino_telemetry"] is None
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)

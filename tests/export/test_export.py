@@ -25,7 +25,7 @@ from PIL import Image
 from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
-from fullconv.engines._optional import runtime
+from fullconv.engines._optional import import_optional
 from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, check_seal, seal
 from fullconv.engines.exported import read_exported
 from fullconv.errors import (
@@ -279,7 +279,7 @@ class Written(NamedTuple):
     size: int
 
     def export(self) -> OpenVinoExport:
-        ov = runtime("openvino", "the test")
+        ov = import_optional("openvino", "the test")
         ops = ov.opset13
         images = ops.parameter([1, self.size], ov.Type.f32, name="images")
         weights = np.random.default_rng(0).normal(size=(self.size,)).astype(np.float32)
@@ -377,7 +377,7 @@ int main() {{
 
 @pytest.mark.slow
 def test_the_openvino_cpp_of_the_page_runs(model, tmp_path, monkeypatch):
-    package = Path(runtime("openvino", "the test").__file__).parent
+    package = Path(import_optional("openvino", "the test").__file__).parent
     libraries = sorted((package / "libs").glob("libopenvino.so*"))
     if shutil.which("g++") is None or not libraries or not (package / "include").is_dir():
         pytest.skip("no g++, or no headers of OpenVINO")

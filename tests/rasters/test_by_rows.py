@@ -30,7 +30,7 @@ NETS = {
 
 def enough_for(model: Segmenter, source: Path, rows: int) -> int:
     """Bytes of memory with which bands get some rows."""
-    program = RowGraph(model.engine.at(10**6, 10**6).chosen(10**6, 10**6))
+    program = RowGraph(model.engine.for_size(10**6, 10**6).chosen(10**6, 10**6))
     with Raster(source, model.card) as raster:
         return AROUND + raster.cache_bytes(0, True) + estimate_chunk_bytes(program, raster.height, raster.width, rows)
 

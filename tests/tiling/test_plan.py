@@ -208,7 +208,7 @@ def test_the_memory_that_is_free_is_some():
 def test_pictures_that_fit_the_memory_one_by_one_only_do_not_go_together():
     network = lively("fcn8s", "tiny", 0.25, torch.float32)
     segmenter, batches = Segmenter.from_network(network, ("a", "b", "c"), device="cpu"), []
-    engine = segmenter.engine.at(96, 96)
+    engine = segmenter.engine.for_size(96, 96)
     compute = engine.scores
     engine.scores = lambda images: batches.append(len(images)) or compute(images)
     one = estimate_bytes(network, 96, 96)

@@ -94,9 +94,7 @@ def _opened(model: str, device: str, precision: str, engine: str, tta: str) -> S
     from fullconv.tta import parse_views
 
     parse_views(tta)
-    segmenter = load(model, precision=precision, engine=engine, device=device)
-    segmenter.tta = tta
-    return segmenter
+    return load(model, precision=precision, engine=engine, device=device).with_options(tta=tta)
 
 
 def _tell(reports: dict[str, Report], json: bool, tta: str) -> None:
@@ -231,8 +229,7 @@ def predict(
             )  # fmt: skip
             _check_annotations(to, tolerance, job)
             allowed = parse_bytes(memory) if memory else None
-            segmenter = _opened(model, device, precision, engine, tta)
-            segmenter.memory, segmenter.blend = allowed, blend
+            segmenter = _opened(model, device, precision, engine, tta).with_options(memory=allowed, blend=blend)
             if blend:
                 _tell_blending(segmenter)
         tally = _predict(segmenter, job, progress)

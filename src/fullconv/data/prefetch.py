@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fullconv.data.dataset import Dataset
@@ -42,7 +41,7 @@ def read_sample(
         image = np.repeat(image, 3, axis=2)  # grey among colour pictures
     if scale != 1:
         size = working_size(image.shape[0], image.shape[1], scale)
-        image = rescale(torch.from_numpy(image)[None], scale)[0].numpy()
+        image = rescale(image[None], scale)[0]
         masks = {head: resize_mask(mask, size) for head, mask in masks.items()}
     return image, masks
 

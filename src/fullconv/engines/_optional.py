@@ -1,4 +1,4 @@
-"""The optional runtimes: found, imported without their telemetry, and given the cores that one really has."""
+"""The optional runtimes: found, imported without their telemetry, and limited to the cores that are available."""
 
 from __future__ import annotations
 
@@ -8,48 +8,39 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fullconv.errors import MissingExtraError
+from fullconv.system import is_importable
 
 ENGINES = ("torch", "openvino", "onnxruntime")
-NEEDS = {
+REQUIRES = {
     "torch": (),
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
 }
-"""What an engine takes besides torch; onnx and onnxscript turn the network into its graph."""
+"""Packages of an engine besides torch; onnx and onnxscript turn the network into its graph."""
 
 
 def is_installed(engine: str) -> bool:
-    """Say whether all that an engine takes is installed."""
-    return all(_is_there(package) for package in NEEDS[engine])
+    """Return whether all packages of an engine are installed."""
+    return all(is_importable(package) for package in REQUIRES[engine])
 
 
 def check_installed(packages: Iterable[str], purpose: str) -> None:
-    """Find out before long work whether optional libraries are installed.
+    """Check before long work that optional libraries are installed.
 
     Raises:
-        MissingExtraError: One is not; names it.
+        MissingExtraError: One is missing.
     """
     for package in packages:
-        if not _is_there(package):
+        if not is_importable(package):
             raise MissingExtraError(package, "export", purpose)
 
 
-def _is_there(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except (ImportError, ValueError):  # something keeps it from being imported
-        return False
-
-
-def runtime(package: str, purpose: str) -> Any:
-    """Import an optional library of the extra "export", its telemetry off.
+def import_optional(package: str, purpose: str) -> Any:
+    """Import an optional library of the extra "export" without its telemetry.
 
     Args:
         package: Its module.
@@ -67,7 +58,7 @@ def runtime(package: str, purpose: str) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that an answer's bits and its speed depend on."""
+    """Return the versions of the installed libraries that the bits and the speed of a result depend on."""
     found = {}
     for package in ("torch", "openvino", "onnxruntime", "onnx", "onnxscript", "timm"):
         try:
@@ -78,18 +69,19 @@ def versions() -> dict[str, str]:
 
 
 def threads() -> int:
-    """Return the threads to compute with: as many as torch uses, and no more than the cores that this process has."""
-    return max(1, min(torch.get_num_threads(), cores()))
+    """Return the number of threads to compute with: torch's where it is loaded, but no more than `cores`."""
+    torch = sys.modules.get("torch")
+    return cores() if torch is None else max(1, min(int(torch.get_num_threads()), cores()))
 
 
 def cores() -> int:
-    """Return the cores that this process may use: by affinity, and by the quota of its control group."""
+    """Return the number of cores that this process may use: by affinity, and by the quota of its cgroup."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(count, _quota()))
 
 
 def _quota(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Return the cores that a container's quota amounts to, rounded up; many where there is none."""
+    """Return the cores of a container's quota, rounded up; a large number where there is none."""
     try:
         allowed, period = limit.read_text(encoding="ascii").split()
         return math.ceil(int(allowed) / int(period))

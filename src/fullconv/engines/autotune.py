@@ -1,9 +1,4 @@
-"""Classes of picture sizes, and what a network computes for a pixel.
-
-What a trial found on this machine, kept for whoever comes next.
-
-Which engine and precision: what the user says, or what a trial on this machine says, once for all.
-"""
+"""Which engine and precision compute an image: the ones asked for, or the fastest of a benchmark on this machine."""
 
 from __future__ import annotations
 
@@ -11,38 +6,54 @@ import hashlib
 import json
 import logging
 import math
-import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 import fullconv
 from fullconv.card import Card
-from fullconv.engines._optional import ENGINES, is_installed, runtime, threads, versions
-from fullconv.engines.engine import Engine
-from fullconv.engines.graph import kept, translated
+from fullconv.engines._optional import ENGINES, import_optional, is_installed, threads, versions
+from fullconv.engines.engine import Engine, Scores
 from fullconv.engines.onnxruntime import OnnxRuntimeEngine
 from fullconv.engines.openvino import OpenVinoEngine, read_file, read_onnx
-from fullconv.engines.torch import TorchEngine
-from fullconv.errors import FullconvError, RecipeError, first_line, nearest
-from fullconv.modelfile import weights_sha256
-from fullconv.nn import ModuleWrapper, Network, Scores
+from fullconv.errors import FullconvError, OutputError, RecipeError, first_line, nearest
 from fullconv.profiling import CHOOSING, PREPARING, timed
-from fullconv.storage import cache_folder
+from fullconv.storage import DiskCache, check_writable
 
+if TYPE_CHECKING:
+    import torch
+
+    from fullconv.nn import Network
+
+LOG = logging.getLogger("fullconv.engines")
+Choice = tuple[str, str]
+"""Engine and precision."""
 SIDES = (64, 128, 256, 512)
-"""Classes of picture sizes, by the side of a square of as many pixels; larger pictures are tried as the last."""
+"""Size classes, by the side of a square of as many pixels; larger images belong to the last."""
+MIN_MACS = 2e9
+"""Multiply-accumulates of an image below which nothing is benchmarked: it takes some hundredths of a second, and
+translating the network for another runtime takes seconds."""
+BENCHMARK_S = 0.3
+"""Spent on an engine after its first image."""
+MAX_FIRST_IMAGE_S = 20.0
+"""Longest time of a first image, compilation included, after which a second one is timed."""
+TRANSLATION_S = 10.0
+"""Rough time to turn a network into a graph: 5 for a ResNet-18 on an idle core."""
+MIN_SPEEDUP = 1 / 0.9
+"""Another engine is chosen where it is at least this much faster."""
+MIN_LABELS_EQUAL, MAX_MEAN_IOU_DIFFERENCE = 0.995, 0.002
+"""A card allows a lower precision whose agreement with fp32 on validation images is within these limits."""
 
 
 def size_class(height: int, width: int) -> int:
-    """Return the side of the square that stands for pictures of a size.
+    """Return the size class of an image.
 
     >>> size_class(360, 480), size_class(20, 700), size_class(3000, 4000)
     (512, 128, 512)
@@ -50,27 +61,17 @@ def size_class(height: int, width: int) -> int:
     return next((side for side in SIDES if height * width <= side**2), SIDES[-1])
 
 
-def told(side: int) -> str:
-    """Return a class of sizes in words.
+def macs_per_pixel(network: Network) -> float:
+    """Return the multiply-accumulates of a network's convolutions for a pixel of an image, roughly."""
+    import torch
 
-    >>> told(64), told(512)
-    ('up to 64x64 pixels', '512x512 pixels and more')
-    """
-    return f"{side}x{side} pixels and more" if side == SIDES[-1] else f"up to {side}x{side} pixels"
-
-
-def multiplications(network: Network) -> float:
-    """Return the multiplications of a network's convolutions for a pixel of a picture, roughly."""
     height, width, total = 64, 96, 0
 
-    def add(layer: nn.Module, _: Any, result: Tensor) -> None:
+    def add(layer: Any, _: Any, result: Any) -> None:
         nonlocal total
-        weight = cast(Tensor, layer.weight)
-        cells = result.shape[-2] * result.shape[-1]
-        total += weight.numel() * cells
+        total += layer.weight.numel() * result.shape[-2] * result.shape[-1]
 
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
+    hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     try:
         with torch.inference_mode():
             parameter = next(network.parameters())
@@ -81,109 +82,76 @@ def multiplications(network: Network) -> float:
     return total / (height * width)
 
 
-LOG = logging.getLogger("fullconv.engines")
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what a benchmark's result depends on besides the model and the libraries."""
+    if device.type == "cuda":
+        import torch
 
-Choice = tuple[str, str]
-"""Engine and precision."""
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Return what a trial's result depends on besides the model and the libraries."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _processor()
     return {"device": device.type, "name": name, "threads": threads(), "system": platform.system()}
 
 
 def _processor(listing: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's name and abilities, so that a virtual machine that moves is another machine."""
+    """Return a hash of the processor's name and features, so that a migrated virtual machine is another machine."""
     try:
         lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = {
-            line.split(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags", "Features"))
-        }
-        return hashlib.sha256("".join(kept.values()).encode()).hexdigest()[:16] if kept else platform.processor()
     except OSError:
         return platform.processor()
+    kept = {line.split(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return hashlib.sha256("".join(kept.values()).encode()).hexdigest()[:16] if kept else platform.processor()
 
 
-class Memory:
-    """The answer to one question, in a file of the user's cache folder.
+class TuningCache:
+    """The result of one benchmark, in a file of the user's cache folder.
 
     Args:
-        question: All that the answer depends on; among it `candidates`, one of which it is.
+        key: All that the result depends on; among it `candidates`, one of which it is.
     """
 
-    def __init__(self, question: dict[str, Any]) -> None:
-        self.question = question
-        digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-        self.path = cache_folder() / "engines" / f"{digest[:40]}.json"
+    def __init__(self, key: dict[str, Any]) -> None:
+        self.key, self._text = key, json.dumps(key, sort_keys=True)
+        self._files = DiskCache("engines", ".json")
+        self.path = self._files.path(self._text)
 
     def read(self) -> Choice | None:
-        """Return the choice that was made before, if there is one."""
+        """Return the stored choice; None without a valid one."""
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             choice = str(found["engine"]), str(found["precision"])
-            return choice if list(choice) in self.question["candidates"] else None
+            return choice if list(choice) in self.key["candidates"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def can_write(self) -> bool:
-        """Say whether an answer can be kept."""
+        """Return whether a choice can be stored."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            probe = self._part()
-            probe.touch()
-            probe.unlink()
-        except OSError:
+            check_writable(self.path)
+        except OutputError:
             return False
         return True
 
-    def keep(self, choice: Choice, seconds: dict[Choice, float]) -> Choice:
-        """Write a choice, unless another process was first; returns the one that holds."""
+    def store(self, choice: Choice, seconds: Mapping[Choice, float]) -> Choice:
+        """Store a choice unless another process was first; returns the stored one."""
         times = {" ".join(tried): round(taken, 4) for tried, taken in seconds.items()}
-        text = json.dumps({"engine": choice[0], "precision": choice[1], "seconds": times, **self.question}, indent=1)
-        part = self._part()
+        content = json.dumps({"engine": choice[0], "precision": choice[1], "seconds": times, **self.key}, indent=1)
         try:
-            part.write_text(text, encoding="utf-8")
-            try:
-                self.path.hardlink_to(part)  # whole from the start, and only where nothing has the name yet
-            except FileExistsError:
-                if self.read() is None:  # what cannot be read answers nothing
-                    part.replace(self.path)
-            except OSError:  # a file system without links
-                part.replace(self.path)
-        except OSError as error:
-            LOG.info("engine: the choice could not be kept (%s)", error.strerror or error)
-        finally:
-            part.unlink(missing_ok=True)
+            self._files.put(self._text, [content.encode()], overwrite=False)
+            if self.read() is None:  # a damaged file
+                self._files.put(self._text, [content.encode()])
+        except OutputError as error:
+            LOG.info("engine: the choice could not be stored (%s)", error)
         return self.read() or choice
-
-    def _part(self) -> Path:
-        return self.path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
-
-
-LOG = logging.getLogger("fullconv.engines")
-WORTH_A_TRIAL = 2e9
-"""Multiplications for a picture below which nothing is tried: it takes some hundredths of a second, and translating
-the network for another runtime takes seconds."""
-TRIAL_SECONDS = 0.3
-"""Spent on an engine after its first picture."""
-PATIENCE = 20.0
-"""Seconds that a first picture, with what is compiled for it, may take for there to be a second one."""
-TRANSLATION_SECONDS = 10.0
-"""For turning a network into a graph, roughly: 5 for a ResNet-18 on an idle core."""
-CLEARLY = 0.9
-"""Another engine is taken where it needs at most this share of the time."""
-LABELS_EQUAL, MEAN_IOU_APART = 0.995, 0.002
-"""A card allows a lower precision whose labels agree with fp32's at least so far on validation pictures."""
 
 
 def choose_engine(network: Network, card: Card, device: torch.device, engine: str, precision: str) -> Engine:
-    """Return the engine that was asked for; "auto" decides when it knows the size of a picture.
+    """Return the engine that was asked for; "auto" chooses when it knows the size of an image.
 
     Args:
         network: In eval mode.
-        card: The preprocessing, and what is known about lower precisions.
-        device: Where to compute; only torch serves other devices than the CPU.
+        card: The preprocessing, and the measured agreement of lower precisions.
+        device: Where to compute; only torch supports other devices than the CPU.
         engine: "auto", "torch", "openvino" or "onnxruntime".
         precision: "auto", "fp32" or "bf16".
 
@@ -196,8 +164,8 @@ def choose_engine(network: Network, card: Card, device: torch.device, engine: st
         raise RecipeError(f"there is no engine '{engine}' here: use torch, openvino, onnxruntime or auto.{hint}")
     if precision == "int8":
         raise RecipeError(
-            "precision int8 needs pictures to calibrate with: make a file by `fullconv export MODEL --format openvino"
-            " --precision int8 --data DATA -o FILE.xml`, and use that as MODEL."
+            "precision int8 needs images for calibration: write a file with `fullconv export MODEL --format openvino"
+            " --precision int8 --data DATA -o FILE.xml`, and use it as MODEL."
         )
     if precision not in ("auto", "fp32", "bf16"):
         raise RecipeError(f"there is no precision '{precision}' here: use auto, fp32, bf16 or int8.")
@@ -205,43 +173,47 @@ def choose_engine(network: Network, card: Card, device: torch.device, engine: st
         raise RecipeError(f"engine {engine} computes on the CPU here: use --device cpu, or --engine torch.")
     if engine == "onnxruntime" and precision == "bf16":
         raise RecipeError("ONNX Runtime has no bf16 convolutions for CPUs: use fp32, or engine openvino or torch.")
-    maker = Maker(network, card, device)
-    candidates = allowed(maker, engine, precision)
-    return maker.engine(candidates[0]) if len(candidates) == 1 else AutoEngine(maker, candidates)
-
-
-def allowed(maker: Maker, engine: str, precision: str) -> list[Choice]:
-    """Return what may be chosen, the plainest first."""
+    factory = EngineFactory(network, card, device)
     names = [engine]
     if engine == "auto":
-        ours = not isinstance(maker.network, ModuleWrapper)  # who knows what a module from outside does
-        others = [name for name in ENGINES[1:] if ours and maker.device.type == "cpu" and is_installed(name)]
-        names = ["torch", *others]
+        tuned = factory.has_identity and device.type == "cpu"
+        names = ["torch", *(name for name in ENGINES[1:] if tuned and is_installed(name))]
     precisions = [precision]
     if precision == "auto":
-        precisions = ["fp32", "bf16"] if agrees(maker.card, "bf16") else ["fp32"]
-    return [(n, p) for p in precisions for n in names if (n, p) != ("onnxruntime", "bf16")]
+        precisions = ["fp32", "bf16"] if precision_allowed(card, "bf16") else ["fp32"]
+    candidates = [(n, p) for p in precisions for n in names if (n, p) != ("onnxruntime", "bf16")]
+    return factory.engine(candidates[0]) if len(candidates) == 1 else AutoEngine(factory, candidates)
 
 
-def agrees(card: Card, precision: str) -> bool:
-    """Say whether the card's measurement allows a lower precision.
+def precision_allowed(card: Card, precision: str) -> bool:
+    """Return whether the card's measured agreement allows a lower precision.
 
-    >>> agrees(Card(variant="fcn8s", classes=["a", "b"]), "bf16")
+    >>> precision_allowed(Card(variant="fcn8s", classes=["a", "b"]), "bf16")
     False
     """
     found = card.agreement.get(precision) or {}
-    labels, apart = found.get("labels"), found.get("mean_iou_difference")
-    return labels is not None and apart is not None and labels >= LABELS_EQUAL and abs(apart) <= MEAN_IOU_APART
+    labels, difference = found.get("labels"), found.get("mean_iou_difference")
+    if labels is None or difference is None:
+        return False
+    return bool(labels >= MIN_LABELS_EQUAL and abs(difference) <= MAX_MEAN_IOU_DIFFERENCE)
 
 
-class Maker:
-    """Makes the engines of one network, each once; the network is translated for all of them once."""
+class EngineFactory:
+    """Creates the engines of one network, each once; the network is translated once for all of them."""
 
     def __init__(self, network: Network, card: Card, device: torch.device) -> None:
         self.network, self.card, self.device = network, card, device
-        self._made: dict[Choice, Engine] = {}
+        self._engines: dict[Choice, Engine] = {}
         self._onnx: Any = None
         self._identity = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engines": {}, "_onnx": None}
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether variant and weights determine the scores; not for modules from outside, whose code is unknown."""
+        return self.network.variant != "custom"
 
     def engine(self, choice: Choice) -> Engine:
         """Return the engine of a choice.
@@ -250,180 +222,198 @@ class Maker:
             NetworkError: The network cannot be translated for it.
             MissingExtraError: It is not installed.
         """
-        if choice not in self._made:
+        if choice not in self._engines:
             with timed(PREPARING):
-                self._made[choice] = self._make(*choice)
-        return self._made[choice]
+                self._engines[choice] = self._create(*choice)
+        return self._engines[choice]
 
-    def _make(self, name: str, precision: str) -> Engine:
+    def _create(self, name: str, precision: str) -> Engine:
         if name == "torch":
-            return TorchEngine(cast(nn.Module, self.network), self.card, self.device, precision)
-        runtime(name, f"--engine {name}")
+            from fullconv.engines.torch import TorchEngine
+
+            return TorchEngine(self.network, self.card, self.device, precision)
+        import_optional(name, f"--engine {name}")
         if name == "openvino":
             return OpenVinoEngine(self._openvino_model(), self.card, precision, self.network.min_size)
         return OnnxRuntimeEngine(self.onnx(), self.card, precision)
 
     def onnx(self) -> Any:
         """Return the network with its preprocessing as an ``onnx.ModelProto``."""
+        from fullconv.engines.graph import export_cached
+
         if self._onnx is None:
-            self._onnx = translated(self.network, self.card, self.identity() if self._is_ours() else None)
+            self._onnx = export_cached(self.network, self.card, self.identity() if self.has_identity else None)
         return self._onnx
 
-    def _is_ours(self) -> bool:
-        return not isinstance(self.network, ModuleWrapper)  # what another does, its weights do not tell
-
     def _openvino_model(self) -> Any:
-        """Return the network as an ``openvino.Model``, straight from the file where it was translated before."""
-        if self._onnx is None and self._is_ours() and (path := kept(self.identity())) is not None:
+        """Return the network as an ``openvino.Model``, directly from the file where it was translated before."""
+        from fullconv.engines.graph import cached_onnx
+
+        if self._onnx is None and self.has_identity and (path := cached_onnx(self.identity())) is not None:
             with suppress(RuntimeError):  # a damaged file is written anew
                 return read_file(path)
         return read_onnx(self.onnx())
 
     def identity(self) -> str:
-        """Return a hash of all that the scores of a picture depend on but the machine and its libraries."""
+        """Return a hash of all that the scores of an image depend on, except the machine and its libraries."""
+        from fullconv.modelfile import weights_sha256
+
         if not self._identity:
             keys = {"variant", "backbone", "network", "in_channels", "heads", "mean", "std", "range", "channel_order"}
             card = json.dumps(self.card.model_dump(mode="json", include=keys), sort_keys=True)
             hashed = weights_sha256(self.network.state_dict())
-            layers = repr(self.network)  # somebody may have replaced one
+            layers = repr(self.network)  # one may have been replaced
             self._identity = hashlib.sha256((hashed + card + layers).encode()).hexdigest()
         return self._identity
 
 
 class AutoEngine:
-    """Chooses an engine for each class of picture sizes, and remembers it.
+    """Chooses an engine for each size class, and remembers it.
 
-    A trial takes about a second. Its result is kept in the user's cache folder, under a hash of model, machine, library
-    versions, candidates and size class; whoever comes second takes what the first one wrote. So all commands compute a
-    picture in the same way, now and later. Where nothing can be kept, nothing is tried: the plainest candidate computes.
+    A benchmark takes about a second. Its result is stored in the user's cache folder, under a hash of model, machine,
+    library versions, candidates and size class, so that all commands compute an image in the same way, now and later.
+    Where nothing can be stored, nothing is benchmarked: the first candidate computes.
 
     Args:
-        maker: Makes the engines.
-        candidates: What may be chosen, the plainest first.
+        factory: Creates the engines.
+        candidates: The choices, the default first.
     """
 
-    def __init__(self, maker: Maker, candidates: Sequence[Choice]) -> None:
-        self.maker, self.candidates = maker, list(candidates)
+    def __init__(self, factory: EngineFactory, candidates: Sequence[Choice]) -> None:
+        self.factory, self.candidates = factory, list(candidates)
         self._chosen: dict[int, Choice] = {}
         self._used: list[Choice] = []
         self._lock = threading.Lock()
-        self._work: float | None = None
+        self._macs: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def name(self) -> str:
-        """The engines used so far, "auto" before the first picture."""
+        """The engines used so far, "auto" before the first image."""
         return ", ".join(dict.fromkeys(name for name, _ in self._used)) or "auto"
 
     @property
     def precision(self) -> str:
-        """The precisions used so far, "auto" before the first picture."""
+        """The precisions used so far, "auto" before the first image."""
         return ", ".join(dict.fromkeys(precision for _, precision in self._used)) or "auto"
 
-    def scores(self, images: Tensor) -> Scores:
-        """Map pictures (N, H, W, C), none of which is a tile of a larger one, to scores."""
-        return self.at(images.shape[1], images.shape[2]).scores(images)
+    def scores(self, images: NDArray[Any]) -> Scores:
+        """Map images (N, H, W, C), none of which is a tile of a larger one, to scores."""
+        return self.for_size(*images.shape[1:3]).scores(images)
 
-    def at(self, height: int, width: int) -> Engine:
-        """Return the engine for pictures of a size, of which tiles are parts."""
+    def for_size(self, height: int, width: int) -> Engine:
+        """Return the engine for images of a size and their tiles."""
         side = size_class(height, width)
         with self._lock:
-            if side not in self._chosen:
-                self._chosen[side] = self._choose(side)
-            choice = self._chosen[side]
+            choice = self._choose(side)
             if choice not in self._used:
                 self._used.append(choice)
-            return self.maker.engine(choice)
+            return self.factory.engine(choice)
 
-    def decided(self) -> dict[int, Choice]:
-        """Choose for all sizes now; returns the choice by the side of `SIDES` that stands for a class."""
+    def resolve_all(self) -> dict[int, Choice]:
+        """Choose for all size classes now; returns the choice by class."""
         with self._lock:
-            for side in SIDES:
-                if side not in self._chosen:
-                    self._chosen[side] = self._choose(side)
-            return dict(self._chosen)
+            return {side: self._choose(side) for side in SIDES}
 
-    def hold(self, choices: Mapping[int, Choice]) -> None:
-        """Take what another process has decided, whatever the cache folder says now.
+    def pin(self, choices: Mapping[int, Choice]) -> None:
+        """Use what another process has chosen, whatever the cache holds now.
 
         Raises:
-            RecipeError: It is no candidate here.
+            RecipeError: A choice is no candidate here.
         """
         for name, precision in choices.values():
             if (name, precision) not in self.candidates:
                 known = ", ".join(" ".join(choice) for choice in self.candidates)
-                raise RecipeError(f"engine {name} in {precision} cannot be used here, there are {known}.")
+                raise RecipeError(f"engine {name} in {precision} cannot be used here, only {known}.")
         with self._lock:
             self._chosen.update(choices)
 
-    def _choose(self, side: int) -> Choice:
-        plainest = self.candidates[0]
-        if len(self.candidates) == 1 or self.work() * side**2 < WORTH_A_TRIAL:
-            return plainest
-        memory = Memory(self._question(side))
-        answer = memory.read()
-        if answer is not None:
-            return answer
-        if not memory.can_write():
-            LOG.info("engine: %s %s; nothing is tried, as %s cannot be written", *plainest, memory.path.parent)
-            return plainest
-        with timed(CHOOSING):
-            seconds = self._try_all(side)
-        answer = memory.keep(fastest(seconds, plainest), seconds)
-        tried = ", ".join(f"{name} {precision} {1000 * took:.0f} ms" for (name, precision), took in seconds.items())
-        LOG.info("engine: %s %s for pictures of %s (%s)", *answer, told(side), tried)
-        return answer
+    def macs(self) -> float:
+        """Return the multiply-accumulates of the network for a pixel of an image."""
+        if self._macs is None:
+            self._macs = macs_per_pixel(self.factory.network)
+        return self._macs
 
-    def work(self) -> float:
-        """Return the multiplications of the network for a pixel of a picture."""
-        if self._work is None:
-            self._work = multiplications(self.maker.network)
-        return self._work
+    def estimate_seconds(self, seconds_per_image: float) -> float:
+        """Estimate the duration of the benchmark for large images.
 
-    def seconds_to_choose(self, picture: float) -> float:
-        """Estimate what the choice takes for large pictures, where one takes so many seconds in fp32."""
-        if self.work() * SIDES[-1] ** 2 < WORTH_A_TRIAL:
+        Args:
+            seconds_per_image: Of a large image in fp32.
+        """
+        if self.macs() * SIDES[-1] ** 2 < MIN_MACS:
             return 0.0
-        return TRANSLATION_SECONDS + len(self.candidates) * (2 * picture + TRIAL_SECONDS)
+        return TRANSLATION_S + len(self.candidates) * (2 * seconds_per_image + BENCHMARK_S)
 
-    def _question(self, side: int) -> dict[str, Any]:
-        return {
-            "model": self.maker.identity(), "side": side, "candidates": [list(choice) for choice in self.candidates],
-            "machine": machine(self.maker.device), "versions": versions(), "fullconv": fullconv.__version__,
-        }  # fmt: skip
+    def _choose(self, side: int) -> Choice:
+        if side not in self._chosen:
+            small = len(self.candidates) == 1 or self.macs() * side**2 < MIN_MACS
+            self._chosen[side] = self.candidates[0] if small else self._look_up(side)
+        return self._chosen[side]
 
-    def _try_all(self, side: int) -> dict[Choice, float]:
-        """Return the seconds that each candidate takes for a picture; those that cannot serve are left out."""
-        draw = torch.Generator().manual_seed(0)
-        picture = torch.randint(0, 256, (1, side, side, self.maker.card.in_channels), dtype=torch.uint8, generator=draw)
-        found: dict[Choice, float] = {}
+    def _look_up(self, side: int) -> Choice:
+        """Return the stored choice for a size class, or benchmark the candidates and store theirs."""
+        cache = TuningCache(
+            {
+                "model": self.factory.identity(),
+                "side": side,
+                "candidates": [list(choice) for choice in self.candidates],
+                "machine": describe_machine(self.factory.device),
+                "versions": versions(),
+                "fullconv": fullconv.__version__,
+            }
+        )
+        default = self.candidates[0]
+        if (choice := cache.read()) is not None:
+            return choice
+        if not cache.can_write():
+            LOG.info("engine: %s %s; nothing is benchmarked, as %s cannot be written", *default, cache.path.parent)
+            return default
+        with timed(CHOOSING):
+            seconds = self._benchmark(side)
+        choice = cache.store(fastest(seconds, default), seconds)
+        tried = ", ".join(f"{name} {precision} {1000 * took:.0f} ms" for (name, precision), took in seconds.items())
+        size = f"{side}x{side} pixels and more" if side == SIDES[-1] else f"up to {side}x{side} pixels"
+        LOG.info("engine: %s %s for images of %s (%s)", *choice, size, tried)
+        return choice
+
+    def _benchmark(self, side: int) -> dict[Choice, float]:
+        """Return the seconds that each candidate takes for an image; candidates that fail are omitted."""
+        shape = (1, side, side, self.factory.card.in_channels)
+        image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        seconds: dict[Choice, float] = {}
         for choice in self.candidates:
             try:
-                engine = self.maker.engine(choice)
-                found[choice] = seconds_for(lambda: engine.scores(picture))  # noqa: B023  (called at once)
+                engine = self.factory.engine(choice)
+                seconds[choice] = time_calls(lambda: engine.scores(image))  # noqa: B023  (called at once)
             except (FullconvError, RuntimeError) as error:
                 if choice == self.candidates[0]:
                     raise
-                LOG.info("engine: %s %s is left out: %s", *choice, first_line(error))
-        return found
+                LOG.info("engine: %s %s is omitted: %s", *choice, first_line(error))
+        return seconds
 
 
-def seconds_for(compute: Callable[[], object]) -> float:
-    """Return the least time of a few calls after the first, which compiles; that one's where it takes very long."""
+def time_calls(compute: Callable[[], object]) -> float:
+    """Return the shortest time of a few calls after the first, which compiles; of the first where it takes very long."""
     start = time.perf_counter()
     compute()
     first = time.perf_counter() - start
-    if first > PATIENCE:
+    if first > MAX_FIRST_IMAGE_S:
         return first
     best, begin = math.inf, time.perf_counter()
-    while best == math.inf or time.perf_counter() - begin < TRIAL_SECONDS:
+    while best == math.inf or time.perf_counter() - begin < BENCHMARK_S:
         start = time.perf_counter()
         compute()
         best = min(best, time.perf_counter() - start)
     return best
 
 
-def fastest(seconds: dict[Choice, float], plainest: Choice) -> Choice:
-    """Return the fastest choice, or the plainest where nothing is clearly faster.
+def fastest(seconds: Mapping[Choice, float], default: Choice) -> Choice:
+    """Return the fastest choice, or the default where none is clearly faster.
 
     >>> fastest({("torch", "fp32"): 1.0, ("openvino", "fp32"): 0.95}, ("torch", "fp32"))
     ('torch', 'fp32')
@@ -431,4 +421,4 @@ def fastest(seconds: dict[Choice, float], plainest: Choice) -> Choice:
     ('openvino', 'bf16')
     """
     best = min(seconds, key=lambda choice: seconds[choice])
-    return best if seconds[best] <= CLEARLY * seconds[plainest] else plainest
+    return best if seconds[best] * MIN_SPEEDUP <= seconds[default] else default

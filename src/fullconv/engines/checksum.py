@@ -11,31 +11,34 @@ CHECKSUM_KEY = "fullconv_checksum"
 """Beside the card."""
 MARK = "sha256:"
 BLANK = MARK + "0" * 64
-"""What stands for the checksum while it is taken."""
+"""Stands in the file while the checksum is computed."""
 
 
-def seal(content: bytes, beside: bytes = b"") -> bytes:
-    """Return a file's bytes with the checksum in the place of `BLANK`.
+def add_checksum(content: bytes, weights: bytes = b"") -> bytes:
+    """Return a file's bytes with the checksum in place of `BLANK`.
 
     Args:
-        content: Of the file, with `BLANK` in its metadata.
-        beside: Of the weights that lie in another file.
+        content: The file, with `BLANK` in its metadata.
+        weights: The file with its weights, where they are stored separately.
     """
-    return content.replace(BLANK.encode(), _checksum(content, beside), 1)
+    return content.replace(BLANK.encode(), _checksum(content, weights), 1)
 
 
-def check_seal(path: Path, told: str | None, content: bytes, beside: bytes = b"") -> None:
-    """Compare a file with the checksum that it tells; one without, as earlier versions wrote them, is taken as it is.
+def verify_checksum(path: Path, stored: str | None, content: bytes, weights: bytes = b"") -> None:
+    """Compare a file with its stored checksum; None, as in files of earlier versions, is accepted.
 
     Raises:
-        ModelFileError: It is not what was written.
+        ModelFileError: They differ.
     """
-    if told is not None and _checksum(content.replace(told.encode(), BLANK.encode(), 1), beside) != told.encode():
+    if (
+        stored is not None
+        and _checksum(content.replace(stored.encode(), BLANK.encode(), 1), weights) != stored.encode()
+    ):
         raise ModelFileError(f"{path}: damaged, or changed after it was exported. Export it again.")
 
 
-def ends_sealed(path: Path) -> bool:
-    """Say whether a file that was sealed with `BLANK` as its last bytes is what was written."""
+def verify_trailing_checksum(path: Path) -> bool:
+    """Return whether a file that `add_checksum` wrote with `BLANK` as its last bytes is complete and undamaged."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -52,7 +55,7 @@ def ends_sealed(path: Path) -> bool:
         return False
 
 
-def _checksum(content: bytes, beside: bytes) -> bytes:
+def _checksum(content: bytes, weights: bytes) -> bytes:
     digest = hashlib.sha256(content)
-    digest.update(beside)
+    digest.update(weights)
     return (MARK + digest.hexdigest()).encode()

@@ -1,23 +1,34 @@
-"""The seam: pictures as stored in, scores out."""
+"""The interface of an engine: images as stored in, scores out, both as numpy arrays."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from fullconv.nn import Scores
+from fullconv.card import Card
+
+Scores = dict[str, NDArray[np.float32]]
+"""Scores (N, K, h, w) by head; a network with one unnamed head has the key ""."""
+
+INPUT = "images"
+"""Name of a graph's input."""
+MIN_BF16_SIDE = 64
+"""Images with a shorter side are not computed in bf16 by networks that do not pad them to it: bf16 convolutions of
+oneDNN, which OpenVINO contains too, go wrong on maps one cell wide."""
 
 
 class Engine(Protocol):
     """A runtime that holds a network and its preprocessing.
 
-    Tiles, stitching and upsampling are not its business, so that the answer is put together in one way everywhere.
+    Tiling, stitching and upsampling happen outside, so that every engine's scores are put together in the same way.
     """
 
     @property
     def name(self) -> str:
-        """One of torch, openvino and onnxruntime; several of them where sizes were computed by different ones."""
+        """One of torch, openvino and onnxruntime; several where sizes were computed by different ones."""
         ...
 
     @property
@@ -25,14 +36,35 @@ class Engine(Protocol):
         """One of fp32, bf16 and int8; several likewise."""
         ...
 
-    def scores(self, images: Tensor) -> Scores:
-        """Map pictures (N, H, W, C) as stored, in the card's bands, to scores (N, K, h, w) float32, or a dict by head."""
+    def scores(self, images: NDArray[Any]) -> Scores:
+        """Map images (N, H, W, C) as stored, in the card's bands, to scores (N, K, h, w) by head."""
         ...
 
-    def at(self, height: int, width: int) -> Engine:
-        """Return the engine for pictures of a size, all tiles of one included: itself, or what "auto" chose for it."""
+    def for_size(self, height: int, width: int) -> Engine:
+        """Return the engine for images of a size and their tiles: itself, or the one that "auto" chose for it."""
         ...
 
 
-class ForeignProgramError(RuntimeError):
-    """A program holds what an exported network never does."""
+def bf16_unsafe(height: int, width: int, min_size: int) -> bool:
+    """Return whether an image of a size may have maps one cell wide, which bf16 computes wrongly."""
+    return max(min(height, width), min_size) < MIN_BF16_SIDE
+
+
+def head_names(card: Card) -> list[str]:
+    """Return the names of the heads; "" for the only one."""
+    return [""] if card.heads is None else list(card.heads)
+
+
+def output_names(prefix: str, card: Card) -> list[str]:
+    """Return the names of a graph's outputs: the prefix, or one for each head."""
+    return [f"{prefix}_{name}" if name else prefix for name in head_names(card)]
+
+
+def by_head(scores: Sequence[NDArray[np.float32]], card: Card) -> Scores:
+    """Return the outputs of a graph by the name of their head."""
+    return dict(zip(head_names(card), scores, strict=True))
+
+
+def bytes_or_floats(images: NDArray[Any]) -> NDArray[Any]:
+    """Return images as uint8 or float32, the two input types of the graphs."""
+    return images if images.dtype == np.uint8 else images.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Exported files as models: their card, and an engine that takes their scores, so that all else stays ours."""
+"""Exported files as models: their card, the layout of their scores, and an engine that computes these scores."""
 
 from __future__ import annotations
 
@@ -9,104 +9,126 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from fullconv.card import Card
-from fullconv.engines._optional import runtime
-from fullconv.engines.checksum import CHECKSUM_KEY, check_seal
-from fullconv.engines.engine import Engine, ForeignProgramError
-from fullconv.engines.graph import INPUT, by_head, metadata, output_names
+from fullconv.engines._optional import import_optional
+from fullconv.engines.checksum import CHECKSUM_KEY, verify_checksum
+from fullconv.engines.engine import INPUT, Engine, Scores, by_head, bytes_or_floats, output_names
 from fullconv.engines.onnxruntime import OnnxRuntimeEngine
 from fullconv.engines.openvino import OpenVinoEngine, read_onnx
 from fullconv.errors import ModelFileError, RecipeError, nearest
+from fullconv.interpolation import ScoreLayout
 from fullconv.modelfile import CARD_KEY
-from fullconv.nn import Scores
 
 FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
-"""By the ending of the file."""
-COMPUTE_IN = {"onnx": ("fp32", "fp16", "int8"), "openvino": ("fp32", "fp16", "bf16", "int8"), "pt2": ("fp32", "bf16")}
-"""What a format can be exported in."""
-SERVED_BY = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "pt2": ("torch",)}
+"""Format by suffix."""
+PRECISIONS = {"onnx": ("fp32", "fp16", "int8"), "openvino": ("fp32", "fp16", "bf16", "int8"), "pt2": ("fp32", "bf16")}
+"""Precisions in which a format can be exported."""
+ENGINES_OF = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "pt2": ("torch",)}
 EXPORT_KEY = "fullconv_export"
 """Beside the card: format, precision and measured parity, as JSON."""
+LAYOUT_KEY = "fullconv_layout"
+"""Beside the card: the layout of the scores, as JSON; files of 0.1.0 have none."""
 PLACES = ("Exception from ", "Check '")
-"""How OpenVINO's messages begin that tell of its own source only."""
-FOREIGN = "not exported by this program: it has no fullconv card"
+"""Beginnings of the lines of OpenVINO's messages that refer only to its own source."""
+
+
+class UnsafeProgramError(RuntimeError):
+    """A program contains something that an exported network never does."""
 
 
 def is_exported(path: str | Path) -> bool:
-    """Say whether a path names an exported file."""
+    """Return whether a path has the suffix of an exported file."""
     return Path(path).suffix.lower() in FORMATS
 
 
 def read_exported(path: str | Path) -> tuple[Card, dict[str, Any]]:
-    """Read what an exported file says about itself: its card; format, precision and parity. Nothing in it is run.
+    """Read the metadata of an exported file: its card; format, precision and parity. Nothing in it is executed.
 
     Raises:
         ModelFileError: The file is missing, damaged or foreign.
         MissingExtraError: An ONNX file, and onnx is not installed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"{path}: there is no such model file.")
-    read = {"onnx": _onnx_texts, "openvino": _openvino_texts, "pt2": _pt2_texts}[FORMATS[path.suffix.lower()]]
-    texts = read(path)
+    path, texts = Path(path), _read_texts(Path(path))
     if CARD_KEY not in texts:
-        raise ModelFileError(f"{path}: {FOREIGN}. `fullconv export` makes such files.")
+        raise ModelFileError(
+            f"{path}: not exported by this program: it has no fullconv card. `fullconv export` writes such files."
+        )
     try:
         about = json.loads(texts.get(EXPORT_KEY, "{}"))
     except ValueError:
         about = {}
     if not isinstance(about, dict) or not isinstance(about.get("precision"), str):
-        raise ModelFileError(f"{path}: damaged: it does not say what it computes in. Export it again.")
+        raise ModelFileError(f"{path}: damaged: its precision is missing. Export it again.")
     return Card.from_json(texts[CARD_KEY], str(path)), about
 
 
+def read_layout(path: str | Path) -> ScoreLayout | None:
+    """Read the layout of an exported file's scores; None in files of 0.1.0.
+
+    Raises:
+        ModelFileError: The file is missing or damaged.
+    """
+    text = _read_texts(Path(path)).get(LAYOUT_KEY)
+    if text is None:
+        return None
+    try:
+        return ScoreLayout.from_dict(json.loads(text))
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, AttributeError) as error:
+        raise ModelFileError(f"{path}: damaged: its layout is not valid. Export it again.") from error
+
+
 def exported_engine(
-    path: str | Path, card: Card, about: dict[str, Any], engine: str, precision: str, least: int
+    path: str | Path, card: Card, about: dict[str, Any], engine: str, precision: str, min_size: int
 ) -> Engine:
     """Return the engine that runs an exported file.
 
     Args:
         path: The file.
         card: Its card.
-        about: What else it says about itself.
-        engine: "auto", or one that serves its format.
-        precision: "auto", or what the file computes in.
-        least: Smallest size on which the network computes.
+        about: The rest of its metadata, of `read_exported`.
+        engine: "auto", or one that runs its format.
+        precision: "auto", or the file's own.
+        min_size: Smallest size at which the network computes.
 
     Raises:
-        RecipeError: The file is served by other engines, or computes in another precision.
+        RecipeError: The file needs another engine, or has another precision.
         ModelFileError: It cannot be read.
     """
     path = Path(path)
-    kind, computes = FORMATS[path.suffix.lower()], str(about["precision"])
-    if engine != "auto" and engine not in SERVED_BY[kind]:
-        raise RecipeError(f"{path}: engine {engine} does not run it: use {' or '.join(SERVED_BY[kind])}.")
-    if precision not in ("auto", computes):
-        others = sorted((k for k, found in COMPUTE_IN.items() if precision in found), key=lambda k: k != kind)
-        remedy = (
-            f"`fullconv export --format {others[0]} --precision {precision}` makes a file that does" if others
-            else f"there is no such precision.{nearest(precision, COMPUTE_IN['openvino'])} Leave --precision away"
+    kind, own = FORMATS[path.suffix.lower()], str(about["precision"])
+    if engine != "auto" and engine not in ENGINES_OF[kind]:
+        raise RecipeError(f"{path}: engine {engine} does not run it: use {' or '.join(ENGINES_OF[kind])}.")
+    if precision not in ("auto", own):
+        others = sorted((k for k, found in PRECISIONS.items() if precision in found), key=lambda k: k != kind)
+        fix = (
+            f"`fullconv export --format {others[0]} --precision {precision}` writes a file that does" if others
+            else f"there is no such precision.{nearest(precision, PRECISIONS['openvino'])} Omit --precision"
         )  # fmt: skip
-        raise RecipeError(f"{path}: computes in {computes}, not in {precision}: {remedy}.")
-    name = SERVED_BY[kind][0] if engine == "auto" else engine
+        raise RecipeError(f"{path}: computes in {own}, not in {precision}: {fix}.")
+    name = ENGINES_OF[kind][0] if engine == "auto" else engine
     outputs = output_names("scores", card)
-    runtime({"onnx": "onnx", "openvino": "openvino", "pt2": "torch"}[kind], f"{path.name}")
+    import_optional({"onnx": "onnx", "openvino": "openvino", "pt2": "torch"}[kind], path.name)
     try:
         if kind == "pt2":
-            return ProgramEngine(pt2_scores(path, about["scores"]), card, computes)
+            return Pt2Engine(path, about["scores"], card, own)
         if kind == "openvino":
-            openvino = runtime("openvino", path.name)
-            return OpenVinoEngine(openvino_part(openvino.Core().read_model(path), outputs), card, computes, least)
-        model = onnx_part(runtime("onnx", path.name).load(path), outputs)
+            openvino = import_optional("openvino", path.name)
+            model = openvino.Core().read_model(path)
+            ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
+            results = [openvino.opset13.result(ports[name]) for name in outputs]
+            model = openvino.Model(results, model.get_parameters(), "scores")
+            return OpenVinoEngine(model, card, own, min_size)
+        extractor = import_optional("onnx.utils", path.name).Extractor(import_optional("onnx", path.name).load(path))
+        model = extractor.extract_model([INPUT], outputs)
         if name == "openvino":
-            return OpenVinoEngine(read_onnx(model), card, computes if computes != "fp16" else "fp32", least)
-        return OnnxRuntimeEngine(model, card, computes)
-    except ForeignProgramError as error:
+            return OpenVinoEngine(read_onnx(model), card, own if own != "fp16" else "fp32", min_size)
+        return OnnxRuntimeEngine(model, card, own)
+    except UnsafeProgramError as error:
         raise ModelFileError(
-            f"{path}: not loaded, as it holds {error}. `fullconv export` makes such files without."
+            f"{path}: not loaded, as it contains {error}. `fullconv export` writes files without it."
         ) from error
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -114,72 +136,75 @@ def exported_engine(
         raise ModelFileError(f"{path}: damaged: {first[:200]} Export it again.") from error
 
 
-def onnx_part(model: Any, outputs: Sequence[str]) -> Any:
-    """Return the part of an ``onnx.ModelProto`` that leads from the pictures to some of its values."""
-    return runtime("onnx.utils", "reading ONNX").Extractor(model).extract_model([INPUT], list(outputs))
-
-
-def openvino_part(model: Any, outputs: Sequence[str]) -> Any:
-    """Return the part of an ``openvino.Model`` that leads from the pictures to some of its values."""
-    openvino = runtime("openvino", "reading OpenVINO")
-    ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
-    results = [openvino.opset13.result(ports[name]) for name in outputs]
-    return openvino.Model(results, model.get_parameters(), "scores")
-
-
-def pt2_scores(path: Path, names: Sequence[str]) -> nn.Module:
-    """Return the part of a saved program that leads to the values of some names."""
-    from fullconv.engines.pt2_safety import (  # loads sympy: only where there is a program to read
-        module_of,
-        read_program,
-    )
-
-    module: Any = module_of(read_program(path))
-    for node in list(module.graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # bytes only; what was resized holds floats
-            module.graph.erase_node(node)
-    nodes = {node.name: node for node in module.graph.nodes}
-    (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    output.args = (tuple(nodes[name] for name in names),)
-    module.graph.set_codegen(torch.fx.graph.CodeGen())
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module  # type: ignore[no-any-return]
-
-
-class ProgramEngine:
+class Pt2Engine:
     """Run an exported PyTorch program.
 
     Args:
-        module: From pictures (N, H, W, C) uint8 to the scores of each head.
+        path: The file.
+        names: Of the graph's values that are the scores of each head.
         card: For the names of the heads.
-        precision: What it computes in.
+        precision: Of the program.
     """
 
     name = "torch"
 
-    def __init__(self, module: nn.Module, card: Card, precision: str) -> None:
-        self.module, self.card, self.precision = module, card, precision
+    def __init__(self, path: Path, names: Sequence[str], card: Card, precision: str) -> None:
+        self.path, self.names, self.card, self.precision = path, list(names), card, precision
+        self.module = self._read()
 
-    def at(self, height: int, width: int) -> ProgramEngine:
+    def _read(self) -> Any:
+        """Return the part of the program that leads to the scores."""
+        import torch
+
+        from fullconv.engines.pt2_safety import module_of, read_program  # loads sympy
+
+        module: Any = module_of(read_program(self.path))
+        for node in list(module.graph.nodes):
+            if node.target is torch.ops.aten._assert_tensor_metadata.default:  # bytes only; resized images are floats
+                module.graph.erase_node(node)
+        nodes = {node.name: node for node in module.graph.nodes}
+        (output,) = [node for node in module.graph.nodes if node.op == "output"]
+        output.args = (tuple(nodes[name] for name in self.names),)
+        module.graph.set_codegen(torch.fx.graph.CodeGen())
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        return module
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "module": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.module = self._read()
+
+    def for_size(self, height: int, width: int) -> Pt2Engine:
         """Return itself."""
         return self
 
-    @torch.inference_mode()
-    def scores(self, images: Tensor) -> Scores:
-        """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
-        images = images if images.dtype == torch.uint8 else images.float()
-        return by_head(list(self.module(images.cpu())), self.card)
+    def scores(self, images: NDArray[Any]) -> Scores:
+        """Map images (N, H, W, C) as stored to scores (N, K, h, w) float32 by head."""
+        import torch
+
+        with torch.inference_mode():
+            found = self.module(torch.from_numpy(np.ascontiguousarray(bytes_or_floats(images))))
+        return by_head([scores.numpy() for scores in found], self.card)
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    """Return the texts of an exported file's metadata, after checking the file for damage."""
+    if not path.is_file():
+        raise ModelFileError(f"{path}: there is no such model file.")
+    return {"onnx": _onnx_texts, "openvino": _openvino_texts, "pt2": _pt2_texts}[FORMATS[path.suffix.lower()]](path)
 
 
 def _onnx_texts(path: Path) -> dict[str, str]:
-    onnx = runtime("onnx", f"reading {path.name}")
+    onnx = import_optional("onnx", f"reading {path.name}")
     try:
         content = path.read_bytes()
-        texts = dict(metadata(onnx.load_model_from_string(content)))
-    except Exception as error:  # protobuf's own kind of error
-        raise ModelFileError(f"{path}: damaged, or no ONNX file. Export it again.") from error
-    check_seal(path, texts.get(CHECKSUM_KEY), content)
+        texts = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
+    except Exception as error:  # protobuf's own type of error
+        raise ModelFileError(f"{path}: damaged, or not an ONNX file. Export it again.") from error
+    verify_checksum(path, texts.get(CHECKSUM_KEY), content)
     return texts
 
 
@@ -189,25 +214,26 @@ def _openvino_texts(path: Path) -> dict[str, str]:
         content = path.read_bytes()
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, OSError) as error:
-        raise ModelFileError(f"{path}: damaged, or no OpenVINO file. Export it again.") from error
-    found = {key: root.find(f"./rt_info/{key}") for key in (CARD_KEY, EXPORT_KEY, CHECKSUM_KEY)}
+        raise ModelFileError(f"{path}: damaged, or not an OpenVINO file. Export it again.") from error
+    found = {key: root.find(f"./rt_info/{key}") for key in (CARD_KEY, EXPORT_KEY, LAYOUT_KEY, CHECKSUM_KEY)}
     texts = {key: str(node.get("value", "")) for key, node in found.items() if node is not None}
     if CARD_KEY in texts:
         weights = path.with_suffix(".bin")
         if not weights.is_file():
             raise ModelFileError(f"{path}: its weights, {weights.name}, are not beside it. Copy both files.")
-        check_seal(path, texts.get(CHECKSUM_KEY), content, weights.read_bytes())
+        verify_checksum(path, texts.get(CHECKSUM_KEY), content, weights.read_bytes())
     return texts
 
 
 def _pt2_texts(path: Path) -> dict[str, str]:
+    keys = (CARD_KEY, EXPORT_KEY, LAYOUT_KEY)
     try:
         with zipfile.ZipFile(path) as archive:
             names = {Path(name).name: name for name in archive.namelist() if "/extra/" in f"/{name}"}
-            texts = {key: archive.read(names[key]).decode("utf-8") for key in (CARD_KEY, EXPORT_KEY) if key in names}
+            texts = {key: archive.read(names[key]).decode("utf-8") for key in keys if key in names}
             bad = archive.testzip() if CARD_KEY in texts else None  # PyTorch's own reader compares no checksums
     except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"{path}: damaged, or no exported program. Export it again.") from error
+        raise ModelFileError(f"{path}: damaged, or not an exported program. Export it again.") from error
     if bad is not None:
         raise ModelFileError(f"{path}: damaged, or changed after it was exported: {bad}. Export it again.")
     return texts

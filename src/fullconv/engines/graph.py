@@ -1,17 +1,15 @@
-"""Networks translated for other runtimes, kept in the user's cache folder: translating takes seconds, reading does not.
+"""A network with its preprocessing as one graph for other runtimes: images of any size as stored in, scores out.
 
-A network with its preprocessing as one graph for other runtimes: pictures of any size as stored in, scores out.
-
-One capture (`torch.export`) serves them all; ONNX is what the others read.
+One capture (`torch.export`) serves them all; ONNX is the format that the others read. Translating takes seconds, reading
+does not, so translated networks are cached.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -23,103 +21,29 @@ from torch.export import Dim, ExportedProgram
 
 import fullconv
 from fullconv.card import Card
-from fullconv.engines._optional import runtime, versions
-from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, ends_sealed, seal
+from fullconv.engines._optional import import_optional, versions
+from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum, verify_trailing_checksum
+from fullconv.engines.engine import INPUT, output_names
 from fullconv.errors import NetworkError, OutputError, first_line
 from fullconv.nn import ModuleWrapper, Network, Scores
 from fullconv.preprocess import normalization
-from fullconv.storage import cache_folder, write_bytes
+from fullconv.storage import DiskCache
 
 LOG = logging.getLogger("fullconv.engines")
-KEPT_BYTES = 4 * 2**30
-"""Of all that is kept; what was used longest ago goes first."""
-
-
-def translated(network: Network, card: Card, identity: str | None) -> Any:
-    """Return a network with its preprocessing as an ``onnx.ModelProto``, from the cache where it is there.
-
-    Args:
-        network: In eval mode, on the CPU.
-        card: The preprocessing.
-        identity: Hash of all that the graph depends on; None where nobody knows, and nothing is kept.
-
-    Raises:
-        NetworkError: No graph can hold it.
-        MissingExtraError: onnx or onnxscript are not installed.
-    """
-    onnx = runtime("onnx", "turning the network into a graph")
-    path = None if identity is None else _place(identity)
-    if identity is not None and (there := kept(identity)) is not None:
-        with suppress(Exception):  # a damaged file is written anew; protobuf has errors of its own kinds
-            return onnx.load(there)
-    model = to_onnx(
-        capture(ScoreGraph(network, card).eval(), card.in_channels, network.variant), output_names("scores", card)
-    )
-    if path is None:
-        return model
-    try:
-        write_bytes(path, [sealed(model)])
-        forget(path.parent, keep=path)
-    except OutputError as error:
-        LOG.info("engine: the translated network could not be kept: %s", error)
-    return model
-
-
-def sealed(model: Any) -> bytes:
-    """Return an ``onnx.ModelProto`` as the bytes of a file that ends with its checksum."""
-    end = runtime("onnx", "keeping a network").ModelProto()
-    end.metadata_props.add(key=CHECKSUM_KEY, value=BLANK)
-    return seal(
-        model.SerializeToString() + end.SerializeToString()
-    )  # read as one message: the second's fields are added
-
-
-def kept(identity: str) -> Path | None:
-    """Return the file of a network that was translated before, and note that it is used; None where no whole one is there."""
-    path = _place(identity)
-    if not ends_sealed(path):
-        return None
-    with suppress(OSError):  # a cache that may only be read
-        path.touch()
-    return path
-
-
-def _place(identity: str) -> Path:
-    """Return where a network is kept, under a name for it and for what translated it."""
-    by = {name: number for name, number in versions().items() if name in ("torch", "onnx", "onnxscript", "timm")}
-    key = json.dumps({"model": identity, "by": by, "fullconv": fullconv.__version__}, sort_keys=True)
-    return cache_folder() / "engines" / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.onnx"
-
-
-def forget(folder: Path, keep: Path, limit: int = KEPT_BYTES) -> None:
-    """Delete translated networks, those used longest ago first, until a folder keeps to a limit of bytes."""
-    found = []
-    for path in folder.glob("*.onnx"):
-        with suppress(OSError):  # another process was first
-            found.append((path.stat().st_mtime, path.stat().st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total <= limit:
-            return
-        if path != keep:
-            with suppress(OSError):
-                path.unlink()
-            total -= size
-
-
-INPUT = "images"
-SCORES = "scores"
+CACHE_BYTES = 4 * 2**30
+"""Limit of all cached networks; the least recently used are deleted first."""
 EXAMPLE_SIZE = (97, 139)
-"""Of the picture that is captured; nothing in the graph depends on it."""
+"""Of the image with which a network is captured; nothing in the graph depends on it."""
+_PURPOSE = "turning the network into a graph"
 
 
-class ScoreGraph(nn.Module):
-    """Pictures (N, H, W, C) as stored to the scores of a network: what `TorchEngine` does in fp32, without branches.
+class ExportModule(nn.Module):
+    """Images (N, H, W, C) as stored to the scores of a network: `TorchEngine` without branches.
 
     Args:
         network: In eval mode, on the CPU.
         card: The preprocessing.
-        dtype: What the network computes in; its weights are of it.
+        dtype: Of the network's weights and computation.
     """
 
     def __init__(self, network: Network, card: Card, dtype: torch.dtype = torch.float32) -> None:
@@ -130,8 +54,8 @@ class ScoreGraph(nn.Module):
         self.shift: Tensor
         factor, shift = normalization(card)
         order = [2, 1, 0, *range(3, card.in_channels)] if card.channel_order == "bgr" else None
-        self.register_buffer("factor", factor, persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("factor", torch.from_numpy(factor), persistent=False)
+        self.register_buffer("shift", torch.from_numpy(shift), persistent=False)
         self.register_buffer("order", None if order is None else torch.tensor(order), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -148,31 +72,14 @@ class ScoreGraph(nn.Module):
         if isinstance(self.network, ModuleWrapper):
             return cast(Tensor, self.network.module(x))
         network = cast(Network, self.network)
-        row = network.spec
-        if row.size_divisor > 1 or row.min_size > 1:
-            height, width = (_padded(n, row.size_divisor, row.min_size) for n in x.shape[-2:])
-            x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+        divisor, least = network.spec.size_divisor, network.spec.min_size
+        if divisor > 1 or least > 1:
+            # rounded up in a form that stays a formula where the side is a symbol
+            height, width = (
+                torch.sym_max((n + divisor - 1) // divisor, least // divisor) * divisor for n in x.shape[-2:]
+            )
+            x = F.pad(x, cast(Any, (0, width - x.shape[-1], 0, height - x.shape[-2])))
         return cast(Scores, network.head(network.backbone(x)))
-
-
-def _padded(n: int, multiple: int, minimum: int) -> Any:
-    """Return a side rounded up, in a form that stays a formula where the side is one."""
-    return torch.sym_max((n + multiple - 1) // multiple, minimum // multiple) * multiple
-
-
-def head_names(card: Card) -> list[str]:
-    """Return the names of the heads, "" for the only one."""
-    return [""] if card.heads is None else list(card.heads)
-
-
-def output_names(word: str, card: Card) -> list[str]:
-    """Return the names of a graph's outputs: the word, or one for each head."""
-    return [f"{word}_{name}" if name else word for name in head_names(card)]
-
-
-def by_head(scores: list[Tensor], card: Card) -> Scores:
-    """Return scores as a network does: alone, or by the name of their head."""
-    return scores[0] if card.heads is None else dict(zip(card.heads, scores, strict=True))
 
 
 def capture(module: nn.Module, channels: int, name: str) -> ExportedProgram:
@@ -184,7 +91,7 @@ def capture(module: nn.Module, channels: int, name: str) -> ExportedProgram:
         name: Of the network, for the message.
 
     Raises:
-        NetworkError: It depends on the picture in a way that no graph can hold.
+        NetworkError: It depends on the image in a way that no graph can express.
     """
     example = torch.zeros(2, *EXAMPLE_SIZE, channels, dtype=torch.uint8)
     free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
@@ -193,13 +100,14 @@ def capture(module: nn.Module, channels: int, name: str) -> ExportedProgram:
             return torch.export.export(
                 module, (example,), dynamic_shapes=(free,), prefer_deferred_runtime_asserts_over_guards=True
             )
-    except Exception as error:  # torch raises of many kinds here
-        reason = first_line(error)
-        raise NetworkError(f"{name} cannot be turned into a graph: {reason[:200]} Use --engine torch.") from error
+    except Exception as error:  # torch raises many types here
+        raise NetworkError(
+            f"{name} cannot be turned into a graph: {first_line(error)[:200]} Use --engine torch."
+        ) from error
 
 
 def to_onnx(program: ExportedProgram, names: list[str]) -> Any:
-    """Translate a captured graph; returns an ``onnx.ModelProto`` with the input "images".
+    """Translate a captured graph to an ``onnx.ModelProto`` with the input "images".
 
     Args:
         program: Of `capture`.
@@ -209,17 +117,63 @@ def to_onnx(program: ExportedProgram, names: list[str]) -> Any:
         MissingExtraError: onnx or onnxscript are not installed.
     """
     for package in ("onnx", "onnxscript"):
-        runtime(package, "turning the network into a graph")
+        import_optional(package, _PURPOSE)
     with quiet():
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program, (), dynamo=True, input_names=[INPUT], output_names=names, verbose=False, optimize=True
         )
-    return cast(Any, made).model_proto
+    return cast(Any, exported).model_proto
+
+
+def cached_onnx(identity: str) -> Path | None:
+    """Return the file of a network that was translated before, and mark it as used; None without an undamaged one."""
+    path = _cache().get(_key(identity))
+    return path if path is not None and verify_trailing_checksum(path) else None
+
+
+def export_cached(network: Network, card: Card, identity: str | None) -> Any:
+    """Return a network with its preprocessing as an ``onnx.ModelProto``, from the cache where it is there.
+
+    Args:
+        network: In eval mode, on the CPU.
+        card: The preprocessing.
+        identity: Hash of all that the graph depends on; None where it is unknown, and nothing is cached.
+
+    Raises:
+        NetworkError: No graph can express it.
+        MissingExtraError: onnx or onnxscript are not installed.
+    """
+    onnx = import_optional("onnx", _PURPOSE)
+    if identity is not None and (path := cached_onnx(identity)) is not None:
+        with suppress(Exception):  # a damaged file is written anew; protobuf has its own types of errors
+            return onnx.load(path)
+    program = capture(ExportModule(network, card).eval(), card.in_channels, network.variant)
+    model = to_onnx(program, output_names("scores", card))
+    if identity is not None:
+        end = onnx.ModelProto()
+        end.metadata_props.add(key=CHECKSUM_KEY, value=BLANK)
+        # read as one message: the fields of the second are added
+        content = add_checksum(model.SerializeToString() + end.SerializeToString())
+        try:
+            _cache().put(_key(identity), [content])
+        except OutputError as error:
+            LOG.info("engine: the translated network could not be cached: %s", error)
+    return model
+
+
+def _cache() -> DiskCache:
+    return DiskCache("engines", ".onnx", CACHE_BYTES)
+
+
+def _key(identity: str) -> str:
+    """Return the cache key of a network: its identity and the versions of what translated it."""
+    by = {name: number for name, number in versions().items() if name in ("torch", "onnx", "onnxscript", "timm")}
+    return json.dumps({"model": identity, "by": by, "fullconv": fullconv.__version__}, sort_keys=True)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporters say about their own inner life to themselves."""
+    """Silence the exporters' messages about their own internals."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export")
     ]
@@ -233,24 +187,3 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def with_input_type(model: Any, dtype: torch.dtype) -> Any:
-    """Return an ``onnx.ModelProto`` whose pictures are of another type; the graph turns them into float32 first.
-
-    Args:
-        model: With uint8 pictures.
-        dtype: ``torch.uint8`` or ``torch.float32``.
-    """
-    if dtype == torch.uint8:
-        return model
-    onnx = runtime("onnx", "turning the network into a graph")
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    changed.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    return changed
-
-
-def metadata(model: Any) -> Mapping[str, str]:
-    """Return the texts that an ``onnx.ModelProto`` carries."""
-    return {entry.key: entry.value for entry in model.metadata_props}

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from fullconv.card import Card
-from fullconv.engines._optional import runtime, threads
-from fullconv.engines.graph import by_head
-from fullconv.engines.torch import too_small
-from fullconv.nn import Scores
+from fullconv.engines._optional import import_optional, threads
+from fullconv.engines.engine import Scores, bf16_unsafe, by_head, bytes_or_floats
 from fullconv.profiling import PREPARING, timed
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
-"""What everything but quantised layers is computed in; fp16 is how an exported file keeps its weights. Without a hint
+"""Precision of all but quantised layers; fp16 is only how an exported file stores its weights. Without a hint
 OpenVINO takes bf16 wherever the CPU has it."""
 
 
@@ -26,52 +24,61 @@ class OpenVinoEngine:
     """Run a graph in OpenVINO.
 
     Args:
-        model: An ``openvino.Model`` from pictures (N, H, W, C) uint8 to the scores of each head.
+        model: An ``openvino.Model`` from images (N, H, W, C) uint8 to the scores of each head.
         card: For the names of the heads.
-        precision: "fp32", "bf16", or "int8" for a graph that is quantised.
-        minimum_size: Least size on which the network computes; below 64 small pictures are not computed in bf16.
+        precision: "fp32", "bf16", or "int8" for a quantised graph.
+        min_size: Smallest size at which the network computes; below 64 small images are not computed in bf16.
     """
 
     name = "openvino"
 
-    def __init__(self, model: Any, card: Card, precision: str, minimum_size: int) -> None:
-        self.model, self.card, self.precision, self.minimum_size = model, card, precision, minimum_size
-        self._compiled: dict[tuple[torch.dtype, str], Any] = {}
+    def __init__(self, model: Any, card: Card, precision: str, min_size: int) -> None:
+        self.model, self.card, self.precision, self.min_size = model, card, precision, min_size
+        self._requests: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
-    def at(self, height: int, width: int) -> OpenVinoEngine:
+    def __getstate__(self) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "model.xml"
+            import_optional("openvino", "copying an engine").serialize(self.model, graph)
+            model = graph.read_bytes(), graph.with_suffix(".bin").read_bytes()
+        return {**self.__dict__, "model": model, "_requests": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        core = import_optional("openvino", "copying an engine").Core()
+        self.__dict__.update(state, model=core.read_model(*state["model"]), _lock=threading.Lock())
+
+    def for_size(self, height: int, width: int) -> OpenVinoEngine:
         """Return itself."""
         return self
 
-    def scores(self, images: Tensor) -> Scores:
-        """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head.
+    def scores(self, images: NDArray[Any]) -> Scores:
+        """Map images (N, H, W, C) as stored to scores (N, K, h, w) float32 by head.
 
-        Pictures are computed one by one: on a CPU a batch gains nothing, and so it cannot change an answer.
+        Images are computed one by one: on a CPU a batch gains nothing, and so it cannot change a result.
         """
-        images = images if images.dtype == torch.uint8 else images.float()
-        small = too_small(images.shape[1], images.shape[2], self.minimum_size)
+        images = bytes_or_floats(images)
+        small = bf16_unsafe(images.shape[1], images.shape[2], self.min_size)
         precision = "fp32" if small and self.precision == "bf16" else self.precision
-        with self._lock:  # a request holds its inputs and outputs
-            request = self._request(images.dtype, precision)
-            parts = [self._one(request, image.contiguous().numpy()) for image in images.cpu()[:, None]]
-        return by_head([torch.cat(maps) for maps in zip(*parts, strict=True)], self.card)
-
-    def _one(self, request: Any, image: Any) -> list[Tensor]:
-        request.infer([image], share_inputs=True)
-        maps = [request.get_output_tensor(index).data for index in range(len(self.model.outputs))]
-        return [torch.from_numpy(np.array(found, np.float32)) for found in maps]  # copies: the next picture reuses them
-
-    def _request(self, dtype: torch.dtype, precision: str) -> Any:
-        if (dtype, precision) not in self._compiled:
-            with timed(PREPARING):
-                compiled = compile_model(with_input_type(self.model, dtype), precision)
-            self._compiled[dtype, precision] = compiled.create_infer_request()
-        return self._compiled[dtype, precision]
+        results = []
+        with self._lock:  # a request owns its inputs and outputs
+            key = images.dtype.name, precision
+            if key not in self._requests:
+                with timed(PREPARING):
+                    compiled = compile_model(with_input_type(self.model, images.dtype), precision)
+                self._requests[key] = compiled.create_infer_request()
+            request = self._requests[key]
+            for image in images:
+                request.infer([np.ascontiguousarray(image[None])], share_inputs=True)
+                outputs = [request.get_output_tensor(index).data for index in range(len(self.model.outputs))]
+                results.append([np.array(output, np.float32) for output in outputs])  # copies: it reuses its memory
+        maps = [group[0] if len(group) == 1 else np.concatenate(group) for group in zip(*results, strict=True)]
+        return by_head(maps, self.card)
 
 
 def compile_model(model: Any, precision: str) -> Any:
-    """Compile for the CPU with the cores that one has, in a precision that does not depend on the machine."""
-    openvino = runtime("openvino", "--engine openvino")
+    """Compile for the CPU with the cores that this process may use, in a precision that every machine has."""
+    openvino = import_optional("openvino", "--engine openvino")
     settings = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "INFERENCE_NUM_THREADS": threads(),
@@ -82,28 +89,27 @@ def compile_model(model: Any, precision: str) -> Any:
     return openvino.Core().compile_model(model, "CPU", settings)
 
 
-def with_input_type(model: Any, dtype: torch.dtype) -> Any:
-    """Return a model whose pictures are uint8 or float32."""
-    openvino = runtime("openvino", "--engine openvino")
-    wanted = openvino.Type.u8 if dtype == torch.uint8 else openvino.Type.f32
-    if model.input(0).element_type == wanted:
+def with_input_type(model: Any, dtype: np.dtype[Any]) -> Any:
+    """Return a model whose images are uint8 or float32."""
+    openvino = import_optional("openvino", "--engine openvino")
+    expected = openvino.Type.u8 if dtype == np.uint8 else openvino.Type.f32
+    if model.input(0).element_type == expected:
         return model
     changed = model.clone()
-    changed.input(0).get_node().set_element_type(wanted)
+    changed.input(0).get_node().set_element_type(expected)
     changed.validate_nodes_and_infer_types()
     return changed
 
 
 def read_onnx(model: Any) -> Any:
     """Read an ``onnx.ModelProto`` as an ``openvino.Model``."""
-    openvino = runtime("openvino", "--engine openvino")
-    return openvino.Core().read_model(model.SerializeToString())
+    return import_optional("openvino", "--engine openvino").Core().read_model(model.SerializeToString())
 
 
 def read_file(path: Path) -> Any:
-    """Read a file of a format that OpenVINO knows, of ONNX in a tenth of the time that `read_onnx` takes with `onnx.load`.
+    """Read a file of a format that OpenVINO knows; an ONNX file in a tenth of the time that `onnx.load` takes.
 
     Raises:
         RuntimeError: It is damaged.
     """
-    return runtime("openvino", "--engine openvino").Core().read_model(path)
+    return import_optional("openvino", "--engine openvino").Core().read_model(path)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from fullconv.engines.engine import ForeignProgramError
+from fullconv.engines.exported import UnsafeProgramError
 from fullconv.engines.graph import quiet
 
 
@@ -127,7 +127,7 @@ def save_program(program: Any, texts: Mapping[str, str]) -> bytes:
         texts: Kept in the file by name.
 
     Raises:
-        ForeignProgramError: It holds what `read_program` refuses; says what.
+        UnsafeProgramError: It holds what `read_program` refuses; says what.
     """
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -143,7 +143,7 @@ def read_program(path: Path) -> Any:
     """Read an exported program, and run nothing that a foreign file may hold.
 
     Raises:
-        ForeignProgramError: It holds what an exported network never does; says what.
+        UnsafeProgramError: It holds what an exported network never does; says what.
         RuntimeError: It is damaged.
     """
     check_archive(path)
@@ -157,29 +157,29 @@ def check_archive(file: Path | io.BytesIO) -> None:
     It is read by PyTorch's own reader of archives, so that no other reader sees other parts of it.
 
     Raises:
-        ForeignProgramError: Says what it holds.
+        UnsafeProgramError: Says what it holds.
         RuntimeError: It is damaged.
     """
     reader = torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
     names = list(reader.get_all_records())
     if len({name.lower() for name in names}) != len(names):
-        raise ForeignProgramError("two parts of it have one name")
+        raise UnsafeProgramError("two parts of it have one name")
     for name in names:
         if not MEMBERS.fullmatch(name):
-            raise ForeignProgramError(f"a part of it, {name[:80]!r}, is nothing that an exported network has")
+            raise UnsafeProgramError(f"a part of it, {name[:80]!r}, is nothing that an exported network has")
     for part in ("weights", "constants"):
         config = _json(reader, f"data/{part}/model_{part}_config.json")
         for each in _dicts(config):
             if each.get("use_pickle", False) is not False:
-                raise ForeignProgramError(f"its {part} are pickled")
+                raise UnsafeProgramError(f"its {part} are pickled")
     try:
         with quiet():
             torch.load(io.BytesIO(reader.get_record("data/sample_inputs/model.pt")), weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ForeignProgramError("pickled objects among its examples") from error
+        raise UnsafeProgramError("pickled objects among its examples") from error
     model = _json(reader, "models/model.json")
     if not isinstance(model, dict) or model.get("guards_code"):
-        raise ForeignProgramError("it holds Python code for its sizes")
+        raise UnsafeProgramError("it holds Python code for its sizes")
     check_graph(model)
 
 
@@ -187,13 +187,13 @@ def check_graph(model: Any) -> None:
     """Raise where a graph, as JSON, holds an operation or a name that is not listed.
 
     Raises:
-        ForeignProgramError: Says which.
+        UnsafeProgramError: Says which.
     """
     for each in _dicts(model):
         for key, value in each.items():
             _check_word(key, "a name")
             if key.startswith("as_") and key not in ARGUMENTS:
-                raise ForeignProgramError(f"an argument of the kind {key[:80]!r}")
+                raise UnsafeProgramError(f"an argument of the kind {key[:80]!r}")
             if key == "target":
                 _check_target(value)
             elif key == "expr_str":
@@ -202,12 +202,12 @@ def check_graph(model: Any) -> None:
                 _check_word(value, "a text", TEXT)
             elif key == "metadata":
                 if not isinstance(value, dict) or not value.keys() <= METADATA:
-                    raise ForeignProgramError("notes of another program")
+                    raise UnsafeProgramError("notes of another program")
             elif key in ("in_spec", "out_spec"):
                 if not isinstance(value, str) or not SPEC.fullmatch(value):
-                    raise ForeignProgramError("arguments of types that pictures do not have")
+                    raise UnsafeProgramError("arguments of types that pictures do not have")
             elif key == "treespec_namedtuple_fields" and value:
-                raise ForeignProgramError("types of its own")
+                raise UnsafeProgramError("types of its own")
             elif key not in METADATA:
                 for text in value if isinstance(value, list) else [value]:
                     if isinstance(text, str):
@@ -216,32 +216,32 @@ def check_graph(model: Any) -> None:
 
 def _check_word(text: Any, what: str, allowed: re.Pattern[str] = WORD) -> None:
     if not isinstance(text, str) or not allowed.fullmatch(text):
-        raise ForeignProgramError(f"{what}, {str(text)[:80]!r}, that could be code")
+        raise UnsafeProgramError(f"{what}, {str(text)[:80]!r}, that could be code")
 
 
 def _check_target(target: Any) -> None:
     found = TARGET.fullmatch(target) if isinstance(target, str) else None
     if found is None or (found["op"] is not None and found["op"] not in ATEN):
-        raise ForeignProgramError(f"an operation, {str(target)[:80]!r}, that networks for pictures do not have")
+        raise UnsafeProgramError(f"an operation, {str(target)[:80]!r}, that networks for pictures do not have")
 
 
 def _check_expression(text: Any) -> None:
     """Raise where an expression is more than arithmetic of sizes; PyTorch evaluates it as Python."""
     if not isinstance(text, str) or len(text) > LARGEST_EXPRESSION:
-        raise ForeignProgramError("an expression of a size that is too long")
+        raise UnsafeProgramError("an expression of a size that is too long")
     open_calls: list[str] = []
     place, name = 0, ""
     while place < len(text):
         token = TOKENS.match(text, place)
         word = token.group() if token else ""
         if token is None or (word.isalpha() and word not in FUNCTIONS):
-            raise ForeignProgramError(f"an expression of a size, {text[place : place + 40]!r}, that could be code")
+            raise UnsafeProgramError(f"an expression of a size, {text[place : place + 40]!r}, that could be code")
         if word == "(":
             if len(open_calls) >= DEEPEST_EXPRESSION or (name == "Pow" and "Pow" in open_calls):
-                raise ForeignProgramError("an expression of a size that is too deep")
+                raise UnsafeProgramError("an expression of a size that is too deep")
             open_calls.append(name)
         elif word == ")" and open_calls and open_calls.pop() == "Pow" and not SMALL_POWER.search(text[:place]):
-            raise ForeignProgramError(f"an expression of a size, {text[-60:]!r}, that may be endless")
+            raise UnsafeProgramError(f"an expression of a size, {text[-60:]!r}, that may be endless")
         name = word if word.isalpha() else ""
         place = token.end()
 
@@ -250,10 +250,10 @@ def _json(reader: Any, name: str) -> Any:
     try:
         text = reader.get_record(name)
         if len(text) > LARGEST_GRAPH:
-            raise ForeignProgramError(f"{name} is larger than any network")
+            raise UnsafeProgramError(f"{name} is larger than any network")
         return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ForeignProgramError(f"{name} is no JSON") from error
+        raise UnsafeProgramError(f"{name} is no JSON") from error
 
 
 def _dicts(tree: Any) -> Iterator[dict[str, Any]]:

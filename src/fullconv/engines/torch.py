@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullconv.card import Card
+from fullconv.engines.engine import Scores, bf16_unsafe
 from fullconv.geometry.gate import computing
-from fullconv.nn import Network, Scores, tree_map
-from fullconv.preprocess import normalize
-
-SMALL = 64
-"""Pictures with a shorter side are not computed in bf16 by networks that do not pad them to this size: bf16
-convolutions of oneDNN, which OpenVINO has inside, too, go wrong on maps one cell wide."""
-
-
-def too_small(height: int, width: int, minimum_size: int) -> bool:
-    """Say whether a picture of a size may have maps one cell wide, which bf16 gets wrong."""
-    return max(min(height, width), minimum_size) < SMALL
+from fullconv.nn import Network
+from fullconv.preprocess import as_tensor, normalize
 
 
 class TorchEngine:
@@ -28,7 +22,7 @@ class TorchEngine:
     Args:
         network: In eval mode; bf16 works on a copy of its weights.
         card: The preprocessing.
-        device: Where to compute; scores stay there.
+        device: Where to compute.
         precision: "fp32" or "bf16".
     """
 
@@ -36,29 +30,33 @@ class TorchEngine:
 
     def __init__(self, network: nn.Module, card: Card, device: torch.device, precision: str = "fp32") -> None:
         self.card, self.device, self.precision = card, device, precision
-        exact = network.to(device).to(memory_format=torch.channels_last).eval()
-        self.exact: Network = exact  # type: ignore[assignment]
-        self.lower: Network | None = None
-        if precision == "bf16":
-            self.lower = in_bf16(self.exact)
+        self.fp32_net = cast(Network, network.to(device).to(memory_format=torch.channels_last).eval())
+        self.bf16_net = in_bf16(self.fp32_net) if precision == "bf16" else None
 
-    def at(self, height: int, width: int) -> TorchEngine:
+    def for_size(self, height: int, width: int) -> TorchEngine:
         """Return itself."""
         return self
 
-    def chosen(self, height: int, width: int) -> Network:
-        """Return what computes pictures of a size: small ones are computed in full precision."""
-        small = too_small(height, width, self.exact.min_size)
-        return self.exact if self.lower is None or small else self.lower
+    def net_for(self, height: int, width: int) -> Network:
+        """Return the network that computes images of a size; small ones are computed in full precision."""
+        if self.bf16_net is None or bf16_unsafe(height, width, self.fp32_net.min_size):
+            return self.fp32_net
+        return self.bf16_net
+
+    def prepare(self, images: NDArray[Any], network: Network) -> Tensor:
+        """Return images (N, H, W, C) as stored as the input of a network of this engine, on its device."""
+        x = normalize(as_tensor(images).to(self.device, non_blocking=True), self.card)
+        return x if network is self.fp32_net else x.to(torch.bfloat16)
 
     @torch.inference_mode()
-    def scores(self, images: Tensor) -> Scores:
-        """Map pictures (N, H, W, C) as stored to scores (N, K, h, w) float32, or a dict by head."""
-        x = normalize(images.to(self.device, non_blocking=True), self.card)
-        network = self.chosen(x.shape[-2], x.shape[-1])
+    def scores(self, images: NDArray[Any]) -> Scores:
+        """Map images (N, H, W, C) as stored to scores (N, K, h, w) by head."""
+        network = self.net_for(*images.shape[1:3])
+        x = self.prepare(images, network)
         with computing():
-            scores = network.scores(x if network is self.exact else x.to(torch.bfloat16))
-        return tree_map(scores, Tensor.float)
+            scores = network.scores(x)
+        heads = scores if isinstance(scores, dict) else {"": scores}
+        return {name: value.float().cpu().numpy() for name, value in heads.items()}
 
 
 class _InFloat32(nn.Module):
@@ -74,7 +72,7 @@ class _InFloat32(nn.Module):
 
 
 def in_bf16(network: Network) -> Network:
-    """Return a copy of a network that computes in bf16, but for local response normalisation."""
+    """Return a copy of a network that computes in bf16, except for local response normalisation."""
     lower = copy.deepcopy(network).to(torch.bfloat16)
     for parent in list(lower.modules()):
         for name, layer in list(parent.named_children()):

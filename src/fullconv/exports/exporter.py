@@ -17,9 +17,9 @@ import fullconv
 from fullconv.card import Card
 from fullconv.data import Dataset
 from fullconv.data.evaluation_samples import check_classes, choose_heads, choose_samples
-from fullconv.engines._optional import NEEDS, check_installed
-from fullconv.engines.exported import COMPUTE_IN, EXPORT_KEY, SERVED_BY
-from fullconv.engines.graph import head_names
+from fullconv.engines._optional import REQUIRES, check_installed
+from fullconv.engines.engine import head_names
+from fullconv.engines.exported import ENGINES_OF, EXPORT_KEY, LAYOUT_KEY, PRECISIONS
 from fullconv.errors import NetworkError, OutputError, RecipeError, nearest
 from fullconv.exports.formats import Export, OnnxExport, OpenVinoExport, Pictures, Pt2Export
 from fullconv.exports.layer_diff import layer_that_differs
@@ -33,14 +33,15 @@ from fullconv.exports.parity import (
     measure,
     validation_pictures,
 )
+from fullconv.interpolation import ScoreLayout
 from fullconv.modelfile import CARD_KEY
 from fullconv.segmenter import Segmenter
 from fullconv.storage import check_writable
 
 FORMATS: dict[str, tuple[Callable[..., Export], str, tuple[str, ...]]] = {
-    "onnx": (OnnxExport, ".onnx", COMPUTE_IN["onnx"]),
-    "openvino": (OpenVinoExport, ".xml", COMPUTE_IN["openvino"]),
-    "pt2": (Pt2Export, ".pt2", COMPUTE_IN["pt2"]),
+    "onnx": (OnnxExport, ".onnx", PRECISIONS["onnx"]),
+    "openvino": (OpenVinoExport, ".xml", PRECISIONS["openvino"]),
+    "pt2": (Pt2Export, ".pt2", PRECISIONS["pt2"]),
 }
 """What makes a format, how its files end, and what it can compute in."""
 CALIBRATION = 64
@@ -112,7 +113,8 @@ def export_model(
     }  # fmt: skip
     if isinstance(export, Pt2Export):
         about["scores"] = export.scores
-    export.write(path, {CARD_KEY: card.to_json(), EXPORT_KEY: json.dumps(about, sort_keys=True)})
+    layout = json.dumps(ScoreLayout.of(network).to_dict(), sort_keys=True)
+    export.write(path, {CARD_KEY: card.to_json(), EXPORT_KEY: json.dumps(about, sort_keys=True), LAYOUT_KEY: layout})
     return Exported(path, format, parity, layer)
 
 
@@ -146,7 +148,7 @@ def _check(
     check_writable(path)
     if format == "openvino":
         check_writable(path.with_suffix(".bin"))
-    check_installed(NEEDS[SERVED_BY[format][0]], f"export --format {format}")
+    check_installed(REQUIRES[ENGINES_OF[format][0]], f"export --format {format}")
     if (format, precision) == ("openvino", "int8"):
         check_installed(["nncf"], "export --precision int8")
     if dataset is not None:

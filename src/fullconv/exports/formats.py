@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from fullconv.card import Card
-from fullconv.engines._optional import runtime
-from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, seal
-from fullconv.engines.engine import ForeignProgramError
-from fullconv.engines.graph import INPUT, capture, head_names, output_names, to_onnx
+from fullconv.engines._optional import import_optional
+from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum
+from fullconv.engines.engine import INPUT, head_names, output_names
+from fullconv.engines.exported import UnsafeProgramError
+from fullconv.engines.graph import capture, to_onnx
 from fullconv.engines.onnxruntime import session
 from fullconv.engines.openvino import compile_model
 from fullconv.engines.pt2_safety import allow_every_size, module_of, save_program
@@ -69,7 +70,7 @@ class OnnxExport:
 
     def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return inner values by name."""
-        onnx = runtime("onnx", "export")
+        onnx = import_optional("onnx", "export")
         made = {name for node in self.model.graph.node for name in node.output}
         found = [name for name in names if name in made]
         shown = onnx.ModelProto()
@@ -83,7 +84,7 @@ class OnnxExport:
         del self.model.metadata_props[:]
         for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
             self.model.metadata_props.add(key=key, value=text)
-        write_bytes(path, [seal(self.model.SerializeToString())])
+        write_bytes(path, [add_checksum(self.model.SerializeToString())])
 
 
 def hide(model: Any, names: Sequence[str]) -> Any:
@@ -101,7 +102,7 @@ class OpenVinoExport:
     def __init__(
         self, network: Network, card: Card, probabilities: bool, precision: str, pictures: Pictures | None
     ) -> None:
-        openvino = runtime("openvino", "export --format openvino")
+        openvino = import_optional("openvino", "export --format openvino")
         graph = LabelGraph(network, card, probabilities).eval()
         proto = to_onnx(capture(graph, card.in_channels, card.variant), graph.names)
         model = openvino.Core().read_model(proto.SerializeToString())
@@ -132,16 +133,16 @@ class OpenVinoExport:
         """Return the model as its file will hold it."""
         if self.precision not in ("fp16", "bf16"):
             return model
-        openvino = runtime("openvino", "export")
+        openvino = import_optional("openvino", "export")
         stored = model.clone()
-        compress = runtime("openvino._offline_transformations", "export")
+        compress = import_optional("openvino._offline_transformations", "export")
         compress.compress_model_transformation(stored)
         assert isinstance(stored, openvino.Model)
         return stored
 
     def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return inner values by name."""
-        openvino = runtime("openvino", "export")
+        openvino = import_optional("openvino", "export")
         model = self.model.clone()
         ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
         found = [name for name in names if name in ports]
@@ -171,11 +172,11 @@ class OpenVinoExport:
         Raises:
             OSError, RuntimeError: It cannot be written.
         """
-        openvino = runtime("openvino", "export")
+        openvino = import_optional("openvino", "export")
         graph, weights = folder / "model.xml", folder / "model.bin"
         openvino.save_model(self.model, graph, compress_to_fp16=self.precision in ("fp16", "bf16"))
         openvino.Core().read_model(graph)  # raises where a file was cut short
-        graph.write_bytes(seal(graph.read_bytes(), weights.read_bytes()))
+        graph.write_bytes(add_checksum(graph.read_bytes(), weights.read_bytes()))
         return graph, weights
 
 
@@ -212,7 +213,7 @@ class Pt2Export:
         """Write the file."""
         try:
             content = save_program(self.program, texts)
-        except ForeignProgramError as error:
+        except UnsafeProgramError as error:
             raise NetworkError(
                 f"{self.variant} holds {error}, so it is not written as pt2. Use --format onnx."
             ) from error

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.engines.graph import ScoreGraph, output_names
+from fullconv.engines.engine import output_names
+from fullconv.engines.graph import ExportModule
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
 from fullconv.nn import ModuleWrapper, Network
@@ -45,7 +46,7 @@ class LabelGraph(nn.Module):
                 f"this model works at {card.scale:g} of the pictures' size, and an exported file resizes nothing. Export"
                 " a model that was trained with --scale 1."
             )
-        self.body = ScoreGraph(network, card, dtype)
+        self.body = ExportModule(network, card, dtype)
         self.whole = isinstance(network, ModuleWrapper)
         self.by_size = self.whole or network.spec.upsample_mode == "size"
         self.border: Border = "replicate" if self.whole else network.border

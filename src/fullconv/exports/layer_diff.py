@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Card
-from fullconv.engines.graph import ScoreGraph, capture
+from fullconv.engines.graph import ExportModule, capture
 from fullconv.exports.formats import Export, program_values
 from fullconv.nn import Network
 
@@ -26,7 +26,7 @@ def layer_that_differs(export: Export, network: Network, card: Card, image: NDAr
         image: (H, W, C).
         precision: What the file computes in.
     """
-    program = capture(ScoreGraph(network, card).eval(), card.in_channels, card.variant)
+    program = capture(ExportModule(network, card).eval(), card.in_channels, card.variant)
     layers = {node.name: _path(node) for node in program.graph.nodes if _path(node)}
     wanted = program_values(program, image, list(layers))
     got = export.values(image, list(layers))

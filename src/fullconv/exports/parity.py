@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fullconv.data import Dataset, Sample
 from fullconv.data.evaluation_samples import choose_heads, choose_samples
-from fullconv.engines.graph import head_names
+from fullconv.engines.engine import head_names
 from fullconv.errors import DataError
 from fullconv.metrics import confusion_matrix, mean_iou
 from fullconv.segmenter import Segmenter

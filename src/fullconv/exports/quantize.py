@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.engines._optional import runtime
-from fullconv.engines.graph import INPUT, quiet
+from fullconv.engines._optional import import_optional
+from fullconv.engines.engine import INPUT
+from fullconv.engines.graph import quiet
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 QUANTIZED = (*CONVOLUTIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul", "Concat")
@@ -28,8 +29,8 @@ def quantize_onnx(model: Any, scores: Sequence[str], pictures: Iterable[NDArray[
         scores: Their names.
         pictures: To calibrate with, (H, W, C).
     """
-    onnx, tools = runtime("onnx", PURPOSE), runtime("onnxruntime.quantization", PURPOSE)
-    prepare = runtime("onnxruntime.quantization.shape_inference", PURPOSE)
+    onnx, tools = import_optional("onnx", PURPOSE), import_optional("onnxruntime.quantization", PURPOSE)
+    prepare = import_optional("onnxruntime.quantization.shape_inference", PURPOSE)
 
     class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -55,7 +56,7 @@ def quantize_onnx(model: Any, scores: Sequence[str], pictures: Iterable[NDArray[
 
 def half_onnx(model: Any, scores: Sequence[str]) -> Any:
     """Return an ``onnx.ModelProto`` whose network computes in fp16, from the first convolutions to the scores."""
-    tools = runtime("onnxruntime.transformers.float16", "export --precision fp16")
+    tools = import_optional("onnxruntime.transformers.float16", "export --precision fp16")
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{index}"
     middle = set(between(model, scores))
@@ -96,7 +97,7 @@ def quantize_openvino(model: Any, scores: set[str], pictures: Iterable[NDArray[n
         scores: Their names.
         pictures: To calibrate with, (H, W, C).
     """
-    nncf = runtime("nncf", PURPOSE)
+    nncf = import_optional("nncf", PURPOSE)
     calibration = [image[None] for image in pictures]
     left_alone = sorted(_outside(model, scores))
     with quiet(), _silent():

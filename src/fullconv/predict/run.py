@@ -21,7 +21,7 @@ from fullconv.predict.job import PredictJob, RunSummary
 from fullconv.predict.names import ImageList, InputImage
 from fullconv.predict.outputs import Counts, Tables, Writer, written_labels
 from fullconv.predict.rasters import StoppedError, check_single_raster, predict_georeferenced
-from fullconv.preprocess import PLAIN
+from fullconv.preprocess import UNNAMED
 from fullconv.profiling import WAITING_IN, WAITING_OUT, timed, timed_iter
 from fullconv.rasters import is_georeferenced
 from fullconv.system import ordered_map
@@ -253,5 +253,5 @@ class _Run:
 
 def _failed(image: InputImage, error: FullconvError) -> _Outcome:
     """Return the outcome of an image that failed, with its path in the reason; the network knows it only as an array."""
-    text = str(error).removeprefix(f"{PLAIN} ").removeprefix("array: ")
+    text = str(error).removeprefix(f"{UNNAMED} ").removeprefix("array: ")
     return _Outcome(image.path, "failed", reason=text if text.startswith(image.path) else f"{image.path}: {text}")

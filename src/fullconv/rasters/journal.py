@@ -1,8 +1,8 @@
-"""The file that a job grows band by band, so that a killed one goes on where it stopped.
+"""The write-ahead log of a raster job, band by band, so that a killed job continues where it stopped.
 
-A line of JSON says which job it is. A record a band follows: length and checksum, then a line of JSON with the state,
-the labels and the rows of scores that the next band needs, compressed; behind them all scores of the band, where
-probabilities are to be written. A record that a kill cut short is dropped.
+The first line is the job's description as JSON. One record per band follows: length and checksum, then a line of JSON
+with the state, the labels and the rows of scores that the next band needs, compressed; then all scores of the band,
+where probabilities are to be written. A truncated last record is dropped.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.errors import OutputError, RunError
-from fullconv.rasters.labeler import State
+from fullconv.errors import InputError, OutputError, RunError
+from fullconv.rasters.labeler import StripState
 
 _RECORD = struct.Struct("<QI")
 _PIECE = 4 * 2**20
 
 
-class Spool:
-    """Rows of labels on disc, with what it takes to go on.
+class StripJournal:
+    """Rows of labels on disk, and the state to continue from; a context manager that deletes it after a finished job.
 
     Args:
-        path: The file; it is made where there is none.
+        path: The file; created where it is missing.
         job: What the rows depend on.
-        resume: Go on with what the file holds; else it is begun anew.
+        resume: Continue from the file's content; otherwise it is overwritten.
 
     Raises:
-        RunError: The file is of another job.
+        RunError: The file belongs to another job.
         OutputError: It cannot be written.
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any], resume: bool) -> None:
-        self.path, self.state = path, State()
+        self.path, self.state = path, StripState()
         self._labels: list[tuple[int, int]] = []
-        self._found: list[tuple[int, int, list[int] | None]] = []
+        self._added: list[tuple[int, int, list[int] | None]] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = path.open("r+b" if resume and path.exists() else "w+b")
@@ -55,25 +55,34 @@ class Spool:
             self._file.close()
             raise
 
-    def append(self, state: State, strips: Iterable[NDArray[np.uint8]]) -> None:
-        """Add a band and bring it to the disc.
+    def __enter__(self) -> StripJournal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(OSError):  # buffered bytes may not fit on the disk
+            self._file.close()
+        if kind is None or issubclass(kind, InputError):  # of a damaged raster there is nothing to resume
+            self.path.unlink(missing_ok=True)
+
+    def append(self, state: StripState, strips: Iterable[NDArray[np.uint8]]) -> None:
+        """Append a band and sync it to disk.
 
         Args:
-            state: What the band leaves.
+            state: After the band.
             strips: Its rows of labels, (rows, W).
 
         Raises:
-            OutputError: It cannot be written, as on a full disc.
+            OutputError: It cannot be written, for example on a full disk.
         """
         packer = zlib.compressobj(1)
         parts = [packer.compress(strip.tobytes()) for strip in strips]
         labels = b"".join([*parts, packer.flush()])
         scores = b"" if state.scores is None else zlib.compress(state.scores.tobytes(), 1)
-        found = b"" if state.found is None else zlib.compress(state.found.tobytes(), 1)
+        added = b"" if state.added_scores is None else zlib.compress(state.added_scores.tobytes(), 1)
         meta = {"band": state.band, "row": state.row, "first": state.first, "labels": len(labels),
                 "scores": None if state.scores is None else list(state.scores.shape), "scores_bytes": len(scores),
-                "found": None if state.found is None else list(state.found.shape)}  # fmt: skip
-        payload = json.dumps(meta).encode() + b"\n" + labels + scores + found
+                "found": None if state.added_scores is None else list(state.added_scores.shape)}  # fmt: skip
+        payload = json.dumps(meta).encode() + b"\n" + labels + scores + added
         try:
             at = self._file.seek(0, os.SEEK_END)
             self._file.write(_RECORD.pack(len(payload), zlib.crc32(payload)))
@@ -82,17 +91,17 @@ class Spool:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._error(error) from error
-        self.state = replace(state, found=None)  # it is on disc
+        self.state = replace(state, added_scores=None)  # it is on disk
         self._add(at + _RECORD.size + payload.index(b"\n") + 1, at + _RECORD.size + len(payload), meta)
 
     def _add(self, at: int, end: int, meta: Mapping[str, Any]) -> None:
-        """Note where the parts of a record lie."""
+        """Index the parts of a record."""
         self._labels.append((at, meta["labels"]))
-        self._found.append((at + meta["labels"] + meta["scores_bytes"], end, meta["found"]))
+        self._added.append((at + meta["labels"] + meta["scores_bytes"], end, meta["found"]))
 
-    def found(self, band: int) -> NDArray[np.float32] | None:
+    def added_scores(self, band: int) -> NDArray[np.float32] | None:
         """Return all scores that a band added, (K, n, w); None where it added none, or they were not kept."""
-        at, end, shape = self._found[band]
+        at, end, shape = self._added[band]
         if shape is None:
             return None
         self._file.seek(at)
@@ -109,43 +118,30 @@ class Spool:
                 packed = unpacker.unconsumed_tail
             yield unpacker.flush()
 
-    def close(self) -> None:
-        """Keep it for the next time."""
-        with suppress(OSError):  # what it still held may not fit on the disc
-            self._file.close()
-
-    def drop(self) -> None:
-        """Close it and leave nothing behind."""
-        self.close()
-        self.path.unlink(missing_ok=True)
-
     def _begin(self, job: Mapping[str, Any]) -> None:
         header = self._file.readline()
         if not header.endswith(b"\n"):  # new, or killed within its first line
-            self._write_header(job)
+            try:
+                self._file.seek(0)
+                self._file.truncate()
+                self._file.write(json.dumps(dict(job), sort_keys=True).encode() + b"\n")
+                self._file.flush()
+            except OSError as error:
+                raise self._error(error) from error
             return
-        known = read_header(header)
+        known = _parse_job(header)
         if known is None:
-            raise RunError(f"{self.path}: is no unfinished raster of this program. Delete it to begin anew.")
+            raise RunError(f"{self.path}: is not the journal of an unfinished raster. Delete it to start over.")
         if known != dict(job):
             other = next((key for key in (*job, *known) if known.get(key) != job.get(key)), "job")
             raise RunError(
-                f"{self.path}: was begun with another {other}. Repeat it as it was begun, or leave --resume away to"
-                " begin anew."
+                f"{self.path}: belongs to a job with another {other}. Rerun the same command, or omit --resume to start"
+                " over."
             )
         self._read_records()
 
-    def _write_header(self, job: Mapping[str, Any]) -> None:
-        try:
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.write(json.dumps(dict(job), sort_keys=True).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise self._error(error) from error
-
     def _read_records(self) -> None:
-        """Take in every whole record, and cut off what follows."""
+        """Read every complete record, and truncate the file after the last one."""
         end = self._file.tell()
         while len(lead := self._file.read(_RECORD.size)) == _RECORD.size:
             length, checksum = _RECORD.unpack(lead)
@@ -158,22 +154,22 @@ class Spool:
             if meta["scores"] is not None:
                 raw = zlib.decompress(rest[meta["labels"] :][: meta["scores_bytes"]])
                 kept = np.frombuffer(raw, np.float32).reshape(meta["scores"]).copy()
-            self.state = State(meta["band"], meta["row"], meta["first"], kept)
+            self.state = StripState(meta["band"], meta["row"], meta["first"], kept)
             begin, end = end + _RECORD.size + len(line) + 1, self._file.tell()
             self._add(begin, end, meta)
         self._file.seek(end)
         self._file.truncate()
 
     def _error(self, error: OSError) -> OutputError:
-        more = " With --resume the job goes on from what is there." if self._labels else ""
+        more = " With --resume the job continues from what is there." if self._labels else ""
         return OutputError(
-            f"{self.path.parent}: cannot be written to ({error.strerror or error}). Make room, or choose another place."
-            f"{more}"
+            f"{self.path.parent}: cannot be written to ({error.strerror or error}). Free disk space, or choose another"
+            f" folder.{more}"
         )
 
 
-def read_header(line: bytes) -> dict[str, Any] | None:
-    """Return the job that a spool's first line names, or None."""
+def _parse_job(line: bytes) -> dict[str, Any] | None:
+    """Return the job that a journal's first line describes; None for anything else."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -181,10 +177,10 @@ def read_header(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def spooled_job(path: Path) -> dict[str, Any] | None:
-    """Return the job of a spool that a killed process left, or None."""
+def read_job(path: Path) -> dict[str, Any] | None:
+    """Return the job of a journal that a stopped process left; None without one."""
     try:
         with path.open("rb") as file:
-            return read_header(file.readline(1 << 20))
+            return _parse_job(file.readline(1 << 20))
     except OSError:
         return None

@@ -1,64 +1,65 @@
-"""Labels in horizontal bands: the last rows of a band's scores stay for the next."""
+"""Labels of a raster in horizontal bands: the last rows of a band's scores are kept for the next."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from fullconv.interpolation import ScoreLayout, argmax, hflip, mean_logits, softmax, to_numpy
 from fullconv.labels import VOID
 from fullconv.profiling import NETWORK, UPSAMPLING, timed
-from fullconv.rasters.reader import Raster
-from fullconv.rasters.scores import BandScores
-from fullconv.segmenter import Segmenter, best_class
-from fullconv.tiling import first_required, row_chunks, rows_available, upsample_rows, upsamples_by_size
-from fullconv.tta import mean_logits, parse_views
+from fullconv.rasters.reader import RasterReader
+from fullconv.rasters.scores import ScoreSource
+from fullconv.segmenter import Segmenter
+from fullconv.tiling import first_required, row_chunks, rows_available, upsamples_by_size
 
 
 @dataclass(frozen=True)
-class State:
+class StripState:
     """What one band hands to the next."""
 
     band: int = 0
-    """Bands that are finished."""
+    """Finished bands."""
     row: int = 0
-    """Rows of labels that are finished."""
+    """Finished rows of labels."""
     first: int = 0
-    """Place of the first row of scores that the next rows of labels read."""
+    """First row of scores that the next rows of labels read."""
     scores: NDArray[np.float32] | None = None
-    """Those rows, (K, n, w); of the mirror image behind them, where it is averaged in."""
-    found: NDArray[np.float32] | None = None
+    """These rows of scores, (K, n, w); those of further views follow along the first axis."""
+    added_scores: NDArray[np.float32] | None = None
     """All rows of scores that the band added, where they are kept for probabilities."""
 
 
-class Bands:
+class StripLabeler:
     """The labels of a raster, band by band.
 
     Args:
         segmenter: The model.
-        raster: What it labels.
-        views: Scores of the raster, and of its mirror image where both are averaged; or one that gives both, in turn.
-        keep: Also hand out all scores that a band adds.
+        raster: The raster.
+        sources: Scores of the raster in each view; or one source of all views, one after another.
+        keep: Also return all scores that a band adds.
     """
 
-    def __init__(self, segmenter: Segmenter, raster: Raster, views: Sequence[BandScores], keep: bool = False) -> None:
-        self.segmenter, self.raster, self.views, self.keep = segmenter, raster, views, keep
-        self.averaged = len(parse_views(segmenter.tta)) > 1
-        self.size, self.count = (raster.height, raster.width), views[0].bands
-        self.total = views[0].total() if upsamples_by_size(segmenter.network) else 0
+    def __init__(
+        self, segmenter: Segmenter, raster: RasterReader, sources: Sequence[ScoreSource], keep: bool = False
+    ) -> None:
+        self.segmenter, self.raster, self.sources, self.keep = segmenter, raster, sources, keep
+        self.flips = [view.hflip for view in segmenter.options.views for _ in segmenter.engines]
+        self.size, self.count = (raster.height, raster.width), sources[0].bands
+        self.total = sources[0].total() if upsamples_by_size(segmenter.network) else 0
 
-    def label(self, state: State) -> tuple[State, Iterator[NDArray[np.uint8]]]:
+    def label(self, state: StripState) -> tuple[StripState, Iterator[NDArray[np.uint8]]]:
         """Compute the next band.
 
         Args:
-            state: What the band before left.
+            state: Of the band before.
 
         Returns:
-            What this band leaves, and its rows of labels in row_chunks (rows, W) uint8; void is 255.
+            The state after this band, and its labels in strips (rows, W) uint8; void is 255.
 
         Raises:
             InputError: The raster is damaged there.
@@ -66,61 +67,71 @@ class Bands:
         after, logits = self._band(state)
         return after, (self._labels(rows, strip) for rows, strip in logits)
 
-    def probabilities(self, state: State) -> tuple[State, Iterator[NDArray[np.float32]]]:
-        """Do the same for probabilities: row_chunks (K, rows, W), rounded to the precision of float16; NaN is void."""
+    def probabilities(self, state: StripState) -> tuple[StripState, Iterator[NDArray[np.float32]]]:
+        """Compute the next band's probabilities in strips (K, rows, W), rounded to float16; void is NaN."""
         after, logits = self._band(state)
-        return after, (self._chances(rows, strip) for rows, strip in logits)
+        return after, (self._probabilities(rows, strip) for rows, strip in logits)
 
-    def _band(self, state: State) -> tuple[State, Iterator[tuple[tuple[int, int], Tensor]]]:
-        """Compute the scores of the next band; returns what it leaves, and its logits in row_chunks with their rows."""
-        network, device = self.segmenter.network, self.segmenter.device
-        height, last = self.size[0], state.band + 1 == self.count
-        kept = [] if state.scores is None else [torch.from_numpy(state.scores).to(device)[None]]
-        with torch.inference_mode():
-            known = state.first + (kept[0].shape[-2] if kept else 0)
-            with timed(NETWORK):
-                new = [found for view in self.views if (found := view.scores(state.band, known)) is not None]
-            if new:
-                kept.append(torch.cat(new, dim=1))
-            if not kept:
-                return State(state.band + 1), iter(())
-            scores = torch.cat(kept, dim=-2)
-            known = state.first + scores.shape[-2]
-            stop = height if last else max(state.row, rows_available(network, known, height, self.total))
-            first = max(state.first, min(known - 1, first_required(network, stop, height, self.total)))
-            added = torch.cat(new, dim=1)[0].cpu().numpy() if self.keep and new else None
-            left = None if last else scores[0, :, first - state.first :].cpu().contiguous().numpy()
-        return State(state.band + 1, stop, first, left, added), self._strips(scores, state.first, state.row, stop)
+    def _band(self, state: StripState) -> tuple[StripState, Iterator[tuple[tuple[int, int], Any]]]:
+        """Compute the scores of the next band; returns the state after it, and its logits in strips with their rows."""
+        network, height = self.segmenter.network, self.size[0]
+        parts = [] if state.scores is None else [state.scores[None]]
+        known = state.first + (parts[0].shape[-2] if parts else 0)
+        with timed(NETWORK):
+            views = [found for source in self.sources if (found := source.scores(state.band, known)) is not None]
+        new = np.concatenate(views, axis=1) if views else None
+        if new is not None:
+            parts.append(new)
+        if not parts:
+            return StripState(state.band + 1), iter(())
+        scores = np.concatenate(parts, axis=-2)
+        known = state.first + scores.shape[-2]
+        last = state.band + 1 == self.count
+        stop = height if last else max(state.row, rows_available(network, known, height, self.total))
+        first = max(state.first, min(known - 1, first_required(network, stop, height, self.total)))
+        rest = None if last else np.ascontiguousarray(scores[0, :, first - state.first :])
+        added = new[0] if self.keep and new is not None else None
+        after = StripState(state.band + 1, stop, first, rest, added)
+        return after, self._strips(scores, state.first, state.row, stop)
 
-    def _strips(self, scores: Tensor, first: int, start: int, stop: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        """Grow scores to logits (K, rows, W), strip by strip."""
+    def _strips(
+        self, scores: NDArray[np.float32], first: int, start: int, stop: int
+    ) -> Iterator[tuple[tuple[int, int], Any]]:
+        """Upsample scores to logits (K, rows, W), strip by strip."""
         if stop == start:
             return
+        network: Any = self.segmenter.network
+        if not isinstance(network, ScoreLayout):
+            import torch
+
+            from fullconv.tiling import upsample_rows
+
+            source = torch.from_numpy(scores).to(self.segmenter.device)
         for a, b in row_chunks(stop - start, self.size[1], scores.shape[1]):
             rows = start + a, start + b
-            with torch.inference_mode(), timed(UPSAMPLING):
-                logits = upsample_rows(self.segmenter.network, scores, first, self.total, self.size, rows)
-                joined = self._joined(logits[0])
-            yield rows, joined
+            with timed(UPSAMPLING):
+                if isinstance(network, ScoreLayout):
+                    logits = network.upsample(scores, self.size, rows, None, first, self.total or None)[0]
+                else:
+                    logits = upsample_rows(network, source, first, self.total, self.size, rows)[0]
+                if len(self.flips) > 1:
+                    count = len(logits) // len(self.flips)
+                    views = [logits[index * count : (index + 1) * count] for index in range(len(self.flips))]
+                    flipped = zip(views, self.flips, strict=True)
+                    logits = mean_logits([hflip(view) if flip else view for view, flip in flipped])
+            yield rows, logits
 
-    def _joined(self, logits: Tensor) -> Tensor:
-        """Average the probabilities of the raster and of its mirror image, (K, rows, W)."""
-        if not self.averaged:
-            return logits
-        plain, mirrored = logits.chunk(2)
-        return mean_logits([plain, mirrored.flip(-1)])
-
-    def _labels(self, rows: tuple[int, int], logits: Tensor) -> NDArray[np.uint8]:
+    def _labels(self, rows: tuple[int, int], logits: Any) -> NDArray[np.uint8]:
         with timed(UPSAMPLING):
-            labels = best_class(logits)
-        void = self.raster.void(*rows)
-        if void is not None:
-            labels[void] = VOID
+            labels = argmax(logits)
+        nodata = self.raster.nodata(*rows)
+        if nodata is not None:
+            labels[nodata] = VOID
         return labels
 
-    def _chances(self, rows: tuple[int, int], logits: Tensor) -> NDArray[np.float32]:
-        chances = logits.softmax(0).half().float().cpu().numpy()
-        void = self.raster.void(*rows)
-        if void is not None:
-            chances[:, void] = np.nan
+    def _probabilities(self, rows: tuple[int, int], logits: Any) -> NDArray[np.float32]:
+        chances = to_numpy(softmax(logits)).astype(np.float16).astype(np.float32)
+        nodata = self.raster.nodata(*rows)
+        if nodata is not None:
+            chances[:, nodata] = np.nan
         return chances

@@ -1,4 +1,4 @@
-"""A raster to read from, by windows, in the card's bands, with what holds no data."""
+"""A raster, read by windows in the card's bands, with its nodata mask."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fullconv.card import Card
 from fullconv.errors import InputError, MissingExtraError, first_line
 from fullconv.images import read_image
-from fullconv.preprocess import as_tensor, select_bands
+from fullconv.preprocess import select_bands
 from fullconv.profiling import READING, timed
 
-CACHE = 64 * 2**20
+CACHE_BYTES = 64 * 2**20
 """Bytes of decoded blocks that are kept; a raster in strips, which cross all tiles of a band, gets more."""
-LARGEST_CACHE = 512 * 2**20
+MAX_CACHE_BYTES = 512 * 2**20
 _GEO_TAGS = {33550, 33922, 34264, 34735}
 """Pixel scale, tie points, transformation, keys: what makes a TIFF a GeoTIFF."""
-_MEND = "Copy or export it again"
+_FIX = "Copy or export it again"
 
 
 def import_rasterio() -> Any:
@@ -50,29 +49,29 @@ def raster_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Open rasters that lie nowhere on Earth without a warning: they are served like all others."""
+    """Silence warnings about rasters without georeferencing, which are supported."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*geotransform.*|.*not georeferenced.*")
         warnings.filterwarnings("ignore", category=PendingDeprecationWarning)  # rasterio 1.4 on affine 3
         yield
 
 
-class Raster:
+class RasterReader:
     """A raster file, open for reading.
 
     Args:
-        path: GeoTIFF, BigTIFF, VRT, or whatever else GDAL reads.
-        card: Its bands are the file's; where it names none, all are, but for an alpha band.
-        look: Called with each window (h, w, C) that is read, as stored.
+        path: GeoTIFF, BigTIFF, VRT, or another raster that GDAL reads.
+        card: Its bands are the file's; where it has none, all bands but alpha.
+        on_window: Called with each window (h, w, C) that is read, as stored.
 
     Raises:
         MissingExtraError: rasterio is not installed.
-        InputError: It is missing, no raster, or has other bands than the card.
+        InputError: It is missing, not a raster, or has other bands than the card.
     """
 
-    def __init__(self, path: str | Path, card: Card, look: Callable[[NDArray[Any]], None] | None = None) -> None:
+    def __init__(self, path: str | Path, card: Card, on_window: Callable[[NDArray[Any]], None] | None = None) -> None:
         rasterio = import_rasterio()
-        self.path, self.card, self.look = Path(path), card, look
+        self.path, self.card, self.on_window = Path(path), card, on_window
         if not self.path.is_file():
             what = "is a folder" if self.path.is_dir() else "no such file"
             raise InputError(f"{self.path}: {what}. Name a raster, for example a GeoTIFF.")
@@ -82,12 +81,12 @@ class Raster:
             with quiet():
                 self.dataset = rasterio.open(self.path)
         except self._errors as error:
-            raise InputError(f"{self.path}: cannot be read as a raster ({raster_reason(error)}). {_MEND}.") from error
+            raise InputError(f"{self.path}: cannot be read as a raster ({raster_reason(error)}). {_FIX}.") from error
         try:
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
             self.bands = _choose_bands(self.dataset, card, str(self.path))
             _check_types(self.dataset, self.bands, str(self.path))
-            self._masked, self._floats = self._what_masks()
+            self._masked, self._floats = self._mask_kinds()
         except BaseException:
             self.dataset.close()
             raise
@@ -95,42 +94,42 @@ class Raster:
         self._range = low, high
         self._mean = np.array(card.mean, np.float64) * (high - low) + low
 
-    def __enter__(self) -> Raster:
+    def __enter__(self) -> RasterReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.dataset.close()
 
-    def read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+    def read(self, top: int, bottom: int, left: int, right: int) -> NDArray[Any]:
         """Read a window as the network's preprocessing takes it, (1, h, w, C).
 
-        What holds no data and could not have been met in training (not a number, or outside the card's range) enters
-        as the mean, as the padding around a picture does; everything else as stored.
+        Pixels without data whose values cannot have occurred in training (NaN, or outside the card's range) become the
+        mean, as the padding around an image is; all others are as stored.
 
         Raises:
             InputError: The file is damaged there.
         """
         window = self._window(left, top, right - left, bottom - top)
         pixels = self._read(self.dataset.read, window)
-        void = self._void(pixels, window)
-        if void is not None and void.any():
-            pixels = self._without_void(pixels, void)
-        picture = read_image(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+        nodata = self._nodata(pixels, window)
+        if nodata is not None and nodata.any():
+            pixels = self._fill_nodata(pixels, nodata)
+        image = read_image(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
         if len(self.bands) == 1 and self.card.in_channels == 3:
-            picture = np.repeat(picture, 3, axis=2)  # grey is R = G = B
-        if self.look is not None:
-            self.look(picture)
-        return as_tensor(picture)
+            image = np.repeat(image, 3, axis=2)  # grey is R = G = B
+        if self.on_window is not None:
+            self.on_window(image)
+        return image[None]
 
-    def void(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
-        """Return where rows hold no data, (rows, W), or None where the raster has no such place."""
+    def nodata(self, top: int, bottom: int) -> NDArray[np.bool_] | None:
+        """Return the nodata mask of some rows, (rows, W); None where the whole raster has data."""
         if not (self._masked or self._floats):
             return None
         window = self._window(0, top, self.width, bottom - top)
-        return self._void(self._read(self.dataset.read, window) if self._floats else None, window)
+        return self._nodata(self._read(self.dataset.read, window) if self._floats else None, window)
 
     def cache_bytes(self, rows: int, whole_rows: bool) -> int:
-        """Return the bytes of decoded blocks to keep, so that none is decoded twice a band.
+        """Return the bytes of decoded blocks to keep, so that none is decoded twice in a band.
 
         Args:
             rows: Of a band.
@@ -139,13 +138,13 @@ class Raster:
         block_height, block_width = self.dataset.block_shapes[0]
         row = self.width * self.dataset.count * np.dtype(self.dataset.dtypes[0]).itemsize
         if whole_rows:  # the row of blocks in which a band ends is read again by the next
-            return int(min(LARGEST_CACHE, max(CACHE, block_height * row * 5 // 4)))
+            return int(min(MAX_CACHE_BYTES, max(CACHE_BYTES, block_height * row * 5 // 4)))
         if block_width < self.width:
-            return CACHE
-        return int(min(LARGEST_CACHE, max(CACHE, (rows + 2 * block_height) * row * 5 // 4)))
+            return CACHE_BYTES
+        return int(min(MAX_CACHE_BYTES, max(CACHE_BYTES, (rows + 2 * block_height) * row * 5 // 4)))
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells this raster from another: its files' names, sizes and times, its size and bands."""
+        """Return what identifies this raster: its files' names, sizes and times, its size and bands."""
         files = [Path(name) for name in self.dataset.files] or [self.path]
         kept = [file for file in files if file.is_file() and not file.name.endswith((".aux.xml", ".ovr"))]
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in kept]
@@ -159,32 +158,32 @@ class Raster:
             a, b = window.row_off, window.row_off + window.height
             raise InputError(
                 f"{self.path}: rows {a} to {b} cannot be read: the file is damaged or cut short ({raster_reason(error)})."
-                f" {_MEND}."
+                f" {_FIX}."
             ) from error
 
-    def _what_masks(self) -> tuple[bool, bool]:
-        """Say whether the raster has a mask of any kind, and whether its numbers may be none."""
+    def _mask_kinds(self) -> tuple[bool, bool]:
+        """Return whether the raster has a mask, and whether its values may be NaN."""
         flags = [self.dataset.mask_flag_enums[band - 1] for band in self.bands]
         masked = any(flag.name != "all_valid" for band in flags for flag in band)
         if any(flag.name == "alpha" for band in flags for flag in band) and _alpha(self.dataset) in self.bands:
-            masked = False  # the card takes that band for a picture's
+            masked = False  # the card uses that band as image data
         return masked, any(np.dtype(self.dataset.dtypes[band - 1]).kind == "f" for band in self.bands)
 
-    def _void(self, pixels: NDArray[Any] | None, window: Any) -> NDArray[np.bool_] | None:
-        """Return where no band holds data, or one holds no number."""
-        void = ~self._read(self.dataset.read_masks, window).any(axis=0) if self._masked else None
+    def _nodata(self, pixels: NDArray[Any] | None, window: Any) -> NDArray[np.bool_] | None:
+        """Return where no band has data, or one is NaN or infinite."""
+        nodata = ~self._read(self.dataset.read_masks, window).any(axis=0) if self._masked else None
         if self._floats and pixels is not None:
             none = ~np.isfinite(pixels).all(axis=0)
-            void = none if void is None else void | none
-        return cast("NDArray[np.bool_] | None", void)
+            nodata = none if nodata is None else nodata | none
+        return cast("NDArray[np.bool_] | None", nodata)
 
-    def _without_void(self, pixels: NDArray[Any], void: NDArray[np.bool_]) -> NDArray[Any]:
+    def _fill_nodata(self, pixels: NDArray[Any], nodata: NDArray[np.bool_]) -> NDArray[Any]:
         low, high = self._range
         with np.errstate(invalid="ignore"):
-            strange = void & ~((pixels >= low) & (pixels <= high)).all(axis=0)
-        if strange.any():
+            unseen = nodata & ~((pixels >= low) & (pixels <= high)).all(axis=0)
+        if unseen.any():
             mean = self._mean if pixels.dtype.kind == "f" else np.rint(self._mean)
-            pixels = np.where(strange, mean.astype(pixels.dtype)[: len(pixels), None, None], pixels)
+            pixels = np.where(unseen, mean.astype(pixels.dtype)[: len(pixels), None, None], pixels)
         return pixels
 
 
@@ -203,11 +202,11 @@ def _choose_bands(dataset: Any, card: Card, where: str) -> list[int]:
     count = int(dataset.count)
     if count == 0:
         inside = ", ".join(dataset.subdatasets[:3])
-        hint = f" It holds other rasters: {inside}. Extract one." if inside else f" {_MEND}."
-        raise InputError(f"{where}: has no band, the model wants {card.in_channels}.{hint}")
+        hint = f" It holds other rasters: {inside}. Extract one." if inside else f" {_FIX}."
+        raise InputError(f"{where}: has no band, the model expects {card.in_channels}.{hint}")
     if count == 1 and dataset.colorinterp[0].name == "palette" and card.in_channels != 1:
         raise InputError(
-            f"{where}: holds numbers of colours (a palette), the model wants {card.in_channels} bands."
+            f"{where}: has a palette, the model expects {card.in_channels} bands."
             " Expand it first: gdal_translate -expand rgb"
         )
     numbers = list(range(1, count + 1))
@@ -235,9 +234,9 @@ def raster_reason(error: BaseException) -> str:
 
 
 def is_georeferenced(path: str | Path) -> bool:
-    """Say whether a file is a TIFF whose header places it on Earth; needs no reader.
+    """Return whether a file is a TIFF with georeferencing in its header; needs no reader.
 
-    Files that are no TIFF, or cannot be read, are not: whoever reads them will say what is wrong.
+    False for files that are no TIFF or cannot be read: their reader reports what is wrong.
     """
     try:
         with Path(path).open("rb") as file:

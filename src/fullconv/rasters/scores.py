@@ -1,36 +1,39 @@
-"""Scores of a raster from top to bottom: by rows, each cell once, or by tiles."""
+"""Scores of a raster from top to bottom: by chunks of rows, each cell once, or by tiles."""
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from fullconv.engines import TorchEngine
-from fullconv.nn import Scores
-from fullconv.preprocess import normalize
-from fullconv.rasters.reader import Raster
-from fullconv.segmenter import Segmenter
+from fullconv.engines import Engine
+from fullconv.interpolation import to_numpy
+from fullconv.rasters.reader import RasterReader
 from fullconv.system import malloc_trim
-from fullconv.tiling import RowExecutor, RowGraph, TileSpan, tile_row_scores
+from fullconv.tiling import TileSpan, tile_row_scores
+
+if TYPE_CHECKING:
+    from fullconv.tiling import RowExecutor, RowGraph
+
+Floats = NDArray[np.float32]
 
 
-class BandScores(Protocol):
-    """What gives the scores of a raster, band by band."""
+class ScoreSource(Protocol):
+    """The scores of a raster, band by band; a band is a horizontal part of the raster."""
 
     bands: int
-    """How many bands there are."""
+    """Number of bands."""
 
-    def scores(self, band: int, known: int) -> Tensor | None:
+    def scores(self, band: int, known: int) -> Floats | None:
         """Compute the scores of a band.
 
         Args:
-            band: Bands are asked for in order, from any on.
+            band: Its index; bands are requested in order, from any one on.
             known: Rows of scores of all bands before it.
 
         Returns:
-            (1, K, n, w) float32, the rows behind ``known``; None where there are none yet.
+            (1, K, n, w), the rows after ``known``; None where there are none yet.
         """
         ...
 
@@ -39,125 +42,115 @@ class BandScores(Protocol):
         ...
 
 
-class _Windows:
+class WindowReader:
     """Reads windows of a raster, or of its mirror image."""
 
-    def __init__(self, raster: Raster, mirrored: bool) -> None:
-        self.raster, self.mirrored = raster, mirrored
+    def __init__(self, raster: RasterReader, hflip: bool) -> None:
+        self.raster, self.hflip = raster, hflip
 
-    def read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
-        """Return a window (1, h, w, C) as stored; what lies beyond the last row and column is left out."""
+    def read(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Return a window (1, h, w, C) as stored, without what lies beyond the last row and column."""
         height, width = self.raster.height, self.raster.width
-        bottom, right = min(bottom, height), min(right, width)
-        if not self.mirrored:
-            return self.raster.read(top, bottom, left, right)
-        return self.raster.read(top, bottom, width - right, width - left).flip(2)
+        bottom, right = min(rows.stop, height), min(columns.stop, width)
+        if not self.hflip:
+            return self.raster.read(rows.start, bottom, columns.start, right)
+        return self.raster.read(rows.start, bottom, width - right, width - columns.start)[:, :, ::-1]
 
 
 class TiledScores:
     """Scores by tiles: a band is a row of them.
 
     Args:
-        segmenter: The model.
-        raster: What it reads.
-        rows: Plan of the rows: a band each.
-        columns: Plan of the columns.
-        head: The head's name, or "" for networks of one without a name.
-        mirrored: Read the raster's mirror image.
+        engine: Computes the scores.
+        network: For its strides and channels.
+        raster: The raster.
+        rows: Tiles along the rows: a band each.
+        columns: Tiles along the columns.
+        head: Name of the head; "" for the only one.
+        hflip: Read the raster's mirror image.
     """
 
     def __init__(
         self,
-        segmenter: Segmenter,
-        raster: Raster,
+        engine: Engine,
+        network: Any,
+        raster: RasterReader,
         rows: list[TileSpan],
         columns: list[TileSpan],
         head: str,
-        mirrored: bool,
+        hflip: bool,
     ) -> None:
-        self.segmenter, self.rows, self.columns, self.head = segmenter, rows, columns, head
-        self.engine = segmenter.engine.at(raster.height, raster.width)
-        self.windows, self.bands = _Windows(raster, mirrored), len(rows)
+        self.engine, self.network, self.rows, self.columns, self.head = engine, network, rows, columns, head
+        self.windows, self.bands = WindowReader(raster, hflip), len(rows)
 
-    def scores(self, band: int, known: int) -> Tensor:
+    def scores(self, band: int, known: int) -> Floats:
         """Compute the scores of a row of tiles."""
-
-        def read(rows: slice, columns: slice) -> Tensor:
-            return self.windows.read(rows.start, rows.stop, columns.start, columns.stop)
-
-        def compute(image: Tensor) -> Tensor:
-            return _of_head(self.engine.scores(image), self.head)
-
-        found = tile_row_scores(compute, read, self.rows[band], self.columns)
+        found = tile_row_scores(
+            lambda image: self.engine.scores(image)[self.head], self.windows.read, self.rows[band], self.columns
+        )
         malloc_trim()
         return found
 
     def total(self) -> int:
         """Return the rows of all scores, from those of the last tile in a narrow strip."""
-        last, network = self.rows[-1], self.segmenter.network
-        height = min(last.stop, self.windows.raster.height) - last.start
-        empty = torch.zeros(1, height, min(64, self.windows.raster.width), network.in_channels)
-        part = _of_head(self.engine.scores(empty), self.head)
-        return last.start // network.score_stride + int(part.shape[-2])
+        last, raster = self.rows[-1], self.windows.raster
+        height = min(last.stop, raster.height) - last.start
+        empty = np.zeros((1, height, min(64, raster.width), self.network.in_channels), np.float32)
+        return last.start // int(self.network.score_stride) + int(self.engine.scores(empty)[self.head].shape[-2])
 
 
 class StreamedScores:
-    """Scores by rows: every cell is computed once, layers keep what the next band needs.
+    """Scores by chunks of rows: every cell is computed once, layers keep what the next band needs.
 
-    A job that goes on begins some bands earlier, so far above that no cell which is still to come sees where it began.
-    As bands end at the same rows then, the sums are those of a job that was never stopped, bit for bit.
+    A resumed job begins some bands earlier, so far above that no cell still to come sees where it began. As bands end at
+    the same rows, the sums are those of a job that was never stopped, bit for bit.
 
     Args:
-        segmenter: The model, on the engine torch.
-        raster: What it reads.
-        program: Of the network that the engine chose for the raster.
+        engine: A `TorchEngine`.
+        graph: The engine's network for the raster's size, by rows.
+        raster: The raster.
         rows: Rows of a band, a multiple of the stride.
-        head: The head's name, or "" for networks of one without a name.
-        mirrored: Read the raster's mirror image.
+        head: Name of the head; "" for the only one.
+        hflip: Read the raster's mirror image.
     """
 
-    def __init__(
-        self, segmenter: Segmenter, raster: Raster, program: RowGraph, rows: int, head: str, mirrored: bool
-    ) -> None:
-        self.segmenter, self.program, self.rows, self.head = segmenter, program, rows, head
-        self.windows, self.size = _Windows(raster, mirrored), (raster.height, raster.width)
+    def __init__(self, engine: Any, graph: RowGraph, raster: RasterReader, rows: int, head: str, hflip: bool) -> None:
+        self.engine, self.graph, self.rows, self.head = engine, graph, rows, head
+        self.windows, self.size = WindowReader(raster, hflip), (raster.height, raster.width)
         self.bands = -(-raster.height // rows)
-        self._stream: RowExecutor | None = None
+        self._executor: RowExecutor | None = None
         self._next = 0
 
-    def scores(self, band: int, known: int) -> Tensor | None:
+    def scores(self, band: int, known: int) -> Floats | None:
         """Compute the scores that a band completes."""
-        if self._stream is None or self._next != band:
-            self._begin(band, known)
+        if self._executor is None or self._next != band:
+            network = self.graph.network
+            reads = known * network.score_stride + int(network.geometry.y.lo)
+            start = max(0, min(band, reads // self.rows - 1)) if band else 0
+            self._executor = self._start(start * self.rows)
+            for before in range(start, band):
+                self._push(before)
         return self._push(band)
 
     def total(self) -> int:
         """Return the rows of all scores."""
-        return RowExecutor(self.program, *self.size).total
+        return int(self._start(0).total)
 
-    def _begin(self, band: int, known: int) -> None:
-        """Begin at a band, or so far above it that its cells do not see it."""
-        network = self.program.network
-        reads = known * network.score_stride + int(network.geometry.y.lo)
-        start = max(0, min(band, reads // self.rows - 1)) if band else 0
-        self._stream = RowExecutor(self.program, *self.size, start * self.rows)
-        for before in range(start, band):
-            self._push(before)
+    def _start(self, row: int) -> RowExecutor:
+        from fullconv.tiling import RowExecutor
 
-    def _push(self, band: int) -> Tensor | None:
-        assert self._stream is not None
-        top = band * self.rows
+        return RowExecutor(self.graph, *self.size, row)
+
+    def _push(self, band: int) -> Floats | None:
+        import torch
+
+        assert self._executor is not None
+        rows = slice(band * self.rows, min(self.size[0], (band + 1) * self.rows))
         self._next = band + 1
-        found = self._stream.push(self._input(top, min(self.size[0], top + self.rows)))
+        with torch.inference_mode():
+            image = self.windows.read(rows, slice(0, self.size[1]))
+            found = self._executor.push(self.engine.prepare(image, self.graph.network))
         malloc_trim()
-        return None if found is None else _of_head(found, self.head).float()
-
-    def _input(self, top: int, bottom: int) -> Tensor:
-        engine = cast(TorchEngine, self.segmenter.engine.at(*self.size))
-        pixels = self.windows.read(top, bottom, 0, self.size[1])
-        weight = next(self.program.network.parameters())
-        return normalize(pixels.to(engine.device, non_blocking=True), engine.card).to(weight.dtype)
-
-
-def _of_head(scores: Scores, head: str) -> Tensor:
-    return scores[head] if isinstance(scores, dict) else scores
+        if found is None:
+            return None
+        return to_numpy(found[self.head] if isinstance(found, dict) else found)

@@ -1,7 +1,4 @@
-"""The finished label map: a tiled, compressed GeoTIFF on the raster's own grid, checked before it gets its name.
-
-The probabilities of all classes at every pixel of a raster, as a GeoTIFF that is written strip by strip.
-"""
+"""The results: the label map as a tiled, compressed GeoTIFF, read back before it gets its name, and probabilities."""
 
 from __future__ import annotations
 
@@ -12,16 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fullconv.card import Labels
 from fullconv.errors import OutputError
 from fullconv.labels import VOID, full_palette
-from fullconv.rasters.journal import Spool
-from fullconv.rasters.labeler import Bands, State
-from fullconv.rasters.reader import Raster, import_rasterio, quiet, raster_errors, raster_reason
+from fullconv.rasters.journal import StripJournal
+from fullconv.rasters.labeler import StripLabeler, StripState
+from fullconv.rasters.reader import RasterReader, import_rasterio, quiet, raster_errors, raster_reason
 from fullconv.storage import atomic_path
 
 BLOCK = 512
@@ -31,17 +26,17 @@ _CACHE = 64 * 2**20
 
 
 def write_result(
-    path: Path, pieces: Iterable[bytes], raster: Raster, labels: Labels, job: str, overviews: bool
+    path: Path, pieces: Iterable[bytes], raster: RasterReader, labels: Labels, job: str, overviews: bool
 ) -> NDArray[np.int64]:
-    """Write all labels under a temporary name, read them back, and give the file its own name.
+    """Write all labels under a temporary name, read them back, and rename the file.
 
     Args:
         path: The GeoTIFF.
         pieces: The labels (H, W) uint8 in order, in pieces of any length.
-        raster: Whose grid it has.
+        raster: With the same grid.
         labels: Classes and colours.
-        job: Put into its tags, so that a finished job is known.
-        overviews: Also keep it at halved resolutions (nearest).
+        job: Stored in its tags, so that a finished job is recognized.
+        overviews: Also store it at halved resolutions (nearest).
 
     Returns:
         Pixels by value, (256,).
@@ -62,17 +57,17 @@ def write_result(
                 _add_overviews(temporary, raster)
             found, counts = _read_back(temporary)
             if found != checksum:
-                raise OutputError(f"{path}: cannot be written whole: what was written reads back otherwise. Make room.")
+                raise OutputError(f"{path}: cannot be written: it reads back differently. Free disk space.")
     except OutputError:
         raise
     except raster_errors() as error:
         raise OutputError(
-            f"{path}: cannot be written ({raster_reason(error)}). Make room, or choose another place."
+            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder."
         ) from error
     return counts
 
 
-def _write(temporary: Path, pieces: Iterable[bytes], raster: Raster, labels: Labels, job: str) -> int:
+def _write(temporary: Path, pieces: Iterable[bytes], raster: RasterReader, labels: Labels, job: str) -> int:
     """Write blocks from top to bottom; returns the checksum of all labels."""
     rasterio = import_rasterio()
     window = rasterio.windows.Window
@@ -91,8 +86,8 @@ def _write(temporary: Path, pieces: Iterable[bytes], raster: Raster, labels: Lab
     return checksum
 
 
-def grid_profile(raster: Raster) -> dict[str, Any]:
-    """Return what the file is made with; a place on Earth only where the raster has one."""
+def grid_profile(raster: RasterReader) -> dict[str, Any]:
+    """Return the file's creation options; georeferencing only where the raster has it."""
     source = raster.dataset
     profile: dict[str, Any] = {
         "driver": "GTiff", "dtype": "uint8", "count": 1, "height": raster.height, "width": raster.width,
@@ -110,7 +105,7 @@ def grid_profile(raster: Raster) -> dict[str, Any]:
 
 
 def _blocks(pieces: Iterable[bytes], width: int) -> Iterator[NDArray[np.uint8]]:
-    """Cut labels into full rows of blocks, (512, W) and a rest."""
+    """Cut labels into full rows of blocks, (512, W), and a rest."""
     size, held = BLOCK * width, bytearray()
     for piece in pieces:
         held += piece
@@ -121,7 +116,7 @@ def _blocks(pieces: Iterable[bytes], width: int) -> Iterator[NDArray[np.uint8]]:
         yield np.frombuffer(bytes(held), np.uint8).reshape(-1, width)
 
 
-def _add_overviews(temporary: Path, raster: Raster) -> None:
+def _add_overviews(temporary: Path, raster: RasterReader) -> None:
     rasterio = import_rasterio()
     factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
     if factors:
@@ -143,7 +138,7 @@ def _read_back(path: Path) -> tuple[int, NDArray[np.int64]]:
 
 
 def finished_counts(path: Path, job: str) -> NDArray[np.int64] | None:
-    """Return the pixels by value of a label map that a job has finished, or None."""
+    """Return the pixels by value of a label map that a job has finished; None without one."""
     rasterio = import_rasterio()
     if not path.is_file():
         return None
@@ -158,12 +153,12 @@ def finished_counts(path: Path, job: str) -> NDArray[np.int64] | None:
 
 
 def is_label_map(path: Path) -> bool:
-    """Say whether a file is a label map, or probabilities, that this program has written for a raster."""
+    """Return whether a file is a label map, or probabilities, that this program wrote for a raster."""
     return _job_of(path) is not None
 
 
 def is_finished(path: Path, job: str) -> bool:
-    """Say whether a file is what a job has written."""
+    """Return whether a file was written by a job."""
     return _job_of(path) == job
 
 
@@ -175,55 +170,54 @@ def _job_of(path: Path) -> str | None:
         return None
 
 
-ROWS = 16
-"""Height of the file's blocks: a row of them is held for every class, and is to stay small beside a wide raster."""
+PROBABILITY_ROWS = 16
+"""Block height of the probabilities: a row of blocks is held for every class, and must stay small for wide rasters."""
 
 
-class SpooledScores:
-    """Scores that a job has kept on disc, band by band; those of the mirror image behind those of the raster.
+class JournaledScores:
+    """Scores that a job has journaled, band by band; those of further views follow along the class axis.
 
     Args:
-        spool: Where they are.
-        bands: What they came from.
+        journal: Holds them.
+        labeler: Computed them.
     """
 
-    def __init__(self, spool: Spool, bands: Bands) -> None:
-        self.spool, self.device = spool, bands.segmenter.device
-        self.bands, self.rows = bands.count, bands.total
+    def __init__(self, journal: StripJournal, labeler: StripLabeler) -> None:
+        self.journal, self.bands, self._total = journal, labeler.count, labeler.total
 
-    def scores(self, band: int, known: int) -> Tensor | None:
+    def scores(self, band: int, known: int) -> NDArray[np.float32] | None:
         """Read the scores that a band added."""
-        found = self.spool.found(band)
-        return None if found is None else torch.from_numpy(found)[None].to(self.device)
+        added = self.journal.added_scores(band)
+        return None if added is None else added[None]
 
     def total(self) -> int:
         """Return the rows of all scores."""
-        return self.rows
+        return self._total
 
 
-def write_probabilities(path: Path, bands: Bands, spool: Spool, labels: Labels, job: str) -> None:
-    """Write probabilities under a temporary name, and give the file its own name when it is complete.
+def write_probabilities(path: Path, labeler: StripLabeler, journal: StripJournal, labels: Labels, job: str) -> None:
+    """Write probabilities under a temporary name, and rename the file when it is complete.
 
-    The file lies on the raster's grid and has a band for each class: float32 rounded to the precision of float16, as in
-    the .npz of a picture, so that it compresses; NaN, its nodata value, where the raster holds no data.
+    The file has the raster's grid and a band for each class: float32 rounded to float16, as in the .npz of an image, so
+    that it compresses; NaN, its nodata value, where the raster has no data.
 
     Args:
         path: The GeoTIFF.
-        bands: How the raster was labelled.
-        spool: Holds all scores.
+        labeler: That labelled the raster.
+        journal: Holds all scores.
         labels: The classes, one a band.
-        job: Put into its tags, so that a finished job is known.
+        job: Stored in its tags, so that a finished job is recognized.
 
     Raises:
         OutputError: It cannot be written.
     """
     rasterio = import_rasterio()
-    bands = Bands(bands.segmenter, bands.raster, [SpooledScores(spool, bands)])
-    raster, count = bands.raster, len(labels.classes)
-    profile = {**grid_profile(raster), "dtype": "float32", "count": count, "nodata": float("nan"), "blockysize": ROWS,
+    raster, count, rows = labeler.raster, len(labels.classes), PROBABILITY_ROWS
+    again = StripLabeler(labeler.segmenter, raster, [JournaledScores(journal, labeler)])
+    profile = {**grid_profile(raster), "dtype": "float32", "count": count, "nodata": float("nan"), "blockysize": rows,
                "predictor": 3, "interleave": "band"}  # fmt: skip
     try:
-        cache = 2 * ROWS * 4 * count * (raster.width + 512)
+        cache = 2 * rows * 4 * count * (raster.width + 512)
         with (
             rasterio.Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
             quiet(),
@@ -235,35 +229,29 @@ def write_probabilities(path: Path, bands: Bands, spool: Spool, labels: Labels, 
                 for index, name in enumerate(labels.classes, 1):
                     file.set_band_description(index, name)
                 row = 0
-                for block in _aligned(_strips(bands), raster):
+                for block in _probability_blocks(again):
                     file.write(block, window=rasterio.windows.Window(0, row, raster.width, block.shape[1]))
                     row += block.shape[1]
             assert row == raster.height
-            with rasterio.open(temporary) as file:  # a full disc may show only when the file is closed
+            with rasterio.open(temporary) as file:  # a full disk may show only when the file is closed
                 file.read(count, window=rasterio.windows.Window(0, max(0, row - 1), raster.width, 1))
     except raster_errors() as error:
         raise OutputError(
-            f"{path}: cannot be written ({raster_reason(error)}). Make room, or choose another place. With --resume the"
-            " job goes on from what is there."
+            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder. With"
+            " --resume the job continues from what is there."
         ) from error
 
 
-def _strips(bands: Bands) -> Iterator[NDArray[np.float32]]:
-    """Yield the probabilities of all rows in order, (K, rows, W)."""
-    state = State()
-    while state.band < bands.count:
-        state, strips = bands.probabilities(state)
-        yield from strips
-
-
-def _aligned(strips: Iterable[NDArray[np.float32]], raster: Raster) -> Iterator[NDArray[np.float32]]:
-    """Cut strips so that all but the last end where a row of blocks does."""
-    held: NDArray[np.float32] | None = None
-    for strip in strips:
-        rows = strip if held is None else np.concatenate([held, strip], axis=1)
-        whole = rows.shape[1] // ROWS * ROWS
-        if whole:
-            yield rows[:, :whole]
-        held = rows[:, whole:].copy()
+def _probability_blocks(labeler: StripLabeler) -> Iterator[NDArray[np.float32]]:
+    """Yield the probabilities of all rows in order, (K, rows, W); all but the last end with a row of blocks."""
+    state, held = StripState(), None
+    while state.band < labeler.count:
+        state, strips = labeler.probabilities(state)
+        for strip in strips:
+            rows = strip if held is None else np.concatenate([held, strip], axis=1)
+            whole = rows.shape[1] // PROBABILITY_ROWS * PROBABILITY_ROWS
+            if whole:
+                yield rows[:, :whole]
+            held = rows[:, whole:].copy()
     if held is not None and held.shape[1]:
         yield held

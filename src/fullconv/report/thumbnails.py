@@ -17,7 +17,7 @@ from fullconv.errors import FullconvError, InputError
 from fullconv.images import read_image
 from fullconv.labels import VOID, Color, colorize, full_palette, voc_palette
 from fullconv.metrics import confusion_matrix
-from fullconv.prediction import display
+from fullconv.prediction import to_rgb8
 from fullconv.report.html import data_uri, percent
 
 PANEL_SIDES = (800, 560, 400, 240)
@@ -92,7 +92,7 @@ def error_panels(shown: ReportImage, labels: Labels) -> ErrorPanels:
         raise InputError(f"'{shown.stem}': image, mask and prediction differ in size: {sorted(shapes)}.")
     height, width = shown.mask.shape
     errors = (shown.mask != VOID) & (shown.mask != shown.prediction)
-    rgb = display(shown.image)
+    rgb = to_rgb8(shown.image)
     for side in PANEL_SIDES:
         panels = _panels(shown, labels, rgb, errors, (0, 0, height, width), side)
         if sum(len(panel.uri) for panel in panels.values()) <= MAX_PANEL_BYTES:
@@ -267,7 +267,7 @@ class SampleThumbnails:
 
 def _read(path: Path) -> Image.Image | str:
     try:
-        return _shrink(display(read_image(path)))
+        return _shrink(to_rgb8(read_image(path)))
     except FullconvError as error:
         return str(error).removeprefix(f"{path}: ")
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
 from fullconv.predict import Format, encode
-from fullconv.preprocess import PLAIN
+from fullconv.preprocess import UNNAMED
 from fullconv.scale.manifest import Manifest, manifest_schema
 from fullconv.scale.sources import Item, list_source, load_item
 from fullconv.scale.storage import ResultFolder, import_arrow, is_url
@@ -268,6 +268,6 @@ class _Predictor:
                 row["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
                 row["status"] = "done"
             except FullconvError as error:
-                message = str(error).removeprefix("bytes: ").removeprefix(f"{PLAIN} ")
+                message = str(error).removeprefix("bytes: ").removeprefix(f"{UNNAMED} ")
                 row["reason"] = f"{image['input']}: {message}"
         return row | {"seconds": time.perf_counter() - start}

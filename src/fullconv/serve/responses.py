@@ -14,7 +14,7 @@ from PIL import Image
 
 from fullconv.card import Labels
 from fullconv.labels import encode_label_map, format_color
-from fullconv.prediction import Prediction, display, overlay
+from fullconv.prediction import Prediction, overlay, to_rgb8
 from fullconv.serve.errors import ApiError
 
 MAX_POLYGONS = 200_000
@@ -127,7 +127,7 @@ def _confidence(prediction: Prediction) -> str:
 
 def _browser_image(prediction: Prediction) -> str:
     """Encode the image for a browser that cannot read its format."""
-    shown = Image.fromarray(display(prediction.image))
+    shown = Image.fromarray(to_rgb8(prediction.image))
     buffer = io.BytesIO()
     if max(shown.size) > MAX_JPEG_SIDE:
         return _base64(_png(shown))

@@ -140,7 +140,7 @@ class InferenceLoop:
     def _compute(self, batch: list[Request], start: float) -> None:
         first = batch[0]
         height, width = first.image.shape[:2]
-        engine = first.segmenter.engine.at(*working_size(height, width, first.segmenter.card.scale))
+        engine = first.segmenter.engine.for_size(*working_size(height, width, first.segmenter.card.scale))
         predictions = first.segmenter.predict_many(
             [request.image for request in batch], first.params["tile"], first.wants_probabilities, first.params["head"]
         )
@@ -252,8 +252,8 @@ def choose_engines(segmenter: Segmenter, before: dict[str, Any] | None) -> dict[
     engine, chosen = segmenter.engine, {}
     if isinstance(engine, AutoEngine):
         if before is not None and before["weights_sha256"] == segmenter.card.weights_sha256:
-            engine.hold({int(side): (name, precision) for side, (name, precision) in before["engines"].items()})
-        chosen = engine.decided()
+            engine.pin({int(side): (name, precision) for side, (name, precision) in before["engines"].items()})
+        chosen = engine.resolve_all()
     for side in chosen or [MIN_SIDE]:  # so that no client waits for what is prepared with the first image
         segmenter.predict(np.zeros((side, side, segmenter.card.in_channels), np.uint8))
     return chosen

@@ -9,9 +9,7 @@ from bisect import bisect_right
 from math import prod
 from typing import TYPE_CHECKING
 
-from fullconv.geometry import EXAMPLE
 from fullconv.system import available_memory, trim_eagerly
-from fullconv.tiling.streaming.row_ops import RowBuffer
 
 if TYPE_CHECKING:
     from fullconv.nn import Network
@@ -92,6 +90,9 @@ def memory_warning(
 
 def estimate_chunk_bytes(graph: RowGraph, height: int, width: int, rows: int, item_bytes: int = 4) -> int:
     """Estimate the memory that scoring takes by chunks of rows, by a run over the rows of all maps without their values."""
+    from fullconv.geometry import EXAMPLE
+    from fullconv.tiling.streaming.row_ops import RowBuffer
+
     nodes, columns = graph.nodes, graph.network.padded_size(height, width)[1]
     per_row = [prod(node.shape) / node.shape[node.dim] * columns / EXAMPLE[1] * item_bytes for node in nodes]
     maps = [RowBuffer(node.dim, total) for node, total in zip(nodes, graph.totals(height), strict=True)]

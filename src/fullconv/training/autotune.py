@@ -199,7 +199,7 @@ def autotune(
     own_seconds = dist.run_synced(lambda: time_eval(own, context.dataset, val)) / dist.world_size
     fp32_seconds = dist.run_synced(lambda: time_eval(fp32, context.dataset, val)) / dist.world_size
     engine = Segmenter(network, card, device).engine
-    tuning = engine.seconds_to_choose(fp32_seconds) if isinstance(engine, AutoEngine) else 0.0
+    tuning = engine.estimate_seconds(fp32_seconds) if isinstance(engine, AutoEngine) else 0.0
     network.train()
     seconds_left = None
     if total is not None:

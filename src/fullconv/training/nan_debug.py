@@ -22,7 +22,7 @@ from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, weights_sha256, write_tensors
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe, parse_recipe
-from fullconv.segmenter import network_of
+from fullconv.segmenter import build_from_card
 from fullconv.training.config import recipe_to_dict
 from fullconv.training.errors import NonFiniteError, suggest_settings
 from fullconv.training.run_dir import RunDir
@@ -259,7 +259,7 @@ def rebuild_step(failed: FailedStep, precision: str) -> tuple[TrainStep, TrainSt
     """Return step and state as they were before the failed step, on the CPU."""
     recipe, prefix = failed.recipe, "network."
     weights = {k.removeprefix(prefix): v for k, v in failed.tensors.items() if k.startswith(prefix)}
-    network = network_of(failed.card, weights, Path("state.safetensors"))
+    network = build_from_card(failed.card, weights, Path("state.safetensors"))
     network.to(memory_format=torch.channels_last)
     if recipe.freeze == "backbone":
         network.backbone.requires_grad_(False)
