@@ -126,7 +126,7 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     side = options.side
     engine = segmenter.engine.for_size(side, side)
     assert isinstance(engine, TorchEngine), "only PyTorch has a form by rows"
-    network = engine.chosen(side, side)
+    network = engine.net_for(side, side)
     weight = next(network.parameters())
     whole_gb = estimate_bytes(network, side, side, weight.element_size()) / 1e9
     print(f"{side} px, the whole takes some {whole_gb:.1f} GB", flush=True)

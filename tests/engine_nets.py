@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fullconv.card import Card
 from fullconv.engines.autotune import EngineFactory
@@ -62,15 +63,15 @@ def card_for(network: Network, **more: object) -> Card:
 
 @cache
 def maker(kind: str) -> EngineFactory:
-    """Makes the engines of a network, each once."""
+    """The engines of a network, each created once."""
     return EngineFactory(*net(kind), torch.device("cpu"))
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    """Random pictures (N, H, W, C) uint8."""
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random images (N, H, W, C) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def flat(scores: Tensor | dict[str, Tensor]) -> Tensor:
-    """Scores of all heads in one tensor."""
-    return torch.cat(list(scores.values()), 1) if isinstance(scores, dict) else scores
+def flat(scores: dict[str, np.ndarray]) -> np.ndarray:
+    """Scores of all heads in one array."""
+    return np.concatenate(list(scores.values()), 1)

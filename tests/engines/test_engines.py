@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import torch
 
 from engine_nets import NETS, QUICK, flat, maker, net, noise
 from fullconv.engines._optional import _quota, cores, threads
-from fullconv.engines.torch import SMALL
+from fullconv.engines.engine import MIN_BF16_SIDE
 from fullconv.errors import NetworkError, RecipeError
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter
@@ -33,13 +35,13 @@ def test_an_engine_gives_the_scores_of_pytorch(kind, choice):
     for size in SIZES:
         images = noise(*size, card.in_channels)
         wanted, got = plain.scores(images), other.scores(images)
-        assert isinstance(got, dict) == isinstance(wanted, dict)
+        assert list(got) == list(wanted)
         wanted, got = flat(wanted), flat(got)
-        assert got.dtype == torch.float32
+        assert got.dtype == np.float32
         assert got.shape == wanted.shape
-        apart = float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9))  # a pixel may score nothing
+        apart = np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-9)  # a pixel may score nothing
         # bf16 is kept from pictures whose maps would be one cell wide; networks that pad to 64 have none
-        exact = choice[1] == "fp32" or max(min(size[1:]), network.min_size) < SMALL
+        exact = choice[1] == "fp32" or max(min(size[1:]), network.min_size) < MIN_BF16_SIDE
         assert apart < (FP32 if exact else BF16), (size, apart)
         assert exact or apart > FP32, "this is not bf16"
 
@@ -48,36 +50,68 @@ def test_an_engine_gives_the_scores_of_pytorch(kind, choice):
 def test_pictures_of_floats_and_of_bytes_are_the_same_pictures(name):
     engine = maker("skip").engine((name, "fp32"))
     images = noise(1, 40, 50, 3)
-    assert torch.equal(engine.scores(images), engine.scores(images.float()))
+    assert np.array_equal(flat(engine.scores(images)), flat(engine.scores(images.astype(np.float32))))
 
 
 @pytest.mark.parametrize("choice", OTHERS, ids=" ".join)
 def test_a_batch_changes_no_bit_outside_pytorch(choice):
     engine, images = maker("skip").engine(choice), noise(3, 40, 50, 3)
-    alone = torch.cat([engine.scores(image[None]) for image in images])
-    together = engine.scores(images)
+    alone = np.concatenate([flat(engine.scores(image[None])) for image in images])
+    together = flat(engine.scores(images))
     if choice[0] == "torch":
-        assert float((alone - together).abs().max() / alone.abs().max()) < BF16
+        assert np.abs(alone - together).max() / np.abs(alone).max() < BF16
     else:
-        assert torch.equal(alone, together)
+        assert np.array_equal(alone, together)
 
 
 def segmenter(kind: str, engine: str, precision: str = "fp32") -> Segmenter:
-    """A segmenter on an engine that is made already."""
-    made = Segmenter(*net(kind), device="cpu", precision="fp32", engine="torch")
-    made.engine = maker(kind).engine((engine, precision))
-    return made
+    """A segmenter on an existing engine."""
+    return Segmenter(*net(kind), device="cpu", engine=maker(kind).engine((engine, precision)))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("kind", QUICK)
 def test_tiles_are_the_whole_and_the_labels_are_pytorchs(kind, name):
-    picture = noise(1, 150, 170, 3)[0].numpy()
+    picture = noise(1, 150, 170, 3)[0]
     plain, other = segmenter(kind, "torch"), segmenter(kind, name)
     whole, tiles = other.logits(picture), other.logits(picture, tile=64)
     np.testing.assert_allclose(tiles, whole, atol=FP32 * np.abs(whole).max())
     np.testing.assert_allclose(whole, plain.logits(picture), atol=FP32 * np.abs(whole).max())
     assert (other.predict(picture).label_map != plain.predict(picture).label_map).mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"]
+)
+def test_segmenters_and_predictions_pickle_and_copy(name, duplicate):
+    image, first = noise(1, 40, 50, 3)[0], segmenter("skip", name)
+    prediction = first.predict(image)
+    assert np.array_equal(duplicate(first).predict(image).label_map, prediction.label_map)
+    again = duplicate(prediction)
+    assert np.array_equal(again.label_map, prediction.label_map)
+    np.testing.assert_allclose(again.confidence, prediction.confidence, atol=1e-5)
+    assert len(pickle.dumps(prediction)) < len(pickle.dumps(first)) / 2, "a prediction carries no weights"
+
+
+def test_probabilities_of_several_engines_are_averaged():
+    image, engine = noise(1, 40, 50, 3)[0], maker("skip").engine(("torch", "fp32"))
+
+    class Sharper:
+        name, precision = "torch", "fp32"
+
+        def for_size(self, height, width):
+            return self
+
+        def scores(self, images):
+            return {head: 3 * values for head, values in engine.scores(images).items()}
+
+    single = [Segmenter(*net("skip"), device="cpu", engine=each) for each in (engine, Sharper())]
+    both = Segmenter(*net("skip"), device="cpu", engine=[engine, Sharper()])
+    expected = np.mean([each.predict(image, probabilities=True).probabilities for each in single], axis=0)
+    for tile in ("none", 32):
+        found = both.predict(image, probabilities=True, tile=tile)
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
 
 
 def test_an_engine_by_name_reaches_the_segmenter():
@@ -93,7 +127,7 @@ def test_an_engine_by_name_reaches_the_segmenter():
         ("tensorrt", "auto", "there is no engine 'tensorrt' here: use torch, openvino, onnxruntime or auto"),
         ("opnvino", "auto", "Did you mean 'openvino'"),
         ("auto", "fp8", "there is no precision 'fp8' here: use auto, fp32, bf16 or int8"),
-        ("auto", "int8", "precision int8 needs pictures to calibrate with: make a file by `fullconv export"),
+        ("auto", "int8", "precision int8 needs images for calibration: write a file with `fullconv export"),
         ("onnxruntime", "bf16", "ONNX Runtime has no bf16 convolutions for CPUs: use fp32"),
     ],
 )
@@ -124,7 +158,7 @@ def test_a_network_from_outside_can_use_another_engine():
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1))
     plain = Segmenter.from_network(module, ["a", "b"], device="cpu")
     other = Segmenter(plain.network, plain.card, device="cpu", precision="fp32", engine="onnxruntime")
-    picture = noise(1, 13, 1, 3)[0].numpy()
+    picture = noise(1, 13, 1, 3)[0]
     np.testing.assert_allclose(other.logits(picture), plain.logits(picture), atol=1e-5)
 
 
@@ -158,5 +192,5 @@ def test_widths_do_not_matter_to_the_graph_of_a_custom_number_of_channels():
 
     other = Segmenter(network, card_for(network), device="cpu", precision="fp32", engine="onnxruntime")
     plain = Segmenter(network, card_for(network), device="cpu", precision="fp32", engine="torch")
-    picture = noise(1, 33, 20, 5)[0].numpy()
+    picture = noise(1, 33, 20, 5)[0]
     np.testing.assert_allclose(other.logits(picture), plain.logits(picture), atol=1e-5)

@@ -49,11 +49,11 @@ before = status("VmRSS")
 left, top, right, bottom = network.halo or (0, 0, 0, 0)
 size = (height, width) if tile == "none" else (int(tile) + top + bottom, int(tile) + left + right)
 thought = memory.estimate_bytes(network, *size)
-segmenter.memory = int(1.1 * thought)  # so that it just fits, as it is where memory is short
+segmenter = segmenter.with_options(memory=int(1.1 * thought))  # so that it just fits, as it is where memory is short
 with retain_freed():
     segmenter.predict(picture)
 taken = status("VmHWM") - before
-assert (memory.choose_tile_size(network, height, width, segmenter.memory) is None) == (tile == "none")
+assert (memory.choose_tile_size(network, height, width, segmenter.options.memory) is None) == (tile == "none")
 print(taken, thought)
 """
 

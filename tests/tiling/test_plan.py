@@ -212,7 +212,9 @@ def test_pictures_that_fit_the_memory_one_by_one_only_do_not_go_together():
     compute = engine.scores
     engine.scores = lambda images: batches.append(len(images)) or compute(images)
     one = estimate_bytes(network, 96, 96)
-    for segmenter.memory, expected in ((3 * one, [3]), (2 * one, [1, 1, 1])):
+    for limit, expected in ((3 * one, [3]), (2 * one, [1, 1, 1])):
         batches.clear()
-        segmenter.predict_many([np.full((96, 96, 3), value, np.uint8) for value in (1, 2, 3)])
+        segmenter.with_options(memory=limit).predict_many(
+            [np.full((96, 96, 3), value, np.uint8) for value in (1, 2, 3)]
+        )
         assert batches == expected

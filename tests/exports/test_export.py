@@ -26,7 +26,7 @@ from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines._optional import import_optional
-from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, check_seal, seal
+from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum, verify_checksum
 from fullconv.engines.exported import read_exported
 from fullconv.errors import (
     DataError,
@@ -99,17 +99,17 @@ def test_the_graph_upsamples_as_the_network_does(kind):
     graph = LabelGraph(*net(kind), probabilities=True).eval()
     for size in SIZES:
         images = noise(1, *size, segmenter.card.in_channels)
-        found = dict(zip(graph.names, graph(images), strict=True))
-        prediction = segmenter.predict(images[0].numpy(), tile="none", probabilities=True)
+        found = dict(zip(graph.names, graph(torch.from_numpy(images)), strict=True))
+        prediction = segmenter.predict(images[0], tile="none", probabilities=True)
         for head, label_map in prediction.label_maps.items():
             labels = found[f"labels_{head}" if head else "labels"]
             assert labels.dtype == torch.uint8
             assert labels.shape == (1, *size)
-            assert (labels[0].numpy() != label_map).mean() <= 1e-3
+            assert (labels[0] != label_map).mean() <= 1e-3
         first = next(value for name, value in found.items() if name.startswith("probabilities"))
         np.testing.assert_allclose(first[0].detach().numpy(), prediction.probabilities, atol=1e-5)
         scores = torch.cat([value for name, value in found.items() if name.startswith("scores")], 1)
-        np.testing.assert_allclose(scores.detach(), flat(segmenter.engine.scores(images)).detach(), atol=1e-5)
+        np.testing.assert_allclose(scores.detach(), flat(segmenter.engine.scores(images)), atol=1e-5)
 
 
 # --- the file -----------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_what_an_exported_file_has_not_is_told(exported, tmp_path):
 
 
 def test_onnx_files_run_in_openvino_too(exported):
-    picture = noise(1, 45, 33, 3)[0].numpy()
+    picture = noise(1, 45, 33, 3)[0]
     one, other = load(exported[0]), load(exported[0], engine="openvino")
     assert other.engine.name == "openvino"
     np.testing.assert_allclose(
@@ -246,7 +246,7 @@ def test_weights_beside_an_openvino_file_belong_to_it(tmp_path, model):
     texts = {"fullconv": load(model).card.to_json(), "fullconv_export": '{"precision": "fp32"}', CHECKSUM_KEY: BLANK}
     for key, text in texts.items():
         ElementTree.SubElement(about, key, value=text)
-    path.write_bytes(seal(ElementTree.tostring(root), b"weights"))
+    path.write_bytes(add_checksum(ElementTree.tostring(root), b"weights"))
     with pytest.raises(ModelFileError, match=r"a.xml: its weights, a.bin, are not beside it. Copy both files"):
         read_exported(path)
     weights.write_bytes(b"weights")
@@ -297,7 +297,7 @@ def test_an_openvino_file_may_have_any_name(tmp_path, name):
     assert path.with_suffix(".bin").stat().st_size == 32
     content = path.read_bytes()
     told = ElementTree.fromstring(content).find(f"./rt_info/{CHECKSUM_KEY}").get("value")
-    check_seal(path, told, content, path.with_suffix(".bin").read_bytes())
+    verify_checksum(path, told, content, path.with_suffix(".bin").read_bytes())
 
 
 @pytest.mark.parametrize("limit", [1, 1000, 8192])
@@ -338,7 +338,7 @@ def place(tmp_path, monkeypatch, picture: np.ndarray) -> None:
 
 
 def test_the_python_of_the_page_runs(exported, model, tmp_path, monkeypatch):
-    picture = noise(1, 50, 61, 3)[0].numpy()
+    picture = noise(1, 50, 61, 3)[0]
     place(tmp_path, monkeypatch, picture)
     shutil.copy(exported[0], "model.onnx")
     found: dict = {}
@@ -352,7 +352,7 @@ def test_the_python_of_the_page_runs(exported, model, tmp_path, monkeypatch):
     ("format_", "suffix", "word"), [("openvino", ".xml", "openvino"), ("pt2", ".pt2", "torch.export")]
 )
 def test_the_python_of_other_runtimes_runs(model, tmp_path, monkeypatch, format_, suffix, word):
-    picture = noise(1, 50, 61, 3)[0].numpy()
+    picture = noise(1, 50, 61, 3)[0]
     place(tmp_path, monkeypatch, picture)
     assert run("export", model, "--format", format_, "-o", f"model{suffix}").code == 0
     found: dict = {}
@@ -381,7 +381,7 @@ def test_the_openvino_cpp_of_the_page_runs(model, tmp_path, monkeypatch):
     libraries = sorted((package / "libs").glob("libopenvino.so*"))
     if shutil.which("g++") is None or not libraries or not (package / "include").is_dir():
         pytest.skip("no g++, or no headers of OpenVINO")
-    picture = noise(1, 50, 61, 3)[0].numpy()
+    picture = noise(1, 50, 61, 3)[0]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rgb").write_bytes(picture.tobytes())
     export_model(load(model, device="cpu"), tmp_path / "model.xml", "openvino")
@@ -411,7 +411,7 @@ def onnxruntime_web() -> str:
 def test_the_javascript_of_the_page_runs(exported, model, tmp_path, monkeypatch):
     if why := onnxruntime_web():
         pytest.skip(why)
-    picture = noise(1, 30, 41, 3)[0].numpy()
+    picture = noise(1, 30, 41, 3)[0]
     rgba = np.concatenate([picture, np.full((30, 41, 1), 255, np.uint8)], axis=-1)
     (tmp_path / "rgba").write_bytes(rgba.tobytes())
     (tmp_path / "a.js").write_text(
@@ -527,7 +527,7 @@ def test_a_mask_that_cannot_be_used_is_told(data, tmp_path):
 
 
 def test_a_crop_may_be_larger_than_its_picture():
-    image = noise(1, 5, 4, 3)[0].numpy()
+    image = noise(1, 5, 4, 3)[0]
     found = crop(image, (700, 20), np.random.default_rng(0))
     assert found.shape == (700, 20, 3)
     assert np.array_equal(found[:5], found[5:10])
@@ -592,7 +592,7 @@ def test_pictures_of_another_kind_are_named_before_any_work(data, tmp_path, monk
     monkeypatch.setattr("fullconv.exports.formats.capture", None)
     network = build("fcn8s", backbone="tiny", num_classes=5, in_channels=5, width=0.25)
     segmenter = Segmenter.from_network(network, names(5), device="cpu")
-    with pytest.raises(InputError, match=r"val/\w+\.png: has 3 bands, the model wants 5"):
+    with pytest.raises(InputError, match=r"val/\w+\.png: has 3 bands, the model expects 5"):
         export_model(segmenter, tmp_path / "a.onnx", "onnx", dataset=open_dataset(data))
 
 
@@ -626,7 +626,7 @@ def test_every_kind_of_network_exports_and_comes_back(kind, name, tmp_path):
     done = export_model(segmenter, path, name, probabilities=True)
     assert done.parity.labels >= 0.9999
     again = load(path)
-    picture = noise(1, 70, 53, segmenter.card.in_channels)[0].numpy()
+    picture = noise(1, 70, 53, segmenter.card.in_channels)[0]
     for head in segmenter.card.heads or [None]:
         wanted = segmenter.logits(picture, head=head)
         for tile in ("none", 32) if again.network.halo is not None else ("none",):

@@ -72,8 +72,7 @@ def test_pictures_of_16_bits_and_resized_ones_are_computed_too(parts, tmp_path):
     wanted = network.logits(picture)
     for dtype in (np.uint16, np.float32):
         np.testing.assert_allclose(network.logits(picture.astype(dtype)), wanted, atol=1e-5 * np.abs(wanted).max())
-    network.tta = "0.75"
-    assert network.predict(picture).label_map.shape == (40, 50)
+    assert network.with_options(tta="0.75").predict(picture).label_map.shape == (40, 50)
 
 
 def test_a_weight_that_changed_is_noticed(parts, tmp_path):

@@ -31,9 +31,9 @@ def area(ring: np.ndarray) -> float:
     return abs(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2))
 
 
-@pytest.mark.parametrize("batch", [vector.ROWS_PER_INSERT, 7])
+@pytest.mark.parametrize("batch", [vector.POLYGONS_PER_INSERT, 7])
 def test_patches_cover_the_label_map_in_the_rasters_coordinates(batch, tiny, write, tmp_path, monkeypatch):
-    monkeypatch.setattr(vector, "ROWS_PER_INSERT", batch)
+    monkeypatch.setattr(vector, "POLYGONS_PER_INSERT", batch)
     path = tmp_path / "new" / "patches.gpkg"
     result = predict_raster(tiny, write(made(150, 110)), tmp_path / "labels.tif", tile=64, polygons=path)
     labels = labels_of(result.path)

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine_nets import maker, net, noise
+from engine_nets import flat, maker, net, noise
 from fullconv.data import open_dataset
 from fullconv.engines import AutoEngine, autotune, graph
-from fullconv.engines.autotune import SIDES, Memory, agrees, fastest, multiplications, size_class
+from fullconv.engines.autotune import SIDES, TuningCache, fastest, macs_per_pixel, precision_allowed, size_class
 from fullconv.errors import RecipeError
 from fullconv.evaluation import evaluate, score_files
 from fullconv.nn import build
@@ -33,8 +33,8 @@ ALLOWED = {"bf16": {"labels": 0.998, "mean_iou_difference": -0.0007, "pictures":
 @pytest.fixture
 def trials(monkeypatch):
     """Every picture is worth a trial."""
-    monkeypatch.setattr(autotune, "WORTH_A_TRIAL", 0)
-    monkeypatch.setattr(autotune, "TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(autotune, "MIN_MACS", 0)
+    monkeypatch.setattr(autotune, "BENCHMARK_S", 0.01)
 
 
 def cache() -> Path:
@@ -60,8 +60,8 @@ def answers(tmp_path) -> list[dict]:
 )
 def test_a_card_allows_bf16_from_a_measured_agreement_on(labels, apart, allowed):
     card = net("skip")[1].model_copy(update={"agreement": {"bf16": {"labels": labels, "mean_iou_difference": apart}}})
-    assert agrees(card, "bf16") is allowed
-    assert agrees(net("skip")[1], "bf16") is False
+    assert precision_allowed(card, "bf16") is allowed
+    assert precision_allowed(net("skip")[1], "bf16") is False
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_without_a_measured_agreement_only_fp32_is_tried():
 def test_what_is_quick_is_not_tried(tmp_path):
     engine = made(agreement=ALLOWED).engine
     assert (engine.name, engine.precision) == ("auto", "auto")
-    assert (engine.at(64, 96).name, engine.at(64, 96).precision) == ("torch", "fp32")
+    assert (engine.for_size(64, 96).name, engine.for_size(64, 96).precision) == ("torch", "fp32")
     assert (engine.name, engine.precision) == ("torch", "fp32")
     assert answers(tmp_path) == []
 
@@ -87,7 +87,7 @@ def test_multiplications_are_those_of_the_convolutions():
     network = build("fcn32s", backbone="tiny", num_classes=2, width=0.25)
     with FlopCounterMode(display=False) as counter:
         network.scores(torch.zeros(1, 3, 64, 96))
-    assert multiplications(network) == pytest.approx(counter.get_total_flops() / 2 / (64 * 96))
+    assert macs_per_pixel(network) == pytest.approx(counter.get_total_flops() / 2 / (64 * 96))
 
 
 def test_a_trial_is_remembered_and_told(trials, tmp_path, caplog):
@@ -99,7 +99,7 @@ def test_a_trial_is_remembered_and_told(trials, tmp_path, caplog):
     tried = {"torch fp32", "torch bf16", "openvino fp32", "openvino bf16", "onnxruntime fp32"}
     assert set(answer["seconds"]) == tried
     assert answer["side"] == 64
-    assert f"engine: {chosen.name} {chosen.precision} for pictures of up to 64x64 pixels" in caplog.text
+    assert f"engine: {chosen.name} {chosen.precision} for images of up to 64x64 pixels" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO, "fullconv"):
         again = made(agreement=ALLOWED).engine.for_size(64, 64)
@@ -145,85 +145,78 @@ def test_the_question_names_all_that_the_answer_depends_on(trials, tmp_path):
     assert all(answer["machine"]["threads"] == 1 for answer in found)
 
 
-@pytest.mark.slow
-def test_a_translated_network_is_kept_and_what_is_old_is_forgotten(tmp_path, monkeypatch):
-    network, card = net("skip")
-    folder = cache() / "engines"
-    calls = []
-    capture = graph.capture
-    monkeypatch.setattr(graph, "capture", lambda *args: calls.append(args) or capture(*args))
-    first = graph.translated(network, card, "one")
-    assert graph.translated(network, card, "one").graph == first.graph
-    (path,) = folder.glob("*.onnx")
-    assert len(calls) == 1
+def store(monkeypatch, identity: str) -> Path:
+    """Put the translation of the network "skip" into the cache; returns its file."""
+    model = maker("skip").onnx()
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "capture", lambda *_: None)
+        patch.setattr(graph, "to_onnx", lambda *_: model)
+        assert graph.export_cached(*net("skip"), identity) is model
+    path = graph.cached_onnx(identity)
+    assert path is not None
+    return path
+
+
+def test_a_translated_network_is_cached_and_a_damaged_one_translated_again(monkeypatch):
+    path = store(monkeypatch, "one")
+    size, network, card = path.stat().st_size, *net("skip")
+    monkeypatch.setattr(graph, "capture", lambda *_: pytest.fail("it is cached"))
+    assert graph.export_cached(network, card, "one").graph == maker("skip").onnx().graph
     path.write_bytes(b"cut")
-    assert len(graph.translated(network, card, "one").graph.node) == len(first.graph.node)
-    assert len(calls) == 2
-    for age, name in enumerate(("young", "old")):
-        (folder / f"{name}.onnx").write_bytes(bytes(100))
-        os.utime(folder / f"{name}.onnx", (1000 - age, 1000 - age))
-    graph.forget(folder, keep=path, limit=path.stat().st_size + 100)
-    assert {found.stem for found in folder.glob("*.onnx")} == {path.stem, "young"}
-    graph.forget(folder, keep=path, limit=0)
-    assert {found.stem for found in folder.glob("*.onnx")} == {path.stem}
+    store(monkeypatch, "one")
+    assert path.stat().st_size == size
 
 
-def test_openvino_reads_a_translated_network_from_its_file():
+def test_openvino_reads_a_translated_network_from_its_file(monkeypatch):
     network, card = net("skip")
     fresh = autotune.EngineFactory(network, card, torch.device("cpu"))
-    path = cache() / "engines" / graph._place(fresh.identity()).name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(graph.sealed(maker("skip").onnx()))
+    path = store(monkeypatch, fresh.identity())
     os.utime(path, (1000, 1000))
-    picture = noise(1, 45, 70, 3)
-    scores = fresh.engine(("openvino", "fp32")).scores(picture)
-    assert torch.equal(scores, maker("skip").engine(("openvino", "fp32")).scores(picture))
+    image = noise(1, 45, 70, 3)
+    scores = fresh.engine(("openvino", "fp32")).scores(image)
+    assert np.array_equal(flat(scores), flat(maker("skip").engine(("openvino", "fp32")).scores(image)))
     assert fresh._onnx is None
-    assert path.stat().st_mtime > 1000, "what is in use is young"
+    assert path.stat().st_mtime > 1000, "a used file is young"
 
 
-def test_a_translated_network_that_changed_is_not_used():
-    """A bit of its weights would change the labels, and nothing else."""
-    path = graph._place("bits")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = graph.sealed(maker("skip").onnx())
-    path.write_bytes(content)
-    assert graph.kept("bits") == path
+def test_a_cached_network_that_changed_is_not_used(monkeypatch):
+    """A changed bit of its weights would change the labels, and nothing else."""
+    path = store(monkeypatch, "bits")
+    content = path.read_bytes()
     for place in (0, *np.random.default_rng(0).integers(0, len(content), 5), len(content) - 1):
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
-        assert graph.kept("bits") is None
+        assert graph.cached_onnx("bits") is None
     for changed in (b"", content[:-1], content[:20], content + b"0", maker("skip").onnx().SerializeToString()):
         path.write_bytes(changed)
-        assert graph.kept("bits") is None
+        assert graph.cached_onnx("bits") is None
     path.unlink()
-    assert graph.kept("bits") is None
+    assert graph.cached_onnx("bits") is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [lambda content: content[:-5000], lambda content: bytes(100)])
-def test_openvino_makes_a_damaged_file_anew(damaged, capfd):
+def test_openvino_writes_a_damaged_file_anew(damaged, monkeypatch, capfd):
     network, card = net("skip")
     fresh = autotune.EngineFactory(network, card, torch.device("cpu"))
-    path = graph._place(fresh.identity())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(damaged(graph.sealed(maker("skip").onnx())))
-    picture = noise(1, 45, 70, 3)
-    scores = fresh.engine(("openvino", "fp32")).scores(picture)
-    torch.testing.assert_close(scores, maker("skip").engine(("openvino", "fp32")).scores(picture))
+    path = store(monkeypatch, fresh.identity())
+    path.write_bytes(damaged(path.read_bytes()))
+    image = noise(1, 45, 70, 3)
+    scores = flat(fresh.engine(("openvino", "fp32")).scores(image))
+    np.testing.assert_allclose(scores, flat(maker("skip").engine(("openvino", "fp32")).scores(image)), atol=1e-5)
     assert path.stat().st_size > 5000
-    assert graph.kept(fresh.identity()) == path
+    assert graph.cached_onnx(fresh.identity()) == path
     assert capfd.readouterr().err == "", "no reader of other formats tries it"
 
 
 def test_the_first_of_two_processes_decides(tmp_path):
     asked = {"what": "ever", "candidates": [["openvino", "fp32"], ["torch", "fp32"]]}
-    memory = Memory(asked)
+    memory = TuningCache(asked)
     assert memory.can_write()
-    assert memory.keep(("openvino", "fp32"), {("openvino", "fp32"): 1.0}) == ("openvino", "fp32")
-    assert Memory(asked).keep(("torch", "fp32"), {}) == ("openvino", "fp32")
-    assert Memory({**asked, "what": "else"}).read() is None
+    assert memory.store(("openvino", "fp32"), {("openvino", "fp32"): 1.0}) == ("openvino", "fp32")
+    assert TuningCache(asked).store(("torch", "fp32"), {}) == ("openvino", "fp32")
+    assert TuningCache({**asked, "what": "else"}).read() is None
     assert [path.suffix for path in memory.path.parent.iterdir()] == [".json"]
 
 
@@ -234,29 +227,29 @@ def test_of_many_that_try_at_the_same_time_all_go_by_one_answer(tmp_path):
         together = Barrier(len(choices))
 
         def keep(choice, asked=asked, together=together):
-            memory = Memory(asked)
+            memory = TuningCache(asked)
             together.wait()
-            return memory.keep(choice, {})
+            return memory.store(choice, {})
 
-        Memory(asked).can_write()
+        TuningCache(asked).can_write()
         with ThreadPoolExecutor(len(choices)) as pool:
             found = set(pool.map(keep, choices))
-        assert found == {Memory(asked).read()}
+        assert found == {TuningCache(asked).read()}
 
 
 def test_what_was_decided_is_held_whatever_the_cache_says_later(trials, tmp_path):
     first = made(agreement=ALLOWED).engine
-    decided = first.decided()
+    decided = first.resolve_all()
     assert set(decided) == set(SIDES)
-    assert {(first.at(side, side).name, first.at(side, side).precision) for side in SIDES} == set(decided.values())
+    assert {(first.for_size(side, side).name, first.for_size(side, side).precision) for side in SIDES} == set(
+        decided.values()
+    )
     held = made(agreement=ALLOWED).engine
-    held.hold(dict.fromkeys(SIDES, ("torch", "bf16")))
-    assert held.decided() == dict.fromkeys(SIDES, ("torch", "bf16"))
-    assert held.at(700, 700).precision == "bf16"
-    with pytest.raises(
-        RecipeError, match=r"engine torch in bf16 cannot be used here, there are torch fp32, openvino fp32"
-    ):
-        made().engine.hold({64: ("torch", "bf16")})
+    held.pin(dict.fromkeys(SIDES, ("torch", "bf16")))
+    assert held.resolve_all() == dict.fromkeys(SIDES, ("torch", "bf16"))
+    assert held.for_size(700, 700).precision == "bf16"
+    with pytest.raises(RecipeError, match=r"engine torch in bf16 cannot be used here, only torch fp32, openvino fp32"):
+        made().engine.pin({64: ("torch", "bf16")})
 
 
 def test_where_nothing_can_be_kept_nothing_is_tried(trials, tmp_path, caplog):
@@ -264,7 +257,7 @@ def test_where_nothing_can_be_kept_nothing_is_tried(trials, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "fullconv"):
         engine = made(agreement=ALLOWED).engine.for_size(40, 50)
     assert (engine.name, engine.precision) == ("torch", "fp32")
-    assert "nothing is tried" in caplog.text
+    assert "nothing is benchmarked" in caplog.text
 
 
 def test_the_plainest_is_left_only_for_what_is_clearly_faster():
@@ -302,7 +295,7 @@ def test_all_tiles_of_a_picture_have_its_engine(trials, tmp_path):
         if json.loads(path.read_text())["side"] == 256:
             path.write_text(json.dumps({**json.loads(path.read_text()), "engine": "torch", "precision": "fp32"}))
     again = made(agreement=ALLOWED)
-    picture = noise(1, 200, 200, 3)[0].numpy()
+    picture = noise(1, 200, 200, 3)[0]
     whole, tiles = again.logits(picture), again.logits(picture, tile=32)
     np.testing.assert_allclose(tiles, whole, atol=1e-5 * np.abs(whole).max())
     assert (again.engine.name, again.engine.precision) == ("torch", "fp32")
@@ -315,7 +308,7 @@ def test_a_command_tells_the_choice_once(trials, tmp_path, capsys):
     network, card = net("skip")
     model = tmp_path / "m.safetensors"
     Segmenter(network, card, device="cpu").save(model)
-    Image.fromarray(noise(1, 40, 50, 3)[0].numpy()).save(tmp_path / "a.png")
+    Image.fromarray(noise(1, 40, 50, 3)[0]).save(tmp_path / "a.png")
     for out, times in (("one", 1), ("two", 0)):
         assert main(["predict", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / out)]) == 0
         assert capsys.readouterr().err.count("engine: ") == times
@@ -323,9 +316,9 @@ def test_a_command_tells_the_choice_once(trials, tmp_path, capsys):
 
 
 def test_what_compiles_at_its_first_picture_is_judged_by_the_next(monkeypatch):
-    monkeypatch.setattr(autotune, "TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(autotune, "BENCHMARK_S", 0.01)
     calls = iter([0.3])
-    assert autotune.seconds_for(lambda: time.sleep(next(calls, 0.002))) < 0.1
-    monkeypatch.setattr(autotune, "PATIENCE", 0.05)
+    assert autotune.time_calls(lambda: time.sleep(next(calls, 0.002))) < 0.1
+    monkeypatch.setattr(autotune, "MAX_FIRST_IMAGE_S", 0.05)
     calls = iter([0.1, 1000.0])  # it is not waited for
-    assert autotune.seconds_for(lambda: time.sleep(next(calls))) >= 0.1
+    assert autotune.time_calls(lambda: time.sleep(next(calls))) >= 0.1

@@ -15,8 +15,8 @@ from orthophotos import CLASSES, labels_of, made, narrow, write_raster
 from torch import nn
 
 from fullconv.rasters import predict_raster
-from fullconv.rasters.reader import Raster
-from fullconv.rasters.strategy import AROUND, Way, choose_way
+from fullconv.rasters.reader import RasterReader
+from fullconv.rasters.strategy import STRIP_BYTES, choose_strategy
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import RowGraph, estimate_chunk_bytes
 
@@ -30,14 +30,16 @@ NETS = {
 
 def enough_for(model: Segmenter, source: Path, rows: int) -> int:
     """Bytes of memory with which bands get some rows."""
-    program = RowGraph(model.engine.for_size(10**6, 10**6).chosen(10**6, 10**6))
-    with Raster(source, model.card) as raster:
-        return AROUND + raster.cache_bytes(0, True) + estimate_chunk_bytes(program, raster.height, raster.width, rows)
+    program = RowGraph(model.engine.for_size(10**6, 10**6).net_for(10**6, 10**6))
+    with RasterReader(source, model.card) as raster:
+        return (
+            STRIP_BYTES + raster.cache_bytes(0, True) + estimate_chunk_bytes(program, raster.height, raster.width, rows)
+        )
 
 
-def way_of(model: Segmenter, source: Path, **options) -> Way:
-    with Raster(source, model.card) as raster:
-        return choose_way(model, raster, options.get("tile", "auto"), options.get("memory"), None)
+def way_of(model: Segmenter, source: Path, **options) -> Strategy:
+    with RasterReader(source, model.card) as raster:
+        return choose_strategy(model, raster, options.get("tile", "auto"), options.get("memory"), None)
 
 
 @pytest.mark.parametrize("name", NETS)

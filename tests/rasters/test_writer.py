@@ -26,8 +26,7 @@ def read(path):
 @pytest.mark.parametrize("tile", ["auto", "none", 64])
 @pytest.mark.parametrize("tta", ["", "flip"])
 def test_they_are_those_of_the_picture_and_fit_the_labels(tile, tta, write, tmp_path):
-    model = narrow("fcn8s", 0.25, "tiny")
-    model.tta = tta
+    model = narrow("fcn8s", 0.25, "tiny").with_options(tta=tta)
     picture = made(333, 170)
     out = tmp_path / "chances.tif"
     predict_raster(model, write(picture), tmp_path / "labels.tif", tile=tile, memory=150_000_000, probabilities=out)
@@ -100,7 +99,7 @@ def test_names_that_cannot_be_are_refused(tiny, write, tmp_path):
     source = write(made(40, 40))
     for name, words in (
         ("chances.npz", "the probabilities of a raster are a GeoTIFF"),
-        ("labels.tif", "is to hold labels and probabilities"),
+        ("labels.tif", "is given for both labels and probabilities"),
         ("ortho.tif", "is the raster itself"),
     ):
         with pytest.raises(InputError, match=words):

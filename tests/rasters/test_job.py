@@ -180,10 +180,10 @@ def test_bad_rasters_are_named_and_leave_nothing(tiny, write, tmp_path):
     refused(tiny, tmp_path, out, r"is a folder\. Name a raster")
     (tmp_path / "text.tif").write_text("no raster")
     refused(tiny, tmp_path / "text.tif", out, r"text\.tif: cannot be read as a raster \(.*\)\. Copy or export it again")
-    refused(tiny, write(made(64, 64, bands=5)), out, r"ortho\.tif: has 5 bands, the model wants 3\.")
+    refused(tiny, write(made(64, 64, bands=5)), out, r"ortho\.tif: has 5 bands, the model expects 3\.")
     (tmp_path / "empty.vrt").write_text('<VRTDataset rasterXSize="9" rasterYSize="9"></VRTDataset>')
     refused(
-        tiny, tmp_path / "empty.vrt", out, r"empty\.vrt: (has no band, the model wants 3|cannot be read as a raster)"
+        tiny, tmp_path / "empty.vrt", out, r"empty\.vrt: (has no band, the model expects 3|cannot be read as a raster)"
     )
     whole_file = write(made(400, 300), "cut.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole_file[: len(whole_file) // 2])
@@ -196,14 +196,14 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_pa
     source = write(made(64, 64))
     out = tmp_path / "labels.tif"
     refused(tiny, source, source, r"is the raster itself, which would be replaced")
-    refused(tiny, source, tmp_path / "labels.png", r"is a GeoTIFF\. Give it a name that ends in \.tif")
-    refused(tiny, source, out, r"written as GeoPackage or GeoJSON\. Give it a name", polygons=tmp_path / "patches.shp")
+    refused(tiny, source, tmp_path / "labels.png", r"is a GeoTIFF\. Use a name that ends in \.tif")
+    refused(tiny, source, out, r"written as GeoPackage or GeoJSON\. Use a name", polygons=tmp_path / "patches.shp")
     refused(tiny, source, out, r"tile is \"auto\", \"none\" or a number", tile=0)
     half = narrow("fcn8s", 0.25, "tiny")
     half.card.scale = 0.5
-    refused(half, source, out, r"works at 0\.5 of a picture's resolution.*Resample the raster")
-    half.card.scale, half.blend = 1.0, True
-    refused(half, source, out, r"exact tiles only: leave --blend away")
+    refused(half, source, out, r"works at 0\.5 of an image's resolution.*Resample the raster")
+    half.card.scale = 1.0
+    refused(half.with_options(blend=True), source, out, r"exact tiles only: omit --blend")
     gated = Segmenter.from_network(build("fcn8s", backbone="mobilenetv3_large_100", num_classes=3), CLASSES)
     refused(gated, source, out, r"too large for the memory allowed.*SqueezeExcite", NetworkError, memory=1000)
     (tmp_path / "file").write_text("")
@@ -213,7 +213,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_pa
 
 def test_a_finished_job_is_not_done_again(tiny, write, tmp_path):
     source, out = write(made(130, 90)), tmp_path / "labels.tif"
-    first = tiny.predict_raster(source, out, tile=64, resume=True)
+    first = predict_raster(tiny, source, out, tile=64, resume=True)
     stamp = out.stat().st_mtime_ns
     again = predict_raster(tiny, source, out, tile=64, resume=True)
     assert out.stat().st_mtime_ns == stamp
@@ -232,10 +232,10 @@ def test_another_job_is_not_gone_on_with(tiny, write, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         predict_raster(tiny, source, out, tile=64, progress=stop)
     assert not out.exists()
-    with pytest.raises(RunError, match=r"was begun with another tile\. Repeat it as it was begun"):
+    with pytest.raises(RunError, match=r"belongs to a job with another tile\. Rerun the same command"):
         predict_raster(tiny, source, out, tile=32, resume=True)
     os.utime(source, ns=(1, 1))
-    with pytest.raises(RunError, match=r"was begun with another raster"):
+    with pytest.raises(RunError, match=r"belongs to a job with another raster"):
         predict_raster(tiny, source, out, tile=64, resume=True)
     predict_raster(tiny, source, out, tile=64)
     assert left_in(tmp_path) == {source.name, out.name}
