@@ -16,7 +16,7 @@ from torch import nn
 
 from fullconv.rasters import predict_raster
 from fullconv.rasters.reader import RasterReader
-from fullconv.rasters.strategy import STRIP_BYTES, choose_strategy
+from fullconv.rasters.strategy import STRIP_BYTES, Strategy, choose_strategy
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import RowGraph, estimate_chunk_bytes
 
