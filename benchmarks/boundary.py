@@ -20,7 +20,8 @@ from harness import RESULTS, alternate, keep, summarize
 from torch.utils.flop_counter import FlopCounterMode
 
 import fullconv
-from fullconv.cli.demo import SETTINGS, make_shapes
+from fullconv.cli.demo import SETTINGS
+from fullconv.cli.synthetic import make_shapes
 
 VARIANTS = ("fcn32s", "fcn16s", "fcn8s")
 PAGES = [RESULTS.parent / "boundary.md", RESULTS.parents[1] / "docs" / "concepts" / "fcn.md"]

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD
-from fullconv.cli.demo import draw
+from fullconv.cli.synthetic import draw
 from fullconv.engines._optional import cores, import_optional
 from fullconv.hub import foreign_card, import_file
 from fullconv.segmenter import Segmenter

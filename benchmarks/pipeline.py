@@ -20,7 +20,7 @@ from harness import alternate, keep, summarize
 from PIL import Image
 
 import fullconv
-from fullconv.cli.demo import draw
+from fullconv.cli.synthetic import draw
 from fullconv.engines._optional import cores
 from fullconv.predict import PredictJob, predict_files
 from fullconv.preprocess import as_tensor

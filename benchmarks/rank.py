@@ -20,7 +20,7 @@ from harness import keep
 from PIL import Image
 
 import fullconv
-from fullconv.cli.demo import draw
+from fullconv.cli.synthetic import draw
 from fullconv.ranking import rank, summarize_images
 
 SIZE = (96, 128)

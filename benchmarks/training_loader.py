@@ -23,7 +23,7 @@ from PIL import Image
 
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
-from fullconv.cli.demo import draw
+from fullconv.cli.synthetic import draw
 from fullconv.data import open_dataset
 from fullconv.data.augmentation import PRESETS
 from fullconv.data.loader import TrainingBatches

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import fullconv
-from fullconv.cli.demo import draw
+from fullconv.cli.synthetic import draw
 from fullconv.tiling import plan
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import fullconv
-from fullconv.cli.demo import make_shapes
+from fullconv.cli.synthetic import make_shapes
 
 
 def a_network() -> dict[str, object]:

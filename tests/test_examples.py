@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.cli.demo import make_shapes
+from fullconv.cli.synthetic import make_shapes
 from fullconv.nn import VARIANTS
 from fullconv.predict import PredictJob, predict_files
 

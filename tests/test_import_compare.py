@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.cli.foreign import IMPORTABLE
+from fullconv.cli.import_ import IMPORTABLE
 from fullconv.cli.main import main
 from fullconv.evaluation import compare
 from fullconv.nn.caffe.convert import convertible

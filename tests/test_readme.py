@@ -23,7 +23,7 @@ from PIL import Image
 import fullconv
 from fullconv.card import Card
 from fullconv.cli import main
-from fullconv.cli.demo import make_shapes
+from fullconv.cli.synthetic import make_shapes
 from fullconv.data.config import DataSettings, parse_settings, read_settings
 from fullconv.labels import format_color
 from fullconv.predict import PredictJob, predict_files

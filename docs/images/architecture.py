@@ -18,7 +18,8 @@ from xml.sax.saxutils import escape
 import torch
 
 import fullconv
-from fullconv.cli.model_table import layers, parse_size
+from fullconv.cli.model_table import layers
+from fullconv.cli.options import parse_size
 from fullconv.nn.heads import final_crop
 
 WIDTH, HEIGHT = 1240, 535

@@ -84,7 +84,7 @@ def test_an_output_never_touches_what_is_there(tmp_path):
 def test_the_command_exits_with_3_where_a_part_failed(tmp_path, capsys):
     import typer
 
-    from fullconv.cli.data import convert as command
+    from fullconv.cli.convert import convert as command
 
     make_shapes(tmp_path / "in", "flat", images=4)
     (tmp_path / "in/images/shape000.png").write_bytes(b"")

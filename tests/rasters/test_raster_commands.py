@@ -50,7 +50,7 @@ def test_a_georeferenced_tiff_gives_a_geotiff_and_a_plain_one_a_png(model, tiny,
     capsys.readouterr()
     assert main(["predict", str(model), *inputs, "-o", str(out), "--tile", "64", "--resume"]) == 0
     assert (out / "ortho.tif").stat().st_mtime_ns == stamp
-    assert "0 pictures predicted, 2 skipped" in capsys.readouterr().err
+    assert "0 images predicted, 2 skipped" in capsys.readouterr().err
     assert {line["status"] for line in log_of(out).values()} == {"skipped"}
 
 

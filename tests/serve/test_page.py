@@ -295,7 +295,7 @@ def test_axe_finds_nothing_serious_and_a_phone_needs_no_sideways_scrolling(brows
 
 @pytest.mark.slow
 def test_thirty_megapixels_are_shown_zoomed_and_hovered(tab, service, tmp_path):
-    from fullconv.cli.demo import draw
+    from fullconv.cli.synthetic import draw
 
     part = draw(np.random.default_rng(1), (500, 600))[0]
     large = np.tile(part, (10, 10, 1))

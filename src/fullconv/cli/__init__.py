@@ -1,6 +1,6 @@
-"""The command line: one function a command, each in a module that it shares with its kin; no torch before it is needed.
+"""The command line: one module per command, without torch until a command needs it.
 
-A new command is a function in one of these modules, and a line in `COMMANDS`.
+A new command is a function in a module of its own, and a line in `COMMANDS`.
 """
 
 from __future__ import annotations

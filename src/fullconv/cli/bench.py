@@ -1,14 +1,14 @@
-"""The command that measures speed and memory."""
+"""`fullconv bench`."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fullconv.cli.console import print_json, print_rich, results_only, say
-from fullconv.cli.options import BatchSize, Device, Engine, Json
+from fullconv.cli.console import print_json, print_rich, status, stdout_to_stderr
+from fullconv.cli.options import BatchSize, Device, Engine, Json, parse_size
+from fullconv.errors import plural
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,55 +20,46 @@ def bench(
     ],
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="HxW", help="Of the pictures; may be given again.  [default: 360x480, 512x512]"),
+        typer.Option(metavar="HxW", help="Image size; repeatable.  [default: 360x480, 512x512]"),
     ] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each.")] = 7,
-    backbone: Annotated[str | None, typer.Option(help="Of a VARIANT.  [default: resnet18]")] = None,
-    classes: Annotated[int, typer.Option(min=2, max=255, help="Of a VARIANT.")] = 21,
+    backbone: Annotated[str | None, typer.Option(help="Backbone of a VARIANT.  [default: resnet18]")] = None,
+    classes: Annotated[int, typer.Option(min=2, max=255, help="Number of classes of a VARIANT.")] = 21,
     no_memory: Annotated[
-        bool, typer.Option("--no-memory", help="Leave peak memory out, which starts a process each.")
+        bool, typer.Option("--no-memory", help="Do not measure peak memory, which takes a process each.")
     ] = False,
     json: Json = False,
     device: Device = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", metavar="auto|fp32|bf16|int8", help="auto: all that can be.")
+        str, typer.Option("--precision", metavar="auto|fp32|bf16|int8", help="auto: all that apply.")
     ] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Concurrent calls.")] = 1,
     batch_size: BatchSize = 1,
     engine: Engine = "auto",
 ) -> None:
-    """Measure speed and memory of engines and precisions here.
+    """Measure the speed and memory of engines and precisions.
 
-    From a decoded picture to its label map, on random pictures, in turn; medians and quartiles.
+    From a decoded image to its label map, on random images, in turn; medians and quartiles.
     """
     from fullconv.cli.benchmarking import SIZES, Subject
     from fullconv.cli.benchmarking import bench as measure
 
-    sizes = [_size(text) for text in size] if size else SIZES
-    with results_only():
-        found = measure(
+    sizes = [parse_size(text) for text in size] if size else SIZES
+    with stdout_to_stderr():
+        result = measure(
             Subject(model, backbone, classes, device), sizes, engine, precision, rounds=rounds, batch_size=batch_size,
-            workers=workers, memory=not no_memory, say=say,
+            workers=workers, memory=not no_memory, on_status=status,
         )  # fmt: skip
     if json:
-        print_json(found)
+        print_json(result)
         return
-    machine = found["machine"]
+    machine = result["machine"]
     where = (
         machine.get("gpu")
-        if found["device"].startswith("cuda")
-        else f"{machine['processor']}, {found['threads']} thread{'s' * (found['threads'] != 1)}"
+        if result["device"].startswith("cuda")
+        else f"{machine['processor']}, {plural(result['threads'], 'thread')}"
     )
-    print_rich(f"{model}{f' on {backbone}' if backbone else ''}: {where}", _table(found["rows"]))
-
-
-def _size(text: str) -> tuple[int, int]:
-    from fullconv.errors import RecipeError
-
-    match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text.strip())
-    if match is None:
-        raise RecipeError(f"--size {text}: write height and width, for example 512x512.")
-    return int(match[1]), int(match[2])
+    print_rich(f"{model}{f' on {backbone}' if backbone else ''}: {where}", _table(result["rows"]))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -77,7 +68,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("size", "engine", "precision"):
         table.add_column(name)
-    for name in ("ms", "quartiles", "pictures/s", "peak MB", "labels as fp32"):
+    for name in ("ms", "quartiles", "images/s", "peak MB", "labels as fp32"):
         table.add_column(name, justify="right")
     for row in rows:
         equal, peak = row["labels_equal"], row["peak_mb"]

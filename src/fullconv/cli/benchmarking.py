@@ -1,7 +1,7 @@
-"""How fast a model is here, and what memory it takes: engines and precisions side by side.
+"""Speed and memory of a model on this machine, by engine and precision.
 
-What is timed is `Segmenter.predict` from a decoded picture to its label map, as users call it, on random pictures. Contenders
-take turns, so that whatever else the machine does hits all alike; medians and quartiles are given.
+`Segmenter.predict_many` is timed from decoded images to label maps, on random images. Candidates take turns, so that other
+load on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from fullconv.engines.exported import is_exported
 from fullconv.errors import FullconvError, InputError, RecipeError, nearest
 from fullconv.nn import VARIANTS, Network, build
 from fullconv.segmenter import Segmenter, build_settings, choose_device, load
-from fullconv.system import available_memory
+from fullconv.system import available_memory, peak_rss
 from fullconv.training import machine_info
 
 SIZES = ((360, 480), (512, 512))
-"""Height and width of the pictures, where nobody says otherwise."""
+"""Default heights and widths of images."""
 COMBINATIONS = (
     ("torch", "fp32"),
     ("torch", "bf16"),
@@ -39,40 +39,40 @@ COMBINATIONS = (
     ("openvino", "bf16"),
     ("onnxruntime", "fp32"),
 )
-"""Engines and precisions that compute any model; int8 needs an exported file."""
+"""Engines and precisions for any model; int8 needs an exported file."""
 PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured."""
+    """The model to measure."""
 
     model: str
-    """A model as `load` takes it, or a variant, which gets random weights."""
+    """A model as `load` takes it, or a variant, with random weights."""
     backbone: str | None = None
     classes: int = 21
-    """Of a variant that is not published with a number of its own."""
+    """Of a variant without a published number."""
     device: str = "auto"
 
     def open(self, engine: str, precision: str) -> Segmenter:
-        """Return it with an engine and a precision.
+        """Load it with an engine and a precision.
 
         Raises:
-            FullconvError: It cannot be loaded so.
+            FullconvError: It cannot be loaded with them.
         """
         if self.model in VARIANTS:
             row = VARIANTS[self.model]
             count = row.num_classes or self.classes
             torch.manual_seed(0)
             network = build(self.model, backbone=self.backbone, num_classes=count)
-            return Segmenter(network, _card(network, count), self.device, precision, engine)
+            return Segmenter(network, _make_card(network, count), self.device, precision, engine)
         if self.backbone is not None:
-            raise RecipeError(f"--backbone {self.backbone} is for variants; {self.model} has its own. Leave it away.")
+            raise RecipeError(f"--backbone {self.backbone} is for variants; {self.model} has its own. Omit it.")
         return load(self.model, precision=precision, engine=engine, device=self.device)
 
 
-def _card(network: Network, count: int | Mapping[str, int]) -> Card:
-    """Return a card of classes without names, by head where there are several."""
+def _make_card(network: Network, count: int | Mapping[str, int]) -> Card:
+    """Return a card with numbered classes, by head where there are several."""
     labels = {
         head: Labels(classes=tuple(f"class{k}" for k in range(number)))
         for head, number in (count.items() if isinstance(count, Mapping) else [("", count)])
@@ -85,25 +85,25 @@ def _card(network: Network, count: int | Mapping[str, int]) -> Card:
     )  # fmt: skip
 
 
-def choose_contenders(subject: Subject, engine: str, precision: str) -> list[tuple[str, str]]:
-    """Return engines and precisions to measure: all that are here, or those asked for.
+def candidates(subject: Subject, engine: str, precision: str) -> list[tuple[str, str]]:
+    """Return the engines and precisions to measure: all that are installed, or those requested.
 
     Raises:
         InputError: The subject is neither a model nor a variant.
-        RecipeError: Nothing fits what was asked for.
+        RecipeError: Nothing fits the request.
     """
     name = subject.model
     if name not in VARIANTS and ":" not in name and not Path(name).exists():
         hint = nearest(name, VARIANTS)
-        raise InputError(f"{name}: is no model file and no variant.{hint} `fullconv models` lists variants.")
+        raise InputError(f"{name}: is neither a model file nor a variant.{hint} `fullconv models` lists variants.")
     on_gpu = choose_device(subject.device).type != "cpu"
     if precision not in ("auto", *PRECISIONS):
         raise RecipeError(
-            f"there is no precision '{precision}' here: use auto, {', '.join(PRECISIONS)}.{nearest(precision, PRECISIONS)}"
+            f"unknown precision '{precision}': use auto, {', '.join(PRECISIONS)}.{nearest(precision, PRECISIONS)}"
         )
     if engine != "auto" and engine not in ENGINES:
-        raise RecipeError(f"there is no engine '{engine}' here.{nearest(engine, ENGINES)} Use {', '.join(ENGINES)}.")
-    if not _is_ours(subject):
+        raise RecipeError(f"unknown engine '{engine}'.{nearest(engine, ENGINES)} Use {', '.join(ENGINES)}.")
+    if is_exported(subject.model):
         return [(engine, precision)]  # the file has its own
     found = [
         (name, kind)
@@ -113,14 +113,14 @@ def choose_contenders(subject: Subject, engine: str, precision: str) -> list[tup
     ]
     if not found:
         raise RecipeError(
-            f"--engine {engine} --precision {precision}: nothing here computes so."
-            + " int8 needs a file that `fullconv export` made." * (precision == "int8")
+            f"--engine {engine} --precision {precision}: no such combination is available."
+            + " int8 needs a file written by `fullconv export`." * (precision == "int8")
         )
     return found
 
 
-def picture(size: tuple[int, int], channels: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Return a random picture (H, W, C) uint8."""
+def random_image(size: tuple[int, int], channels: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return a random image (H, W, C) uint8."""
     return np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
 
 
@@ -134,27 +134,27 @@ def bench(
     batch_size: int = 1,
     workers: int = 1,
     memory: bool = True,
-    say: Callable[[str], None] = lambda text: None,
+    on_status: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure a model.
 
     Args:
         subject: The model or variant.
-        sizes: Height and width of pictures.
+        sizes: Height and width of images.
         engine: "auto" for all that are installed, or one.
         precision: Likewise.
-        rounds: Timed calls each.
-        batch_size: Pictures a call.
-        workers: Calls at a time.
-        memory: Measure peak memory, too, each in a process of its own (where the system tells it).
-        say: Takes a sentence on what is left out.
+        rounds: Timed calls of each.
+        batch_size: Images per call.
+        workers: Concurrent calls.
+        memory: Also measure peak memory, each in a process of its own (where the system reports it).
+        on_status: Called with a sentence on each combination that is skipped.
 
     Returns:
         ``model``, ``device``, ``machine``, ``versions``, ``threads``, and ``rows``: ``engine``, ``precision``, ``size``,
         ``median_s`` and quartiles of a call, ``pictures_per_s``, ``peak_mb`` above the loaded program (None where unknown),
         ``labels_equal`` to fp32 in torch (None for that one).
     """
-    segmenters = _open_all(subject, choose_contenders(subject, engine, precision), say)
+    segmenters = _open_all(subject, candidates(subject, engine, precision), on_status)
     rows: list[dict[str, Any]] = []
     for size in sizes:
         rows += _bench_size(subject, segmenters, size, rounds, batch_size, workers, memory)
@@ -167,12 +167,12 @@ def bench(
 
 
 def _open_all(
-    subject: Subject, choices: Sequence[tuple[str, str]], say: Callable[[str], None]
+    subject: Subject, choices: Sequence[tuple[str, str]], on_status: Callable[[str], None]
 ) -> dict[tuple[str, str], Segmenter]:
-    """Open a model with each engine and precision that can compute it, and say which cannot.
+    """Load a model with each engine and precision that supports it, and report the others.
 
     Raises:
-        FullconvError: None can; where all say the same, it is the model.
+        FullconvError: None does; where all fail in the same way, it is the model.
     """
     found: dict[tuple[str, str], Segmenter] = {}
     failed: dict[tuple[str, str], FullconvError] = {}
@@ -184,9 +184,9 @@ def _open_all(
     if not found and len({str(error) for error in failed.values()}) == 1:
         raise next(iter(failed.values()))
     for choice, why in failed.items():
-        say(f"{choice[0]} {choice[1]} is left out: {why}")
+        on_status(f"{choice[0]} {choice[1]} is skipped: {why}")
     if not found:
-        raise InputError(f"{subject.model}: no engine here can compute it.")
+        raise InputError(f"{subject.model}: no installed engine supports it.")
     return found
 
 
@@ -200,78 +200,62 @@ def _bench_size(
     memory: bool,
 ) -> list[dict[str, Any]]:
     channels = next(iter(segmenters.values())).card.in_channels
-    needed = batch_size * size[0] * size[1] * (channels + 2)  # as stored, as drawn and the label map, at the least
-    if needed > available_memory():
+    needed = batch_size * size[0] * size[1] * (channels + 2)  # the image, a working copy and the label map at least
+    if needed > (available := available_memory()):
         raise InputError(
-            f"--size {size[0]}x{size[1]}: pictures of this size take {needed / 1e9:.0f} GB, and {available_memory() / 1e9:.0f} GB"
-            " are free. Give a smaller one."
+            f"--size {size[0]}x{size[1]}: images of this size take {needed / 1e9:.0f} GB, and {available / 1e9:.0f} GB"
+            " are available. Choose a smaller size."
         )
-    pictures = [picture(size, channels, seed) for seed in range(batch_size)]
+    images = [random_image(size, channels, seed) for seed in range(batch_size)]
     times: dict[tuple[str, str], list[float]] = {choice: [] for choice in segmenters}
     maps: dict[tuple[str, str], NDArray[np.uint8]] = {}
     with ThreadPoolExecutor(workers) as pool:
         for turn in range(rounds + 1):  # the first warms up
             for choice, segmenter in segmenters.items():
                 start = time.perf_counter()
-                calls = [pool.submit(segmenter.predict_many, pictures) for _ in range(workers)]
+                calls = [pool.submit(segmenter.predict_many, images) for _ in range(workers)]
                 answers = [call.result() for call in calls]
                 if turn:
                     times[choice].append(time.perf_counter() - start)
                 maps[choice] = answers[0][0].label_map
     exact = maps.get(("torch", "fp32"))
     if exact is None and ("auto", "auto") not in segmenters:
-        exact = subject.open("torch", "fp32").predict(pictures[0]).label_map if _is_ours(subject) else None
+        exact = subject.open("torch", "fp32").predict(images[0]).label_map if not is_exported(subject.model) else None
     rows = []
     for choice, seconds in times.items():
         low, middle, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else (seconds[0],) * 3
-        told = segmenters[choice].engine
+        used = segmenters[choice].engine
         equal = None if exact is None or choice == ("torch", "fp32") else float((maps[choice] == exact).mean())
         rows.append({
-            "engine": told.name, "precision": told.precision, "size": list(size), "median_s": middle,
+            "engine": used.name, "precision": used.precision, "size": list(size), "median_s": middle,
             "quartile_1_s": low, "quartile_3_s": high, "pictures_per_s": workers * batch_size / middle,
             "peak_mb": _peak(subject, choice, size, batch_size, workers) if memory else None, "labels_equal": equal,
         })  # fmt: skip
     return rows
 
 
-def _is_ours(subject: Subject) -> bool:
-    return not is_exported(subject.model)
-
-
-def high_water() -> int | None:
-    """Return the peak resident memory of this process in kB; None where the system does not tell it.
-
-    `ru_maxrss` would count the parent's, too.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
-
-
 def _peak(
     subject: Subject, choice: tuple[str, str], size: tuple[int, int], batch_size: int, workers: int
 ) -> float | None:
-    """Return what so many predictions at a time take at their peak above the loaded program, in MB, in a process of its own."""
-    if high_water() is None:
+    """Return the peak memory of concurrent predictions above that of the loaded program, in MB, in a process of its own."""
+    if peak_rss() is None:
         return None
-    asked = json.dumps({**vars(subject), "choice": choice, "size": size, "batch": batch_size, "workers": workers})
-    code = "import sys; from fullconv.cli.benchmarking import tell_peak; tell_peak(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=False)
+    request = json.dumps({**vars(subject), "choice": choice, "size": size, "batch": batch_size, "workers": workers})
+    code = "import sys; from fullconv.cli.benchmarking import print_peak; print_peak(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, request], capture_output=True, text=True, check=False)
     if done.returncode:
         return None
     return float(done.stdout.split()[-1])
 
 
-def tell_peak(asked: str) -> None:
-    """Predict twice and print the peak memory in MB above that of the loaded program; for `_peak`'s process."""
-    given = json.loads(asked)
+def print_peak(request: str) -> None:
+    """Predict twice and print the peak memory in MB above that of the loaded program; run in the process of `_peak`."""
+    given = json.loads(request)
     choice, size, batch, workers = (given.pop(key) for key in ("choice", "size", "batch", "workers"))
-    before = cast(int, high_water())
+    before = cast(int, peak_rss())
     segmenter = Subject(**given).open(*choice)
-    pictures = [picture(tuple(size), segmenter.card.in_channels, seed) for seed in range(batch)]
+    images = [random_image(tuple(size), segmenter.card.in_channels, seed) for seed in range(batch)]
     with ThreadPoolExecutor(workers) as pool:
         for _ in range(2):
-            list(pool.map(segmenter.predict_many, [pictures] * workers))
-    print((cast(int, high_water()) - before) / 1024)
+            list(pool.map(segmenter.predict_many, [images] * workers))
+    print((cast(int, peak_rss()) - before) / 2**20)

@@ -1,4 +1,4 @@
-"""What commands say and how: words and progress on stderr, results on stdout, both in UTF-8."""
+"""Output of the commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -9,59 +9,57 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fullconv.errors import RecipeError, nearest
 from fullconv.profiling import profile
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SIGTERM_CODE = 143
-
-SECONDS_BETWEEN_LINES = 30.0
-"""Of progress where stderr is no terminal."""
+PROGRESS_INTERVAL_S = 30.0
+"""Between lines of progress where stderr is not a terminal."""
 
 
 class TerminatedError(BaseException):
-    """The process got SIGTERM; like KeyboardInterrupt no error that anything should handle on the way."""
+    """The process got SIGTERM; like KeyboardInterrupt, no error to be handled on the way."""
 
 
-def complain(text: str) -> None:
-    """Say what went wrong."""
+def print_error(text: str) -> None:
+    """Print an error on stderr."""
     print(f"fullconv: {text}", file=sys.stderr, flush=True)
 
 
-def say(text: str) -> None:
-    """Say something that is no result."""
+def status(text: str) -> None:
+    """Print a line that is not a result on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-class _Said(logging.Handler):
-    """Says what the library has to tell, as it chooses an engine for example."""
+class _StatusHandler(logging.Handler):
+    """Prints the library's log as status lines, for example which engine it uses."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        status(self.format(record))
 
 
-def listen() -> None:
-    """Say on stderr what the library tells while it works."""
+def show_log() -> None:
+    """Print the library's log on stderr."""
     logger = logging.getLogger("fullconv")
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Said) for handler in logger.handlers):
-        logger.addHandler(_Said())
+    if not any(isinstance(handler, _StatusHandler) for handler in logger.handlers):
+        logger.addHandler(_StatusHandler())
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object."""
+    """Print one JSON object on stdout."""
     print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))
 
 
 def print_rich(*parts: RenderableType) -> None:
-    """Print tables and text on stdout; where that is no terminal, as wide as they need."""
+    """Print tables and text on stdout; as wide as they need where that is not a terminal."""
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
@@ -69,57 +67,46 @@ def print_rich(*parts: RenderableType) -> None:
         for part in parts:
             console.print(part, highlight=False)
     lines = captured.get().splitlines()
-    print("\n".join(line.rstrip() for line in lines))  # here, as rich ends the program where a pipe is closed
+    print("\n".join(line.rstrip() for line in lines))  # not by rich, which ends the program where a pipe is closed
 
 
 @contextmanager
-def results_only() -> Iterator[None]:
-    """Keep what libraries print out of stdout."""
+def stdout_to_stderr() -> Iterator[None]:
+    """Keep the output of libraries off stdout."""
     with redirect_stdout(sys.stderr):
         yield
 
 
-def choose(option: str, value: str, known: Sequence[str]) -> str:
-    """Return the value of an option that has a few words to choose from.
-
-    Raises:
-        RecipeError: It is none of them.
-    """
-    if value not in known:
-        raise RecipeError(f"{option} {value}: choose {', '.join(known[:-1])} or {known[-1]}.{nearest(value, known)}")
-    return value
-
-
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request, so that what was begun is finished; a second one stops at once.
+    """Turn the first Ctrl-C or SIGTERM into a request to finish what was begun; a second one stops at once.
 
     Yields:
-        Whether a stop was asked for.
+        Whether a stop was requested.
 
     Raises:
-        KeyboardInterrupt, TerminatedError: At the end, where it was.
+        KeyboardInterrupt, TerminatedError: At the end, where a stop was requested.
     """
-    asked: list[int] = []
+    requests: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if requests:
             _raise_for(number)
-        asked.append(number)
-        with suppress(OSError):  # not print: it may be in the middle of another one
-            os.write(2, b"Stopping after this picture; once more stops at once.\n")
+        requests.append(number)
+        with suppress(OSError):  # not print: this may interrupt another one
+            os.write(2, b"Stopping after this image; press Ctrl-C again to stop at once.\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(requests)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if asked:
-        _raise_for(asked[0])
+    if requests:
+        _raise_for(requests[0])
 
 
 def _raise_for(number: int) -> NoReturn:
@@ -127,9 +114,9 @@ def _raise_for(number: int) -> NoReturn:
 
 
 @contextmanager
-def tell_times(wanted: bool) -> Iterator[None]:
-    """Say at the end, also of a stop, where the time went; nothing is measured where nobody wants to know."""
-    if not wanted:
+def timing(enabled: bool) -> Iterator[None]:
+    """Print where the time went at the end, also after a stop."""
+    if not enabled:
         yield
         return
     times = None
@@ -138,19 +125,19 @@ def tell_times(wanted: bool) -> Iterator[None]:
             yield
     finally:
         if times is not None:
-            say("\n".join(times.lines()))
+            status("\n".join(times.lines()))
 
 
 class Progress:
-    """How far a command is: a bar on a terminal, else a line now and then.
+    """Progress of a command: a bar on a terminal, otherwise a line now and then.
 
     Args:
-        what: Of what there are so many, for example "pictures".
+        noun: What is counted, for example "images".
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self._start = self._told = time.monotonic()
+    def __init__(self, noun: str = "images") -> None:
+        self.noun = noun
+        self._start = self._last_line = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -167,12 +154,11 @@ class Progress:
             self._draw(done, total)
             return
         now = time.monotonic()
-        if now - self._told >= SECONDS_BETWEEN_LINES and done < total:
-            self._told = now
+        if now - self._last_line >= PROGRESS_INTERVAL_S and done < total:
+            self._last_line = now
             speed = done / (now - self._start)
-            say(
-                f"{done} of {total} {self.what}, {speed:.1f} a second, about {(total - done) / speed / 60:.0f} min left"
-            )
+            minutes = (total - done) / speed / 60
+            status(f"{done} of {total} {self.noun}, {speed:.1f} per second, about {minutes:.0f} min left")
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
@@ -183,5 +169,5 @@ class Progress:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(self.what, total=total)
+            self._task = self._bar.add_task(self.noun, total=total)
         self._bar.update(self._task, completed=done, total=total)

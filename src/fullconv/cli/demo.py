@@ -1,209 +1,55 @@
-"""A data set of shapes that is made here, and a first run on it from data to report."""
+"""`fullconv demo`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+import typer
 
+from fullconv.cli.console import status, stdout_to_stderr
+from fullconv.cli.train import exit_code
 from fullconv.errors import RunError
-from fullconv.evaluation import Report, evaluate
-from fullconv.labels import VOID, encode_label_map
-from fullconv.predict import PredictJob, predict_files
-from fullconv.storage import write_bytes, write_text
-from fullconv.training import run
-
-CLASSES = ("ground", "disc", "box", "triangle")
-PALETTE = ((64, 64, 72), (228, 87, 46), (56, 158, 96), (66, 108, 218))
-PICTURES = {"train": 80, "val": 20, "test": 20}
-SIZE = (128, 160)
-"""Height and width of a picture."""
 
 SETTINGS = {"variant": "fcn8s", "backbone": "tiny", "weights": "none", "epochs": 6}
 
-Float = NDArray[np.float64]
 
-_HUES = {"disc": (0.95, 1.10), "box": (0.24, 0.44), "triangle": (0.56, 0.74)}
-"""Of each class's colours, from 0 (red) over 1/3 (green) and 2/3 (blue) back to red at 1."""
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Output folder.")] = Path("fullconv-demo"),
+) -> None:
+    """Train, evaluate and predict on synthetic images.
 
-_LIGHT = np.array([-0.5, -0.6, 0.62])
-"""Where light comes from: x, y and towards the eye."""
-
-
-@dataclass
-class Demo:
-    """How a demo ended."""
-
-    status: str
-    """"done", "sigint" or "sigterm"."""
-    report: Report | None = None
-    """Scores on val."""
-
-
-def run_demo(out: Path, say: Callable[[str], None], started: float | None = None) -> Demo:
-    """Make pictures, train on them, evaluate, predict, and say where to look.
-
-    A demo that was stopped goes on where it was.
-
-    Args:
-        out: Folder that gets ``data``, ``run`` and ``predictions``.
-        say: Takes each sentence on the way.
-        started: `time.monotonic` when the program started.
-
-    Raises:
-        RunError: The folder holds something else.
-        OutputError: It cannot be written.
+    120 images of shapes, a small network, its scores, predictions and a report: two minutes in all.
     """
-    started = time.monotonic() if started is None else started
+    from fullconv.cli.synthetic import IMAGES, SIZE, make_shapes
+    from fullconv.evaluation import evaluate
+    from fullconv.predict import PredictJob, predict_files
+    from fullconv.training import run
+
+    started = time.monotonic() if context.obj is None else context.obj
     data, folder, predictions = out / "data", out / "run", out / "predictions"
-    if out.is_dir() and any(out.iterdir()) and not (data / "data.toml").is_file():
-        raise RunError(f"{out}: holds something that is no demo. Give another folder with -o.")
     if not (data / "data.toml").is_file():
-        say(f"Making {sum(PICTURES.values())} pictures of shapes in {data} ...")
+        if out.is_dir() and any(out.iterdir()):
+            raise RunError(f"{out}: is not empty and holds no demo. Choose another folder with -o.")
+        status(f"Writing {sum(IMAGES.values())} images of shapes to {data} ...")
         make_shapes(data, SIZE)
-    outcome = run(data, folder, SETTINGS, resume=True, started=started)
-    if outcome.status != "done":
-        say(f"The demo goes on where it was by: fullconv demo -o {out}")
-        return Demo(outcome.status)
-    report = evaluate(outcome.segmenter, data, "val")
-    say("Predicting the test pictures ...")
-    predict_files(outcome.segmenter, PredictJob([str(data / "test" / "images")], predictions, overlay=True))
-    say(
-        f"Done in {time.monotonic() - started:.0f} s. Look at\n"
-        f"  {folder / 'report.html'} (curves, scores, the worst pictures) and\n"
-        f"  {predictions} (*.overlay.png: what the model sees in pictures that are new to it).\n"
+    with stdout_to_stderr():
+        result = run(data, folder, SETTINGS, resume=True, started=started)
+        if result.status != "done":
+            status(f"Resume the demo with: fullconv demo -o {out}")
+            raise typer.Exit(exit_code(result.status, []))
+        report = evaluate(result.segmenter, data, "val")
+        status("Predicting the test images ...")
+        predict_files(result.segmenter, PredictJob([str(data / "test" / "images")], predictions, overlay=True))
+    status(
+        f"Done in {time.monotonic() - started:.0f} s. See\n"
+        f"  {folder / 'report.html'} (curves, scores, the worst images) and\n"
+        f"  {predictions} (*.overlay.png: predictions on held-out images).\n"
         f"The model is {folder / 'model.safetensors'}. Try it:\n"
-        f"  fullconv predict {folder} PICTURE -o OUT --overlay\n"
-        f"and train on pictures of your own:\n"
+        f"  fullconv predict {folder} IMAGE -o OUT --overlay\n"
+        f"and train on your own images:\n"
         f"  fullconv train DATA -o RUN"
     )
-    return Demo("done", report)
-
-
-def make_shapes(root: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> None:
-    """Make the data set: pictures and masks in splits, and `data.toml` last; the same seed gives the same pixels."""
-    number = 0
-    for split, count in PICTURES.items():
-        for _ in range(count):
-            picture, mask = draw(np.random.default_rng([seed, number]), size)
-            stem = f"shapes{number:03d}.png"
-            write_bytes(root / split / "images" / stem, [_encode(picture)])
-            write_bytes(root / split / "masks" / stem, [encode_label_map(mask, PALETTE)])
-            number += 1
-    names = ", ".join(f'"{name}"' for name in CLASSES)
-    colors = ", ".join(str(list(color)) for color in PALETTE)
-    write_text(root / "data.toml", f"classes = [{names}]\npalette = [{colors}]\n")
-
-
-def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw shapes that lie on a textured ground and over each other, lit from one side.
-
-    Returns:
-        Picture (H, W, 3) and mask (H, W), both uint8; a border of two pixels around each shape is void.
-    """
-    picture = _ground(rng, size)
-    mask = np.zeros(size, np.uint8)
-    kinds = rng.permutation([1, 2, 3, *rng.integers(1, 4, rng.integers(0, 4))])
-    for kind in kinds:
-        distance, normal = _shape(rng, size, CLASSES[kind])
-        inside = np.clip(0.5 - distance, 0, 1)[..., None]
-        picture *= 1 - 0.45 * _shadow(inside[..., 0])[..., None] * (1 - inside)
-        color = _color(rng, CLASSES[kind])
-        light = 0.35 + 0.75 * np.clip(normal @ _LIGHT, 0, None)
-        grain = 1 + 0.16 * (_noise(rng, size, 3) - 0.5)
-        picture = picture * (1 - inside) + inside * color * (light * grain)[..., None]
-        mask[distance < 1] = VOID
-        mask[distance < -1] = kind
-    y, x = np.mgrid[: size[0], : size[1]] / max(size) - 0.5
-    picture *= (1.05 + rng.uniform(-0.4, 0.4) * x + rng.uniform(-0.4, 0.4) * y)[..., None]
-    picture += rng.normal(0, rng.uniform(0.01, 0.035), picture.shape)
-    return (255 * np.clip(picture, 0, 1)).round().astype(np.uint8), mask
-
-
-def _encode(picture: NDArray[np.uint8]) -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _noise(rng: np.random.Generator, size: tuple[int, int], cell: int) -> Float:
-    """Smooth noise in [0, 1] whose bumps are so many pixels wide."""
-    height, width = size
-    grid = rng.random((height // cell + 2, width // cell + 2)).astype(np.float32)
-    grown = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(grown, np.float64), 0, 1)
-
-
-def _ground(rng: np.random.Generator, size: tuple[int, int]) -> Float:
-    """A ground of two earthy colours: patches, gravel, and furrows in some direction."""
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
-    angle = rng.uniform(0, np.pi)
-    along = x * np.cos(angle) + y * np.sin(angle) + 6 * _noise(rng, size, 24)
-    furrows = 0.5 + 0.5 * np.sin(along * 2 * np.pi / rng.uniform(5, 14))
-    mixed = 0.5 * _noise(rng, size, 40) + 0.25 * _noise(rng, size, 9) + 0.15 * _noise(rng, size, 2) + 0.1 * furrows
-    hues = rng.uniform(0.04, 0.18, 2)
-    dark, bright = (_rgb(hue, rng.uniform(0.05, 0.35), value) for hue, value in zip(hues, (0.25, 0.75), strict=True))
-    return np.asarray(dark + (bright - dark) * mixed[..., None])
-
-
-def _shape(rng: np.random.Generator, size: tuple[int, int], name: str) -> tuple[Float, Float]:
-    """Return the distance to a shape's border, negative inside (H, W), and its surface's normals (H, W, 3)."""
-    height, width = size
-    radius = rng.uniform(0.12, 0.24) * min(size)
-    angle = rng.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    y, x = y - rng.uniform(0, height), x - rng.uniform(0, width)
-    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    if name == "disc":
-        distance = np.hypot(x, y) - radius
-        rise = np.sqrt(np.clip(radius**2 - x**2 - y**2, 1, None))
-        normal = np.stack([x, y, rise], -1)
-        return distance, normal / np.linalg.norm(normal, axis=-1, keepdims=True)
-    if name == "box":
-        sides = [np.abs(u) - radius * 0.95, np.abs(v) - radius * rng.uniform(0.55, 0.95)]
-        directions = [(np.sign(u), 0 * u), (0 * v, np.sign(v))]
-    else:
-        turns = [2 * np.pi * k / 3 for k in range(3)]
-        sides = [u * np.cos(t) + v * np.sin(t) - radius * 0.62 for t in turns]
-        directions = [(np.full(size, np.cos(t)), np.full(size, np.sin(t))) for t in turns]
-    distance = np.max(sides, axis=0)
-    return distance, _bevelled(np.array(sides), directions, distance, angle)
-
-
-def _bevelled(sides: Float, directions: list[tuple[Float, Float]], distance: Float, angle: float) -> Float:
-    """Normals of a plate whose border slopes down over five pixels."""
-    nearest = np.argmax(sides, axis=0)
-    u = np.choose(nearest, [direction[0] for direction in directions])
-    v = np.choose(nearest, [direction[1] for direction in directions])
-    slope = np.clip((distance + 5) / 5, 0, 1) * 0.9
-    x, y = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
-    normal = np.stack([x * slope, y * slope, np.ones_like(x)], -1)
-    return np.asarray(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
-
-
-def _shadow(inside: Float) -> Float:
-    """The soft shadow of a shape, away from the light."""
-    shape = Image.fromarray((255 * inside).astype(np.uint8)).filter(ImageFilter.GaussianBlur(2.5))
-    blurred = np.asarray(shape, np.float64) / 255
-    moved = np.zeros_like(blurred)
-    moved[5:, 4:] = blurred[:-5, :-4]
-    return moved
-
-
-def _color(rng: np.random.Generator, name: str) -> Float:
-    low, high = _HUES[name]
-    return _rgb(rng.uniform(low, high) % 1, rng.uniform(0.35, 0.9), rng.uniform(0.55, 0.95))
-
-
-def _rgb(hue: float, saturation: float, value: float) -> Float:
-    """Return a colour (3,) in [0, 1] from hue, saturation and value."""
-    import colorsys
-
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+    print(report)

@@ -1,4 +1,4 @@
-"""All commands, and the one place that turns what went wrong into words and an exit code."""
+"""All commands, and the one place that turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ import typer
 from fullconv._version import __version__
 from fullconv.cli.batch import batch
 from fullconv.cli.bench import bench
-from fullconv.cli.console import SIGTERM_CODE, TerminatedError, complain, listen, print_json
-from fullconv.cli.data import check, convert
-from fullconv.cli.deploy import export
-from fullconv.cli.foreign import compare, import_model
-from fullconv.cli.learn import debug, demo, train
-from fullconv.cli.models import info, models
+from fullconv.cli.check import check
+from fullconv.cli.compare import compare
+from fullconv.cli.console import SIGTERM_CODE, TerminatedError, print_error, print_json, show_log
+from fullconv.cli.convert import convert
+from fullconv.cli.debug import debug
+from fullconv.cli.demo import demo
+from fullconv.cli.evaluate import evaluate
+from fullconv.cli.export import export
+from fullconv.cli.import_ import import_model
+from fullconv.cli.info import info
+from fullconv.cli.models import models
+from fullconv.cli.predict import predict
+from fullconv.cli.rank import rank
+from fullconv.cli.runs import runs
 from fullconv.cli.serve import serve
 from fullconv.cli.startup import process_settings, use_utf8
-from fullconv.cli.track import rank, runs
-from fullconv.cli.use import evaluate, predict
+from fullconv.cli.train import train
 from fullconv.errors import FullconvError, nearest
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -92,36 +99,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        0 done; 2 something the user can mend, told in one line on stderr; 3 done in part; 130 and 143 stopped by
-        Ctrl-C and SIGTERM. A bug is raised, and so keeps its traceback and ends the process with 1.
+        0 done; 2 an error that the user can fix, one line on stderr; 3 done in part; 130 and 143 stopped by Ctrl-C and
+        SIGTERM. A bug is raised: it keeps its traceback and ends the process with 1.
     """
     started = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     use_utf8()
-    listen()
+    show_log()
     try:
         with _sigterm_raises(), process_settings():
             code = _run(arguments, started)
             sys.stdout.flush()
             return code
     except FullconvError as error:
-        return _mendable(str(error), arguments, error.exit_code, getattr(error, "failed", None))
+        return _report(str(error), arguments, error.exit_code, getattr(error, "failed", None))
     except _ClickException as error:
-        return _mendable(_usage(error, arguments), arguments, 2)
+        return _report(_usage(error, arguments), arguments, 2)
     except KeyboardInterrupt:
-        complain("stopped by Ctrl-C.")
+        print_error("stopped by Ctrl-C.")
         return 130
     except TerminatedError:
-        complain("stopped by SIGTERM.")
+        print_error("stopped by SIGTERM.")
         return SIGTERM_CODE
-    except BrokenPipeError:  # as in `fullconv models | head`: the reader has all that it wanted
+    except BrokenPipeError:  # as in `fullconv models | head`: the reader needs no more
         _close_stdout()
         return 0
     except OSError as error:
         if _stdout_works():
             raise
         _close_stdout()
-        complain(f"the results cannot be written to stdout ({error.strerror or error}).")
+        print_error(f"the results cannot be written to stdout ({error.strerror or error}).")
         return 2
 
 
@@ -135,49 +142,49 @@ def _run(arguments: list[str], started: float) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _mendable(words: str, arguments: Sequence[str], code: int, failed: list[dict[str, str]] | None = None) -> int:
-    """Tell what to mend; with --json on stdout, too, so that there is one JSON object whatever happens."""
-    complain(words)
+def _report(message: str, arguments: Sequence[str], code: int, failed: list[dict[str, str]] | None = None) -> int:
+    """Print a message; with --json on stdout, too, so that there is always one JSON object."""
+    print_error(message)
     if "--json" in arguments:
         with suppress(BrokenPipeError):
-            print_json({"error": words} | ({"failed": failed} if failed else {}))
+            print_json({"error": message} | ({"failed": failed} if failed else {}))
             sys.stdout.flush()
     return code
 
 
 def _usage(error: Any, arguments: Sequence[str]) -> str:
-    """Put a usage error into one line, with the nearest name and where to read on."""
+    """Return a usage error as one line, with the nearest name and a pointer to --help."""
     context = getattr(error, "ctx", None)
     name = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and context is not None:
         known = [option for param in context.command.params for option in param.opts if option.startswith("--")]
-        words = f"no such option: {name}.{nearest(str(name), [*known, '--help'])}"
+        message = f"no such option: {name}.{nearest(str(name), [*known, '--help'])}"
     else:
         text = str(error.format_message()).replace("\n\t", " ").replace("\n", " ").strip()
         given = _given(getattr(error, "param", None), arguments)
         text = f"{error.message}" if given and error.message else text
         if unknown := re.match(r"No such command '(.*?)'", text):  # typer names all that are near
             text = f"{unknown[0]}.{nearest(unknown[1], COMMANDS)}"
-        words = (f"{given}: " if given else "") + text[:1].lower() + text[1:]
-        words += "" if words.endswith((".", "?")) else "."
+        message = (f"{given}: " if given else "") + text[:1].lower() + text[1:]
+        message += "" if message.endswith((".", "?")) else "."
     path = context.command_path if context is not None else "fullconv"
-    return f"{words} `{path} --help` tells more."
+    return f"{message} See `{path} --help`."
 
 
 def _given(param: Any, arguments: Sequence[str]) -> str:
-    """Return an option with its value as typed, which typer's words leave out; empty for other parameters."""
+    """Return an option with its value as typed, which typer's message omits; empty for other parameters."""
     for option in param.opts if param is not None else ():
-        for place, word in enumerate(arguments):
-            if word == option and place + 1 < len(arguments):
-                return f"{word} {arguments[place + 1]}"
-            if option.startswith("--") and word.startswith(f"{option}="):
-                return word
+        for place, argument in enumerate(arguments):
+            if argument == option and place + 1 < len(arguments):
+                return f"{argument} {arguments[place + 1]}"
+            if option.startswith("--") and argument.startswith(f"{option}="):
+                return argument
     return ""
 
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, so that what was reached is saved."""
+    """Let SIGTERM end a command as Ctrl-C does, so that progress is saved."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -193,7 +200,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _stdout_works() -> bool:
-    """Say, by one more line, whether what is printed gets out; on a full disk it does not."""
+    """Return whether a line can still be printed; on a full disk it cannot."""
     try:
         print(flush=True)
     except OSError:
@@ -202,7 +209,7 @@ def _stdout_works() -> bool:
 
 
 def _close_stdout() -> None:
-    """Keep Python from writing the rest to a closed pipe or full disk as it exits, which would print a traceback."""
+    """Keep Python from writing the rest to a closed pipe or full disk at exit, which would print a traceback."""
     import os
 
     with suppress(OSError, ValueError):

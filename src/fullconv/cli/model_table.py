@@ -1,4 +1,4 @@
-"""What networks there are: size, stride, receptive field, and whether tiles give exactly the whole picture's answer."""
+"""The table of networks: parameters, stride, receptive field, and whether tiles are exact."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from fullconv.errors import InputError
-
 
 @dataclass(frozen=True)
-class Facts:
-    """Numbers of one network with 21 classes and three channels; of a published net with its own."""
+class NetworkFacts:
+    """Numbers of a network with 21 classes and three channels, or of a published one with its own."""
 
     parameters: int
     stride: int
     receptive_field: int | None
-    """Of the coarsest score, in pixels; None where a layer sees the whole picture."""
+    """Of the coarsest scores, in pixels; None where a layer sees the whole image."""
 
     @property
     def exact_tiling(self) -> bool:
@@ -25,54 +23,54 @@ class Facts:
 
 
 MEASURED = {
-    ("fcn32s", "resnet18"): Facts(11_187_285, 32, 435),
-    ("fcn16s", "resnet18"): Facts(11_192_682, 32, 435),
-    ("fcn8s", "resnet18"): Facts(11_195_391, 32, 435),
-    ("fcn4s", "resnet18"): Facts(11_196_756, 32, 435),
-    ("fcn-os16", "resnet18"): Facts(11_769_301, 16, 467),
-    ("fcn-os8", "resnet18"): Facts(11_769_301, 8, 451),
-    ("torchvision-fcn_resnet50", "resnet50"): Facts(32_957_013, 8, 443),
-    ("torchvision-fcn_resnet101", "resnet101"): Facts(51_949_141, 8, 987),
-    ("voc-fcn32s", "vgg"): Facts(134_346_581, 32, 404),
-    ("siftflow-fcn32s", "vgg"): Facts(134_408_036, 32, 404),
-    ("pascalcontext-fcn32s", "vgg"): Facts(134_506_364, 32, 404),
-    ("voc-fcn16s", "vgg"): Facts(134_357_354, 32, 404),
-    ("siftflow-fcn16s", "vgg"): Facts(134_426_504, 32, 404),
-    ("pascalcontext-fcn16s", "vgg"): Facts(134_537_144, 32, 404),
-    ("voc-fcn8s", "vgg"): Facts(134_362_751, 32, 404),
-    ("siftflow-fcn8s", "vgg"): Facts(134_435_756, 32, 404),
-    ("pascalcontext-fcn8s", "vgg"): Facts(134_552_564, 32, 404),
-    ("voc-fcn8s-atonce", "vgg"): Facts(134_362_751, 32, 404),
-    ("voc-fcn-alexnet", "caffenet"): Facts(56_954_261, 32, 355),
-    ("voc-fcn-googlenet", "googlenet"): Facts(5_995_077, 32, 715),
-    ("nyud-fcn32s-color", "vgg"): Facts(134_424_424, 32, 404),
-    ("nyud-fcn32s-hha", "vgg"): Facts(134_424_424, 32, 404),
-    ("nyud-fcn32s-color-d", "vgg"): Facts(134_425_000, 32, 404),
-    ("nyud-fcn32s-color-hha", "vgg"): Facts(268_848_848, 32, 404),
-    ("fcn8s", "tiny"): Facts(475_599, 32, 187),
-    ("fcn8s", "mobilenetv3_large_100"): Facts(2_995_367, 32, None),
-    ("fcn8s", "efficientnet_b0"): Facts(3_605_363, 32, None),
-    ("fcn8s", "googlenet"): Facts(5_649_023, 32, 379),
-    ("fcn8s", "resnet34"): Facts(21_303_551, 32, 899),
-    ("fcn8s", "resnet50"): Facts(23_583_359, 32, 427),
-    ("fcn8s", "convnext_tiny"): Facts(27_846_879, 32, 1688),
-    ("fcn8s", "resnet101"): Facts(42_575_487, 32, 971),
-    ("fcn8s", "alexnet"): Facts(57_095_295, 32, 355),
-    ("fcn8s", "vgg16"): Facts(134_362_751, 32, 404),
-    ("fcn8s", "vgg16_bn"): Facts(134_371_199, 32, 404),
+    ("fcn32s", "resnet18"): NetworkFacts(11_187_285, 32, 435),
+    ("fcn16s", "resnet18"): NetworkFacts(11_192_682, 32, 435),
+    ("fcn8s", "resnet18"): NetworkFacts(11_195_391, 32, 435),
+    ("fcn4s", "resnet18"): NetworkFacts(11_196_756, 32, 435),
+    ("fcn-os16", "resnet18"): NetworkFacts(11_769_301, 16, 467),
+    ("fcn-os8", "resnet18"): NetworkFacts(11_769_301, 8, 451),
+    ("torchvision-fcn_resnet50", "resnet50"): NetworkFacts(32_957_013, 8, 443),
+    ("torchvision-fcn_resnet101", "resnet101"): NetworkFacts(51_949_141, 8, 987),
+    ("voc-fcn32s", "vgg"): NetworkFacts(134_346_581, 32, 404),
+    ("siftflow-fcn32s", "vgg"): NetworkFacts(134_408_036, 32, 404),
+    ("pascalcontext-fcn32s", "vgg"): NetworkFacts(134_506_364, 32, 404),
+    ("voc-fcn16s", "vgg"): NetworkFacts(134_357_354, 32, 404),
+    ("siftflow-fcn16s", "vgg"): NetworkFacts(134_426_504, 32, 404),
+    ("pascalcontext-fcn16s", "vgg"): NetworkFacts(134_537_144, 32, 404),
+    ("voc-fcn8s", "vgg"): NetworkFacts(134_362_751, 32, 404),
+    ("siftflow-fcn8s", "vgg"): NetworkFacts(134_435_756, 32, 404),
+    ("pascalcontext-fcn8s", "vgg"): NetworkFacts(134_552_564, 32, 404),
+    ("voc-fcn8s-atonce", "vgg"): NetworkFacts(134_362_751, 32, 404),
+    ("voc-fcn-alexnet", "caffenet"): NetworkFacts(56_954_261, 32, 355),
+    ("voc-fcn-googlenet", "googlenet"): NetworkFacts(5_995_077, 32, 715),
+    ("nyud-fcn32s-color", "vgg"): NetworkFacts(134_424_424, 32, 404),
+    ("nyud-fcn32s-hha", "vgg"): NetworkFacts(134_424_424, 32, 404),
+    ("nyud-fcn32s-color-d", "vgg"): NetworkFacts(134_425_000, 32, 404),
+    ("nyud-fcn32s-color-hha", "vgg"): NetworkFacts(268_848_848, 32, 404),
+    ("fcn8s", "tiny"): NetworkFacts(475_599, 32, 187),
+    ("fcn8s", "mobilenetv3_large_100"): NetworkFacts(2_995_367, 32, None),
+    ("fcn8s", "efficientnet_b0"): NetworkFacts(3_605_363, 32, None),
+    ("fcn8s", "googlenet"): NetworkFacts(5_649_023, 32, 379),
+    ("fcn8s", "resnet34"): NetworkFacts(21_303_551, 32, 899),
+    ("fcn8s", "resnet50"): NetworkFacts(23_583_359, 32, 427),
+    ("fcn8s", "convnext_tiny"): NetworkFacts(27_846_879, 32, 1688),
+    ("fcn8s", "resnet101"): NetworkFacts(42_575_487, 32, 971),
+    ("fcn8s", "alexnet"): NetworkFacts(57_095_295, 32, 355),
+    ("fcn8s", "vgg16"): NetworkFacts(134_362_751, 32, 404),
+    ("fcn8s", "vgg16_bn"): NetworkFacts(134_371_199, 32, 404),
 }
-"""What `measure` gives, kept because building all of them takes 15 seconds; a test compares."""
+"""Results of `measure`, stored because building all networks takes 15 seconds; a test compares."""
 
 _ABOUT = {
     "tiny": "from scratch, for beginners, tests and the demo",
-    "mobilenetv3_large_100": "squeeze-and-excite sees the whole picture",
-    "efficientnet_b0": "squeeze-and-excite sees the whole picture",
-    "vgg16": "the paper's",
+    "mobilenetv3_large_100": "squeeze-and-excite sees the whole image",
+    "efficientnet_b0": "squeeze-and-excite sees the whole image",
+    "vgg16": "of the paper",
 }
 
 NOTE = (
-    "Parameters are those of the whole network with 21 classes, of published nets with theirs. Any timm encoder"
-    " with features at these strides can be --backbone; these are the ones that are tested."
+    "Parameters are of the whole network with 21 classes, or of a published network with its own. Any timm model"
+    " with features at these strides can be a --backbone; these are tested."
 )
 
 
@@ -104,15 +102,15 @@ def _row(name: str, variant: str, backbone: str, about: str) -> dict[str, Any]:
     }
 
 
-def measure(variant: str, backbone: str | None = None) -> Facts:
-    """Build a network without memory for its weights, and read its numbers.
+def measure(variant: str, backbone: str | None = None) -> NetworkFacts:
+    """Build a network on the meta device and return its numbers.
 
     Raises:
         NetworkError: It cannot be built.
     """
     network = _build(variant, backbone)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Facts(parameters, network.stride, network.receptive_field if network.halo is not None else None)
+    return NetworkFacts(parameters, network.stride, network.receptive_field if network.halo is not None else None)
 
 
 def _build(variant: str, backbone: str | None) -> Any:
@@ -121,12 +119,12 @@ def _build(variant: str, backbone: str | None) -> Any:
     from fullconv.nn import VARIANTS, build
 
     row = VARIANTS.get(variant)
-    with torch.device("meta"):  # shapes only: no memory, no arithmetic
+    with torch.device("meta"):
         return build(variant, backbone=backbone, num_classes=(row.num_classes if row else None) or 21)
 
 
 def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the layer table of a network for a picture of a size (H, W), from the picture to the scores.
+    """Return the layers of a network for an image of a size (H, W), from the image to the scores.
 
     Raises:
         NetworkError: The network cannot be built.
@@ -141,7 +139,7 @@ def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[st
     half = nn.Sequential(OrderedDict(backbone=network.backbone, head=network.head))
     name = network.settings["backbone"]
     return {
-        "title": f"{variant} on {name}, picture {size[0]}x{size[1]}, computed on {padded[0]}x{padded[1]}",
+        "title": f"{variant} on {name}, image {size[0]}x{size[1]}, computed on {padded[0]}x{padded[1]}",
         "variant": variant,
         "backbone": name,
         "size": list(size),
@@ -162,15 +160,3 @@ def _layer(node: Any) -> dict[str, Any]:
         "receptive_field": node.geometry.receptive_field,
         "offset": float(axis.offset),
     }
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read "360x480" as (360, 480): height and width.
-
-    Raises:
-        InputError: It is no such size.
-    """
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise InputError(f"--size {text}: write HEIGHTxWIDTH, for example 360x480.")
-    return int(height), int(width)

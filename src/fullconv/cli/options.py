@@ -1,14 +1,18 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the values of options."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from fullconv.errors import RecipeError, nearest
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
 DataFormat = Annotated[
-    str | None, typer.Option("--format", metavar="NAME", help="Layout of DATA, where several fit; else detected.")
+    str | None, typer.Option("--format", metavar="NAME", help="Layout of DATA.  [default: detected]")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where to compute.")]
 Precision = Annotated[
@@ -22,20 +26,67 @@ Precision = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        "--engine", metavar="auto|torch|openvino|onnxruntime", help="What computes; auto tries what is there, once."
+        "--engine",
+        metavar="auto|torch|openvino|onnxruntime",
+        help="Inference engine; auto compares those installed, once.",
     ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads for files, beside the network.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads that read and write files.")]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Pictures of one size that go through the network together.")
+    int, typer.Option("--batch-size", min=1, help="Images of one size that go through the network together.")
 ]
+Head = Annotated[str | None, typer.Option("--head", metavar="NAME", help="Only this head of a model with several.")]
 Tta = Annotated[
-    str, typer.Option("--tta", metavar="flip,FACTOR...", help="Average mirror images and other sizes: flip,0.75,1.25")
+    str,
+    typer.Option("--tta", metavar="flip,FACTOR...", help="Test-time augmentation by flips and scales: flip,0.75,1.25"),
 ]
-
-Timing = Annotated[bool, typer.Option("--timing", help="Say at the end where the time went.")]
+Timing = Annotated[bool, typer.Option("--timing", help="Print where the time went at the end.")]
+Split = Annotated[str, typer.Option("--split", metavar="val|test|train|all", help="Images to score.")]
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model.safetensors, a run folder, or an exported file.")
 ]
-DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Folder or .zip of pictures and masks.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Folder or .zip of images and masks.")]
+
+SPLITS = ("val", "test", "train", "all")
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
+    """Return the value of an option.
+
+    Raises:
+        RecipeError: It is none of the choices.
+    """
+    if value not in choices:
+        raise RecipeError(
+            f"{option} {value}: choose {', '.join(choices[:-1])} or {choices[-1]}.{nearest(value, choices)}"
+        )
+    return value
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "360x480" as (360, 480): height and width.
+
+    Raises:
+        RecipeError: It is no such size.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text.strip())
+    if found is None:
+        raise RecipeError(f"--size {text}: write HEIGHTxWIDTH, for example 360x480.")
+    return int(found[1]), int(found[2])
+
+
+def parse_bytes(text: str, option: str = "--memory") -> int:
+    """Read "2GB", "500MB", "1.5GiB" or a number of bytes.
+
+    >>> parse_bytes("2GB"), parse_bytes("1.5 KiB")
+    (2000000000, 1536)
+
+    Raises:
+        RecipeError: It is no such size.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    size = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ") if found else 0
+    if size < 1:
+        raise RecipeError(f"{option} {text}: write a size such as 2GB or 500MB.")
+    return int(size)

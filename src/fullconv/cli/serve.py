@@ -1,4 +1,4 @@
-"""The command that serves a model."""
+"""`fullconv serve`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fullconv.cli.console import TerminatedError, choose, say
-from fullconv.cli.options import Device, Engine, Precision
+from fullconv.cli.console import TerminatedError, status
+from fullconv.cli.options import BatchSize, Device, Engine, Precision, check_choice, parse_bytes
 
 
 def serve(
@@ -17,39 +17,36 @@ def serve(
     ] = None,
     named: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="name=FILE", help="One more model, at /v1/predict/name. Repeatable."),
+        typer.Option("--model", metavar="name=FILE", help="Another model, at /v1/predict/name; repeatable."),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 uses any free port.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="FULLCONV_TOKEN", help="What requests must carry as 'Authorization: Bearer TOKEN'."),
+        typer.Option(envvar="FULLCONV_TOKEN", help="Required of requests as 'Authorization: Bearer TOKEN'."),
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Let everybody ask who reaches it, under any host name.")
+        bool, typer.Option("--no-auth", help="Serve anyone who can connect, under any host name.")
     ] = False,
-    copies: Annotated[int, typer.Option(min=1, help="Processes a model.")] = 1,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Pictures of one size that go through the network together.")
-    ] = 1,
-    queue: Annotated[int, typer.Option(min=1, help="Pictures a model that may wait; more get 503.")] = 64,
+    copies: Annotated[int, typer.Option(min=1, help="Worker processes per model.")] = 1,
+    batch_size: BatchSize = 1,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait per model; more get 503.")] = 64,
     max_body: Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Largest request.")] = "64MB",
-    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Largest picture.")] = 100_000_000,
-    timeout: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="Longest time for a request.")] = 60.0,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Largest image.")] = 100_000_000,
+    timeout: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="Time limit of a request.")] = 60.0,
     device: Device = "auto",
     precision: Precision = "auto",
     engine: Engine = "auto",
 ) -> None:
-    """Answer over HTTP what MODEL sees in pictures.
+    """Serve MODEL over HTTP.
 
-    POST /v1/predict takes a picture; / is a page to drop pictures on; /docs tells the rest. Ctrl-C and SIGTERM end it
-    when what was accepted is answered.
+    POST /v1/predict takes an image; / is a page to drop images on; see /docs for the rest. Ctrl-C and SIGTERM end it after
+    the accepted requests.
     """
-    from fullconv.cli.use import parse_bytes
     from fullconv.serve import Settings, check_access, name_models, run_service
 
-    choose("--engine", engine, ("auto", "torch", "openvino", "onnxruntime"))
-    choose("--precision", precision, ("auto", "fp32", "bf16", "int8"))
+    check_choice("--engine", engine, ("auto", "torch", "openvino", "onnxruntime"))
+    check_choice("--precision", precision, ("auto", "fp32", "bf16", "int8"))
     models = name_models(model, named or [])
     check_access(host, token, no_auth)
     settings = Settings(
@@ -57,9 +54,9 @@ def serve(
         device, precision, engine,
     )  # fmt: skip
     if token is not None and len(token) < 8:
-        say("The token is short and soon guessed; `openssl rand -hex 16` makes a better one.")
+        status("The token is short and easy to guess; `openssl rand -hex 16` generates a better one.")
     if no_auth:
-        say(f"No token is wanted: everybody who reaches {host} may use this service.")
+        status(f"No token is required: anyone who can connect to {host} can use this service.")
     number = run_service(settings)
     if number == signal.SIGINT:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The demo: pictures that are made, and a first run on them."""
+"""`fullconv demo`, and its synthetic images."""
 
 from __future__ import annotations
 
@@ -10,22 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from fullconv.cli import demo, main
+from fullconv.cli import demo, main, synthetic
 from fullconv.data import inspect, open_dataset
-from fullconv.errors import RunError
 from fullconv.labels import VOID, read_label_map
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
 def _small(monkeypatch):
     """A demo of seconds."""
-    monkeypatch.setattr(demo, "PICTURES", {"train": 6, "val": 2, "test": 2})
-    monkeypatch.setattr(demo, "SIZE", (64, 64))
+    monkeypatch.setattr(synthetic, "IMAGES", {"train": 6, "val": 2, "test": 2})
+    monkeypatch.setattr(synthetic, "SIZE", (64, 64))
     more = {"epochs": 1, "crop": "32x32", "batch_size": 2, "precision": "fp32", "workers": 0, "width": 0.25}
     monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, **more})
     before = torch.get_num_threads()
@@ -34,8 +28,8 @@ def _small(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_a_picture_is_drawn_the_same_from_the_same_seed():
-    one, other, next_one = (demo.draw(np.random.default_rng([0, seed]), (64, 80)) for seed in (3, 3, 4))
+def test_the_same_seed_draws_the_same_image():
+    one, other, next_one = (synthetic.draw(np.random.default_rng([0, seed]), (64, 80)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
     assert (one[0] != next_one[0]).mean() > 0.5
@@ -45,7 +39,7 @@ def test_a_picture_is_drawn_the_same_from_the_same_seed():
 
 
 def test_shapes_have_void_borders_and_every_class_occurs():
-    masks = [demo.draw(np.random.default_rng([0, seed]), demo.SIZE)[1] for seed in range(12)]
+    masks = [synthetic.draw(np.random.default_rng([0, seed]), synthetic.SIZE)[1] for seed in range(12)]
     counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256)
     assert set(np.flatnonzero(counts)) == {0, 1, 2, 3, VOID}
     assert counts[[1, 2, 3]].min() > 0.02 * counts.sum()
@@ -55,41 +49,36 @@ def test_shapes_have_void_borders_and_every_class_occurs():
 
 
 @pytest.mark.usefixtures("_small")
-def test_the_data_set_that_is_made_has_nothing_wrong_with_it(tmp_path):
-    demo.make_shapes(tmp_path / "data", (64, 64))
+def test_the_data_set_passes_all_checks(tmp_path):
+    synthetic.make_shapes(tmp_path / "data", (64, 64))
     dataset = open_dataset(tmp_path / "data")
-    assert dataset.classes == demo.CLASSES
-    assert {split: len(members) for split, members in dataset.splits.items()} == demo.PICTURES
+    assert dataset.classes == synthetic.CLASSES
+    assert {split: len(members) for split, members in dataset.splits.items()} == synthetic.IMAGES
     assert [found.code for found in inspect(dataset) if found.severity != "note"] == []
 
 
-def test_the_demo_makes_120_pictures():
-    assert sum(demo.PICTURES.values()) == 120
-    assert len(demo.CLASSES) == len(demo.PALETTE) == 4
-
-
 @pytest.mark.usefixtures("_small")
-def test_the_demo_goes_from_nothing_to_predictions_and_says_where_to_look(tmp_path, capfd):
+def test_the_demo_trains_predicts_and_lists_its_results(tmp_path, capfd):
     out = tmp_path / "demo"
     assert main(["demo", "-o", str(out)]) == 0
-    said = capfd.readouterr()
+    first = capfd.readouterr()
     for place in (out / "run/report.html", out / "predictions", out / "run/model.safetensors"):
-        assert str(place) in said.err
+        assert str(place) in first.err
         assert place.exists()
-    assert said.out.startswith("mIoU")
-    assert "triangle" in said.out
+    assert first.out.startswith("mIoU")
+    assert "triangle" in first.out
     assert len(list((out / "predictions").glob("*.overlay.png"))) == 2
     maps = [path for path in (out / "predictions").glob("*.png") if ".overlay" not in path.name]
     assert {read_label_map(path).shape for path in maps} == {(64, 64)}
 
-    assert main(["demo", "-o", str(out)]) == 0  # once more: the run is finished, so it is only shown
-    assert capfd.readouterr().out == said.out
+    assert main(["demo", "-o", str(out)]) == 0  # the run is finished: only its results are shown
+    assert capfd.readouterr().out == first.out
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path, capfd):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match=r"holds something that is no demo\. Give another folder with -o\."):
-        demo.run_demo(tmp_path, print)
+    assert main(["demo", "-o", str(tmp_path)]) == 2
+    assert "is not empty and holds no demo. Choose another folder with -o." in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -97,6 +86,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 def test_the_whole_demo_takes_less_than_two_minutes_and_scores_090(tmp_path):
     start = time.monotonic()
     assert main(["demo", "-o", str(tmp_path / "demo")]) == 0
+    assert len(list((tmp_path / "demo/data").rglob("images/*.png"))) == 120
     assert time.monotonic() - start < 120
     lines = (tmp_path / "demo/run/metrics.jsonl").read_text().splitlines()
     assert max(json.loads(line)["val"]["mean_iou"] for line in lines) >= 0.90

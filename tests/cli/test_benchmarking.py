@@ -1,4 +1,4 @@
-"""The bench: which contenders, what is told of each, and the words where something cannot be."""
+"""`fullconv bench`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from fullconv import Segmenter, build
 from fullconv.cli import main
-from fullconv.cli.benchmarking import Subject, bench, choose_contenders, high_water, picture
+from fullconv.cli.benchmarking import Subject, bench, candidates, random_image
+from fullconv.system import peak_rss
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +35,37 @@ def test_torch_in_both_precisions_side_by_side(model):
     exact, lower = found["rows"][2:]
     assert exact["labels_equal"] is None
     maps = [
-        Subject(model, device="cpu").open("torch", kind).predict(picture((64, 64), 3)).label_map
+        Subject(model, device="cpu").open("torch", kind).predict(random_image((64, 64), 3)).label_map
         for kind in ("fp32", "bf16")
     ]
     assert lower["labels_equal"] == float(np.mean(maps[0] == maps[1]))
     assert found["machine"]["processor"]
 
 
-def test_several_pictures_and_calls_at_a_time_count_all(model):
+def test_batches_and_concurrent_calls_count_all_images(model):
     (row,) = bench(Subject(model), [(32, 32)], "torch", "fp32", rounds=2, batch_size=3, workers=2, memory=False)["rows"]
     assert row["pictures_per_s"] == pytest.approx(6 / row["median_s"])
 
 
 @pytest.mark.slow
-def test_peak_memory_is_of_a_process_of_its_own(model):
-    if high_water() is None:
-        pytest.skip("this system does not tell the peak of a process")
+def test_peak_memory_is_measured_in_a_process_of_its_own(model):
+    if peak_rss() is None:
+        pytest.skip("the system reports no peak memory")
     (row,) = bench(Subject(model), [(256, 256)], "torch", "fp32", rounds=2)["rows"]
     assert 1 < row["peak_mb"] < 2000
 
 
-def test_all_that_is_installed_is_measured_and_no_engine_of_cpus_on_a_gpu(model, tmp_path):
-    every = choose_contenders(Subject(model, device="cpu"), "auto", "auto")
+def test_installed_engines_and_precisions_are_candidates(model, tmp_path):
+    every = candidates(Subject(model, device="cpu"), "auto", "auto")
     assert ("torch", "bf16") in every
-    assert choose_contenders(Subject(model, device="cpu"), "auto", "bf16") == [c for c in every if c[1] == "bf16"]
+    assert candidates(Subject(model, device="cpu"), "auto", "bf16") == [c for c in every if c[1] == "bf16"]
     exported = tmp_path / "x.onnx"
     exported.touch()
-    assert choose_contenders(Subject(str(exported)), "auto", "auto") == [("auto", "auto")]
+    assert candidates(Subject(str(exported)), "auto", "auto") == [("auto", "auto")]
 
 
 def test_the_command_prints_a_table_or_json(capsys):
-    words = [
+    arguments = [
         "bench",
         "fcn16s",
         "--backbone",
@@ -77,44 +78,44 @@ def test_the_command_prints_a_table_or_json(capsys):
         "torch",
         "--no-memory",
     ]
-    assert main([*words, "--classes", "3"]) == 0
+    assert main([*arguments, "--classes", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("fcn16s on tiny: ")
     assert [line.split()[:3] for line in lines[2:]] == [["40x33", "torch", "fp32"], ["40x33", "torch", "bf16"]]
-    assert main([*words, "--json", "--precision", "fp32"]) == 0
+    assert main([*arguments, "--json", "--precision", "fp32"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["size"] == [40, 33]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
-        (["fcn8z"], "is no model file and no variant. Did you mean 'fcn8s'"),
-        (["fcn8s", "--size", "12"], "--size 12: write height and width"),
+        (["fcn8z"], "is neither a model file nor a variant. Did you mean 'fcn8s'"),
+        (["fcn8s", "--size", "12"], "--size 12: write HEIGHTxWIDTH"),
         (
             ["fcn8s", "--backbone", "tiny", "--engine", "torch", "--size", "999999x999999"],
-            r"999999x999999: pictures of this size take 5000 GB, and",
+            r"999999x999999: images of this size take 5000 GB, and",
         ),
-        (["fcn8s", "--engine", "openvin"], "there is no engine 'openvin'"),
-        (["fcn8s", "--precision", "int8"], "`fullconv export` made"),
-        (["fcn8s", "--engine", "onnxruntime", "--precision", "bf16"], "bf16: nothing here computes so.\n"),
+        (["fcn8s", "--engine", "openvin"], "unknown engine 'openvin'"),
+        (["fcn8s", "--precision", "int8"], "written by `fullconv export`"),
+        (["fcn8s", "--engine", "onnxruntime", "--precision", "bf16"], "bf16: no such combination is available.\n"),
         (["fcn8s", "--backbone", "nope"], "fullconv: there is no backbone 'nope'"),
-        (["EXPORTED", "--engine", "openvin"], "fullconv: there is no engine 'openvin'"),
-        (["EXPORTED", "--precision", "fp9"], "fullconv: there is no precision 'fp9'"),
+        (["EXPORTED", "--engine", "openvin"], "fullconv: unknown engine 'openvin'"),
+        (["EXPORTED", "--precision", "fp9"], "fullconv: unknown precision 'fp9'"),
         (["EXPORTED", "--engine", "openvino"], "EXPORTED"),
     ],
 )
-def test_what_cannot_be_measured_is_explained(words, said, capsys, tmp_path):
+def test_impossible_requests_are_reported(arguments, message, capsys, tmp_path):
     exported = tmp_path / "x.ONNX"
     exported.write_bytes(b"nothing of the kind")
-    words, said = ([text.replace("EXPORTED", str(exported)) for text in each] for each in (words, [said]))
-    assert main(["bench", *words]) == 2
-    told = capsys.readouterr().err
-    assert said[0] in told
-    assert len(told.splitlines()) == 1, "once, not by each engine"
+    arguments = [text.replace("EXPORTED", str(exported)) for text in arguments]
+    assert main(["bench", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message.replace("EXPORTED", str(exported)) in err
+    assert len(err.splitlines()) == 1, "once, not once per engine"
 
 
 @pytest.mark.slow
-def test_a_published_net_of_several_heads_is_measured():
+def test_a_published_network_of_several_heads_is_measured():
     found = bench(Subject("siftflow-fcn8s", device="cpu"), [(33, 40)], "torch", "fp32", rounds=2, memory=False)
     assert found["device"] == "cpu"
     assert [row["pictures_per_s"] > 0 for row in found["rows"]] == [True]
