@@ -53,7 +53,7 @@ def a_run(epochs: int) -> dict[str, object]:
         segmenter = fullconv.load(run / "model.safetensors")  # nothing else is needed, and nothing in it is run
         print(segmenter.card.classes, segmenter.card.scores["val"]["mean_iou"])
         report = fullconv.evaluate(segmenter, data, split="val")
-        print(f"mean IU {report.mean_iou:.4f}, 95 % interval {report.mean_iou_interval}")
+        print(f"mIoU {report.mean_iou:.4f}, 95 % interval {report.mean_iou_interval}")
 
         dataset = fullconv.open_dataset(data)
         prediction = segmenter.predict(dataset.read_image(dataset.splits["test"][0]), probabilities=True)

@@ -56,7 +56,7 @@ def test_an_import_that_would_replace_its_own_file_is_refused(tmp_path, capsys):
     file = tmp_path / "a.pth"
     torch.save({"x": torch.zeros(1)}, file)
     assert main(["import", str(file), "--as", "fcn_resnet50", "-o", str(file)]) == 2
-    assert "is the file to be imported" in capsys.readouterr().err
+    assert "is the file to import" in capsys.readouterr().err
 
 
 def test_a_foreign_file_of_another_network_is_named(tmp_path, capsys):
