@@ -46,7 +46,7 @@ class ResNetFCN32s(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         features = self.encoder(F.pad(x, (0, -width % 32, 0, -height % 32)))  # (N, 512, H/32, W/32)
-        return self.upsample.grow(self.score(features), height, width)
+        return self.upsample.to_size(self.score(features), height, width)
 
 
 def ours(network: ResNetFCN32s, num_classes: int) -> nn.Module:

@@ -110,7 +110,7 @@ def test_the_resnet_keeps_any_size_and_is_the_one_that_build_makes(capsys):
 def test_size_based_interpolation_would_shift_the_resnets_scores():
     network = example("resnet_fcn32s.py")["ResNetFCN32s"](1)
     ramp = torch.arange(0, 320, 32.0).expand(1, 1, 10, 10)  # each cell holds the pixel that it lies on
-    ours = network.upsample.grow(ramp, 320, 320)[0, 0, 0]
+    ours = network.upsample.to_size(ramp, 320, 320)[0, 0, 0]
     theirs = torch.nn.functional.interpolate(ramp, (320, 320), mode="bilinear", align_corners=False)[0, 0, 0]
     inside = torch.arange(32, 256)
     torch.testing.assert_close(ours[inside], inside.float())

@@ -358,7 +358,7 @@ def test_fcn16s_begins_as_fcn32s_grown_in_two_steps():
     with torch.inference_mode():
         c = coarse.scores(x)
         two_steps = fine.upsample(
-            fine.head.grow["16"].grow(c, 2 * c.shape[-2] + 2, 2 * c.shape[-1] + 2), (height, width)
+            fine.head.grow["16"].to_size(c, 2 * c.shape[-2] + 2, 2 * c.shape[-1] + 2), (height, width)
         )
         logits16, logits32 = fine(x), coarse(x)
     assert torch.equal(logits16, two_steps)

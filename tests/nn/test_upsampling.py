@@ -55,14 +55,14 @@ def by_transposed_convolution(x, factor: int, phase: Fraction, size: tuple[int, 
 def test_fixed_upsampling_is_the_transposed_convolution_with_bilinear_weights(factor, phase, border):
     x = pictures(2, 3, 4, 3, dtype=torch.float64)
     size = (4 * factor + 5, 3 * factor - 1)
-    got = Upsample(3, factor, phase, border=border).grow(x, *size)
+    got = Upsample(3, factor, phase, border=border).to_size(x, *size)
     torch.testing.assert_close(got, by_transposed_convolution(x, factor, phase, size, border), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
 def test_at_the_half_pixel_phase_it_is_pytorchs_bilinear_interpolation(factor):
     x = pictures(1, 2, 5, 7, dtype=torch.float64)
-    got = Upsample(2, factor, Fraction(factor - 1, 2)).grow(x, 5 * factor, 7 * factor)
+    got = Upsample(2, factor, Fraction(factor - 1, 2)).to_size(x, 5 * factor, 7 * factor)
     wanted = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
 
@@ -74,7 +74,7 @@ def test_learned_upsampling_starts_as_the_fixed_one_at_any_phase(factor, phase, 
     x = pictures(1, 2, h, w)
     fixed, learned = Upsample(2, factor, phase), Upsample(2, factor, phase, learned=True)
     with torch.no_grad():
-        wanted, got = fixed.grow(x, height, width), learned.grow(x, height, width)
+        wanted, got = fixed.to_size(x, height, width), learned.to_size(x, height, width)
     assert got.shape == (1, 2, height, width)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
@@ -83,7 +83,7 @@ def test_fixed_upsampling_has_no_parameter_and_the_learned_one_gets_gradients():
     assert list(Upsample(3, 2, Fraction(1, 2)).parameters()) == []
     learned = Upsample(3, 2, Fraction(1, 2), learned=True)
     assert {name: tuple(p.shape) for name, p in learned.named_parameters()} == {"weight": (3, 1, 4, 4)}
-    learned.grow(pictures(1, 3, 4, 4), 8, 8).square().sum().backward()
+    learned.to_size(pictures(1, 3, 4, 4), 8, 8).square().sum().backward()
     assert (learned.weight.grad != 0).all()
 
 
@@ -139,8 +139,8 @@ def test_rows_of_a_plane_are_those_of_the_whole_to_the_bit(cells, start, count, 
 
 def test_constants_stay_constant_up_to_the_border():
     ones = torch.ones(1, 1, 2, 3)
-    assert torch.equal(Upsample(1, 32, Fraction(31, 2)).grow(ones, 70, 99), torch.ones(1, 1, 70, 99))
-    faded = Upsample(1, 32, Fraction(31, 2), border="zero").grow(ones, 70, 99)
+    assert torch.equal(Upsample(1, 32, Fraction(31, 2)).to_size(ones, 70, 99), torch.ones(1, 1, 70, 99))
+    faded = Upsample(1, 32, Fraction(31, 2), border="zero").to_size(ones, 70, 99)
     assert float(faded[0, 0, 0, 0]) == pytest.approx((1 - 15.5 / 32) ** 2)
 
 
@@ -155,4 +155,4 @@ def test_the_kernel_of_factor_two_is_the_papers():
 def test_gradients_are_those_of_the_definition():
     x = pictures(1, 2, 3, 4, dtype=torch.float64).requires_grad_()
     up = Upsample(2, 4, Fraction(3, 2))
-    assert torch.autograd.gradcheck(lambda x: up.grow(x, 13, 11), (x,))
+    assert torch.autograd.gradcheck(lambda x: up.to_size(x, 13, 11), (x,))

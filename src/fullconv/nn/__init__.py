@@ -1,8 +1,29 @@
-"""Backbones, heads, upsampling, networks, surgery, foreign weights."""
+"""Backbones, heads, upsampling, networks, pretrained and foreign weights."""
 
-from fullconv.nn.build import build, check_build_args
-from fullconv.nn.network import Network, Scores, tree_map
-from fullconv.nn.registry import VARIANTS, Variant
+from fullconv.nn.backbones import TESTED, Conv2dSameStatic
+from fullconv.nn.build import build, build_meta, build_with_weights, check_build_args
+from fullconv.nn.network import Network, Scores, by_head, tree_map
+from fullconv.nn.pretrained import PretrainedCfg, download, pretrained_cfg, pretrained_statistics
+from fullconv.nn.registry import VARIANTS, Variant, get_variant
 from fullconv.nn.wrapper import ModuleWrapper
 
-__all__ = ["VARIANTS", "ModuleWrapper", "Network", "Scores", "Variant", "build", "check_build_args", "tree_map"]
+__all__ = [
+    "TESTED",
+    "VARIANTS",
+    "Conv2dSameStatic",
+    "ModuleWrapper",
+    "Network",
+    "PretrainedCfg",
+    "Scores",
+    "Variant",
+    "build",
+    "build_meta",
+    "build_with_weights",
+    "by_head",
+    "check_build_args",
+    "download",
+    "get_variant",
+    "pretrained_cfg",
+    "pretrained_statistics",
+    "tree_map",
+]

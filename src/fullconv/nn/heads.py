@@ -1,10 +1,8 @@
-"""HeadDict: features by stride in, scores out.
+"""Heads: features by stride in, scores out.
 
-The networks of the Caffe release: pad 100, ceil pooling, crops, and transposed convolutions that fade at the border.
+Layer names of the Caffe release's heads are its own, flattened by part; `fullconv.nn.caffe.convert` maps its files to them.
 
-Layer names are the release's, flattened by part; `fullconv.nn.caffe.convert` maps its files to them.
-
-Source: shelhamer/fcn.berkeleyvision.org; Long et al., CVPR 2015; Shelhamer et al., TPAMI 2017.
+Source: Long et al., CVPR 2015; Shelhamer et al., TPAMI 2017; shelhamer/fcn.berkeleyvision.org.
 """
 
 from __future__ import annotations
@@ -12,16 +10,59 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry import Geometry, crop_between
-from fullconv.nn.upsample import Upsample
+from fullconv.geometry import EXAMPLE, Geometry, crop_between, trace
+from fullconv.nn.upsample import Border, Upsample
 
 
-class SkipHead(nn.Module):
+class Features:
+    """What a head is built from: channels and geometry of a backbone's features, by stride.
+
+    Args:
+        backbone: Module with ``channels``, from (N, C, H, W) to ``{stride: (N, C, h, w)}``.
+        in_channels: C of the images.
+    """
+
+    def __init__(self, backbone: nn.Module, in_channels: int) -> None:
+        self.backbone, self.in_channels = backbone, in_channels
+        self.channels = cast(Mapping[int, int], backbone.channels)
+
+    @cached_property
+    def geometry(self) -> Mapping[int, Geometry]:
+        """Where the cells of each map lie in the image."""
+        return cast(Mapping[int, Geometry], trace(self.backbone, torch.zeros(1, self.in_channels, *EXAMPLE)))
+
+
+class Head(nn.Module):
+    """Base of all heads: a module from ``{stride: (N, C, h, w)}`` to scores (N, K, h, w) at the finest stride."""
+
+    border: ClassVar[Border] = "replicate"
+    """What lies beyond the score map when it is upsampled to the image."""
+
+    @classmethod
+    def from_features(cls, features: Features, strides: tuple[int, ...], num_classes: int, **options: Any) -> Head:
+        """Build a head for the features of some strides.
+
+        Args:
+            features: Of the backbone.
+            strides: Fine to coarse.
+            num_classes: Number of classes K.
+            options: Of the variant (`Variant.head_options`) and of the recipe (``learned``).
+
+        Raises:
+            NetworkError: The features do not suit the head.
+        """
+        raise NotImplementedError
+
+
+class SkipHead(Head):
     """Score features at several strides and sum the scores from coarse to fine.
 
     Args:
@@ -39,10 +80,28 @@ class SkipHead(nn.Module):
         super().__init__()
         self.strides = sorted(channels, reverse=True)  # coarse to fine
         self.score = nn.ModuleDict({str(s): nn.Conv2d(channels[s], num_classes, 1) for s in self.strides})
-        self.grow = nn.ModuleDict(
+        self.grow = nn.ModuleDict(  # model files hold learned weights under this name
             {str(fine): Upsample(num_classes, coarse // fine, phases[coarse], learned)
              for coarse, fine in pairwise(self.strides)}
         )  # fmt: skip
+
+    @classmethod
+    def from_features(
+        cls, features: Features, strides: tuple[int, ...], num_classes: int, *, learned: bool = False
+    ) -> SkipHead:
+        """Build the head whose upsampling follows the geometry of the features."""
+        phases = {}
+        for coarse, fine in pairwise(sorted(strides, reverse=True)):
+            high, low = features.geometry[coarse], features.geometry[fine]
+            for axis in (high.y, high.x):
+                if axis.scale != coarse:
+                    raise NetworkError(
+                        f"the backbone's stride-{coarse} features have a step of {float(axis.scale):g} pixels."
+                    )
+            phases[coarse] = (high.y.offset - low.y.offset) / low.y.scale
+            if (high.x.offset - low.x.offset) / low.x.scale != phases[coarse]:
+                raise NetworkError("the backbone treats rows and columns differently, which no variant supports.")
+        return cls({s: features.channels[s] for s in strides}, num_classes, phases, learned)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Fuse ``{stride: (N, C, h, w)}`` into scores (N, K, h, w) at the finest stride."""
@@ -50,12 +109,12 @@ class SkipHead(nn.Module):
         scores: Tensor = self.score[str(coarsest)](features[coarsest])
         for stride in finer:
             skip = self.score[str(stride)](features[stride])
-            # A fixed factor and phase keep every tile on the grid of the whole picture; "resize to the size of" would not.
+            # A fixed factor and phase keep every tile on the grid of the whole image; "resize to the size of" would not.
             scores = self.grow[str(stride)](scores, skip) + skip
         return scores
 
 
-class FCNHead(nn.Sequential):
+class FCNHead(nn.Sequential, Head):
     """torchvision's head of its dilated FCNs: 3x3 convolution to a quarter of the channels, then 1x1 scores.
 
     Args:
@@ -67,22 +126,26 @@ class FCNHead(nn.Sequential):
     """
 
     def __init__(self, channels: int, num_classes: int, stride: int) -> None:
-        between = max(1, channels // 4)
+        hidden = max(1, channels // 4)
         super().__init__(
-            nn.Conv2d(channels, between, 3, padding=1, bias=False),
-            nn.BatchNorm2d(between),
+            nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
             nn.ReLU(),
             nn.Dropout(0.1),
-            nn.Conv2d(between, num_classes, 1),
+            nn.Conv2d(hidden, num_classes, 1),
         )
         self.stride = stride
 
+    @classmethod
+    def from_features(cls, features: Features, strides: tuple[int, ...], num_classes: int) -> FCNHead:
+        """Build the head of the only stride."""
+        (stride,) = strides
+        return cls(features.channels[stride], num_classes, stride)
+
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Score ``{stride: (N, C, h, w)}`` as (N, K, h, w)."""
-        x = features[self.stride]
-        for layer in self:
-            x = layer(x)
-        return x
+        scores: Tensor = super().forward(features[self.stride])
+        return scores
 
 
 class HeadDict(nn.ModuleDict):
@@ -93,29 +156,17 @@ class HeadDict(nn.ModuleDict):
         return {name: head(features) for name, head in self.items()}
 
 
-class LateFusion(nn.Module):
-    """Scores of two trunks, averaged before they are upsampled (the paper says summed; the release halves each)."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.score_color, self.score_hha = _score(channels, num_classes), _score(channels, num_classes)
-
-    def forward(self, features: Mapping[int, tuple[Tensor, Tensor]]) -> Tensor:
-        """Score ``{32: (colour, HHA)}`` as (N, K, h, w)."""
-        color, hha = features[32]
-        scores: Tensor = 0.5 * self.score_color(color) + 0.5 * self.score_hha(hha)
-        return scores
-
-
-class CaffeSkipHead(nn.Module):
-    """The release's skips: each coarse map grows by a transposed convolution, the skip's scores are cropped to it.
+class CaffeSkipHead(Head):
+    """The release's skips: transposed convolutions upsample, and the skip's scores are cropped to their size.
 
     Args:
         features: Geometry of the features by stride, from which the crops follow.
         channels: Their channels.
         num_classes: Number of classes K.
-        scales: By stride, the fixed factor that an at-once net applies to the features before scoring them.
+        scales: By stride, the fixed factor that an at-once network applies to the features before scoring them.
     """
+
+    border = "zero"
 
     def __init__(
         self,
@@ -127,16 +178,29 @@ class CaffeSkipHead(nn.Module):
         super().__init__()
         self.strides = sorted(channels, reverse=True)  # coarse to fine
         self.scales = dict(scales)
-        self.score = nn.ModuleDict({str(s): _score(channels[s], num_classes) for s in self.strides})
+        self.score = nn.ModuleDict({str(s): _zero_score(channels[s], num_classes) for s in self.strides})
         self.grow = nn.ModuleDict()
         self.crop = nn.ModuleDict()
         axis = features[self.strides[0]].y
         for coarse, fine in pairwise(self.strides):
             factor = coarse // fine
-            kernel = 2 * factor  # of the transposed convolution
-            self.grow[str(fine)] = Upsample(num_classes, factor, Fraction(kernel - 1, 2), border="zero")
-            axis = axis.upsample(factor, Fraction(kernel - 1, 2))
+            phase = Fraction(2 * factor - 1, 2)  # of a transposed convolution of 2 * factor cells
+            self.grow[str(fine)] = Upsample(num_classes, factor, phase, border="zero")
+            axis = axis.upsample(factor, phase)
             self.crop[str(fine)] = Crop(crop_between(axis, features[fine].y))
+
+    @classmethod
+    def from_features(
+        cls,
+        features: Features,
+        strides: tuple[int, ...],
+        num_classes: int,
+        *,
+        scales: Mapping[int, float] | None = None,
+    ) -> CaffeSkipHead:
+        """Build the head whose crops follow the geometry of the features."""
+        channels = {stride: features.channels[stride] for stride in strides}
+        return cls(features.geometry, channels, num_classes, scales or {})
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Fuse ``{stride: (N, C, h, w)}`` into scores (N, K, h, w) at the finest stride."""
@@ -151,19 +215,40 @@ class CaffeSkipHead(nn.Module):
         return scores
 
 
+class LateFusionHead(Head):
+    """Scores of two backbones, averaged before they are upsampled (the paper says summed; the release halves each)."""
+
+    border = "zero"
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.score_color, self.score_hha = _zero_score(channels, num_classes), _zero_score(channels, num_classes)
+
+    @classmethod
+    def from_features(cls, features: Features, strides: tuple[int, ...], num_classes: int) -> LateFusionHead:
+        """Build the head of the only stride."""
+        return cls(features.channels[max(strides)], num_classes)
+
+    def forward(self, features: Mapping[int, tuple[Tensor, Tensor]]) -> Tensor:
+        """Score ``{32: (color, HHA)}`` as (N, K, h, w)."""
+        color, hha = features[32]
+        scores: Tensor = 0.5 * self.score_color(color) + 0.5 * self.score_hha(hha)
+        return scores
+
+
 class Crop(nn.Module):
-    """Cut a map to the size that a coarser one grows to, 2n + 2, from a fixed offset on."""
+    """Crop a map from a fixed offset on to the size that a coarser one is upsampled to, 2n + 2."""
 
     def __init__(self, offset: int) -> None:
         super().__init__()
         self.offset = offset
 
     def trace_geometry(self, geometry: Geometry, coarse: Geometry) -> Geometry:
-        """Return the geometry of what is left."""
+        """Return the geometry of the crop."""
         return replace(geometry, y=geometry.y.crop(self.offset), x=geometry.x.crop(self.offset))
 
     def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
-        """Cut (N, K, H, W) to (N, K, 2h + 2, 2w + 2)."""
+        """Crop (N, K, H, W) to (N, K, 2h + 2, 2w + 2)."""
         height, width = 2 * coarse.shape[-2] + 2, 2 * coarse.shape[-1] + 2
         return x[..., self.offset : self.offset + height, self.offset : self.offset + width]
 
@@ -172,7 +257,7 @@ def final_crop(scores: Geometry, factor: int, kernel: int) -> int:
     """Return the crop of the last transposed convolution's output: 19 for FCN-32s, 27 for 16s, 31 for 8s.
 
     Raises:
-        NetworkError: It is no whole number: this kernel does not go with this trunk.
+        NetworkError: It is not an integer: the kernel does not suit the backbone.
     """
     shift = Fraction(kernel - 1, 2) - scores.y.offset
     if shift.denominator != 1:
@@ -182,7 +267,7 @@ def final_crop(scores: Geometry, factor: int, kernel: int) -> int:
     return int(shift)
 
 
-def _score(channels: int, num_classes: int) -> nn.Conv2d:
+def _zero_score(channels: int, num_classes: int) -> nn.Conv2d:
     """Return a 1x1 score layer that starts at exactly 0, as the release's does for want of a filler."""
     layer = nn.Conv2d(channels, num_classes, 1)
     nn.init.zeros_(layer.weight)

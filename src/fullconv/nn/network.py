@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, cast
+from math import ceil
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +14,15 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import InputError, NetworkError
 from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
-from fullconv.nn.registry import Variant, get_variant
-from fullconv.nn.upsample import (
-    Border,
-    check_rows,
-    half_pixel_coords,
-    interp1d,
-    interp2d,
-    interpolation_matrix,
-    upsample1d,
-)
+from fullconv.nn.registry import get_variant
+from fullconv.nn.upsample import check_rows, half_pixel_coords, interp1d, interp2d, upsample1d
 
 Scores = Tensor | dict[str, Tensor]
+"""Of one head (N, K, h, w), or of several by name."""
 
 
 class Network(nn.Module):
-    """A fully convolutional network in two halves: `scores`, and `upsample` to the picture's size.
+    """A fully convolutional network in two halves: `scores`, and `upsample` to the image's size.
 
     Args:
         variant: Name in `VARIANTS`.
@@ -37,29 +31,37 @@ class Network(nn.Module):
         settings: Keywords of `build` that made it.
     """
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Scores:
+            """Call `forward`."""
+
     def __init__(self, variant: str, backbone: nn.Module, head: nn.Module, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        row = get_variant(variant)
-        self.border: Border = "zero" if row.head == "caffe" else "replicate"
-        self.variant, self.spec, self.settings = variant, row, dict(settings)
+        self.variant, self.spec, self.settings = variant, get_variant(variant), dict(settings)
+        self.border = self.spec.head.border
         self.in_channels: int = settings["in_channels"]
         self.num_classes: int | dict[str, int] = settings["num_classes"]
         self.backbone, self.head = backbone, head
-        self.geometry, coarsest = _trace(self, row)
+        example = torch.zeros(1, self.in_channels, *EXAMPLE)
+        scores, features = trace(_CoarseNet(backbone, head, with_features=True), example)
+        geometry: Geometry = next(iter(scores.values())) if isinstance(scores, dict) else scores
+        if geometry.stride != min(self.spec.strides):
+            raise NetworkError(f"{variant} must score at stride {min(self.spec.strides)}, not {geometry.stride}.")
+        # Cells are counted on the coarsest features: 1x1 scores see no more. A single map's head may see more.
+        coarsest = geometry if len(self.spec.strides) == 1 else features[max(self.spec.strides)]
         if (phase := settings.get("phase")) is not None:
-            self.geometry = replace(
-                self.geometry,
-                y=replace(self.geometry.y, offset=Fraction(phase)),
-                x=replace(self.geometry.x, offset=Fraction(phase)),
-            )
-        self.score_stride = self.geometry.stride
-        self.stride = coarsest.stride
-        self.receptive_field = coarsest.receptive_field
+            offset = Fraction(phase)
+            geometry = replace(geometry, y=replace(geometry.y, offset=offset), x=replace(geometry.x, offset=offset))
+        self.geometry, self.score_stride = geometry, geometry.stride
+        self.stride: int = coarsest.stride
+        self.receptive_field: int | None = coarsest.receptive_field
         self.halo: tuple[int, int, int, int] | None = (
-            halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
+            halo(geometry.y, geometry.x, align=self.stride) if geometry.bounded else None
         )
-        self.min_size = row.min_size
+        self.min_size = self.spec.min_size
         self.missing_keys: list[str] = []
+        """Names of the tensors that are not of the model file from which the network was started."""
         self._activation_bytes: dict[int, Callable[[int, int], float]] = {}
 
     def forward(self, x: Tensor) -> Scores:
@@ -76,31 +78,6 @@ class Network(nn.Module):
             given = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(f"a network takes a float tensor (N, {self.in_channels}, H, W), not {given}.")
         return cast(Scores, self.head(self.backbone(self.pad(x))))
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Pad right and bottom with 0, the mean of normalised pictures, to the sizes that the variant works on."""
-        height, width = self.padded_size(x.shape[-2], x.shape[-1])
-        if (height, width) == tuple(x.shape[-2:]):
-            return x  # F.pad would copy it
-        return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size on which a picture of a size is computed."""
-        m, least = self.spec.size_divisor, self.spec.min_size
-        return max(least, -(-height // m) * m), max(least, -(-width // m) * m)
-
-    def graph(self) -> tuple[nn.Module, fx.Graph]:
-        """Return the graph from a padded picture to its scores, as `fullconv.geometry.trace_graph` does."""
-        weight = next(self.parameters())
-        example = torch.zeros(1, self.in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
-        return trace_graph(_ScoreHalf(self.backbone, self.head), example)
-
-    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
-        """Return the most memory in bytes that the maps of a padded picture take at once, for values of a size."""
-        if item_bytes not in self._activation_bytes:
-            graph = self.graph()[1]
-            self._activation_bytes.update({of: map_bytes(graph, of) for of in (2, 4, item_bytes)})
-        return self._activation_bytes[item_bytes](height, width)
 
     def upsample(
         self,
@@ -131,12 +108,24 @@ class Network(nn.Module):
         if isinstance(scores, dict):
             return {k: cast(Tensor, self.upsample(s, size, rows, working, clamp=False)) for k, s in scores.items()}
         a, b = rows if rows is not None else (0, size[0])
-        if self.spec.upsample_mode == "stride" and working in (None, size):
-            return self._upsample_fixed(scores, size, a, b)
-        return self._upsample_sampled(scores, size, a, b, working or size)
+        height, width = scores.shape[-2:]
+        if self.spec.upsample_mode == "size" or working not in (None, size):
+            down = self._positions(self.geometry.y, (a, b), height, size[0], (working or size)[0], scores.device)
+            across = self._positions(self.geometry.x, (0, size[1]), width, size[1], (working or size)[1], scores.device)
+            return interp2d(scores, down, across, self.border)
+        if torch.is_grad_enabled() and scores.requires_grad:
+            # The same sums as two matrix products: their gradients are products too, not scattered additions.
+            matrix_y, matrix_x = (matrix.to(scores) for matrix in self.interpolation_matrices(scores, size))
+            return matrix_y[a:b] @ (scores @ matrix_x.T)
+        # Only the coarse rows that these rows lie between, columns first: the full-size map is written once.
+        factor, y, x = self.score_stride, self.geometry.y.offset, self.geometry.x.offset
+        low = min(max((a - ceil(y)) // factor, 0), height - 1)
+        high = min(max((b - 1 - ceil(y)) // factor + 1, 0), height - 1)
+        wide = upsample1d(scores[..., low : high + 1, :], -1, factor, x, 0, size[1], self.border)
+        return upsample1d(wide, -2, factor, y + low * factor, a, b, self.border)
 
     def interpolation_matrices(self, scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return `upsample` as two matrices, float64: logits of a picture are ``rows @ scores @ columns.T``.
+        """Return `upsample` as two matrices, float64: logits of an image are ``rows @ scores @ columns.T``.
 
         Args:
             scores: (N, K, h, w).
@@ -145,95 +134,77 @@ class Network(nn.Module):
         Returns:
             rows (H, h) and columns (W, w).
         """
-        sides = []
+        matrices = []
         for axis, cells, full in zip((self.geometry.y, self.geometry.x), scores.shape[-2:], size, strict=True):
             unit = torch.eye(cells, dtype=torch.float64)
             if self.spec.upsample_mode == "stride":
-                grown = upsample1d(unit, -2, self.score_stride, axis.offset, 0, full, self.border)
+                matrix = upsample1d(unit, -2, self.score_stride, axis.offset, 0, full, self.border)
             else:
-                grown = interp1d(unit, -2, self._positions(axis, 0, full, cells, full, full, unit), self.border)
-            sides.append(grown.to(scores.device))
-        return sides[0], sides[1]
+                positions = self._positions(axis, (0, full), cells, full, full, unit.device)
+                matrix = interp1d(unit, -2, positions, self.border)
+            matrices.append(matrix.to(scores.device))
+        return matrices[0], matrices[1]
 
-    def _upsample_fixed(self, scores: Tensor, size: tuple[int, int], a: int, b: int) -> Tensor:
-        factor, y, x = self.score_stride, self.geometry.y.offset, self.geometry.x.offset
-        if torch.is_grad_enabled() and scores.requires_grad:
-            rows = interpolation_matrix(size[0], scores.shape[-2], factor, y, self.border, scores)[a:b]
-            columns = interpolation_matrix(size[1], scores.shape[-1], factor, x, self.border, scores)
-            return rows @ (scores @ columns.T)
-        # Only the coarse rows that these rows lie between, wide first: the full-size map is written once.
-        low = min(max((a - _ceil(y)) // factor, 0), scores.shape[-2] - 1)
-        high = min(max((b - 1 - _ceil(y)) // factor + 1, 0), scores.shape[-2] - 1)
-        wide = upsample1d(scores[..., low : high + 1, :], -1, factor, x, 0, size[1], self.border)
-        return upsample1d(wide, -2, factor, y + low * factor, a, b, self.border)
-
-    def _upsample_sampled(
-        self, scores: Tensor, size: tuple[int, int], a: int, b: int, working: tuple[int, int]
+    def _positions(
+        self, axis: Axis, pixels: tuple[int, int], cells: int, full: int, working: int, device: torch.device
     ) -> Tensor:
-        rows = self._positions(self.geometry.y, a, b, scores.shape[-2], size[0], working[0], scores)
-        columns = self._positions(self.geometry.x, 0, size[1], scores.shape[-1], size[1], working[1], scores)
-        return interp2d(scores, rows, columns, self.border)
-
-    def _positions(self, axis: Axis, start: int, stop: int, cells: int, full: int, work: int, like: Tensor) -> Tensor:
-        """Return where output pixels lie among an axis's cells, (stop - start,) float64."""
+        """Return where pixels a to b of ``full`` lie among an axis's cells, (b - a,) float64."""
         if self.spec.upsample_mode == "size":
-            return half_pixel_coords(start, stop, cells, full, like.device)
-        pixel = torch.arange(start, stop, dtype=torch.float64, device=like.device)
-        at = (pixel + 0.5) * work / full - 0.5  # in pixels of the working picture
+            return half_pixel_coords(*pixels, cells, full, device)
+        pixel = torch.arange(*pixels, dtype=torch.float64, device=device)
+        at = (pixel + 0.5) * working / full - 0.5  # in pixels of the working image
         return (at - float(axis.offset)) / float(axis.scale)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Pad right and bottom with 0, the mean of normalized images, to the sizes that the variant works on."""
+        height, width = self.padded_size(x.shape[-2], x.shape[-1])
+        if (height, width) == tuple(x.shape[-2:]):
+            return x  # F.pad would copy it
+        return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size on which an image of a size is computed."""
+        divisor, least = self.spec.size_divisor, self.spec.min_size
+        return max(least, -(-height // divisor) * divisor), max(least, -(-width // divisor) * divisor)
+
+    def graph(self) -> tuple[nn.Module, fx.Graph]:
+        """Return the graph from a padded image to its scores, as `fullconv.geometry.trace_graph` does."""
+        weight = next(self.parameters())
+        example = torch.zeros(1, self.in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
+        return trace_graph(_CoarseNet(self.backbone, self.head), example)
+
+    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
+        """Return the peak bytes of the activations of a padded image, for values of a size."""
+        if item_bytes not in self._activation_bytes:
+            graph = self.graph()[1]
+            self._activation_bytes.update({of: map_bytes(graph, of) for of in (2, 4, item_bytes)})
+        return self._activation_bytes[item_bytes](height, width)
 
     def extra_repr(self) -> str:
         """Show variant and geometry."""
         return f"variant={self.variant}, stride={self.stride}, receptive_field={self.receptive_field}"
 
 
-def _ceil(value: Fraction) -> int:
-    return -(-value.numerator // value.denominator)
+class _CoarseNet(nn.Module):
+    """From a padded image to its scores, and on request the features they are made of, for tracing."""
 
-
-class _ScoreHalf(nn.Module):
-    """The scores of a padded picture, for tracing."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, with_features: bool = False) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, x: Tensor) -> Scores:
-        return cast(Scores, self.head(self.backbone(x)))
-
-
-class _WithFeatures(_ScoreHalf):
-    """The scores, and the features that they are made of."""
+        self.backbone, self.head, self.with_features = backbone, head, with_features
 
     def forward(self, x: Tensor) -> Any:
         features = self.backbone(x)
-        return self.head(features), features
+        scores = self.head(features)
+        return (scores, features) if self.with_features else scores
 
 
-def _trace(network: Network, row: Variant) -> tuple[Geometry, Geometry]:
-    """Return the geometry of the score map and of the coarsest score."""
-    example = torch.zeros(1, network.in_channels, *EXAMPLE)
-    training = network.training
-    network.eval()
-    try:
-        geometry, features = trace(_WithFeatures(network.backbone, network.head), example)
-    finally:
-        network.train(training)
-    if isinstance(geometry, dict):
-        geometry = next(iter(geometry.values()))
-    coarsest = geometry if row.head == "fcn" else _single(features[max(row.strides)])
-    if geometry.stride != min(row.strides):
-        raise NetworkError(f"{network.variant} was to score at stride {min(row.strides)}, not {geometry.stride}.")
-    return geometry, coarsest
-
-
-def _single(geometry: Any) -> Geometry:
-    """Return the geometry of one map, or of the first of a pair that share it."""
-    return cast(Geometry, geometry[0] if isinstance(geometry, (list, tuple)) else geometry)
+def by_head(scores: Scores) -> dict[str, Tensor]:
+    """Return scores as a dict by head; the key of a single head is ""."""
+    return scores if isinstance(scores, dict) else {"": scores}
 
 
 def tree_map(scores: Scores, change: Callable[[Tensor], Tensor]) -> Scores:
-    """Apply a function to scores of one head or several."""
+    """Apply a function to the scores of every head."""
     if isinstance(scores, dict):
         return {name: change(value) for name, value in scores.items()}
     return change(scores)

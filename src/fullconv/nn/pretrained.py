@@ -1,7 +1,8 @@
-"""Starting weights: published classifiers from the user's cache or the net, and files of any origin, never unpickled."""
+"""Pretrained weights: published classifiers from the user's cache or the net, and files of any origin, never unpickled."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ from fullconv.storage import atomic_path, cache_folder
 
 @dataclass(frozen=True)
 class PretrainedCfg:
-    """Weights that somebody publishes."""
+    """Published weights."""
 
     url: str
     filename: str
@@ -36,47 +37,49 @@ def pretrained_cfg(backbone: str) -> PretrainedCfg:
     """Return where the ImageNet weights of a backbone are published.
 
     Raises:
-        WeightsError: Nobody publishes any that we know of.
+        WeightsError: There are none.
     """
     if backbone in ("alexnet", "googlenet"):
         from torchvision.models import AlexNet_Weights, GoogLeNet_Weights
 
         entry = AlexNet_Weights.IMAGENET1K_V1 if backbone == "alexnet" else GoogLeNet_Weights.IMAGENET1K_V1
         return PretrainedCfg(entry.url, entry.url.rsplit("/", 1)[1], "bsd-3-clause")
-    try:
-        config = timm_models.pretrained(backbone)
-    except RuntimeError:  # a tag that the model does not have
-        config = None
-    tag = f".{config.tag}" if config is not None and config.tag else ""
-    name = backbone if "." in backbone else f"{backbone}{tag}"
-    if config is not None and config.hf_hub_id:
-        url = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
-        return PretrainedCfg(url, f"{name}.safetensors", config.license or "not stated")
-    if config is not None and config.url:
+    tag, config = timm_models.pretrained(backbone) or ("", None)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise WeightsError(f"there are no published ImageNet weights for {backbone}: use --weights none.")
+    name = backbone if "." in backbone or not tag else f"{backbone}.{tag}"
+    if config.hf_hub_id:
+        url, ending = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors", ".safetensors"
+    else:
         url = str(config.url)
         ending = Path(url.split("?")[0]).suffix or ".pth"
-        return PretrainedCfg(url, f"{name}{ending}", config.license or "not stated")
-    raise WeightsError(f"there are no published ImageNet weights for {backbone}: use --weights none.")
+    return PretrainedCfg(url, f"{name}{ending}", config.license or "not stated")
+
+
+def pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and std, in 0..1, with which timm's weights of a backbone were trained; None for other backbones."""
+    found = None if backbone in ("alexnet", "googlenet") else timm_models.pretrained(backbone)
+    return None if found is None else (tuple(found[1].mean), tuple(found[1].std))
 
 
 def is_cached(backbone: str) -> bool:
-    """Say whether the published weights of a backbone are there already.
+    """Return whether the published weights of a backbone are cached.
 
     Raises:
-        WeightsError: Nobody publishes any that we know of.
+        WeightsError: There are none.
     """
     return (cache_folder() / "weights" / pretrained_cfg(backbone).filename).is_file()
 
 
 def resolve_weights(backbone: str, weights: str | Path) -> Path:
-    """Return the file of a backbone's weights, fetching published ones where they are not cached.
+    """Return the file of a backbone's weights, downloading published ones unless they are cached.
 
     Args:
         backbone: Its name.
         weights: "imagenet" or a path.
 
     Raises:
-        WeightsError: The file is not there and cannot be fetched; the message says which file, and where it would go.
+        WeightsError: The file is missing and cannot be downloaded; the message names the file, and where it would go.
     """
     if str(weights) != "imagenet":
         path = Path(weights)
@@ -89,49 +92,41 @@ def resolve_weights(backbone: str, weights: str | Path) -> Path:
 
 
 def download(published: PretrainedCfg, target: Path, instead: str = ", or use --weights none") -> Path:
-    """Download a published file, saying first what, how large and under which licence.
+    """Download a published file, printing first what, how large and under which license.
 
     Raises:
-        WeightsError: Fetching is forbidden by FULLCONV_OFFLINE=1, or fails.
+        WeightsError: Downloads are forbidden by FULLCONV_OFFLINE=1, or it fails.
     """
     by_hand = f"Put {published.url} at {target}{instead}."
     if os.environ.get("FULLCONV_OFFLINE", "") not in ("", "0"):
         raise WeightsError(
-            f"the weights {published.filename} are not cached and FULLCONV_OFFLINE forbids fetching. {by_hand}"
+            f"the weights {published.filename} are not cached and FULLCONV_OFFLINE forbids downloads. {by_hand}"
         )
     try:
-        with urllib.request.urlopen(published.url, timeout=30) as answer:
-            size = int(answer.headers.get("Content-Length") or 0)
+        with urllib.request.urlopen(published.url, timeout=30) as response:
+            size = int(response.headers.get("Content-Length") or 0)
             amount = f"{size / 1e6:.0f} MB" if size else "size not stated"
-            print(f"Fetching {published.url} ({amount}, licence: {published.license}) to {target}", file=sys.stderr)
-            _save(answer, target, size)
+            print(f"Downloading {published.url} ({amount}, license: {published.license}) to {target}", file=sys.stderr)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digest, count = hashlib.sha256(), 0
+            with atomic_path(target) as temporary, temporary.open("wb") as file:
+                while block := response.read(1 << 20):
+                    file.write(block)
+                    digest.update(block)
+                    count += len(block)
+                if size and count != size:
+                    raise OSError(f"the connection ended after {count} of {size} bytes")
+                named = re.search(r"-([0-9a-f]{8,})\.\w+$", target.name)
+                if named and not digest.hexdigest().startswith(named.group(1)):
+                    raise OSError("its hash is not the one in its name")
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise WeightsError(f"the weights {published.filename} cannot be fetched ({reason}). {by_hand}") from error
+        raise WeightsError(f"the weights {published.filename} cannot be downloaded ({reason}). {by_hand}") from error
     return target
 
 
-def _save(answer: Any, target: Path, size: int) -> None:
-    """Stream an answer into a temporary file, check its length and the hash in its name, and rename it."""
-    import hashlib
-    import re
-
-    digest, count = hashlib.sha256(), 0
-    with atomic_path(target) as temporary:
-        with temporary.open("wb") as file:
-            while block := answer.read(1 << 20):
-                file.write(block)
-                digest.update(block)
-                count += len(block)
-        if size and count != size:
-            raise OSError(f"the connection ended after {count} of {size} bytes")
-        named = re.search(r"-([0-9a-f]{8,})\.\w+$", target.name)
-        if named and not digest.hexdigest().startswith(named.group(1)):
-            raise OSError("its hash is not the one in its name")
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from `.safetensors` or a PyTorch file, running nothing that a file says.
+    """Read tensors by name from `.safetensors` or a PyTorch file, running no code from the file.
 
     Wrapped files ({"model_state_dict": ...}, {"state_dict": ...}, {"model": ...}) are unwrapped.
 
@@ -143,7 +138,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return modelfile.read_tensors(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own words on pickles; what is wrong is told below
+            warnings.simplefilter("ignore")  # torch's own text on pickles; the message below says what is wrong
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling foreign bytes can raise anything; what matters is that nothing ran
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -160,20 +155,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_renamed(
+def load_state_dict(
     module: nn.Module, file: Path, names: Mapping[str, str], what: str, stored: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Load a classifier's file into a backbone: rename prefixes, view to shape, leave what the backbone lacks.
+    """Load a classifier's file into a backbone: rename prefixes, view to shape, skip what the backbone lacks.
 
     Args:
         module: The backbone.
         file: Weights of a whole classifier.
         names: Prefix in the file -> prefix in the backbone.
         what: Name for messages.
-        stored: The file's tensors, where they were read already.
+        stored: The file's tensors, if they were read already.
 
     Raises:
-        WeightsError: A tensor of the backbone is missing, has another size, or is not all numbers.
+        WeightsError: A tensor of the backbone is missing, has another size, or is not finite.
     """
     tensors = {}
     for key, value in (read_weights(file) if stored is None else stored).items():
@@ -190,12 +185,12 @@ def load_renamed(
                 f"{file}: not the weights of {what}: '{key}' is {tuple(tensors[key].shape)}, not {tuple(value.shape)}."
             )
         if value.is_floating_point() and not tensors[key].isfinite().all():
-            raise WeightsError(f"{file}: '{key}' holds numbers that are none (NaN or infinite), so it is of no use.")
+            raise WeightsError(f"{file}: '{key}' holds NaN or infinite numbers, so it is of no use.")
     module.load_state_dict({key: tensors[key].reshape(value.shape) for key, value in own.items()})
 
 
-def load_matching(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Copy the tensors that fit by name and shape; return the names of those that start anew."""
+def load_partial(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Copy the tensors that fit by name and shape; return the names of the others, which keep their values."""
     own = module.state_dict()
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     module.load_state_dict(fitting, strict=False)

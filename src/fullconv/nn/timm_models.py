@@ -1,9 +1,14 @@
-"""timm's models by name, importing no more of timm than a model needs where the process allows it (cli/startup.py)."""
+"""timm's models by name, by way of the one file of timm that defines them.
+
+In an ordinary process, importing that file imports all of timm, and nothing is gained. The command line makes the packages
+lazy (`fullconv.cli.startup`): then it saves 2 s.
+"""
 
 from __future__ import annotations
 
 import re
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,47 +20,55 @@ FAMILIES = {
     r"efficientnet_b\d": "efficientnet",
     r"convnext_": "convnext",
 }
-"""Files of timm by how the names of their models begin; others are found by importing all of timm."""
+"""Files of timm by how the names of their models begin; for other names all of timm is imported."""
 
 
-def _load(name: str) -> None:
-    """Import the file of timm that holds a model, or all of timm where that is unknown."""
-    family = next((file for pattern, file in FAMILIES.items() if re.match(pattern, name)), None)
-    if family is not None:
-        try:
-            import_module(f"timm.models.{family}")
-            if import_module("timm.models._registry").is_model(name):
-                return
-        except ImportError:  # a version of timm with other files
-            pass
-    from timm import create_model  # noqa: F401  # a name of the package, so that a lazy one loads all of it
+def _family(name: str) -> ModuleType | None:
+    """Return the module of timm that defines a model, if it is known."""
+    for pattern, file in FAMILIES.items():
+        if re.match(pattern, name):
+            try:
+                module = import_module(f"timm.models.{file}")
+            except ImportError:  # a version of timm with other files
+                return None
+            return module if hasattr(module, name.split(".")[0]) else None
+    return None
 
 
 def is_model(name: str) -> bool:
     """Return whether timm has a model of a name, without a tag."""
-    _load(name)
-    return bool(import_module("timm.models._registry").is_model(name))
-
-
-def all_models() -> list[str]:
-    """Return the names of all models of timm."""
+    if _family(name) is not None:
+        return True
     import timm
 
-    return list(timm.list_models())
+    return bool(timm.is_model(name))
 
 
 def create(name: str, **settings: Any) -> nn.Module:
     """Return ``timm.create_model(name, **settings)``."""
-    _load(name)
-    model: nn.Module = import_module("timm.models._factory").create_model(name, **settings)
+    model: nn.Module
+    if (family := _family(name)) is not None:
+        plain, _, tag = name.partition(".")
+        model = getattr(family, plain)(pretrained_cfg=tag or None, **settings)
+    else:
+        import timm
+
+        model = timm.create_model(name, **settings)
     return model
 
 
-def pretrained(name: str) -> Any | None:
-    """Return timm's ``PretrainedCfg`` of a model, or None where it has no published weights.
+def pretrained(name: str) -> tuple[str, Any] | None:
+    """Return the tag and timm's ``PretrainedCfg`` of a model's weights, or None if it has no such model or tag."""
+    plain, _, tag = name.partition(".")
+    family = _family(name)
+    if family is None:
+        import timm
 
-    Raises:
-        RuntimeError: The name has a tag that the model does not have.
-    """
-    _load(name.split(".")[0])
-    return import_module("timm.models._registry").get_pretrained_cfg(name, allow_unregistered=True)
+        try:
+            config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        except RuntimeError:  # a tag that the model does not have
+            return None
+        return None if config is None else (config.tag or "", config)
+    known = family.default_cfgs.get(plain)
+    tag = tag or (known.tags[0] if known and known.tags else "")
+    return (tag, known.cfgs[tag]) if known and tag in known.cfgs else None

@@ -1,8 +1,8 @@
 """Bilinear upsampling of scores by an integer factor at any real phase, for the whole map or for some of its rows.
 
 Transposed convolution with the weights ``max(0, 1 - |t - phase| / factor)`` is linear interpolation between the two
-nearest cells, so that is how the fixed case is computed: the same numbers, several times faster, and the same bits for
-every strip of rows. The learned case is a transposed convolution that starts from these weights.
+nearest cells. The fixed case is computed as interpolation: the same numbers, several times faster, and the same bits for
+every chunk of rows. The learned case is a transposed convolution that starts from these weights.
 """
 
 from __future__ import annotations
@@ -10,39 +10,38 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullconv.errors import InputError
-
-if TYPE_CHECKING:
-    from fullconv.geometry import Geometry
+from fullconv.geometry import Geometry
 
 Border = Literal["replicate", "zero"]
+"""What lies beyond the first and last cell: copies of them, or zeros (as a transposed convolution pads)."""
 
 
 def bilinear_kernel(factor: int, phase: Fraction | float) -> Tensor:
     """Return the 1-D weights of the transposed convolution, (2 * factor,) float64, summing to ``factor``.
 
     Args:
-        factor: Output cells an input cell.
-        phase: Where the centre of input cell 0 lies among the output cells; its whole part only shifts the crop.
+        factor: Output cells per input cell.
+        phase: Position of the center of input cell 0 among the output cells; its whole part only shifts the crop.
 
     Source: Long et al., CVPR 2015, section 3.3; the Caffe release's surgery for phase (factor - 1) / 2.
 
     >>> bilinear_kernel(2, 0.5).tolist()
     [0.25, 0.75, 0.75, 0.25]
     """
-    lead = math.ceil(phase) - float(phase)  # of the first output cell at or right of the centre
+    lead = math.ceil(phase) - float(phase)  # of the first output cell at or right of the center
     rising = (torch.arange(factor, dtype=torch.float64) + lead) / factor
     return torch.cat([rising, 1 - rising])
 
 
 def check_rows(rows: tuple[int, int] | None, size: tuple[int, int]) -> None:
-    """Raise InputError where rows (a, b) are not among those of a result of (H, W)."""
+    """Raise InputError unless rows (a, b) lie in a result of (H, W)."""
     if rows is not None and not 0 <= rows[0] <= rows[1] <= size[0]:
         raise InputError(f"rows {rows[0]} to {rows[1]} are not among the {size[0]} of the result.")
 
@@ -55,11 +54,11 @@ def upsample1d(
     Args:
         x: Any shape.
         dim: The axis, counted from the end (negative), of n cells.
-        factor: Output cells an input cell.
-        phase: Output position of the centre of input cell 0.
+        factor: Output cells per input cell.
+        phase: Output position of the center of input cell 0.
         start: First output position.
         stop: One past the last.
-        border: What lies beyond the first and last cell: their copies, or zeros (as a transposed convolution pads).
+        border: What lies beyond the first and last cell.
 
     Returns:
         ``x`` with ``stop - start`` cells along ``dim``.
@@ -77,7 +76,7 @@ def upsample1d(
 
 
 def _gather_padded(x: Tensor, dim: int, low: int, high: int, border: Border) -> Tensor:
-    """Take cells ``low..high`` of an axis, both included, some of which may lie outside."""
+    """Return cells ``low..high`` of an axis, both included, some of which may lie outside."""
     n = x.shape[dim]
     if low >= 0 and high < n:
         return x.narrow(dim, low, high - low + 1)
@@ -87,6 +86,12 @@ def _gather_padded(x: Tensor, dim: int, low: int, high: int, border: Border) -> 
         inside = ((index >= 0) & (index < n)).to(x.dtype)
         cells = cells * inside.reshape(-1, *([1] * (-1 - dim)))
     return cells
+
+
+def half_pixel_coords(start: int, stop: int, cells: int, full: int, device: torch.device) -> Tensor:
+    """Return where pixels ``start`` to ``stop`` of ``full`` lie among cells that share their extent, (stop - start,) float64."""
+    pixel = torch.arange(start, stop, dtype=torch.float64, device=device)
+    return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
 
 
 def interp1d(x: Tensor, dim: int, positions: Tensor, border: Border = "replicate") -> Tensor:
@@ -102,17 +107,11 @@ def interp1d(x: Tensor, dim: int, positions: Tensor, border: Border = "replicate
         ``x`` with m cells along ``dim``.
     """
     left = positions.floor()
-    return _lerp(_cells_at(x, dim, left, border), dim, positions, left)
-
-
-def half_pixel_coords(start: int, stop: int, cells: int, full: int, device: torch.device) -> Tensor:
-    """Return where pixels ``start`` to ``stop`` of ``full`` lie among cells that share their extent, (stop - start,) float64."""
-    pixel = torch.arange(start, stop, dtype=torch.float64, device=device)
-    return ((pixel + 0.5) * cells / full - 0.5).clamp(min=0)
+    return _lerp(_cells_around(x, dim, left, border), dim, positions, left)
 
 
 def interp2d(x: Tensor, rows: Tensor, columns: Tensor, border: Border = "replicate") -> Tensor:
-    """Interpolate cells bilinearly at rows and columns, wide first: the full-size map is written once, row by row.
+    """Interpolate cells bilinearly at rows and columns, columns first: the full-size map is written once, row by row.
 
     Args:
         x: (..., h, w).
@@ -121,20 +120,20 @@ def interp2d(x: Tensor, rows: Tensor, columns: Tensor, border: Border = "replica
         border: What lies beyond the first and last cell.
 
     Returns:
-        (..., H, W). A row has the same bits whatever others are asked for.
+        (..., H, W). A row has the same bits whatever others are requested.
     """
     above = rows.floor()
-    wide = interp1d(_cells_at(x, -2, above, border), -1, columns, border)
+    wide = interp1d(_cells_around(x, -2, above, border), -1, columns, border)
     return _lerp(wide, -2, rows, above)
 
 
-def _cells_at(x: Tensor, dim: int, left: Tensor, border: Border) -> Tensor:
-    """Take the cells of an axis from the first of ``left`` to the one after the last."""
+def _cells_around(x: Tensor, dim: int, left: Tensor, border: Border) -> Tensor:
+    """Return the cells of an axis from the first of ``left`` to the one after the last."""
     return _gather_padded(x, dim, int(left.min()), int(left.max()) + 1, border) if x.shape[dim] else x
 
 
 def _lerp(cells: Tensor, dim: int, positions: Tensor, left: Tensor) -> Tensor:
-    """Interpolate between the cells of `_cells_at`."""
+    """Interpolate between the cells of `_cells_around`."""
     weight = (positions - left).to(cells.dtype).reshape(-1, *([1] * (-1 - dim)))
     index = (left - left.min()).long()
     return torch.lerp(cells.index_select(dim, index), cells.index_select(dim, index + 1), weight)
@@ -143,7 +142,7 @@ def _lerp(cells: Tensor, dim: int, positions: Tensor, left: Tensor) -> Tensor:
 def interpolation_matrix(
     size: int, cells: int, factor: int, phase: Fraction | float, border: Border, like: Tensor
 ) -> Tensor:
-    """Return the (size, cells) matrix that `upsample1d` multiplies by, as dtype and device of ``like``."""
+    """Return the (size, cells) matrix by which `upsample1d` multiplies, with dtype and device of ``like``."""
     unit = torch.eye(cells, dtype=torch.float64)
     return upsample1d(unit, -2, factor, phase, 0, size, border).to(like)
 
@@ -153,9 +152,9 @@ class Upsample(nn.Module):
 
     Args:
         channels: Channels of the map.
-        factor: Fine cells a coarse cell.
-        phase: Fine position of the centre of coarse cell 0, from `fullconv.geometry`.
-        learned: Train the weights, one kernel a channel, starting from bilinear.
+        factor: Fine cells per coarse cell.
+        phase: Fine position of the center of coarse cell 0, from `fullconv.geometry`.
+        learned: Train the weights, one kernel per channel, starting from bilinear.
         border: What lies beyond the map.
 
     Source: Long et al., CVPR 2015, sections 3.3 and 4.2 ("fixed" and "learned" upsampling).
@@ -172,12 +171,19 @@ class Upsample(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Upsample (N, K, h, w) to the size of ``fine`` (N, C, H, W); returns (N, K, H, W)."""
-        return self.grow(coarse, fine.shape[-2], fine.shape[-1])
+        return self.to_size(coarse, fine.shape[-2], fine.shape[-1])
 
-    def grow(self, coarse: Tensor, height: int, width: int) -> Tensor:
+    def to_size(self, coarse: Tensor, height: int, width: int) -> Tensor:
         """Upsample (N, K, h, w) to (N, K, height, width)."""
         if self.weight is not None:
-            return self._transposed(coarse, height, width)
+            first = math.ceil(self.phase)
+            for dim, size in ((-2, height), (-1, width)):
+                low, high = (0 - first) // self.factor, (size - 1 - first) // self.factor
+                coarse = _gather_padded(coarse, dim, low, high + 1, self.border)
+            fine = F.conv_transpose2d(coarse, self.weight, stride=self.factor, groups=coarse.shape[1])
+            # Output index 0 of the transposed convolution lies `factor` before the first padded cell's right half.
+            crop = self.factor + (-first) % self.factor
+            return fine[..., crop : crop + height, crop : crop + width]
         if torch.is_grad_enabled() and coarse.requires_grad:
             # The same sums as two matrix products: their gradients are products too, not scattered additions.
             rows = interpolation_matrix(height, coarse.shape[-2], self.factor, self.phase, self.border, coarse)
@@ -185,16 +191,6 @@ class Upsample(nn.Module):
             return rows @ (coarse @ columns.T)
         wide = upsample1d(coarse, -1, self.factor, self.phase, 0, width, self.border)
         return upsample1d(wide, -2, self.factor, self.phase, 0, height, self.border)
-
-    def _transposed(self, coarse: Tensor, height: int, width: int) -> Tensor:
-        first = math.ceil(self.phase)
-        for dim, size in ((-2, height), (-1, width)):
-            low, high = (0 - first) // self.factor, (size - 1 - first) // self.factor
-            coarse = _gather_padded(coarse, dim, low, high + 1, self.border)
-        fine = F.conv_transpose2d(coarse, cast(Tensor, self.weight), stride=self.factor, groups=coarse.shape[1])
-        # Output index 0 of the transposed convolution lies `factor` before the first padded cell's right half.
-        skip = self.factor + (-first) % self.factor
-        return fine[..., skip : skip + height, skip : skip + width]
 
     def trace_geometry(self, coarse: Geometry, fine: Geometry) -> Geometry:
         """Return the geometry of the output; the fine map only lends its size."""

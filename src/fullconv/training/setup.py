@@ -18,8 +18,7 @@ from fullconv.dataset_constants import channel_means
 from fullconv.errors import DataError, RunError, plural
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, card_excess, read_header
-from fullconv.nn import Network, build, timm_models
-from fullconv.nn.pretrained import pretrained_cfg
+from fullconv.nn import Network, build, pretrained_cfg, pretrained_statistics
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
@@ -157,11 +156,9 @@ def input_convention(
         mean = (*channel_means(recipe.variant)[:3], *s.fill[3:])
         return "rgb" if recipe.variant == "nyud-fcn32s-hha" else "bgr", mean, (1.0,) * s.channels, (0.0, 1.0)
     if recipe.weights != "none" and start is None and s.channels == 3 and s.dtype == "uint8":
-        config = None
-        if recipe.backbone not in ("alexnet", "googlenet"):
-            config = timm_models.pretrained(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config is None else (config.mean, config.std)
-        return "rgb", tuple(mean), tuple(std), s.range
+        backbone = _CLASSIFIER.get(recipe.backbone, recipe.backbone)
+        mean, std = pretrained_statistics(backbone) or (IMAGENET_MEAN, IMAGENET_STD)
+        return "rgb", mean, std, s.range
     return "rgb", tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
 
 

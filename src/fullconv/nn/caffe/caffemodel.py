@@ -60,6 +60,17 @@ def read_caffemodel(path: str | Path) -> dict[str, list[Tensor]]:
     return layers
 
 
+def read_blobs(path: Path) -> dict[str, Tensor]:
+    """Read a `.caffemodel` as tensors by name, as PyTorch calls them: LAYER.weight and LAYER.bias.
+
+    Raises:
+        WeightsError: The file is damaged, or none of Caffe's.
+    """
+    blobs = read_caffemodel(path)
+    return {f"{layer}.{part}": blob for layer, found in blobs.items()
+            for part, blob in zip(("weight", "bias"), found, strict=False)}  # fmt: skip
+
+
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield (field number, value) of a message: numbers for varints, views for everything else."""
     place = 0

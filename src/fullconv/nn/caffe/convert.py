@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fullconv.errors import WeightsError
 from fullconv.nn.build import build
-from fullconv.nn.caffe.backbones import read_blobs
+from fullconv.nn.caffe.caffemodel import read_blobs
 from fullconv.nn.network import Network
 from fullconv.nn.pretrained import read_weights
 from fullconv.nn.registry import VARIANTS

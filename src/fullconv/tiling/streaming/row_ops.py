@@ -220,7 +220,7 @@ class BilinearUp(RowOp):
         """Compute rows."""
         coarse, _, _ = self.window(first, last, maps[0])
         shift = max(0, self.reads(first, 0)[0]) * self.layer.factor
-        return self.layer.grow(coarse, last - shift, maps[1].width).narrow(-2, first - shift, last - first)
+        return self.layer.to_size(coarse, last - shift, maps[1].width).narrow(-2, first - shift, last - first)
 
 
 @dataclass
