@@ -19,7 +19,7 @@ import fullconv
 from fullconv.card import Card
 from fullconv.errors import InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.nn import build
-from fullconv.nn.build import _holds_more, empty_init
+from fullconv.nn.build import empty_init, has_unsaved_tensors
 from fullconv.segmenter import Segmenter, choose_device, load
 from fullconv.tiling import estimate_bytes
 from networks import enliven
@@ -374,7 +374,7 @@ def test_numbers_that_a_file_brings_are_not_drawn_before():
 
 @pytest.mark.parametrize(("module", "more"), [(Grid(), True), (Plain(), True), (nn.BatchNorm2d(3), False)])
 def test_numbers_that_no_file_has_are_computed_anew(module, more):
-    assert _holds_more(nn.Sequential(module)) == more
+    assert has_unsaved_tensors(nn.Sequential(module)) == more
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.dataset_constants import LABELS, channel_means
 from fullconv.errors import ModelFileError, WeightsError, nearest
-from fullconv.nn import VARIANTS, Network
-from fullconv.nn.caffe.convert import SHORT, convertible, load_foreign
-from fullconv.nn.pretrained import PretrainedCfg, download
+from fullconv.nn import ALIASES, VARIANTS, Network, PretrainedCfg, convertible, download, load_foreign
 from fullconv.storage import cache_folder
 
 PUBLISHED = {
@@ -27,13 +25,13 @@ def import_file(path: str | Path, name: str) -> tuple[Network, Card]:
 
     Args:
         path: `.caffemodel`, `.pth` or `.safetensors`.
-        name: What it is, see `fullconv.nn.caffe.convert.importable`.
+        name: What it is, see `fullconv.nn.convertible`.
 
     Raises:
         WeightsError: The name is unknown, the file is missing, or it is another network's; nothing in it is executed.
     """
     path = Path(path)
-    variant = SHORT.get(name, name)
+    variant = ALIASES.get(name, name)
     if variant not in convertible():
         raise WeightsError(
             f"there is no --as '{name}'.{nearest(name, convertible())} `fullconv import --help` lists the names."

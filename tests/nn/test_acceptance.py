@@ -21,10 +21,10 @@ from torch import Tensor, nn
 import fullconv
 from fullconv.hub import foreign_card, import_file
 from fullconv.losses import PixelLoss, ratio
-from fullconv.nn.caffe.backbones import build_caffe_backbone, trace_trunk
+from fullconv.nn.caffe.backbones import build_caffe_backbone
 from fullconv.nn.caffe.convert import to_caffe_state_dict
-from fullconv.nn.heads import CaffeSkipHead, final_crop
-from fullconv.nn.registry import VARIANTS
+from fullconv.nn.heads import CaffeSkipHead, Features, final_crop
+from fullconv.nn.registry import VARIANTS, CaffeSpec
 from fullconv.preprocess import normalization, normalize
 from networks import enliven, linearize, pictures
 
@@ -127,10 +127,10 @@ def grown(place: tuple[float, float], kernel: int, factor: int) -> tuple[float, 
     [(100, 1, (5, 9, 31)), (97, 1, (5, 9, 28)), (130, 1, (5, 9, 61)), (200, 2, (11, 21, 35))],
 )
 def test_other_paddings_and_dilations_have_other_crops(pad, dilation, crops):
-    trunk = build_caffe_backbone("vgg", 3, (8, 16, 32), 1 / 64)
+    trunk = build_caffe_backbone(CaffeSpec("vgg"), 3, (8, 16, 32), 1 / 64)
     trunk.layers["conv1_1"].padding = (pad, pad)
     trunk.layers["fc6"].dilation = (dilation, dilation)
-    features = trace_trunk(trunk, 3)
+    features = Features(trunk, 3).geometry
     head = CaffeSkipHead(features, trunk.channels, 2, {})
     fused = head.grow["8"].trace_geometry(head.grow["16"].trace_geometry(features[32], features[16]), features[8])
     found = head.crop["16"].offset, head.crop["8"].offset, final_crop(fused, 8, 16)
@@ -142,10 +142,10 @@ def test_other_paddings_and_dilations_have_other_crops(pad, dilation, crops):
 
 
 def test_a_padding_for_which_no_crop_is_whole_is_refused():
-    trunk = build_caffe_backbone("vgg", 3, (16, 32), 1 / 64)
+    trunk = build_caffe_backbone(CaffeSpec("vgg"), 3, (16, 32), 1 / 64)
     trunk.layers["pool5"] = nn.MaxPool2d(3, 2, ceil_mode=True)  # its cells lie half a cell of pool4 further
     with pytest.raises(fullconv.FullconvError, match=r"they are 5\.5 cells of 16 pixels apart, no whole number"):
-        CaffeSkipHead(trace_trunk(trunk, 3), trunk.channels, 2, {})
+        CaffeSkipHead(Features(trunk, 3).geometry, trunk.channels, 2, {})
 
 
 def cells(trunk: nn.Module, n: int, last: str) -> int:
@@ -161,7 +161,7 @@ def cells(trunk: nn.Module, n: int, last: str) -> int:
 
 
 def test_every_crop_is_legal_for_every_picture():
-    trunk = build_caffe_backbone("vgg", 3, (8, 16, 32), 1 / 64)
+    trunk = build_caffe_backbone(CaffeSpec("vgg"), 3, (8, 16, 32), 1 / 64)
     for n in range(1, 5001):
         c = cells(trunk, n, "fc7")
         assert c == math.ceil((n + 198) / 32) - 6
@@ -170,13 +170,13 @@ def test_every_crop_is_legal_for_every_picture():
         assert 32 * c + 32 >= 19 + n
         assert 32 * c + 48 >= 27 + n
         assert 32 * c + 56 >= 31 + n
-    alexnet = build_caffe_backbone("caffenet", 3, (32,), 1 / 64)
+    alexnet = build_caffe_backbone(CaffeSpec("caffenet"), 3, (32,), 1 / 64)
     assert all(31 + 32 * cells(alexnet, n, "fc7") >= 18 + n for n in range(1, 3001))
 
 
 @pytest.mark.parametrize(("pad", "sees"), [(96, False), (97, True)])
 def test_97_is_the_smallest_padding_with_which_fc6_sees_a_single_pixel(pad, sees):
-    trunk = build_caffe_backbone("vgg", 3, (32,), 1 / 64)
+    trunk = build_caffe_backbone(CaffeSpec("vgg"), 3, (32,), 1 / 64)
     trunk.layers["conv1_1"].padding = (pad, pad)
     if sees:
         assert trunk(torch.zeros(1, 3, 1, 1))[32].shape[-2:] == (1, 1)
@@ -457,7 +457,7 @@ def test_fcn_os8_with_torchvisions_weights_equals_it_at_multiples_of_8(tmp_path)
 
 @pytest.mark.parametrize("variant", ["torchvision-fcn_resnet50", "voc-fcn8s"])
 def test_a_phase_for_a_net_that_has_its_authors_rule_is_refused(variant):
-    with pytest.raises(fullconv.FullconvError, match=r"phase = 3\.5 does nothing in"):
+    with pytest.raises(fullconv.FullconvError, match=r"phase = 3\.5 has no effect in"):
         fullconv.build(variant, phase=3.5)
 
 

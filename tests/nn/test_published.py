@@ -179,14 +179,14 @@ def test_dropout_is_element_wise():
 
 
 def test_a_backbone_beside_a_published_net_is_refused():
-    with pytest.raises(fullconv.FullconvError, match="has its own backbone; leave backbone = resnet18 away"):
+    with pytest.raises(fullconv.FullconvError, match="has its own backbone, vgg: omit backbone = resnet18"):
         fullconv.build("voc-fcn8s", backbone="resnet18")
 
 
 def test_weights_of_torchvisions_googlenet_and_alexnet_are_refused_with_the_reason():
     with pytest.raises(fullconv.FullconvError, match="3x3 where the paper has 5x5 branches"):
         fullconv.build("voc-fcn-googlenet", weights="imagenet")
-    with pytest.raises(fullconv.FullconvError, match="no groups and no local response normalisation"):
+    with pytest.raises(fullconv.FullconvError, match="no groups and no local response normalization"):
         fullconv.build("voc-fcn-alexnet", weights="imagenet")
 
 

@@ -241,7 +241,7 @@ def test_torchvisions_alexnet_and_damaged_weights_are_refused(tmp_path):
     state = classifier_file("voc-fcn32s", tmp_path / "vgg.caffemodel", str)
     state["fc6.weight"][0, 0] = float("nan")
     (tmp_path / "vgg.caffemodel").write_bytes(caffemodel(state))
-    with pytest.raises(WeightsError, match=r"'layers\.fc6\.weight' holds numbers that are none"):
+    with pytest.raises(WeightsError, match=r"'layers\.fc6\.weight' holds NaN or infinite numbers"):
         fullconv.build("voc-fcn32s", width=NARROW, weights=tmp_path / "vgg.caffemodel")
 
 

@@ -76,8 +76,7 @@ NOTE = (
 
 def table() -> dict[str, Any]:
     """Return variants and tested backbones as `fullconv models --json` prints them."""
-    from fullconv.nn import VARIANTS
-    from fullconv.nn.backbones import TESTED
+    from fullconv.nn import TESTED, VARIANTS
     from fullconv.training import describe_recipes
 
     own = {variant: backbone for variant, backbone in MEASURED if variant != "fcn8s"}

@@ -427,12 +427,12 @@ def make_same_padding_static(module: nn.Module) -> list[str]:
 
     Pools with size-dependent padding have no static form here and are returned by name.
     """
-    from timm.layers import Conv2dSame
+    from timm.layers import Conv2dSame  # type: ignore[attr-defined]
 
     remaining = []
     for name, child in module.named_modules():
         if isinstance(child, Conv2dSame):
-            child.__class__ = Conv2dSameStatic  # the same layer but for its padding
+            child.__class__ = Conv2dSameStatic  # type: ignore[assignment]  # the same layer but for its padding
         elif type(child).__name__ in ("AvgPool2dSame", "MaxPool2dSame"):
             remaining.append(name)
     return remaining

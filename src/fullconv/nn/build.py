@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,13 @@ def build(
             output_stride=spec.output_stride,
         )  # fmt: skip
     features = Features(body.eval(), channels)
-    options = dict(spec.head_options) | ({"learned": True} if settings.upsampling == "learned" else {})
+    options = replace(spec.head_options, learned=settings.upsampling == "learned")
     heads: nn.Module
     if isinstance(classes, Mapping):
         make = spec.head.from_features
-        heads = HeadDict({key: make(features, spec.strides, count, **options) for key, count in classes.items()})
+        heads = HeadDict({key: make(features, spec.strides, count, options) for key, count in classes.items()})
     else:
-        heads = spec.head.from_features(features, spec.strides, classes, **options)
+        heads = spec.head.from_features(features, spec.strides, classes, options)
     keywords = {"in_channels": channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
                 "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
     network = Network(variant, body, heads, keywords)

@@ -8,11 +8,11 @@ Source: Long et al., CVPR 2015; Shelhamer et al., TPAMI 2017; shelhamer/fcn.berk
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,19 @@ class Features:
         return cast(Mapping[int, Geometry], trace(self.backbone, torch.zeros(1, self.in_channels, *EXAMPLE)))
 
 
+@dataclass(frozen=True)
+class HeadOptions:
+    """Options of heads; each head reads its own."""
+
+    learned: bool = False
+    """Train the upsampling between strides (`SkipHead`)."""
+    scales: Mapping[int, float] = field(default_factory=dict)
+    """By stride, the factor on the features of an at-once network (`CaffeSkipHead`)."""
+
+
+NO_OPTIONS = HeadOptions()
+
+
 class Head(nn.Module):
     """Base of all heads: a module from ``{stride: (N, C, h, w)}`` to scores (N, K, h, w) at the finest stride."""
 
@@ -47,14 +60,16 @@ class Head(nn.Module):
     """What lies beyond the score map when it is upsampled to the image."""
 
     @classmethod
-    def from_features(cls, features: Features, strides: tuple[int, ...], num_classes: int, **options: Any) -> Head:
+    def from_features(
+        cls, features: Features, strides: tuple[int, ...], num_classes: int, options: HeadOptions
+    ) -> Head:
         """Build a head for the features of some strides.
 
         Args:
             features: Of the backbone.
             strides: Fine to coarse.
             num_classes: Number of classes K.
-            options: Of the variant (`Variant.head_options`) and of the recipe (``learned``).
+            options: Of the variant and of the recipe.
 
         Raises:
             NetworkError: The features do not suit the head.
@@ -87,7 +102,7 @@ class SkipHead(Head):
 
     @classmethod
     def from_features(
-        cls, features: Features, strides: tuple[int, ...], num_classes: int, *, learned: bool = False
+        cls, features: Features, strides: tuple[int, ...], num_classes: int, options: HeadOptions
     ) -> SkipHead:
         """Build the head whose upsampling follows the geometry of the features."""
         phases = {}
@@ -101,7 +116,7 @@ class SkipHead(Head):
             phases[coarse] = (high.y.offset - low.y.offset) / low.y.scale
             if (high.x.offset - low.x.offset) / low.x.scale != phases[coarse]:
                 raise NetworkError("the backbone treats rows and columns differently, which no variant supports.")
-        return cls({s: features.channels[s] for s in strides}, num_classes, phases, learned)
+        return cls({s: features.channels[s] for s in strides}, num_classes, phases, options.learned)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Fuse ``{stride: (N, C, h, w)}`` into scores (N, K, h, w) at the finest stride."""
@@ -137,15 +152,16 @@ class FCNHead(nn.Sequential, Head):
         self.stride = stride
 
     @classmethod
-    def from_features(cls, features: Features, strides: tuple[int, ...], num_classes: int) -> FCNHead:
+    def from_features(
+        cls, features: Features, strides: tuple[int, ...], num_classes: int, options: HeadOptions
+    ) -> FCNHead:
         """Build the head of the only stride."""
         (stride,) = strides
         return cls(features.channels[stride], num_classes, stride)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Score ``{stride: (N, C, h, w)}`` as (N, K, h, w)."""
-        scores: Tensor = super().forward(features[self.stride])
-        return scores
+        return cast(Tensor, super().forward(features[self.stride]))  # type: ignore[no-untyped-call]
 
 
 class HeadDict(nn.ModuleDict):
@@ -191,16 +207,11 @@ class CaffeSkipHead(Head):
 
     @classmethod
     def from_features(
-        cls,
-        features: Features,
-        strides: tuple[int, ...],
-        num_classes: int,
-        *,
-        scales: Mapping[int, float] | None = None,
+        cls, features: Features, strides: tuple[int, ...], num_classes: int, options: HeadOptions
     ) -> CaffeSkipHead:
         """Build the head whose crops follow the geometry of the features."""
         channels = {stride: features.channels[stride] for stride in strides}
-        return cls(features.geometry, channels, num_classes, scales or {})
+        return cls(features.geometry, channels, num_classes, options.scales)
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Fuse ``{stride: (N, C, h, w)}`` into scores (N, K, h, w) at the finest stride."""
@@ -225,7 +236,9 @@ class LateFusionHead(Head):
         self.score_color, self.score_hha = _zero_score(channels, num_classes), _zero_score(channels, num_classes)
 
     @classmethod
-    def from_features(cls, features: Features, strides: tuple[int, ...], num_classes: int) -> LateFusionHead:
+    def from_features(
+        cls, features: Features, strides: tuple[int, ...], num_classes: int, options: HeadOptions
+    ) -> LateFusionHead:
         """Build the head of the only stride."""
         return cls(features.channels[max(strides)], num_classes)
 

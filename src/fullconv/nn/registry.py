@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from fullconv.errors import NetworkError, nearest
-from fullconv.nn.heads import CaffeSkipHead, FCNHead, Head, LateFusionHead, SkipHead
+from fullconv.nn.heads import NO_OPTIONS, CaffeSkipHead, FCNHead, Head, HeadOptions, LateFusionHead, SkipHead
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Variant:
     output_stride: int = 32
     """Below 32 the backbone is dilated."""
     head: type[Head] = SkipHead
-    head_options: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords of `Head.from_features`."""
+    head_options: HeadOptions = NO_OPTIONS
     upsample_mode: Literal["stride", "size"] = "stride"
     """Upsample scores to the image by a fixed factor and phase, or by its size, half-pixel (torchvision)."""
     size_divisor: int = 32
@@ -66,7 +65,7 @@ def _caffe(
     in_channels: int = 3,
     head: type[Head] = CaffeSkipHead,
     caffe: CaffeSpec | None = None,
-    **head_options: Any,
+    head_options: HeadOptions = NO_OPTIONS,
 ) -> Variant:
     """Return a row of the release: images are not padded; transposed convolutions upsample, with zeros around the map."""
     return Variant(
@@ -103,7 +102,7 @@ for _size, _strides in {"32s": (32,), "16s": (16, 32), "8s": (8, 16, 32)}.items(
 VARIANTS |= {
     "voc-fcn8s-atonce": _caffe(
         "FCN-8s trained in one go: pool4 x 0.01, pool3 x 0.0001, as released", (8, 16, 32), 21,
-        scales={16: 0.01, 8: 0.0001},
+        head_options=HeadOptions(scales={16: 0.01, 8: 0.0001}),
     ),
     "voc-fcn-alexnet": _caffe(
         "FCN-32s on CaffeNet, as released", (32,), 21, caffe=CaffeSpec("caffenet", kernel=63)

@@ -18,21 +18,20 @@ from fullconv.nn.build import build
 from fullconv.nn.caffe.caffemodel import read_blobs
 from fullconv.nn.network import Network
 from fullconv.nn.pretrained import read_weights
-from fullconv.nn.registry import VARIANTS
+from fullconv.nn.registry import VARIANTS, Variant
 from fullconv.nn.upsample import bilinear_kernel
 
-SHORT = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvision-fcn_resnet101"}
+ALIASES = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvision-fcn_resnet101"}
 """Short names of `fullconv import --as`."""
 
-
 _SUFFIXES = {"semantic": "sem", "geometric": "geo"}
-"""What the release's layers of a head end in."""
+"""Head -> ending of the release's layers of that head."""
 
 
 def convertible() -> list[str]:
     """Return the names that `fullconv import --as` takes."""
-    published = [name for name, row in VARIANTS.items() if row.caffe is not None]
-    return [*SHORT, *SHORT.values(), "fcn-os8", *published]
+    published = [name for name, spec in VARIANTS.items() if spec.caffe is not None]
+    return [*ALIASES, *ALIASES.values(), "fcn-os8", *published]
 
 
 def load_foreign(path: Path, variant: str) -> Network:
@@ -40,14 +39,13 @@ def load_foreign(path: Path, variant: str) -> Network:
 
     Args:
         path: `.caffemodel`, `.pth` (read without running code) or `.safetensors`.
-        variant: One of `convertible`.
+        variant: A variant of `convertible`.
 
     Raises:
-        WeightsError: Tensors are missing, unknown, or of another size; they are named.
+        WeightsError: Tensors are missing, unknown, or of another size; the message names them.
     """
     if VARIANTS[variant].caffe is not None:
-        tensors = read_blobs(path) if path.suffix == ".caffemodel" else read_weights(path)
-        return _load_release(tensors, variant, path)
+        return _load_caffe(read_blobs(path) if path.suffix == ".caffemodel" else read_weights(path), variant, path)
     return _load_torchvision(read_weights(path), variant, path)
 
 
@@ -55,75 +53,77 @@ def _load_torchvision(tensors: Mapping[str, Tensor], variant: str, path: Path) -
     head = tensors.get("classifier.4.weight")
     if head is None:
         raise WeightsError(f"{path}: no torchvision FCN: 'classifier.4.weight' is missing.")
-    deep = "backbone.layer3.22.conv1.weight" in tensors
-    backbone = "resnet101" if deep else "resnet50"
-    row = VARIANTS[variant]
-    if row.backbone not in (None, backbone):
+    backbone = "resnet101" if "backbone.layer3.22.conv1.weight" in tensors else "resnet50"
+    spec = VARIANTS[variant]
+    if spec.backbone not in (None, backbone):
         raise WeightsError(f"{path}: these are weights of fcn_{backbone}; use --as fcn_{backbone}.")
-    # These weights were trained with scores put at half pixels (3.5 at stride 8), and must be read so. By its layers a
+    # These weights were trained with scores at half pixels (3.5 at stride 8), and must be read so. By its layers a
     # ResNet's first cell lies on pixel 0, where `fcn-os8` puts it otherwise.
-    phase = None if row.upsample_mode == "size" else 3.5
+    phase = None if spec.upsample_mode == "size" else 3.5
     network = build(variant, backbone=backbone, num_classes=int(head.shape[0]), phase=phase)
-    renamed = {}
-    for key, value in tensors.items():
-        if key.startswith("aux_classifier."):
-            continue  # torchvision's second head is for training
-        renamed[re.sub(r"^classifier\.", "head.", re.sub(r"^backbone\.", "backbone.body.", key))] = value
+    renamed = {
+        re.sub(r"^classifier\.", "head.", re.sub(r"^backbone\.", "backbone.body.", key)): value
+        for key, value in tensors.items()
+        if not key.startswith("aux_classifier.")  # torchvision's second head is for training
+    }
     _load(network, renamed, path)
     return network
 
 
-def _load_release(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Network:
-    row = VARIANTS[variant]
+def _load_caffe(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Network:
+    spec = VARIANTS[variant]
     scores = {key: value for key, value in tensors.items() if re.match(r"score_fr.*\.weight$", key)}
     if not scores:
         raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'.")
     classes: int | dict[str, int]
-    if isinstance(row.num_classes, Mapping):
-        classes = {head: int(tensors[f"score_fr_{_SUFFIXES[head]}.weight"].shape[0]) for head in row.num_classes
+    if isinstance(spec.num_classes, Mapping):
+        classes = {head: int(tensors[f"score_fr_{_SUFFIXES[head]}.weight"].shape[0]) for head in spec.num_classes
                    if f"score_fr_{_SUFFIXES[head]}.weight" in tensors}  # fmt: skip
     else:
         classes = int(next(iter(scores.values())).shape[0])
+    width = 1.0  # of the published channels; tests make narrow networks
     stem = next((value for key, value in tensors.items() if re.match(r"conv1(_1)?\w*(\.0)?\.weight$", key)), None)
-    network = build(variant, num_classes=classes or row.num_classes, width=_width(row.in_channels, stem))
+    if stem is not None:
+        width = float(stem.shape[0]) / (96 if stem.shape[-1] == 11 else 64)
+    network = build(variant, num_classes=classes or spec.num_classes, width=width)
     renamed = {}
     for key, value in tensors.items():
         if key.startswith("upscore"):
             _check_bilinear(key, value, path)
         elif not key.startswith("scale_"):
-            renamed[_ours(key, variant)] = value
+            renamed[_from_caffe(key, spec)] = value
     _load(network, renamed, path)
     return network
 
 
 def to_caffe_state_dict(network: Network) -> dict[str, Tensor]:
-    """Return the tensors of a published net under the release's names, the inverse of reading them.
+    """Return the tensors of a published network under the release's names, the inverse of loading them.
 
     A file of them is what wkentaro/pytorch-fcn loads and what `fullconv import` takes. The transposed convolutions are
-    dense, (K, K, k, k), as they are stored there. The factors of an at-once net are no tensors: it has the names of
+    dense, (K, K, k, k), as they are stored there. The factors of an at-once network are no tensors: it has the names of
     the staged one.
 
     Raises:
-        WeightsError: The network is none of the release.
+        WeightsError: The network is not one of the release.
     """
-    row = network.spec
-    if row.caffe is None:
+    spec = network.spec
+    if spec.caffe is None:
         raise WeightsError(f"{network.variant} is no net of the Caffe release, so its tensors have no names there.")
-    tensors = {_theirs(key): value for key, value in network.state_dict().items()}
+    tensors = {_to_caffe(key): value for key, value in network.state_dict().items()}
     if network.variant == "nyud-fcn32s-color-d":
         tensors = {re.sub("^conv1_1", "conv1_1_bgrd", key): value for key, value in tensors.items()}
     heads = network.num_classes if isinstance(network.num_classes, Mapping) else {"": network.num_classes}
-    growing = {1: {"upscore": row.caffe.kernel}, 2: {"upscore2": 4, "upscore16": 32},
-               3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}}[len(row.strides)]  # fmt: skip
+    kernels = {1: {"upscore": spec.caffe.kernel}, 2: {"upscore2": 4, "upscore16": 32},
+               3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}}[len(spec.strides)]  # fmt: skip
     for head, count in heads.items():
-        for layer, size in growing.items():
+        for layer, size in kernels.items():
             weight = torch.zeros(count, count, size, size)
-            weight[range(count), range(count)] = _plane(size)
+            weight[range(count), range(count)] = _bilinear_plane(size)
             tensors[f"{layer}_{_SUFFIXES.get(head, head)}.weight" if head else f"{layer}.weight"] = weight
     return tensors
 
 
-def _theirs(key: str) -> str:
+def _to_caffe(key: str) -> str:
     """Translate one of our names into the release's."""
     if match := re.fullmatch(r"backbone\.(?:(color|hha)\.)?layers\.(.+)\.(\w+)", key):
         return f"{match[2]}{match[1] or ''}.{match[3]}"
@@ -136,26 +136,10 @@ def _theirs(key: str) -> str:
     return f"{layer}_{head}.{match[3]}" if head else f"{layer}.{match[3]}"
 
 
-def _plane(size: int) -> Tensor:
-    """Return the bilinear weights (size, size) of the release's transposed convolution, float32."""
-    factor = (size + 1) // 2
-    kernel = bilinear_kernel(factor, factor - 1 if size % 2 else factor - 0.5)[-size:].float()
-    return torch.outer(kernel, kernel)
-
-
-def _width(in_channels: int, stem: Tensor | None) -> float:
-    """Return the share of the published channels that a file has (tests make narrow ones)."""
-    if stem is None:
-        return 1.0
-    full = 96 if stem.shape[-1] == 11 else 64
-    return float(stem.shape[0]) / full
-
-
-def _ours(key: str, variant: str) -> str:
-    """Translate one of the release's names."""
+def _from_caffe(key: str, spec: Variant) -> str:
+    """Translate one of the release's names into ours."""
     layer, _, part = key.rpartition(".")
-    row = VARIANTS[variant]
-    if row.caffe is not None and row.caffe.late_fusion:
+    if spec.caffe is not None and spec.caffe.late_fusion:
         for modality in ("color", "hha"):
             if layer.endswith(modality):
                 plain = layer.removesuffix(modality)
@@ -163,8 +147,8 @@ def _ours(key: str, variant: str) -> str:
                     return f"head.score_{modality}.{part}"
                 return f"backbone.{modality}.layers.{plain}.{part}"
     head = ""
-    if isinstance(row.num_classes, Mapping):
-        for name in row.num_classes:
+    if isinstance(spec.num_classes, Mapping):
+        for name in spec.num_classes:
             if layer.endswith(f"_{_SUFFIXES[name]}"):
                 layer, head = layer.removesuffix(f"_{_SUFFIXES[name]}"), f"{name}."
     strides = {"score_fr": 32, "score_pool4": 16, "score_pool3": 8}
@@ -172,6 +156,13 @@ def _ours(key: str, variant: str) -> str:
         return f"head.{head}score.{strides[layer]}.{part}"
     layer = re.sub(r"^(conv1_1)_bgrd$", r"\1", layer)
     return f"backbone.layers.{layer}.{part}"
+
+
+def _bilinear_plane(size: int) -> Tensor:
+    """Return the bilinear weights (size, size) of the release's transposed convolution, float32."""
+    factor = (size + 1) // 2
+    kernel = bilinear_kernel(factor, factor - 1 if size % 2 else factor - 0.5)[-size:].float()
+    return torch.outer(kernel, kernel)
 
 
 def _check_bilinear(key: str, value: Tensor, path: Path) -> None:
@@ -185,10 +176,10 @@ def _check_bilinear(key: str, value: Tensor, path: Path) -> None:
         count = value.shape[0]
         off = value[~torch.eye(count, value.shape[1], dtype=torch.bool)]
         if off.any():
-            raise WeightsError(f"{path}: '{key}' mixes classes; only grouped upsampling can be taken over.")
+            raise WeightsError(f"{path}: '{key}' mixes classes; only grouped upsampling can be converted.")
         value = value.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[:, None]
-    if (value.float() - _plane(value.shape[-1])).abs().max() > 1e-4:
-        raise WeightsError(f"{path}: '{key}' was trained; nets of the release keep it fixed and bilinear.")
+    if (value.float() - _bilinear_plane(value.shape[-1])).abs().max() > 1e-4:
+        raise WeightsError(f"{path}: '{key}' was trained; networks of the release keep it fixed and bilinear.")
 
 
 def _load(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -200,7 +191,7 @@ def _load(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
         if keys:
             more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
             raise WeightsError(
-                f"{path}: '{keys[0]}'{more} {'are' if more else 'is'} {what}: another network than asked for."
+                f"{path}: '{keys[0]}'{more} {'are' if more else 'is'} {what}: the file is of another network."
             )
     for key, value in tensors.items():
         if value.numel() != own[key].numel():

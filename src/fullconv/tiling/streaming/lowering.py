@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fullconv.geometry.layout import OTHER, Value, X, Y
 from fullconv.geometry.rules import name_of
 from fullconv.geometry.windows import spread
-from fullconv.nn.backbones import Conv2dSameStatic
+from fullconv.nn import Conv2dSameStatic
 from fullconv.nn.heads import Crop
 from fullconv.nn.upsample import Upsample
 from fullconv.tiling.streaming.row_ops import (
