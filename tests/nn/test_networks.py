@@ -307,7 +307,9 @@ def test_a_backbone_that_cannot_be_dilated_says_so(name):
 
 
 def test_a_published_net_refuses_another_backbone():
-    with pytest.raises(NetworkError, match="torchvision-fcn_resnet50 has its own backbone, resnet50: omit backbone = vgg16"):
+    with pytest.raises(
+        NetworkError, match="torchvision-fcn_resnet50 has its own backbone, resnet50: omit backbone = vgg16"
+    ):
         build("torchvision-fcn_resnet50", backbone="vgg16")
 
 
