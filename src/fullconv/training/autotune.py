@@ -75,9 +75,8 @@ def time_step(network: Network, train_step: TrainStep, loader: TrainingBatches, 
     """
     state = new_state(copy.deepcopy(network), train_step.recipe)
     accumulate = train_step.recipe.accumulate
-
-    def run(seconds: float, max_steps: int) -> list[float]:
-        """Make the first steps of a run until the time is spent, at least four; return their seconds."""
+    rounds: list[list[float]] = []
+    for _ in range(2 if loader.keeps else 1):
         times: list[float] = []
         begin = last = time.perf_counter()
         micro_batches: list[Batch] = []
@@ -92,16 +91,16 @@ def time_step(network: Network, train_step: TrainStep, loader: TrainingBatches, 
             now = time.perf_counter()
             times.append(now - last)
             last = now
-            enough = len(times) >= 4 and now - begin > seconds
-            if train_step.dist.broadcast(lambda enough=enough: enough) or len(times) >= max_steps:  # type: ignore[misc]
+            enough = len(times) >= 4 and now - begin > (budget / 2 if loader.keeps else budget)
+            if train_step.dist.broadcast(lambda enough=enough: enough):  # type: ignore[misc]
                 break
-        return times
-
-    first = run(budget / 2 if loader.keeps else budget, 40)
-    cold = trimmed_mean(first[3:] or first[1:])  # the first steps warm up kernels, memory and the loader
-    if not loader.keeps:
+            if len(times) >= (len(rounds[0]) if rounds else 40):
+                break
+        rounds.append(times)
+    cold = trimmed_mean(rounds[0][3:] or rounds[0][1:])  # the first steps warm up kernels, memory and the loader
+    if len(rounds) == 1:
         return cold, 0.0
-    warm = trimmed_mean(run(budget / 2, len(first))[1:])
+    warm = trimmed_mean(rounds[1][1:])
     return warm, max(0.0, cold - warm)
 
 

@@ -238,7 +238,7 @@ def default_workers(local_world_size: int = 1) -> int:
 # --- the configuration of a run ---------------------------------------------------------------------------------------
 
 RESUMABLE_KEYS = ("workers", "checkpoint_every", "device")
-"""Settings that may change on resume: they change no number."""
+"""Settings that may change on resume: they do not change the result."""
 _LENGTH_KEYS = ("epochs", "minutes", "steps")
 """Mutually exclusive."""
 _OPTIONS = {
