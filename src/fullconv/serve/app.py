@@ -19,11 +19,13 @@ from fullconv.labels import format_color
 from fullconv.serve.errors import BUG_MESSAGE, ApiError
 from fullconv.serve.metrics import Metrics
 from fullconv.serve.openapi import (
+    ClassInfo,
     Health,
+    Limits,
+    ModelInfo,
     Models,
     Readiness,
     error_responses,
-    json_route,
     predict_route,
     specialize,
 )
@@ -80,15 +82,17 @@ class Service:
                          "Server-Timing": f"network;dur={1000 * result.seconds:.1f}"},
             )  # fmt: skip
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Models:
         """Return the content of /v1/models."""
         settings = self.settings
-        limits = {
-            "body_bytes": settings.max_body, "pixels": settings.max_pixels, "seconds": settings.timeout,
-            "queue": settings.queue,
-        }  # fmt: skip
-        models = [_describe_model(name, pool) for name, pool in self.pools.items()]
-        return {"default": settings.default_model, "models": models, "limits": limits, "fullconv": __version__}
+        return Models(
+            default=settings.default_model,
+            models=[_describe_model(name, pool) for name, pool in self.pools.items()],
+            limits=Limits(
+                body_bytes=settings.max_body, pixels=settings.max_pixels, seconds=settings.timeout, queue=settings.queue
+            ),
+            fullconv=__version__,
+        )
 
 
 async def _unless_disconnected(request: Request, prediction: Coroutine[Any, Any, Result]) -> Result:
@@ -114,20 +118,19 @@ async def _unless_disconnected(request: Request, prediction: Coroutine[Any, Any,
         task.cancel()
 
 
-def _describe_model(name: str, pool: Pool) -> dict[str, Any]:
+def _describe_model(name: str, pool: Pool) -> ModelInfo:
     card = pool.card
     assert card is not None  # the service starts when every model has been loaded once
     labels = card.labels()
-    classes = [
-        {"index": i, "name": name, "color": format_color(color)}
-        for i, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True))
-    ]
-    return {
-        "name": name, "ready": pool.ready > 0, "copies": pool.settings.copies, "variant": card.variant,
-        "backbone": card.backbone, "in_channels": card.in_channels, "bands": card.bands, "scale": card.scale,
-        "stride": card.stride, "heads": pool.heads, "classes": classes, "weights_sha256": card.weights_sha256,
-        "weights_license": card.weights_license, **pool.running, "engines": pool.engines,
-    }  # fmt: skip
+    return ModelInfo(
+        name=name, ready=pool.ready > 0, copies=pool.settings.copies, variant=card.variant, backbone=card.backbone,
+        in_channels=card.in_channels, bands=card.bands, scale=card.scale, stride=card.stride, heads=pool.heads,
+        classes=[
+            ClassInfo(index=index, name=name, color=format_color(color))
+            for index, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True))
+        ],
+        weights_sha256=card.weights_sha256, weights_license=card.weights_license, engines=pool.engines, **pool.running,
+    )  # fmt: skip
 
 
 def make_app(service: Service) -> FastAPI:
@@ -147,10 +150,11 @@ def make_app(service: Service) -> FastAPI:
         """Segment an image with the named model."""
         return await service.predict(request, name, params)
 
-    @app.get("/v1/models", operation_id="models", tags=["prediction"], **json_route(Models, "Models and limits.", 401))
-    async def models() -> Response:
+    @app.get("/v1/models", operation_id="models", tags=["prediction"], responses=error_responses(401, 403, 421))
+    async def models(response: Response) -> Models:
         """List the models with their classes, and the limits of the service."""
-        return JSONResponse(service.describe(), headers={"Cache-Control": "no-store"})
+        response.headers["Cache-Control"] = "no-store"
+        return service.describe()
 
     _add_probes(app, service)
     add_pages(app)
@@ -169,22 +173,23 @@ def make_app(service: Service) -> FastAPI:
 
 def _add_probes(app: FastAPI, service: Service) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", tags=["operation"], **json_route(Health, "The service is alive."))
-    async def healthz() -> Response:
+    @app.get("/healthz", tags=["operation"], responses=error_responses(403, 421))
+    async def healthz() -> Health:
         """Report that the service is alive."""
-        return JSONResponse({"status": "ok"})
+        return Health(status="ok")
 
-    described = json_route(Readiness, "Every model has a ready worker process.")
-    described["responses"][503] = {"description": "A model has no ready worker process.", "model": Readiness}
+    not_ready = {"description": "A model has no ready worker process.", "model": Readiness}
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", tags=["operation"], **described)
-    async def readyz() -> Response:
+    @app.get("/readyz", tags=["operation"], responses={503: not_ready, **error_responses(403, 421)})
+    async def readyz(response: Response) -> Readiness:
         """Report whether every model has a ready worker process."""
         missing = [name for name, pool in service.pools.items() if not pool.ready]
+        if service.stopping or missing:
+            response.status_code = 503
+            response.headers["Retry-After"] = "2"
         status = "stopping" if service.stopping else "loading" if missing else "ok"
-        content = {"status": status, "missing": missing}
-        return JSONResponse(content) if status == "ok" else JSONResponse(content, 503, {"Retry-After": "2"})
+        return Readiness(status=status, missing=missing)
 
     @app.get("/metrics", tags=["operation"], response_class=Response,
              responses={200: {"content": {"text/plain": {}}}, **error_responses(401, 403, 421)})  # fmt: skip

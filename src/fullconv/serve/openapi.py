@@ -162,12 +162,6 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": ERRORS[status], "model": ErrorResponse} for status in statuses}
 
 
-def json_route(model: type[BaseModel], description: str, *statuses: int) -> dict[str, Any]:
-    """Return the description of a GET route."""
-    success = {200: {"description": description, "model": model}}
-    return {"responses": {**success, **error_responses(403, 421, *statuses)}, "response_model": None}
-
-
 def predict_route(operation_id: str) -> dict[str, Any]:
     """Return the description of a route that predicts."""
     binary = {"schema": {"type": "string", "format": "binary"}}

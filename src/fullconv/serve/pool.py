@@ -250,11 +250,8 @@ class Pool:
         if not rows:
             rows = [(0, self.running.get("engine", ""), self.running.get("precision", ""))]
         rows = [row for row, after in itertools.zip_longest(rows, rows[1:]) if after is None or row[1:] != after[1:]]
-        limits = [pixels for pixels, *_ in rows[:-1]] + [None]
-        return [
-            {"max_pixels": limit, "engine": engine, "precision": precision}
-            for limit, (_, engine, precision) in zip(limits, rows, strict=True)
-        ]
+        rows[-1] = (None, *rows[-1][1:])
+        return [dict(zip(("max_pixels", "engine", "precision"), row, strict=True)) for row in rows]
 
     async def start(self) -> None:
         """Start the first worker and wait until it has chosen its engine, with the machine to itself.
