@@ -7,8 +7,10 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from synthetic.images import chunk
 from synthetic.shapes import draw
 
 CLASSES = ["ground", "disc", "box", "triangle"]
@@ -82,3 +85,10 @@ def png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header states any size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(9000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")

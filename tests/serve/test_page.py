@@ -17,6 +17,7 @@ from PIL import Image
 from serving import CLASSES, RunningService, draw_image, png
 
 from fullconv.labels import voc_palette
+from fullconv.serve.static import PAGES, read_files
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -401,15 +402,9 @@ def test_another_model_and_another_head_predict_the_same_images(browser, start, 
     tab.close()
 
 
-def test_the_pages_files_are_small():
-    folder = Path(__file__).parents[2] / "src" / "fullconv" / "serve" / "page"
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 150_000
-
-
-def test_the_page_is_part_of_the_package():
-    from fullconv.serve.static import PAGES, read_files
-
+def test_the_page_is_part_of_the_package_and_small():
     files = read_files()
     assert set(PAGES) <= set(files)
     folder = Path(__file__).parents[2] / "src" / "fullconv" / "serve" / "page"
     assert set(files) == {path.name for path in folder.iterdir()}
+    assert sum(map(len, files.values())) < 150_000
