@@ -84,7 +84,7 @@ WRONG = [
     (lambda: made(classes=["a", "a"]), "class 'a' is listed twice"),
     (lambda: made(classes="ab"), "a list of names, not the text 'ab'"),
     (lambda: fullconv.Segmenter.from_network(lambda x: x, classes=["a", "b"]), "torch.nn.Module, not function"),
-    (lambda: segmenter().predict(None), "a picture is a path, a PIL image or an array .* not NoneType"),
+    (lambda: segmenter().predict(None), "expected an image as a path, a PIL image or an array .* not NoneType"),
     (lambda: segmenter().predict([1, 2]), "not list"),
     (lambda: prediction().save("map.jpg"), r"map\.jpg: label maps are written as PNG"),
     (lambda: fullconv.evaluate(3, "data"), "a int cannot be scored: give what fullconv.load"),

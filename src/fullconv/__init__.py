@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fullconv.images import read_image
     from fullconv.nn.build import build
     from fullconv.prediction import Prediction, show
+    from fullconv.rasters import predict_raster
     from fullconv.recipe import Recipe
     from fullconv.segmenter import Segmenter, load
     from fullconv.training import train
@@ -32,6 +33,7 @@ _PUBLIC = {
     "evaluate": "fullconv.evaluation",
     "load": "fullconv.segmenter",
     "open_dataset": "fullconv.data",
+    "predict_raster": "fullconv.rasters",
     "read_image": "fullconv.images",
     "show": "fullconv.prediction",
     "train": "fullconv.training",
@@ -48,6 +50,7 @@ __all__ = [
     "evaluate",
     "load",
     "open_dataset",
+    "predict_raster",
     "read_image",
     "show",
     "train",

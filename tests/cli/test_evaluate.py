@@ -51,7 +51,7 @@ def test_evaluate_reports_failures_and_exits_with_3(run, data, model, tmp_path):
     )
     done = run("evaluate", model, root, "--batch-size", 2)
     assert done.code == 3
-    assert f"fullconv: {bad.with_suffix('.tif')}: has 5 bands, the model wants 3." in done.err
+    assert f"fullconv: {bad.with_suffix('.tif')}: has 5 bands, the model expects 3." in done.err
     for path in (root / "val").iterdir():
         path.write_bytes(b"")
     done = run("evaluate", model, root, "--json")

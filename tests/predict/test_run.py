@@ -135,7 +135,7 @@ def test_batches_change_nothing_and_a_bad_image_in_one_is_found(segmenter, tmp_p
     job = PredictJob([str(tmp_path / "in")], tmp_path / "out", batch_size=batch_size)
     summary = predict_files(segmenter, job, lambda path, reason: reported.append(reason))
     assert (summary.done, summary.failed) == (5, 1)
-    assert "p5.tif: has 5 bands, the model wants 3" in reported[0]
+    assert "p5.tif: has 5 bands, the model expects 3" in reported[0]
     for i in range(5):
         expected = segmenter.predict(tmp_path / f"in/p{i}.png").label_map
         assert (read_label_map(tmp_path / f"out/p{i}.png") != expected).mean() < 0.005  # a batch may round otherwise

@@ -62,7 +62,7 @@ def test_a_net_of_further_bands_trains_scores_and_predicts(data, tmp_path, varia
     assert not np.allclose(segmenter.logits(image), segmenter.logits(other))
     capsys.readouterr()
     assert main([*line[:-1], str(tmp_path / "none")]) == 2
-    assert "has 3 bands, the model wants" in capsys.readouterr().err
+    assert "has 3 bands, the model expects" in capsys.readouterr().err
     assert main([*line[:-1], str(tmp_path / "none"), "--bands-from", str(data / "nothing")]) == 2
     assert "nothing: no such folder" in capsys.readouterr().err
     assert main([*line[:-1], str(tmp_path / "none"), "--bands-from", str(data / folder / "train")]) == 2

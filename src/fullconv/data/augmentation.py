@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.errors import RecipeError, nearest
-from fullconv.images.resize import resize_image, resize_mask
+from fullconv.images import resize_image, resize_mask
 from fullconv.labels import VOID
 
 

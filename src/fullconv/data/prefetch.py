@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fullconv.data.dataset import Dataset
 from fullconv.data.samples import Sample
 from fullconv.errors import DataError, FullconvError
-from fullconv.images.resize import resize_mask
+from fullconv.images import resize_mask
 from fullconv.preprocess import rescale, working_size
 
 Item = TypeVar("Item")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fullconv.errors import DataError
-from fullconv.images.read import decode
+from fullconv.images import decode
 
 Colors = Literal["none", "rgb", "all"]
 """Where colours count: nowhere (equal channels are numbers, others stay colours), in RGB files, or in palettes, too."""

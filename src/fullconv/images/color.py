@@ -1,4 +1,4 @@
-"""Colour profiles: what a file's numbers look like, turned into sRGB, in which most pictures are stored anyway."""
+"""Colour profiles: converted to sRGB, in which most images are stored anyway."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from PIL import Image
 
 _SAME = 2
-"""A profile that moves no colour by more than this is sRGB with other roundings: nothing is changed."""
+"""A profile that changes no colour by more than this is sRGB with other roundings, and is ignored."""
 _STEPS = np.linspace(0, 255, 9).astype(np.uint8)
 
 
-def has_other_colors(image: Image.Image) -> bool:
-    """Whether a picture's profile is another one than sRGB, so that `to_srgb` changes it."""
+def has_foreign_profile(image: Image.Image) -> bool:
+    """Return whether an image's profile is not sRGB, so that `to_srgb` changes it."""
     profile = image.info.get("icc_profile")
     return bool(profile) and isinstance(profile, bytes) and _change(profile, _plain_mode(image)) is not None
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Return a loaded 8-bit picture in sRGB; without a profile, or with a damaged one, it stays as it is.
+    """Convert a loaded 8-bit image to sRGB; without a profile, or with a damaged one, it is returned unchanged.
 
     Grey stays grey, alpha stays alpha, CMYK becomes RGB.
     """
@@ -52,7 +52,7 @@ def _plain_mode(image: Image.Image) -> str:
 
 @lru_cache(maxsize=64)
 def _change(profile: bytes, mode: str) -> Any:
-    """Return a transform into sRGB, 256 greys as bytes, or None where there is nothing to do."""
+    """Return a transform to sRGB, 256 greys as bytes, or None where nothing changes."""
     if not mode:
         return None
     try:
@@ -74,7 +74,7 @@ def _change(profile: bytes, mode: str) -> Any:
     except (ImportError, OSError, ValueError):  # PyCMSError is none of these in old versions
         return None
     except Exception as error:
-        if type(error).__name__ == "PyCMSError":  # a damaged profile, or one of another kind of picture
+        if type(error).__name__ == "PyCMSError":  # a damaged profile, or one of another type of image
             return None
         raise
 

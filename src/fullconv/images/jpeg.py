@@ -1,4 +1,4 @@
-"""JPEG whose data end too early although the file does not: libjpeg fills in the rest without a word."""
+"""JPEG whose data end too early although the file does not: libjpeg silently fills in the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILLER = b"".join(_DATA + bytes([0xFF, 0xD0 + i % 8]) for i in range(16)) + _DA
 
 
 def end_of_data(data: bytes) -> int | None:
-    """Return where the end marker of the first picture stands; None where there is none.
+    """Return the position of the first image's end marker; None without one.
 
     Entropy-coded data cannot hold it, but thumbnails in the header do, so segments are walked.
     """
@@ -35,24 +35,24 @@ def end_of_data(data: bytes) -> int | None:
     return None
 
 
-def what_is_mangled(data: bytes, end: int | None) -> str | None:
-    """Say what was done to entropy-coded data, which decoders then read as noise without a word; None for nothing that shows.
+def detect_corruption(data: bytes, end: int | None) -> str | None:
+    """Describe visible damage to entropy-coded data, which decoders silently read as noise; None without any.
 
-    Sixteen line feeds and more, a carriage return before each, are no chance: a program took the file for text. Many
-    zero bytes mean something only where the tables make flat blocks of them; elsewhere nobody's picture holds them.
+    Sixteen line feeds and more, each after a carriage return, do not occur by chance: a program treated the file as text.
+    Long runs of zero bytes are valid only where the tables decode them as flat blocks.
     """
     start = data.rfind(b"\xff\xda", 0, end)
     body = data[start:end]
     first = body.find(b"\n")
     if body[first - 1 : first] == b"\r" and _FEEDS <= body.count(b"\n") == body.count(b"\r\n"):
-        return "was sent or saved as text, which put a carriage return before each line feed"
+        return "was transferred or saved as text, which inserted a carriage return before each line feed"
     if _ZEROS in body and not _zeros_are_flat(data[:start]):
-        return f"holds {len(_ZEROS)} zeros and more where its data were, as a disk or a transfer leaves them"
+        return f"has {len(_ZEROS)} zero bytes or more in its data, as a failing disk or transfer leaves them"
     return None
 
 
 def _zeros_are_flat(header: bytes) -> bool:
-    """Whether zeros alone may be flat blocks: in the tables the shortest codes say so, or the file is not baseline."""
+    """Return whether zeros may decode to flat blocks: by the shortest codes of the tables, or as the file is not baseline."""
     first: dict[int, set[int]] = {0: set(), 1: set()}
     at = 2
     while (found := _SEGMENT.search(header, at)) is not None:
@@ -68,19 +68,19 @@ def _zeros_are_flat(header: bytes) -> bool:
     return not first[1] or first[0] == first[1] == {0}
 
 
-def is_doubtful(picture: NDArray[Any]) -> bool:
-    """Whether the last block is flat, as libjpeg leaves it where data are missing; (H, W) or (H, W, C)."""
-    block = picture[-4:, -8:]
+def is_doubtful(image: NDArray[Any]) -> bool:
+    """Return whether the last block of (H, W) or (H, W, C) is flat, as libjpeg leaves it where data are missing."""
+    block = image[-4:, -8:]
     return bool((block == block[-1, -1]).all())
 
 
-def data_is_short(data: bytes, end: int | None, picture: NDArray[Any], decode: Callable[[bytes], NDArray[Any]]) -> bool:
-    """Whether a picture that was decoded from these bytes had data missing; ``end`` is what `end_of_data` found.
+def data_is_short(data: bytes, end: int | None, image: NDArray[Any], decode: Callable[[bytes], NDArray[Any]]) -> bool:
+    """Return whether an image that was decoded from these bytes had data missing; ``end`` is of `end_of_data`.
 
-    Other data are put before the end marker: a whole picture does not change, as nothing of them is needed. That
-    takes a second decoding, so it is done only where the picture ends flat. A progressive file of which only late,
-    refining data are missing is valid, if blurred, and passes.
+    Random data are inserted before the end marker: a complete image does not change, as it needs none of them. That takes
+    a second decoding, so it is done only where the image ends flat. A progressive file that misses only late, refining
+    data is valid, if blurred, and passes.
     """
     if end is None:
         return data.endswith(bytes(_PADDING))
-    return is_doubtful(picture) and not np.array_equal(decode(data[:end] + _FILLER + data[end:]), picture)
+    return is_doubtful(image) and not np.array_equal(decode(data[:end] + _FILLER + data[end:]), image)

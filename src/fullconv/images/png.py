@@ -13,12 +13,12 @@ from PIL import Image, ImagePalette
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_UNTOUCHED = 0xA5
+_UNWRITTEN = 0xA5
 _MARKED = ("L", "P", "RGB", "RGBA")
 
 
 def header(start: bytes) -> tuple[int, int, int, int, bool] | None:
-    """Return width, height, bit depth, colour type and interlacing of a PNG from its first 29 bytes, else None."""
+    """Parse width, height, bit depth, colour type and interlacing from the first 29 bytes of a PNG; None for other files."""
     if not start.startswith(SIGNATURE) or len(start) < 29 or start[12:16] != b"IHDR":
         return None
     width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", start[16:29])
@@ -26,7 +26,7 @@ def header(start: bytes) -> tuple[int, int, int, int, bool] | None:
 
 
 def chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield (type, length) of each chunk, the file standing at its data; the data are skipped, not read."""
+    """Yield (type, length) of each chunk, with the file positioned at its data, which are skipped."""
     file.seek(len(SIGNATURE))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -36,12 +36,12 @@ def chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def has_exif(file: IO[bytes]) -> bool:
-    """Whether an eXIf chunk lies anywhere; Pillow would decode the whole picture to find out."""
+    """Return whether there is an eXIf chunk; Pillow would decode the whole image to find out."""
     return any(kind == b"eXIf" for kind, _ in chunks(file))
 
 
 def data_is_short(file: IO[bytes], start: bytes) -> bool:
-    """Whether the compressed data end before the last row: Pillow leaves the missing rows black without a word."""
+    """Return whether the compressed data end before the last row: Pillow silently leaves missing rows black."""
     found = header(start)
     if found is None:
         return False
@@ -63,23 +63,23 @@ def data_is_short(file: IO[bytes], start: bytes) -> bool:
     return size < expected
 
 
-def mark_untouched(image: Image.Image) -> int:
-    """Fill the memory of a picture that is not loaded yet; return the number that rows hold which never come.
+def mark_unwritten(image: Image.Image) -> int:
+    """Fill the memory of an image that is not loaded yet; returns the value that missing rows keep.
 
-    Pillow starts from zeros and leaves missing rows so. A last row of zeros is common in masks, where 0 is background,
-    and finding out by inflating the data once more takes as long as decoding; a row of another number is rare.
+    Pillow starts from zeros. A last row of zeros is common in masks, where 0 is background, and inflating the data once
+    more to find out takes as long as decoding; a row of another value is rare.
     """
     if image.mode not in _MARKED:
         return 0
     loading: Any = image
     loading.im = Image.new(
-        image.mode, image.size, (_UNTOUCHED,) * len(image.mode) if len(image.mode) > 1 else _UNTOUCHED
+        image.mode, image.size, (_UNWRITTEN,) * len(image.mode) if len(image.mode) > 1 else _UNWRITTEN
     ).im
-    return _UNTOUCHED
+    return _UNWRITTEN
 
 
 def _raw_size(width: int, height: int, bits: int, interlaced: bool) -> int:
-    """Bytes of the filtered rows: one filter byte and the packed pixels a row, for each pass of Adam7."""
+    """Return the bytes of the filtered rows: one filter byte and the packed pixels a row, for each pass of Adam7."""
     passes = [(0, 0, 1, 1)]
     if interlaced:
         passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
@@ -91,7 +91,7 @@ def _raw_size(width: int, height: int, bits: int, interlaced: bool) -> int:
 
 
 def is_cut(file: IO[bytes]) -> bool:
-    """Whether the file ends before its last chunk does, or without the chunk that ends every PNG."""
+    """Return whether the file ends before its last chunk does, or without IEND."""
     end, last = file.seek(0, 2), b""
     for kind, length in chunks(file):
         last = kind
@@ -101,9 +101,9 @@ def is_cut(file: IO[bytes]) -> bool:
 
 
 def is_lost(file: IO[bytes]) -> bool:
-    """Whether a file ends in zeros where a PNG ends otherwise: a disk or a transfer lost the rest.
+    """Return whether a file ends in zeros instead of IEND: a disk or a transfer lost the rest.
 
-    Zeros go on decoding, as rows that look like data, and Pillow does not ask for the end.
+    Zeros decode to rows that look like data, and Pillow does not check the end.
     """
     file.seek(-12, 2)
     if file.read(12).strip(b"\0"):
@@ -112,7 +112,7 @@ def is_lost(file: IO[bytes]) -> bool:
 
 
 def is_deep_color(start: bytes) -> bool:
-    """Whether it has 16 bits in more than one channel; Pillow would cut these to 8 without a word."""
+    """Return whether a file has 16 bits in more than one channel, which Pillow silently reduces to 8."""
     found = header(start)
     return found is not None and found[2] == 16 and found[3] in (2, 4, 6)
 
@@ -120,8 +120,8 @@ def is_deep_color(start: bytes) -> bool:
 def read_deep_color(image: Image.Image, again: Image.Image, start: bytes) -> NDArray[np.uint16]:
     """Decode a 16-bit PNG of 2 to 4 channels: (H, W, C) uint16, alpha last.
 
-    Pillow can take only one byte of each number, so it decodes twice: once the high bytes, and once the low ones by
-    calling the file little-endian. (torchvision 0.29 reads 16 bits, but crashes on damaged headers.)
+    Pillow reads only one byte of each value, so it decodes twice: the high bytes, and the low ones by declaring the
+    file little-endian. (torchvision 0.29 reads 16 bits, but crashes on damaged headers.)
 
     Args:
         image: The file, opened and not yet loaded.
@@ -131,19 +131,19 @@ def read_deep_color(image: Image.Image, again: Image.Image, start: bytes) -> NDA
     found = header(start)
     if (
         found is not None and found[3] == 4
-    ):  # there is no low-byte mode for it, but two numbers are as long as an 8-bit RGBA pixel
+    ):  # no low-byte mode exists for it, but two values are as long as an 8-bit RGBA pixel
         planes = _load_as(image, "RGBA", "RGBA").astype(np.uint16)
-        picture = planes[..., 0::2] << 8 | planes[..., 1::2]
+        values = planes[..., 0::2] << 8 | planes[..., 1::2]
     else:
         high = _load_as(image, image.mode, f"{image.mode};16B").astype(np.uint16)
-        picture = high << 8 | _load_as(again, again.mode, f"{again.mode};16L")
-    return np.asarray(picture, dtype=np.uint16)
+        values = high << 8 | _load_as(again, again.mode, f"{again.mode};16L")
+    return np.asarray(values, dtype=np.uint16)
 
 
 def keep_small_grey(image: Image.Image) -> None:
-    """Have the numbers of 2 and 4-bit grey decoded as they are, which Pillow would spread over 0 to 255.
+    """Decode 2 and 4-bit grey values as stored, which Pillow would scale to 0 to 255; also for TIFF.
 
-    A picture is spread by its palette (`info["grey_bits"]`); in a mask they are class numbers. Also for TIFF.
+    Images are scaled by their palette (`info["grey_bits"]`); in a mask they are class indices.
     """
     if image.mode != "L" or not getattr(image, "tile", None):
         return
@@ -162,20 +162,20 @@ def keep_small_grey(image: Image.Image) -> None:
     loading.info["grey_bits"] = bits
 
 
-def with_transparent_white(picture: NDArray[np.uint16], color: object) -> NDArray[np.uint16]:
-    """Lay (H, W) or (H, W, 3) uint16, one colour of which is transparent, on white."""
-    if not isinstance(color, (int, tuple)) or np.size(color) not in (1, picture.shape[-1]):
-        return picture
-    hit = picture == np.array(color, np.int64)
-    return np.where(hit if picture.ndim == 2 else hit.all(-1, keepdims=True), np.uint16(65535), picture)
+def with_transparent_white(image: NDArray[np.uint16], color: object) -> NDArray[np.uint16]:
+    """Composite (H, W) or (H, W, 3) uint16, one colour of which is transparent, on white."""
+    if not isinstance(color, (int, tuple)) or np.size(color) not in (1, image.shape[-1]):
+        return image
+    hit = image == np.array(color, np.int64)
+    return np.where(hit if image.ndim == 2 else hit.all(-1, keepdims=True), np.uint16(65535), image)
 
 
-def without_alpha(picture: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Lay (H, W, 2 or 4) uint16 on white; without alpha it stays as it is."""
-    if picture.shape[2] == 3:
-        return picture
-    alpha = picture[..., -1:].astype(np.uint64)
-    laid = (picture[..., :-1] * alpha + 65535 * (65535 - alpha) + 32767) // 65535
+def without_alpha(image: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Composite (H, W, 2 or 4) uint16 on white; without alpha it is returned unchanged."""
+    if image.shape[2] == 3:
+        return image
+    alpha = image[..., -1:].astype(np.uint64)
+    laid = (image[..., :-1] * alpha + 65535 * (65535 - alpha) + 32767) // 65535
     return np.asarray(laid, dtype=np.uint16)
 
 

@@ -20,17 +20,14 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from fullconv.errors import FullconvError, InputError, MissingExtraError, first_line
 from fullconv.images import jpeg, png, tiff
 from fullconv.images.color import to_srgb
-from fullconv.images.limits import PictureError, check_pixels, max_pixels
+from fullconv.images.limits import ImageError, check_pixels, max_pixels
 from fullconv.profiling import DECODING, open_binary, timed
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
-ALPHA_GROUND = 255
-"""Transparent pictures are laid on white, as most viewers show them."""
-
 _AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
 _TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
-_MEND = "Copy or export it again, or leave it out"
+_FIX = "Copy or export it again, or remove it"
 _MAGIC = (png.SIGNATURE, jpeg.START, b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
 _MOST_A_PIXEL = 16  # bytes of a JPEG, and how many more may lie beside them: a film, or nothing that was ever written
 _MOST_BESIDE = 64 << 20
@@ -39,10 +36,10 @@ _bomb_lock = threading.Lock()
 
 
 def read_image(source: Source) -> NDArray[Any]:
-    """Read a picture with the numbers that its file holds.
+    """Read an image with the values of its file.
 
     EXIF orientation is applied. Palettes become RGB, CMYK and YCbCr become RGB, 8-bit colours with a profile become
-    sRGB, alpha is laid on white (a TIFF keeps all its bands instead, as a fourth one is often infrared). Of several
+    sRGB, alpha is composited on white (a TIFF keeps all its bands instead, as a fourth one is often infrared). Of several
     frames or pages the first is read. A truncated or damaged file is an error, never filled in.
 
     Args:
@@ -52,29 +49,31 @@ def read_image(source: Source) -> NDArray[Any]:
         (H, W, C) uint8, uint16 or float32; signed or 32-bit integers and other floats become float32.
 
     Raises:
-        InputError: It is missing, empty, damaged, no picture, or larger than FULLCONV_MAX_PIXELS.
+        InputError: It is missing, empty, damaged, no image, or larger than FULLCONV_MAX_PIXELS.
         MissingExtraError: It needs a reader that is not installed (multi-band TIFF, HEIC).
     """
     if isinstance(source, np.ndarray):
-        return as_picture(source, "array")
+        return to_hwc(source, "array")
     if isinstance(source, Image.Image):
         where = getattr(source, "filename", "") or "image"
-        return as_picture(_decode_safely(source, None, b"", where, to_picture), where)
+        return to_hwc(_decode_safely(source, None, b"", where, to_array), where)
     if not isinstance(source, (str, bytes, os.PathLike)):
-        raise InputError(f"a picture is a path, a PIL image or an array (H, W, C), not {type(source).__name__}.")
+        raise InputError(
+            f"expected an image as a path, a PIL image or an array (H, W, C), not {type(source).__name__}."
+        )
     where = "bytes" if isinstance(source, bytes) else str(Path(source))
-    return as_picture(decode(source, where, to_picture), where)
+    return to_hwc(decode(source, where, to_array), where)
 
 
 def decode(
     source: str | os.PathLike[str] | bytes, where: str, convert: Callable[[Image.Image], NDArray[Any]]
 ) -> NDArray[Any]:
-    """Decode a file under all guards, and let `convert` make an array of the loaded PIL image.
+    """Decode a file with all checks, and convert the loaded PIL image to an array.
 
-    What only the TIFF and deep PNG readers understand comes as their array (H, W, C), without `convert`.
+    Files that need the TIFF or deep PNG reader return its array (H, W, C), without `convert`.
 
     Raises:
-        InputError: It is missing, empty, damaged, no picture, or larger than FULLCONV_MAX_PIXELS.
+        InputError: It is missing, empty, damaged, no image, or larger than FULLCONV_MAX_PIXELS.
         MissingExtraError: It needs a reader that is not installed.
     """
     with timed(DECODING), open_source(source) as file:
@@ -82,7 +81,7 @@ def decode(
         _check_start(start, where)
         if png.is_deep_color(start):
             return _read_deep_png(file, start, where)
-        with open_picture(file, start, where) as image:
+        with open_image(file, start, where) as image:
             if image is None:
                 file.seek(0)
                 return tiff.read(file, where)
@@ -93,13 +92,13 @@ def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Return (height, width) after EXIF orientation, from the header alone.
 
     Raises:
-        InputError: The file is missing, empty, or no picture.
+        InputError: The file is missing, empty, or no image.
     """
     where = "bytes" if isinstance(source, bytes) else str(Path(source))
     with open_source(source) as file:
         start = file.read(32)
         _check_start(start, where)
-        with open_picture(file, start, where) as image:
+        with open_image(file, start, where) as image:
             if image is None:
                 file.seek(0)
                 return tiff.size(file, where)
@@ -109,45 +108,47 @@ def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
             return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def as_picture(array: NDArray[Any], where: str) -> NDArray[Any]:
+def to_hwc(array: NDArray[Any], where: str) -> NDArray[Any]:
     """Return an array as (H, W, C) uint8, uint16 or float32.
 
     Raises:
-        InputError: It has another number of dimensions, no pixels, or numbers that are no picture's.
+        InputError: It has another number of dimensions, no pixels, or a dtype that no image has.
     """
     if array.ndim not in (2, 3) or 0 in array.shape:
-        raise InputError(f"{where}: a picture is (H, W) or (H, W, C) with at least one pixel, not {array.shape}.")
-    picture = array[..., None] if array.ndim == 2 else array
-    name = picture.dtype.newbyteorder("=").name
+        raise InputError(
+            f"{where}: an image has the shape (H, W) or (H, W, C) and at least one pixel, not {array.shape}."
+        )
+    image = array[..., None] if array.ndim == 2 else array
+    name = image.dtype.newbyteorder("=").name
     if name in _AS_STORED:
-        stored: NDArray[Any] = np.ascontiguousarray(picture, dtype=_AS_STORED[name])
+        stored: NDArray[Any] = np.ascontiguousarray(image, dtype=_AS_STORED[name])
         return stored if stored.flags.writeable else stored.copy()  # torch warns of arrays that it must not write to
     if name == "bool":
-        return np.where(picture, 255, 0).astype(np.uint8)
+        return np.where(image, 255, 0).astype(np.uint8)
     if name in _TO_FLOAT:
-        return np.ascontiguousarray(picture, dtype=np.float32)
-    raise InputError(f"{where}: {name} cannot be a picture. Convert it to uint8, uint16 or float32.")
+        return np.ascontiguousarray(image, dtype=np.float32)
+    raise InputError(f"{where}: {name} cannot be an image. Convert it to uint8, uint16 or float32.")
 
 
 @contextmanager
 def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[IO[bytes]]:
-    """Open a path or bytes for reading; never hangs on a pipe."""
+    """Open a path or bytes for reading; never blocks on a pipe."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     path = Path(source)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            kind = "a folder" if path.is_dir() else "no regular file"
-            raise PictureError("not-a-picture", f"{path}: is {kind}, not a picture. Name a picture file.")
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise ImageError("not-a-picture", f"{path}: is {kind}, not an image. Use an image file.")
         file = open_binary(path)
     except FileNotFoundError:
-        raise PictureError("missing-file", f"{path}: no such file. Check the name.") from None
+        raise ImageError("missing-file", f"{path}: no such file. Check the name.") from None
     except OSError as error:
-        raise PictureError(
+        raise ImageError(
             "unreadable", f"{path}: cannot be read ({error.strerror or error}). Check its permissions."
         ) from error
-    except PictureError:
+    except ImageError:
         raise
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{source!r}: cannot be a file name ({error}).") from error
@@ -157,16 +158,16 @@ def open_source(source: str | os.PathLike[str] | bytes) -> Iterator[IO[bytes]]:
 
 def _check_start(start: bytes, where: str) -> None:
     if not start:
-        raise PictureError("empty-file", f"{where}: is empty (0 bytes). {_MEND}.")
+        raise ImageError("empty-file", f"{where}: is empty (0 bytes). {_FIX}.")
     if not start.strip(b"\0"):
-        raise PictureError("truncated", f"{where}: begins with zeros, so its content was lost. {_MEND}.")
+        raise ImageError("truncated", f"{where}: begins with zeros: its content was lost. {_FIX}.")
     if start.startswith(b"version https://git-lfs"):
-        raise PictureError("not-a-picture", f"{where}: is a Git LFS pointer, not the picture itself. Run: git lfs pull")
+        raise ImageError("not-a-picture", f"{where}: is a Git LFS pointer, not the image itself. Run: git lfs pull")
 
 
 @contextmanager
-def open_picture(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Image | None]:
-    """Read a picture's header; None means that the TIFF reader must take it.
+def open_image(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Image | None]:
+    """Read an image's header; None means that the TIFF reader is needed.
 
     Pillow's own limit is replaced by `max_pixels`, which the user can raise; as it is a global, under a lock.
     """
@@ -200,33 +201,31 @@ def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
         try:
             import pillow_heif
         except ImportError:
-            raise MissingExtraError("pillow-heif", "formats", f"{where}: a HEIC picture") from None
+            raise MissingExtraError("pillow-heif", "formats", f"{where}: a HEIC image") from None
         pillow_heif.register_heif_opener()
         file.seek(0)
         try:
             return _open_unlimited(file)
         except Exception as error:
-            raise PictureError(
-                "unreadable", f"{where}: its header is damaged ({first_line(error)}). {_MEND}."
-            ) from error
+            raise ImageError("unreadable", f"{where}: its header is damaged ({first_line(error)}). {_FIX}.") from error
     if start[4:12] in (b"ftypavif", b"ftypavis"):
-        words = "is an AVIF picture, which this Pillow cannot read. Run: pip install --upgrade pillow"
-        raise PictureError("needs-extra", f"{where}: {words}")
+        raise ImageError(
+            "needs-extra",
+            f"{where}: is an AVIF image, which this Pillow cannot read. Run: pip install --upgrade pillow",
+        )
     if start.startswith(_MAGIC):
-        raise PictureError("unreadable", f"{where}: its header is damaged. {_MEND}.")
-    words = "a text file" if start.isascii() and start[:1].isalnum() else "no picture that can be read"
-    raise PictureError(
-        "not-a-picture", f"{where}: is {words}, whatever its name says. Replace it by a picture, or leave it out."
-    )
+        raise ImageError("unreadable", f"{where}: its header is damaged. {_FIX}.")
+    kind = "a text file, not an image," if start.isascii() and start[:1].isalnum() else "not a readable image,"
+    raise ImageError("not-a-picture", f"{where}: is {kind} despite its name. Replace it with an image, or remove it.")
 
 
 def _decode_safely(
     image: Image.Image, file: IO[bytes] | None, start: bytes, where: str, convert: Callable[[Image.Image], NDArray[Any]]
 ) -> NDArray[Any]:
     try:
-        untouched = png.mark_untouched(image) if file is not None and start.startswith(png.SIGNATURE) else None
+        unwritten = png.mark_unwritten(image) if file is not None and start.startswith(png.SIGNATURE) else None
         _load(image)
-        doubtful = untouched is not None and _never_came(image, start, untouched)
+        doubtful = unwritten is not None and _may_miss_rows(image, start, unwritten)
         array = convert(image)
     except (FullconvError, MemoryError):
         raise
@@ -234,18 +233,18 @@ def _decode_safely(
         raise _damage(error, where, file, start) from error
     if doubtful and file is not None and _is_short(file, start, where):
         raise _too_few_rows(where)
-    if untouched is not None and file is not None and png.is_lost(file):
-        raise PictureError("truncated", f"{where}: ends in zeros, so a part of its content was lost. {_MEND}.")
+    if unwritten is not None and file is not None and png.is_lost(file):
+        raise ImageError("truncated", f"{where}: ends in zeros, so part of its content was lost. {_FIX}.")
     if file is not None and start.startswith(jpeg.START):
         file.seek(0)
         corner = np.asarray(image.crop((max(0, image.width - 8), max(0, image.height - 4), image.width, image.height)))
-        picture = _plain(image) if jpeg.is_doubtful(corner) else corner  # an array of it all takes as long as decoding
+        pixels = _plain(image) if jpeg.is_doubtful(corner) else corner  # an array of it all takes as long as decoding
         data = file.read(_MOST_A_PIXEL * image.width * image.height + _MOST_BESIDE)
         end = jpeg.end_of_data(data)
-        if jpeg.data_is_short(data, end, picture, lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
+        if jpeg.data_is_short(data, end, pixels, lambda data: _plain(_open_unlimited(io.BytesIO(data)))):
             raise _too_few_rows(where)
-        if (words := jpeg.what_is_mangled(data, end)) is not None:
-            raise PictureError("unreadable", f"{where}: {words}. {_MEND}.")
+        if (damage := jpeg.detect_corruption(data, end)) is not None:
+            raise ImageError("unreadable", f"{where}: {damage}. {_FIX}.")
     return array
 
 
@@ -266,20 +265,20 @@ def _load(image: Image.Image) -> None:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _never_came(image: Image.Image, start: bytes, untouched: int) -> bool:
-    """Whether the last row of a loaded PNG may be one that its data do not hold; of an interlaced one always."""
+def _may_miss_rows(image: Image.Image, start: bytes, unwritten: int) -> bool:
+    """Return whether the last row of a loaded PNG may be missing from its data; always for an interlaced one."""
     found = png.header(start)
     if found is None or found[4]:
         return found is not None
     corner: Any = image.im.getpixel((0, image.height - 1))
-    if any(channel != untouched for channel in (corner if isinstance(corner, tuple) else (corner,))):
+    if any(channel != unwritten for channel in (corner if isinstance(corner, tuple) else (corner,))):
         return False
     last = image.crop((0, image.height - 1, image.width, image.height))
-    return bool((np.asarray(last) == untouched).all())
+    return bool((np.asarray(last) == unwritten).all())
 
 
-def to_picture(image: Image.Image) -> NDArray[Any]:
-    """Turn a loaded PIL image of any mode into (H, W) or (H, W, C), the right way up, in sRGB."""
+def to_array(image: Image.Image) -> NDArray[Any]:
+    """Convert a loaded PIL image of any mode to (H, W) or (H, W, C), with its orientation applied, in sRGB."""
     deep = image.mode == "I" and image.format == "PNG"
     if "grey_bits" in image.info and "transparency" not in image.info:
         image = image.convert("L")
@@ -291,19 +290,19 @@ def to_picture(image: Image.Image) -> NDArray[Any]:
         return png.with_transparent_white(numbers.astype(np.uint16), clear) if deep or clear is not None else numbers
     image = to_srgb(image)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        return _on_ground(image)
+        return _composite_on_white(image)
     if image.mode in ("L", "RGB", "F", "I"):
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
 
 
-def _on_ground(image: Image.Image) -> NDArray[Any]:
+def _composite_on_white(image: Image.Image) -> NDArray[Any]:
     grey = image.mode in ("LA", "La", "L", "1") or "grey_bits" in image.info
     image = image.convert("RGBA")
     if np.asarray(image.getchannel("A")).min() == 255:
         flat = image.convert("RGB")
     else:
-        flat = Image.new("RGBA", image.size, (ALPHA_GROUND,) * 3 + (255,))
+        flat = Image.new("RGBA", image.size, (255, 255, 255, 255))
         flat.alpha_composite(image)
         flat = flat.convert("RGB")
     return np.asarray(flat.getchannel(0) if grey else flat)
@@ -312,7 +311,7 @@ def _on_ground(image: Image.Image) -> NDArray[Any]:
 def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
     file.seek(0)
     data = file.read()
-    with open_picture(io.BytesIO(data), start, where) as image, open_picture(io.BytesIO(data), start, where) as again:
+    with open_image(io.BytesIO(data), start, where) as image, open_image(io.BytesIO(data), start, where) as again:
         assert image is not None  # only TIFF gives None
         assert again is not None
         orientation = _orientation(image, io.BytesIO(data), start)
@@ -323,27 +322,27 @@ def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
             raise _damage(error, where, file, start) from error
     if not array[-1].any() and _is_short(io.BytesIO(data), start, where):
         raise _too_few_rows(where)
-    return tiff.orient(png.without_alpha(array), orientation)
+    return tiff.apply_orientation(png.without_alpha(array), orientation)
 
 
 def _damage(
-    error: Exception, where: str, file: IO[bytes] | None, start: bytes, words: str = "cannot be decoded"
-) -> PictureError:
+    error: Exception, where: str, file: IO[bytes] | None, start: bytes, what: str = "cannot be decoded"
+) -> ImageError:
     if file is not None and start.startswith(png.SIGNATURE) and png.is_cut(file):
-        return PictureError("truncated", f"{where}: is truncated: its data end in the middle. {_MEND}.")
+        return ImageError("truncated", f"{where}: is truncated: its data end in the middle. {_FIX}.")
     code = "truncated" if "truncated" in str(error) else "unreadable"
-    return PictureError(code, f"{where}: {words} ({first_line(error)}). {_MEND}.")
+    return ImageError(code, f"{where}: {what} ({first_line(error)}). {_FIX}.")
 
 
 def _is_short(file: IO[bytes], start: bytes, where: str) -> bool:
     try:
         return png.data_is_short(file, start)
-    except zlib.error as error:  # a wrong checksum, which Pillow passes over
+    except zlib.error as error:  # a wrong checksum, which Pillow ignores
         raise _damage(error, where, file, start) from error
 
 
-def _too_few_rows(where: str) -> PictureError:
-    return PictureError("truncated", f"{where}: is truncated: it holds fewer rows than its header says. {_MEND}.")
+def _too_few_rows(where: str) -> ImageError:
+    return ImageError("truncated", f"{where}: is truncated: it has fewer rows than its header. {_FIX}.")
 
 
 def _orientation(image: Image.Image, file: IO[bytes], start: bytes) -> int:
@@ -351,5 +350,5 @@ def _orientation(image: Image.Image, file: IO[bytes], start: bytes) -> int:
         return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF says nothing; read_image decides the same
+    except Exception:  # damaged EXIF is ignored, as in read_image
         return 1

@@ -1,4 +1,4 @@
-"""Resize pictures (antialiased) and masks (nearest); the same bits with any number of threads."""
+"""Resize images (antialiased) and masks (nearest); the same bits with any number of threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize a picture by bilinear interpolation with half-pixel centres, antialiased where it shrinks.
+    """Resize an image by bilinear interpolation with half-pixel centres, antialiased where it shrinks.
 
     Args:
         image: (H, W, C) uint8, uint16 or float32; any strides.
@@ -32,10 +32,10 @@ def resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _resize_bytes(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize up to four 8-bit channels by torch: 300x400 to 288x384 takes 0.7 ms, in Pillow 1.6 ms (one core).
+    """Resize up to four 8-bit channels with torch: 300x400 to 288x384 takes 0.7 ms, in Pillow 1.6 ms (one core).
 
-    For other pictures, torch and torchvision's functional form of it share the work among threads; where these are
-    busy training, waiting for the last one takes 5 to 15 ms.
+    Other images are resized by Pillow: torch would use several threads, and where these are busy training, waiting for
+    the last one takes 5 to 15 ms.
     """
     import torch
     import torch.nn.functional as F
@@ -47,14 +47,14 @@ def _resize_bytes(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 
 
 def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize (H, W, ...) to (h, w, ...): each new pixel gets the value under its centre."""
+    """Resize (H, W, ...) to (h, w, ...): each new pixel gets the value at its centre."""
     if mask.shape[:2] == size:
         return np.ascontiguousarray(mask)
     return np.ascontiguousarray(mask[nearest_index(mask.shape[0], size[0])][:, nearest_index(mask.shape[1], size[1])])
 
 
 def nearest_index(old: int, new: int) -> NDArray[np.intp]:
-    """For each of `new` cells the index among `old` whose cell holds its centre.
+    """Return for each of `new` cells the index among `old` of the cell that contains its centre.
 
     >>> nearest_index(4, 2).tolist()
     [1, 3]

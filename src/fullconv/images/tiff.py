@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError
-from fullconv.images.limits import PictureError, check_pixels
+from fullconv.images.limits import ImageError, check_pixels
 
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _OWN = (1, 8, 32773, 32946)
@@ -24,11 +24,11 @@ _OWN_PREDICTORS = (1, 2)
 _BITS, _SAMPLES, _ORIENTATION = 258, 277, 274
 _KIND, _NO_PAGE = 254, 1 | 4
 _MOST_PAGES = 1000
-_MEND = "Copy or export it again, or leave it out."
+_FIX = "Copy or export it again, or remove it."
 
 
 def needs_tifffile(image: Image.Image) -> bool:
-    """Whether Pillow would change the numbers: it cuts several channels of 16 bits to 8, and guesses alpha."""
+    """Return whether Pillow would change the values: it reduces several 16-bit channels to 8, and guesses alpha."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
         return False
@@ -43,7 +43,7 @@ def read(file: IO[bytes], where: str) -> NDArray[Any]:
 
     Raises:
         MissingExtraError: tifffile is not installed.
-        InputError: The file is damaged or no picture.
+        InputError: The file is damaged or not an image.
     """
     page, array = _first_page(file, where, decode=True)
     assert array is not None
@@ -53,20 +53,17 @@ def read(file: IO[bytes], where: str) -> NDArray[Any]:
         array = array[..., None]
     if array.ndim != 3:
         raise InputError(
-            f"{where}: has {array.ndim} dimensions; a picture has height, width and bands. Export one page."
+            f"{where}: has {array.ndim} dimensions; an image has height, width and bands. Export a single page."
         )
     if page.photometric == 3 and page.colormap is not None:
         table = (np.asarray(page.colormap) >> 8).astype(np.uint8).T
         array = table[array[..., 0]]
     tag = page.tags.get(_ORIENTATION)
-    return orient(array, 1 if tag is None else int(tag.value))
+    return apply_orientation(array, 1 if tag is None else int(tag.value))
 
 
-def pages(source: bytes | Path) -> int:
-    """Count the pages of a file that is decoded already, from its tags alone; smaller copies of a page and masks are none.
-
-    A file that is no TIFF has one page.
-    """
+def count_pages(source: bytes | Path) -> int:
+    """Count the pages of a decodable file from its tags alone, without thumbnails and masks; 1 for other formats."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(8)
         if not head.startswith(MAGIC):
@@ -79,13 +76,13 @@ def pages(source: bytes | Path) -> int:
                 file.seek(tags.next)
                 tags.load(file)
                 found += not int(tags.get(_KIND, 0)) & _NO_PAGE
-        except (OSError, SyntaxError, ValueError, TypeError, struct.error):  # what is behind the first page is damaged
+        except (OSError, SyntaxError, ValueError, TypeError, struct.error):  # what follows the first page is damaged
             return 1
     return max(found, 1)
 
 
 def size(file: IO[bytes], where: str) -> tuple[int, int]:
-    """Height and width of the first page, orientation applied, without decoding."""
+    """Return height and width of the first page, with its orientation applied, without decoding."""
     page, _ = _first_page(file, where, decode=False)
     tag = page.tags.get(_ORIENTATION)
     height, width = int(page.imagelength), int(page.imagewidth)
@@ -93,7 +90,7 @@ def size(file: IO[bytes], where: str) -> tuple[int, int]:
 
 
 def tagged_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of a TIFF that Pillow has opened, orientation applied."""
+    """Return height and width of a TIFF that Pillow has opened, with its orientation applied."""
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     height, width = int(tags[257]), int(tags[256])
     return (width, height) if tags.get(_ORIENTATION) in (5, 6, 7, 8) else (height, width)
@@ -107,12 +104,12 @@ def _first_page(file: IO[bytes], where: str, decode: bool) -> tuple[Any, NDArray
             "tifffile", "geo", f"{where}: a TIFF with several bands or more than 8 bits a band"
         ) from None
     log = logging.getLogger("tifffile")
-    if log.level == logging.NOTSET and not log.handlers:  # else whoever runs us wants to hear it
-        log.setLevel(logging.CRITICAL)  # what it has to say of a file comes as an exception, too
+    if log.level == logging.NOTSET and not log.handlers:  # else the user wants its messages
+        log.setLevel(logging.CRITICAL)  # its messages on a file come as exceptions, too
     try:
         with tifffile.TiffFile(file) as tiff:
             if not len(tiff.pages):
-                raise PictureError("unreadable", f"{where}: is a TIFF without a page. {_MEND}")
+                raise ImageError("unreadable", f"{where}: is a TIFF without pages. {_FIX}")
             page = tiff.pages.first
             check_pixels(int(page.imagelength), int(page.imagewidth), where)
             if decode and (page.compression not in _OWN or page.predictor not in _OWN_PREDICTORS):
@@ -120,12 +117,12 @@ def _first_page(file: IO[bytes], where: str, decode: bool) -> tuple[Any, NDArray
             return page, page.asarray() if decode else None
     except FullconvError:
         raise
-    except Exception as error:  # tifffile raises whatever its decoders do; each means that the file cannot be read
-        raise PictureError("unreadable", f"{where}: cannot be decoded ({error}). {_MEND}") from error
+    except Exception as error:  # its decoders raise many types; each means that the file cannot be read
+        raise ImageError("unreadable", f"{where}: cannot be decoded ({error}). {_FIX}") from error
 
 
 def _by_gdal(file: IO[bytes], page: Any, where: str) -> NDArray[Any]:
-    """Decode the first page by rasterio, (H, W, C); a planar one comes as (C, H, W), as from tifffile."""
+    """Decode the first page with rasterio, (H, W, C); (C, H, W) where it is planar, as tifffile does."""
     try:
         from rasterio.errors import NotGeoreferencedWarning
         from rasterio.io import MemoryFile
@@ -139,8 +136,8 @@ def _by_gdal(file: IO[bytes], page: Any, where: str) -> NDArray[Any]:
     return bands if page.planarconfig == 2 else np.moveaxis(bands, 0, -1)
 
 
-def orient(array: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn (H, W, C) as EXIF's orientation 1 to 8 asks; other numbers mean 1."""
+def apply_orientation(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Apply EXIF's orientation 1 to 8 to (H, W, C); other values mean 1."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

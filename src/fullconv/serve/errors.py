@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fullconv.errors import FullconvError, MissingExtraError
-from fullconv.images import PictureError
+from fullconv.images import ImageError
 
 BUG_MESSAGE = "internal error; the service's log has the details under this request id."
 
@@ -44,7 +44,7 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     message = str(error).removeprefix("bytes: ")
-    if isinstance(error, PictureError):
+    if isinstance(error, ImageError):
         if error.code == "too-large":
             reason = message.partition(" If that is right")[0]
             return ApiError(413, "too-many-pixels", f"the image: {reason} Send a smaller one, or crop it.")

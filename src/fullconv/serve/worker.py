@@ -182,7 +182,7 @@ class InferenceLoop:
 
         Raises:
             ApiError: The image, the network's input or the response would be too large.
-            PictureError: It is not an image.
+            ImageError: It is not an image.
         """
         height, width = image_size(body)  # refuses too many pixels by itself
         working = [max(MIN_SIDE, side) for side in working_size(height, width, segmenter.card.scale)]

@@ -19,7 +19,7 @@ from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.scan.edges import from_text
 from fullconv.data.scan.stats import MaskFacts, PictureFacts
-from fullconv.images import tiff
+from fullconv.images import apply_orientation
 
 MOST = 256
 """Pairs of a split that are compared with each other; the time is the square of it."""
@@ -176,7 +176,7 @@ def judge(pairs: Sequence[Pair]) -> Fit | None:
 def _turned_places(side: int) -> NDArray[np.intp]:
     """Return (side * side, 8): which cell of a picture lies at each place when it is turned as EXIF's 1 to 8 ask."""
     cells = np.arange(side * side).reshape(side, side, 1)
-    return np.stack([tiff.orient(cells, way).ravel() for way in range(1, 9)], axis=1)
+    return np.stack([apply_orientation(cells, way).ravel() for way in range(1, 9)], axis=1)
 
 
 def back(orientation: int) -> int:

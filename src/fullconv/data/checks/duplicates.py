@@ -14,7 +14,7 @@ from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.scan.edges import from_text
 from fullconv.data.scan.stats import PictureFacts
-from fullconv.images import tiff
+from fullconv.images import apply_orientation
 
 _CELLS = 16
 _SAME = 0.985
@@ -109,7 +109,7 @@ def _best(
     best = np.full(len(cells), -1, np.float32)
     which = np.zeros(len(cells), np.intp)
     for way in ways:
-        vectors = _vectors(tiff.orient(cells.transpose(1, 2, 0), way).transpose(2, 0, 1), mean)
+        vectors = _vectors(apply_orientation(cells.transpose(1, 2, 0), way).transpose(2, 0, 1), mean)
         for start in range(0, len(train), 8192):
             likeness = vectors @ train[start : start + 8192].T
             place = likeness.argmax(axis=1)

@@ -26,7 +26,7 @@ from fullconv.data.samples import Colors, Sample
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.text_files import load_text
 from fullconv.errors import DataError, nearest
-from fullconv.images.read import decode
+from fullconv.images import decode
 from fullconv.labels import MAX_CLASSES
 
 _SCENE_CLASSES = 150

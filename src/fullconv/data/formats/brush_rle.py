@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.images.limits import max_pixels
+from fullconv.images import max_pixels
 
 
 class _BitReader:

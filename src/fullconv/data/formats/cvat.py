@@ -18,7 +18,7 @@ from fullconv.data.formats.json_io import number, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
 from fullconv.data.text_files import beginning
 from fullconv.errors import DataError
-from fullconv.images.limits import max_pixels
+from fullconv.images import max_pixels
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _NO_AREA = ("polyline", "points", "skeleton", "cuboid")

@@ -21,7 +21,7 @@ from fullconv.data.formats.json_io import objects_in, points, read_object
 from fullconv.data.formats.rasterize import PackedMask, Shape
 from fullconv.data.text_files import both_ends
 from fullconv.errors import DataError, FullconvError
-from fullconv.images.read import decode, image_size
+from fullconv.images import decode, image_size
 from fullconv.storage import cache_folder, write_bytes
 
 _KEY = re.compile(r'"(shapes|imagePath|imageData)"\s*:')

@@ -21,8 +21,7 @@ from fullconv.data.formats.json_io import MAX_COORDINATE, numbers, objects_in, p
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
 from fullconv.data.text_files import beginning
 from fullconv.errors import DataError, FullconvError
-from fullconv.images import image_size
-from fullconv.images.read import decode
+from fullconv.images import decode, image_size
 
 _AREAS = ("polygon", "brush", "rectangle", "ellipse", "bitmask")
 _NO_AREA = ("keypoint", "vector")

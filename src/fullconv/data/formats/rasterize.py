@@ -16,8 +16,7 @@ from pycocotools import mask as coco_masks
 
 from fullconv.data.samples import Colors
 from fullconv.errors import DataError
-from fullconv.images import image_size
-from fullconv.images.limits import check_pixels
+from fullconv.images import check_pixels, image_size
 from fullconv.labels import VOID
 
 Point = tuple[float, float]

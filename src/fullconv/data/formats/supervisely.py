@@ -20,8 +20,7 @@ from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.json_io import number, objects_in, points, read_object, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
 from fullconv.errors import DataError, FullconvError
-from fullconv.images.png import SIGNATURE
-from fullconv.images.read import decode
+from fullconv.images import PNG_SIGNATURE, decode
 
 _NO_AREA = ("line", "point", "graph", "cuboid", "cuboid_2d")
 _MAX_BITMAP_BYTES = 1 << 26
@@ -121,7 +120,7 @@ def _bitmap(entry: object) -> list[Shape]:
         return []
     try:
         data = base64.b64decode(str(entry.get("data")), validate=True)
-        if not data.startswith(SIGNATURE):
+        if not data.startswith(PNG_SIGNATURE):
             data = zlib.decompressobj().decompress(data, _MAX_BITMAP_BYTES)
         bits = decode(data, "bitmap", _alpha)
     except (ValueError, zlib.error, FullconvError):

@@ -25,9 +25,7 @@ from fullconv.data.scan.edges import (
 )
 from fullconv.data.scan.stats import MaskFacts, PictureFacts
 from fullconv.errors import DataError, FullconvError
-from fullconv.images import tiff
-from fullconv.images.color import has_other_colors
-from fullconv.images.read import as_picture, decode, open_source, to_picture
+from fullconv.images import apply_orientation, count_pages, decode, has_foreign_profile, open_source, to_array, to_hwc
 from fullconv.labels import VOID
 
 MANY = 4096
@@ -47,14 +45,14 @@ def examine_picture(path: Path) -> PictureFacts:
             _count_histogram(facts, image)
             return np.empty((0, 0), np.uint8)
         facts.orientation = _orientation(image)
-        return to_picture(image)
+        return to_array(image)
 
     try:
         data, facts.digest = _load(path)
         array = decode(data, str(path), count)
-        facts.frames = max(facts.frames, tiff.pages(data))
+        facts.frames = max(facts.frames, count_pages(data))
         if array.size:
-            _count_array(facts, as_picture(array, str(path)))
+            _count_array(facts, to_hwc(array, str(path)))
     except FullconvError as error:
         facts.error, facts.code = _told(error)
     return facts
@@ -66,7 +64,7 @@ def _frames(image: Image.Image) -> int:
 
 
 def _is_plain(image: Image.Image) -> bool:
-    return image.mode in ("L", "RGB") and "transparency" not in image.info and not has_other_colors(image)
+    return image.mode in ("L", "RGB") and "transparency" not in image.info and not has_foreign_profile(image)
 
 
 def _count_histogram(facts: PictureFacts, image: Image.Image) -> None:
@@ -78,7 +76,7 @@ def _count_histogram(facts: PictureFacts, image: Image.Image) -> None:
     facts.levels = int((bins > 0).sum(axis=1).max())
     facts.look = look_of(image)
     if facts.orientation != 1:
-        facts.look = to_text(tiff.orient(from_text(facts.look), facts.orientation))
+        facts.look = to_text(apply_orientation(from_text(facts.look), facts.orientation))
     facts.channels, facts.dtype = len(bins), "uint8"
     facts.total, facts.squares = (bins @ values).tolist(), (bins @ values**2).tolist()
     facts.low = [float(np.flatnonzero(row)[0]) for row in bins]
@@ -123,7 +121,7 @@ def examine_mask(source: MaskSource) -> MaskFacts:
         if isinstance(source, MaskFile):
             data, facts.digest = _load(source.path)
             array = decode(data, where, count)
-            facts.frames = max(facts.frames, tiff.pages(data))
+            facts.frames = max(facts.frames, count_pages(data))
             if array.ndim == 3 and not facts.format:  # as the TIFF reader gave it
                 facts.kind = "float" if array.dtype.kind == "f" else "alpha" if array.shape[2] in (2, 4) else ""
                 array = tiff_mask(array, where, "rgb")

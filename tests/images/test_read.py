@@ -17,7 +17,7 @@ from PIL import Image
 
 from fullconv.errors import InputError, MissingExtraError
 from fullconv.images import image_size, read_image, resize_image, resize_mask
-from fullconv.images.limits import PictureError
+from fullconv.images.limits import ImageError
 from synthetic.images import chunk, encode
 
 RNG = np.random.default_rng(0)
@@ -206,8 +206,8 @@ def test_arrays_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((4, 5), np.int64), r"array: int64 cannot be a picture\. Convert it to uint8"),
-        (np.zeros((2, 4, 5, 3), np.uint8), r"a picture is \(H, W\) or \(H, W, C\).*not \(2, 4, 5, 3\)"),
+        (np.zeros((4, 5), np.int64), r"array: int64 cannot be an image\. Convert it to uint8"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"an image has the shape \(H, W\) or \(H, W, C\).*not \(2, 4, 5, 3\)"),
         (np.zeros((0, 5), np.uint8), r"at least one pixel, not \(0, 5\)"),
     ],
 )
@@ -220,9 +220,14 @@ def test_an_array_that_is_no_picture_is_refused(array, words):
     ("name", "content", "code", "words"),
     [
         ("a.png", b"", "empty-file", r"a\.png: is empty \(0 bytes\)\. Copy or export it again"),
-        ("a.jpg", b"hello, I am text\n" * 9, "not-a-picture", r"a\.jpg: is a text file, whatever its name says"),
-        ("a.jpg", bytes(range(1, 200)), "not-a-picture", r"a\.jpg: is no picture that can be read"),
-        ("a.png", bytes(300), "truncated", r"a\.png: begins with zeros, so its content was lost"),
+        (
+            "a.jpg",
+            b"hello, I am text\n" * 9,
+            "not-a-picture",
+            r"a\.jpg: is a text file, not an image, despite its name",
+        ),
+        ("a.jpg", bytes(range(1, 200)), "not-a-picture", r"a\.jpg: is not a readable image"),
+        ("a.png", bytes(300), "truncated", r"a\.png: begins with zeros: its content was lost"),
         ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "not-a-picture", r"Git LFS pointer.*git lfs pull"),
         ("a.png", b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x0dIHDR", "truncated", r"a\.png: is truncated: its data end"),
     ],
@@ -230,7 +235,7 @@ def test_an_array_that_is_no_picture_is_refused(array, words):
 def test_files_that_are_no_pictures_are_named_with_the_reason(tmp_path, name, content, code, words):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(PictureError, match=words) as caught:
+    with pytest.raises(ImageError, match=words) as caught:
         read_image(path)
     assert caught.value.code == code
     with pytest.raises(InputError, match=words):
@@ -241,13 +246,13 @@ def test_what_is_no_file_is_named_and_a_pipe_does_not_hang(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.png: no such file"):
         read_image(tmp_path / "nowhere.png")
     (tmp_path / "x.png").mkdir()
-    with pytest.raises(InputError, match=r"x\.png: is a folder, not a picture"):
+    with pytest.raises(InputError, match=r"x\.png: is a folder, not an image"):
         read_image(tmp_path / "x.png")
     with pytest.raises(InputError, match="cannot be a file name"):
         read_image("a\0b.png")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.png")
-        with pytest.raises(InputError, match="is no regular file"):
+        with pytest.raises(InputError, match="is not a regular file"):
             read_image(tmp_path / "pipe.png")
 
 
@@ -304,7 +309,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_a_crash(kind, changes):
 @pytest.mark.parametrize("rows", [0, 1, 10, 19])
 def test_a_png_with_fewer_rows_than_its_header_says_is_truncated(color, rows):
     array = PHOTO if color == 2 else PHOTO[..., 0]
-    with pytest.raises(InputError, match=r"is truncated: it holds fewer rows than its header says|cannot be decoded"):
+    with pytest.raises(InputError, match=r"is truncated: it has fewer rows than its header|cannot be decoded"):
         read_image(png(array, color, 8, rows=rows))
     read_image(png(array, color, 8))
 
@@ -317,7 +322,7 @@ def test_a_png_of_one_number_everywhere_is_whole_and_without_its_end_is_truncate
     start = data.index(b"IDAT") - 4
     rows = zlib.decompress(data[start + 8 : start + 8 + int.from_bytes(data[start : start + 4], "big")])
     short = data[:start] + chunk(b"IDAT", zlib.compress(rows[: 15 * len(rows) // 20])) + chunk(b"IEND", b"")
-    with pytest.raises(InputError, match="is truncated: it holds fewer rows than its header says"):
+    with pytest.raises(InputError, match="is truncated: it has fewer rows than its header"):
         read_image(short)
 
 
@@ -341,7 +346,7 @@ def test_a_png_whose_checksum_is_wrong_behind_its_last_row_is_refused_and_no_cra
 @pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_a_sixteen_bit_png_with_fewer_rows_is_truncated(color, channels):
     deep = RNG.integers(1, 65536, (9, 9, channels), dtype=np.uint16)
-    with pytest.raises(InputError, match="is truncated: it holds fewer rows than its header says"):
+    with pytest.raises(InputError, match="is truncated: it has fewer rows than its header"):
         read_image(png(deep, color, 16, rows=7))
 
 
@@ -395,7 +400,7 @@ def test_a_bomb_is_refused_until_the_user_raises_the_limit(monkeypatch):
     monkeypatch.setenv("FULLCONV_MAX_PIXELS", "5000")
     assert read_image(data).shape == (50, 100, 1)
     monkeypatch.setenv("FULLCONV_MAX_PIXELS", "many")
-    with pytest.raises(InputError, match="FULLCONV_MAX_PIXELS=many is no number of pixels"):
+    with pytest.raises(InputError, match="FULLCONV_MAX_PIXELS=many is not a number of pixels"):
         read_image(data)
 
 
@@ -452,6 +457,6 @@ def test_a_path_with_spaces_and_other_letters_is_read(tmp_path: Path):
 def test_a_tiff_without_a_page_is_told_once(tmp_path: Path, capfd):
     path = tmp_path / "begun.tif"
     path.write_bytes(b"II*\0" + bytes(12))  # what a program leaves that stopped before its first page
-    with pytest.raises(PictureError, match=r"begun\.tif: is a TIFF without a page\. Copy or export it again"):
+    with pytest.raises(ImageError, match=r"begun\.tif: is a TIFF without pages\. Copy or export it again"):
         read_image(path)
     assert capfd.readouterr().err == ""
