@@ -1,7 +1,7 @@
-"""Take docs/images/serve.png, the README's picture of the page, from the demo's model; with --all, the page in all its states.
+"""Take docs/images/serve.png, the screenshot of the service's page in the README; with --all, the page in all its states.
 
 python docs/images/page.py DEMO [--all FOLDER], where DEMO is the folder that `fullconv demo -o DEMO` filled. Needs Chromium and
-the extra `dev` (Playwright). Everything in the pictures is made.
+the extra `dev` (Playwright). All images are synthetic.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import fullconv
 
 TARGET = Path(__file__).parent / "serve.png"
 EXAMPLES = Path(fullconv.__file__).parent / "serve" / "page"
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 WIDE, PHONE = {"width": 1160, "height": 780}, {"width": 390, "height": 844}
 
 
@@ -50,7 +50,7 @@ def service(model: Path) -> Iterator[str]:
             process.wait()
 
 
-def opened(browser: Browser, address: str, size: dict[str, int], scheme: str, **options: Any) -> Page:
+def open_page(browser: Browser, address: str, size: dict[str, int], scheme: str, **options: Any) -> Page:
     """Open the page in a window of a size."""
     page = browser.new_context(viewport=size, color_scheme=scheme, **options).new_page()
     page.goto(address)
@@ -58,8 +58,8 @@ def opened(browser: Browser, address: str, size: dict[str, int], scheme: str, **
     return page
 
 
-def give(page: Page, files: list[Path]) -> None:
-    """Choose pictures, and wait until all are done and the first is shown."""
+def upload(page: Page, files: list[Path]) -> None:
+    """Upload images, and wait until all are done and the first is shown."""
     page.set_input_files("#files", [str(file) for file in files])
     for file in files:
         page.wait_for_selector(
@@ -75,7 +75,7 @@ def settle(page: Page) -> None:
 
 
 def hover(page: Page, across: float, down: float) -> None:
-    """Point to a place of the stage, in shares of its sides."""
+    """Move the pointer to a point of the stage, in fractions of its sides."""
     box = page.locator("#stage").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
@@ -83,32 +83,32 @@ def hover(page: Page, across: float, down: float) -> None:
 
 
 def readme(page: Page, files: list[Path], target: Path) -> None:
-    """Take the picture of the README: several pictures, one half uncovered, the pointer on a shape."""
-    give(page, files)
+    """Take the screenshot of the README: several images, one half covered, the pointer on a shape."""
+    upload(page, files)
     page.fill("#compare", "34")
     hover(page, 0.53, 0.44)
     page.screenshot(path=target)
-    if target.stat().st_size > MOST_BYTES:  # colours of a screen are few; photos in it keep theirs well enough
+    if target.stat().st_size > MAX_BYTES:  # 256 colours are enough for a screenshot
         Image.open(target).convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.FLOYDSTEINBERG).save(
             target, optimize=True
         )
-    assert target.stat().st_size <= MOST_BYTES, f"{target}: {target.stat().st_size} bytes"
+    assert target.stat().st_size <= MAX_BYTES, f"{target}: {target.stat().st_size} bytes"
 
 
 def states(browser: Browser, address: str, files: list[Path], folder: Path) -> None:
-    """Take every state of the page, light and dark, on a screen and on a phone."""
+    """Take a screenshot of every state of the page, light and dark, on a desktop and on a phone."""
     broken = folder / "broken.jpg"
     broken.write_bytes(files[0].read_bytes()[:900])
     for scheme in ("light", "dark"):
         for name, size, more in (("wide", WIDE, {}), ("phone", PHONE, {"has_touch": True, "device_scale_factor": 2})):
-            page = opened(browser, address, size, scheme, **more)
+            page = open_page(browser, address, size, scheme, **more)
             whole = name == "phone"
 
             def shot(state: str, page: Page = page, whole: bool = whole, place: str = f"{scheme}-{name}") -> None:
                 page.screenshot(path=folder / f"{place}-{state}.png", full_page=whole)
 
             shot("empty")
-            give(page, [*files, broken])
+            upload(page, [*files, broken])
             shot("result")
             page.fill("#opacity", "90")
             page.uncheck("#classes input >> nth=0")
@@ -130,10 +130,10 @@ def states(browser: Browser, address: str, files: list[Path], folder: Path) -> N
 
 
 def main() -> None:
-    """Take what the command line asks for."""
+    """Take the screenshots that the command line requests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path)
-    parser.add_argument("--all", type=Path, help="a folder for pictures of all states")
+    parser.add_argument("--all", type=Path, help="a folder for screenshots of all states")
     given = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     own = [EXAMPLES / f"example{number}.jpg" for number in (3, 1, 2)]
@@ -141,7 +141,7 @@ def main() -> None:
     with service(given.demo / "run") as address, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         if given.all is None:
-            readme(opened(browser, address, WIDE, "light"), files, TARGET)
+            readme(open_page(browser, address, WIDE, "light"), files, TARGET)
         else:
             given.all.mkdir(parents=True, exist_ok=True)
             states(browser, address, files, given.all)
