@@ -1,4 +1,4 @@
-"""What to label next: the numbers of a picture, the order, the command."""
+"""What to label next: the numbers of a image, the order, the command."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def segmenter():
     return Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=3, width=0.5), classes=["a", "b", "c"])
 
 
-def picture(seed, height=50, width=41):
+def random_image(seed, height=50, width=41):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def made(name, uncertainty, *seen):
+def summary_of(name, uncertainty, *seen):
     return ImageSummary(name, uncertainty, np.array(seen, np.float32))
 
 
 @pytest.mark.parametrize("size", [(50, 41), (3, 2), (1, 1), (700, 20)])
 def test_a_glance_is_the_entropy_and_the_mean_probabilities_of_grid_cells(segmenter, size):
-    image = picture(1, *size)
+    image = random_image(1, *size)
     prediction = segmenter.predict(image, probabilities=True)
     p = prediction.probabilities.astype(np.float64)
     found = summarize(segmenter.predict(image), "x")
@@ -51,20 +51,22 @@ def test_a_glance_is_the_entropy_and_the_mean_probabilities_of_grid_cells(segmen
 
 
 def test_the_most_uncertain_comes_first_and_its_twin_does_not_come_second():
-    order = rank([made("hard", 0.9, 1, 0), made("twin", 0.89, 1, 0.01), made("other", 0.5, 0, 1)], top=3)
+    order = rank(
+        [summary_of("hard", 0.9, 1, 0), summary_of("twin", 0.89, 1, 0.01), summary_of("other", 0.5, 0, 1)], top=3
+    )
     assert [row.image for row in order] == ["hard", "other", "twin"]
     assert order[0].novelty is None
     assert order[1].novelty > order[2].novelty
 
 
 def test_what_is_labelled_already_is_not_new():
-    glances = [made("known scene", 0.9, 1, 0), made("new scene", 0.6, 0, 1)]
+    glances = [summary_of("known scene", 0.9, 1, 0), summary_of("new scene", 0.6, 0, 1)]
     assert rank(glances)[0].image == "known scene"
-    assert rank(glances, labeled=[made("train", 0.1, 1, 0.01)])[0].image == "new scene"
+    assert rank(glances, labeled=[summary_of("train", 0.1, 1, 0.01)])[0].image == "new scene"
 
 
 def test_below_the_top_uncertainty_alone_decides():
-    order = rank([made(str(n), n / 10, n, -n) for n in range(6)], top=2)
+    order = rank([summary_of(str(n), n / 10, n, -n) for n in range(6)], top=2)
     assert [row.image for row in order][2:] == sorted([row.image for row in order][2:], reverse=True)
     assert all(row.novelty is None for row in order[2:])
 
@@ -73,7 +75,7 @@ def test_below_the_top_uncertainty_alone_decides():
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12), st.integers(1, 15)
 )
 def test_every_picture_has_one_place_whatever_order_they_come_in(numbers, top):
-    glances = [made(f"{n:02}", *values) for n, values in enumerate(numbers)]
+    glances = [summary_of(f"{n:02}", *values) for n, values in enumerate(numbers)]
     order = rank(glances, top)
     assert sorted(row.image for row in order) == [g.image for g in glances]
     assert [row.rank for row in order] == list(range(1, len(order) + 1))
@@ -90,19 +92,19 @@ def test_the_command_orders_a_folder_and_goes_on_after_a_bad_picture(segmenter, 
     segmenter.save(model)
     folder.mkdir()
     for n in range(3):
-        Image.fromarray(picture(n)).save(folder / f"{n}.png")
+        Image.fromarray(random_image(n)).save(folder / f"{n}.png")
     assert main(["rank", str(model), str(folder)]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert {row["image"] for row in rows} == {str(folder / f"{n}.png") for n in range(3)}
-    (folder / "bad.png").write_bytes(b"not a picture")
+    (folder / "bad.png").write_bytes(b"not a image")
     out = tmp_path / "order.csv"
     assert main(["rank", str(model), str(folder), "--json", "-o", str(out)]) == 3
-    said = capsys.readouterr()
-    answer = json.loads(said.out)
+    stderr = capsys.readouterr()
+    answer = json.loads(stderr.out)
     assert len(answer["order"]) == 3
     assert answer["failed"][0]["input"].endswith("bad.png")
-    assert "bad.png" in said.err
+    assert "bad.png" in stderr.err
     assert [row["image"] for row in csv.DictReader(io.StringIO(out.read_text()))] == [
         row["image"] for row in answer["order"]
     ]
@@ -115,12 +117,12 @@ def test_the_command_leaves_out_what_a_data_set_shows_already(segmenter, tmp_pat
     model = tmp_path / "model.safetensors"
     segmenter.save(model)
     for n in range(4):
-        for kind, content in (("images", picture(n % 2)), ("masks", np.full((50, 41), n % 3, np.uint8))):
+        for kind, content in (("images", random_image(n % 2)), ("masks", np.full((50, 41), n % 3, np.uint8))):
             (tmp_path / "data" / "train" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(content).save(tmp_path / "data" / "train" / kind / f"{n}.png")
     (tmp_path / "new").mkdir()
-    Image.fromarray(picture(0)).save(tmp_path / "new" / "same.png")
-    Image.fromarray(picture(0)[::2, ::2] // 2).save(tmp_path / "new" / "unlike.png")
+    Image.fromarray(random_image(0)).save(tmp_path / "new" / "same.png")
+    Image.fromarray(random_image(0)[::2, ::2] // 2).save(tmp_path / "new" / "unlike.png")
     assert main(["rank", str(model), str(tmp_path / "new"), "--labelled", str(tmp_path / "data"), "--json"]) == 0
     order = json.loads(capsys.readouterr().out)["order"]
     assert order[0]["image"].endswith("unlike.png")

@@ -1,4 +1,4 @@
-"""Run folders read back: what is listed, what is compared, and what is said of folders that are no runs."""
+"""Run folders read back: what is listed, what is compared, and what is stderr of folders that are no runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make(folder, scores, *, status="finished", steps=100, fingerprint="f1", **se
     """Write a run of one epoch a score; None for an epoch without validation."""
     folder.mkdir(parents=True)
     recipe = {"variant": "fcn8s", "backbone": "tiny", "lr": 0.01, "head": {"dropout": 0.5}, **settings}
-    tables = recipe | {"measured": {"steps": steps}, "origin": {"data": "made", "fingerprint": fingerprint}}
+    tables = recipe | {"measured": {"steps": steps}, "origin": {"data": "synthetic", "fingerprint": fingerprint}}
     (folder / "recipe.toml").write_text(dump_toml(tables))
     lines = [
         {
@@ -123,9 +123,9 @@ def test_a_damaged_log_is_read_as_far_as_it_goes_and_a_damaged_recipe_named(thre
     assert find_runs(three)[0][0].epochs == 2
     (three / "c" / "recipe.toml").write_text("variant = ")
     assert main(["runs", str(three), "--json"]) == 3
-    said = capsys.readouterr()
-    assert len(json.loads(said.out)["runs"]) == 2
-    assert "recipe.toml" in said.err
+    stderr = capsys.readouterr()
+    assert len(json.loads(stderr.out)["runs"]) == 2
+    assert "recipe.toml" in stderr.err
 
 
 def test_a_folder_without_runs_is_explained(tmp_path, capsys):

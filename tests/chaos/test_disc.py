@@ -53,7 +53,7 @@ def flips(size: int, header: int, count: int) -> Iterator[tuple[int, int]]:
         yield int(rng.integers(0, header if number % 4 == 0 else size)), int(rng.integers(0, 8))
 
 
-def test_a_checkpoint_cut_at_any_of_20_places_is_noticed_and_the_one_before_is_used(often, tmp_path):
+def test_truncated_checkpoint_is_detected(often, tmp_path):
     folder = tmp_path / "checkpoints"
     shutil.copytree(often / "checkpoints", folder)
     whole = (folder / "last").read_bytes()
@@ -67,7 +67,7 @@ def test_a_checkpoint_cut_at_any_of_20_places_is_noticed_and_the_one_before_is_u
 
 @pytest.mark.parametrize("name", ["last", "best"])
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
-def test_a_bit_flipped_in_any_of_200_places_is_noticed(often, tmp_path, name, count):
+def test_flipped_bits_are_detected(often, tmp_path, name, count):
     folder = tmp_path / "checkpoints"
     shutil.copytree(often / "checkpoints", folder)
     path = folder / "last" if name == "last" else next(folder.glob("best-*"))
@@ -86,7 +86,7 @@ def test_a_bit_flipped_in_any_of_200_places_is_noticed(often, tmp_path, name, co
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
-def test_a_run_goes_on_from_the_checkpoint_before_and_ends_with_the_same_bits(shapes, often, tmp_path, capsys, damage):
+def test_run_resumes_from_the_previous_checkpoint_with_the_same_bits(shapes, often, tmp_path, capsys, damage):
     run = copied(often, tmp_path / "run")
     last = run / "checkpoints" / "last"
     data = bytearray(last.read_bytes())
@@ -95,13 +95,13 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_with_the_same_bits(sh
     if damage == "gone":
         last.unlink()
     train(shapes, run, resume=True, **SETTINGS)
-    said = capsys.readouterr().err
-    assert ("Resuming from previous, step 99." in said) == (damage != "gone")
-    assert "Resuming at step 100 of 100." in said
+    stderr = capsys.readouterr().err
+    assert ("Resuming from previous, step 99." in stderr) == (damage != "gone")
+    assert "Resuming at step 100 of 100." in stderr
     assert identity(run) == identity(often)
 
 
-def test_lost_best_weights_are_found_again_from_the_checkpoint_before_them(shapes, often, tmp_path, capsys):
+def test_lost_best_weights_are_recomputed_from_the_previous_checkpoint(shapes, often, tmp_path, capsys):
     run = copied(often, tmp_path / "run")
     before, best = sorted((run / "checkpoints").glob("best-*"))
     assert (before.name, best.name) == ("best-00000050", "best-00000100")
@@ -111,17 +111,19 @@ def test_lost_best_weights_are_found_again_from_the_checkpoint_before_them(shape
     assert identity(run) == identity(often)
 
 
-def test_best_weights_that_are_lost_for_good_are_said_and_chosen_anew(shapes, often, tmp_path, capsys):
+def test_best_weights_lost_for_good_are_reported_and_selected_again(shapes, often, tmp_path, capsys):
     run = copied(often, tmp_path / "run")
     for best in (run / "checkpoints").glob("best-*"):
         best.write_bytes(best.read_bytes()[:-1])
     train(shapes, run, resume=True, **SETTINGS)
-    said = capsys.readouterr().err
-    assert re.search(r"best-00000100: damaged.*Resuming from last, step 100; the best weights are selected again", said)
+    stderr = capsys.readouterr().err
+    assert re.search(
+        r"best-00000100: damaged.*Resuming from last, step 100; the best weights are selected again", stderr
+    )
     assert identity(run)[1:] == identity(often)[1:]
 
 
-def test_when_nothing_is_whole_the_run_says_so_and_touches_nothing(shapes, often, tmp_path):
+def test_all_checkpoints_damaged_is_an_error(shapes, often, tmp_path):
     run = copied(often, tmp_path / "run")
     for name in ("last", "previous"):
         (run / "checkpoints" / name).write_bytes(b"\0" * 1000)
@@ -144,8 +146,8 @@ def _without_privileges() -> None:
     assert libc.capset(header, data) == 0
 
 
-def _train(data: str, run: str, told: str, settings: dict[str, Any]) -> None:
-    sys.stderr = Path(told).open("w", buffering=1)  # noqa: SIM115
+def _train(data: str, run: str, outputs: str, settings: dict[str, Any]) -> None:
+    sys.stderr = Path(outputs).open("w", buffering=1)  # noqa: SIM115
     if os.getuid() == 0:
         _without_privileges()
     try:
@@ -156,19 +158,19 @@ def _train(data: str, run: str, told: str, settings: dict[str, Any]) -> None:
 
 
 def stopped_by(data: Path, run: Path, strike: Any) -> tuple[int | None, str]:
-    """Begin a run, do something to it after its first checkpoints, and return its exit code and words."""
+    """Begin a run, do something to it after its first checkpoints, and return its exit code and message."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fullconv.training"])
-    told = run.with_name("said")
+    outputs = run.with_name("stderr")
     settings = {**SETTINGS, "checkpoint_every": 0.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        process = context.Process(target=_train, args=(str(data), str(run), str(told), settings))
+        process = context.Process(target=_train, args=(str(data), str(run), str(outputs), settings))
         process.start()
     try:
         end = time.monotonic() + 120
         while not (run / "checkpoints" / "previous").exists():
-            assert process.is_alive(), told.read_text()
+            assert process.is_alive(), outputs.read_text()
             assert time.monotonic() < end
             time.sleep(0.002)
         strike(process)
@@ -176,27 +178,27 @@ def stopped_by(data: Path, run: Path, strike: Any) -> tuple[int | None, str]:
     finally:
         process.kill()
         process.join()
-    return process.exitcode, told.read_text()
+    return process.exitcode, outputs.read_text()
 
 
-WORDS = r"Step \d+ is lost; the checkpoint before it is intact. Free disk space .*, then rerun the same command with --resume"
+LOST_STEP = r"Step \d+ is lost; the checkpoint before it is intact. Free disk space .*, then rerun the same command with --resume"
 
 
-def test_a_full_disc_stops_the_run_with_words_and_it_goes_on_when_there_is_room(shapes, often, tmp_path):
+def test_full_disk_stops_the_run_which_then_resumes(shapes, often, tmp_path):
     run = tmp_path / "run"
 
     def no_room(process) -> None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    code, said = stopped_by(shapes, run, no_room)
+    code, stderr = stopped_by(shapes, run, no_room)
     assert code == 2
-    assert re.search(rf"cannot be written \(File too large\)\. {WORDS}", said)
+    assert re.search(rf"cannot be written \(File too large\)\. {LOST_STEP}", stderr)
     assert not list(run.rglob("*.part"))
     train(shapes, run, resume=True)
     assert identity(run) == identity(often)
 
 
-def test_a_disc_that_is_full_before_the_first_checkpoint_is_said_to_be(shapes, often, tmp_path, monkeypatch):
+def test_full_disk_before_the_first_checkpoint(shapes, often, tmp_path, monkeypatch):
     real, run = os.fsync, tmp_path / "run"
 
     def full(handle: int) -> None:
@@ -215,16 +217,16 @@ def test_a_disc_that_is_full_before_the_first_checkpoint_is_said_to_be(shapes, o
 
 
 @pytest.mark.slow
-def test_a_folder_that_turns_read_only_stops_the_run_with_words(shapes, often, tmp_path):
+def test_read_only_folder_stops_the_run(shapes, often, tmp_path):
     run = tmp_path / "run"
-    code, said = stopped_by(shapes, run, lambda process: (run / "checkpoints").chmod(0o555))
+    code, stderr = stopped_by(shapes, run, lambda process: (run / "checkpoints").chmod(0o555))
     (run / "checkpoints").chmod(0o755)
     assert code == 2
-    assert re.search(rf"cannot be written \(Permission denied\)\. {WORDS}", said)
+    assert re.search(rf"cannot be written \(Permission denied\)\. {LOST_STEP}", stderr)
     train(shapes, run, resume=True)
     assert identity(run) == identity(often)
 
 
-def test_a_folder_that_cannot_be_made_is_said(shapes):
+def test_folder_that_cannot_be_created(shapes):
     with pytest.raises(OutputError, match=r"/proc/run: cannot be created .*Choose another -o"):
         train(shapes, "/proc/run", **SETTINGS)

@@ -31,13 +31,13 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def begin(data: Path, run: Path, ranks: int, told: Path) -> subprocess.Popen[bytes]:
+def begin(data: Path, run: Path, ranks: int, outputs: Path) -> subprocess.Popen[bytes]:
     """Start or go on with a run: under torchrun where there are several processes."""
     launcher = ["torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", "-m"] if ranks > 1 else []
-    words = [sys.executable, "-m", *launcher, "fullconv", "train", str(data), "-o", str(run), *OPTIONS]
-    with told.open("wb") as file:
+    message = [sys.executable, "-m", *launcher, "fullconv", "train", str(data), "-o", str(run), *OPTIONS]
+    with outputs.open("wb") as file:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=file, stderr=file, env=environment)
+        return subprocess.Popen(message, stdout=file, stderr=file, env=environment)
 
 
 def written(run: Path) -> int:
@@ -68,23 +68,23 @@ def strike(process: subprocess.Popen[bytes], run: Path, rng: np.random.Generator
     return alive
 
 
-def changes(ranks: list[int], said: list[str]) -> Counter[str]:
-    """Hold what each session said of its number of processes against that of the one before."""
+def changes(ranks: list[int], stderr: list[str]) -> Counter[str]:
+    """Hold what each session stderr of its number of processes against that of the one before."""
     tally: Counter[str] = Counter()
-    for before, now, words in zip(ranks, ranks[1:], said[1:], strict=False):
-        told = (
+    for before, now, message in zip(ranks, ranks[1:], stderr[1:], strict=False):
+        outputs = (
             f"This run had {plural(before, 'process', 'processes')} and resumes with {now}: sums round differently"
-            in words
+            in message
         )
-        assert told == (before != now), words
-        assert not told or "it will not end with the same bits" in words
+        assert outputs == (before != now), message
+        assert not outputs or "it will not end with the same bits" in message
         tally[f"{before} to {now}"] += 1
     return tally
 
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("order", [[2, 1], [1, 2], [2, 3, 1]], ids=["2-1", "1-2", "2-3-1"])
-def test_a_run_killed_under_torchrun_goes_on_with_another_number_of_processes(tmp_path, order):
+def test_run_killed_under_torchrun_resumes_with_another_world_size(tmp_path, order):
     data = make_shapes(tmp_path / "data", images=10, size=(72, 80))
     straight, run = tmp_path / "straight", tmp_path / "run"
     assert begin(data, straight, 1, tmp_path / "straight.txt").wait(timeout=900) == 0, (
@@ -95,16 +95,18 @@ def test_a_run_killed_under_torchrun_goes_on_with_another_number_of_processes(tm
     kills = 0
     while kills < 4:
         ranks.append(order[len(ranks) % len(order)])
-        killed = strike(begin(data, run, ranks[-1], tmp_path / f"said{len(ranks)}"), run, rng)
+        killed = strike(begin(data, run, ranks[-1], tmp_path / f"stderr{len(ranks)}"), run, rng)
         if not killed:
             break
         kills += 1
         assert not state(run)["history"] or lines(run)[-1]["step"] <= state(run)["step"]
     ranks.append(order[len(ranks) % len(order)])
-    last = tmp_path / f"said{len(ranks)}"
+    last = tmp_path / f"stderr{len(ranks)}"
     assert begin(data, run, ranks[-1], last).wait(timeout=900) == 0, last.read_text()
-    said = [(tmp_path / f"said{number + 1}").read_text() for number in range(len(ranks))]
-    print(f"survived {kills} of {kills} kills, sessions of {ranks} processes: {dict(changes(ranks, said))}", flush=True)
+    stderr = [(tmp_path / f"stderr{number + 1}").read_text() for number in range(len(ranks))]
+    print(
+        f"survived {kills} of {kills} kills, sessions of {ranks} processes: {dict(changes(ranks, stderr))}", flush=True
+    )
     assert kills >= 2
     # no line twice, none missing, and the same training but for rounding
     assert [line["epoch"] for line in lines(run)] == [1, 2, 3]

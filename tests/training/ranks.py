@@ -64,7 +64,7 @@ def trained(
 
 
 def scored(data: str) -> dict[str, Any]:
-    """Score an untrained network on all pictures."""
+    """Score an untrained network on all images."""
     torch.set_num_threads(1)
     dataset = open_dataset(Path(data))
     with init_distributed("cpu") as processes:
@@ -124,22 +124,22 @@ class Ranks:
     """Processes that were started together."""
 
     processes: list[Any]
-    told: Path
+    outputs: Path
 
     def results(self) -> list[dict[str, Any]]:
         """Wait for all, and return what each came to."""
         for process in self.processes:
             process.join(timeout=300)
         assert [process.exitcode for process in self.processes] == [0] * len(self.processes)
-        return [json.loads((self.told / f"{rank}.json").read_text()) for rank in range(len(self.processes))]
+        return [json.loads((self.outputs / f"{rank}.json").read_text()) for rank in range(len(self.processes))]
 
-    def said(self, rank: int = 0) -> str:
+    def stderr(self, rank: int = 0) -> str:
         """What a process wrote on stderr so far."""
-        return (self.told / f"{rank}.err").read_text()
+        return (self.outputs / f"{rank}.err").read_text()
 
 
-def _one(rank: int, ranks: int, port: int, told: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    sys.stderr = (Path(told) / f"{rank}.err").open("w", buffering=1)
+def _one(rank: int, ranks: int, port: int, outputs: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sys.stderr = (Path(outputs) / f"{rank}.err").open("w", buffering=1)
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
@@ -149,7 +149,7 @@ def _one(rank: int, ranks: int, port: int, told: str, work: Callable[..., Any], 
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
-    (Path(told) / f"{rank}.json").write_text(json.dumps(result))
+    (Path(outputs) / f"{rank}.json").write_text(json.dumps(result))
 
 
 @contextmanager
@@ -159,18 +159,19 @@ def starter() -> Iterator[Callable[..., Ranks]]:
     context.set_forkserver_preload(["fullconv.training", "ranks"])
     begun: list[Any] = []
 
-    def start(ranks: int, told: Path, work: Callable[..., Any], *arguments: Any) -> Ranks:
-        told.mkdir(parents=True, exist_ok=True)
+    def start(ranks: int, outputs: Path, work: Callable[..., Any], *arguments: Any) -> Ranks:
+        outputs.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         processes = [
-            context.Process(target=_one, args=(rank, ranks, port, str(told), work, arguments)) for rank in range(ranks)
+            context.Process(target=_one, args=(rank, ranks, port, str(outputs), work, arguments))
+            for rank in range(ranks)
         ]
         for process in processes:
             process.start()
         begun.extend(processes)
-        return Ranks(processes, told)
+        return Ranks(processes, outputs)
 
     yield start
     for process in begun:
@@ -179,6 +180,6 @@ def starter() -> Iterator[Callable[..., Ranks]]:
 
 
 if __name__ == "__main__":
-    data, out, told, *pairs = sys.argv[1:]
+    data, out, outputs, *pairs = sys.argv[1:]
     result = trained(data, out, dict(parse_setting(pair) for pair in pairs))
-    Path(told, f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(result))
+    Path(outputs, f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(result))

@@ -44,8 +44,8 @@ def test_a_net_of_further_bands_trains_scores_and_predicts(data, tmp_path, varia
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), str(data), "--json"]) == 0
     scored = json.loads(capsys.readouterr().out)
-    pictures, further = data / "images" / "val", data / folder / "val"
-    line = ["predict", str(tmp_path / "run"), str(pictures), "-o", str(tmp_path / "out")]
+    images, further = data / "images" / "val", data / folder / "val"
+    line = ["predict", str(tmp_path / "run"), str(images), "-o", str(tmp_path / "out")]
     assert main([*line, "--bands-from", str(further)]) == 0
     counted = np.zeros((3, 3), int)
     for path in (data / "masks" / "val").iterdir():

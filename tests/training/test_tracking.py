@@ -39,10 +39,10 @@ def test_tensorboard_holds_the_numbers_of_the_log_and_pictures_and_the_run_is_th
     )
     named = [row["name"] for row in lines(run)[0]["val"]["classes"]]
     assert {f"val_iou/{name}" for name in named} <= set(events.Tags()["scalars"])
-    pictures = events.Tags()["images"]
-    assert len(pictures) == 3  # of three in val
-    image = events.Images(pictures[0])
-    assert [picture.step for picture in image] == [line["step"] for line in lines(run)]
+    images = events.Tags()["images"]
+    assert len(images) == 3  # of three in val
+    image = events.Images(images[0])
+    assert [image.step for image in image] == [line["step"] for line in lines(run)]
     assert (image[0].height, image[0].width) == (40, 3 * 48)
 
 

@@ -1,4 +1,4 @@
-"""When checkpoints are written: at the interval, and at ends of epochs for at most 2 % of the time. With made clocks."""
+"""The loop: when checkpoints are written, by a simulated clock; observers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.training.loop import DISK_BYTES_PER_S, CheckpointTimer
+from fullconv.training.loop import DISK_BYTES_PER_S, CheckpointTimer, evenly_spaced
 
 
 @dataclass
 class Written:
-    """One checkpoint of a made run."""
+    """One checkpoint of a simulated run."""
 
     at: float
     """Seconds of training before it; the time of writing does not count."""
@@ -25,8 +25,10 @@ class Written:
     """Whether it came before its interval."""
 
 
-def made_run(steps: int, per_epoch: int, step: float, costs: list[float], every: float, size: float) -> list[Written]:
-    """Train by a made clock; the n-th checkpoint takes the n-th of the costs, over and over."""
+def simulate_run(
+    steps: int, per_epoch: int, step: float, costs: list[float], every: float, size: float
+) -> list[Written]:
+    """Train by a simulated clock; the n-th checkpoint takes the n-th of the costs, over and over."""
     now, trained = 1000.0, 0.0
     timer = CheckpointTimer(every, lambda: int(size), clock=lambda: now)
     written: list[Written] = []
@@ -53,8 +55,8 @@ runs = {
 
 @settings(max_examples=30)
 @given(**runs, costs=st.lists(st.floats(0, 30), min_size=1, max_size=6))
-def test_a_kill_never_costs_more_than_the_interval_and_a_step(steps, per_epoch, step, every, size, costs):
-    written = made_run(steps, per_epoch, step, costs, every, size)
+def test_a_kill_loses_at_most_the_interval_and_a_step(steps, per_epoch, step, every, size, costs):
+    written = simulate_run(steps, per_epoch, step, costs, every, size)
     moments = [0.0, *(w.at for w in written), steps * step]
     assert all(b - a <= every + step + 1e-6 for a, b in itertools.pairwise(moments))
     assert all(w.ended for w in written if w.early)  # before its interval only where an epoch ends
@@ -62,8 +64,8 @@ def test_a_kill_never_costs_more_than_the_interval_and_a_step(steps, per_epoch, 
 
 @settings(max_examples=30)
 @given(**runs, cost=st.floats(0, 30))
-def test_those_at_ends_of_epochs_take_no_more_than_two_per_cent_of_the_time(steps, per_epoch, step, every, size, cost):
-    written = made_run(steps, per_epoch, step, [cost], every, size)
+def test_epoch_checkpoints_take_at_most_two_percent(steps, per_epoch, step, every, size, cost):
+    written = simulate_run(steps, per_epoch, step, [cost], every, size)
     early = [w for w in written if w.early]
     if not early:
         return
@@ -73,29 +75,29 @@ def test_those_at_ends_of_epochs_take_no_more_than_two_per_cent_of_the_time(step
 
 @settings(max_examples=30)
 @given(**runs, costs=st.lists(st.floats(0, 30), min_size=1, max_size=6))
-def test_where_costs_change_all_but_the_newest_keep_to_it(steps, per_epoch, step, every, size, costs):
-    written = made_run(steps, per_epoch, step, costs, every, size)
+def test_epoch_checkpoints_of_varying_cost_take_at_most_two_percent(steps, per_epoch, step, every, size, costs):
+    written = simulate_run(steps, per_epoch, step, costs, every, size)
     before = [a.cost for a, b in itertools.pairwise(written) if b.early]
     assert sum(before) <= 0.02 * steps * step + 1e-6
 
 
 @settings(max_examples=30)
 @given(per_epoch=st.integers(1, 20), step=st.floats(0.1, 5), share=st.floats(0, 0.0199))
-def test_what_is_cheap_is_written_at_the_end_of_every_epoch(per_epoch, step, share):
-    written = made_run(10 * per_epoch, per_epoch, step, [share * per_epoch * step], every=1e9, size=0)
+def test_cheap_checkpoints_follow_every_epoch(per_epoch, step, share):
+    written = simulate_run(10 * per_epoch, per_epoch, step, [share * per_epoch * step], every=1e9, size=0)
     assert [round(w.at / (per_epoch * step), 6) for w in written] == list(range(1, 11))
 
 
 @settings(max_examples=30)
 @given(per_epoch=st.integers(1, 20), step=st.floats(1, 5))
-def test_what_is_dear_is_written_at_its_interval_only(per_epoch, step):
+def test_expensive_checkpoints_keep_to_the_interval(per_epoch, step):
     """VGG with Adam: 1.6 GB, 8 s on a slow disk, which 2 % of 300 s do not pay."""
-    written = made_run(int(2000 / step), per_epoch, step, [8.0], every=300.0, size=1.6e9)
+    written = simulate_run(int(2000 / step), per_epoch, step, [8.0], every=300.0, size=1.6e9)
     assert not any(w.early for w in written)
     assert len(written) == pytest.approx(2000 / 300, abs=1 + 7 * step / 300 * 2)
 
 
-def test_the_first_is_expected_by_its_size():
+def test_first_checkpoint_is_estimated_by_its_size():
     now = 0.0
     timer = CheckpointTimer(1e9, lambda: int(DISK_BYTES_PER_S), clock=lambda: now)  # a second
     now = 49.0
@@ -109,3 +111,10 @@ def test_the_first_is_expected_by_its_size():
     assert not timer.should_save(True)
     now = 75.6
     assert timer.should_save(True)
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_evenly_spaced_subset_has_no_duplicates(total, count):
+    chosen = evenly_spaced(list(range(total)), count)  # type: ignore[type-var]
+    assert len(chosen) == min(total, count)
+    assert chosen == sorted(set(chosen))

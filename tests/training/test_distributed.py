@@ -1,4 +1,4 @@
-"""Several processes: the same loss, gradient and scores as one, one voice, and an end that can be gone on from."""
+"""Several processes: the same loss, gradient and scores as one; one voice; a rendezvous; an end that can be resumed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ranks
+import torch.distributed as dist
 from runs import SMALL, identity, lines, state
 
 from fullconv.errors import RecipeError, RunError
 from fullconv.training import train
-from fullconv.training.distributed import Distributed, init_distributed, rank_device
+from fullconv.training.distributed import Distributed, init_distributed, rank_device, rendezvous
 from synthetic.shapes import make_shapes
 
 STEADY = {"norm": "none", "batch_size": 6, "crop": "64x64", "epochs": 20}
@@ -44,10 +47,7 @@ def wait(condition, seconds: float = 120) -> None:
         time.sleep(0.01)
 
 
-# --- the same as one -------------------------------------------------------------------------------------------------
-
-
-def test_every_picture_is_scored_once_and_counts_are_those_of_one_process(start, shapes, tmp_path):
+def test_distributed_evaluation_equals_one_process(start, shapes, tmp_path):
     alone = json.loads(json.dumps(ranks.scored(str(shapes))))
     assert len(alone["per_image"]) == 12
     for count in (2, 3):
@@ -78,34 +78,31 @@ def assert_alike(found: dict, wanted: dict) -> None:
             np.testing.assert_allclose(found[kind][name], numbers, rtol=1e-4, atol=2e-4 * np.abs(numbers).max() + 1e-5)
 
 
-def test_synchronised_batch_norms_see_the_global_batch(start, tmp_path):
+def test_synchronized_batch_norms_see_the_global_batch(start, tmp_path):
     alone = ranks.normalized()
     for result in start(2, tmp_path, ranks.normalized).results():
         assert_alike(result, alone)
 
 
 @pytest.mark.slow
-def test_without_synchronising_the_running_statistics_are_the_mean_over_processes(start, shapes, tmp_path):
+def test_running_statistics_are_averaged_over_processes(start, shapes, tmp_path):
     settings = {"norm": "batch", "batch_size": 4}
     alone = ranks.first_gradient(str(shapes), settings)["running"]
     first, second = (r["running"] for r in start(2, tmp_path, ranks.first_gradient, str(shapes), settings).results())
     assert first == second
     name = next(name for name in alone if name.endswith("running_mean"))
-    np.testing.assert_allclose(first[name], alone[name], rtol=1e-3, atol=1e-5)  # the first layer sees the same pictures
+    np.testing.assert_allclose(first[name], alone[name], rtol=1e-3, atol=1e-5)  # the first layer sees the same images
 
 
 def test_two_processes_train_as_one(start, scenes, tmp_path):
     settings = {**STEADY, "epochs": 1, "warmup": 0.5, "lr": 2e-4}
     alone = ranks.trained(str(scenes), str(tmp_path / "one"), settings)
-    found = start(2, tmp_path / "told", ranks.trained, str(scenes), str(tmp_path / "two"), settings).results()
+    found = start(2, tmp_path / "outputs", ranks.trained, str(scenes), str(tmp_path / "two"), settings).results()
     np.testing.assert_allclose(found[0]["losses"][:20], alone["losses"][:20], rtol=1e-5)
     assert found[0]["weights"] == found[1]["weights"]
     assert found[1]["losses"] == []  # one voice
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
     assert re.search(r"^processes = 2$", (tmp_path / "two" / "recipe.toml").read_text(), re.M)
-
-
-# --- an end ----------------------------------------------------------------------------------------------------------
 
 
 def begun(run: Path):
@@ -115,14 +112,14 @@ def begun(run: Path):
 LONG = {"epochs": 400, "batch_size": 4, "checkpoint_every": 0.3}
 
 
-def test_a_process_that_dies_ends_the_run_with_a_word_and_a_checkpoint_to_go_on_from(start, shapes, tmp_path):
+def test_dead_process_ends_the_run_with_a_checkpoint_to_resume(start, shapes, tmp_path):
     run = tmp_path / "run"
-    two = start(2, tmp_path / "told", ranks.trained, str(shapes), str(run), LONG)
+    two = start(2, tmp_path / "outputs", ranks.trained, str(shapes), str(run), LONG)
     wait(begun(run))
     two.processes[1].kill()
     two.processes[0].join(timeout=60)
     assert two.processes[0].exitcode == 2
-    assert re.search(r"another process of this run is gone .*rerun the same command with --resume", two.said())
+    assert re.search(r"another process of this run is gone .*rerun the same command with --resume", two.stderr())
     step = state(run)["step"]
     assert step > 0
     # with another number of processes, to the end of fewer steps
@@ -130,14 +127,14 @@ def test_a_process_that_dies_ends_the_run_with_a_word_and_a_checkpoint_to_go_on_
     (run / "recipe.toml").write_text(re.sub(r"^steps = \d+$", f"steps = {step + 3}", text, flags=re.M))
     one = start(1, tmp_path / "again", ranks.trained, str(shapes), str(run), LONG, True)
     assert len(one.results()[0]["losses"]) == 3
-    assert "This run had 2 processes and resumes with 1" in one.said()
+    assert "This run had 2 processes and resumes with 1" in one.stderr()
     assert lines(run)[-1]["step"] == step + 3
 
 
 @pytest.mark.slow
-def test_a_signal_to_any_process_ends_all_after_the_same_step(start, shapes, tmp_path):
+def test_signal_to_any_process_stops_all_after_the_same_step(start, shapes, tmp_path):
     run = tmp_path / "run"
-    two = start(2, tmp_path / "told", ranks.trained, str(shapes), str(run), LONG)
+    two = start(2, tmp_path / "outputs", ranks.trained, str(shapes), str(run), LONG)
     wait(begun(run))
     os.kill(two.processes[1].pid, signal.SIGTERM)
     results = two.results()
@@ -161,35 +158,32 @@ def test_a_run_of_two_that_is_killed_ends_with_the_same_bits(start, shapes, tmp_
 
 
 @pytest.mark.slow
-def test_a_picture_that_breaks_in_one_process_ends_all_and_is_named_once(start, tmp_path):
+def test_image_that_breaks_in_one_process_stops_all_and_is_reported_once(start, tmp_path):
     data = make_shapes(tmp_path / "data", images=12, size=(40, 48))
     run = tmp_path / "run"
-    two = start(2, tmp_path / "told", ranks.trained, str(data), str(run), LONG)
+    two = start(2, tmp_path / "outputs", ranks.trained, str(data), str(run), LONG)
     wait(begun(run))
     broken = sorted((data / "val").iterdir())[1]  # the second is scored by the second process
     broken.write_bytes(broken.read_bytes()[:200])
     for process in two.processes:
         process.join(timeout=60)
     assert [process.exitcode for process in two.processes] == [2, 2]
-    assert f"{broken.name}: " in two.said(0)
-    assert "(in process 1 of 0 to 1)" in two.said(0)
-    assert two.said(1) == ""
+    assert f"{broken.name}: " in two.stderr(0)
+    assert "(in process 1 of 0 to 1)" in two.stderr(0)
+    assert two.stderr(1) == ""
 
 
-# --- refused ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_batch_smaller_than_the_processes_is_refused(start, shapes, tmp_path):
-    two = start(2, tmp_path / "told", ranks.trained, str(shapes), str(tmp_path / "run"), {"batch_size": 1})
+def test_batch_smaller_than_the_world_size_is_rejected(start, shapes, tmp_path):
+    two = start(2, tmp_path / "outputs", ranks.trained, str(shapes), str(tmp_path / "run"), {"batch_size": 1})
     for process in two.processes:
         process.join(timeout=60)
     assert [process.exitcode for process in two.processes] == [2, 2]
-    assert re.search(r"a batch of 1 crops is too small for 2 processes: .*--batch-size 2", two.said(0))
-    assert two.said(1) == ""
+    assert re.search(r"a batch of 1 crops is too small for 2 processes: .*--batch-size 2", two.stderr(0))
+    assert two.stderr(1) == ""
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_no_torchrun_is_said(monkeypatch):
+def test_incomplete_torchrun_environment_is_reported(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with (
@@ -199,13 +193,13 @@ def test_what_is_no_torchrun_is_said(monkeypatch):
         pass
 
 
-def test_one_gpu_for_several_processes_is_refused():
+def test_one_gpu_for_several_processes_is_rejected():
     with pytest.raises(RunError, match=r"--device cuda:1 is one GPU for 2 processes\. Use cuda, auto or cpu"):
         rank_device("cuda:1", Distributed(0, 2))
     assert rank_device("cuda", Distributed(1, 2, 1, 2)) == "cuda:1"
 
 
-def test_synchronising_what_has_no_batch_norm_is_refused(shapes, tmp_path):
+def test_sync_batchnorm_without_batch_norm_is_rejected(shapes, tmp_path):
     from fullconv.errors import NetworkError
 
     with pytest.raises(NetworkError, match="sync_batchnorm = true does nothing in this network: it has no batch norm"):
@@ -214,13 +208,10 @@ def test_synchronising_what_has_no_batch_norm_is_refused(shapes, tmp_path):
         train(shapes, tmp_path / "run", **SMALL, freeze="norm", sync_batchnorm=True)
 
 
-# --- torchrun itself -------------------------------------------------------------------------------------------------
-
-
 def torchrun(*arguments: object, limit: float = 500) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
+    message = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=limit, check=False)
+    return subprocess.run(message, env=environment, capture_output=True, text=True, timeout=limit, check=False)
 
 
 @pytest.mark.slow
@@ -229,13 +220,13 @@ def test_one_two_and_three_processes_under_torchrun(scenes, tmp_path):
     found, still = {}, {}
     for count in (1, 2, 3):
         for kind, more in (("train", ["epochs=1", "warmup=0.5", "lr=2e-4"]), ("still", ["epochs=1", "lr=1e-8"])):
-            run, told = tmp_path / f"{kind}{count}", tmp_path / f"told-{kind}{count}"
-            told.mkdir()
+            run, outputs = tmp_path / f"{kind}{count}", tmp_path / f"outputs-{kind}{count}"
+            outputs.mkdir()
             settings = ["norm=none", "batch_size=6", "crop=64x64", *more]
             done = torchrun(f"--nproc-per-node={count}", "--standalone", Path(__file__).with_name("ranks.py"), scenes, run,
-                            told, *settings)  # fmt: skip
+                            outputs, *settings)  # fmt: skip
             assert done.returncode == 0, done.stderr
-            results = [json.loads((told / f"{rank}.json").read_text()) for rank in range(count)]
+            results = [json.loads((outputs / f"{rank}.json").read_text()) for rank in range(count)]
             assert len({result["weights"] for result in results}) == 1
             found[kind, count] = results[0]["losses"]
         still[count] = [line["val"] for line in lines(tmp_path / f"still{count}")]
@@ -245,9 +236,9 @@ def test_one_two_and_three_processes_under_torchrun(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_starts_again_what_died_and_the_run_goes_on(shapes, tmp_path):
+def test_torchrun_restarts_and_the_run_resumes(shapes, tmp_path):
     run = tmp_path / "run"
-    words = [
+    message = [
         sys.executable,
         "-m",
         "torch.distributed.run",
@@ -277,12 +268,48 @@ def test_torchrun_starts_again_what_died_and_the_run_goes_on(shapes, tmp_path):
         "--precision",
         "fp32",
     ]
-    with subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True,
+    with subprocess.Popen([str(word) for word in message], stderr=subprocess.PIPE, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:  # fmt: skip
         wait(begun(run))
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        _, said = process.communicate(timeout=500)
-    assert process.returncode == 0, said
-    assert "Resuming at step" in said
+        _, stderr = process.communicate(timeout=500)
+    assert process.returncode == 0, stderr
+    assert "Resuming at step" in stderr
     assert lines(run)[-1]["step"] == 600
+
+
+@pytest.fixture
+def store():
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+
+
+def meet(store, ranks: int, late: np.ndarray, patience: float = 60) -> list[str]:
+    """Let every rank come, each so many seconds late, on a connection of its own."""
+
+    def come(rank: int) -> str:
+        own = dist.TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=60))
+        time.sleep(float(late[rank]))
+        return rendezvous(own, rank, ranks, timedelta(seconds=patience))
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(come, range(ranks)))
+
+
+@pytest.mark.parametrize("sizes", [[2] * 12, [3, 2, 4, 1, 3, 3, 2]])
+def test_rendezvous_gives_each_start_a_new_prefix(store, sizes):
+    draw = np.random.default_rng(0)
+    names = []
+    for size in sizes:
+        found = meet(store, size, draw.choice([0.0, 0.002, 0.05, 0.1], size))
+        assert len(set(found)) == 1
+        names.append(found[0])
+    assert len(set(names)) == len(sizes)
+    assert all(names)
+
+
+def test_rendezvous_timeout(store):
+    agree_alone = [ThreadPoolExecutor(1).submit(rendezvous, store, rank, 3, timedelta(seconds=0.2)) for rank in (0, 1)]
+    for rank, waiting in enumerate(agree_alone):
+        with pytest.raises(RunError, match=rf"process {rank} waited 0:00:00.2\d* for all 3 of them"):
+            waiting.result()

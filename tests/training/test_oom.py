@@ -1,4 +1,4 @@
-"""Too little memory: what is taken for it, and advice that fits, by as much as it says."""
+"""Out of memory: which errors count, and suggestions that fit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from fullconv.training import train
 from fullconv.training.errors import TrainOOMError, catch_oom
 from fullconv.training.oom import next_batch, suggest_smaller_batch
 
-SAID = TrainOOMError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
+OOM = TrainOOMError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
 
 
 def advice(capacity: int, ranks: int = 1, **settings) -> tuple[str, list[tuple[int, int, int]]]:
-    """The words for a machine that holds so many pixels a process, and what was tried on it."""
+    """The message for a machine that holds so many pixels a process, and what was tried on it."""
     tried = []
 
     def works(crops: int, size: tuple[int, int]) -> bool:
@@ -32,42 +32,42 @@ def advice(capacity: int, ranks: int = 1, **settings) -> tuple[str, list[tuple[i
         return crops * size[0] * size[1] <= capacity
 
     recipe = parse_recipe({"crop": "96x128", "batch_size": 8, **settings})
-    return str(suggest_smaller_batch(recipe, SAID, works, ranks)), tried
+    return str(suggest_smaller_batch(recipe, OOM, works, ranks)), tried
 
 
-def followed(words: str) -> dict[str, object]:
-    """The options in the words, as the command line would read them."""
-    options = re.findall(r"--(batch-size|crop) (\d[\dx]*)|--set (accumulate=\d+)", words)
+def followed(message: str) -> dict[str, object]:
+    """The options in the message, as the command line would read them."""
+    options = re.findall(r"--(batch-size|crop) (\d[\dx]*)|--set (accumulate=\d+)", message)
     return dict([(name.replace("-", "_"), value) if name else parse_setting(pair) for name, value, pair in options])
 
 
-def test_fewer_crops_are_named_with_the_accumulation_that_keeps_the_step():
-    words, tried = advice(3 * 96 * 128)
-    assert words == (
+def test_fewer_crops_with_accumulation_are_suggested():
+    message, tried = advice(3 * 96 * 128)
+    assert message == (
         "out of memory for 8 crops of 96x128 ([enforce fail] can't allocate memory: you tried to allocate 4096 bytes)."
         " 2 did fit: --batch-size 2 --set accumulate=4 makes steps of as many crops in less memory."
     )
     assert tried == [(4, 96, 128), (2, 96, 128)]
 
 
-def test_smaller_crops_are_named_where_not_even_one_fits():
-    words, tried = advice(48 * 64, accumulate=3)
-    assert words.endswith(
+def test_smaller_crops_are_suggested_if_one_does_not_fit():
+    message, tried = advice(48 * 64, accumulate=3)
+    assert message.endswith(
         "One of 48x64 did fit: --batch-size 1 --crop 48x64 --set accumulate=24, or use a smaller --backbone."
     )
     assert tried[-2:] == [(1, 96, 128), (1, 48, 64)]
 
 
 def test_a_smaller_backbone_is_named_where_nothing_fits():
-    words, tried = advice(10)
-    assert words.endswith("Not even one of 48x64 fits: use a smaller --backbone.")
+    message, tried = advice(10)
+    assert message.endswith("Not even one of 48x64 fits: use a smaller --backbone.")
     assert tried[-1] == (1, 48, 64)
 
 
-def test_whole_pictures_are_to_become_crops_or_smaller():
-    words, tried = advice(10, crop="whole", batch_size=1)
-    assert words.startswith("out of memory for 1 full images (")
-    assert words.endswith("Train on crops (--crop 288x384) or on smaller images (--scale 0.5).")
+def test_full_images_become_crops_or_smaller():
+    message, tried = advice(10, crop="whole", batch_size=1)
+    assert message.startswith("out of memory for 1 full images (")
+    assert message.endswith("Train on crops (--crop 288x384) or on smaller images (--scale 0.5).")
     assert tried == []
 
 
@@ -81,22 +81,22 @@ def test_whole_pictures_are_to_become_crops_or_smaller():
     share=st.floats(0.001, 0.999),
 )
 def test_what_is_advised_fits_and_is_a_step_of_as_many_crops(batch, accumulate, height, width, ranks, share):
-    """As a user would follow it: the words are read, and the run that they make is looked at."""
+    """As a user would follow it: the message are read, and the run that they make is looked at."""
     batch = max(batch, ranks)
     capacity = int(share * -(-batch // ranks) * height * width)
     given_ = {"batch_size": batch, "accumulate": accumulate, "crop": f"{height}x{width}"}
-    words, tried = advice(capacity, ranks, **given_)
-    assert "\n" not in words
-    if not (told := followed(words)):
-        assert "Not even one of" in words
+    message, tried = advice(capacity, ranks, **given_)
+    assert "\n" not in message
+    if not (outputs := followed(message)):
+        assert "Not even one of" in message
         assert all(crops * h * w > capacity for crops, h, w in tried)
         return
-    then = parse_recipe({**given_, **told})
+    then = parse_recipe({**given_, **outputs})
     assert then.batch_size is not None
     assert then.batch_size >= ranks  # each process gets a crop, or the run would be refused
     share_of_one = -(-then.batch_size // ranks)
     assert share_of_one * then.crop[0] * then.crop[1] <= capacity
-    if "crop" not in told:
+    if "crop" not in outputs:
         assert then.batch_size * then.accumulate == batch * accumulate
         assert then.batch_size < batch
     else:
@@ -117,7 +117,7 @@ def test_what_is_advised_fits_and_is_a_step_of_as_many_crops(batch, accumulate, 
     ],
     ids=["python", "cuda", "cpu", "c++", "cublas", "onednn"],
 )
-def test_each_way_of_saying_it_is_understood(error):
+def test_out_of_memory_errors_are_recognized(error):
     with pytest.raises(TrainOOMError) as caught, catch_oom():
         raise error
     assert str(caught.value) == (str(error) or "MemoryError")
@@ -125,20 +125,21 @@ def test_each_way_of_saying_it_is_understood(error):
 
 
 @pytest.mark.parametrize(
-    "words", ["mat1 and mat2 shapes cannot be multiplied", "could not create a primitive descriptor for a convolution"]
+    "message",
+    ["mat1 and mat2 shapes cannot be multiplied", "could not create a primitive descriptor for a convolution"],
 )
-def test_another_error_stays_what_it_is(words):
-    with pytest.raises(RuntimeError, match=words) as caught, catch_oom():
-        raise RuntimeError(words)
+def test_other_errors_pass_through(message):
+    with pytest.raises(RuntimeError, match=message) as caught, catch_oom():
+        raise RuntimeError(message)
     assert type(caught.value) is RuntimeError
 
 
-def test_what_torch_says_of_an_impossible_tensor_is_understood():
+def test_impossible_tensor_is_out_of_memory():
     with pytest.raises(TrainOOMError, match=r"can't allocate memory|out of memory"), catch_oom():
         torch.empty(2**60, dtype=torch.uint8)
 
 
-def test_crops_that_do_not_fit_by_themselves_are_told():
+def test_batch_that_does_not_fit_is_out_of_memory():
     def batches():
         np.empty((10**8, 10**8, 3), np.uint8)
         yield
@@ -147,11 +148,11 @@ def test_crops_that_do_not_fit_by_themselves_are_told():
         next_batch(batches())
 
 
-def limited(data: str, run: str, told: str, settings: dict[str, object]) -> None:
+def limited(data: str, run: str, outputs: str, settings: dict[str, object]) -> None:
     """Train with a third of a gigabyte beyond what the program itself takes. In a process of its own."""
     import resource
 
-    sys.stderr = Path(told).open("w", buffering=1)  # noqa: SIM115
+    sys.stderr = Path(outputs).open("w", buffering=1)  # noqa: SIM115
     torch.set_num_threads(1)
     train(data, run + ".first", **SMALL, steps=1)  # what is imported late is imported now
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -165,14 +166,14 @@ def limited(data: str, run: str, told: str, settings: dict[str, object]) -> None
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts its own memory by /proc")
-def test_a_run_without_memory_ends_in_words_with_what_did_fit(shapes, tmp_path):
+def test_run_out_of_memory_suggests_what_fits(shapes, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fullconv.training"])
-    told, wild = tmp_path / "said", {"steps": 1, "batch_size": 12, "crop": "512x512"}
-    process = context.Process(target=limited, args=(str(shapes), str(tmp_path / "run"), str(told), wild))
+    outputs, wild = tmp_path / "stderr", {"steps": 1, "batch_size": 12, "crop": "512x512"}
+    process = context.Process(target=limited, args=(str(shapes), str(tmp_path / "run"), str(outputs), wild))
     process.start()
     process.join()
-    words = told.read_text().splitlines()[-1]
-    print(words)
+    message = outputs.read_text().splitlines()[-1]
+    print(message)
     assert process.exitcode == 2
-    assert re.match(r"out of memory for 12 crops of 512x512 \(.*\)\. (\d+|One of \S+) did fit: --batch-size", words)
+    assert re.match(r"out of memory for 12 crops of 512x512 \(.*\)\. (\d+|One of \S+) did fit: --batch-size", message)

@@ -1,4 +1,4 @@
-"""Recipes that come with the package, and runs of several stages."""
+"""Recipes of the package, and runs of several stages."""
 
 from __future__ import annotations
 
@@ -39,11 +39,8 @@ def single() -> list[str]:
     return [name for name in recipe_names() if not read_recipe(name).stages]
 
 
-# --- what they say ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", HEAVY)
-def test_the_releases_recipes_have_its_figures(name):
+def test_release_recipes(name):
     found = read_recipe(name)
     recipe = parse_recipe(found.table)
     assert (recipe.lr, recipe.steps, found.needs, recipe.variant) == (*HEAVY[name], name)
@@ -52,7 +49,7 @@ def test_the_releases_recipes_have_its_figures(name):
     assert (recipe.bias_lr, recipe.bias_decay, recipe.warmup, recipe.ema, recipe.clip) == (2, False, 0, 0, None)
 
 
-def test_the_papers_recipe_has_its_figures():
+def test_paper_recipes():
     rates = {"voc-fcn32s-cvpr": 1e-4, "voc-fcn16s-cvpr": 1e-6, "voc-fcn8s-cvpr": 1e-8, "voc-fcn-googlenet": 5e-5}
     for name, lr in rates.items():
         recipe = parse_recipe(read_recipe(name).table)
@@ -62,7 +59,7 @@ def test_the_papers_recipe_has_its_figures():
     assert (alexnet.lr, alexnet.momentum, alexnet.accumulate, alexnet.steps) == (1e-4, 0.9, 20, 100_000)
 
 
-def test_every_net_of_the_release_has_a_recipe_and_every_stage_follows_from_the_one_before():
+def test_every_released_network_has_a_recipe_and_stages_chain():
     assert {name for name, row in VARIANTS.items() if row.caffe is not None} <= set(recipe_names())
     for name in set(recipe_names()) - set(single()):
         stages = [read_recipe(stage) for stage in read_recipe(name).stages]
@@ -71,12 +68,12 @@ def test_every_net_of_the_release_has_a_recipe_and_every_stage_follows_from_the_
 
 
 @pytest.mark.parametrize("name", single())
-def test_no_recipe_is_refused_on_the_pictures_it_is_for(name):
+def test_recipes_have_valid_learning_rates(name):
     statistics = SimpleNamespace(sizes=[(375, 500)], pixels=np.array([375 * 500]), void=0)
     check_lr(resolve_defaults(read_config(read_recipe(name).path).recipe, None, statistics), statistics)  # type: ignore[arg-type]
 
 
-def test_models_lists_them(capsys):
+def test_models_lists_recipes(capsys):
     assert main(["models", "--json"]) == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)["recipes"]}
     assert list(listed) == recipe_names()
@@ -84,15 +81,12 @@ def test_models_lists_them(capsys):
     assert all(row["about"] for row in listed.values())
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
-
-
-def test_a_name_that_is_none_is_said_with_the_nearest(shapes, tmp_path, capsys):
+def test_unknown_recipe_suggests_the_nearest(shapes, tmp_path, capsys):
     assert main(["train", str(shapes), "-o", str(tmp_path / "run"), "--recipe", "voc-fcn8s-stagd"]) == 2
     assert "fullconv has no recipe of that name. Did you mean 'voc-fcn8s-staged'?" in capsys.readouterr().err
 
 
-def test_a_finer_net_alone_asks_for_the_coarser_ones_model(shapes, tmp_path):
+def test_recipe_that_needs_a_model_asks_for_it(shapes, tmp_path):
     with pytest.raises(
         RecipeError, match=r"the recipe voc-fcn16s starts from a model of voc-fcn32s: add --weights RUN"
     ):
@@ -101,33 +95,30 @@ def test_a_finer_net_alone_asks_for_the_coarser_ones_model(shapes, tmp_path):
 
 
 @pytest.mark.parametrize(("key", "value"), [("lr", 1e-3), ("variant", "fcn8s")])
-def test_what_each_stage_has_its_own_of_is_refused(shapes, tmp_path, key, value):
+def test_settings_of_single_stages_are_rejected(shapes, tmp_path, key, value):
     with pytest.raises(RecipeError, match=rf"{key} = {value} cannot hold for every stage of voc-fcn8s-staged"):
         train(shapes, tmp_path / "run", recipe="voc-fcn8s-staged", **{key: value})
     assert not (tmp_path / "run").exists()
 
 
-def test_a_start_that_fails_leaves_no_folder(tmp_path):
+def test_failed_start_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         train(tmp_path / "nothing", tmp_path / "run", recipe="voc-fcn8s-staged", weights="none")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ('stages = ["voc-fcn32s"]', r"stages = \['voc-fcn32s'\] is invalid: list two or more"),
         ('stages = ["a", "b"]\nlr = 1.0', r"'lr' does nothing beside stages"),
         ('stages = ["voc-fcn8s-staged", "voc-fcn8s"]', r"its stage voc-fcn8s-staged has stages of its own"),
     ],
 )
-def test_stages_that_are_none_are_refused(shapes, tmp_path, text, words):
+def test_invalid_stages_are_rejected(shapes, tmp_path, text, message):
     (tmp_path / "own.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(RecipeError, match=message):
         train(shapes, tmp_path / "run", recipe=tmp_path / "own.toml")
-
-
-# --- runs ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +149,7 @@ def _settings() -> dict[str, object]:
     return {key: value for key, value in SMALL.items() if key != "variant"}
 
 
-def test_each_stage_has_its_folder_and_the_last_is_the_run(finished):
+def test_each_stage_has_a_folder_and_the_last_is_the_run(finished):
     _, run = finished
     assert {path.name for path in (run / "stages").iterdir()} == {"1-fcn32s", "2-fcn16s", "stages.toml"}
     places = [run / "stages" / "1-fcn32s", run / "stages" / "2-fcn16s", run]
@@ -170,14 +161,14 @@ def test_each_stage_has_its_folder_and_the_last_is_the_run(finished):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_stages_as_one_and_go_on_where_they_were_stopped(own, tmp_path):
+def test_two_processes_train_the_stages_as_one_and_resume(own, tmp_path):
     from synthetic.shapes import make_shapes
 
     data, alone, run = make_shapes(tmp_path / "data", images=4, size=(40, 48)), tmp_path / "alone", tmp_path / "run"
     steady = {"norm": "none", "batch_size": 4}
     with pytest.MonkeyPatch.context() as patch, ranks.starter() as start:
         patch.setenv("OMP_NUM_THREADS", "1")
-        one, two = start(2, tmp_path / "told", ranks.trained, str(data), str(run), steady, False, str(own)).results()
+        one, two = start(2, tmp_path / "outputs", ranks.trained, str(data), str(run), steady, False, str(own)).results()
         assert one["weights"] == two["weights"]
         assert one["status"] == "done"
         again = start(2, tmp_path / "again", ranks.trained, str(data), str(run), steady, True, str(own)).results()
@@ -189,7 +180,7 @@ def test_two_processes_train_the_stages_as_one_and_go_on_where_they_were_stopped
         assert found == pytest.approx(wanted, rel=1e-5)
 
 
-def test_weights_go_on_by_name_and_new_skips_begin_anew(finished):
+def test_stages_load_weights_by_name_and_new_skips_are_initialized(finished):
     _, run = finished
     first, second, last = (
         read_tensors(place / "model.safetensors")
@@ -214,7 +205,7 @@ def _without_the_last(run: Path, to: Path) -> Path:
     return copied
 
 
-def test_a_run_killed_between_its_stages_goes_on_with_the_next(finished, own, tmp_path, monkeypatch, capsys):
+def test_run_killed_between_stages_resumes_with_the_next(finished, own, tmp_path, monkeypatch, capsys):
     data, run = finished
     monkeypatch.chdir(run.parent)
     again = _without_the_last(run, tmp_path / "run")
@@ -263,7 +254,7 @@ def test_a_staged_run_survives_kills_in_its_stages_and_between_them(own, shapes,
         assert identity(place) == identity(straight / place.relative_to(broken))
 
 
-def test_a_run_killed_in_a_stage_goes_on_there_without_being_told_what_it_was(finished, tmp_path):
+def test_run_killed_in_a_stage_resumes_without_arguments(finished, tmp_path):
     data, run = finished
     again = _without_the_last(run, tmp_path / "run")
     second = again / "stages" / "2-fcn16s"
@@ -274,14 +265,14 @@ def test_a_run_killed_in_a_stage_goes_on_there_without_being_told_what_it_was(fi
     assert identity(again) == identity(run)
 
 
-def test_a_finished_staged_run_is_left_alone(finished, own):
+def test_finished_staged_run_is_untouched(finished, own):
     data, run = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     train(data, run, resume=True, recipe=own, **_settings())
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_another_recipe_or_setting_is_refused_where_the_run_goes_on(finished, own):
+def test_other_recipe_or_setting_is_rejected_on_resume(finished, own):
     data, run = finished
     with pytest.raises(RunError, match=r"this run has the recipe staged, not voc-fcn8s-staged"):
         train(data, run, resume=True, recipe="voc-fcn8s-staged")
@@ -294,7 +285,7 @@ def test_another_recipe_or_setting_is_refused_where_the_run_goes_on(finished, ow
 
 
 @pytest.mark.slow
-def test_the_releases_stages_run_as_they_are_shipped(shapes, tmp_path):
+def test_release_stages_run(shapes, tmp_path):
     """At a sixteenth of the width and three steps; with rates that small only the way is tested."""
     train(shapes, tmp_path / "run", recipe="voc-fcn8s-staged", weights="none", width=1 / 16, steps=3, workers=0)
     card = read_card(tmp_path / "run" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""A step that went wrong: what is kept of it, where it is said to have begun, and that nobody runs into it again."""
+"""A non-finite loss: what is dumped, where it is reported to have begun, and that it cannot be resumed."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ def failed(shapes, tmp_path_factory) -> Path:
     return run
 
 
-def test_the_status_says_how_the_run_ended(failed):
+def test_status_has_the_reason(failed):
     status = json.loads((failed / "status.json").read_text())
     assert status["status"] == "failed"
     assert re.match(r"the loss became (nan|inf) at step \d+; `fullconv debug` shows where it began\.", status["reason"])
 
 
-def test_nobody_goes_on_into_it_again(shapes, failed):
+def test_failed_run_cannot_be_resumed(shapes, failed):
     before = {path: path.stat().st_mtime_ns for path in failed.rglob("*") if path.is_file()}
     with pytest.raises(RunError, match=r"this run failed: the loss became .*start a new run with --lr"):
         train(shapes, failed, resume=True, **WILD)
     assert {path: path.stat().st_mtime_ns for path in failed.rglob("*") if path.is_file()} == before
 
 
-def test_the_replay_is_the_step(failed):
-    evidence = load_failed_step(failed)
-    assert evidence.step == json.loads((failed / "status.json").read_text())["step"]
-    assert len(evidence.batches[0].stems) == 2
-    assert all(torch.isfinite(value).all() for value in evidence.tensors.values() if value.is_floating_point())
-    assert str(replay(evidence, "fp32").loss) == str(evidence.value)
+def test_replay_reproduces_the_step(failed):
+    failed_step = load_failed_step(failed)
+    assert failed_step.step == json.loads((failed / "status.json").read_text())["step"]
+    assert len(failed_step.batches[0].stems) == 2
+    assert all(torch.isfinite(value).all() for value in failed_step.tensors.values() if value.is_floating_point())
+    assert str(replay(failed_step, "fp32").loss) == str(failed_step.value)
 
 
-def test_the_command_names_layer_pictures_and_remedy(failed, capsys):
+def test_command_reports_layer_images_and_fix(failed, capsys):
     assert main(["debug", str(failed)]) == 0
-    said = capsys.readouterr().out
+    stderr = capsys.readouterr().out
     assert re.search(
-        r"^Step \d+ of 150: the loss was (nan|inf) \(fp32 on cpu\); replayed, it is (nan|inf)\.$", said, re.M
+        r"^Step \d+ of 150: the loss was (nan|inf) \(fp32 on cpu\); replayed, it is (nan|inf)\.$", stderr, re.M
     )
-    assert re.search(r"^Where it began: the (weight|output of the layer) (backbone|head)\S+ \(\w+\): ", said, re.M)
+    assert re.search(r"^Where it began: the (weight|output of the layer) (backbone|head)\S+ \(\w+\): ", stderr, re.M)
     for stem in load_failed_step(failed).batches[0].stems:
-        assert re.search(rf"^  {stem}: values up to [\d.]+, \d+% labeled$", said, re.M)
-    assert "What to change: start a new run with --lr 2.5e+07 or --set clip=1" in said
+        assert re.search(rf"^  {stem}: values up to [\d.]+, \d+% labeled$", stderr, re.M)
+    assert "What to change: start a new run with --lr 2.5e+07 or --set clip=1" in stderr
 
 
 def with_state(failed: Path, run: Path, change) -> Path:
@@ -74,7 +74,7 @@ def with_state(failed: Path, run: Path, change) -> Path:
     return run
 
 
-def test_the_layer_with_a_wrong_weight_is_the_one_that_is_named(failed, tmp_path):
+def test_nonfinite_weight_is_reported(failed, tmp_path):
     def wrong(tensors):
         for name, value in tensors.items():
             if value.is_floating_point() and name.startswith("network."):
@@ -85,7 +85,7 @@ def test_the_layer_with_a_wrong_weight_is_the_one_that_is_named(failed, tmp_path
     assert debug(run)[1] == "Where it began: the weight head.score.16.bias (weight): 1 non-finite value."
 
 
-def test_the_first_layer_that_explodes_is_the_one_that_is_named(failed, tmp_path):
+def test_first_exploding_layer_is_reported(failed, tmp_path):
     torch.manual_seed(0)
 
     def wrong(tensors):
@@ -98,15 +98,15 @@ def test_the_first_layer_that_explodes_is_the_one_that_is_named(failed, tmp_path
     assert "Where it began: the output of the layer backbone.stages.2.0 (Conv2d): values up to" in "\n".join(debug(run))
 
 
-def test_a_picture_with_nan_is_named(failed):
-    evidence = load_failed_step(failed)
-    evidence.batches[0].images = evidence.batches[0].images.float()
-    evidence.batches[0].images[1, 3, 4] = float("nan")
-    found = first_nonfinite(replay(evidence, "fp32"))
-    assert found == f"the image {evidence.batches[0].stems[1]} (image): 3 non-finite values."
+def test_image_with_nan_is_reported(failed):
+    failed_step = load_failed_step(failed)
+    failed_step.batches[0].images = failed_step.batches[0].images.float()
+    failed_step.batches[0].images[1, 3, 4] = float("nan")
+    found = first_nonfinite(replay(failed_step, "fp32"))
+    assert found == f"the image {failed_step.batches[0].stems[1]} (image): 3 non-finite values."
 
 
-def test_a_sound_run_holds_nothing_to_debug(tmp_path, capsys):
+def test_healthy_run_has_nothing_to_debug(tmp_path, capsys):
     assert main(["debug", str(tmp_path / "none")]) == 2
     assert "none: not a run folder (recipe.toml is missing)" in capsys.readouterr().err
     (tmp_path / "recipe.toml").write_text("")
@@ -116,7 +116,7 @@ def test_a_sound_run_holds_nothing_to_debug(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["state", "batch"])
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_damaged_evidence_is_said(failed, tmp_path, name, damage):
+def test_damaged_dump_is_reported(failed, tmp_path, name, damage):
     run = Path(shutil.copytree(failed, tmp_path / "run"))
     path = run / "debug" / f"{name}.safetensors"
     whole = path.read_bytes()
@@ -125,7 +125,7 @@ def test_damaged_evidence_is_said(failed, tmp_path, name, damage):
         debug(run)
 
 
-def test_the_best_model_so_far_is_kept(shapes, tmp_path, capsys):
+def test_best_model_is_kept(shapes, tmp_path, capsys):
     run, settings = tmp_path / "run", {**SMALL, "ema": 0.0}
     train(shapes, run, epochs=1, **settings)
     tensors, numbers = read_state(run / "checkpoints" / "last")
