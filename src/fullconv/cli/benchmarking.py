@@ -22,8 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from fullconv.card import Card, Labels
-from fullconv.engines._optional import ENGINES, cores, is_installed, versions
-from fullconv.engines.exported import is_exported
+from fullconv.engines import ENGINES, cores, is_exported, is_installed, versions
 from fullconv.errors import FullconvError, InputError, RecipeError, nearest
 from fullconv.nn import VARIANTS, Network, build
 from fullconv.segmenter import Segmenter, build_settings, choose_device, load

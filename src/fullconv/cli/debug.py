@@ -17,7 +17,7 @@ def debug(
 
     Reports the first layer or parameter that is non-finite or explodes, the images of the batch, and settings to change.
     """
-    from fullconv.training.nan_debug import debug as replay
+    from fullconv.training import debug as replay
 
     with stdout_to_stderr():
         lines = replay(run)

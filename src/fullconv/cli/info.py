@@ -22,7 +22,7 @@ def info(model: ModelArgument, json: Json = False) -> None:
 
     path, about = Path(model), None
     if path.suffix.lower() in (".onnx", ".xml", ".pt2"):
-        from fullconv.engines.exported import read_exported
+        from fullconv.engines import read_exported
 
         card, about = read_exported(path)
     elif ":" in model and not path.exists():

@@ -163,7 +163,7 @@ def _counts(summary: RunSummary) -> str:
 def _check_annotations(tool: str, encoding: str) -> None:
     """Raise for annotations that cannot be written, before anything is computed."""
     from fullconv.annotations import TOOLS
-    from fullconv.rasters.reader import import_rasterio
+    from fullconv.rasters import import_rasterio
 
     check_choice("--to", tool, tuple(TOOLS))
     import_rasterio()
