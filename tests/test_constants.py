@@ -89,7 +89,7 @@ def test_the_data_toml_of_a_data_set_reads_its_own_masks(name):
 
 
 def test_a_data_set_that_is_not_known_is_answered_with_the_nearest():
-    with pytest.raises(DataError, match=r"no published data set 'nyu'\. Did you mean 'nyud'\?"):
+    with pytest.raises(DataError, match=r"no published dataset 'nyu'\. Did you mean 'nyud'\?"):
         data_toml("nyu")
 
 

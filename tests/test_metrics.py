@@ -16,12 +16,12 @@ from fullconv.errors import InputError
 from fullconv.metrics import (
     Counts,
     accuracy,
-    band,
     bootstrap_interval,
     class_intervals,
     confusion_matrix,
     count,
     dice,
+    edge_band,
     freq_weighted_iou,
     iou,
     mean_accuracy,
@@ -233,7 +233,7 @@ def test_a_resample_is_a_sum_of_pictures_drawn_with_replacement():
 
 def test_more_resamples_begin_with_the_same_ones():
     few, many = (resample(count(pictures(5)), samples=n, seed=2) for n in (100, 250))
-    np.testing.assert_array_equal(many.truth[:100], few.truth)
+    np.testing.assert_array_equal(many.target[:100], few.target)
 
 
 def test_the_interval_is_that_of_a_loop_over_resamples():
@@ -309,9 +309,9 @@ def test_a_paired_difference_finds_what_intervals_of_each_run_hide():
 
 
 def test_runs_on_other_pictures_are_not_compared():
-    with pytest.raises(InputError, match=r"same pictures in the same order: 4 pictures of 3 classes and 5"):
+    with pytest.raises(InputError, match=r"same images in the same order: 4 images of 3 classes and 5"):
         paired_difference(pictures(4), pictures(5))
-    with pytest.raises(InputError, match=r"have other true pixels"):
+    with pytest.raises(InputError, match=r"have other ground truth"):
         paired_difference(pictures(4), pictures(4, seed=1))
 
 
@@ -338,18 +338,18 @@ def naive_band(target, width):
 @settings(max_examples=50)
 @given(truth=truths, width=st.integers(1, 5))
 def test_the_band_is_where_a_window_holds_two_labels(truth, width):
-    np.testing.assert_array_equal(band(truth, width), naive_band(truth, width))
+    np.testing.assert_array_equal(edge_band(truth, width), naive_band(truth, width))
 
 
 def test_a_band_of_a_straight_edge_is_as_wide_as_asked_on_both_sides():
     truth = np.zeros((9, 20), np.uint8)
     truth[:, 10:] = 1
-    np.testing.assert_array_equal(np.flatnonzero(band(truth, 3)[4]), [7, 8, 9, 10, 11, 12])
+    np.testing.assert_array_equal(np.flatnonzero(edge_band(truth, 3)[4]), [7, 8, 9, 10, 11, 12])
 
 
 def test_a_band_below_one_pixel_is_refused():
     with pytest.raises(InputError, match=r"at least 1 pixel wide, not 0"):
-        band(TRUTH, 0)
+        edge_band(TRUTH, 0)
 
 
 def test_coarser_labels_lose_more_along_edges_and_score_lower():
@@ -360,7 +360,7 @@ def test_coarser_labels_lose_more_along_edges_and_score_lower():
     for factor in (32, 16, 8, 4):
         coarse = truth[factor // 2 :: factor, factor // 2 :: factor].repeat(factor, 0).repeat(factor, 1)
         scores.append(mean_iou(confusion_matrix(truth, coarse, 3)))
-        trimap = np.where(band(truth, 4), truth, 255)
+        trimap = np.where(edge_band(truth, 4), truth, 255)
         along_edges.append(mean_iou(confusion_matrix(trimap, coarse, 3)))
     assert scores == sorted(scores)
     assert along_edges == sorted(along_edges)

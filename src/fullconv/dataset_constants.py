@@ -1,4 +1,4 @@
-"""Class lists, colours and means of the data sets that the published nets were trained on."""
+"""Class lists, colors and means of the datasets that the published networks were trained on."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from fullconv.labels import Color, voc_palette
 from fullconv.recipe import dump_toml
 
 
-def _words(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return text.split(",") if "," in text else text.split()
 
 
-_VOC = _words(
+_VOC = _split(
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person"
     " pottedplant sheep sofa train tvmonitor"
 )
-_NYUD = _words(
+_NYUD = _split(
     "wall,floor,cabinet,bed,chair,sofa,table,door,window,bookshelf,picture,counter,blinds,desk,shelves,curtain,dresser,"
     "pillow,mirror,floor mat,clothes,ceiling,books,refrigerator,television,paper,towel,shower curtain,box,whiteboard,"
     "person,night stand,toilet,sink,lamp,bathtub,bag,other structure,other furniture,other prop"
 )
-_SIFT_FLOW = _words(
+_SIFT_FLOW = _split(
     "awning balcony bird boat bridge building bus car cow crosswalk desert door fence field grass moon mountain person"
     " plant pole river road rock sand sea sidewalk sign sky staircase streetlight sun tree window"
 )
-_CONTEXT = _VOC + _words(
+_CONTEXT = _VOC + _split(
     "bag bed bench book building cabinet ceiling clothes computer cup door fence floor flower food grass ground"
     " keyboard light mountain mouse curtain platform sign plate road rock shelves sidewalk sky snow bedclothes track"
     " tree truck wall water window wood"
 )
-_CITYSCAPES = _words(
+_CITYSCAPES = _split(
     "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,vegetation,terrain,sky,person,rider,car,truck,bus,"
     "train,motorcycle,bicycle"
 )
@@ -39,7 +39,7 @@ _CITYSCAPES_COLORS: list[Color] = [
     (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
     (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
 ]  # fmt: skip
-_CAMVID = _words("sky building pole road pavement tree sign fence car pedestrian bicyclist")
+_CAMVID = _split("sky building pole road pavement tree sign fence car pedestrian bicyclist")
 _CAMVID_COLORS: list[Color] = [
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
     (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
@@ -58,7 +58,7 @@ LABELS: dict[str, dict[str, Labels]] = {
     "cityscapes": {"": _labels(_CITYSCAPES, _CITYSCAPES_COLORS)},
     "camvid": {"": _labels(_CAMVID, _CAMVID_COLORS)},
 }
-"""Labels by data set and head. SIFT Flow's test set lacks cow, desert and moon: score it with policy present_only."""
+"""Labels by dataset and head. SIFT Flow's test set lacks cow, desert and moon: score it with policy present_only."""
 
 MEANS_BGR: dict[str, tuple[float, ...]] = {
     "voc": (104.00699, 116.66877, 122.67892),
@@ -68,14 +68,14 @@ MEANS_BGR: dict[str, tuple[float, ...]] = {
     "nyud-hha": (132.431, 94.076, 118.477),
     "nyud-depth": (7.844,),
 }
-"""Mean of the training pictures, blue first, in 0..255 (log depth in its own unit); nothing is divided.
+"""Mean of the training images, blue first, in 0..255 (log depth in its own unit), without division.
 
 Source: the Caffe release's data layers.
 """
 
 
 def channel_means(variant: str) -> tuple[float, ...]:
-    """Return the means that a published net subtracts, in the picture's order: RGB, then HHA or depth as stored.
+    """Return the means that a published network subtracts, in the image's order: RGB, then HHA or depth as stored.
 
     >>> channel_means("voc-fcn8s")
     (122.67892, 116.66877, 104.00699)
@@ -92,23 +92,23 @@ def channel_means(variant: str) -> tuple[float, ...]:
 
 
 _COUNTED_FROM_1 = ("nyud", "siftflow")
-"""Data sets whose own masks hold 0 for void and classes from 1 (SIFT Flow's geometric masks hold -1: store it as 0)."""
+"""Datasets whose own masks hold 0 for void and classes from 1 (SIFT Flow's geometric masks hold -1: store it as 0)."""
 
 
 def data_toml(name: str) -> str:
-    """Return the data.toml of a published data set for its own masks, saved as PNG: classes, colours, what is void.
+    """Return the data.toml of a published dataset for its own masks, saved as PNG: classes, colors, void.
 
     Args:
         name: A key of `LABELS`. PASCAL-Context's are the 60 classes of the paper, not the 459 that it annotates.
 
     Raises:
-        DataError: There is no such data set; the message names the nearest.
+        DataError: There is no such dataset; the message names the nearest.
 
     >>> print(data_toml("camvid").splitlines()[0])
     classes = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
     """
     if name not in LABELS:
-        raise DataError(f"there is no published data set '{name}'.{nearest(name, LABELS)} Known: {', '.join(LABELS)}.")
+        raise DataError(f"there is no published dataset '{name}'.{nearest(name, LABELS)} Known: {', '.join(LABELS)}.")
     tables: dict[str, dict[str, object]] = {}
     for head, labels in LABELS[name].items():
         table: dict[str, object] = {"classes": labels.classes, "palette": [list(color) for color in labels.palette]}
@@ -121,7 +121,7 @@ def data_toml(name: str) -> str:
 
 
 def seg11valid(val: list[str], sbd_train: set[str]) -> list[str]:
-    """Return the pictures that the published VOC scores are of: those of VOC 2011 segmentation val not in SBD train.
+    """Return the images of the published VOC scores: those of VOC 2011 segmentation val that are not in SBD train.
 
     >>> seg11valid(["a", "b", "c"], {"b"})
     ['a', 'c']

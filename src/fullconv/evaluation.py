@@ -27,13 +27,13 @@ from fullconv.metrics import (
     Counts,
     Policy,
     accuracy,
-    band,
     bootstrap_interval,
     check_policy,
     class_intervals,
     confusion_matrix,
     count,
     dice,
+    edge_band,
     freq_weighted_iou,
     iou,
     mean_accuracy,
@@ -252,7 +252,7 @@ class MetricAccumulator:
                 " A mask must have the size of its image (after EXIF rotation)."
             )
         if self.width is not None:
-            mask = np.where(band(mask, self.width), mask, np.uint8(VOID))
+            mask = np.where(edge_band(mask, self.width), mask, np.uint8(VOID))
         try:
             confusion = confusion_matrix(mask, label_map, len(self.names))
         except FullconvError as error:

@@ -1,18 +1,18 @@
-"""Scores of label maps: one integer confusion matrix, and everything that is read from it.
+"""Metrics of label maps: one integer confusion matrix, and everything derived from it.
 
-n_ij is the number of pixels of true class i that were predicted as j, t_i = sum_j n_ij, over the whole set::
+n_ij is the number of pixels of true class i predicted as class j, t_i = sum_j n_ij, over the whole set::
 
     pixel_accuracy      sum_i n_ii / sum_i t_i
     mean_accuracy       mean_i  n_ii / t_i
     mean_iou            mean_i  n_ii / (t_i + sum_j n_ji - n_ii)
-    freq_weighted_iou   sum_i t_i IU_i / sum_i t_i
+    freq_weighted_iou   sum_i t_i IoU_i / sum_i t_i
 
-A set's matrix is the sum of its pictures' matrices, so the grouping of the pictures changes nothing. Void pixels are
-dropped before counting. Which classes a mean runs over is the policy:
+A set's matrix is the sum of its images' matrices, so the grouping of the images changes nothing. Void pixels are not
+counted. The policy decides over which classes a mean runs:
 
-- ``"nan"`` (default): all but those that are neither in the truth nor predicted. A class that is only predicted has
-  IU 0 and counts.
-- ``"present_only"``: those in the truth, as the paper scores SIFT Flow.
+- ``"nan"`` (default): all but those that are neither in the ground truth nor predicted. A class that is only predicted
+  has IoU 0 and counts.
+- ``"present_only"``: those in the ground truth, as the paper scores SIFT Flow.
 
 All scores are fractions in [0, 1], and NaN where there is nothing to score.
 
@@ -34,18 +34,18 @@ POLICIES: tuple[Policy, ...] = ("nan", "present_only")
 
 
 class Counts(NamedTuple):
-    """What scores need of a confusion matrix: three int64 arrays (..., K), pixels by class."""
+    """What metrics need of a confusion matrix: three int64 arrays (..., K), pixels by class."""
 
     hits: NDArray[np.int64]
-    """Predicted rightly: the diagonal."""
-    truth: NDArray[np.int64]
-    """In the truth: row sums."""
+    """Predicted correctly: the diagonal."""
+    target: NDArray[np.int64]
+    """In the ground truth: row sums."""
     predicted: NDArray[np.int64]
-    """Predicted, where the truth is not void: column sums."""
+    """Predicted where the ground truth is not void: column sums."""
 
 
 class Difference(NamedTuple):
-    """A difference of mean IU between two runs and its 95 % interval."""
+    """A difference of mIoU between two runs and its 95 % interval."""
 
     value: float
     """Second minus first."""
@@ -58,15 +58,15 @@ def confusion_matrix(target: Any, prediction: Any, num_classes: int, ignore_inde
 
     Args:
         target: Integers of any shape (array or tensor), 0..K-1 or ``ignore_index``. uint8 is fastest.
-        prediction: Integers of the same shape, 0..K-1; where the truth is void, any.
+        prediction: Integers of the same shape, 0..K-1; any where the target is void.
         num_classes: K, at most 255.
-        ignore_index: Value of the truth whose pixels are not counted.
+        ignore_index: Target value whose pixels are not counted.
 
     Returns:
-        (K, K) int64; rows are the truth, columns the prediction.
+        (K, K) int64; rows are the target, columns the prediction.
 
     Raises:
-        InputError: The shapes differ, or a value is no class; the message has the value and the number of pixels.
+        InputError: The shapes differ, or a value is not a class; the message has the value and the number of pixels.
 
     >>> confusion_matrix(np.array([0, 1, 1, 255]), np.array([0, 1, 0, 1]), num_classes=2)
     array([[1, 0],
@@ -74,17 +74,17 @@ def confusion_matrix(target: Any, prediction: Any, num_classes: int, ignore_inde
     """
     if not 1 <= num_classes <= MAX_CLASSES:
         raise InputError(f"a confusion matrix has 1 to {MAX_CLASSES} classes, not {num_classes}.")
-    truth, predicted = _integers(target, "target"), _integers(prediction, "prediction")
-    if truth.shape != predicted.shape:
-        raise InputError(f"target is {truth.shape} and prediction is {predicted.shape}: their shapes must be equal.")
-    if truth.dtype != np.uint8 or ignore_index != VOID or predicted.dtype != np.uint8:
-        truth, predicted = _squeezed(truth, predicted, num_classes, ignore_index)
-    # Both bytes make one 16-bit number, so that a single bincount finds void and impossible values too, without masks.
-    pairs = np.left_shift(truth, 8, dtype=np.uint16)
+    targets, predicted = _integers(target, "target"), _integers(prediction, "prediction")
+    if targets.shape != predicted.shape:
+        raise InputError(f"target is {targets.shape} and prediction is {predicted.shape}: their shapes must be equal.")
+    if targets.dtype != np.uint8 or ignore_index != VOID or predicted.dtype != np.uint8:
+        targets, predicted = _as_bytes(targets, predicted, num_classes, ignore_index)
+    # Both bytes make one 16-bit number, so that a single bincount finds void and invalid values too, without masks.
+    pairs = np.left_shift(targets, 8, dtype=np.uint16)
     np.bitwise_or(pairs, predicted, out=pairs)
     table = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)
-    _refuse(table[num_classes:VOID].sum(axis=1), num_classes, "target", f"a class or void ({ignore_index})")
-    _refuse(table[:num_classes, num_classes:].sum(axis=0), num_classes, "prediction", "a class")
+    _check_absent(table[num_classes:VOID].sum(axis=1), num_classes, "target", f"a class or void ({ignore_index})")
+    _check_absent(table[:num_classes, num_classes:].sum(axis=0), num_classes, "prediction", "a class")
     return table[:num_classes, :num_classes].astype(np.int64)
 
 
@@ -96,29 +96,29 @@ def _integers(values: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _squeezed(
-    truth: NDArray[Any], predicted: NDArray[Any], num_classes: int, ignore_index: int
+def _as_bytes(
+    target: NDArray[Any], predicted: NDArray[Any], num_classes: int, ignore_index: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Check integers of any width and return them as bytes, with void as 255."""
-    void = truth == ignore_index
-    wrong = ~void & ((truth < 0) | (truth >= num_classes))
+    void = target == ignore_index
+    wrong = ~void & ((target < 0) | (target >= num_classes))
     for name, array, bad in (
-        ("target", truth, wrong),
+        ("target", target, wrong),
         ("prediction", predicted, ~void & ((predicted < 0) | (predicted >= num_classes))),
     ):
         if bad.any():
             kind = f"a class or void ({ignore_index})" if name == "target" else "a class"
-            raise InputError(_complaint(name, int(array[bad].min()), int(bad.sum()), num_classes, kind))
-    return np.where(void, VOID, truth).astype(np.uint8), predicted.astype(np.uint8)
+            raise InputError(_invalid_value(name, int(array[bad].min()), int(bad.sum()), num_classes, kind))
+    return np.where(void, VOID, target).astype(np.uint8), predicted.astype(np.uint8)
 
 
-def _refuse(pixels: NDArray[np.int64], first: int, name: str, kind: str) -> None:
+def _check_absent(pixels: NDArray[np.int64], first: int, name: str, kind: str) -> None:
     """Raise where any of the values first, first+1, ... was counted."""
     if pixels.any():
-        raise InputError(_complaint(name, first + int(pixels.argmax()), int(pixels.sum()), first, kind))
+        raise InputError(_invalid_value(name, first + int(pixels.argmax()), int(pixels.sum()), first, kind))
 
 
-def _complaint(name: str, value: int, pixels: int, num_classes: int, kind: str) -> str:
+def _invalid_value(name: str, value: int, pixels: int, num_classes: int, kind: str) -> str:
     return (
         f"{name} holds {value}, which is not {kind}; classes are 0 to {num_classes - 1} ({pixels} such pixels in all)."
     )
@@ -134,42 +134,42 @@ def count(confusion: NDArray[np.int64] | Counts) -> Counts:
     return Counts(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1), matrix.sum(axis=-2))
 
 
-def total(pictures: Counts) -> Counts:
-    """Add up the counts of pictures (P, K) to those of the set (K,)."""
-    return Counts(*(part.sum(axis=0) for part in pictures))
+def total(images: Counts) -> Counts:
+    """Add up the counts of images (P, K) to those of the set (K,)."""
+    return Counts(*(part.sum(axis=0) for part in images))
 
 
 def iou(confusion: NDArray[np.int64] | Counts) -> NDArray[np.float64]:
-    """Intersection over union, (..., K) float64 in [0, 1]; NaN for a class neither in the truth nor predicted."""
-    hits, truth, predicted = count(confusion)
-    return _ratio(hits, truth + predicted - hits)
+    """Intersection over union, (..., K) float64 in [0, 1]; NaN for a class neither in the ground truth nor predicted."""
+    hits, target, predicted = count(confusion)
+    return _ratio(hits, target + predicted - hits)
 
 
 def dice(confusion: NDArray[np.int64] | Counts) -> NDArray[np.float64]:
-    """Dice score (F1), (..., K) float64 in [0, 1]: 2 IU / (1 + IU); NaN where IU is."""
-    hits, truth, predicted = count(confusion)
-    return _ratio(2 * hits, truth + predicted)
+    """Dice score (F1), (..., K) float64 in [0, 1]: 2 IoU / (1 + IoU); NaN where IoU is."""
+    hits, target, predicted = count(confusion)
+    return _ratio(2 * hits, target + predicted)
 
 
 def accuracy(confusion: NDArray[np.int64] | Counts) -> NDArray[np.float64]:
-    """Share of a true class that was found (recall), (..., K) float64 in [0, 1]; NaN for a class not in the truth."""
-    hits, truth, _ = count(confusion)
-    return _ratio(hits, truth)
+    """Share of a true class that was found (recall), (..., K) float64 in [0, 1]; NaN for a class not in the ground truth."""
+    hits, target, _ = count(confusion)
+    return _ratio(hits, target)
 
 
 def pixel_accuracy(confusion: NDArray[np.int64] | Counts) -> float:
-    """Share of valid pixels that are right; NaN where there are none."""
-    hits, truth, _ = count(confusion)
-    return float(_ratio(hits.sum(axis=-1), truth.sum(axis=-1)))
+    """Share of valid pixels that are correct; NaN where there are none."""
+    hits, target, _ = count(confusion)
+    return float(_ratio(hits.sum(axis=-1), target.sum(axis=-1)))
 
 
 def mean_accuracy(confusion: NDArray[np.int64] | Counts) -> float:
-    """Mean of `accuracy` over the classes in the truth."""
+    """Mean of `accuracy` over the classes in the ground truth."""
     return float(_mean(accuracy(confusion)))
 
 
 def mean_iou(confusion: NDArray[np.int64] | Counts, policy: Policy = "nan") -> float:
-    """Mean of `iou` over the classes that the policy names.
+    """Mean of `iou` over the classes of the policy.
 
     Raises:
         InputError: There is no such policy.
@@ -178,26 +178,26 @@ def mean_iou(confusion: NDArray[np.int64] | Counts, policy: Policy = "nan") -> f
 
 
 def mean_ious(confusion: NDArray[np.int64] | Counts, policy: Policy = "nan") -> NDArray[np.float64]:
-    """Mean IU of each matrix (..., K, K) or Counts (..., K), not of their sum; (...) float64."""
+    """Mean IoU of each matrix (..., K, K) or Counts (..., K), not of their sum; (...) float64."""
     counts = count(confusion)
     values = iou(counts)
     if check_policy(policy) == "present_only":
-        values = np.where(counts.truth > 0, values, np.nan)
+        values = np.where(counts.target > 0, values, np.nan)
     return _mean(values)
 
 
 def freq_weighted_iou(confusion: NDArray[np.int64] | Counts) -> float:
     """Mean of `iou` weighted by the true pixels of each class."""
     counts = count(confusion)
-    weighted = np.where(counts.truth > 0, counts.truth * np.nan_to_num(iou(counts)), 0.0)
-    return float(_ratio(weighted.sum(axis=-1), counts.truth.sum(axis=-1)))
+    weighted = np.where(counts.target > 0, counts.target * np.nan_to_num(iou(counts)), 0.0)
+    return float(_ratio(weighted.sum(axis=-1), counts.target.sum(axis=-1)))
 
 
 def check_policy(policy: str) -> Policy:
-    """Return the policy if there is one of that name.
+    """Check a policy's name.
 
     Raises:
-        InputError: There is none; the nearest is named.
+        InputError: There is none of this name; the message names the nearest.
     """
     for known in POLICIES:
         if policy == known:
@@ -205,61 +205,61 @@ def check_policy(policy: str) -> Policy:
     raise InputError(f"there is no policy '{policy}', only {' and '.join(POLICIES)}.{nearest(policy, POLICIES)}")
 
 
-def resample(pictures: Counts, samples: int = 1000, seed: int = 0) -> Counts:
-    """Draw pictures with replacement, as many as there are, and add up their counts.
+def resample(images: Counts, samples: int = 1000, seed: int = 0) -> Counts:
+    """Draw images with replacement, as many as there are, and add up their counts.
 
     Args:
-        pictures: Counts (P, K), a row a picture.
-        samples: How often.
-        seed: Equal seeds and numbers of pictures draw equal sets of pictures.
+        images: Counts (P, K), a row per image.
+        samples: Number of draws.
+        seed: Equal seeds and numbers of images draw equal sets of images.
 
     Returns:
         Counts (samples, K).
     """
-    number = len(pictures.hits)
+    number = len(images.hits)
     random = np.random.default_rng(seed)
     parts = []
-    # How often each picture is drawn is all that matters; float64 products of counts are exact below 2**53.
+    # Only how often each image is drawn matters; float64 products of counts are exact below 2**53.
     for start in range(0, samples, _CHUNK):
         times = random.multinomial(number, np.full(number, 1 / number), size=min(_CHUNK, samples - start))
-        parts.append([(times.astype(np.float64) @ part).astype(np.int64) for part in pictures])
+        parts.append([(times.astype(np.float64) @ part).astype(np.int64) for part in images])
     return Counts(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-_CHUNK = 100  # resamples at once: 40 MB for 50,000 pictures
+_CHUNK = 100  # resamples at once: 40 MB for 50,000 images
 
 
 def bootstrap_interval(
     confusions: NDArray[np.int64] | Counts, policy: Policy = "nan", samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of mean IU by percentile bootstrap over pictures.
+    """95 % interval of mIoU by percentile bootstrap over images.
 
-    It says how much the score would move with other pictures of the same kind; pictures of one film clip are more
-    alike than that, so there it is too narrow.
+    It estimates how much the score would change with other images of the same kind. Frames of one video are more alike
+    than that, so there it is too narrow.
 
     Args:
-        confusions: (P, K, K) int64, a matrix a picture; or Counts (P, K).
+        confusions: (P, K, K) int64, a matrix per image; or Counts (P, K).
         policy: See `mean_iou`.
         samples: Number of resamples.
         seed: Equal seeds give equal intervals.
 
     Returns:
-        Lower and upper end; NaN and NaN for fewer than two pictures, which say nothing about other pictures.
+        Lower and upper end; NaN and NaN for fewer than two images.
     """
-    pictures = count(confusions)
-    if len(pictures.hits) < 2:
+    images = count(confusions)
+    if len(images.hits) < 2:
         return float("nan"), float("nan")
-    low, high = _percentiles(mean_ious(resample(pictures, samples, seed), policy)[:, None])[0]
+    low, high = _percentiles(mean_ious(resample(images, samples, seed), policy)[:, None])[0]
     return float(low), float(high)
 
 
 def class_intervals(confusions: NDArray[np.int64] | Counts, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-    """95 % interval of every class's IU by bootstrap over pictures, (K, 2) float64; NaN where there is none."""
-    pictures = count(confusions)
-    number, classes = pictures.hits.shape
+    """95 % interval of every class's IoU by bootstrap over images, (K, 2) float64; NaN where there is none."""
+    images = count(confusions)
+    number, classes = images.hits.shape
     if number < 2:
         return np.full((classes, 2), np.nan)
-    return _percentiles(iou(resample(pictures, samples, seed)))
+    return _percentiles(iou(resample(images, samples, seed)))
 
 
 def paired_difference(
@@ -269,28 +269,28 @@ def paired_difference(
     samples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """Difference of mean IU of two models on the same pictures, and its 95 % interval by paired bootstrap.
+    """Difference of mIoU of two models on the same images, and its 95 % interval by paired bootstrap.
 
-    Both models are scored on the same resampled pictures, so what makes a picture hard for both cancels out.
+    Both models are scored on the same resampled images, so an image that is hard for both cancels out.
 
     Args:
         confusions_a: (P, K, K) int64, or Counts (P, K), of the first model.
-        confusions_b: The same pictures in the same order, of the second model.
+        confusions_b: The same images in the same order, of the second model.
         policy: See `mean_iou`.
         samples: Number of resamples.
         seed: Equal seeds give equal intervals.
 
     Returns:
-        Mean IU of b minus that of a, and its interval: NaN for fewer than two pictures.
+        mIoU of b minus that of a, and its interval: NaN for fewer than two images.
 
     Raises:
-        InputError: The pictures are not the same: their number, classes, or true pixels differ.
+        InputError: The images are not the same: their number, classes, or target pixels differ.
     """
     a, b = count(confusions_a), count(confusions_b)
-    if a.truth.shape != b.truth.shape or (a.truth != b.truth).any():
+    if a.target.shape != b.target.shape or (a.target != b.target).any():
         raise InputError(
-            f"a paired comparison needs the same pictures in the same order: {a.truth.shape[0]} pictures of"
-            f" {a.truth.shape[-1]} classes and {b.truth.shape[0]} of {b.truth.shape[-1]} have other true pixels."
+            f"a paired comparison needs the same images in the same order: {a.target.shape[0]} images of"
+            f" {a.target.shape[-1]} classes and {b.target.shape[0]} of {b.target.shape[-1]} have other ground truth."
         )
     value = mean_iou(total(b), policy) - mean_iou(total(a), policy)
     if len(a.hits) < 2:
@@ -300,11 +300,11 @@ def paired_difference(
     return Difference(value, float(low), float(high))
 
 
-def band(target: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
-    """Mark the pixels within some distance of a true edge, to score there only (a trimap).
+def edge_band(target: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """Mark the pixels within some distance of an edge of the ground truth, to score there only (a trimap).
 
     An edge is where neighbouring labels differ; void counts as a label, as VOC draws its edges as strips of void.
-    ``np.where(band(target, 3), target, VOID)`` is the truth with all else void.
+    ``np.where(edge_band(target, 3), target, VOID)`` is the target with all else void.
 
     Args:
         target: (H, W) uint8.
@@ -317,7 +317,7 @@ def band(target: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
         InputError: The width is below 1.
     """
     if width < 1:
-        raise InputError(f"a band along edges is at least 1 pixel wide, not {width}.")
+        raise InputError(f"an edge band is at least 1 pixel wide, not {width}.")
     highest = _window_max(_window_max(target, width, 0), width, 1)
     lowest = 255 - _window_max(_window_max(255 - target, width, 0), width, 1)
     marked: NDArray[np.bool_] = highest != lowest

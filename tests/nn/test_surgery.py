@@ -110,7 +110,7 @@ def test_what_cannot_be_made_convolutional_is_said():
         convolutionalize_classifier(torchvision.models.resnet18())
     odd = Small()
     odd.classifier = nn.Sequential(nn.Linear(6 * 5, 9))
-    with pytest.raises(NetworkError, match="a layer of 30 inputs cannot see 6 maps of a square of cells"):
+    with pytest.raises(NetworkError, match="a layer of 30 inputs cannot see 6 square maps"):
         convolutionalize_classifier(odd)
     odd.classifier = nn.Sequential(nn.Linear(96, 9), nn.LayerNorm(9))
     with pytest.raises(NetworkError, match="Small has a LayerNorm between its features and its classes"):

@@ -175,7 +175,7 @@ def test_a_network_from_outside_that_cannot_be_traced_is_of_unknown_reach():
 def test_a_network_from_outside_of_another_output_size_is_told_so():
     network = ModuleWrapper(nn.Conv2d(3, 4, 3), 3, 4)
     with pytest.raises(
-        NetworkError, match=r"Conv2d returns \(1, 4, 6, 6\) for \(1, 3, 8, 8\); wanted are logits \(1, 4, 8, 8\)"
+        NetworkError, match=r"Conv2d returns \(1, 4, 6, 6\) for \(1, 3, 8, 8\); expected logits \(1, 4, 8, 8\)"
     ):
         network(torch.zeros(1, 3, 8, 8))
 

@@ -20,14 +20,14 @@ from fullconv.errors import NetworkError
 
 
 def convolutionalize(linear: nn.Linear, kernel: tuple[int, int], padding: int = 0) -> nn.Conv2d:
-    """Turn a fully connected layer into the convolution that computes the same at every place.
+    """Turn a fully connected layer into the convolution that computes the same at every position.
 
     Fully connected weights (O, I * h * w) and convolution weights (O, I, h, w) hold the same numbers in the same
     order, because a classifier flattens its map channel by channel.
 
     Args:
         linear: Weights (O, I * h * w).
-        kernel: (h, w) of the map that the layer was made for.
+        kernel: (h, w) of the map that the layer was trained on.
         padding: Of the convolution.
 
     Raises:
@@ -47,11 +47,75 @@ def convolutionalize(linear: nn.Linear, kernel: tuple[int, int], padding: int = 
     return conv
 
 
+def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
+    """Make a classifier like VGG or AlexNet fully convolutional: it scores its classes at every position of an image.
+
+    The layers keep their weights (copied; the classifier is not changed) and their order. Average pooling before the
+    first fully connected layer, which has no effect at the size that the classifier was trained on, is removed.
+
+    Args:
+        classifier: torchvision's VGG or AlexNet (``features``, ``avgpool``, ``classifier``), timm's VGG (``features``,
+            ``pre_logits``, ``head``), or any module of ``features`` and fully connected layers in this order. With
+            weights of Caffe's, the images are BGR.
+
+    Returns:
+        (N, C, H, W) to (N, classes, h, w), in eval mode; 1 x 1 for images of the size that it was trained on.
+
+    Raises:
+        NetworkError: It has no ``features``, or another layer between them and its classes.
+
+    >>> import torchvision
+    >>> net = convolutionalize_classifier(torchvision.models.alexnet(num_classes=7))
+    >>> net(torch.zeros(1, 3, 288, 320)).shape
+    torch.Size([1, 7, 3, 4])
+    """
+    features = getattr(classifier, "features", None)
+    if not isinstance(features, nn.Module):
+        raise NetworkError(f"{type(classifier).__name__} has no features, so it is not a classifier like VGG.")
+    convolutions = [layer for layer in features.modules() if isinstance(layer, nn.Conv2d)]
+    if not convolutions:
+        raise NetworkError("the features hold no convolution.")
+    layers, channels = [features], convolutions[-1].out_channels
+    for layer in _after_features(classifier):
+        if isinstance(layer, nn.Linear):
+            cells, rest = divmod(layer.in_features, channels)
+            side = isqrt(cells)
+            if rest or side * side != cells:
+                raise NetworkError(
+                    f"a layer of {layer.in_features} inputs cannot see {channels} square maps; only classifiers that"
+                    " flatten square maps can be made convolutional."
+                )
+            layers.append(convolutionalize(layer, (side, side)))
+            channels = layer.out_features
+        elif isinstance(layer, nn.Conv2d):
+            layers.append(layer)
+            channels = layer.out_channels
+        elif isinstance(layer, (nn.Dropout, nn.ReLU)):
+            layers.append(layer)
+        elif not isinstance(layer, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity)):
+            raise NetworkError(
+                f"{type(classifier).__name__} has a {type(layer).__name__} between its features and its classes;"
+                " only fully connected layers, ReLU and dropout can be made convolutional."
+            )
+    return copy.deepcopy(nn.Sequential(*layers)).eval()
+
+
+def _after_features(classifier: nn.Module) -> Iterator[nn.Module]:
+    """Yield the single layers between a classifier's features and its classes, in order."""
+    for name, part in classifier.named_children():
+        if name == "features":
+            continue
+        if type(part).__name__ == "ClassifierHead":  # timm's: pool to one cell, dropout, classes
+            yield from (part.get_submodule("drop"), part.get_submodule("fc"))
+        else:
+            yield from (layer for layer in part.modules() if not list(layer.children()))
+
+
 def adapt_input_conv(weight: Tensor, in_channels: int) -> Tensor:
     """Adapt a stem's weights (O, 3, h, w) to another number of channels, keeping the size of its response.
 
-    One channel gets the sum of the three, so that grey pictures give what their RGB copies gave; more than three
-    get the three in turn, scaled by 3 / C.
+    One channel gets the sum of the three, so that gray images give what their RGB copies gave; more than three get
+    the three in turn, scaled by 3 / C.
     """
     count = weight.shape[1]
     if in_channels == count:
@@ -77,7 +141,7 @@ def adapt_in_channels(module: nn.Module, in_channels: int) -> None:
 def append_mean_channels(weight: Tensor, in_channels: int) -> Tensor:
     """Give a stem's weights (O, 3, h, w) further input channels: the first three stay, each further one is their mean.
 
-    That is how the release began its net of colour and depth: what depth shows has an effect from the first step on.
+    So the release initialized its network of color and depth: depth has an effect from the first step on.
 
     Raises:
         ValueError: There would be fewer channels than before.
@@ -97,17 +161,17 @@ def expand_score(tensor: Tensor, num_classes: int) -> Tensor:
     """
     if num_classes < len(tensor):
         raise ValueError(f"a score layer of {len(tensor)} classes cannot be expanded to {num_classes}.")
-    grown = tensor.new_zeros(num_classes, *tensor.shape[1:])
-    grown[: len(tensor)] = tensor
-    return grown
+    expanded = tensor.new_zeros(num_classes, *tensor.shape[1:])
+    expanded[: len(tensor)] = tensor
+    return expanded
 
 
 def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> list[str]:
-    """Copy a net's weights into another by name, in place: 32s into 16s, 16s into 8s, K classes into more.
+    """Copy a network's weights into another by name, in place: 32s into 16s, 16s into 8s, K classes into more.
 
-    A tensor is copied where the names agree and the shapes do, or where one follows from the other: fully connected
-    weights become a convolution's by a plain view, a score layer of fewer classes fills the first rows (the others
-    become 0), a stem of three channels gets further ones from their mean. All others stay as they are.
+    A tensor is copied if names and shapes agree, or if its shape can be adapted: fully connected weights become a
+    convolution's by a plain view, a score layer of fewer classes fills the first rows (the others become 0), a stem of
+    three channels gets further ones from their mean. All others stay as they are.
 
     Args:
         source: A network, or its tensors by name.
@@ -118,41 +182,41 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> l
     """
     theirs = source.state_dict() if isinstance(source, nn.Module) else source
     own = target.state_dict()
-    fitted = {}
+    adapted = {}
     for name, value in own.items():
-        found = _fitted(theirs[name], value) if name in theirs else None
+        found = _adapt(theirs[name], value.shape) if name in theirs else None
         if found is not None:
-            fitted[name] = found.to(value.dtype)
-    target.load_state_dict(fitted, strict=False)
-    return [name for name in own if name not in fitted]
+            adapted[name] = found.to(value.dtype)
+    target.load_state_dict(adapted, strict=False)
+    return [name for name in own if name not in adapted]
 
 
-def _fitted(value: Tensor, wanted: Tensor) -> Tensor | None:
-    """Return a tensor in the shape of another where it follows from its own, else None."""
-    if value.shape == wanted.shape:
+def _adapt(value: Tensor, shape: torch.Size) -> Tensor | None:
+    """Return a tensor in another shape if a rule leads there, else None."""
+    if value.shape == shape:
         return value
-    if value.ndim == 0 or wanted.ndim == 0:
+    if value.ndim == 0 or len(shape) == 0:
         return None
-    if value.shape[0] == wanted.shape[0] and value.numel() == wanted.numel():
-        return value.reshape(wanted.shape)
-    if value.shape[1:] == wanted.shape[1:] and value.shape[0] < wanted.shape[0]:
-        return expand_score(value, wanted.shape[0])
-    channels = value.ndim == wanted.ndim == 4 and value.shape[1] == 3 < wanted.shape[1]
-    if channels and value.shape[0] == wanted.shape[0] and value.shape[2:] == wanted.shape[2:]:
-        return append_mean_channels(value, wanted.shape[1])
+    if value.shape[0] == shape[0] and value.numel() == shape.numel():
+        return value.reshape(shape)
+    if value.shape[1:] == shape[1:] and value.shape[0] < shape[0]:
+        return expand_score(value, shape[0])
+    channels = value.ndim == len(shape) == 4 and value.shape[1] == 3 < shape[1]
+    if channels and value.shape[0] == shape[0] and value.shape[2:] == shape[2:]:
+        return append_mean_channels(value, shape[1])
     return None
 
 
 def load_late_fusion(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], target: nn.Module) -> list[str]:
-    """Copy two trained nets of one trunk each into a net of two trunks (`nyud-fcn32s-color-hha`), in place.
+    """Copy two trained networks of one backbone each into one of two backbones (`nyud-fcn32s-color-hha`), in place.
 
     Args:
-        color: Tensors of the net on the first three channels, by name.
-        hha: Tensors of the net on the others.
-        target: The net of two trunks.
+        color: Tensors of the network on the first three channels, by name.
+        hha: Tensors of the network on the others.
+        target: The network of two backbones.
 
     Returns:
-        Names of the target's tensors that nothing was copied into: none, where both are nets of the same kind.
+        Names of the target's tensors that nothing was copied into: none if both are networks of the same variant.
     """
     both = {}
     for modality, tensors in (("color", color), ("hha", hha)):
@@ -160,74 +224,3 @@ def load_late_fusion(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], tar
             new = name.replace("backbone.layers.", f"backbone.{modality}.layers.")
             both[new.replace("head.score.32.", f"head.score_{modality}.")] = value
     return transplant(both, target)
-
-
-def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
-    """Make a classifier of VGG's or AlexNet's kind convolutional: its class scores at every place of a picture.
-
-    The layers keep their weights (they are copied, the classifier is not changed) and their order; average pooling
-    before the first fully connected layer, which does nothing at the size that the classifier was made for, goes.
-
-    Args:
-        classifier: torchvision's VGG or AlexNet (``features``, ``avgpool``, ``classifier``), timm's VGG (``features``,
-            ``pre_logits``, ``head``), or any module of ``features`` and fully connected layers in this order. Weights
-            of Caffe's are such, too; they want BGR pictures.
-
-    Returns:
-        (N, C, H, W) to (N, classes, h, w), in eval mode; 1 x 1 for pictures of the size that it was made for.
-
-    Raises:
-        NetworkError: It has no ``features``, or something between them and its classes that is no layer of that kind.
-
-    >>> import torchvision
-    >>> net = convolutionalize_classifier(torchvision.models.alexnet(num_classes=7))
-    >>> net(torch.zeros(1, 3, 288, 320)).shape
-    torch.Size([1, 7, 3, 4])
-    """
-    features = getattr(classifier, "features", None)
-    if not isinstance(features, nn.Module):
-        raise NetworkError(f"{type(classifier).__name__} has no features, so it is no classifier of VGG's kind.")
-    layers: list[nn.Module] = [features]
-    channels = _out_channels(features)
-    for layer in _after_features(classifier):
-        if isinstance(layer, nn.Linear):
-            cells, rest = divmod(layer.in_features, channels)
-            side = isqrt(cells)
-            if rest or side * side != cells:
-                raise NetworkError(
-                    f"a layer of {layer.in_features} inputs cannot see {channels} maps of a square of cells; only"
-                    " classifiers that flatten square maps can be made convolutional."
-                )
-            layers.append(convolutionalize(layer, (side, side)))
-            channels = layer.out_features
-        elif isinstance(layer, nn.Conv2d):
-            layers.append(layer)
-            channels = layer.out_channels
-        elif isinstance(layer, (nn.Dropout, nn.ReLU)):
-            layers.append(layer)
-        elif not isinstance(layer, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity)):
-            raise NetworkError(
-                f"{type(classifier).__name__} has a {type(layer).__name__} between its features and its classes;"
-                " only fully connected layers, ReLU and dropout can be made convolutional."
-            )
-    return copy.deepcopy(nn.Sequential(*layers)).eval()
-
-
-def _after_features(classifier: nn.Module) -> Iterator[nn.Module]:
-    """Yield the single layers between a classifier's features and its classes, in order."""
-    for name, part in classifier.named_children():
-        if name == "features":
-            continue
-        if type(part).__name__ == "ClassifierHead":  # timm's: pool to one cell, dropout, classes
-            yield from (layer for layer in (part.get_submodule("drop"), part.get_submodule("fc")))
-            continue
-        for layer in part.modules():
-            if not list(layer.children()):
-                yield layer
-
-
-def _out_channels(features: nn.Module) -> int:
-    convolutions = [layer for layer in features.modules() if isinstance(layer, nn.Conv2d)]
-    if not convolutions:
-        raise NetworkError("the features hold no convolution.")
-    return convolutions[-1].out_channels

@@ -1,11 +1,11 @@
-"""Networks from outside, in the two halves of ours."""
+"""Networks that are not built here, with the two halves of `Network`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from math import lcm
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,6 +24,11 @@ class ModuleWrapper(nn.Module):
         in_channels: C.
         num_classes: K.
     """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Scores:
+            """Call `forward`."""
 
     def __init__(self, module: nn.Module, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -47,32 +52,13 @@ class ModuleWrapper(nn.Module):
             NetworkError: The module returns something else.
         """
         logits = self.module(x)
-        wanted = (x.shape[0], self.num_classes, *x.shape[-2:])
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+        expected = (x.shape[0], self.num_classes, *x.shape[-2:])
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise NetworkError(
-                f"{type(self.module).__name__} returns {got} for {tuple(x.shape)}; wanted are logits {wanted}."
+                f"{type(self.module).__name__} returns {got} for {tuple(x.shape)}; expected logits {expected}."
             )
         return logits
-
-    def graph(self) -> tuple[nn.Module, fx.Graph]:
-        """Return the graph from a picture to its logits, as `fullconv.geometry.trace_graph` does."""
-        return trace_graph(self.module, _example(self.module, self.in_channels))
-
-    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
-        """Return the most memory in bytes that the maps of a picture take at once, for values of a size."""
-        if item_bytes not in self._activation_bytes:
-            try:
-                self._activation_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
-            except FullconvError:  # nobody can look inside
-                self._activation_bytes[item_bytes] = lambda high, wide: (
-                    3.0 * self.in_channels * item_bytes * high * wide
-                )
-        return self._activation_bytes[item_bytes](height, width)
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size on which a picture of a size is computed: its own."""
-        return height, width
 
     def upsample(
         self,
@@ -83,20 +69,37 @@ class ModuleWrapper(nn.Module):
         *,
         clamp: bool = True,
     ) -> Scores:
-        """Return rows of the logits, resized (half-pixel) where they were computed at another size.
+        """Return rows of the logits, resized (half-pixel) if they were computed at another size.
 
         Raises:
-            InputError: There are no such rows.
+            InputError: The rows are outside the result.
         """
         if clamp:
             check_rows(rows, size)
-        grown = cast(Tensor, scores)
+        logits = cast(Tensor, scores)
         a, b = rows if rows is not None else (0, size[0])
         if working in (None, size):
-            return grown[..., a:b, :]
-        down = half_pixel_coords(a, b, grown.shape[-2], size[0], grown.device)
-        across = half_pixel_coords(0, size[1], grown.shape[-1], size[1], grown.device)
-        return interp2d(grown, down, across)
+            return logits[..., a:b, :]
+        down = half_pixel_coords(a, b, logits.shape[-2], size[0], logits.device)
+        across = half_pixel_coords(0, size[1], logits.shape[-1], size[1], logits.device)
+        return interp2d(logits, down, across)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size on which an image of a size is computed: its own."""
+        return height, width
+
+    def graph(self) -> tuple[nn.Module, fx.Graph]:
+        """Return the graph from an image to its logits, as `fullconv.geometry.trace_graph` does."""
+        return trace_graph(self.module, _example(self.module, self.in_channels))
+
+    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
+        """Return the peak bytes of the activations of an image, for values of a size."""
+        if item_bytes not in self._activation_bytes:
+            try:
+                self._activation_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
+            except FullconvError:  # the module cannot be traced
+                return 3.0 * self.in_channels * item_bytes * height * width
+        return self._activation_bytes[item_bytes](height, width)
 
 
 def _example(module: nn.Module, in_channels: int) -> Tensor:
