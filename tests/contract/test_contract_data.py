@@ -98,15 +98,6 @@ def test_layouts_with_splits_are_recognised_and_counted(layout, tmp_path):
     assert tools.snapshot(data) == before
 
 
-def test_test_folders_are_optional(tmp_path):
-    data = layout_1(tmp_path / "data")
-    shutil.rmtree(data / "test")
-    shutil.rmtree(data / "testannot")
-    dataset = fullconv.open_dataset(data)
-    assert len(dataset.splits["train"]) == 4
-    assert len(dataset.splits["val"]) == 2
-
-
 def test_a_fifth_goes_to_val_the_same_in_every_copy(tmp_path, model):
     def make(data: Path, order: list[int]) -> Path:
         for i in order:
@@ -126,21 +117,6 @@ def test_a_fifth_goes_to_val_the_same_in_every_copy(tmp_path, model):
     train = pictures_in(model, one, "train", tmp_path)
     assert not val & train
     assert len(val | train) == 60
-
-
-@pytest.mark.parametrize("count", [4, 5, 10])
-def test_a_small_folder_still_gets_both_splits(tmp_path, count):
-    dataset = fullconv.open_dataset(pairs(tmp_path / "data", count))
-    assert len(dataset.splits["val"]) >= 1
-    assert len(dataset.splits["train"]) >= 1
-
-
-def test_train_without_val_gives_a_fifth_to_val(tmp_path):
-    data = tmp_path / "data"
-    fill(data / "train/images", data / "train/masks", 20, size=(8, 8))
-    dataset = fullconv.open_dataset(toml(data))
-    assert len(dataset.splits["val"]) >= 1
-    assert len(dataset.splits["train"]) + len(dataset.splits["val"]) == 20
 
 
 def test_two_layouts_that_fit_are_both_named_and_format_decides(tmp_path):
@@ -175,17 +151,6 @@ def test_a_zip_is_as_good_as_the_folder(tmp_path, top):
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["data.zip"]
 
 
-def test_a_zip_scores_as_the_folder_does(tmp_path, model, shapes):
-    archive = tmp_path / "shapes.zip"
-    with zipfile.ZipFile(archive, "w") as target:
-        for file in sorted(shapes.rglob("*")):
-            if file.is_file():
-                target.write(file, file.relative_to(shapes).as_posix())
-    a = call("evaluate", model, shapes, "--json").json()
-    b = call("evaluate", model, archive, "--json").json()
-    assert a["confusion"] == b["confusion"]
-
-
 # --- data.toml and classes.txt ---------------------------------------------------------------------------------------
 
 
@@ -198,30 +163,11 @@ def test_without_a_data_toml_classes_are_counted_and_255_is_void(tmp_path):
     assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
 
 
-def test_classes_txt_gives_names(tmp_path):
-    data = tmp_path / "data"
-    fill(data / "images", data / "masks", 6)
-    (data / "classes.txt").write_text("background\ndisc\nbox\n", "utf-8")
-    assert names(good(data)) == list(CLASSES)
-
-
 def painted(mask: np.ndarray) -> np.ndarray:
     """The mask in colours; void is white."""
     table = np.full((256, 3), 255, np.uint8)
     table[:3] = tools.PALETTE
     return table[mask]
-
-
-def test_classes_txt_with_colours_decodes_rgb_masks(tmp_path):
-    data = tmp_path / "data"
-    no_void = {"change": lambda mask: painted(np.where(mask == 255, 0, mask))}
-    fill(data / "images", data / "masks", 6, **no_void)
-    lines = [f"{name} {r} {g} {b}" for name, (r, g, b) in zip(CLASSES, tools.PALETTE, strict=True)]
-    (data / "classes.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    found = good(data)
-    assert names(found) == list(CLASSES)
-    masks = [scene(i)[1] for i in range(6)]
-    assert pixels(found)[2] == sum(int((m == 2).sum()) for m in masks)
 
 
 def test_colors_decode_rgb_masks_and_void(tmp_path):
@@ -230,20 +176,6 @@ def test_colors_decode_rgb_masks_and_void(tmp_path):
     data = pairs(tmp_path / "data", 6, f"classes = {json.dumps(CLASSES)}\ncolors = {{ {lines} }}\n", change=painted)
     masks = [scene(i)[1] for i in range(6)]
     assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
-
-
-def test_palette_masks_are_read_as_indices(tmp_path):
-    data = tmp_path / "data"
-    for i in range(6):
-        picture, mask = scene(i)
-        save(picture, data / f"images/p{i}.png")
-        indexed = Image.fromarray(mask)
-        indexed.putpalette([v for c in range(256) for v in ((c * 37) % 256, (c * 91) % 256, (c * 53) % 256)])
-        (data / "masks").mkdir(exist_ok=True)
-        assert indexed.mode == "P"
-        indexed.save(data / f"masks/p{i}.png")
-    masks = [scene(i)[1] for i in range(6)]
-    assert pixels(good(toml(data))) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
 
 
 def test_values_map_mask_values_to_classes_and_void(tmp_path):
@@ -255,21 +187,6 @@ def test_values_map_mask_values_to_classes_and_void(tmp_path):
     masks = [scene(i)[1] for i in range(6)]
     expected = [sum(int((m == 0).sum()) for m in masks), sum(int(((m == 1) | (m == 2)).sum()) for m in masks)]
     assert pixels(good(data)) == expected
-
-
-@pytest.mark.parametrize(("ignore", "void"), [("9", (9, 255)), ("[9, 8]", (8, 9, 255)), ("255", (255,))])
-def test_ignore_index_is_a_number_or_a_list_and_255_stays_void(tmp_path, ignore, void):
-    def change(mask: np.ndarray) -> np.ndarray:
-        mask = mask.copy()
-        mask[:3] = void[0]
-        mask[3:6] = void[-1]
-        mask[6:8] = 255
-        return mask
-
-    text = f"classes = {json.dumps(CLASSES)}\nignore_index = {ignore}\n"
-    data = pairs(tmp_path / "data", 6, text, change=change)
-    masks = [change(scene(i)[1]) for i in range(6)]
-    assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
 
 
 @pytest.mark.parametrize("how", ["regex", "csv"])
@@ -306,28 +223,6 @@ def test_images_masks_and_suffix_name_other_folders(tmp_path):
     assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
 
 
-def test_images_may_be_a_glob(tmp_path):
-    data = tmp_path / "data"
-    for i in range(6):
-        picture, mask = scene(i)
-        save(picture, data / f"photos/day{i % 2}/a{i}.jpg")
-        save(picture, data / f"photos/day{i % 2}/thumb{i}.png")
-        save(mask, data / f"labels/day{i % 2}/a{i}.png")
-    toml(data, f'classes = {json.dumps(CLASSES)}\nimages = "photos/*/*.jpg"\nmasks = "labels"\n')
-    found = good(data)
-    masks = [scene(i)[1] for i in range(6)]
-    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
-
-
-@pytest.mark.parametrize("folder", ["../outside", "absolute"])
-def test_images_are_never_outside_the_data_folder(tmp_path, folder):
-    data = tmp_path / "data"
-    fill(tmp_path / "outside", data / "labels", 4)
-    where = folder if folder.startswith("..") else (tmp_path / "outside").as_posix()
-    toml(data, f'classes = {json.dumps(CLASSES)}\nimages = "{where}"\nmasks = "labels"\n')
-    assert_mendable(call("check", data), "images|outside")
-
-
 @pytest.mark.parametrize("lines", ["stem", "file"])
 def test_splits_are_read_from_lists(tmp_path, model, lines):
     data = pairs(tmp_path / "data", 6)
@@ -342,13 +237,6 @@ def test_splits_are_read_from_lists(tmp_path, model, lines):
     assert {split: len(items) for split, items in dataset.splits.items()} == {"train": 3, "val": 1, "test": 2}
     for split, stems in wanted.items():
         assert pictures_in(model, data, split, tmp_path) == set(stems)
-
-
-def test_a_split_list_that_is_not_there_is_named(tmp_path):
-    text = f'classes = {json.dumps(CLASSES)}\nsplits = {{ train = "train.txt", val = "nowhere.txt" }}\n'
-    data = pairs(tmp_path / "data", 6, text)
-    (data / "train.txt").write_text("p00\np01\n", "utf-8")
-    assert_mendable(call("check", data), r"nowhere\.txt")
 
 
 @pytest.mark.parametrize(
@@ -579,51 +467,6 @@ def test_skip_bad_trains_on_the_rest_records_what_it_left_out_and_exits_3(tmp_pa
     assert call("info", run / "model.safetensors").rc == 0
 
 
-def test_pictures_without_masks_are_named(tmp_path):
-    data = pairs(tmp_path / "data", 8)
-    (data / "masks/p03.png").unlink()
-    answer = check(data)
-    problems = answer.json()["problems"]
-    assert any("p03" in json.dumps(problem["files"]) for problem in problems)
-    trained = call("train", data, "-o", tmp_path / "run", *tools.QUICK)
-    assert (answer.rc == 0) == (trained.rc == 0)
-    if trained.rc:
-        assert_mendable(trained, "p03", "mask")
-
-
-def test_masks_without_pictures_are_named(tmp_path):
-    data = pairs(tmp_path / "data", 8)
-    (data / "images/p03.png").unlink()
-    assert any("p03" in json.dumps(problem["files"]) for problem in check(data).json()["problems"])
-
-
-def test_two_pictures_for_one_mask_are_named(tmp_path):
-    data = pairs(tmp_path / "data", 6)
-    save(scene(0)[0], data / "images/p00.jpg")
-    assert_mendable(call("check", data), r"p00\.jpg", r"p00\.png")
-
-
-def test_other_files_in_the_folders_do_no_harm(tmp_path):
-    data = pairs(tmp_path / "data", 6)
-    for file in list((data / "images").iterdir()):
-        file.rename(file.with_suffix(".PNG"))
-    for junk in ("images/.DS_Store", "images/Thumbs.db", "images/._p00.png", "masks/.DS_Store", "masks/readme.txt"):
-        (data / junk).write_bytes(b"junk")
-    masks = [scene(i)[1] for i in range(6)]
-    assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
-
-
-def test_a_zip_never_writes_beside_its_place(tmp_path):
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as target:
-        target.writestr("../evil.txt", "evil")
-        target.writestr("images/a.png", b"")
-        target.writestr("masks/a.png", b"")
-    assert_mendable(call("check", tmp_path / "evil.zip"), r"evil\.zip", "evil.txt")
-    assert not list(tmp_path.parent.rglob("evil.txt"))
-    (tmp_path / "bad.zip").write_bytes(b"PK\3\4 no zip")
-    assert_mendable(call("check", tmp_path / "bad.zip"), r"bad\.zip")
-
-
 def test_brackets_in_names_are_neither_patterns_nor_markup(tmp_path):
     data = pairs(tmp_path / "data [bold]", 6, 'classes = ["[red]a", "b, c", "[/x]"]\n')
     answer = call("check", data)
@@ -641,19 +484,6 @@ def test_masks_that_are_void_everywhere_are_named(tmp_path):
     assert any("p02" in json.dumps(problem["files"]) for problem in answer.json()["problems"])
 
 
-def test_masks_of_one_bit_and_sixteen_bit_are_indices(tmp_path):
-    for kind, classes in (("one", 2), ("sixteen", 3)):
-        data = toml(tmp_path / kind, f"classes = {json.dumps(CLASSES[:classes])}\n")
-        masks = []
-        for i in range(5):
-            picture, mask = scene(i, void=False)
-            mask = (mask > 0) if kind == "one" else mask.astype(np.uint16)
-            save(picture, data / f"images/p{i}.png")
-            save(mask, data / f"masks/p{i}.png")
-            masks.append(mask.astype(int))
-        assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(classes)]
-
-
 def test_check_never_writes_into_the_data(tmp_path):
     data = everything_bad(tmp_path / "data")
     before = tools.snapshot(data)
@@ -663,42 +493,6 @@ def test_check_never_writes_into_the_data(tmp_path):
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def test_read_image_gives_height_width_channels_as_stored(tmp_path):
-    picture, mask = scene(1)
-    deep = (np.arange(48 * 64).reshape(48, 64) * 20).astype(np.uint16)
-    cases = {
-        "rgb.png": (picture, np.uint8, 3),
-        "grey.png": (mask, np.uint8, 1),
-        "deep.png": (deep, np.uint16, 1),
-        "deep.tif": (deep, np.uint16, 1),
-        "float.tif": (deep.astype(np.float32) / 7, np.float32, 1),
-    }
-    for name, (array, dtype, channels) in cases.items():
-        image = fullconv.read_image(save(array, tmp_path / name))
-        assert image.dtype == dtype, name
-        assert image.shape == (48, 64, channels), name
-        np.testing.assert_array_equal(image, array.reshape(48, 64, channels))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_read_image_applies_every_exif_orientation(tmp_path, orientation):
-    picture = scene(1)[0]
-    stored = {
-        1: picture,
-        2: picture[:, ::-1],
-        3: picture[::-1, ::-1],
-        4: picture[::-1],
-        5: picture.transpose(1, 0, 2),
-        6: np.rot90(picture, 1),
-        7: picture[::-1, ::-1].transpose(1, 0, 2),  # mirrored along the other diagonal, its own inverse
-        8: np.rot90(picture, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    file = save(np.ascontiguousarray(stored), tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(fullconv.read_image(file), picture)
 
 
 def test_pictures_of_five_bands_are_read_and_bands_choose(tmp_path):

@@ -22,6 +22,7 @@ from synthetic.images import chunk, encode
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+TEXTURE = np.clip(120 + RNG.normal(0, 8, (64, 96, 3)), 0, 255).astype(np.uint8)
 SMOOTH = np.tile(np.linspace(0, 250, 32, dtype=np.uint8)[None, :, None], (24, 1, 3))
 
 
@@ -460,3 +461,49 @@ def test_a_tiff_without_a_page_is_told_once(tmp_path: Path, capfd):
     with pytest.raises(ImageError, match=r"begun\.tif: is a TIFF without pages\. Copy or export it again"):
         read_image(path)
     assert capfd.readouterr().err == ""
+
+
+def test_a_jpeg_that_was_sent_as_text_is_an_error():
+    data = jpeg(np.tile(TEXTURE, (2, 2, 1)), quality=95)
+    start = data.index(b"\xff\xda")
+    head, body = data[:start], data[start:]
+    with pytest.raises(InputError, match="carriage return before each line feed"):
+        read_image(head + body.replace(b"\n", b"\r\n"))
+
+
+def test_a_jpeg_with_zeros_in_the_middle_is_an_error():
+    data = jpeg(TEXTURE, quality=95)
+    middle = len(data) // 2
+    with pytest.raises(InputError, match="64 zeros and more"):
+        read_image(data[:middle] + bytes(512) + data[middle + 512 :])
+
+
+@pytest.mark.parametrize("keys", [{"optimize": True}, {"progressive": True}, {"quality": 30}])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_flat_jpegs_are_no_error(keys, value):
+    image = np.full((600, 800, 3), value, np.uint8)
+    image[:64, :96] = TEXTURE
+    assert read_image(jpeg(image, **keys)).shape == image.shape
+    assert read_image(jpeg(image[..., 0], **keys)).shape == (600, 800, 1)
+
+
+def test_what_lies_behind_a_jpeg_is_not_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(TEXTURE))
+    with path.open("r+b") as file:
+        file.truncate(2 << 30)  # a sparse file; reading it all would take its size in memory
+    assert read_image(path).shape == TEXTURE.shape
+
+
+def test_a_png_whose_end_was_lost_to_zeros_is_refused_and_a_padded_one_is_not(tmp_path):
+    path = tmp_path / "p.png"
+    Image.fromarray(SMOOTH).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(512))
+    assert (read_image(path) == SMOOTH).all()
+    grain = np.linspace(0, 200, 160)[None, :, None] + np.random.default_rng(0).normal(0, 6, (96, 160, 3))
+    Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with pytest.raises(InputError, match="ends in zeros, so a part of its content was lost"):
+        read_image(path)

@@ -1,4 +1,4 @@
-"""Scenes written as every format says it: whatever is read back must be the same masks."""
+"""Scenes written in every format: the masks that are read back must be the same."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ VOID_COLOR = (224, 224, 192)
 
 @dataclass
 class Scene:
-    """Pictures by name, with their masks: indices of NAMES and VOID."""
+    """Images by name, with their masks: indices of NAMES and VOID."""
 
-    pictures: dict[str, NDArray[np.uint8]]
+    images: dict[str, NDArray[np.uint8]]
     masks: dict[str, NDArray[np.uint8]]
 
     @classmethod
@@ -41,14 +41,14 @@ class Scene:
             coarse = rng.choice([0, 1, 2, 3, VOID], (-(-size[0] // 4), -(-size[1] // 3)), p=[0.4, 0.2, 0.2, 0.15, 0.05])
             mask = np.kron(coarse, np.ones((4, 3), int))[: size[0], : size[1]].astype(np.uint8)
             mask[rng.random(size) < 0.05] = rng.integers(0, 4)
-            mask.flat[:4] = range(4)  # every class in every picture
+            mask.flat[:4] = range(4)  # every class in every image
             scene.masks[f"bild ü {number}"] = mask
-            scene.pictures[f"bild ü {number}"] = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+            scene.images[f"bild ü {number}"] = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
         return scene
 
     def save(self, root: Path, place: str, suffix: str = ".png") -> None:
-        for name, picture in self.pictures.items():
-            save(picture, root / place.format(name=name) if "{" in place else root / place / f"{name}{suffix}")
+        for name, image in self.images.items():
+            save(image, root / place.format(name=name) if "{" in place else root / place / f"{name}{suffix}")
 
 
 def save(array: NDArray[np.uint8], path: Path, palette: bool = False) -> None:
@@ -71,7 +71,7 @@ def write(path: Path, text: str) -> None:
 
 
 def parts(mask: NDArray[np.uint8], void: str = "void") -> list[tuple[str, NDArray[np.bool_]]]:
-    """Return what is not background: name and pixels."""
+    """Return the regions that are not background: name and pixels."""
     values = [int(value) for value in np.unique(mask) if value]
     return [(void if value == VOID else NAMES[value], mask == value) for value in values]
 
@@ -124,7 +124,7 @@ def loose_coco(scene: Scene, root: Path) -> None:
 
 
 def polygon_coco(scene: Scene, root: Path) -> None:
-    """One box of many for every pixel, as COCO's polygons can hold any mask."""
+    """Write each pixel as a box: polygons of COCO can hold any mask."""
     coco(scene, root)
     path = root / "annotations" / "instances_default.json"
     table = json.loads(path.read_text(encoding="utf-8"))
@@ -235,7 +235,7 @@ def supervisely(scene: Scene, root: Path) -> None:
 def roboflow(scene: Scene, root: Path) -> None:
     for number, (name, mask) in enumerate(scene.masks.items()):
         place = root / ("valid" if number == 0 else "train")
-        save(scene.pictures[name], place / f"{name}.png")
+        save(scene.images[name], place / f"{name}.png")
         save(np.where(mask == VOID, 9, mask).astype(np.uint8), place / f"{name}_mask.png")
         rows = "".join(f'{i}, "{text}"\n' for i, text in enumerate(n.replace('"', '""') for n in NAMES))
         write(place / "_classes.csv", f"Pixel Value, Class\n{rows}9, void\n")
@@ -263,7 +263,7 @@ CITY = {0: 7, 1: 8, 2: 26, 3: 33, VOID: 4}
 def cityscapes(scene: Scene, root: Path) -> None:
     for number, (name, mask) in enumerate(scene.masks.items()):
         stem = f"{'val' if number == 0 else 'train'}/köln/{name}"
-        save(scene.pictures[name], root / "leftImg8bit" / f"{stem}_leftImg8bit.png")
+        save(scene.images[name], root / "leftImg8bit" / f"{stem}_leftImg8bit.png")
         ids = np.vectorize(CITY.get)(mask).astype(np.uint8)
         save(ids, root / "gtFine" / f"{stem}_gtFine_labelIds.png")
 
@@ -271,7 +271,7 @@ def cityscapes(scene: Scene, root: Path) -> None:
 def ade20k(scene: Scene, root: Path) -> None:
     for number, (name, mask) in enumerate(scene.masks.items()):
         split = "validation" if number == 0 else "training"
-        save(scene.pictures[name], root / "images" / split / f"{name}.jpg")
+        save(scene.images[name], root / "images" / split / f"{name}.jpg")
         save(np.where(mask == VOID, 0, mask + 1).astype(np.uint8), root / "annotations" / split / f"{name}.png")
 
 
@@ -279,7 +279,7 @@ def ade20k_full(scene: Scene, root: Path) -> None:
     numbers = {0: 3050, 1: 401, 2: 2836, 3: 64, VOID: 0}
     for number, (name, mask) in enumerate(scene.masks.items()):
         base = root / "images" / "ADE" / ("validation" if number == 0 else "training") / "street"
-        save(scene.pictures[name], base / f"{name}.jpg")
+        save(scene.images[name], base / f"{name}.jpg")
         index = np.vectorize(numbers.get)(mask)
         code = np.stack([index // 256 * 10, index % 256, np.zeros_like(index)], -1).astype(np.uint8)
         save(code, base / f"{name}_seg.png")
@@ -296,7 +296,7 @@ FORMATS: dict[str, Callable[[Scene, Path], None]] = {
 
 
 def names_of(kind: str) -> list[str]:
-    """Return what the scene's classes are called in a format."""
+    """Return the names of the scene's classes in a format."""
     return {
         "cityscapes": ["road", "sidewalk", "car", "bicycle"],
         "ade20k": ["class1", "class2", "class3", "class4"],

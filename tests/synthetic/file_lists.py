@@ -1,4 +1,4 @@
-"""Sets whose pictures and masks have names of any pattern."""
+"""Data sets whose images and masks have names of any pattern."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from synthetic.shapes import draw, save_image, save_mask
 
 
 def make(root, image, mask, count=5):
-    """Write pictures and masks under names with {}, a number, in them."""
+    """Write images and masks under names with {}, a number, in them."""
     expected = {}
     for number in range(count):
         picture, labels = draw(np.random.default_rng(number), (24, 32), 3)

@@ -17,7 +17,7 @@ def row(kind, label, **value):
 
 
 def strokes(bits):
-    """Encode as Label Studio does: runs of RGBA bytes."""
+    """Encode a mask as Label Studio does: runs of RGBA bytes."""
     values = np.zeros((*bits.shape, 4), np.uint8)
     values[bits] = (10, 20, 30, 255)
     flat = values.ravel().tolist()

@@ -1,4 +1,4 @@
-"""Sets as tools and people leave them, and what to demand of the reading of them."""
+"""Data sets of drawn scenes, and assertions about how they are read."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from doctor.sets import CLASSES, NAMES, make_scene, save
 
 from fullconv.data import examine
 
-HEIGHT, WIDTH = 64, 80
 STEMS = [f"scene_{letter}" for letter in "abcdef"]
 
 
 def scene(stem: str):
-    return make_scene(100 + "abcdefghijkl".index(re.search(r"scene_(\w)", stem)[1]), HEIGHT, WIDTH)
+    return make_scene(100 + "abcdefghijkl".index(re.search(r"scene_(\w)", stem)[1]), 64, 80)
 
 
 def pairs(root: Path, images: str = "images", masks: str = "masks", named: bool = True, stems=STEMS) -> Path:
-    """Pictures and grey masks of four classes."""
+    """Write images and gray masks of four classes."""
     for stem in stems:
         save(scene(stem).picture, root / images / f"{stem}.jpg")
         save(scene(stem).labels, root / masks / f"{stem}.png")
@@ -29,15 +28,15 @@ def pairs(root: Path, images: str = "images", masks: str = "masks", named: bool 
 
 
 def assert_read(root: Path, codes: str = "", splits: dict[str, int] | None = None):
-    """Examine a set, compare all its masks with the truth, and return its problems by code."""
+    """Check a data set, compare all its masks with the ground truth, and return its problems by code."""
     found = examine(root)
-    told = found.summary()
-    assert found.dataset is not None, told["problems"]
-    assert told["ok"], told["problems"]
+    summary = found.summary()
+    assert found.dataset is not None, summary["problems"]
+    assert summary["ok"], summary["problems"]
     by_code = {problem.code: problem for problem in found.problems}
-    assert set(by_code) == set(codes.split()), told["problems"]
+    assert set(by_code) == set(codes.split()), summary["problems"]
     if splits is not None:
-        assert told["splits"] == splits
+        assert summary["splits"] == splits
     for sample in found.dataset.samples("all"):
         names = np.array([*found.dataset.classes, *["void"] * (256 - len(found.dataset.classes))])
         np.testing.assert_array_equal(
@@ -47,10 +46,10 @@ def assert_read(root: Path, codes: str = "", splits: dict[str, int] | None = Non
 
 
 def assert_refused(root: Path, *words: str) -> str:
-    """Examine a set that must not pass; each of the words must be said."""
+    """Check a data set that must be refused with messages that contain some words; return all messages."""
     problems = [problem for problem in examine(root).problems if problem.severity == "error"]
-    said = "\n".join(f"[{problem.code}] {problem}" for problem in problems)
+    text = "\n".join(f"[{problem.code}] {problem}" for problem in problems)
     assert problems
     for word in words:
-        assert word in said, said
-    return said
+        assert word in text, text
+    return text

@@ -1,4 +1,4 @@
-"""Annotation files in which one thing after the other is something else: a problem each, never a crash."""
+"""Annotation files in which each value in turn is replaced: problems, never a crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ODD = [None, [], {}, "", -1, 1e308, 10**400, True, [[[]]], "../x", "a\0b"]
 
 
 def paths_in(value, path=()):
-    """Yield the path of everything in a JSON value."""
+    """Yield the path of each value in a JSON value."""
     if path:
         yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -63,7 +63,7 @@ def labelstudio_file(root):
 @pytest.mark.parametrize(
     "make", [coco_file, labelme_file, supervisely_file, pytest.param(labelstudio_file, marks=pytest.mark.slow)]
 )
-def test_whatever_an_annotation_holds_is_no_crash(tmp_path, make):
+def test_no_value_of_an_annotation_file_crashes(tmp_path, make):
     path = make(tmp_path)
     table = json.loads(path.read_text(encoding="utf-8"))
     for number, place in enumerate(paths_in(table)):

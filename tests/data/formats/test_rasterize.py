@@ -1,4 +1,4 @@
-"""Which pixels a shape covers, against GDAL's rasteriser, pycocotools and arithmetic."""
+"""Which pixels a shape covers, against GDAL's rasterizer, pycocotools and arithmetic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from pycocotools import mask as tools
 from rasterio.features import rasterize
 
-from fullconv.data.formats.rasterize import PackedMask, rasterize_ellipse, rasterize_polygon, rotated_box
+from fullconv.data.formats.rasterize import (
+    DrawnMask,
+    PackedMask,
+    Shape,
+    rasterize_ellipse,
+    rasterize_polygon,
+    rotated_box,
+)
+from fullconv.data.formats.shape_issues import BoundsCheck
+from fullconv.data.samples import Sample
 
 SIZE = (23, 31)
 coordinate = st.floats(-40, 70).map(lambda x: round(x, 2) + 0.003)  # never on the middle of a pixel
@@ -26,7 +35,7 @@ def whole(covered, size=SIZE):
 
 
 def by_winding(rings, size):
-    """Count crossings to the right of each centre, one by one."""
+    """Count crossings to the right of each center, one by one."""
     mask = np.zeros(size, bool)
     for row, column in np.ndindex(*size):
         x, y = column + 0.5, row + 0.5
@@ -39,9 +48,9 @@ def by_winding(rings, size):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ring, min_size=1, max_size=3))
-def test_rings_cover_the_pixels_whose_centre_is_inside(rings):
+def test_a_polygon_covers_the_pixels_whose_center_is_inside(rings):
     left, right = (by_winding([[(x + shift, y) for x, y in r] for r in rings], SIZE) for shift in (-1e-9, 1e-9))
-    clear = left == right  # of an edge through a centre, rounding decides
+    clear = left == right  # of an edge through a center, rounding decides
     np.testing.assert_array_equal(whole(rasterize_polygon(rings, *SIZE))[clear], left[clear])
     assert clear.mean() > 0.8
 
@@ -69,23 +78,23 @@ def test_coco_draws_the_same_box(x, y, w, h):
 
 @settings(max_examples=60, deadline=None)
 @given(coordinate, coordinate, st.floats(0.3, 30), st.floats(0.3, 30), st.floats(-400, 400))
-def test_an_oval_covers_the_pixels_whose_centre_is_inside(x, y, rx, ry, degrees):
+def test_an_ellipse_covers_the_pixels_whose_center_is_inside(x, y, rx, ry, degrees):
     v, u = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
-    turned = ((u - x) + 1j * (v - y)) * np.exp(-1j * math.radians(degrees))
-    distance = (turned.real / rx) ** 2 + (turned.imag / ry) ** 2
+    rotated = ((u - x) + 1j * (v - y)) * np.exp(-1j * math.radians(degrees))
+    distance = (rotated.real / rx) ** 2 + (rotated.imag / ry) ** 2
     ours = whole(rasterize_ellipse((x, y, rx, ry, degrees), *SIZE))
     clear = abs(distance - 1) > 1e-9
     np.testing.assert_array_equal(ours[clear], (distance <= 1)[clear])
 
 
-def test_a_box_turns_clockwise_about_its_centre_or_a_corner():
+def test_a_box_rotates_clockwise_about_its_center_or_a_corner():
     np.testing.assert_allclose(rotated_box((0, 0, 4, 2), 90), [(3, -1), (3, 3), (1, 3), (1, -1)], atol=1e-12)
     np.testing.assert_allclose(rotated_box((0, 0, 4, 2), 90, (0, 0)), [(0, 0), (0, 4), (-2, 4), (-2, 0)], atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40), st.integers(-50, 50), st.integers(-50, 50))
-def test_packed_bits_cover_what_was_packed(seed, h, w, top, left):
+def test_a_packed_mask_covers_the_pixels_that_were_packed(seed, h, w, top, left):
     bits = np.random.default_rng(seed).random((h, w)) < 0.1
     expected = np.zeros(SIZE, bool)
     for y, x in np.argwhere(bits):
@@ -97,6 +106,25 @@ def test_packed_bits_cover_what_was_packed(seed, h, w, top, left):
 @pytest.mark.parametrize(
     "rings", [[[(0, 0)]], [[(1, 1), (1, 1), (1, 1)]], [[(5, 2.5), (9, 2.5)]], [[(-9, 3), (-1, 3), (-1, 9)]]]
 )
-def test_what_has_no_area_covers_nothing(rings):
+def test_a_shape_without_an_area_covers_nothing(rings):
     assert not whole(rasterize_polygon(rings, *SIZE)).any()
     assert not whole(rasterize_ellipse((5, 5, 0, 3, 0), *SIZE)).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "outside"),
+    [
+        (Shape("ellipse", (-9.0, 5.0, 3.0, 3.0, 0.0)), True),
+        (Shape("coco-polygon", ((1.0, 30.0, 9.0, 30.0, 9.0, 39.0),)), True),
+        (Shape("pil-rectangle", (1.0, 1.0, 9.0, 9.0)), False),
+        (Shape("pil-line", ((40.0, 1.0), (44.0, 9.0))), True),
+        (Shape("pil-polygon", (((1.0, 1.0), (9.0, 1.0), (9.0, 9.0)),)), False),
+        (Shape("coco-rle", {}), False),
+    ],
+)
+def test_a_shape_of_any_type_outside_of_its_image_is_reported(tmp_path, shape, outside):
+    bounds = BoundsCheck()
+    inside = Shape("polygon", (((1.0, 1.0), (30.0, 1.0), (9.0, 9.0)),))
+    mask = DrawnMask(tmp_path, "", tmp_path, (24, 32), 0, (inside, shape))
+    bounds.add(Sample("p", tmp_path, {"": mask}), mask, (24, 32))
+    assert [found.code for found in bounds.problems()] == ["outside-picture"] * outside

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import inspect, open_dataset
+from fullconv.data import open_dataset
 from fullconv.labels import voc_palette
+from synthetic.reading import codes, problems, read_masks, split_sizes
 from synthetic.shapes import draw, save_image
 
 STEMS = ["2007_000032", "2007_000039", "2008_000001", "2008_000002"]
@@ -19,9 +20,9 @@ def make_voc(root, stems=STEMS, lists=True, top=20):
         mask[0, 0] = top if number == 0 else 1
         save_image(image, root / "JPEGImages" / f"{stem}.jpg")
         (root / "SegmentationClass").mkdir(exist_ok=True)
-        picture = Image.fromarray(mask)
-        picture.putpalette([c for color in voc_palette(256) for c in color])
-        picture.save(root / "SegmentationClass" / f"{stem}.png")
+        indexed = Image.fromarray(mask)
+        indexed.putpalette([c for color in voc_palette(256) for c in color])
+        indexed.save(root / "SegmentationClass" / f"{stem}.png")
         masks[stem] = mask
     if lists:
         base = root / "ImageSets" / "Segmentation"
@@ -33,15 +34,14 @@ def make_voc(root, stems=STEMS, lists=True, top=20):
 
 
 @pytest.mark.parametrize("lists", [True, False])
-def test_voc_gives_the_masks_that_were_written_with_its_names_and_void(tmp_path, lists):
+def test_masks_are_read_with_the_names_of_voc_and_void(tmp_path, lists):
     masks = make_voc(tmp_path, lists=lists)
     data = open_dataset(tmp_path)
     assert data.format == "voc"
     assert (data.classes[0], data.classes[20], len(data.classes)) == ("background", "tvmonitor", 21)
-    assert {split: len(s) for split, s in data.splits.items()} == {"train": 3, "val": 1}
-    for sample in data.samples("all"):
-        np.testing.assert_array_equal(data.read_mask(sample), masks[sample.stem])
-    assert {p.code for p in inspect(data)} <= {"class-unused", "class-missing-in-train"}  # of so few pictures
+    assert split_sizes(tmp_path) == {"train": 3, "val": 1}
+    np.testing.assert_equal(read_masks(tmp_path), masks)
+    assert not codes(tmp_path)
 
 
 def test_masks_of_another_set_in_this_layout_do_not_get_the_names_of_voc(tmp_path):
@@ -49,18 +49,32 @@ def test_masks_of_another_set_in_this_layout_do_not_get_the_names_of_voc(tmp_pat
     assert open_dataset(tmp_path).classes == ("class0", "class1", "class2", "class3")
     (tmp_path / "class_names.txt").write_text("__ignore__\n_background_\ncat\ndog\nfish\n")
     assert open_dataset(tmp_path).classes == ("background", "cat", "dog", "fish")
-    assert {p.code for p in inspect(tmp_path)} <= {"class-missing-in-train"}
+    assert not codes(tmp_path)
 
 
-def test_pictures_without_masks_are_errors_on_a_list_and_left_out_without_lists(tmp_path):
+def test_images_without_masks_are_errors_on_a_list_and_omitted_without_lists(tmp_path):
     make_voc(tmp_path, lists=False)
     save_image(np.zeros((8, 8, 3), np.uint8), tmp_path / "JPEGImages" / "2009_000001.jpg")
-    found = {p.code: p for p in inspect(tmp_path)}
+    found = problems(tmp_path)
     assert (found["missing-mask"].severity, found["missing-mask"].count) == ("warning", 1)
     base = tmp_path / "ImageSets" / "Segmentation"
     base.mkdir(parents=True)
     (base / "train.txt").write_text("\n".join([*STEMS, "2009_000001", "2010_000007"]))
-    found = {p.code: p for p in inspect(tmp_path)}
+    found = problems(tmp_path)
     assert (found["missing-mask"].severity, found["missing-mask"].files) == ("error", ("2009_000001",))
     assert found["missing-listed"].files == ("2010_000007",)
     assert len(open_dataset(tmp_path, skip_bad=True).samples("all")) == 4
+
+
+@pytest.mark.parametrize(
+    "line", ["{}.jpg", "{}  1", "/JPEGImages/{}.jpg /SegmentationClass/{}.png", "VOC2012/JPEGImages/{}.jpg", "{}\r"]
+)
+@pytest.mark.parametrize("sets", ["ImageSets/Segmentation", "imagesets/segmentation"])
+def test_lists_name_images_in_many_ways(tmp_path, line, sets):
+    make_voc(tmp_path, lists=False)
+    (tmp_path / sets).mkdir(parents=True)
+    for split, stems in (("train", STEMS[:1]), ("val", STEMS[1:])):
+        text = "\n".join(["# a comment", *(line.replace("{}", stem) for stem in stems), ""])
+        (tmp_path / sets / f"{split}.txt").write_bytes(text.encode())
+    assert split_sizes(tmp_path) == {"train": 1, "val": 3}
+    assert not codes(tmp_path)

@@ -1,4 +1,4 @@
-"""Data descriptions that name files elsewhere: none is read from outside the data folder, by whatever layout."""
+"""Data descriptions that name files elsewhere: no layout reads a file outside of the data folder."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def test_nothing_outside_the_data_folder_is_read(tmp_path, change):
     try:
         samples = open_dataset(root).samples("all")
     except FullconvError:
-        return  # in words, or it holds only what lies inside:
+        return
     inside = root.resolve()
     assert all(path.resolve().is_relative_to(inside) for sample in samples for path in (sample.image, sample.mask))
 
 
 def test_what_lies_inside_is_read(tmp_path):
-    """The folders above are sound but for what is changed."""
+    """The folders above are valid except for what is changed."""
     root = make_shapes(tmp_path / "data", layout="flat", images=6, size=(24, 24))
     assert len(open_dataset(root).samples("all")) == 6

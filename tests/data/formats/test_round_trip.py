@@ -1,4 +1,4 @@
-"""A made scene, written as a format says, read, converted, and read again: the same masks."""
+"""A synthetic scene, written in a format, read, converted, and read again: the same masks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(root: Path, scene: Scene, kind: str) -> None:
     found = {sample.image.stem.removesuffix("_leftImg8bit"): sample for sample in data.samples("all")}
     assert found.keys() == scene.masks.keys()
     for name, mask in scene.masks.items():
-        np.testing.assert_array_equal(data.read_image(found[name]), scene.pictures[name])
+        np.testing.assert_array_equal(data.read_image(found[name]), scene.images[name])
         expected = by_name(mask, names_of(kind))
         np.testing.assert_array_equal(by_name(data.read_mask(found[name]), data.classes), expected)
 

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from doctor.sets import CLASSES, save
+
+from synthetic.reading import problems
+from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
+
+
+def test_data_sets_further_in_are_suggested(tmp_path):
+    save(scene(STEMS[0]).picture, tmp_path / "devkit/VOC2012/JPEGImages/a.jpg")
+    save(scene(STEMS[0]).labels, tmp_path / "devkit/VOC2012/SegmentationClass/a.png")
+    (tmp_path / "tools").mkdir()
+    assert_refused(tmp_path, f"did you mean {tmp_path / 'devkit/VOC2012'}")
+    pairs(tmp_path / "devkit/other")
+    assert_refused(tmp_path, "devkit/VOC2012/, devkit/other/ look like data sets")
+
+
+def test_images_and_masks_in_one_folder_get_lines_for_data_toml(tmp_path):
+    pairs(tmp_path, "all", "all", named=False)
+    text = assert_refused(tmp_path, "If the PNGs are the masks")
+    (tmp_path / "data.toml").write_text(CLASSES + "\n".join(re.findall(r"^(?:images|masks) = .*$", text, re.M)))
+    assert_read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [("{}", "mask_{}"), ("img_{}", "lbl_{}"), ("{}_rgb", "seg-{}_gray")])
+def test_names_with_a_prefix_get_lines_for_data_toml(tmp_path, change):
+    pairs(tmp_path)
+    for folder, before in zip(("images", "masks"), change, strict=True):
+        for path in list((tmp_path / folder).iterdir()):
+            path.rename(path.with_name(before.format(path.stem) + path.suffix))
+    text = assert_refused(tmp_path, "[missing-mask]")
+    (tmp_path / "data.toml").write_text(CLASSES + "\n".join(re.findall(r"^(?:images|masks) = .*$", text, re.M)))
+    assert_read(tmp_path)
+
+
+def test_names_in_another_case_and_masks_of_another_type_are_reported(tmp_path):
+    pairs(tmp_path / "case")
+    for path in list((tmp_path / "case/masks").iterdir()):
+        path.rename(path.with_name(path.name.replace("scene", "Scene")))
+    assert_refused(tmp_path / "case", "differ in upper and lower case, as scene_a and Scene_a")
+    pairs(tmp_path / "arrays")
+    for path in list((tmp_path / "arrays/masks").iterdir()):
+        np.save(path.with_suffix(".npy"), np.zeros((2, 2)))
+        path.unlink()
+    assert_refused(tmp_path / "arrays", "masks/ has .npy files of these names, which are not read")
+
+
+def test_unsupported_exports_are_recognized(tmp_path):
+    save(scene("scene_a").picture, tmp_path / "yolo/images/a.jpg")
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    assert_refused(tmp_path / "yolo", "labels/ holds YOLO labels")
+    save(scene("scene_a").labels, tmp_path / "brush/task-1-annotation-2-by-1-tag-brick-0.png")
+    assert_refused(tmp_path / "brush", 'Label Studio\'s export "Brush labels"')
+    save(scene("scene_a").picture, tmp_path / "via/images/a.jpg")
+    (tmp_path / "via/via_region_data.json").write_text('{"a.jpg1": {"regions": [{"shape_attributes": {}}]}}')
+    assert_refused(tmp_path / "via", "via_region_data.json is of the VGG Image Annotator, which is not supported")
+    save(scene("scene_a").picture, tmp_path / "sly/ds0/img/a.jpg")
+    (tmp_path / "sly/ds0/ann").mkdir()
+    assert_refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is missing")
+
+
+def test_pairs_further_in_get_lines_for_data_toml(tmp_path):
+    pairs(tmp_path, "images/10k", "masks/sem_seg/ids", named=False)
+    (tmp_path / "masks/notes.xml").write_text("<a/>", encoding="utf-8")
+    remedy = problems(tmp_path)["missing-mask"].remedy
+    lines = remedy.partition("data.toml:\n")[2]
+    assert lines == 'images = "images/10k"\nmasks = "masks/sem_seg/ids"'
+    (tmp_path / "data.toml").write_text(f"{lines}\n{CLASSES}", encoding="utf-8")
+    assert_read(tmp_path)
+
+
+def test_brush_files_of_label_studio_beside_images_are_recognized(tmp_path):
+    pairs(tmp_path, named=False)
+    shutil.rmtree(tmp_path / "masks")
+    for i, stem in enumerate(STEMS, 1):
+        mask = (scene(stem).labels > 0) * np.uint8(255)
+        save(mask, tmp_path / f"masks/task-{i}-annotation-{i}-by-a@b.c-tag-crack-0.png")
+    assert "export JSON instead" in problems(tmp_path)["missing-mask"].remedy
+
+
+def test_unread_lists_get_the_line_that_reads_them(tmp_path):
+    pairs(tmp_path)
+    for split, stems in (("train", STEMS[:4]), ("val", STEMS[4:])):
+        (tmp_path / f"{split}.txt").write_text("\n".join(stems))
+    line = assert_read(tmp_path, "unread-list")["unread-list"].remedy.splitlines()[-1]
+    (tmp_path / "data.toml").write_text(f"{CLASSES}{line}\n")
+    assert_read(tmp_path, splits={"train": 4, "val": 2})
