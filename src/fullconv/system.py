@@ -1,7 +1,7 @@
 """Memory and threads of the process and its machine.
 
-`retain_freed` and `lower_thread_priority` change the process: only the command line and the worker processes of the
-service switch them on. The library itself leaves the process as it is.
+`retain_freed`, `lazy_packages` and `lower_thread_priority` change the process: only the command line and the worker
+processes of the service use them. The library itself leaves the process as it is.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+    from importlib.abc import Loader
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,6 +34,10 @@ MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_T
 """Environment variables by which a user sets the allocator."""
 IO_NICENESS = 5
 """Added to that of threads which read and write files."""
+
+LAZY_PACKAGES = ("torchvision", "torchvision.ops", "torchvision.models", "timm", "timm.models", "timm.data")
+"""Their `__init__` runs when a name is asked of them that is not one of their modules."""
+
 
 _retained_depth = 0
 
@@ -162,6 +170,21 @@ def lower_thread_priority() -> None:
             os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + IO_NICENESS)
 
 
+@contextmanager
+def lazy_packages() -> Iterator[None]:
+    """Import timm and torchvision only as far as needed, as long as the block lasts, unless they are imported already.
+
+    Importing timm imports all of its model files and, by way of torchvision, PyTorch's compiler: 2.5 s, where one family of
+    encoders is needed.
+    """
+    finder = _LazyPackages()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
 def _map_large_blocks(library: Any, smallest: int) -> None:
     """Have the C library map each block of so many bytes and more, and unmap it when it is freed."""
     library.mallopt(M_MMAP_MAX, 65536)
@@ -185,3 +208,71 @@ def is_importable(package: str) -> bool:
         return find_spec(package) is not None
     except (ImportError, ValueError):
         return False
+
+
+class _LazyPackages:
+    """Imports `LAZY_PACKAGES` without running their `__init__`, so that their modules can be imported one by one.
+
+    A package runs its `__init__` when it is asked for any other name, also after the command: other code in the process
+    misses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._loaders: dict[str, Loader] = {}
+        self._lock = threading.RLock()
+        self._completing = 0
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        """Find a lazy package."""
+        if name not in LAZY_PACKAGES:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            self._loaders[name] = spec.loader
+            spec.loader = self  # type: ignore[assignment]  # a loader by its methods: importlib.abc takes 3 ms
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave the creation of the module to Python."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Load a package without running its `__init__`."""
+        name = module.__name__
+        module.__spec__.loader = module.__loader__ = self._loaders[name]  # type: ignore[union-attr]
+
+        def find(attribute: str) -> Any:
+            if name == "timm" and attribute == "__version__":
+                from importlib.metadata import version
+
+                return version("timm")
+            if name == "timm.data":
+                import timm.data.constants  # noqa: F401  # a small module with the names that encoders import
+
+                constants = vars(sys.modules["timm.data.constants"])
+                if attribute in constants:
+                    return constants[attribute]
+            if not self._completing and any(map(_is_loading, [n for n in sys.modules if n.startswith("timm.models.")])):
+                raise ImportError(f"{name} is required as a whole, for {attribute}")  # not while half of it is loaded
+            self._complete(name)
+            return getattr(module, attribute)
+
+        module.__dict__["__getattr__"] = find
+
+    def _complete(self, name: str) -> None:
+        """Run the `__init__` of a package, and before it its parent's, unless they have run or are running."""
+        with self._lock:
+            loader = self._loaders.pop(name, None)
+            if loader is None:
+                return
+            self._completing += 1
+            try:
+                self._complete(name.rpartition(".")[0])
+                module = sys.modules[name]
+                del module.__dict__["__getattr__"]
+                loader.exec_module(module)
+            finally:
+                self._completing -= 1
+
+
+def _is_loading(name: str) -> bool:
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))

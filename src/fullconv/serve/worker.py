@@ -31,7 +31,7 @@ from fullconv.segmenter import Segmenter, load
 from fullconv.serve.errors import ApiError, to_api_error
 from fullconv.serve.ipc import read_frame, write_frame
 from fullconv.serve.responses import encode_response
-from fullconv.system import retain_freed
+from fullconv.system import lazy_packages, retain_freed
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow may open. Its reader of EPS starts another program."""
@@ -259,6 +259,7 @@ def choose_engines(segmenter: Segmenter, before: dict[str, Any] | None) -> dict[
     return chosen
 
 
+@lazy_packages()
 @retain_freed()
 def main() -> None:
     """Load the model of the first frame, and handle the frames that follow."""
