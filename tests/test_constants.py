@@ -9,7 +9,7 @@ import pytest
 
 import fullconv.dataset_constants
 from fullconv.data.config import parse_settings
-from fullconv.data.label_mapping import make_coding
+from fullconv.data.label_mapping import make_mapping
 from fullconv.dataset_constants import LABELS, MEANS_BGR, channel_means, data_toml, seg11valid
 from fullconv.errors import DataError
 from fullconv.labels import VOID
@@ -79,13 +79,13 @@ def test_the_data_toml_of_a_data_set_reads_its_own_masks(name):
     settings = parse_settings(tomllib.loads(data_toml(name)), name)
     for head, labels in LABELS[name].items():
         own = settings.of_head(head)
-        coding = make_coding(own, own.class_names())
+        coding = make_mapping(own, own.class_names())
         assert coding.labels.classes == labels.classes
         assert coding.labels.palette == labels.palette
         first = 1 if name in ("nyud", "siftflow") else 0
-        assert [coding.meaning(first + k) for k in range(len(labels.classes))] == list(range(len(labels.classes)))
+        assert [coding.class_of(first + k) for k in range(len(labels.classes))] == list(range(len(labels.classes)))
         void = {"nyud": 0, "siftflow": 0, "camvid": 11}.get(name, VOID)
-        assert coding.meaning(void) == VOID
+        assert coding.class_of(void) == VOID
 
 
 def test_a_data_set_that_is_not_known_is_answered_with_the_nearest():

@@ -27,7 +27,7 @@ def test_write_says_in_data_toml_what_was_counted(tmp_path, capsys):
     assert "Wrote" in capsys.readouterr().err
     assert read_table(root) == {"format": "pairs", "classes": ["class0", "class1", "class2", "class3"]}
     assert main(["check", str(root), "--write"]) == 0
-    assert "says it already" in capsys.readouterr().err
+    assert "is up to date" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_write_says_why_it_cannot(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     (tmp_path / "empty" / "images").mkdir(parents=True)
     assert main(["check", str(tmp_path / "empty"), "--write"]) == 2
-    assert "nothing could be found out" in capsys.readouterr().err
+    assert "nothing could be inferred" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")

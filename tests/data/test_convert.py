@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import inspect, open_dataset
-from fullconv.data.convert import convert
+from fullconv.data import convert_dataset, inspect, open_dataset
 from fullconv.errors import DataError, OutputError
 from synthetic.shapes import make_shapes
 
@@ -37,18 +36,18 @@ def same(first, second):
 def test_a_round_trip_loses_nothing(tmp_path, to, encoding):
     source = make_shapes(tmp_path / "in put ä", "camvid", images=5, test=1, encoding=encoding,
                          toml="palette = [[9, 9, 9], [1, 2, 3], [4, 5, 6], [7, 8, 9]]\ngroups = '\\d$'\n")  # fmt: skip
-    done = convert(source, tmp_path / "out", to)
+    done = convert_dataset(source, tmp_path / "out", to)
     assert (done.written, done.failed, done.problems) == (6, [], [])
     same(source, tmp_path / "out")
     assert open_dataset(tmp_path / "out").format == to
     assert {p.severity for p in inspect(tmp_path / "out")} <= {"note"}
-    assert convert(tmp_path / "out", tmp_path / "back").written == 6
+    assert convert_dataset(tmp_path / "out", tmp_path / "back").written == 6
     same(source, tmp_path / "back")
 
 
 def test_masks_are_indexed_pngs_of_class_numbers(tmp_path):
     make_shapes(tmp_path / "in", "flat", images=4, encoding="binary255")
-    convert(tmp_path / "in", tmp_path / "out")
+    convert_dataset(tmp_path / "in", tmp_path / "out")
     paths = sorted((tmp_path / "out").rglob("masks/*.png"))
     assert len(paths) == 4
     with Image.open(paths[0]) as image:
@@ -61,7 +60,7 @@ def test_what_is_bad_is_named_and_the_rest_goes_on(tmp_path):
     (tmp_path / "in/images/shape000.png").write_bytes(b"")
     Image.new("L", (9, 9)).save(tmp_path / "in/masks/shape001.png")
     (tmp_path / "in/masks/shape002.png").unlink()
-    done = convert(tmp_path / "in", tmp_path / "out")
+    done = convert_dataset(tmp_path / "in", tmp_path / "out")
     assert done.written == 3
     assert sorted(name for name, _ in done.failed) == ["images/shape000.png", "images/shape001.png"]
     assert [p.code for p in done.problems] == ["missing-mask"]
@@ -71,13 +70,13 @@ def test_what_is_bad_is_named_and_the_rest_goes_on(tmp_path):
 def test_an_output_never_touches_what_is_there(tmp_path):
     make_shapes(tmp_path / "in", "flat", images=4)
     with pytest.raises(OutputError, match="lies in the data folder"):
-        convert(tmp_path / "in", tmp_path / "in" / "out")
+        convert_dataset(tmp_path / "in", tmp_path / "in" / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(OutputError, match="is not empty"):
-        convert(tmp_path / "in", tmp_path / "full")
+        convert_dataset(tmp_path / "in", tmp_path / "full")
     with pytest.raises(DataError, match="there is no format 'coca' to write"):
-        convert(tmp_path / "in", tmp_path / "out", "coca")
+        convert_dataset(tmp_path / "in", tmp_path / "out", "coca")
     assert not (tmp_path / "out").exists()
 
 

@@ -97,8 +97,7 @@ def work(pipe: Connection, home: str) -> None:
     warnings.simplefilter("ignore")
     os.environ["FULLCONV_CACHE"] = home
     sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115  # the decoders' own words
-    from fullconv.data import inspect, open_dataset
-    from fullconv.data.convert import convert
+    from fullconv.data import convert_dataset, inspect, open_dataset
     from fullconv.data.samples import MaskFile
     from fullconv.errors import FullconvError
     from fullconv.images import image_size, read_image
@@ -117,7 +116,7 @@ def work(pipe: Connection, home: str) -> None:
                 with contextlib.suppress(FullconvError):
                     found.read_mask(sample)
         with contextlib.suppress(FullconvError):
-            convert(path, home + "/out")
+            convert_dataset(path, home + "/out")
         shutil.rmtree(home + "/out", ignore_errors=True)
 
     pipe.send(peak())

@@ -255,7 +255,7 @@ def test_labels_with_gaps_are_told_the_lines_that_mend_it(tmp_path):
 
 def test_rgb_masks_are_told_the_lines_that_mend_it(tmp_path):
     make_shapes(tmp_path, "flat", images=4, encoding="rgb", toml=False)
-    assert_remedy_mends(tmp_path, r"masks are RGB with 5 colours that are not named")
+    assert_remedy_mends(tmp_path, r"masks are RGB with 5 colours that have no class")
 
 
 def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
@@ -263,7 +263,7 @@ def test_sixteen_bit_labels_are_counted_like_others(tmp_path):
     rewrite(tmp_path, lambda mask: np.where(mask == VOID, 255, mask).astype(np.uint16))
     assert len(open_dataset(tmp_path).classes) == 4
     rewrite(tmp_path, lambda mask: mask.astype(np.uint16) * 256)
-    assert_remedy_mends(tmp_path, "masks hold the class numbers times 256")
+    assert_remedy_mends(tmp_path, "masks hold the class labels times 256")
 
 
 def test_grey_rgb_masks_are_numbers(tmp_path):

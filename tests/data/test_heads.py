@@ -141,7 +141,7 @@ def test_heads_and_bands_go_with_folders_of_masks_only(tmp_path):
     (tmp_path / "data.toml").write_text('bands_from = "hha"')
     save_image(np.zeros((4, 4, 3), np.uint8), tmp_path / "JPEGImages/a.png")
     save_mask(np.zeros((4, 4), np.uint8), tmp_path / "SegmentationClass/a.png")
-    with pytest.raises(DataError, match="bands_from is for folders of pictures and masks, not for the format voc"):
+    with pytest.raises(DataError, match="bands_from is for folders of images and masks, not for the format voc"):
         open_dataset(tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_a_missing_partner_another_size_and_a_missing_folder_are_named(tmp_path)
     told = {found.code: found for found in inspect(tmp_path)}
     assert told["missing-bands"].files == ("train/images/p0.png",)
     assert told["band-size"].files == ("val/depth/p1.png",)
-    assert "is 31x24 pixels, its picture 30x24" in told["band-size"].cause
+    assert "is 31x24 pixels, its image 30x24" in told["band-size"].cause
     dataset = open_dataset(tmp_path, skip_bad=True)
     assert [sample.stem for sample in dataset.samples("train")] == ["p2"]
     with pytest.raises(DataError, match=r"p1\.png: is 31x24 pixels, p1\.png 30x24\. Export both at one size"):

@@ -287,19 +287,16 @@ def test_what_is_left_out_of_a_large_set_is_said_and_equal_pictures_are_found_al
     for source, target in zip(train, val, strict=False):  # all of val is in train, the first of them turned
         shutil.copy(source, target)
     Image.open(train[0]).transpose(Image.Transpose.ROTATE_180).save(val[0])
-    monkeypatch.setattr("fullconv.data.checks.duplicates._TURNED_WORK", len(train) * len(val) - 1)
+    monkeypatch.setattr("fullconv.data.checks.duplicates._MAX_ORIENTED", len(train) * len(val) - 1)
     found = {problem.code: problem for problem in inspect(tmp_path)}
     assert found["compared-in-part"].cause == (
-        "pictures are many: copies that were flipped or turned were not looked for in val"
+        "the data set is large (flipped and turned copies were not searched in val)"
     )
     assert found["duplicate-across-splits"].count == len(val) - 1
     assert "near-duplicate" not in found
-    monkeypatch.setattr("fullconv.data.checks.duplicates._WORK", -(-len(train) * len(val) // 3))
+    monkeypatch.setattr("fullconv.data.checks.duplicates._MAX_COMPARISONS", -(-len(train) * len(val) // 3))
     found = {problem.code: problem for problem in inspect(tmp_path)}
-    assert (
-        "only one in 3 pictures of val was compared with those of train for near copies"
-        in found["compared-in-part"].cause
-    )
+    assert "only one in 3 images of val was compared with train for near copies" in found["compared-in-part"].cause
     assert found["duplicate-across-splits"].count == len(val) - 1
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fullconv.data.config import DataSettings, inside, parse_settings, read_classes, read_settings
-from fullconv.data.label_mapping import make_coding
+from fullconv.data.label_mapping import make_mapping
 from fullconv.errors import DataError
 
 EVERY_KEY = """
@@ -106,16 +106,16 @@ def test_colours_of_classes_txt_paint_and_decode(tmp_path, form):
     (tmp_path / "classes.txt").write_text(f"road 255 0 0\n{form}\n")
     settings = read_settings(tmp_path)
     assert settings.class_names() == ("road", "big tree")
-    coding = make_coding(settings, ("road", "big tree"))
+    coding = make_mapping(settings, ("road", "big tree"))
     assert coding.labels.palette == ((255, 0, 0), (0, 128, 0))
-    assert coding.color_meaning(0x008000) == 1
+    assert coding.colors.get(0x008000) == 1
 
 
 def test_lines_of_classes_txt_without_a_colour_are_painted_in_one_of_their_own(tmp_path):
     (tmp_path / "classes.txt").write_text("road\nsky 1 2 3\nbig tree\n")
     settings = read_settings(tmp_path)
     assert settings.class_names() == ("road", "sky", "big tree")
-    coding = make_coding(settings, ("road", "sky", "big tree"))
+    coding = make_mapping(settings, ("road", "sky", "big tree"))
     assert coding.labels.palette == ((0, 0, 0), (1, 2, 3), (0, 128, 0))
     assert settings.class_colors is None  # not all masks of colours could be decoded
 

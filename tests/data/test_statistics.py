@@ -64,11 +64,11 @@ def test_grey_pictures_among_colour_count_in_every_channel(tmp_path):
 def test_pictures_of_different_kinds_and_none_at_all_are_errors(tmp_path):
     make_shapes(tmp_path, "camvid", images=4)
     save_image(np.full((48, 64, 1), 100, np.uint16), tmp_path / "train" / "shape000.png")
-    with pytest.raises(DataError, match="pictures differ in kind: 1 channels of uint16, 3 channels of uint8"):
+    with pytest.raises(DataError, match="images differ in kind: 1 channels of uint16, 3 channels of uint8"):
         open_dataset(tmp_path).statistics()
     for path in (tmp_path / "train").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"\(train\): no picture can be read"):
+    with pytest.raises(DataError, match=r"\(train\): no image can be read"):
         open_dataset(tmp_path).statistics()
 
 
@@ -79,5 +79,5 @@ def test_constant_pictures_are_an_error_unless_they_are_eight_bit(tmp_path):
     assert open_dataset(tmp_path).statistics().std == (1e-3,)
     for path in (tmp_path / "train").iterdir():
         save_image(np.full((48, 64, 1), 100, np.uint16), path)
-    with pytest.raises(DataError, match="every pixel of every picture is 100"):
+    with pytest.raises(DataError, match="every pixel of every image is 100"):
         open_dataset(tmp_path).statistics()

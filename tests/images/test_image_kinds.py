@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from fullconv.data.samples import MaskFile
-from fullconv.data.scan.analyze import examine_mask, examine_picture
+from fullconv.data.scan.analyze import analyze_image, analyze_mask
 from fullconv.images import image_size, read_image
 from synthetic.images import ADOBE, GAMMA, SRGB, chunk, encode, png, profile
 
@@ -65,7 +65,7 @@ def test_masks_of_few_bits_hold_class_numbers_which_pillow_would_spread(tmp_path
     (tmp_path / "m.png").write_bytes(png(samples, color, depth, adam7, table))
     source = MaskFile(tmp_path / "m.png")
     np.testing.assert_array_equal(source.raw(), samples[..., 0])
-    facts = examine_mask(source)
+    facts = analyze_mask(source)
     assert facts.counts == dict(zip(*map(np.ndarray.tolist, np.unique(samples, return_counts=True)), strict=True))
 
 
@@ -141,7 +141,7 @@ def test_grey_alpha_and_palettes_keep_their_kind_under_a_profile(tmp_path):
     assert np.abs(read - to_srgb(np.asarray(few.convert("RGB"), float), ADOBE)).max() <= 3
     path = tmp_path / "a.png"
     path.write_bytes(encode(Image.fromarray(PHOTO), "PNG", icc_profile=profile(ADOBE)))
-    assert examine_picture(path).total == read_image(path).astype(float).sum((0, 1)).tolist()
+    assert analyze_image(path).total == read_image(path).astype(float).sum((0, 1)).tolist()
 
 
 def test_a_mask_keeps_its_numbers_whatever_its_profile(tmp_path):

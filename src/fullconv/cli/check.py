@@ -32,9 +32,9 @@ def check(
     with stdout_to_stderr(), Progress() as progress:
         report = examine(data, progress, format)
         if write:
-            from fullconv.data.config_writer import write as write_toml
+            from fullconv.data import write_config
 
-            status(write_toml(report.dataset, report.problems, report.root, data))
+            status(write_config(report.dataset, report.problems, report.root, data))
             report = examine(data, progress, format)
         if html is not None:
             from fullconv.report import write_check_page

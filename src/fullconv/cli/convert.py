@@ -23,12 +23,11 @@ def convert(
     Images are copied, masks become class indices. Files that cannot be read are reported and omitted; the exit code is
     then 3.
     """
-    from fullconv.data.convert import TARGETS
-    from fullconv.data.convert import convert as write
+    from fullconv.data import TARGETS, convert_dataset
 
     check_choice("--to", to, TARGETS)
     with stdout_to_stderr(), Progress() as progress:
-        done = write(data, output, to, format, progress)
+        done = convert_dataset(data, output, to, format, progress)
     for problem in done.problems:
         print_error(f"[{problem.code}] {problem}")
     for _, reason in done.failed:

@@ -1,28 +1,71 @@
-"""Data sets: formats, pairs, what is wrong with them, augmentation, sampling.
-
-What needs torch is in `fullconv.data.loader`: `TrainingBatches` and `pictures`.
-"""
+"""Data sets: formats, pairs, checks, augmentation, sampling, batches."""
 
 from __future__ import annotations
 
-from fullconv.data.checks.run import Examination, examine, inspect, require_usable, summary
-from fullconv.data.dataset import Dataset, open_dataset
-from fullconv.data.files import IMAGE_SUFFIXES
-from fullconv.data.problems import BadDataError, Problem
-from fullconv.data.samples import Sample
-from fullconv.data.statistics import Statistics
+from typing import TYPE_CHECKING
 
+from fullconv._lazy import attach
+
+if TYPE_CHECKING:
+    from fullconv.data.augmentation import PRESETS
+    from fullconv.data.checks.run import Examination, examine, inspect, require_usable, summary
+    from fullconv.data.config_writer import write_config
+    from fullconv.data.convert import TARGETS, convert_dataset
+    from fullconv.data.crop_sampling import choose_loss, class_weights
+    from fullconv.data.dataset import Dataset, add_bands
+    from fullconv.data.evaluation_samples import check_classes, choose_heads, choose_samples
+    from fullconv.data.files import IMAGE_SUFFIXES, Folder, walk
+    from fullconv.data.loader import LEAST_STEPS, Batch, TrainingBatches
+    from fullconv.data.opening import open_dataset
+    from fullconv.data.problems import BadDataError, Problem
+    from fullconv.data.samples import Sample
+    from fullconv.data.statistics import Statistics
+
+_MODULES = {
+    "augmentation": ["PRESETS"],
+    "checks.run": ["Examination", "examine", "inspect", "require_usable", "summary"],
+    "config_writer": ["write_config"],
+    "convert": ["TARGETS", "convert_dataset"],
+    "crop_sampling": ["choose_loss", "class_weights"],
+    "dataset": ["Dataset", "add_bands"],
+    "evaluation_samples": ["check_classes", "choose_heads", "choose_samples"],
+    "files": ["IMAGE_SUFFIXES", "Folder", "walk"],
+    "loader": ["LEAST_STEPS", "Batch", "TrainingBatches"],
+    "opening": ["open_dataset"],
+    "problems": ["BadDataError", "Problem"],
+    "samples": ["Sample"],
+    "statistics": ["Statistics"],
+}
 __all__ = [
     "IMAGE_SUFFIXES",
+    "LEAST_STEPS",
+    "PRESETS",
+    "TARGETS",
     "BadDataError",
+    "Batch",
     "Dataset",
     "Examination",
+    "Folder",
     "Problem",
     "Sample",
     "Statistics",
+    "TrainingBatches",
+    "add_bands",
+    "check_classes",
+    "choose_heads",
+    "choose_loss",
+    "choose_samples",
+    "class_weights",
+    "convert_dataset",
     "examine",
     "inspect",
     "open_dataset",
     "require_usable",
     "summary",
+    "walk",
+    "write_config",
 ]
+
+__getattr__, __dir__ = attach(
+    __name__, {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+)

@@ -32,7 +32,7 @@ class Augmentation:
     """Largest relative change; 0.3 multiplies by 0.7 to 1.3."""
     contrast: float = 0.0
     saturation: float = 0.0
-    """Pictures of three 8-bit channels only."""
+    """Images of three 8-bit channels only."""
     hue: float = 0.0
     """Largest rotation of hue, as a share of the circle; pictures of three 8-bit channels only."""
     crop: tuple[int, int] = (256, 256)

@@ -17,10 +17,10 @@ _NUMBERED = re.compile(r"(\d+)\s*[:;.,)\t ]\s*(\D.*)")
 
 
 def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
-    """Read a `classes.txt`: a name a line, with or without R G B at the end; empty lines and `#` lines are left out.
+    """Read a `classes.txt`: a name per line, with or without R G B at the end; empty lines and `#` lines are ignored.
 
     Returns:
-        Names, and colours, None where a line has none. Masks of colours can be decoded where all have one.
+        Names, and colours, None where a line has none. Masks in colour can be decoded where all have one.
 
     Raises:
         DataError: It cannot be read, or colours are out of 0 to 255.
@@ -39,32 +39,32 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
         else:
             red, green, blue = (int(found[i]) for i in (2, 3, 4))
             if max(red, green, blue) > 255:
-                raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour; each is 0 to 255.")
+                raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour. Use values from 0 to 255.")
             colors.append((red, green, blue))
     return _in_order_of_numbers(names, colors)
 
 
-def similar_classes(names: Iterable[str], remedy: str) -> list[Problem]:
-    """Name the classes that differ in case, spaces or hyphens only."""
-    alike: dict[str, list[str]] = {}
+def similar_class_names(names: Iterable[str], fix: str) -> list[Problem]:
+    """Find class names that differ in case, spaces or hyphens only."""
+    groups: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
-    several = [group for group in alike.values() if len(group) > 1]
+        groups.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+    several = [group for group in groups.values() if len(group) > 1]
     if not several:
         return []
-    said = "; ".join(" and ".join(f"'{name}'" for name in group) for group in several)
-    words = f"classes differ in case, spaces or hyphens only, and are probably one: {said}"
-    return [problem("similar-classes", "warning", [name for group in several for name in group], words, remedy)]
+    shown = "; ".join(" and ".join(f"'{name}'" for name in group) for group in several)
+    cause = f"class names differ in case, spaces or hyphens only and are probably one class: {shown}"
+    return [problem("similar-classes", "warning", [name for group in several for name in group], cause, fix)]
 
 
 def _unquoted(text: str) -> str:
-    """Take a comma at the end and a pair of quotation marks off a name, as lists in programs and tables have them."""
+    """Remove a trailing comma and a pair of quotation marks, as lists in programs and tables have them."""
     text = text.rstrip(", ")
     return text[1:-1].strip() if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _in_order_of_numbers(names: list[str], colors: list[Color | None]) -> tuple[list[str], list[Color | None]]:
-    """Take the numbers off that count all names, as in "0 road", "1: sidewalk", from 0 or 1, in whichever order."""
+    """Remove numbers that count all names from 0 or 1, as in "0 road", "1: sidewalk", in any order."""
     found = [match for name in names if (match := _NUMBERED.fullmatch(name)) is not None]
     numbers = [int(match[1]) for match in found]
     order = sorted(range(len(numbers)), key=numbers.__getitem__)

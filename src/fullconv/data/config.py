@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fullconv.data.class_files import VOID_NAME, read_classes, read_color_table
-from fullconv.data.files import DEEPEST, only_folder
+from fullconv.data.files import DEEPEST, single_subfolder
 from fullconv.data.text_files import read_text
 from fullconv.errors import DataError, FullconvError, nearest
 from fullconv.labels import MAX_CLASSES, VOID, Color, parse_color, voc_palette
@@ -233,7 +233,7 @@ def table_file(root: Path) -> Path:
         if (above / "data.toml").is_file():
             inner: Path | None = above
             while inner is not None and inner != root and inner in root.parents:
-                inner = only_folder(inner)
+                inner = single_subfolder(inner)
             return (above if inner == root else root) / "data.toml"
     return root / "data.toml"
 

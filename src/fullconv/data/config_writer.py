@@ -1,4 +1,4 @@
-"""The `data.toml` that makes explicit what was found out about a data set: what `check --write` writes."""
+"""The `data.toml` that `check --write` writes: what was found out about a data set, made explicit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.data.config import DataSettings, parse_settings, read_table, table_file
-from fullconv.data.config_hints import lines
+from fullconv.data.config_hints import toml_lines
 from fullconv.data.dataset import Dataset
 from fullconv.data.problems import Problem
 from fullconv.errors import DataError, OutputError
@@ -15,18 +15,17 @@ from fullconv.labels import VOID
 from fullconv.storage import write_text
 
 
-def infer(dataset: Dataset | None, problems: Iterable[Problem], root: Path) -> dict[str, Any]:
+def infer_config(dataset: Dataset | None, problems: Iterable[Problem], root: Path) -> dict[str, Any]:
     """Return the keys of the `data.toml` that makes explicit what was found out about a data set.
 
     Args:
         dataset: As opened; None where it could not be.
-        problems: What is wrong; those that lines in `data.toml` mend bring these lines.
+        problems: What is wrong; those that lines in `data.toml` fix bring these lines.
         root: The data folder.
     """
     table: dict[str, Any] = dict(read_table(root))
     if dataset is not None:
-        table.setdefault("format", dataset.format)
-        for key, value in _settings(dataset).items():
+        for key, value in {"format": dataset.format, **_settings(dataset)}.items():
             table.setdefault(key, value)
     for found in problems:
         table.update(found.settings)
@@ -34,7 +33,7 @@ def infer(dataset: Dataset | None, problems: Iterable[Problem], root: Path) -> d
 
 
 def _settings(dataset: Dataset) -> dict[str, Any]:
-    """What the data set's reader worked with, in the words of data.toml."""
+    """Return the keys that the format's reader and the classes stand for."""
     if len(dataset.heads) > 1:
         return {"heads": {head: {"classes": list(labels.classes)} for head, labels in dataset.labels.items()}}
     settings, labels = dataset.settings, next(iter(dataset.labels.values()))
@@ -50,17 +49,17 @@ def _settings(dataset: Dataset) -> dict[str, Any]:
     return table | given
 
 
-def write(dataset: Dataset | None, problems: Iterable[Problem], root: Path, given: str | Path) -> str:
+def write_config(dataset: Dataset | None, problems: Iterable[Problem], root: Path, given: str | Path) -> str:
     """Write the inferred `data.toml` into the data folder; return what was done, in a sentence.
 
     Args:
         dataset: As opened; None where it could not be.
-        problems: What is wrong; those that lines in `data.toml` mend bring these lines.
+        problems: What is wrong; those that lines in `data.toml` fix bring these lines.
         root: The data folder.
         given: The path as the user gave it.
 
     Raises:
-        DataError: There is one that says something else, nothing could be inferred, or what was found contradicts itself.
+        DataError: There is a different one, nothing could be inferred, or what was found contradicts itself.
         OutputError: The folder cannot be written.
     """
     where = table_file(root)
@@ -68,23 +67,24 @@ def write(dataset: Dataset | None, problems: Iterable[Problem], root: Path, give
         raise DataError(f"{given}: is a .zip, into which nothing is written. Unpack it, and check the folder.")
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder to write data.toml to. Check the name.")
-    table = infer(dataset, problems, root)
+    table = infer_config(dataset, problems, root)
     if not {"classes", "values", "colors", "heads"} & set(table):
-        raise DataError(f"{where}: nothing could be found out that it could say. Mend what check names first.")
-    parse_settings(dict(table), str(where))
+        raise DataError(f"{where}: nothing could be inferred to write there. First fix what check reports.")
+    after = parse_settings(dict(table), str(where))
     if where.exists():
-        before, after = parse_settings(read_table(root), str(where)), parse_settings(dict(table), str(where))
+        before = parse_settings(read_table(root), str(where))
         new = {key: table[key] for key in table if key != "format" and getattr(before, key) != getattr(after, key)}
         if not new:
-            return f"{where} says it already; nothing was written."
+            return f"{where} is up to date; nothing was written."
         raise DataError(
-            f"{where} is there and is not overwritten. What was found differs from it; to take it over, put into it:\n"
-            + "\n".join(lines(new))
+            f"{where} exists and is not overwritten. What was found differs from it; to use it, add:\n"
+            + "\n".join(toml_lines(new))
         )
     try:
-        write_text(where, "\n".join(lines(table)) + "\n")
+        write_text(where, "\n".join(toml_lines(table)) + "\n")
     except OutputError as error:
         raise OutputError(
-            f"{error} To train, a copy of the folder that can be written needs these lines:\n" + "\n".join(lines(table))
+            f"{error} To train, copy the folder to a writable place and add these lines:\n"
+            + "\n".join(toml_lines(table))
         ) from error
     return f"Wrote {where}."

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_masks
 
 from fullconv.card import Labels
-from fullconv.data.checks.catalog import shown
-from fullconv.data.dataset import Dataset, open_dataset
-from fullconv.data.problems import Problem, errors
+from fullconv.data.dataset import Dataset
+from fullconv.data.opening import open_dataset
+from fullconv.data.problems import Problem, display_path, errors
 from fullconv.data.samples import Sample
 from fullconv.errors import DataError, FullconvError, OutputError, nearest
 from fullconv.labels import VOID, encode_label_map
@@ -40,7 +40,7 @@ class Converted:
     """Errors that excluded something before it was read, such as images without masks."""
 
 
-def convert(
+def convert_dataset(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     to: str = "pairs",
@@ -81,7 +81,7 @@ def convert(
             try:
                 masks = _read_masks(dataset, sample)
             except FullconvError as error:
-                result.failed.append((shown(sample.image, dataset.root), str(error)))
+                result.failed.append((display_path(sample.image, dataset.root), str(error)))
             else:
                 writer.add(split, sample, masks)
                 result.written += 1
@@ -170,7 +170,7 @@ def _class_lines(labels: Labels) -> list[str]:
 class _PairsWriter(_Writer):
     def write(self, split: str, sample: Sample, masks: dict[str, NDArray[np.uint8]]) -> str:
         stem = sample.stem.removeprefix(f"{split}/")
-        for folder, path in zip(("images", "more_bands"), sample.pictures, strict=False):
+        for folder, path in zip(("images", "more_bands"), sample.image_files, strict=False):
             self.copy(path, self.out / split / folder / f"{stem}{path.suffix}")
         for head, mask in masks.items():
             self.write_mask(mask, self.out / split / (f"masks_{head}" if head else "masks") / f"{stem}.png", head)

@@ -1,4 +1,4 @@
-"""What lies in a data folder: listed once, in the same order everywhere; a `.zip` is unpacked into the cache."""
+"""Files of a data folder: listed once, in the same order on every system; a `.zip` is unpacked into the cache."""
 
 from __future__ import annotations
 
@@ -14,43 +14,50 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from fullconv.data.problems import Problem, problem
-from fullconv.data.text_files import composed
+from fullconv.data.text_files import nfc
 from fullconv.errors import DataError, nearest
 from fullconv.storage import cache_folder
 
 _SUFFIXES = "avif bmp gif heic heif jfif jp2 jpeg jpg pbm pgm png pnm ppm tga tif tiff webp"
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split(" "))
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+_JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 DEEPEST = 4
-"""Folders that hold nothing but another one and are gone into."""
-_ABOUT = re.compile(r"(?i)read ?me|licen[cs]e|copying|data\.toml$|.*\.(md|pdf|html?|url|docx?)$")
-"""Files that tell about a data set and hold none of it."""
-_UNPACKED_LIMIT = 200  # a zip may grow by this factor; pictures hardly shrink, so more is a bomb
-_UNPACKED_FREE = 1 << 30  # bytes to which any zip may grow
+"""Levels of folders that hold nothing but another one and are entered."""
+_DOCUMENTATION = re.compile(
+    r"(?i)read ?me|licen[cs]e|copying|data\.toml$|.*\.(md|pdf|html?|url|docx?)$"
+)  # files about a data set
+_MAX_ZIP_RATIO = 200  # images hardly shrink, so more is a zip bomb
+_MIN_ZIP_LIMIT_BYTES = 1 << 30  # to which any zip may grow
 
 
 @dataclass
-class Pictures:
-    """The pictures of a folder or glob by key: what pairs a picture with its mask."""
+class ImageFiles:
+    """The images of a folder or glob by key: what pairs an image with its mask."""
 
     files: dict[str, Path] = field(default_factory=dict)
     """Key -> path, in sorted order."""
     stems: dict[str, str] = field(default_factory=dict)
     """Key -> POSIX path without suffix, relative to the folder or the fixed part of the glob."""
-    twice: list[tuple[Path, Path]] = field(default_factory=list)
-    """Files that share a key with an earlier one."""
-    others: list[Path] = field(default_factory=list)
-    """Files that are no pictures by their suffix."""
+    duplicates: list[tuple[Path, Path]] = field(default_factory=list)
+    """Files that share a key with an earlier one, after that one."""
+    other_files: list[Path] = field(default_factory=list)
+    """Files that are no images by their suffix."""
 
-    def duplicates(self, root: Path, kind: str, only: Container[str] | None = None) -> list[Problem]:
-        """Name the files that share a stem with another one; `kind` is what they are, `only` the keys that count."""
-        twice = [pair for pair in self.twice if only is None or pair[0].stem in only]
-        if not twice:
+    def duplicate_problems(self, root: Path, kind: str, only: Container[str] | None = None) -> list[Problem]:
+        """Report the files that share a stem.
+
+        Args:
+            root: The data folder.
+            kind: "images" or "masks".
+            only: The stems that count.
+        """
+        pairs = [pair for pair in self.duplicates if only is None or pair[0].stem in only]
+        if not pairs:
             return []
-        first, second = (path.relative_to(root).as_posix() for path in twice[0])
-        words = f"{kind} share a name but for the suffix, as {first} and {second}, so it is not clear which counts"
-        files = [path.relative_to(root).as_posix() for _, path in twice]
-        return [problem("duplicate-stem", "error", files, words, "Remove or rename one of each.")]
+        first, second = (path.relative_to(root).as_posix() for path in pairs[0])
+        cause = f"{kind} share a name but for the suffix, as {first} and {second}, so it is unclear which counts"
+        files = [path.relative_to(root).as_posix() for _, path in pairs]
+        return [problem("duplicate-stem", "error", files, cause, "Remove or rename one of each.")]
 
 
 class Folder:
@@ -58,8 +65,8 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._found: dict[str, Pictures] = {}
-        self._trouble: list[tuple[str, Path]] = []
+        self._found: dict[str, ImageFiles] = {}
+        self._errors: list[tuple[str, Path]] = []
 
     @cached_property
     def folders(self) -> dict[str, str]:
@@ -70,62 +77,62 @@ class Folder:
         """Names of the folders in a folder of the root, by their lower-case name."""
         try:
             with os.scandir(self.root / inner) as entries:
-                names = sorted(e.name for e in entries if _is_folder(e) and not is_clutter(e.name))
+                names = sorted(e.name for e in entries if _is_folder(e) and not is_junk(e.name))
         except OSError as error:
             raise DataError(
                 f"{self.root / inner}: cannot be read ({error.strerror or error}). Check the name."
             ) from error
         return {name.lower(): name for name in names}
 
-    def pictures(self, where: str) -> Pictures:
-        """Find the pictures in a folder (with its inner folders) or glob, relative to the root."""
+    def images(self, where: str) -> ImageFiles:
+        """List the images in a folder (with its inner folders) or glob, relative to the root."""
         if where not in self._found:
             self._found[where] = self._glob(where) if is_glob(where) else self._list(where)
         return self._found[where]
 
     def files(self, pattern: str, inner: str = "") -> list[Path]:
-        """Return the files of a pattern in a folder of the root, in order, without what systems leave behind.
+        """Return the files of a pattern in a folder of the root, in order, without junk files.
 
         A Mac lays `._x.json` beside every `x.json` that it copies to a foreign disk or packs.
         """
         found = sorted((self.root / inner).glob(pattern))
-        return [
-            path for path in found if path.is_file() and not any(map(is_clutter, path.relative_to(self.root).parts))
-        ]
+        return [path for path in found if path.is_file() and not any(map(is_junk, path.relative_to(self.root).parts))]
 
     def problems(self) -> list[Problem]:
-        """Return what could not be gone into."""
+        """Return what could not be entered."""
+        loops, unread = (
+            sorted({path.relative_to(self.root).as_posix() for kind, path in self._errors if kind == code})
+            for code in ("link-loop", "unreadable")
+        )
         found = []
-        for code, words, remedy in (
-            ("link-loop", "links lead back to a folder that holds them, and are not followed", "Remove these links."),
-            ("unreadable", "folders cannot be read, so their files are not seen", "Check their permissions."),
-        ):
-            paths = sorted({path for kind, path in self._trouble if kind == code})
-            if paths:
-                names = [path.relative_to(self.root).as_posix() for path in paths]
-                found.append(problem(code, "warning" if code == "link-loop" else "error", names, words, remedy))
+        if loops:
+            cause = "links lead back to a folder that holds them, and are not followed"
+            found.append(problem("link-loop", "warning", loops, cause, "Remove these links."))
+        if unread:
+            cause = "folders cannot be read, so their files are missing"
+            found.append(problem("unreadable", "error", unread, cause, "Check their permissions."))
         return found
 
-    def _list(self, where: str) -> Pictures:
-        found = Pictures()
+    def _list(self, where: str) -> ImageFiles:
+        found = ImageFiles()
         base = self.root / where
         depth = len(base.parts)
-        for path in walk(base, self._trouble):
+        for path in walk(base, self._errors):
             suffix = path.suffix
             if suffix.lower() not in IMAGE_SUFFIXES:
-                found.others.append(path)
+                found.other_files.append(path)
                 continue
             stem = "/".join(path.parts[depth:])[: -len(suffix)]
             _add(found, stem, stem, path)
         return found
 
-    def _glob(self, pattern: str) -> Pictures:
-        found = Pictures()
+    def _glob(self, pattern: str) -> ImageFiles:
+        found = ImageFiles()
         parts = PurePosixPath(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if is_glob(part))
         base = self.root.joinpath(*parts[:fixed])
         expression = _expression("/".join(parts[fixed:]))
-        for path in walk(base, self._trouble):
+        for path in walk(base, self._errors):
             inner = path.relative_to(base).as_posix()
             match = expression.fullmatch(inner)
             if match and path.suffix.lower() in IMAGE_SUFFIXES:
@@ -134,10 +141,10 @@ class Folder:
         return found
 
 
-def _add(found: Pictures, key: str, stem: str, path: Path) -> None:
-    key = composed(key)
+def _add(found: ImageFiles, key: str, stem: str, path: Path) -> None:
+    key = nfc(key)
     if key in found.files:
-        found.twice.append((found.files[key], path))
+        found.duplicates.append((found.files[key], path))
     else:
         found.files[key] = path
         found.stems[key] = stem
@@ -176,48 +183,48 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def only_folder(place: Path) -> Path | None:
-    """Return the one folder in a place that holds nothing else but words about it and data.toml; None where it holds more."""
+def single_subfolder(place: Path) -> Path | None:
+    """Return the only folder in a place, beside documentation and data.toml; None where there is more."""
     try:
-        there = [path for path in place.iterdir() if not is_clutter(path.name)]
+        there = [path for path in place.iterdir() if not is_junk(path.name)]
     except OSError:
         return None
-    inner = [path for path in there if not (_ABOUT.match(path.name) and path.is_file())]
+    inner = [path for path in there if not (_DOCUMENTATION.match(path.name) and path.is_file())]
     return inner[0] if len(inner) == 1 and inner[0].is_dir() else None
 
 
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder is left by a system or tool: hidden, Thumbs.db and the like."""
-    return name.startswith(".") or name.lower() in _CLUTTER
+def is_junk(name: str) -> bool:
+    """Whether a system or tool left a file or folder behind: hidden ones, Thumbs.db and the like."""
+    return name.startswith(".") or name.lower() in _JUNK
 
 
-def walk(base: Path, trouble: list[tuple[str, Path]] | None = None) -> Iterator[Path]:
-    """Yield all files below a folder in sorted order; links are followed, but never in a circle.
+def walk(base: Path, errors: list[tuple[str, Path]] | None = None) -> Iterator[Path]:
+    """Yield all files below a folder in sorted order; links are followed, but never in a loop.
 
     Args:
         base: The folder.
-        trouble: Gets what cannot be gone into: ("link-loop" or "unreadable", path). Where given, folders that are
-            called like pictures are yielded, too.
+        errors: Gets what cannot be entered: ("link-loop" or "unreadable", path). Where given, folders that are named
+            like images are yielded, too.
     """
-    told = trouble if trouble is not None else []
+    collected = errors if errors is not None else []
     if not base.is_dir():
         return
     above = {_identity(folder) for folder in (base.resolve(), *base.resolve().parents)}
     seen: set[tuple[int, int]] = set()
     for folder, inner, names in os.walk(
-        base, followlinks=True, onerror=lambda error: told.append(("unreadable", Path(error.filename)))
+        base, followlinks=True, onerror=lambda error: collected.append(("unreadable", Path(error.filename)))
     ):
         here = _identity(Path(folder))
         if here[1] and (here in seen or (here in above and Path(folder) != base)):
-            told.append(("link-loop", Path(folder)))
+            collected.append(("link-loop", Path(folder)))
             inner.clear()
             continue
         seen.add(here)
-        inner[:] = sorted(name for name in inner if not is_clutter(name))
-        files = names if trouble is None else [*names, *_as_files(Path(folder), inner)]
+        inner[:] = sorted(name for name in inner if not is_junk(name))
+        files = names if errors is None else [*names, *_as_files(Path(folder), inner)]
         place = Path(folder)
         for name in sorted(files):
-            if not is_clutter(name):
+            if not is_junk(name):
                 yield place / name
 
 
@@ -227,7 +234,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _as_files(folder: Path, inner: list[str]) -> list[str]:
-    """Take folders out that are called like pictures and hold none; they stand where a picture should."""
+    """Remove and return folders that are named like images and hold none; they stand where an image should."""
     odd = []
     for name in list(inner):
         path = folder / name
@@ -257,8 +264,8 @@ def open_root(path: str | os.PathLike[str]) -> Path:
         raise DataError(f"{root}: is a file. A data set is a folder, or a .zip of one.{' Unpack it.' * packed}")
     try:
         with os.scandir(root) as entries:
-            if not any(not is_clutter(e.name) for e in entries):
-                raise DataError(f"{root}: the folder is empty. Put pictures in images/ and masks in masks/.")
+            if not any(not is_junk(e.name) for e in entries):
+                raise DataError(f"{root}: the folder is empty. Put images in images/ and masks in masks/.")
     except OSError as error:
         raise DataError(f"{root}: cannot be read ({error.strerror or error}). Check its permissions.") from error
     return root
@@ -283,10 +290,10 @@ def _unpack(archive: Path) -> Path:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}). Make the zip again, without a password.") from error
     except OSError as error:
-        if not target.is_dir():  # else another process was faster
+        if not target.is_dir():  # else another process did it
             raise DataError(
                 f"{archive}: cannot be unpacked into {target.parent} ({error.strerror or error})."
-                " Unpack it yourself, or set FULLCONV_CACHE to a folder with room."
+                " Unpack it yourself, or set FULLCONV_CACHE to a folder with free space."
             ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -300,13 +307,13 @@ def _check_members(content: zipfile.ZipFile, archive: Path, size: int) -> None:
         if ".." in parts or member.filename.startswith(("/", "\\")) or (parts and parts[0].endswith(":")):
             raise DataError(f"{archive}: holds '{member.filename}', which leaves the folder. Make the zip again.")
         total += member.file_size
-    if total > max(_UNPACKED_LIMIT * size, _UNPACKED_FREE):
+    if total > max(_MAX_ZIP_RATIO * size, _MIN_ZIP_LIMIT_BYTES):
         raise DataError(
             f"{archive}: would grow from {size:,} to {total:,} bytes. If that is right, unpack it yourself."
         )
 
 
 def _single_folder(root: Path) -> Path:
-    """Go into the only folder of a zip, as most are packed."""
-    inner = [p for p in root.iterdir() if not is_clutter(p.name)]
+    """Enter the only folder of a zip, as most are packed."""
+    inner = [p for p in root.iterdir() if not is_junk(p.name)]
     return _single_folder(inner[0]) if len(inner) == 1 and inner[0].is_dir() else root

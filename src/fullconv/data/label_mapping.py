@@ -1,8 +1,8 @@
-"""From the numbers or colours of a mask file to class indices."""
+"""From the labels or colours of a mask file to class indices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,17 +18,17 @@ from fullconv.labels import VOID, format_color, parse_color
 
 
 @dataclass(frozen=True)
-class MaskCoding:
-    """What a mask's numbers or colours mean."""
+class LabelMapping:
+    """What a mask's labels or colours mean."""
 
     labels: Labels
     colors: Mapping[int, int] = field(default_factory=dict)
     """0xrrggbb -> class index or VOID."""
     by_color: bool = False
-    """Whether colours count in masks of indices and palettes, too."""
+    """Whether colours count in masks of labels and palettes, too."""
 
-    def meaning(self, value: int) -> int | None:
-        """Return the class index (or VOID) of one mask value; None where it has none."""
+    def class_of(self, value: int) -> int | None:
+        """Return the class index (or VOID) of a mask value; None where it has none."""
         labels = self.labels
         if labels.values is not None and value in labels.values:
             return labels.values[value]
@@ -38,13 +38,9 @@ class MaskCoding:
             return value
         return VOID if value == VOID else None
 
-    def color_meaning(self, color: int) -> int | None:
-        """Return the class index (or VOID) of one colour 0xrrggbb; None where it has none."""
-        return self.colors.get(color)
-
     @property
     def named_colors(self) -> dict[int, str]:
-        """What colours 0xrrggbb are called: a class, or "void"."""
+        """Names of colours 0xrrggbb: a class, or "void"."""
         return {c: VOID_NAME if i == VOID else self.labels.classes[i] for c, i in self.colors.items()}
 
     @cached_property
@@ -52,8 +48,8 @@ class MaskCoding:
         table = np.full(65536, VOID, dtype=np.uint8)
         unknown = np.ones(65536, dtype=np.bool_)
         for value in {*range(256), *self.labels.void_values, *(self.labels.values or ())}:
-            if 0 <= value < 65536 and (meaning := self.meaning(value)) is not None:
-                table[value], unknown[value] = meaning, False
+            if 0 <= value < 65536 and (index := self.class_of(value)) is not None:
+                table[value], unknown[value] = index, False
         return table, unknown
 
     @cached_property
@@ -69,14 +65,14 @@ class MaskCoding:
         """Return class indices and VOID.
 
         Args:
-            raw: (H, W) uint8 or uint16 numbers, or (H, W, 3) uint8 colours.
+            raw: (H, W) uint8 or uint16 labels, or (H, W, 3) uint8 colours.
             where: The file, for the message.
 
         Returns:
             (H, W) uint8.
 
         Raises:
-            DataError: A number or colour is neither a class nor void.
+            DataError: A label or colour is neither a class nor void.
         """
         if raw.ndim == 3:
             return self._decode_colors(raw, where)
@@ -84,14 +80,14 @@ class MaskCoding:
             return np.ascontiguousarray(raw) if raw.flags.writeable else raw.copy()
         table, unknown = self._table
         if unknown[: int(raw.max()) + 1].any() and (wrong := unknown[raw]).any():
-            raise DataError(f"{where}: {self.complaint(int(raw[wrong].min()))}")
+            raise DataError(f"{where}: {self.error(int(raw[wrong].min()))}")
         decoded: NDArray[np.uint8] = np.take(table, raw)
         return decoded
 
     def _decode_colors(self, raw: NDArray[Any], where: str) -> NDArray[np.uint8]:
         if not self.colors:
             raise DataError(
-                f"{where}: the mask has colours, and none is named. Add to data.toml: colors = {{ "
+                f"{where}: the mask is in colour, and no colour has a class. Add to data.toml: colors = {{ "
                 f'"{format_color(raw[0, 0])}" = "{self.labels.classes[0]}", ... }}'
             )
         keys, classes = self._color_table
@@ -101,18 +97,18 @@ class MaskCoding:
         if wrong.any():
             color = int(codes[wrong].min())
             raise DataError(
-                f"{where}: colour #{color:06x} is not named. Add it to colors in data.toml, as a class or void."
+                f"{where}: colour #{color:06x} has no class. Add it to colors in data.toml, as a class or void."
             )
         decoded: NDArray[np.uint8] = classes[place]
         return decoded
 
-    def complaint(self, value: int) -> str:
-        """Say that a mask value has no meaning, and how to give it one."""
+    def error(self, value: int) -> str:
+        """Return the message for a mask value without a meaning, with the fix."""
         if self.labels.values is not None:
             named = ", ".join(str(v) for v in sorted(self.labels.values))
             return f'label {value} is not in values ({named}). Add it there, as a class or "void".'
         return (
-            f"label {value} is neither a class (0 to {len(self.labels.classes) - 1}) nor void. Name it in classes,"
+            f"label {value} is neither a class (0 to {len(self.labels.classes) - 1}) nor void. Add it to classes,"
             f" or set ignore_index = {value}, in data.toml."
         )
 
@@ -123,16 +119,26 @@ def pack_colors(raw: NDArray[Any]) -> NDArray[np.uint32]:
     return np.asarray((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2], dtype=np.uint32)
 
 
-def make_coding(settings: LabelSettings, classes: tuple[str, ...]) -> MaskCoding:
-    """Put what `data.toml` and `classes.txt` say about masks into a MaskCoding."""
+def pack_color(color: Sequence[int]) -> int:
+    """Pack one RGB colour into 0xrrggbb."""
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def is_grey_color(color: int) -> bool:
+    """Whether a colour 0xrrggbb has equal channels."""
+    return color >> 16 == color & 255 == (color >> 8) & 255
+
+
+def make_mapping(settings: LabelSettings, classes: tuple[str, ...]) -> LabelMapping:
+    """Make the mapping that `data.toml` and `classes.txt` define."""
     index = {name: i for i, name in enumerate(classes)} | {VOID_NAME: VOID}
     ignore = settings.ignore_index
     values = None if settings.values is None else {value: index[name] for value, name in settings.values.items()}
     colors: dict[int, int] = {}
     if settings.colors is not None:
-        colors = {_pack(parse_color(text)): index[name] for text, name in settings.colors.items()}
+        colors = {pack_color(parse_color(text)): index[name] for text, name in settings.colors.items()}
     elif settings.class_colors is not None:
-        colors = {_pack(color): i for i, color in reversed(list(enumerate(settings.class_colors)))}
+        colors = {pack_color(color): i for i, color in reversed(list(enumerate(settings.class_colors)))}
     palette = settings.palette
     if palette is None and settings.colors is not None:  # paint as the masks are painted
         first = {i: color for color, i in reversed(colors.items())}
@@ -144,8 +150,4 @@ def make_coding(settings: LabelSettings, classes: tuple[str, ...]) -> MaskCoding
         ignore_index=VOID if ignore is None else ignore if isinstance(ignore, int) else tuple(ignore),
         values=values,
     )
-    return MaskCoding(labels, colors, by_color=settings.colors is not None)
-
-
-def _pack(color: tuple[int, int, int]) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+    return LabelMapping(labels, colors, by_color=settings.colors is not None)

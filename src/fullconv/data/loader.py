@@ -1,4 +1,4 @@
-"""Pictures of several sizes in one batch.
+"""Images of several sizes in one batch.
 
 Training batches from any step on, the same whatever the number of workers.
 """
@@ -42,7 +42,7 @@ def pad_together(
         fill: (C,) the mean colour, which normalised pictures have as 0.
 
     Returns:
-        Pictures of one size, the mean colour where there was nothing; masks, void there. So nothing that was added
+        Images of one size, the mean colour where there was nothing; masks, void there. So nothing that was added
         counts in a loss. What the network says near it is not what it says of the picture alone.
     """
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
@@ -84,7 +84,7 @@ class Batch:
     step: int
     """Counted from the start of the run."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """Pictures that could not be read, and why; others took their place."""
+    """Images that could not be read, and why; others took their place."""
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
-"""What can be wrong with a data set: one row a code, the words that explain it, and the error that carries them."""
+"""Values that describe what is wrong with a data set, and the error that carries them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from fullconv.errors import DataError
 
 Severity = Literal["error", "warning", "note"]
 
-SHOWN = 20
-"""Files that a problem names; `count` has them all."""
+MAX_FILES = 20
+"""Files that a problem lists; `count` has them all."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +23,22 @@ class Problem:
     code: str
     """A row of the table in docs/reference/checks.md."""
     severity: Severity
-    """"error" stops training, "warning" is probably a mistake, "note" is good to know."""
+    """"error" stops training, "warning" is probably a mistake, "note" is informative."""
     count: int
-    """How many files (or classes, groups, ...) it concerns."""
+    """Number of files (or classes, groups, ...) concerned."""
     files: tuple[str, ...]
-    """The first of them, relative to the data folder."""
+    """The first `MAX_FILES` of them, relative to the data folder."""
     cause: str
     """What was found and what it means, one sentence."""
     remedy: str
-    """The edit or command that mends it; empty where there is nothing to do."""
+    """The edit or command that fixes it; empty where nothing needs to be done."""
     stems: frozenset[str] = field(default=frozenset(), repr=False)
-    """All samples that cannot be used because of it; `skip_bad` leaves these out."""
+    """All samples that cannot be used because of it; `skip_bad` omits these."""
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """Keys of data.toml that mend it; `check --write` writes them."""
+    """Keys of data.toml that fix it; `check --write` writes them."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the keys of interface 3.4."""
+        """Return the JSON object of `fullconv check --json`."""
         return {
             "code": self.code,
             "severity": self.severity,
@@ -48,8 +49,8 @@ class Problem:
         }
 
     def __str__(self) -> str:
-        named = ", ".join(self.files[:3]) + (f" and {self.count - 3} more" if self.count > 3 else "")
-        return f"{self.cause}{f' ({named})' if named else ''}. {self.remedy}".strip()
+        files = ", ".join(self.files[:3]) + (f" and {self.count - 3} more" if self.count > 3 else "")
+        return f"{self.cause}{f' ({files})' if files else ''}. {self.remedy}".strip()
 
 
 def problem(
@@ -61,12 +62,43 @@ def problem(
     stems: Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> Problem:
-    """Make a Problem of all the files that it concerns."""
-    return Problem(code, severity, len(files), tuple(files[:SHOWN]), cause, remedy, frozenset(stems), settings or {})
+    """Make a Problem from all files that it concerns."""
+    return Problem(
+        code, severity, len(files), tuple(files[:MAX_FILES]), cause, remedy, frozenset(stems), settings or {}
+    )
 
 
-def of_head(found: Problem, head: str) -> Problem:
-    """Say of which head's masks a problem is, and where in data.toml its remedy goes; "" is the only head."""
+@dataclass(frozen=True)
+class Finding:
+    """What a check found; the check's row in `checks.catalog` supplies what is left open here."""
+
+    code: str
+    files: Sequence[str] = ()
+    """All files concerned, relative to the data folder."""
+    detail: str = ""
+    """Follows the row's cause."""
+    cause: str = ""
+    """Replaces the row's cause."""
+    fix: str | None = None
+    """Replaces the row's fix."""
+    severity: Severity | None = None
+    """Replaces the row's severity."""
+    stems: Iterable[str] = ()
+    """Samples that `skip_bad` omits because of it."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of data.toml that fix it."""
+
+
+def display_path(path: Path, root: Path) -> str:
+    """Return how problems name a file: relative to the data folder if it lies inside."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def for_head(found: Problem, head: str) -> Problem:
+    """Mark a problem as one of a head's masks and move its remedy to the head's table; "" is the only head."""
     if not head:
         return found
     remedy = re.sub(r"(?:to|at the top of) (data\.toml[^:\n]*:\n)", rf"to \1[heads.{head}]\n", found.remedy)
@@ -75,7 +107,7 @@ def of_head(found: Problem, head: str) -> Problem:
 
 
 class BadDataError(DataError):
-    """A data set cannot be used; all that is wrong with it is in `problems` and in the message."""
+    """A data set cannot be used; `problems` and the message list everything that is wrong with it."""
 
     def __init__(self, where: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -84,5 +116,5 @@ class BadDataError(DataError):
 
 
 def errors(problems: Iterable[Problem]) -> list[Problem]:
-    """Return those that stop training."""
+    """Return the problems that stop training."""
     return [p for p in problems if p.severity == "error"]

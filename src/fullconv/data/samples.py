@@ -1,4 +1,4 @@
-"""A picture with its masks, and where a mask comes from."""
+"""An image with its masks, and where a mask comes from."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from PIL import Image, ImageOps
 from fullconv.errors import DataError
 from fullconv.images import decode
 
+JPEG_FORMATS = ("JPEG", "MPO")
+"""Pillow's names for files that cannot hold a mask."""
+
 Colors = Literal["none", "rgb", "all"]
-"""Where colours count: nowhere (equal channels are numbers, others stay colours), in RGB files, or in palettes, too."""
+"""Where colours count: nowhere (equal channels are labels, others stay colours), in RGB files, or in palettes, too."""
 
 
 class MaskError(DataError):
-    """A mask holds no class numbers; `code` sorts the reasons (docs/reference/checks.md)."""
+    """A mask holds no class labels; `code` is a check's (docs/reference/checks.md)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -27,20 +30,20 @@ class MaskError(DataError):
 
 
 class MaskSource(Protocol):
-    """Where the mask of one picture comes from: a file of its own, or shapes in an annotation file."""
+    """Where the mask of one image comes from: a file of its own, or shapes in an annotation file."""
 
     @property
     def path(self) -> Path:
-        """The file to name when something is wrong."""
+        """The file that error messages name."""
         ...
 
     @property
     def key(self) -> str:
-        """What tells this mask from others in the same file; empty for a file of its own."""
+        """Distinguishes masks in one file; empty for a file of its own."""
         ...
 
     def raw(self, colors: Colors = "none") -> NDArray[Any]:
-        """Return its numbers (H, W) uint8 or uint16, or colours (H, W, 3) uint8.
+        """Read labels (H, W) uint8 or uint16, or colours (H, W, 3) uint8.
 
         Raises:
             DataError, InputError: It cannot be read; the message names the file.
@@ -50,17 +53,17 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask that is a picture of its own."""
+    """A mask file."""
 
     path: Path
 
     @property
     def key(self) -> str:
-        """Nothing more than the path."""
+        """Empty: the path suffices."""
         return ""
 
     def raw(self, colors: Colors = "none") -> NDArray[Any]:
-        """Return its numbers or colours."""
+        """Read labels or colours."""
         where = str(self.path)
         array = decode(self.path, where, lambda image: raw_mask(image, where, colors))
         return array if array.ndim == 2 else tiff_mask(array, where, colors)
@@ -68,27 +71,27 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its masks."""
+    """One image with its masks."""
 
     stem: str
     """POSIX path without suffix, unique in the data set."""
     image: Path
     masks: Mapping[str, MaskSource] = field(hash=False)
-    """By head; "" for the only one."""
+    """By head; "" is the only one."""
     group: str | None = None
-    """Pictures of one group never straddle a split."""
+    """Images of one group stay in one split."""
     more: Path | None = None
-    """A picture of the same size whose bands follow the image's."""
+    """An image of the same size whose bands follow this one's."""
 
     @property
-    def pictures(self) -> tuple[Path, ...]:
-        """The files that hold its bands."""
+    def image_files(self) -> tuple[Path, ...]:
+        """The files that hold the image's bands."""
         return (self.image,) if self.more is None else (self.image, self.more)
 
-    def judged(self, head: str | None = None) -> Path:
-        """The file that a problem with a head's mask (of the first by default) names.
+    def report_path(self, head: str | None = None) -> Path:
+        """Return the file that a problem with a head's mask (of the first by default) names.
 
-        That is the mask, the annotation file of this picture alone, or the picture where one file annotates many.
+        It is the mask, the annotation file of this image alone, or the image where one file annotates many.
         """
         mask = self.masks[next(iter(self.masks)) if head is None else head]
         own = isinstance(mask, MaskFile) or mask.path.stem.startswith(self.image.stem)
@@ -101,18 +104,15 @@ class Sample:
 
 
 def raw_mask(image: Image.Image, where: str, colors: Colors = "none") -> NDArray[Any]:
-    """Return the numbers or colours of a loaded PIL image that is a mask, the right way up.
+    """Return the labels or colours of a loaded PIL image that is a mask, with its EXIF orientation applied.
 
     Raises:
-        DataError: It holds fractions, negative numbers, or transparency.
+        MaskError: It holds fractions, negative values, or transparency.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         if image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() != 255:
-            raise MaskError(
-                "mask-alpha",
-                f"{where}: the mask is transparent in places, so its labels are unsure. Save it without alpha.",
-            )
+            raise _transparent(where)
         image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
     if colors == "all" and image.mode in ("L", "P", "1"):
         image = image.convert("RGB")
@@ -127,21 +127,23 @@ def raw_mask(image: Image.Image, where: str, colors: Colors = "none") -> NDArray
 
 
 def tiff_mask(array: NDArray[Any], where: str, colors: Colors = "none") -> NDArray[Any]:
-    """Return the numbers or colours of a mask that the TIFF reader gave as (H, W, C)."""
+    """Return the labels or colours of a mask that the TIFF reader returned as (H, W, C)."""
     if array.shape[2] in (2, 4) and array.dtype == np.uint8:
         if array[..., -1].min() != 255:
-            raise MaskError(
-                "mask-alpha",
-                f"{where}: the mask is transparent in places, so its labels are unsure. Save it without alpha.",
-            )
+            raise _transparent(where)
         array = array[..., :-1]
     if array.shape[2] == 3 and array.dtype == np.uint8:
         return array[..., 0].copy() if colors == "none" and is_grey(array) else array
     return _whole_numbers(array, where)
 
 
+def _transparent(where: str) -> MaskError:
+    message = "the mask is transparent in places, so its labels are ambiguous. Save it without an alpha channel."
+    return MaskError("mask-alpha", f"{where}: {message}")
+
+
 def is_grey(planes: NDArray[Any]) -> bool:
-    """Whether all channels of (H, W, 3) are equal, so that it holds numbers rather than colours."""
+    """Whether all channels of (H, W, 3) are equal, so that they are labels."""
     return np.array_equal(planes[..., 0], planes[..., 1]) and np.array_equal(planes[..., 0], planes[..., 2])
 
 
@@ -153,25 +155,16 @@ def _whole_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
             "bad-mask",
             f"{where}: a mask has one channel, or RGB colours, not {array.shape}. Save it as an indexed PNG.",
         )
-    if array.dtype.kind == "f":
-        _refuse_fractions(array, where)
     low, high = float(array.min()), float(array.max())
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        message = "the mask holds NaN or infinity. Save it as whole numbers from 0 to 255."
+        raise MaskError("not-finite", f"{where}: {message}")
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        message = (
+            f"the mask holds fractions from {low:g} to {high:g}: it was scaled or averaged. Save it as whole numbers."
+        )
+        raise MaskError("float-mask", f"{where}: {message}")
     if low < 0 or high > 65535:
-        raise MaskError(
-            "bad-mask", f"{where}: the mask holds {low:g} to {high:g}; labels are 0 to 65535. Save it as class numbers."
-        )
+        message = f"the mask holds {low:g} to {high:g}; labels are 0 to 65535. Save it as class labels."
+        raise MaskError("bad-mask", f"{where}: {message}")
     return array.astype(np.uint16 if high > 255 else np.uint8)
-
-
-def _refuse_fractions(array: NDArray[Any], where: str) -> None:
-    if not np.isfinite(array).all():
-        raise MaskError(
-            "not-finite", f"{where}: the mask holds NaN or infinite numbers. Save it as whole numbers from 0 to 255."
-        )
-    if not np.array_equal(array, np.rint(array)):
-        least, most = float(array.min()), float(array.max())
-        raise MaskError(
-            "float-mask",
-            f"{where}: the mask holds fractions from {least:g} to {most:g}, so it was scaled or averaged."
-            " Save it as whole numbers.",
-        )

@@ -14,7 +14,7 @@ from pathlib import Path
 from fullconv.data.config import SPLITS, DataSettings, inside
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.text_files import column, composed, load_rows, load_text
+from fullconv.data.text_files import column, load_rows, load_text, nfc
 from fullconv.errors import DataError
 
 VAL_SHARE = 0.2
@@ -194,7 +194,7 @@ def by_lists(
     everyone = [sample for members in samples.values() for sample in members]
     known: dict[str, Sample | None] = {}
     for sample in everyone:
-        for name in map(composed, _names_of(sample, root)):
+        for name in map(nfc, _names_of(sample, root)):
             known[name] = None if name in known and known[name] is not sample else sample
     split_of: dict[str, str] = {}
     problems: list[Problem] = []
@@ -222,13 +222,13 @@ def by_lists(
 
 def unread_lists(root: Path, splits: Mapping[str, list[Sample]]) -> list[Problem]:
     """Say that there are lists of pictures by split that were not asked for, and how to ask for them."""
-    known = {composed(name) for members in splits.values() for sample in members for name in _names_of(sample, root)}
+    known = {nfc(name) for members in splits.values() for sample in members for name in _names_of(sample, root)}
     lists = {}
     for split in SPLITS:
         path = root / f"{split}.txt"
         with suppress(DataError):
             lines = read_list(path)[:20] if path.is_file() else []
-            names = [composed(text_stem(re.split(r"[,\t ]", line, maxsplit=1)[0])) for line in lines]
+            names = [nfc(text_stem(re.split(r"[,\t ]", line, maxsplit=1)[0])) for line in lines]
             if lines and 2 * sum(name in known or name.rpartition("/")[2] in known for name in names) > len(lines):
                 lists[split] = path.name
     if "train" not in lists:
@@ -249,7 +249,7 @@ def _names_of(sample: Sample, root: Path) -> set[str]:
 def _find(line: str, known: Mapping[str, Sample | None]) -> Sample | None:
     """Find the sample that a line names: all of it, or its first word (`image label` lists)."""
     for text in (line, re.split(r"[,\t ]", line, maxsplit=1)[0]):
-        stem = composed(text_stem(text))
+        stem = nfc(text_stem(text))
         for name in (stem, stem.rpartition("/")[2]):
             if (found := known.get(name)) is not None:
                 return found

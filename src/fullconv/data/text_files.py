@@ -39,15 +39,15 @@ def load_text(path: Path, fix: str) -> str:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). {fix}") from error
 
 
-def beginning(path: Path, size: int) -> str:
-    """Return the first bytes of a file as text, whatever they are."""
+def read_head(path: Path, size: int) -> str:
+    """Return the first bytes of a file as text, with undecodable ones replaced."""
     with path.open("rb") as file:
         data = file.read(size)
     return data.decode(_encoding(data), "replace")
 
 
-def both_ends(path: Path, size: int) -> tuple[str, str]:
-    """Return the first and the last bytes of a file as text, whatever they are."""
+def read_head_tail(path: Path, size: int) -> tuple[str, str]:
+    """Return the first and the last bytes of a file as text, with undecodable ones replaced."""
     with path.open("rb") as file:
         head = file.read(size)
         end = file.seek(0, 2)
@@ -74,10 +74,10 @@ def load_rows(path: Path, fix: str) -> list[list[str]]:
 
 
 def column(heading: Sequence[str], *names: str) -> int | None:
-    """Return the place of the first heading that is one of some names, whatever their case."""
+    """Return the index of the first heading that is one of some names, in any case."""
     return next((i for i, cell in enumerate(heading) if cell.lower().replace(" ", "_") in names), None)
 
 
-def composed(name: str) -> str:
+def nfc(name: str) -> str:
     """Return a name as most systems write it; macOS takes letters like `ä` apart, and so do files packed there."""
     return unicodedata.normalize("NFC", name)

@@ -29,7 +29,7 @@ class ExtraBands:
         if not folder.is_dir():
             raise InputError(f"--bands-from {folder}: no such folder.")
         self.folder = folder
-        self._files = Folder(folder).pictures("").files
+        self._files = Folder(folder).images("").files
         if not self._files:
             raise InputError(f"--bands-from {folder}: contains no images.")
 

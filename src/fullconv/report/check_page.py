@@ -88,13 +88,13 @@ def _classes(found: Examination, summary: Mapping[str, Any]) -> dict[str, list[d
     if found.dataset is None or not summary["classes"]:
         return {}
     heads = {}
-    for head, classes in summary.get("heads", dict.fromkeys(found.tallies, summary["classes"])).items():
+    for head, classes in summary.get("heads", dict.fromkeys(found.aggregates, summary["classes"])).items():
         palette = full_palette(found.dataset.labels[head].palette)
         rows = [
             {"name": row["name"], "color": palette[row["index"]], "count": row["pixels"], "images": row["pictures"]}
             for row in classes
         ]
-        if void := found.tallies[head].void_pixels:
+        if void := found.aggregates[head].void_pixels:
             rows.append({"name": "void", "color": None, "count": void, "images": None})
         heads[head] = _with_shares(rows)
     return heads
@@ -102,9 +102,9 @@ def _classes(found: Examination, summary: Mapping[str, Any]) -> dict[str, list[d
 
 def _sizes(found: Examination) -> list[dict[str, Any]]:
     """Return the image sizes, the most frequent first."""
-    if found.tally is None or not found.tally.sizes:
+    if found.first is None or not found.first.sizes:
         return []
-    sizes = sorted(found.tally.sizes.items(), key=lambda pair: (-pair[1], -math.prod(pair[0])))
+    sizes = sorted(found.first.sizes.items(), key=lambda pair: (-pair[1], -math.prod(pair[0])))
     rows = [{"name": f"{width} × {height}", "count": number} for (height, width), number in sizes[:MAX_SIZES]]
     if len(sizes) > MAX_SIZES:
         others = sum(number for _, number in sizes[MAX_SIZES:])

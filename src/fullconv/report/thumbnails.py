@@ -211,7 +211,7 @@ class SampleThumbnails:
         self.root, self.dataset = root, dataset
         self._samples: dict[str, Sample] = {}
         for sample in dataset.samples("all") if dataset is not None else ():
-            for path in (sample.image, sample.judged()):
+            for path in (sample.image, sample.report_path()):
                 name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
                 self._samples.setdefault(name, sample)
             self._samples.setdefault(sample.stem, sample)

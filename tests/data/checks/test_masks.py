@@ -8,31 +8,32 @@ from doctor.sets import COLORS, NAMES, colored, save
 from PIL import Image
 
 from fullconv.data import inspect
-from fullconv.data.checks.alignment import Fit, Pair
-from fullconv.data.labels.diagnose import Numbering
-from fullconv.data.labels.histogram import Census
+from fullconv.data.checks.alignment import AlignmentMatrix
+from fullconv.data.checks.thumbnails import Thumbnails
+from fullconv.data.labels.diagnose import LabelDiagnosis
+from fullconv.data.labels.histogram import LabelHistogram
 from fullconv.data.samples import Sample
 from synthetic.reading import problems
 from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
 from synthetic.shapes import save_image, save_mask
 
 
-def census(*numbers: int, masks: int = 4) -> Numbering:
-    """What is said of masks that hold these numbers."""
-    counts = Census()
+def diagnosis(*labels: int, masks: int = 4) -> LabelDiagnosis:
+    """Of masks that hold these labels."""
+    counts = LabelHistogram()
     for _ in range(masks):
         counts.masks += 1
-        counts.numbers.update(dict.fromkeys(numbers, 9))
-    return Numbering(Path("set"), ["a.png"], counts, None)
+        counts.pixels.update(dict.fromkeys(labels, 9))
+    return LabelDiagnosis(Path("set"), ["a.png"], counts, None)
 
 
 def test_white_on_black_is_binary_in_16_bits_too_and_white_alone_is_not():
     for top in (255, 65535):
-        found = census(0, top).binary()
+        found = diagnosis(0, top).binary()
         assert found is not None
         assert found.settings["values"] == {0: "background", top: "foreground"}
-    assert census(255).binary() is None
-    assert census(0, 254).binary() is None
+    assert diagnosis(255).binary() is None
+    assert diagnosis(0, 254).binary() is None
 
 
 def test_masks_that_are_white_everywhere_are_not_called_binary(tmp_path):
@@ -62,19 +63,21 @@ def test_masks_of_test_that_are_kept_back_are_no_mistake(tmp_path, void, severit
     assert [one.count for one in found] == [1] * len(found)
 
 
-def fit_of(*own: float) -> Fit:
-    """Ten pairs: how well each mask fits its own picture; all others fit nothing but for chance."""
-    table = np.random.default_rng(3).normal(0, 0.03, (len(own), len(own)))
-    noise = float(table[~np.eye(len(own), dtype=bool)].std())
-    table[np.diag_indices(len(own))] = own
+def matrix_of(*own: float) -> AlignmentMatrix:
+    """Ten pairs: how well each mask fits its own image; all others fit only by chance."""
+    scores = np.random.default_rng(3).normal(0, 0.03, (len(own), len(own)))
+    noise = float(scores[~np.eye(len(own), dtype=bool)].std())
+    scores[np.diag_indices(len(own))] = own
     blank = np.zeros((32, 32), np.uint8)
-    pairs = [Pair(Sample(str(i), Path(f"{i}.jpg"), {}), np.zeros((32, 32, 3), np.float32), blank, 1) for i in range(10)]
-    return Fit(tuple(pairs), table, noise)
+    pairs = [
+        Thumbnails(Sample(str(i), Path(f"{i}.jpg"), {}), np.zeros((32, 32, 3), np.float32), blank) for i in range(10)
+    ]
+    return AlignmentMatrix(pairs, scores, noise)
 
 
-def test_a_mask_that_fits_its_picture_badly_but_better_than_chance_is_no_stranger():
-    assert fit_of(*[0.3] * 9, 0.065).strangers() == []  # a small thing in it
-    assert [pair.sample.stem for pair in fit_of(*[0.3] * 9, -0.02).strangers()] == ["9"]
+def test_a_mask_that_fits_its_image_badly_but_better_than_chance_is_no_outlier():
+    assert matrix_of(*[0.3] * 9, 0.065).outliers() == []  # a small object in it
+    assert [pair.sample.stem for pair in matrix_of(*[0.3] * 9, -0.02).outliers()] == ["9"]
 
 
 @pytest.mark.parametrize("kind", ["images", "masks"])
@@ -93,7 +96,7 @@ def test_colours_that_are_nearly_named_get_the_class_of_the_named_one(tmp_path):
     (tmp_path / "data.toml").write_text(f"colors = {{ {table} }}\n")
     for stem in STEMS:
         save(np.where((shown := colored(scene(stem).labels)) == 128, 127, shown), tmp_path / "masks" / f"{stem}.png")
-    text = assert_refused(tmp_path, "[unknown-color]", "nearly colours that are named")
+    text = assert_refused(tmp_path, "[unknown-color]", "close to colours that are named")
     (tmp_path / "data.toml").write_text(next(line for line in text.splitlines() if line.startswith("colors = ")))
     assert_read(tmp_path)
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fullconv.data import open_dataset
-from fullconv.data.convert import convert
+from fullconv.data import convert_dataset, open_dataset
 from fullconv.labels import VOID
 from synthetic.exports import FORMATS, Scene, names_of
 
@@ -39,7 +38,7 @@ def round_trip(kind: str, to: str, scene: Scene) -> None:
         FORMATS[kind](scene, root)
         assert open_dataset(root).format == FAMILY.get(kind, kind)
         check(root, scene, kind)
-        done = convert(root, Path(folder) / "out", to)
+        done = convert_dataset(root, Path(folder) / "out", to)
         assert (done.written, done.failed, done.problems) == (len(scene.masks), [], [])
         check(Path(folder) / "out", scene, kind)
 

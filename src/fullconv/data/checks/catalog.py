@@ -1,225 +1,336 @@
-"""The words for what is wrong with files, gathered over a data set: a problem a code, not one a file."""
+"""The table of all checks. To add one, write its row here, its function in a module of this package, and a test."""
 
 from __future__ import annotations
 
-import errno
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
+from fullconv.data.checks import alignment, appearance, dataset, duplicates, files, palettes
+from fullconv.data.problems import MAX_FILES, Finding, Problem, Severity
 
-from fullconv.data.config import read_table
-from fullconv.data.config_hints import advise
-from fullconv.data.problems import SHOWN, Problem, Severity
-from fullconv.data.samples import Sample
-from fullconv.labels import parse_color
+Scope = Literal["file", "image", "mask", "pair", "masks", "dataset", "format"]
 
-_AGAIN = "Copy or export them again, or leave the pairs out (--skip-bad)."
 
-WORDS: dict[str, tuple[Severity, str, str]] = {
-    "empty-file": ("error", "files are empty (0 bytes)", _AGAIN),
-    "truncated": ("error", "files are truncated: data are missing at the end", _AGAIN),
-    "not-a-picture": (
-        "error",
-        "files are no pictures, whatever their names say",
-        "Replace them, or leave the pairs out.",
-    ),
-    "unreadable": ("error", "files cannot be decoded", _AGAIN),
-    "missing-file": ("error", "files are not there", "Check the names, and links that lead nowhere."),
-    "too-large": ("error", "pictures are larger than allowed", "Set FULLCONV_MAX_PIXELS in the environment."),
-    "needs-extra": ("error", "files need a reader that is not installed", ""),
-    "link-loop": ("error", "links lead back to themselves", "Replace them by the files, or leave the pairs out."),
-    "bad-mask": ("error", "masks hold no class numbers", "Save them as indexed or grey PNG."),
-    "float-mask": (
-        "error",
-        "masks hold fractions, so they were scaled or averaged",
-        "Save them as whole class numbers, as indexed or grey PNG.",
-    ),
-    "float-mask:whole": ("note", "masks store whole numbers as fractions; they are read as numbers", ""),
-    "mask-alpha": (
-        "error",
-        "masks are transparent in places, so it is not clear what counts there",
-        "Save them without an alpha channel, as indexed or grey PNG.",
-    ),
-    "mask-alpha:opaque": ("note", "masks have an alpha channel; it is opaque and left out", ""),
-    "not-finite": ("error", "files hold NaN or infinite numbers", "Replace these numbers, for example by 0."),
-    "missing-band": (
-        "error",
-        "pictures have fewer bands than data.toml asks for",
-        "Correct bands in data.toml, or leave these pictures out.",
-    ),
-    "band-size": (
-        "error",
-        "pictures with further bands have another size than their pictures",
-        "Export both at one size, or leave the pairs out.",
-    ),
-    "mask-size": (
-        "error",
-        "masks have another size than their pictures",
-        "Export both at one size, or leave the pairs out.",
-    ),
-    "exif-orientation": (
-        "error",
-        "pictures have an EXIF orientation, and their masks were drawn on them without it",
-        "Take the orientation out of these pictures: exiftool -Orientation= -overwrite_original FILE",
-    ),
-    "mask-is-picture": (
-        "error",
-        "masks are the pictures themselves, byte by byte",
-        "Put the masks there, or leave the pairs out.",
-    ),
-    "lossy-mask": (
-        "error",
-        "masks were compressed or resized with interpolation: their edges hold values in between",
-        "Export the masks again as PNG, without anti-aliasing, and resize them with nearest neighbour only.",
-    ),
-    "several-frames": ("note", "files hold several pages or frames, of which the first is read", ""),
-    "constant-mask": ("note", "masks hold one class everywhere", ""),
-    "jpeg-mask": ("error", "masks are stored as JPEG", "Export the masks again, as indexed PNG."),
-    "all-void": ("warning", "masks are void everywhere", "Check them; nothing can be learned from them."),
-    "unknown-label": ("error", "masks hold labels that are neither a class nor void", ""),
-    "unknown-color": ("error", "masks hold colours that are not named", ""),
-}
-"""Severity, cause and remedy by code, for what is wrong with single files; behind a colon, its harmless kind."""
+@dataclass(frozen=True)
+class Check:
+    """One kind of problem."""
 
-JPEG_FORMATS = ("JPEG", "MPO")
-JPEG_WORDS = "JPEG changes numbers near every edge"
+    code: str
+    severity: Severity
+    cause: str
+    """What was found and what it means: a clause that the files complete."""
+    fix: str
+    scope: Scope
+    """What `find` is called with: "file" a record, its image's or mask's stats, and the path; "image", "mask" and "pair" a
+    record; "masks" the aggregates of each head, "dataset" those of the first. "format": found while opening."""
+    find: Callable[..., Any] | None = None
+    """Returns a Finding or None; of "masks" and "dataset" several. Rows that share a function share one call."""
+    hides: tuple[str, ...] = ()
+    """Codes that follow from this problem and are not reported beside it."""
+    evidence: str = ""
+    """For the documentation: what counts as such, with the limits."""
+    also: str = ""
+    """For the documentation: when the severity is another one."""
 
-_VALUES_SHOWN = 12
-_VALUES_NAMED = 40
-_NEARLY = 4
+
+_COPY_AGAIN = "Copy or export them again, or omit the pairs (--skip-bad)."
+_LABELS = ("unknown-label", "class-missing-in-train", "class-unused", "constant-mask")
+_CLASSES = ("all-void", "nothing-to-learn", "class-missing-in-train", "class-unused", "constant-mask")
+_ONE_SIZE = "Export both at one size, or omit the pairs."
+
+# fmt: off
+CHECKS = (
+    Check("unusable", "error", "the data set cannot be opened", "As the message says.", "dataset",
+          evidence="no such folder, an empty one, no known layout, two layouts that match, or an invalid `data.toml`"),
+    Check("missing-mask", "error", "images have no mask of their name",
+          "Add the mask, move the image away, or set mask_suffix where all masks have one.", "format",
+          also="warning in PASCAL VOC without lists and for unlabelled tasks of Label Studio; note for VOC's test list"),
+    Check("missing-picture", "warning", "masks or annotations have no image of their name",
+          "Add the images, or move the masks away.",
+          "format", also="error \\* without any image"),
+    Check("missing-bands", "error", "images have no partner of their name in the folder of `bands_from`",
+          "Add it, or move the image away.", "format"),
+    Check("duplicate-stem", "error", "images or masks share a name but for the suffix",
+          "Remove or rename one of each.", "format",
+          evidence="`a.jpg` beside `a.png`, in PASCAL VOC if they are listed; `--skip-bad` takes the first"),
+    Check("missing-folder", "error", "a split has a folder of images and none of masks, or the other way round",
+          "Add it, or move the folder away.", "dataset", also="note for test"),
+    Check("empty-folder", "error", "a folder of the layout holds neither images nor masks", "Add them.", "dataset"),
+    Check("empty-split", "warning", "a split has no image with a mask", "Add some.", "dataset", dataset.empty_splits,
+          also="error \\* for train; none for test if its masks are withheld"),
+    Check("other-file", "note", "files are no images by their suffix and are ignored", "", "format"),
+    Check("missing-listed", "error", "a list names images (of CVAT masks) that do not exist", "Correct the list.",
+          "format",
+          evidence="in `splits` or a list of the format; `--skip-bad` omits the line"),
+    Check("unlisted", "note", "images are on no list or in no annotation and are omitted",
+          "List or annotate them to include them.",
+          "format"),
+    Check("unread-list", "note", "`train.txt` and others list the images, but val was held out by hash",
+          "Add the `splits` line of the message to use them.", "format"),
+    Check("group-straddles", "error", "groups are in several splits", "Move each group into one split.", "dataset"),
+    Check("missing-file", "error", "files do not exist", "Check the names, and links with a missing target.", "file",
+          files.unreadable),
+    Check("link-loop", "error", "links lead back to themselves", "Replace them by the files, or omit the pairs.",
+          "file",
+          files.unreadable, also="warning for a folder that links to one above it; it is not followed twice"),
+    Check("empty-file", "error", "files are empty (0 bytes)", _COPY_AGAIN, "file", files.unreadable),
+    Check("truncated", "error", "files are truncated: data are missing at the end", _COPY_AGAIN, "file",
+          files.unreadable,
+          evidence="or are zeros there, also where decoders would silently fill them in"),
+    Check("not-a-picture", "error", "not image files, despite their extension", "Replace them, or omit the pairs.",
+          "file",
+          files.unreadable, evidence="text, a Git LFS pointer, a folder, a pipe"),
+    Check("unreadable", "error", "files cannot be decoded", _COPY_AGAIN, "file", files.unreadable,
+          also="\\* for a folder",
+          evidence="also a JPEG with zeros in the middle or sent as text, an annotation file without its list of shapes, and a"
+                   " file or folder without permission"),
+    Check("too-large", "error", "images have more pixels than allowed", "Set FULLCONV_MAX_PIXELS in the environment.",
+          "file",
+          files.unreadable, evidence="179 million by default"),
+    Check("needs-extra", "error", "files need a reader that is not installed", "", "file", files.unreadable,
+          evidence="multi-band TIFF: `geo`, HEIC: `formats`; the message has the install line"),
+    Check("several-frames", "note", "files hold several pages or frames, of which the first is read", "", "file",
+          files.several_frames, evidence="smaller copies of a page do not count"),
+    Check("not-finite", "error", "files hold NaN or infinite values", "Replace these values, for example by 0.",
+          "image",
+          files.non_finite),
+    Check("missing-band", "error", "images have fewer bands than data.toml asks for",
+          "Correct bands in data.toml, or omit these images.",
+          "image", files.missing_band),
+    Check("channels-differ", "error", "images differ in channels", "Convert all to one kind, or omit these.", "dataset",
+          dataset.different_kinds, evidence="8-bit grey among RGB is no error"),
+    Check("dtype-differs", "error", "images differ in data type", "Convert all to one kind, or omit these.", "dataset",
+          dataset.different_kinds, evidence="8-bit, 16-bit or float"),
+    Check("constant-pictures", "warning", "images are of one colour everywhere",
+          "Check their export, or delete them with their masks.",
+          "dataset", dataset.constant_images, ("duplicate-across-splits", "near-duplicate"),
+          also="error \\* where all pixels of train have one value (of 8 bits: in six images or more)"),
+    Check("grey-among-color", "note", "images are grey and are read as R = G = B", "", "dataset",
+          dataset.different_kinds,
+          evidence="8-bit grey images among RGB ones"),
+    Check("band-size", "error", "images with further bands have another size than their images", _ONE_SIZE, "image",
+          files.band_size),
+    Check("exif-orientation", "error", "images have an EXIF orientation, and their masks were drawn without it",
+          "Remove the orientation from these images: exiftool -Orientation= -overwrite_original FILE", "pair",
+          files.exif_orientation,
+          evidence="by the sizes; of square or upside-down images, by which way the mask explains the colours better"),
+    Check("mask-size", "error", "masks have another size than their images", _ONE_SIZE, "pair", files.mask_size,
+          evidence="after EXIF orientation; or were drawn on an image of another size (COCO, CVAT, LabelMe)"),
+    Check("mask-is-picture", "error", "masks are the images themselves, byte by byte",
+          "Replace them by masks, or omit the pairs.",
+          "pair", files.mask_is_image, ("rgb-mask", "class-unused")),
+    Check("bad-mask", "error", "masks hold no class labels", "Save them as indexed or grey PNG.", "file",
+          files.unreadable,
+          evidence="negative values, values over 65535, two or more than four channels"),
+    Check("float-mask", "error", "masks hold fractions: they were scaled or averaged",
+          "Save them as whole class labels, as indexed or grey PNG.", "mask", files.float_mask,
+          also="note where all are whole numbers"),
+    Check("mask-alpha", "error", "masks are transparent in places, so their labels are ambiguous",
+          "Save them without an alpha channel, as indexed or grey PNG.", "mask", files.mask_alpha,
+          also="note where it is opaque"),
+    Check("jpeg-mask", "error", "masks are stored as JPEG", "Export the masks again, as indexed PNG.", "mask",
+          files.jpeg_mask,
+          ("class-unused", "class-missing-in-train", "nothing-to-learn")),
+    Check("lossy-mask", "error",
+          "masks were compressed or resized with interpolation: their edges hold values in between",
+          "Export the masks again as PNG, without anti-aliasing, and resize them with nearest neighbour only.", "masks",
+          dataset.blurred_masks, ("class-unused", "class-missing-in-train", "nothing-to-learn"),
+          evidence="a fifth or more of the edges pass over several labels or colours in between, for one or two pixels; drawn"
+                   " masks stay below a fourteenth. Needs three labels or more"),
+    Check("unknown-label", "error", "masks hold labels that are neither a class nor void",
+          "Name them in classes or values.",
+          "masks", dataset.unknown_labels),
+    Check("unknown-color", "error", "masks hold colours without a class", "Add them to colors.", "masks",
+          dataset.unknown_colors,
+          evidence="the message has the `colors` line where red and blue are swapped"),
+    Check("binary-mask", "error", "masks hold only 0 and 255 (or 65535), and 255 is void",
+          "Add the `values` line of the message.",
+          "masks", dataset.diagnose_labels, _CLASSES, also="warning for few",
+          evidence="unless a class has 255; or few masks do, while the others hold classes and no 255"),
+    Check("rgb-mask", "error", "masks are RGB and their colours have no class",
+          "Add the `colors` line of the message.", "masks",
+          dataset.colored_masks, _CLASSES),
+    Check("off-by-one", "error", "masks number the classes from 1", "Add the `values` line of the message.", "masks",
+          dataset.diagnose_labels, (*_LABELS, "nothing-to-learn"), also="warning for trainIds",
+          evidence="they hold K, and 0 never or as one label more; of a format with a table of its own (Roboflow, ADE20K,"
+                   " Cityscapes) one more than it, or its classes from 0 with a 255 that it does not define (trainIds)"),
+    Check("scaled-labels", "error", "masks hold the class labels times a factor",
+          "Add the `values` line of the message.", "masks",
+          dataset.diagnose_labels, (*_LABELS, "nothing-to-learn", "all-void"),
+          evidence="256 or 257 (16 bits), another factor, or spread over 0 to 255"),
+    Check("instance-ids", "error", "masks number objects, not classes",
+          "Add the `values` line of the message, or export one label per class.", "masks", dataset.diagnose_labels,
+          (*_LABELS, "nothing-to-learn"),
+          evidence="labels or colours differ from mask to mask: each counts up to another last one, or most are in"
+                   " one mask only"),
+    Check("classes-exchanged", "warning", "two classes look like each other in some masks",
+          "Look at a few beside their images, and export these masks like the others.", "dataset",
+          appearance.exchanged_classes,
+          evidence="in one split, or of two classes in at most a quarter of the masks: by their colours, and by which is"
+                   " larger or by further classes that look as usual"),
+    Check("void-as-class", "warning", "255 is void, but fills regions, and exactly one class is in no mask",
+          "Add the `values` line of the message if 255 is that class.", "masks", dataset.diagnose_labels,
+          ("class-unused",),
+          evidence="regions of 8 pixels and more across, in half of the masks that hold 255"),
+    Check("palette-permuted", "error", "palettes of indexed masks have their colours at other labels",
+          "Export these masks again with the palette of the others.", "masks", palettes.permuted_palettes,
+          also="\\* where classes have colours",
+          evidence="than the classes or most masks; or there is no order that two thirds of the masks share"),
+    Check("folders-exchanged", "error",
+          "masks look like photographs and images like masks, so their folders are exchanged",
+          "Exchange the two folders.", "masks", dataset.exchanged_folders, (*_CLASSES, "jpeg-mask", "lossy-mask",
+          "rgb-mask"),
+          evidence="three quarters of the masks have more than 4096 colours, and no image has 64 different values"),
+    Check("few-classes", "error", "no classes are named, and masks or annotations hold fewer than two",
+          "Add the `classes` line of the message.", "masks", None, _CLASSES),
+    Check("label-gaps", "error", "no classes are named, and the labels are not 0 to K-1",
+          "Add the `values` line of the message.",
+          "masks", None, (*_CLASSES, "unknown-label"), evidence="or are more than 255"),
+    Check("all-void", "warning", "masks are void everywhere", "Check them; nothing can be learned from them.", "masks",
+          dataset.void_masks, also="note for all of test, as where the ground truth is withheld"),
+    Check("constant-mask", "note", "masks hold one class everywhere", "", "pair", files.constant_mask,
+          evidence="an empty one: the first class"),
+    Check("same-mask", "warning", "masks of different images are the same, byte by byte", "Export the masks again.",
+          "masks",
+          dataset.same_mask, evidence="more than half of all"),
+    Check("nothing-to-learn", "error", "every mask in train is void everywhere, so there is nothing to learn from",
+          "Name the labels that are classes in values of data.toml, or export the masks again.", "masks",
+          dataset.nothing_to_learn,
+          ("all-void", "constant-mask", "class-unused"), evidence="or holds only one class"),
+    Check("unlabeled", "note", "masks are drawn from shapes; the message names the class of the rest",
+          'Set unlabeled in data.toml for another class, or "void".', "format"),
+    Check("unknown-class", "error", "shapes have a name that is no class", "Add it to classes, or rename the shapes.",
+          "format",
+          evidence="not in `classes`, or not in the list of their file (CVAT, Supervisely, `category_id` of COCO)"),
+    Check("similar-classes", "warning", "class names differ in case, spaces or hyphens only",
+          "Give all shapes of a class one name.",
+          "masks", dataset.similar_classes, evidence="`Car` and `car `"),
+    Check("repeated-id", "error", "images or categories of a COCO file share an id", "Give each its own.", "format",
+          evidence="or an image has several ids, or stands in several files with different annotations"),
+    Check("bad-shape", "error", "shapes cannot be drawn", "Draw them again, or remove them.", "format",
+          evidence="too few points, no numbers, run lengths of another size, all points between 0 and 1"),
+    Check("box-only", "warning", "annotations have a box and no outline", "Draw outlines, or set boxes in data.toml.",
+          "format",
+          also="note where they are filled or `boxes` is set",
+          evidence="what boxes draw is in [formats.md](formats.md)"),
+    Check("no-area", "warning", "shapes without an area are omitted", "Draw outlines where they should count.",
+          "format",
+          evidence="points and lines (CVAT, Label Studio, Supervisely), and outlines of fewer than three different points (COCO,"
+                   " LabelMe)"),
+    Check("outline-in-outline", "warning", "COCO annotations have an outline inside another one of their own",
+          "Export run lengths or masks.", "format", evidence="COCO adds them up, so it is no hole"),
+    Check("orphan-annotation", "warning", "annotations belong to no image of their file", "Correct their image_id.",
+          "format"),
+    Check("outside-picture", "warning", "shapes leave their images", "Check the unit and order of the coordinates.",
+          "masks",
+          dataset.outside_image,
+          evidence="a tenth of all shapes (at least three) pass the edges by more than a fifth of the image, or all lie in its"
+                   " first hundredth, or some lie wholly outside"),
+    Check("several-annotations", "warning", "images are annotated several times", "Keep one of each.", "format",
+          evidence="by several people (Label Studio), twice in the file (CVAT), or in several files (LabelMe); the ground truth,"
+                   " the file of its name, or the first counts"),
+    Check("several-labels", "warning", "shapes have several labels (Label Studio); the first counts", "Keep one.",
+          "format"),
+    Check("path-mended", "note", "annotations have a wrong path for their image; the image of that name was taken", "",
+          "format"),
+    Check("class-missing-in-train", "warning", "classes are in val or test but not in train, so they cannot be learned",
+          "Move images with them to train, or remove the classes.", "masks", dataset.missing_classes),
+    Check("class-unused", "note", "classes are in no mask", "", "masks", dataset.missing_classes),
+    Check("other-class", "note", "classes of the full ADE20K release that `classes` omits are void", "", "format"),
+    Check("duplicate-across-splits", "warning",
+          "images are in two splits with the same content, so scores would be too high",
+          "Delete one of each two, image and mask.", "dataset", duplicates.duplicates,
+          evidence="by decoded content; or two lists of PASCAL VOC have one name"),
+    Check("near-duplicate", "warning",
+          "images are in two splits nearly the same (saved again, resized or turned), so scores would be"
+          " too high", "Delete one of each two, image and mask.", "dataset", duplicates.duplicates,
+          evidence="correlation 0.985 of what differs from the mean image, in any orientation"),
+    Check("compared-in-part", "note", "the data set is large", "", "dataset", duplicates.duplicates,
+          evidence="over 30 million pairs of train with val or test, flipped and turned copies are not searched; over 3 billion,"
+                   " only every n-th image is compared"),
+    Check("video-neighbours", "note",
+          "images of val or test resemble images of train: frames of one video, or tiles of one image, make"
+          " scores too high", "Put each video, or each image that was cut up, into one split (groups in data.toml).",
+          "dataset",
+          duplicates.duplicates, evidence="a tenth of val or test (at least three), correlation 0.9"),
+    Check("mask-mismatch", "warning",
+          "masks match their own images no better than random ones: the pairs are probably shuffled",
+          "Pair them again, by names or lists that belong together; open a few images beside their masks.", "dataset",
+          alignment.alignment,
+          evidence="of a shifted list: better the next ones; of a mixed-up one: three or more (and a tenth) much better those of"
+                   " other names; of single pairs: no better than chance, where all others fit"),
+    Check("mask-turned", "warning",
+          "masks fit their images much better turned or mirrored, while the others fit as they are",
+          "Turn them, or export them again.", "dataset", alignment.alignment, evidence="or all masks of a split do"),
+)
+# fmt: on
+
+BY_CODE = {check.code: check for check in CHECKS}
+
+
+def checks_of(scope: Scope) -> list[Callable[..., Any]]:
+    """Return the functions of a scope, each once."""
+    return list(dict.fromkeys(check.find for check in CHECKS if check.scope == scope and check.find is not None))
+
+
+def to_problem(found: Finding | Problem) -> Problem:
+    """Complete a finding with its row of the table."""
+    if isinstance(found, Problem):
+        return found
+    collector = ProblemCollector()
+    collector.add(found)
+    return collector.problems()[0]
 
 
 @dataclass
-class _Finding:
-    files: list[str] = field(default_factory=list)
+class _Collected:
+    first: Finding
     count: int = 0
+    files: list[str] = field(default_factory=list)
     stems: set[str] = field(default_factory=set)
-    detail: str = ""
-    values: set[int] = field(default_factory=set)
 
 
-class Findings:
-    """What is wrong with single files, by code.
+class ProblemCollector:
+    """Merges findings to one problem per code and severity; the first finding supplies detail, cause and fix."""
 
-    Args:
-        root: The data folder.
-        named: The colours 0xrrggbb of masks that have a meaning, with it.
-    """
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, Severity], _Collected] = {}
 
-    def __init__(self, root: Path, named: Mapping[int, str] | None = None) -> None:
-        self.root, self.named = root, named or {}
-        self._by_code: dict[str, _Finding] = {}
-
-    def add(self, code: str, sample: Sample, path: Path, detail: str = "", values: Sequence[int] = ()) -> None:
-        """Note one file; the detail of the first is told."""
-        finding = self._by_code.setdefault(code, _Finding(detail=detail))
-        finding.count += 1
-        finding.values.update(values)
-        finding.stems.add(sample.stem)
-        if len(finding.files) < SHOWN:
-            finding.files.append(self._name(path))
-
-    def unreadable(self, code: str, sample: Sample, path: Path, error: str) -> None:
-        """Note a file that cannot be decoded, with the reader's words but for its advice."""
-        code = code if code in WORDS else "unreadable"
-        if code == "unreadable" and _is_loop(path):
-            code = "link-loop"
-        self.add(code, sample, path, reason(code, error, path))
-
-    def unknown(self, sample: Sample, path: Path, values: Sequence[int], in_color: bool) -> None:
-        """Note a mask with numbers or colours that mean nothing."""
-        self.add("unknown-color" if in_color else "unknown-label", sample, path, values=values)
+    def add(self, finding: Finding) -> None:
+        """Add what a check found."""
+        severity = finding.severity or BY_CODE[finding.code].severity
+        collected = self._found.setdefault((finding.code, severity), _Collected(finding))
+        collected.count += len(finding.files)
+        collected.files += finding.files[: MAX_FILES - len(collected.files)]
+        collected.stems.update(finding.stems)
 
     def problems(self) -> list[Problem]:
-        """Return a problem for each code that was seen."""
-        return [self._problem(code, finding) for code, finding in self._by_code.items()]
-
-    def _problem(self, code: str, finding: _Finding) -> Problem:
-        severity, cause, remedy = WORDS[code]
-        if finding.values:
-            shown = sorted(finding.values)[:_VALUES_SHOWN]
-            more = ", ..." if len(finding.values) > _VALUES_SHOWN else ""
-            if code == "unknown-color":
-                cause += f": {', '.join(f'#{value:06x}' for value in shown)}{more}"
-                remedy = self._color_remedy(sorted(finding.values))
-            else:
-                cause += f": {', '.join(map(str, shown))}{more}"
-                remedy = self._label_remedy(sorted(finding.values))
-        elif finding.detail:
-            cause += f" ({finding.detail})"
-        code = code.partition(":")[0]
-        stems = frozenset(finding.stems) if severity == "error" else frozenset()
-        return Problem(code, severity, finding.count, tuple(finding.files), cause, remedy, stems)
-
-    def _label_remedy(self, values: Sequence[int]) -> str:
-        if len(values) > _VALUES_NAMED:
-            return "Check that these are class masks: resized or compressed masks and instance numbers are not."
-        there = read_table(self.root)
-        if isinstance(there.get("values"), dict):
-            table: dict[str, object] = {"values": {**there["values"], **dict.fromkeys(map(str, values), "void")}}
-        else:
-            void = there.get("ignore_index", [])
-            void = [*(void if isinstance(void, list) else [void]), *values]
-            table = {"ignore_index": void[0] if len(void) == 1 else void}
-        return f"If they are classes, add their names to classes; if they are void: {advise(self.root, table)}"
-
-    def _color_remedy(self, colors: Sequence[int]) -> str:
-        if (exchanged := self._with_red_for_blue(colors)) is not None:
-            words = (
-                "They are named colours with red and blue exchanged, as OpenCV writes them: export the masks again, or"
-            )
-            return f"{words} {advise(self.root, {'colors': exchanged}, ('values',))}".replace("or Add", "or add")
-        there = read_table(self.root).get("colors")
-        if len(colors) > _VALUES_NAMED or not isinstance(there, dict):
-            return 'Name them in colors of data.toml, as a class or "void".'
-        meant = {f"#{color:06x}": _nearest_color(color, there) for color in colors}
-        table = {"colors": {**there, **{color: name or "void" for color, name in meant.items()}}}
-        if all(meant.values()):
-            return f"They are nearly colours that are named: {advise(self.root, table)}"
-        return f'With the name of a class instead of "void" where they are one: {advise(self.root, table)}'
-
-    def _with_red_for_blue(self, colors: Sequence[int]) -> dict[str, str] | None:
-        """Return all named colours, these too, where they are such with red and blue exchanged, and clash with none."""
-        other = {(c & 255) << 16 | c & 0xFF00 | c >> 16: name for c, name in self.named.items()}
-        if not set(colors) <= set(other) or any(self.named.get(c, name) != name for c, name in other.items()):
-            return None
-        return {f"#{c:06x}": name for c, name in {**self.named, **{c: other[c] for c in colors}}.items()}
-
-    def _name(self, path: Path) -> str:
-        return shown(path, self.root)
+        """Return the problems in the order of their first finding."""
+        problems = []
+        for (code, severity), collected in self._found.items():
+            row, found = BY_CODE[code], collected.first
+            cause = (found.cause or row.cause) + (f" ({found.detail})" if found.detail else "")
+            fix = row.fix if found.fix is None else found.fix
+            stems = frozenset(collected.stems) if severity == "error" else frozenset()
+            files = tuple(collected.files)
+            problems.append(Problem(code, severity, collected.count, files, cause, fix, stems, found.settings))
+        return problems
 
 
-def _nearest_color(color: int, named: Mapping[str, object]) -> str | None:
-    """Return the class of the one named colour that differs by a few levels only: rounding and colour profiles do that."""
-    own = np.array([color >> 16, color >> 8 & 255, color & 255])
-    near = [name for key, name in named.items() if np.abs(np.array(parse_color(key)) - own).max() <= _NEARLY]
-    return str(near[0]) if len(near) == 1 else None
+def without_consequences(problems: Iterable[Problem]) -> list[Problem]:
+    """Omit problems that follow from another one."""
+    problems = list(problems)
+    hidden = {code for found in problems if found.code in BY_CODE for code in BY_CODE[found.code].hides}
+    return [found for found in problems if found.code not in hidden]
 
 
-def shown(path: Path, root: Path) -> str:
-    """Return how a problem names a file."""
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:  # unpacked from an annotation file
-        return path.as_posix()
-
-
-def reason(code: str, error: str, path: Path) -> str:
-    """Return what a reader's words add to those of the code: no name, no advice, nothing twice."""
-    if code in ("empty-file", "missing-file", "mask-alpha", "link-loop"):
-        return ""
-    words = error.removeprefix(f"{path}: ")
-    if code != "needs-extra":  # its line to install is all that helps
-        words = re.split(r"\. (?=[A-Z])", words, maxsplit=1)[0]
-    return words.removesuffix(".")
-
-
-def _is_loop(path: Path) -> bool:
-    try:
-        path.stat()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
+def as_markdown() -> str:
+    """Return the table of docs/reference/checks.md."""
+    rows = ["| code | severity | meaning | fix |", "|---|---|---|---|"]
+    for check in CHECKS:
+        star = " \\*" if check.severity == "error" and check.scope in ("masks", "dataset") else ""
+        severity = f"{check.severity}{star}" + (f"; {check.also}" if check.also else "")
+        meaning = " ".join(f"{text[0].upper()}{text[1:]}." for text in (check.cause, check.evidence) if text)
+        rows.append(f"| `{check.code}` | {severity} | {meaning} | {check.fix} |")
+    return "\n".join(rows) + "\n"

@@ -1,276 +1,254 @@
-"""What is wrong with a data set as a whole, counted sample by sample."""
+"""Checks of a data set as a whole, by what the scan counted over all of its files."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.checks.alignment import FEWEST, Pairing
-from fullconv.data.checks.appearance import Appearance
-from fullconv.data.checks.catalog import JPEG_FORMATS, Findings, shown
-from fullconv.data.checks.duplicates import Alike
-from fullconv.data.checks.palettes import Palettes
-from fullconv.data.class_files import similar_classes
+from fullconv.data.checks.aggregates import FEW_VALUES, Aggregates
+from fullconv.data.class_files import similar_class_names
 from fullconv.data.config import read_table
-from fullconv.data.dataset import Dataset
-from fullconv.data.formats import BoundsCheck, DrawnMask
-from fullconv.data.labels.diagnose import Numbering
-from fullconv.data.labels.histogram import Census, void_numbers
-from fullconv.data.labels.infer import color_problem
-from fullconv.data.problems import SHOWN, Problem, problem
-from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan.stats import MaskFacts, PictureFacts
-from fullconv.data.statistics import class_counts, meaning_of
-from fullconv.labels import VOID
+from fullconv.data.config_hints import config_hint
+from fullconv.data.labels.diagnose import LabelDiagnosis, unnamed_colors
+from fullconv.data.problems import Finding, Problem
+from fullconv.data.statistics import common_kind
+from fullconv.labels import parse_color
 
-_CLASSES_SHOWN = 12
-_FEW_LEVELS = 64
-"""Pictures with fewer different numbers look like masks."""
+_MIN_SAMPLES = 6  # fewer prove nothing
+_MAX_CLASSES_SHOWN = 12
+_MAX_VALUES_SHOWN = 12
+_MAX_VALUES_NAMED = 40
+_NEAR_COLOR = 4  # levels: rounding and colour profiles change colours by less
 
 
-class Tally:
-    """What shows only over the whole data set."""
+def empty_splits(scan: Aggregates) -> Iterator[Finding]:
+    """Splits without a sample."""
+    splits, problems = scan.dataset.splits, scan.dataset.problems
+    if not splits.get("train"):
+        cause = "there is nothing to train on: train has no image with a mask"
+        yield Finding("empty-split", ["train"], cause=cause, severity="error")
+    withheld = any(one.code == "missing-mask" and one.severity == "note" for one in problems)
+    for split in ("val", "test"):
+        if split in splits and not splits[split] and not (split == "test" and withheld):
+            fix = "Add some; without val the last model is kept, not the best." if split == "val" else ""
+            yield Finding("empty-split", [split], cause=f"{split} has no image with a mask", fix=fix)
 
-    def __init__(self, dataset: Dataset, head: str = "") -> None:
-        self.dataset, self.head = dataset, head
-        self.coding = dataset.codings[head]
-        self.names = self.coding.labels.classes
-        self.own = dataset.settings.of_head(head)
-        self.census = Census(void_numbers(self.coding.labels))
-        self.pixels = {split: np.zeros(len(self.names), np.int64) for split in dataset.splits}
-        self.pictures = np.zeros(len(self.names), np.int64)
-        self.void_pixels = 0
-        self.sizes: Counter[tuple[int, int]] = Counter()
-        self.types: set[str] = set()
-        self.low, self.high = float("inf"), float("-inf")
-        self.levels = 0
-        self.void: dict[str, list[Sample]] = defaultdict(list)
-        self.digests: dict[str, list[Sample]] = defaultdict(list)
-        self.holders: dict[int, list[Sample]] = defaultdict(list)
-        """Of val and test, the first few by class."""
-        self.photos = 0
-        self.plain: list[Sample] = []
-        self.palettes = Palettes()
-        self.alike = Alike()
-        self.pairing = Pairing()
-        self.appearance = Appearance(self.names)
-        self._numbers: NDArray[np.uint8] | None = None
-        self.frame = BoundsCheck()
 
-    def add(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
-        """Count one sample."""
-        if not picture.error:
-            self.sizes[picture.size] += 1
-            self.levels = max(self.levels, picture.levels or _FEW_LEVELS)
-            self.alike.add(split, sample, picture)
-            if picture.low == picture.high:
-                self.plain.append(sample)
-            if split == "train":
-                self.types.add(picture.dtype)
-                self.low, self.high = min(self.low, *picture.low), max(self.high, *picture.high)
-        if mask.error:
-            return
-        self.frame.add(sample, sample.masks[self.head], mask.size)
-        coding = self.coding
-        counts, void, unknown = class_counts(mask, coding)
-        self.pixels[split] += counts
-        self.pictures += counts > 0
-        self.void_pixels += void
-        if split != "train":
-            for index in np.flatnonzero(counts).tolist():
-                if len(self.holders[index]) < SHOWN:
-                    self.holders[index].append(sample)
-        if not unknown and not counts.any():
-            self.void[split].append(sample)
-        if mask.format in JPEG_FORMATS:
-            self.photos += mask.many and mask.in_color
-            return
-        self.photos += mask.many and mask.in_color
-        if not isinstance(sample.masks[self.head], DrawnMask):  # we number these ourselves
-            self.census.add(sample, mask, by_color=bool(coding.colors))
-        self.palettes.add(sample, mask)
-        if (counts > 0).sum() > 1 and isinstance(sample.masks[self.head], MaskFile):
-            self.digests[mask.digest].append(sample)
-        if not picture.error:
-            self._look(split, sample, picture, mask)
+def different_kinds(scan: Aggregates) -> Iterator[Finding]:
+    """Images whose channels or dtype differ from most."""
+    kinds = scan.kinds
+    if len(kinds) < 2 or (scan.dataset.bands is not None and len({dtype for _, dtype in kinds}) == 1):
+        return
+    if common_kind(kinds) is not None:
+        yield Finding("grey-among-color", [scan.display(sample.image) for sample in kinds[1, "uint8"]])
+        return
+    most = max(kinds, key=lambda kind: len(kinds[kind]))
+    for code, position in (("channels-differ", 0), ("dtype-differs", 1)):
+        odd = [s for kind, members in kinds.items() if kind[position] != most[position] for s in members]
+        if odd:
+            others = ", ".join(sorted({str(kind[position]) for kind in kinds if kind[position] != most[position]}))
+            detail = f"most have {most[position]}, these {others}"
+            yield Finding(code, [scan.display(s.image) for s in odd], detail, stems=[s.stem for s in odd])
 
-    def _look(self, split: str, sample: Sample, picture: PictureFacts, mask: MaskFacts) -> None:
-        pair = self.pairing.add(split, sample, picture, mask)
-        if pair is not None and (meaning := self._meaning(mask, pair.mask)) is not None:
-            self.appearance.add(split, pair, meaning)
 
-    def _meaning(self, mask: MaskFacts, cells: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """Return the class of each number of a mask's small copy, where colours and large numbers are ranks; None if unclear."""
-        held = sorted(mask.counts)
-        plain = not (mask.in_color or self.coding.by_color or held[-1] > VOID)
-        if plain and self._numbers is not None:
-            return self._numbers
-        if plain:
-            numbers = {value: value for value in range(VOID + 1)}
-        elif mask.in_color or held[-1] > VOID:
-            if len(np.unique(cells)) < len(held):  # some are not in the copy, so ranks say nothing
-                return None
-            numbers = dict(enumerate(held))
+def constant_images(scan: Aggregates) -> Iterator[Finding]:
+    """Images of one colour, or a training split of one value."""
+    count = sum(scan.sizes.values())
+    few_bytes = "uint8" in scan.train_dtypes and count < _MIN_SAMPLES
+    if scan.train_low == scan.train_high and not few_bytes:
+        cause = f"every pixel of every image in train is {scan.train_low:g}, so there is nothing to learn from"
+        yield Finding("constant-pictures", scan.plain, cause=cause, fix="Check the export.", severity="error")
+    elif scan.plain and (len(scan.plain) < count or count >= _MIN_SAMPLES):
+        yield Finding("constant-pictures", scan.plain)
+
+
+def diagnose_labels(scan: Aggregates) -> Iterator[Finding]:
+    """Masks whose labels are not those of the classes, for one reason."""
+    mapping, histogram, root = scan.mapping, scan.histogram, scan.dataset.root
+    has_own_classes = bool(scan.head) and (root / f"classes_{scan.head}.txt").is_file()
+    if mapping.colors or histogram.colored or (scan.settings.class_names() is None and not has_own_classes):
+        return
+    diagnosis = LabelDiagnosis(root, scan.mask_paths(), histogram, scan.names)
+    if (table := mapping.labels.values) is not None:
+        found = None if "values" in read_table(root) else diagnosis.diagnose_format(table)
+    else:
+        found = diagnosis.diagnose() or _binary_outliers(scan)
+        if scan.settings.ignore_index is not None and found and found.code in ("binary-mask", "void-as-class"):
+            found = None  # data.toml states what 255 is
+    if found is not None:
+        yield found
+
+
+def _binary_outliers(scan: Aggregates) -> Finding | None:
+    few = scan.histogram.binary_outliers()
+    if not few:
+        return None
+    cause = (
+        "masks hold only 0 and 255 (void), while the others hold classes and no 255, so nothing is learned from these"
+    )
+    fix = "Export them like the others; if 255 is void there, set ignore_index = 255 in data.toml."
+    files = [scan.report_path(sample) for sample in few]
+    return Finding("binary-mask", files, cause=cause, fix=fix, severity="warning")
+
+
+def blurred_masks(scan: Aggregates) -> Iterator[Finding]:
+    """Masks that were compressed or interpolated."""
+    if blurred := scan.histogram.blurred():
+        files = [scan.display(sample.masks[scan.head].path) for sample in blurred]
+        stems = [sample.stem for sample in blurred]
+        yield Finding("lossy-mask", files, scan.histogram.blur_cause(), stems=stems)
+
+
+def exchanged_folders(scan: Aggregates) -> Iterator[Finding]:
+    """Masks in the place of images and the other way round."""
+    everyone = scan.mask_paths()
+    if everyone and 4 * scan.photos >= 3 * len(everyone) and scan.max_unique < FEW_VALUES:  # small photographs have few
+        yield Finding("folders-exchanged", everyone)
+
+
+def colored_masks(scan: Aggregates) -> Iterator[Finding]:
+    """Masks in colours that have no class."""
+    colored = scan.histogram.colored
+    if colored and not scan.mapping.colors:
+        stems = [sample.stem for sample in colored] if len(colored) < len(scan.mask_paths()) else []
+        yield unnamed_colors(scan.dataset.root, [scan.report_path(s) for s in colored], scan.histogram, stems)
+
+
+def nothing_to_learn(scan: Aggregates) -> Iterator[Finding]:
+    """A train split without a choice between classes, unless values without a meaning may be the classes."""
+    found = _nothing_to_learn(scan)
+    if found is not None and 2 * len(scan.unknown["unknown-label"]) <= len(found.files):
+        yield found
+
+
+def _nothing_to_learn(scan: Aggregates) -> Finding | None:
+    train, members = scan.class_pixels.get("train"), scan.dataset.splits.get("train")
+    if train is None or not members:
+        return None
+    if len(scan.void["train"]) == len(members):
+        return Finding("nothing-to-learn", [path for paths in scan.void.values() for path in paths])
+    if (train > 0).sum() != 1:
+        return None
+    cause = (
+        f"the masks in train hold no class but '{scan.names[int(train.argmax())]}', so there is nothing to learn from"
+    )
+    return Finding("nothing-to-learn", [scan.report_path(sample) for sample in members], cause=cause)
+
+
+def void_masks(scan: Aggregates) -> Iterator[Finding]:
+    """Masks that are void everywhere; a note where all of test are, as many sets withhold these."""
+    test = scan.void.get("test", [])
+    withheld = bool(test) and len(test) == len(scan.dataset.splits["test"])
+    if withheld:
+        cause = "masks of test are void everywhere, as where the ground truth is withheld"
+        yield Finding("all-void", test, cause=cause, fix="", severity="note")
+    if others := [path for split, paths in scan.void.items() if not (withheld and split == "test") for path in paths]:
+        yield Finding("all-void", others)
+
+
+def unknown_labels(scan: Aggregates) -> Iterator[Finding]:
+    """Masks with labels that are neither a class nor void."""
+    files, values = scan.unknown["unknown-label"], sorted(scan.unknown_values["unknown-label"])
+    if not files:
+        return
+    root = scan.dataset.root
+    if _nothing_to_learn(scan) is not None:  # void would be all that is left
+        fix = (
+            "Without them there is nothing to learn from: export the masks again with class labels, not stretched to be"
+            " visible; or define in values of data.toml what each label means."
+        )
+    elif len(values) > _MAX_VALUES_NAMED:
+        fix = "Check that these are class masks: resized or compressed masks and instance masks are not."
+    else:
+        table = read_table(root)
+        if isinstance(table.get("values"), dict):
+            hint: dict[str, object] = {"values": {**table["values"], **dict.fromkeys(map(str, values), "void")}}
         else:
-            numbers = dict(zip(held, held, strict=True))
-        table = np.full(256, VOID, np.uint8)
-        for place, value in numbers.items():
-            found = meaning_of(value, mask, self.coding)
-            table[place] = VOID if found is None else found
-        if plain:
-            self._numbers = table
-        return table
+            void = table.get("ignore_index", [])
+            void = [*(void if isinstance(void, list) else [void]), *values]
+            hint = {"ignore_index": void[0] if len(void) == 1 else void}
+        fix = f"If they are classes, add their names to classes; if they are void: {config_hint(root, hint)}"
+    cause = f"masks hold labels that are neither a class nor void: {_first(list(map(str, values)))}"
+    yield Finding("unknown-label", list(files), cause=cause, fix=fix, stems=files.values())
 
-    def of_masks(self) -> list[Problem]:
-        """Return what the counts say of masks."""
-        return [
-            *self._numbered(),
-            *self._blurred(),
-            *(self._exchanged() or self._colored()),
-            *self._nothing(),
-            *self._same_mask(),
-            *self._frame(),
-            *self.palettes.problems(self.dataset, self.head),
-            *self._classes(),
-        ]
 
-    def of_pictures(self) -> list[Problem]:
-        """Return what the counts say of pictures, by themselves and beside the masks."""
-        return [
-            *self._constant(),
-            *self.pairing.problems(self.dataset),
-            *self.appearance.problems(self.dataset, self.head),
-            *self.alike.problems(self.dataset),
-        ]
+def unknown_colors(scan: Aggregates) -> Iterator[Finding]:
+    """Masks with colours that data.toml does not name."""
+    files, colors = scan.unknown["unknown-color"], sorted(scan.unknown_values["unknown-color"])
+    if not files:
+        return
+    root, named = scan.dataset.root, read_table(scan.dataset.root).get("colors")
+    if (swapped := _with_red_and_blue_swapped(colors, scan.mapping.named_colors)) is not None:
+        hint = config_hint(root, {"colors": swapped}, ("values",)).replace("Add", "add", 1)
+        fix = f"They are named colours with red and blue swapped, as OpenCV writes them: export the masks again, or {hint}"
+    elif len(colors) > _MAX_VALUES_NAMED or not isinstance(named, dict):
+        fix = 'Name them in colors of data.toml, as a class or "void".'
+    else:
+        near = {f"#{color:06x}": _nearest_color(color, named) for color in colors}
+        hint = config_hint(root, {"colors": {**named, **{color: name or "void" for color, name in near.items()}}})
+        fix = f'With the name of a class instead of "void" where they are one: {hint}'
+        if all(near.values()):
+            fix = f"They are close to colours that are named: {hint}"
+    cause = f"masks hold colours without a class: {_first([f'#{color:06x}' for color in colors])}"
+    yield Finding("unknown-color", list(files), cause=cause, fix=fix, stems=files.values())
 
-    def _constant(self) -> list[Problem]:
-        few = "uint8" in self.types and sum(self.sizes.values()) < FEWEST
-        if self.low != self.high or few:
-            return self._plain()
-        files = [shown(sample.image, self.dataset.root) for sample in self.plain]
-        words = f"every pixel of every picture in train is {self.low:g}, so there is nothing to learn from"
-        return [problem("constant-pictures", "error", files, words, "Check how the pictures were exported.")]
 
-    def _plain(self) -> list[Problem]:
-        count = sum(self.sizes.values())
-        if not self.plain or (len(self.plain) == count and count < FEWEST):
-            return []
-        files = [shown(sample.image, self.dataset.root) for sample in self.plain]
-        words = "pictures are of one colour everywhere, so they show nothing"
-        remedy = "Check how they were exported, or delete them with their masks."
-        return [problem("constant-pictures", "warning", files, words, remedy)]
+def _first(values: Sequence[str]) -> str:
+    return ", ".join(values[:_MAX_VALUES_SHOWN]) + (", ..." if len(values) > _MAX_VALUES_SHOWN else "")
 
-    def _nothing(self) -> list[Problem]:
-        """Find a train split in which there is no choice between classes."""
-        train = self.pixels.get("train")
-        if train is None or not self.dataset.splits.get("train"):
-            return []
-        remedy = "Name the numbers that are classes in values of data.toml, or export the masks again."
-        if self.void["train"] and len(self.void["train"]) == len(self.dataset.splits["train"]):
-            words = "every mask in train is void everywhere, so there is nothing to learn from"
-            files = [self._name(s) for members in self.void.values() for s in members]
-            return [problem("nothing-to-learn", "error", files, words, remedy)]
-        if (train > 0).sum() != 1:
-            return []
-        files = [self._name(s) for s in self.dataset.splits["train"]]
-        name = self.names[int(train.argmax())]
-        words = f"the masks in train hold no class but '{name}', so there is nothing to learn from"
-        return [problem("nothing-to-learn", "error", files, words, remedy)]
 
-    def _numbered(self) -> list[Problem]:
-        """Say why masks of numbers do not hold those of the classes."""
-        coding, own = self.coding, self.own
-        unnamed = own.class_names() is None and not (self.head and self.named())
-        if coding.colors or self.census.colored:
-            return []
-        numbering = Numbering(self.dataset.root, self._names(), self.census, self.names)
-        if unnamed:
-            return []
-        if (table := coding.labels.values) is not None:
-            return [] if "values" in read_table(self.dataset.root) else numbering.diagnose_format(table)
-        found = numbering.diagnose() or self._binary_among_others()
-        told = own.ignore_index is not None  # what 255 is
-        return [p for p in found if not (told and p.code in ("binary-mask", "void-as-class"))]
+def _with_red_and_blue_swapped(colors: Sequence[int], named: Mapping[int, str]) -> dict[str, str] | None:
+    """Return all named colours and these, where these are such with red and blue swapped, and clash with none."""
+    swapped = {(c & 255) << 16 | c & 0xFF00 | c >> 16: name for c, name in named.items()}
+    if not set(colors) <= set(swapped) or any(named.get(c, name) != name for c, name in swapped.items()):
+        return None
+    return {f"#{c:06x}": name for c, name in {**named, **{c: swapped[c] for c in colors}}.items()}
 
-    def _binary_among_others(self) -> list[Problem]:
-        few = self.census.other_binary()
-        if not few:
-            return []
-        words = (
-            "masks hold only 0 and 255 while the others hold classes and no 255, which is void, so these teach nothing"
-        )
-        remedy = "Export them as the others; if 255 is void there, say so: ignore_index = 255 in data.toml."
-        return [problem("binary-mask", "warning", [self._name(sample) for sample in few], words, remedy)]
 
-    def _blurred(self) -> list[Problem]:
-        findings = Findings(self.dataset.root)
-        for sample in self.census.blurred():
-            findings.add("lossy-mask", sample, sample.masks[self.head].path, self.census.cause())
-        return findings.problems()
+def _nearest_color(color: int, named: Mapping[str, object]) -> str | None:
+    """Return the class of the one named colour that differs by a few levels only."""
+    own = np.array([color >> 16, color >> 8 & 255, color & 255])
+    near = [name for key, name in named.items() if np.abs(np.array(parse_color(key)) - own).max() <= _NEAR_COLOR]
+    return str(near[0]) if len(near) == 1 else None
 
-    def _colored(self) -> list[Problem]:
-        colored = self.census.colored
-        if not colored:
-            return []
-        if self.coding.colors:
-            return []
-        everyone = sum(len(members) for members in self.dataset.splits.values())
-        stems = frozenset(s.stem for s in colored) if len(colored) < everyone else frozenset()
-        return [color_problem(self.dataset.root, [self._name(s) for s in colored], self.census, stems)]
 
-    def _exchanged(self) -> list[Problem]:
-        """Find masks in the place of pictures, and the other way round."""
-        everyone = sum(len(members) for members in self.dataset.splits.values())
-        if not everyone or 4 * self.photos < 3 * everyone or self.levels >= _FEW_LEVELS:  # small ones have few colours
-            return []
-        words = "masks look like photographs and pictures like masks, so their folders are exchanged"
-        return [problem("folders-exchanged", "error", self._names(), words, "Exchange the two folders.")]
+def same_mask(scan: Aggregates) -> Iterator[Finding]:
+    """One mask file for many different images."""
+    same = max(scan.digests.values(), key=len, default=[])
+    if len(same) >= 3 and 2 * len(same) > sum(map(len, scan.digests.values())):
+        yield Finding("same-mask", same)
 
-    def _frame(self) -> list[Problem]:
-        """Find coordinates that are none of these pictures, unless the format has said so."""
-        told = any(one.code == "bad-shape" and not one.files for one in self.dataset.problems)
-        return [] if told else self.frame.problems()
 
-    def _same_mask(self) -> list[Problem]:
-        """Find a mask that stands for many different pictures."""
-        same = max(self.digests.values(), key=len, default=[])
-        total = sum(len(members) for members in self.digests.values())
-        if len(same) < 3 or 2 * len(same) <= total:
-            return []
-        words = "masks of different pictures are the same, byte by byte"
-        return [problem("same-mask", "warning", [self._name(s) for s in same], words, "Export the masks again.")]
+def outside_image(scan: Aggregates) -> Sequence[Problem]:
+    """Shapes whose coordinates are not those of their images, unless the format has reported it."""
+    reported = any(one.code == "bad-shape" and not one.files for one in scan.dataset.problems)
+    return [] if reported else scan.shapes.problems()
 
-    def _classes(self) -> list[Problem]:
-        found = []
-        names = self.names
-        train = self.pixels.get("train")
-        everywhere = sum(self.pixels.values(), np.zeros(len(names), np.int64))
-        if train is not None and train.any():
-            lost = np.flatnonzero((train == 0) & (everywhere > 0))
-            if len(lost):
-                named = ", ".join(f"'{names[i]}'" for i in lost[:_CLASSES_SHOWN])
-                more = f" and {len(lost) - _CLASSES_SHOWN} more" if len(lost) > _CLASSES_SHOWN else ""
-                words = f"classes are in val or test but not in train, so they cannot be learned: {named}{more}"
-                remedy = "Move pictures with them to train, or take the classes off."
-                holders = dict.fromkeys(sample for i in lost for sample in self.holders[int(i)])
-                files = [self._name(sample) for sample in holders]
-                found.append(problem("class-missing-in-train", "warning", files, words, remedy))
-        unused = [names[i] for i in np.flatnonzero(everywhere == 0)]
-        if unused and everywhere.any():
-            found.append(problem("class-unused", "note", unused, "classes are in no mask", ""))
-        told = any(one.code == "similar-classes" for one in self.dataset.problems)
-        return (
-            found if told else [*found, *similar_classes(names, "Give them one name, or names that tell them apart.")]
-        )
 
-    def named(self) -> bool:
-        """Whether a head has a list of classes of its own."""
-        return (self.dataset.root / f"classes_{self.head}.txt").is_file()
+def missing_classes(scan: Aggregates) -> Iterator[Finding]:
+    """Classes that train lacks, and classes that no mask holds."""
+    train, everywhere = scan.class_pixels.get("train"), total_pixels(scan)
+    if train is not None and train.any():
+        lost = np.flatnonzero((train == 0) & (everywhere > 0))
+        if len(lost):
+            names = ", ".join(f"'{scan.names[i]}'" for i in lost[:_MAX_CLASSES_SHOWN])
+            more = f" and {len(lost) - _MAX_CLASSES_SHOWN} more" if len(lost) > _MAX_CLASSES_SHOWN else ""
+            files = list(dict.fromkeys(path for i in lost for path in scan.holders[int(i)]))
+            yield Finding("class-missing-in-train", files, f"{names}{more}")
+    unused = [scan.names[i] for i in np.flatnonzero(everywhere == 0)]
+    if unused and everywhere.any():
+        yield Finding("class-unused", unused)
 
-    def _names(self) -> list[str]:
-        return [self._name(sample) for members in self.dataset.splits.values() for sample in members]
 
-    def _name(self, sample: Sample) -> str:
-        return shown(sample.judged(self.head), self.dataset.root)
+def total_pixels(scan: Aggregates) -> NDArray[np.int64]:
+    """Return (K,) pixels by class over all splits."""
+    return sum(scan.class_pixels.values(), np.zeros(len(scan.names), np.int64))
+
+
+def similar_classes(scan: Aggregates) -> Sequence[Problem]:
+    """Class names that differ in case, spaces or hyphens only, unless the format has reported it."""
+    if any(one.code == "similar-classes" for one in scan.dataset.problems):
+        return []
+    return similar_class_names(scan.names, "Give them one name, or clearly different names.")

@@ -1,95 +1,144 @@
-"""What is wrong with one picture, or with its mask."""
+"""Checks of one image, one mask, or one pair."""
 
 from __future__ import annotations
 
-from fullconv.data.checks.alignment import exif_is_missed
-from fullconv.data.checks.catalog import JPEG_FORMATS, JPEG_WORDS, Findings
-from fullconv.data.dataset import Dataset
-from fullconv.data.labels.histogram import is_blurred, void_numbers
-from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.scan.stats import MaskFacts, PictureFacts
-from fullconv.data.statistics import all_grey, class_counts
+import errno
+import re
+from pathlib import Path
+
+from fullconv.data.checks.aggregates import Record
+from fullconv.data.problems import Finding, display_path
+from fullconv.data.samples import JPEG_FORMATS
+from fullconv.data.scan.stats import ImageStats, MaskStats
+from fullconv.errors import plural
+
+_SELF_EXPLANATORY = ("empty-file", "missing-file", "mask-alpha", "link-loop")
 
 
-def look_at_picture(dataset: Dataset, sample: Sample, facts: PictureFacts, findings: Findings) -> None:
-    """Note what is wrong with a picture by itself."""
-    if facts.error:
-        if facts.code == "band-size" and sample.more is not None:
-            findings.add("band-size", sample, sample.more, f"the first {facts.error}")
-        else:
-            path = next((path for path in sample.pictures if facts.error.startswith(str(path))), sample.image)
-            findings.unreadable(facts.code, sample, path, facts.error)
-        return
-    if facts.frames > 1:
-        findings.add("several-frames", sample, sample.image, f"the first has {facts.frames}")
-    if facts.strange:
-        findings.add("not-finite", sample, sample.image, f"{facts.strange} numbers of the first are NaN or infinite")
-    if dataset.bands is not None and max(dataset.bands) > facts.channels:
-        asked = f"the first has {facts.channels}, data.toml asks for band {max(dataset.bands)}"
-        findings.add("missing-band", sample, sample.image, asked)
+def unreadable(record: Record, stats: ImageStats | MaskStats, path: Path) -> Finding | None:
+    """An image or mask that cannot be decoded; the reader's error determines the code."""
+    if not stats.error or stats.code == "band-size":
+        return None
+    if stats is record.image:
+        path = next((path for path in record.sample.image_files if stats.error.startswith(str(path))), path)
+    return describe_unreadable(stats, path, record.dataset.root, record.sample.stem)
 
 
-def look_at_mask(
-    dataset: Dataset, head: str, sample: Sample, picture: PictureFacts, facts: MaskFacts, findings: Findings
-) -> None:
-    """Note what is wrong with a mask by itself, and beside its picture."""
-    path = sample.masks[head].path
-    if facts.error:
-        findings.unreadable(facts.code, sample, path, facts.error)
-        return
-    if facts.frames > 1:
-        findings.add("several-frames", sample, path, f"the first has {facts.frames}")
-    if facts.kind:
-        findings.add({"alpha": "mask-alpha:opaque", "float": "float-mask:whole"}[facts.kind], sample, path)
-    if facts.digest == picture.digest and isinstance(sample.masks[head], MaskFile):
-        findings.add("mask-is-picture", sample, path)
-        return
-    fits = picture.error == "" and _fits(sample, head, picture, facts, findings)
-    if facts.format in JPEG_FORMATS:
-        findings.add("jpeg-mask", sample, path, JPEG_WORDS)
-        return
-    _look_at_values(dataset, head, sample, facts, findings, fits)
+def describe_unreadable(stats: ImageStats | MaskStats, path: Path, root: Path, stem: str) -> Finding:
+    """Return the finding for a file that cannot be decoded, without what the reader's error advises."""
+    code = "link-loop" if stats.code == "unreadable" and _is_loop(path) else stats.code
+    detail = "" if code in _SELF_EXPLANATORY else stats.error.removeprefix(f"{path}: ")
+    if code != "needs-extra":  # which names the package to install
+        detail = re.split(r"\. (?=[A-Z])", detail, maxsplit=1)[0]
+    return Finding(code, (display_path(path, root),), detail.removesuffix("."), stems=(stem,))
 
 
-def _fits(sample: Sample, head: str, picture: PictureFacts, facts: MaskFacts, findings: Findings) -> bool:
-    """Whether picture and mask lie on each other."""
-    if picture.orientation != 1 and exif_is_missed(sample, picture, facts):
-        words = f"the first has orientation {picture.orientation}"
-        findings.add("exif-orientation", sample, sample.image, words)
-        return False
-    if facts.size != picture.size:
-        (h, w), (height, width) = facts.size, picture.size
-        said = f"the first is {w}x{h}, its picture {width}x{height}{_relation(facts.size, picture.size)}"
-        findings.add("mask-size", sample, sample.judged(head), said)
-    return facts.size == picture.size
+def _is_loop(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
-def _look_at_values(
-    dataset: Dataset, head: str, sample: Sample, facts: MaskFacts, findings: Findings, fits: bool
-) -> None:
-    path, coding = sample.judged(head), dataset.codings[head]
-    if facts.in_color and not coding.colors and not all_grey(facts):
-        return  # told once for all, with the colours
-    numbers = not facts.in_color or all_grey(facts)
-    if is_blurred(facts, void_numbers(coding.labels) if numbers else frozenset()):
-        return  # told once for all, with how they came to be
-    classes, void, unknown = class_counts(facts, coding)
-    if unknown:
-        findings.unknown(sample, path, unknown, coding.by_color or (facts.in_color and bool(coding.colors)))
-    elif not classes.any():
-        findings.add("all-void", sample, path, "they hold no class at all")
-    elif fits and not void and (classes > 0).sum() == 1:
-        name = coding.labels.classes[int(classes.argmax())]
-        findings.add("constant-mask", sample, path, f"the first holds only '{name}'")
+def several_frames(record: Record, stats: ImageStats | MaskStats, path: Path) -> Finding | None:
+    """A file of several pages or frames."""
+    if stats.error or stats.frames <= 1:
+        return None
+    return Finding("several-frames", (display_path(path, record.dataset.root),), f"the first has {stats.frames}")
 
 
-def _relation(mask: tuple[int, int], picture: tuple[int, int]) -> str:
-    """Say how a mask of another size came to be, where the sizes tell."""
-    (h, w), (height, width) = mask, picture
+def non_finite(record: Record) -> Finding | None:
+    """An image with NaN or infinity."""
+    count = record.image.non_finite
+    return _of_image(record, "not-finite", f"the first has {plural(count, 'such value')}") if count else None
+
+
+def missing_band(record: Record) -> Finding | None:
+    """An image with fewer bands than data.toml asks for."""
+    wanted, channels = max(record.dataset.bands or (0,)), record.image.channels
+    if record.image.error or wanted <= channels:
+        return None
+    return _of_image(record, "missing-band", f"the first has {channels}, data.toml asks for band {wanted}")
+
+
+def band_size(record: Record) -> Finding | None:
+    """An image whose further bands have another size."""
+    more = record.sample.more
+    if record.image.code != "band-size" or more is None:
+        return None
+    path = display_path(more, record.dataset.root)
+    return Finding("band-size", (path,), f"the first {record.image.error}", stems=(record.sample.stem,))
+
+
+def mask_alpha(record: Record) -> Finding | None:
+    """A mask with an opaque alpha channel; a transparent one is unreadable."""
+    cause = "masks have an alpha channel; it is opaque and ignored"
+    return _of_mask(record, "mask-alpha", cause=cause, note=True) if _is_encoded(record, "alpha") else None
+
+
+def float_mask(record: Record) -> Finding | None:
+    """A mask of whole numbers that are stored as floats; fractions are unreadable."""
+    cause = "masks store whole numbers as floats; they are read as labels"
+    return _of_mask(record, "float-mask", cause=cause, note=True) if _is_encoded(record, "float") else None
+
+
+def jpeg_mask(record: Record) -> Finding | None:
+    """A mask that is a JPEG, whatever its name."""
+    if record.mask.error or record.is_copy_of_image or record.mask.format not in JPEG_FORMATS:
+        return None
+    return _of_mask(record, "jpeg-mask", "compression changes labels near every edge")
+
+
+def mask_is_image(record: Record) -> Finding | None:
+    """A mask that is its image, byte by byte."""
+    return _of_mask(record, "mask-is-picture") if not record.mask.error and record.is_copy_of_image else None
+
+
+def exif_orientation(record: Record) -> Finding | None:
+    """An image with an EXIF orientation that its mask does not follow."""
+    if record.image.error or record.mask.error or record.is_copy_of_image or not record.ignores_exif:
+        return None
+    return _of_image(record, "exif-orientation", f"the first has orientation {record.image.orientation}")
+
+
+def mask_size(record: Record) -> Finding | None:
+    """A mask of another size than its image."""
+    image, mask = record.image, record.mask
+    if image.error or mask.error or record.is_copy_of_image or mask.size == image.size or record.ignores_exif:
+        return None
+    (h, w), (height, width) = mask.size, image.size
+    relation = ""
     if (h, w) == (width, height):
-        return ", turned by 90 degrees"
-    if max(abs(h - height), abs(w - width)) <= 1:
-        return ", off by one pixel"
-    if min(h, w) > 1 and abs(h / height - w / width) * max(height, width) <= max(h / height, w / width, 1):
-        return f", scaled by {h / height:.3g}"
-    return ""
+        relation = ", turned by 90 degrees"
+    elif max(abs(h - height), abs(w - width)) <= 1:
+        relation = ", off by one pixel"
+    elif min(h, w) > 1 and abs(h / height - w / width) * max(height, width) <= max(h / height, w / width, 1):
+        relation = f", scaled by {h / height:.3g}"
+    detail = f"the first is {w}x{h}, its image {width}x{height}{relation}"
+    return Finding("mask-size", (record.report_path,), detail, stems=(record.sample.stem,))
+
+
+def constant_mask(record: Record) -> Finding | None:
+    """A mask of one class and nothing else."""
+    if not record.has_clean_values or not record.is_aligned:
+        return None
+    classes, void, unknown = record.counts
+    if unknown or void or (classes > 0).sum() != 1:
+        return None
+    name = record.mapping.labels.classes[int(classes.argmax())]
+    return Finding("constant-mask", (record.report_path,), f"the first holds only '{name}'")
+
+
+def _of_image(record: Record, code: str, detail: str) -> Finding:
+    return Finding(code, (record.image_path,), detail, stems=(record.sample.stem,))
+
+
+def _of_mask(record: Record, code: str, detail: str = "", cause: str = "", note: bool = False) -> Finding:
+    if note:
+        return Finding(code, (record.mask_path,), detail, cause, fix="", severity="note")
+    return Finding(code, (record.mask_path,), detail, cause, stems=(record.sample.stem,))
+
+
+def _is_encoded(record: Record, encoding: str) -> bool:
+    return not record.mask.error and record.mask.encoding == encoding

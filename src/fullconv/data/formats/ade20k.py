@@ -51,7 +51,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by name; 0 is void, and class k of objectInfo150 is k - 1."""
     result = FormatResult(folder.root)
     image_folder, mask_folder = folder.folders["images"], folder.folders["annotations"]
-    images, masks = folder.pictures(image_folder), folder.pictures(mask_folder)
+    images, masks = folder.images(image_folder), folder.images(mask_folder)
     if any(re.search(r"_seg$|_parts_\d+$", key) for key in masks.files):
         raise DataError(
             f"{folder.root}: these are masks of the full ADE20K release, whose red and green code the class. Put them"
@@ -59,7 +59,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
         )
     entries = [(key, key, path) for key, path in images.files.items()]
     pair_by_split(result, entries, masks.files, f"in {mask_folder}/", f"in {image_folder}/")
-    result.problems += images.duplicates(folder.root, "images") + masks.duplicates(folder.root, "masks")
+    result.problems += images.duplicate_problems(folder.root, "images") + masks.duplicate_problems(folder.root, "masks")
     names = list(settings.class_names() or _scene_classes(folder))
     values = {} if settings.values is not None else {"values": {0: VOID_NAME, **dict(enumerate(names, 1))}}
     result.settings = {"classes": names, **values}

@@ -35,7 +35,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by city and number; trainIds if all images have them, else labelIds."""
     result = FormatResult(folder.root)
     image_folder, mask_folder = _find(folder, "leftimg8bit") or "", _find(folder, "gtfine", "gtcoarse") or ""
-    images, masks = folder.pictures(image_folder), folder.pictures(mask_folder)
+    images, masks = folder.images(image_folder), folder.images(mask_folder)
     counts = {ids: sum(key.endswith(f"_{ids}") for key in masks.files) for ids in ("labelTrainIds", "labelIds")}
     ids = "labelTrainIds" if counts["labelTrainIds"] >= max(counts["labelIds"], 1) else "labelIds"
     ending = f"_{'gtFine' if mask_folder.lower().endswith('gtfine') else 'gtCoarse'}_{ids}"
@@ -43,7 +43,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     parts = [(key.partition("_leftImg8bit"), path) for key, path in images.files.items()]
     entries = [(plain + weather, plain, path) for (plain, _, weather), path in parts]  # weather variants share a mask
     pair_by_split(result, entries, by_key, f"in {mask_folder}/ as ...{ending}.png", f"in {image_folder}/")
-    result.problems += images.duplicates(folder.root, "images")
+    result.problems += images.duplicate_problems(folder.root, "images")
     labels = LABELS["cityscapes"][""]
     found: dict[str, object] = {"classes": list(labels.classes), "palette": [list(c) for c in labels.palette]}
     if ids == "labelIds":

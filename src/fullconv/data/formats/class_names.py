@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fullconv.data.class_files import VOID_NAME, similar_classes
+from fullconv.data.class_files import VOID_NAME, similar_class_names
 from fullconv.data.config import DataSettings
 from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.errors import DataError, nearest
@@ -73,7 +73,7 @@ class ClassNames:
         cause = f"pixels without a shape are '{self.rest}'"
         found = [problem("unlabeled", "note", [], cause, 'Set unlabeled in data.toml for another class, or "void".')]
         fix = "Give all shapes of a class the same name."
-        found += similar_classes(self.classes, fix)
+        found += similar_class_names(self.classes, fix)
         for name, stems in self._unknown.items():
             cause = f"shapes are called '{name}', which is not among the classes"
             fix = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"

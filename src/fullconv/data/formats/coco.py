@@ -16,7 +16,7 @@ from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.image_index import ImageIndex, unique
 from fullconv.data.formats.json_io import number, read_json, size
 from fullconv.data.formats.rasterize import Shape, rotated_box, unpack_rle
-from fullconv.data.text_files import both_ends
+from fullconv.data.text_files import read_head_tail
 from fullconv.errors import DataError
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
@@ -33,7 +33,7 @@ def _files(folder: Folder) -> list[Path]:
     for inner in ("", *folder.folders.values()):
         for path in folder.files("*.json", inner):
             if not _NOT_SEGMENTATION.match(path.name):
-                head, tail = both_ends(path, _SEARCHED_BYTES)
+                head, tail = read_head_tail(path, _SEARCHED_BYTES)
                 start = head.lstrip()
                 has_keys = start.startswith("{") and len(set(_KEYS.findall(f"{head}\n{tail}"))) > 1
                 if (has_keys or _START.match(start)) and '"imagePath"' not in head:

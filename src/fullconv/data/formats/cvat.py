@@ -16,7 +16,7 @@ from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.image_index import ImageIndex, unique
 from fullconv.data.formats.json_io import number, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
-from fullconv.data.text_files import beginning
+from fullconv.data.text_files import read_head
 from fullconv.errors import DataError
 from fullconv.images import max_pixels
 
@@ -28,7 +28,7 @@ _NO_AREA = ("polyline", "points", "skeleton", "cuboid")
 def _files(folder: Folder) -> list[Path]:
     found = []
     for path in folder.files("*.xml") + folder.files("*/annotations.xml"):
-        head = beginning(path, 4096)
+        head = read_head(path, 4096)
         if re.search(r"<annotations[\s>]", head) and re.search(r"<(version|meta|image)[\s>]", head):
             found.append(path)
     return found

@@ -36,7 +36,7 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
 def read(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair masks with images in JPEGImages, in `images`, or anywhere beside them."""
     result = FormatResult(folder.root)
-    masks = folder.pictures(folder.folders["segmentationclass"])
+    masks = folder.images(folder.folders["segmentationclass"])
     images = _images(folder, settings)
     lists: dict[str, Path] = {}
     stems: dict[str, list[str]] = {}
@@ -62,7 +62,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
         cause, fix = f"lines of {name} name masks that do not exist", f"Correct {name}, or add the masks."
         result.report("missing-listed", "error", absent, cause, fix)
     report_overlap(result, lists, stems)
-    result.problems += masks.duplicates(folder.root, "masks")
+    result.problems += masks.duplicate_problems(folder.root, "masks")
     cause, fix = "masks are on no list in ImageSets/, and are omitted", "Add them to a list if they should count."
     result.report("unlisted", "note", unlisted, cause, fix)
     cause = 'masks have no image: CVAT exports them without unless "Save images" is on'
@@ -78,7 +78,7 @@ def _images(folder: Folder, settings: DataSettings) -> dict[str, Path]:
     places = [settings.images] if settings.images else [names.get("jpegimages"), names.get("images"), ""]
     found: dict[str, Path] = {}
     for place in places:
-        for stem, path in () if place is None else folder.pictures(place).files.items():
+        for stem, path in () if place is None else folder.images(place).files.items():
             if place or not path.relative_to(folder.root).parts[0].lower().startswith("segmentation"):
                 found.setdefault(stem, path)
                 found.setdefault(PurePosixPath(stem).name, path)

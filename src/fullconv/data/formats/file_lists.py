@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import IMAGE_SUFFIXES, Folder, is_clutter
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, is_junk
 from fullconv.data.formats.base import FormatResult, split_in
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.pairs import MASK_SUFFIXES, SplitFolders, read_pairs, split_folders
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.splits import read_list
-from fullconv.data.text_files import beginning, column
+from fullconv.data.text_files import column, read_head
 
 _PATTERNS = ("*.txt", "*.csv", "*.tsv", "*.lst")
 _MAX_LISTS = 50
@@ -82,7 +82,7 @@ def _is_image_name(name: str) -> bool:
 def _lists(folder: Folder) -> list[Path]:
     """Return the lists in the folder and one level below, and with these the empty ones of a split."""
     there = {path for depth in ("", "*/") for pattern in _PATTERNS for path in folder.root.glob(depth + pattern)}
-    there = {path for path in there if path.is_file() and not is_clutter(path.name)}
+    there = {path for path in there if path.is_file() and not is_junk(path.name)}
     per_folder = Counter(path.parent for path in there)
     few = sorted(path for path in there if per_folder[path.parent] <= _MAX_LISTS)
     found = {path for path in few if _is_list(path)}
@@ -95,7 +95,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _is_list(path: Path) -> bool:
-    lines = [line.strip() for line in beginning(path, 1 << 16).splitlines()]
+    lines = [line.strip() for line in read_head(path, 1 << 16).splitlines()]
     lines = [line for line in lines if line and not _is_comment(line)][:3]
     columns = _columns(lines[0]) if lines else _Columns()
     return any(_row(line, columns) for line in lines)  # the first may be a heading

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder, is_glob
 from fullconv.data.problems import Problem, problem
-from fullconv.data.text_files import composed
+from fullconv.data.text_files import nfc
 
 
 class ImageIndex:
@@ -17,14 +17,14 @@ class ImageIndex:
     def __init__(self, folder: Folder, settings: DataSettings) -> None:
         self.root = folder.root
         where = settings.images or ""
-        listed = folder.pictures(where)
+        listed = folder.images(where)
         self._bases = [where] if where and not is_glob(where) else []
         self._paths: dict[str, Path] = {}
         self._ends: dict[str, list[Path]] = {}
-        for path in [*listed.files.values(), *(second for _, second in listed.twice)]:
+        for path in [*listed.files.values(), *(second for _, second in listed.duplicates)]:
             inner = path.relative_to(self.root)
-            self._paths[composed(inner.as_posix())] = path
-            for end in {composed(inner.name), composed(inner.stem)}:
+            self._paths[nfc(inner.as_posix())] = path
+            for end in {nfc(inner.name), nfc(inner.stem)}:
                 self._ends.setdefault(end, []).append(path)
         self.repaired: list[str] = []
         """Annotation files or entries with a wrong path whose image was found by its name."""
@@ -46,7 +46,7 @@ class ImageIndex:
         return path
 
     def _find(self, name: str, near: Path, split: str, reported: str) -> Path | None:
-        clean = composed(name.replace("\\", "/"))
+        clean = nfc(name.replace("\\", "/"))
         if (exact := self.exactly(clean, near)) is not None:
             return exact
         if not (last := PurePosixPath(clean).name):
@@ -60,7 +60,7 @@ class ImageIndex:
                 ]
             if len(fits) == 1:
                 foreign = re.match(r"/|[A-Za-z]:|.*\.\./", clean) is not None
-                if foreign or end != last or ("/" in clean and not composed(fits[0].as_posix()).endswith("/" + clean)):
+                if foreign or end != last or ("/" in clean and not nfc(fits[0].as_posix()).endswith("/" + clean)):
                     self.repaired.append(reported)
                 return fits[0]
         self.missing.append(reported)
@@ -80,8 +80,8 @@ class ImageIndex:
 
     def beside(self, path: Path) -> Path | None:
         """Return the image of the same stem in the same folder."""
-        stem = composed(path.stem)
-        return next((p for p in self._ends.get(stem, []) if p.parent == path.parent and composed(p.stem) == stem), None)
+        stem = nfc(path.stem)
+        return next((p for p in self._ends.get(stem, []) if p.parent == path.parent and nfc(p.stem) == stem), None)
 
     def problems(
         self,

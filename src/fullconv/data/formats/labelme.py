@@ -19,7 +19,7 @@ from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.json_io import objects_in, points, read_object
 from fullconv.data.formats.rasterize import PackedMask, Shape
-from fullconv.data.text_files import both_ends
+from fullconv.data.text_files import read_head_tail
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import decode, image_size
 from fullconv.storage import cache_folder, write_bytes
@@ -40,7 +40,7 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
     """Find a JSON file that has labelme's keys."""
     for path in [] if settings.masks else _files(folder)[:_SEARCHED_FILES]:
         if path.is_file():
-            head, tail = both_ends(path, 2048)
+            head, tail = read_head_tail(path, 2048)
             if head.lstrip().startswith("{") and len(set(_KEY.findall(head + tail))) >= 2:
                 return path.relative_to(folder.root).as_posix()
     return None

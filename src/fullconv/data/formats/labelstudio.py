@@ -19,7 +19,7 @@ from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.json_io import MAX_COORDINATE, numbers, objects_in, points, read_json, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
-from fullconv.data.text_files import beginning
+from fullconv.data.text_files import read_head
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import decode, image_size
 
@@ -35,7 +35,7 @@ _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 def _files(folder: Folder) -> list[Path]:
     found = []
     for path in folder.files("*.json"):
-        head = beginning(path, 1 << 16).lstrip()
+        head = read_head(path, 1 << 16).lstrip()
         is_json = '"annotations"' in head and '"result"' in head
         if head.startswith("[") and (is_json or ('"original_width"' in head and 'labels"' in head)):
             found.append(path)
@@ -65,7 +65,7 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
         sorted({name for _, _, rows, _ in tasks for row in rows for name in _names(row)[:1]} - {""}), images
     )
     unlabeled: list[str] = []
-    known = {path.name for path in folder.pictures(settings.images or "").files.values()}
+    known = {path.name for path in folder.images(settings.images or "").files.values()}
     for path, task, rows, count in tasks:
         name = _image_path(task)
         if count == 0:

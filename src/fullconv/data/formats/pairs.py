@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fullconv.data.config import SPLITS, DataSettings
-from fullconv.data.files import Folder, Pictures, is_glob
+from fullconv.data.files import Folder, ImageFiles, is_glob
 from fullconv.data.formats.base import SPLIT_NAMES, Format, FormatResult, split_of
 from fullconv.data.formats.suggest import suggest_pairing
 from fullconv.data.samples import MaskFile, Sample
@@ -142,7 +142,7 @@ def find_other_names(folder: Folder, settings: DataSettings) -> SplitFolders:
         prefix = f"{place}/" if place else ""
 
         def images_in(names: Iterable[str], prefix: str = prefix) -> list[str]:
-            return [name for name in names if folder.pictures(prefix + name).files]
+            return [name for name in names if folder.images(prefix + name).files]
 
         images = settings.images or _only(images_in(inner[name] for name in _IMAGE_FOLDERS if name in inner))
         masks = _only(images_in(inner[name] for name in _MASK_FOLDERS if name in inner))
@@ -163,7 +163,7 @@ def _find_split_names(folder: Folder) -> SplitFolders:
 
     def only_of(names: Iterable[str]) -> str | None:
         there = [folder.folders[name] for name in names if name in folder.folders]
-        return _only([name for name in there if folder.pictures(name).files])
+        return _only([name for name in there if folder.images(name).files])
 
     for split in SPLITS:
         names = SPLIT_NAMES[split] if split == "val" else (split,)
@@ -253,27 +253,27 @@ def _pair(
     result: FormatResult, folder: Folder, settings: DataSettings, split: str, images: str, places: dict[str, str]
 ) -> None:
     """Pair the images of one folder with the masks of one folder a head (head -> folder)."""
-    pictures = folder.pictures(images)
+    pictures = folder.images(images)
     files = dict(pictures.files)
     masks_of: dict[str, dict[str, Path]] = {}
     for head, place in places.items():
-        masks = folder.pictures(place)
+        masks = folder.images(place)
         suffix = settings.mask_suffix or ("" if images == place else _usual_suffix(pictures, masks))
         if images == place:
             if not suffix:
                 raise DataError(f"{folder.root}: images and masks are the same folder. Set mask_suffix in data.toml.")
             files = {key: path for key, path in files.items() if not key.endswith(suffix)}
         masks_of[head] = {key.removesuffix(suffix): path for key, path in masks.files.items() if key.endswith(suffix)}
-    result.problems += pictures.duplicates(folder.root, "images")
+    result.problems += pictures.duplicate_problems(folder.root, "images")
     unpaired: set[str] = set()
     for number, (head, place) in enumerate(places.items()):
-        masks = folder.pictures(place)
+        masks = folder.images(place)
         without = [key for key in files if key not in masks_of[head]]
         unpaired.update(without)
-        result.problems += masks.duplicates(folder.root, "masks")
+        result.problems += masks.duplicate_problems(folder.root, "masks")
         for listed in ([pictures] if number == 0 else []) + ([masks] if images != place else []):
             cause = "files are not images by their suffix and are not read"
-            result.report("other-file", "note", listed.others, cause)
+            result.report("other-file", "note", listed.other_files, cause)
         if without:
             fix = suggest_pairing(without, pictures, masks, (images, place), has_splits=bool(split))
             cause = f"images in {images}/ have no mask in {place}/"
@@ -334,7 +334,7 @@ def pair_by_split(
     result.report_missing_images(lost, images_where)
 
 
-def _usual_suffix(images: Pictures, masks: Pictures) -> str:
+def _usual_suffix(images: ImageFiles, masks: ImageFiles) -> str:
     """Return the suffix that most masks have after the name of their image, if no mask has the image's own name."""
     if any(key in masks.files for key in images.files):
         return ""
@@ -374,7 +374,7 @@ def _add_bands(
             f'{folder.root / "data.toml"}: bands_from = "{where}", but there is no such folder for the images in'
             f" {images}/. Name a folder with an image of the same name for each of them."
         )
-    bands = folder.pictures(place).files
+    bands = folder.images(place).files
     without = [sample for key, sample in samples.items() if key not in bands]
     cause = f"images in {images}/ have no further bands in {place}/"
     fix = f"Add an image of the same name to {place}/, or move the image elsewhere."

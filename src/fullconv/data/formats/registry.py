@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fullconv.data.config import DataSettings, read_settings
-from fullconv.data.files import DEEPEST, Folder, only_folder
+from fullconv.data.files import DEEPEST, Folder, single_subfolder
 from fullconv.data.formats import (
     ade20k,
     cityscapes,
@@ -97,7 +97,7 @@ def enter_root(root: Path, name: str | None) -> Path:
         except DataError:  # is reported when it is opened
             return True
 
-    here = only_folder(root)
+    here = single_subfolder(root)
     if here is None or fits(root):
         return root
     for _ in range(DEEPEST):
@@ -105,7 +105,7 @@ def enter_root(root: Path, name: str | None) -> Path:
             break
         if fits(here):
             return here
-        here = only_folder(here)
+        here = single_subfolder(here)
     return root
 
 

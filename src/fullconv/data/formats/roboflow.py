@@ -36,8 +36,8 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     taken: set[str] = set()
     for name, split in _folders(folder).items():
         _add_classes(values, folder.root / name / _TABLE)
-        listed = folder.pictures(name or ".")
-        result.problems += listed.duplicates(folder.root, "files")
+        listed = folder.images(name or ".")
+        result.problems += listed.duplicate_problems(folder.root, "files")
         unpaired: dict[str, Path] = {}
         lost = []
         for key, path in listed.files.items():

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from fullconv.data.files import IMAGE_SUFFIXES, Folder, Pictures, is_clutter, is_glob
-from fullconv.data.text_files import beginning
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, ImageFiles, is_glob, is_junk
+from fullconv.data.text_files import read_head
 from fullconv.errors import DataError
 
 _MAX_FOLDERS = 60
@@ -55,7 +55,7 @@ def _inner_folders(folder: Folder) -> list[Path]:
     found = list(below)
     for path in below:
         try:
-            found += sorted(p for p in path.iterdir() if p.is_dir() and not is_clutter(p.name))[: _MAX_FOLDERS // 4]
+            found += sorted(p for p in path.iterdir() if p.is_dir() and not is_junk(p.name))[: _MAX_FOLDERS // 4]
         except OSError:
             continue
     return found
@@ -63,7 +63,7 @@ def _inner_folders(folder: Folder) -> list[Path]:
 
 def _files(place: Path, *suffixes: str) -> list[Path]:
     try:
-        found = sorted(path for path in place.iterdir() if not is_clutter(path.name) and path.is_file())
+        found = sorted(path for path in place.iterdir() if not is_junk(path.name) and path.is_file())
     except OSError:
         return []
     return [path for path in found if not suffixes or path.suffix.lower() in suffixes]
@@ -110,7 +110,7 @@ def _find_yolo(folder: Folder, places: list[Path]) -> str:
 def _find_other_tools(folder: Folder, places: list[Path]) -> str:
     for place in places:
         for path in _files(place, ".json", ".xml", ".geojson", ".ndjson", ".jsonl")[:3]:
-            start = beginning(path, 1 << 14)
+            start = read_head(path, 1 << 14)
             if tool := next((tool for key, tool in _OTHER_TOOLS.items() if key in start), None):
                 name = path.relative_to(folder.root).as_posix()
                 return f"{name} is {tool}, which is not supported: export COCO, or masks, instead."
@@ -133,7 +133,7 @@ def _find_two_suffixes(folder: Folder, places: list[Path]) -> str:
 
 
 def suggest_pairing(
-    unpaired: list[str], images: Pictures, masks: Pictures, folders: tuple[str, str], *, has_splits: bool
+    unpaired: list[str], images: ImageFiles, masks: ImageFiles, folders: tuple[str, str], *, has_splits: bool
 ) -> str:
     """Return the fix for images without a mask.
 
@@ -164,7 +164,7 @@ def suggest_pairing(
                 f" masks of an image into one, with a number a class; to use only one, add to data.toml:\n{added}"
             )
         return f"They lie in folders of their own: add to data.toml:\n{added}"
-    others = {PurePosixPath(path.name).stem: path.suffix for path in masks.others}
+    others = {PurePosixPath(path.name).stem: path.suffix for path in masks.other_files}
     suffixes = sorted({others[name] for key in unpaired if (name := key.rpartition("/")[2]) in others})
     if suffixes:
         return f"{place}/ has {', '.join(suffixes)} files of these names, which are not read: save the masks as indexed PNG."

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from fullconv.data.config import SPLITS, DataSettings
-from fullconv.data.files import Folder, Pictures
+from fullconv.data.files import Folder, ImageFiles
 from fullconv.data.formats.base import FormatResult
 from fullconv.data.formats.file_lists import report_overlap
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import read_list, text_stem
-from fullconv.data.text_files import composed, load_text
+from fullconv.data.text_files import load_text, nfc
 from fullconv.dataset_constants import LABELS
 from fullconv.labels import VOID
 
@@ -26,7 +26,7 @@ def _folders(folder: Folder) -> tuple[str, str] | None:
     images = folder.folders.get("jpegimages")
     masks = [folder.folders[name] for name in _MASK_FOLDERS if name in folder.folders]
     for name in masks:  # old labelme2voc puts arrays into the first
-        if images is not None and folder.pictures(name).files:
+        if images is not None and folder.images(name).files:
             return images, name
     return (images, masks[0]) if images is not None and masks else None
 
@@ -43,7 +43,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by the lists, or everything that has a mask if there are none."""
     folders = _folders(folder)
     assert folders is not None
-    images, masks = (folder.pictures(name) for name in folders)
+    images, masks = (folder.images(name) for name in folders)
     result = FormatResult(folder.root)
     lists = _lists(folder)
     for split, path in lists.items():
@@ -69,7 +69,9 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
         cause = "images in JPEGImages/ have no mask, and are omitted"
         result.report("missing-mask", "warning", without, cause, "Add masks if they should count.")
     stems = {sample.stem for sample in result.samples}
-    result.problems += images.duplicates(folder.root, "images", stems) + masks.duplicates(folder.root, "masks", stems)
+    result.problems += images.duplicate_problems(folder.root, "images", stems) + masks.duplicate_problems(
+        folder.root, "masks", stems
+    )
     report_overlap(result, lists)
     result.settings = _classes(folder, settings, result.samples)
     return result
@@ -86,14 +88,14 @@ def _lists(folder: Folder) -> dict[str, Path]:
     return lists
 
 
-def _samples(stems: list[str], images: Pictures, masks: Pictures) -> list[Sample]:
+def _samples(stems: list[str], images: ImageFiles, masks: ImageFiles) -> list[Sample]:
     return [Sample(stem, images.files[stem], {"": MaskFile(masks.files[stem])}) for stem in stems]
 
 
-def listed_stem(line: str, images: Pictures) -> str:
+def listed_stem(line: str, images: ImageFiles) -> str:
     """Return the image that a line names: all of it, or its first word; with folders and a suffix, or without."""
     for text in (line, re.split(r"[,;\t ]", line, maxsplit=1)[0]):
-        stem = composed(text_stem(text))
+        stem = nfc(text_stem(text))
         for name in (stem, stem.removeprefix("JPEGImages/"), stem.rpartition("/")[2]):
             if name in images.files:
                 return name

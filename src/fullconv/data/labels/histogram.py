@@ -1,4 +1,4 @@
-"""What all masks of a data set hold together: the ground on which their coding is judged."""
+"""Labels and colours of all masks together, and which masks were interpolated or compressed."""
 
 from __future__ import annotations
 
@@ -7,144 +7,143 @@ from dataclasses import dataclass, field
 
 from fullconv.card import Labels
 from fullconv.data.samples import Sample
-from fullconv.data.scan.edges import lines_apart, share_of_ramps
-from fullconv.data.scan.stats import MaskFacts
-from fullconv.data.statistics import all_grey
+from fullconv.data.scan.stats import MaskStats, edge_row_step
+from fullconv.data.statistics import holds_labels
 from fullconv.labels import VOID
 
-SOFT = 0.2
-"""Share of edges over a number in between from which on a mask was interpolated or compressed; drawn ones: below 0.07."""
-
-_FEW_RAMPS = 6
-_SURE = 40  # places; in one mask, or in all of them where a third are alike
-_KINDS = 16  # different numbers in runs of a pixel or two, where these are half of all runs
-_REGIONS = 64  # numbers or colours that cover most of any mask, also of a compressed one
-_SOME = 6  # masks, fewer of which have no usual kind
-_THICK = 8  # pixels; borders of void are thinner, regions are not
+_SOFT_SHARE = 0.2  # of a mask's edges that are soft where it was interpolated or compressed; drawn masks: below 0.07
+_MIN_SOFT_RUNS = 6
+_SURE_RUNS = 40  # in one mask, or in all of them where a third are alike
+_NOISE_VALUES = 16  # different labels in short runs, where these are half of all runs
+_MAX_AREAS = 64  # labels or colours that cover most of any mask, also of a compressed one
+_MIN_MASKS = 6  # fewer have no majority
+_MIN_REGION = 8  # pixels; borders of void are thinner
 
 
 @dataclass
-class Census:
+class LabelHistogram:
     """Counts over masks, one by one."""
 
     void: frozenset[int] = frozenset({VOID})
-    """Numbers that are void whatever they stand for."""
+    """Labels that are void whatever they stand for."""
     masks: int = 0
-    numbers: Counter[int] = field(default_factory=Counter)
-    """Pixels by number, of masks of numbers."""
-    holders: Counter[int] = field(default_factory=Counter)
-    """Masks by number."""
-    colors: Counter[int] = field(default_factory=Counter)
-    """Pixels by colour, of masks in colour."""
-    painters: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    """By label, of masks of labels."""
+    images: Counter[int] = field(default_factory=Counter)
+    """Masks by label."""
+    color_pixels: Counter[int] = field(default_factory=Counter)
+    """By colour, of masks in colour whose colours have no meaning yet."""
+    color_images: Counter[int] = field(default_factory=Counter)
     """Masks by colour."""
     colored: list[Sample] = field(default_factory=list)
     """Those in colour."""
-    soft: list[tuple[Sample, int]] = field(default_factory=list)
-    """Those whose edges go over numbers in between, and at how many places they were seen to."""
-    single: list[tuple[Sample, int, int]] = field(default_factory=list)
-    """Those where that is one and the same number, which may be a class of borders."""
-    firm: Counter[int] = field(default_factory=Counter)
-    """Masks by number in which it fills more than borders."""
-    rings: int = 0
-    """Of the soft ones, as `Traces` counts them."""
-    ramps: int = 0
-    many: int = 0
-    """Masks with more colours than any mask has."""
-    tops: Counter[int] = field(default_factory=Counter)
-    """Masks that hold all numbers from 0 or 1 to one, by that one."""
-    two_valued: list[Sample] = field(default_factory=list)
-    """Those of 0 and 255 only, where 255 fills regions."""
-    thick_void: int = 0
+    last_consecutive: Counter[int] = field(default_factory=Counter)
+    """Masks that hold all labels from 0 or 1 to a last one, by the last."""
+    void_regions: int = 0
     """Masks in which 255 fills regions, not borders."""
+    binary: list[Sample] = field(default_factory=list)
+    """Masks of 0 and 255 only, where 255 fills regions."""
+    _soft: list[tuple[Sample, int]] = field(default_factory=list)
+    """Masks with soft edges, and the number of soft runs."""
+    _single: list[tuple[Sample, int, int]] = field(default_factory=list)
+    """Masks whose soft runs all have one label, which may be a class of borders; that label, and their number."""
+    _area_labels: Counter[int] = field(default_factory=Counter)
+    """Masks by label that fills more than borders in them."""
+    _overshoots: int = 0
+    _soft_runs: int = 0
 
-    def add(self, sample: Sample, facts: MaskFacts, by_color: bool = False) -> None:
-        """Count one mask that can be read; `by_color` where colours have names."""
+    def add(self, sample: Sample, stats: MaskStats, colors_named: bool = False) -> None:
+        """Count one readable mask.
+
+        Args:
+            sample: Whose mask it is.
+            stats: What the mask holds.
+            colors_named: Whether colours have a meaning.
+        """
         self.masks += 1
-        in_color = facts.in_color and not all_grey(facts)
-        if is_blurred(facts, frozenset() if in_color else self.void):
-            seen = sum(facts.traces.ramps.values())
-            self.soft.append((sample, seen + facts.traces.short * (facts.traces.kinds >= _KINDS)))
-            self.ramps += seen
-            self.rings += sum(facts.traces.rings.values())
+        in_color = not holds_labels(stats)
+        edges = stats.edges
+        if is_blurred(stats, frozenset() if in_color else self.void):
+            count = sum(edges.soft_runs.values())
+            self._soft.append((sample, count + edges.short * (edges.short_values >= _NOISE_VALUES)))
+            self._soft_runs += count
+            self._overshoots += sum(edges.overshoots.values())
             return
         if in_color:
-            self.many += facts.many
-            if not by_color:
-                self.colors.update(facts.counts)
-                self.painters.update(facts.counts.keys())
+            if not colors_named:
+                self.color_pixels.update(stats.counts)
+                self.color_images.update(stats.counts.keys())
             self.colored.append(sample)
             return
-        counts = {value & VOID if facts.in_color else value: n for value, n in facts.counts.items()}
-        self.numbers.update(counts)
-        self.holders.update(counts.keys())
-        self._look_at_edges(sample, facts, counts)
-        if VOID in counts and facts.traces.void_run >= _THICK:
-            self.thick_void += 1
+        counts = {value & VOID if stats.in_color else value: n for value, n in stats.counts.items()}
+        self.pixels.update(counts)
+        self.images.update(counts.keys())
+        step = edge_row_step(stats.size[0])
+        self._area_labels.update(
+            value for value, n in counts.items() if edges.soft_runs.get(value, 0) * step < 0.15 * n
+        )
+        if _is_soft(stats, self.void):
+            label = next(iter(set(edges.soft_runs) - self.void))
+            self._single.append((sample, label, edges.soft_runs[label]))
+        if VOID in counts and edges.void_run >= _MIN_REGION:
+            self.void_regions += 1
             if set(counts) == {0, VOID}:
-                self.two_valued.append(sample)
+                self.binary.append(sample)
         held = sorted(set(counts) - self.void)
         if len(held) > 1 and held == list(range(held[0], held[-1] + 1)) and held[0] <= 1:
-            self.tops[held[-1]] += 1
-
-    def _look_at_edges(self, sample: Sample, facts: MaskFacts, counts: dict[int, int]) -> None:
-        ramps = facts.traces.ramps
-        scale = lines_apart(facts.size[0])
-        self.firm.update(value for value, n in counts.items() if ramps.get(value, 0) * scale < 0.15 * n)
-        if is_soft(facts, self.void):
-            value = next(iter(set(ramps) - self.void))
-            self.single.append((sample, value, ramps[value]))
+            self.last_consecutive[held[-1]] += 1
 
     def blurred(self) -> list[Sample]:
         """Return the masks that were interpolated or compressed.
 
-        Where all go over one number, as 1 between 0 and 2, that is a class of borders, unless it also fills regions.
+        Soft runs of one label, as 1 between 0 and 2, are a class of borders, unless it also fills regions.
         """
-        odd = [(sample, seen) for sample, value, seen in self.single if 5 * self.firm[value] >= self.holders[value]]
-        found = [*self.soft, *odd]
+        areas = [(s, n) for s, label, n in self._single if 5 * self._area_labels[label] >= self.images[label]]
+        found = [*self._soft, *areas]
         # In a small drawn mask a few shapes may touch so that one class lies thinly between two others.
-        common = 3 * len(found) >= self.masks and sum(seen for _, seen in found) >= _SURE
-        return [sample for sample, seen in found if common or seen >= _SURE]
+        common = 3 * len(found) >= self.masks and sum(count for _, count in found) >= _SURE_RUNS
+        return [sample for sample, count in found if common or count >= _SURE_RUNS]
 
-    def other_binary(self) -> list[Sample]:
+    def blur_cause(self) -> str:
+        """Return what most probably blurred the masks."""
+        if 4 * self._overshoots > self._soft_runs:
+            return "the pattern of JPEG compression, also inside a PNG"
+        return "the pattern of anti-aliasing or interpolation"
+
+    def binary_outliers(self) -> list[Sample]:
         """Return the few masks of 0 and 255 where no other one holds 255, and the others hold classes."""
-        few = self.two_valued if 4 * len(self.two_valued) <= self.masks and self.masks >= _SOME else []
-        classes = set(self.numbers) - self.void - {0}
-        return few if classes and self.holders[VOID] == len(few) else []
-
-    def cause(self) -> str:
-        """Say what most probably made the numbers in between."""
-        if 4 * self.rings > self.ramps:
-            return "as JPEG leaves them, also inside a PNG"
-        return "as anti-aliasing and resizing with interpolation leave them"
+        few = self.binary if 4 * len(self.binary) <= self.masks and self.masks >= _MIN_MASKS else []
+        classes = set(self.pixels) - self.void - {0}
+        return few if classes and self.images[VOID] == len(few) else []
 
 
-def is_textured(facts: MaskFacts) -> bool:
-    """Whether most of a mask is runs of a pixel or two: a pattern or noise all over, whose edges tell nothing."""
-    height, width = facts.size
-    searched = -(-height // lines_apart(height)) * width
-    return 2 * facts.traces.short >= searched
+def _is_textured(stats: MaskStats) -> bool:
+    """Whether most of a mask is short runs: a pattern or noise all over, whose edges prove nothing."""
+    height, width = stats.size
+    searched = -(-height // edge_row_step(height)) * width
+    return 2 * stats.edges.short >= searched
 
 
-def is_soft(facts: MaskFacts, void: frozenset[int]) -> bool:
-    """Whether the edges of a mask go over numbers or colours in between."""
-    if is_textured(facts):
+def _is_soft(stats: MaskStats, void: frozenset[int]) -> bool:
+    """Whether the edges of a mask pass over labels or colours in between."""
+    soft = stats.edges.soft_count(void)
+    if _is_textured(stats) or soft < _MIN_SOFT_RUNS:
         return False
-    ramps = sum(count for value, count in facts.traces.ramps.items() if value not in void)
-    return ramps >= _FEW_RAMPS and share_of_ramps(facts.traces, void) >= SOFT
+    return soft >= _SOFT_SHARE * (soft + stats.edges.hard_edges)
 
 
-def is_blurred(facts: MaskFacts, void: frozenset[int]) -> bool:
-    """Whether it does so over several of them, which no class of borders explains, or is noise there."""
-    traces = facts.traces
-    noisy = not is_textured(facts) and traces.kinds >= _KINDS and 2 * traces.short >= traces.runs
-    if not noisy and (len(set(traces.ramps) - void) < 2 or not is_soft(facts, void)):
+def is_blurred(stats: MaskStats, void: frozenset[int]) -> bool:
+    """Whether edges pass over several labels or colours in between, which no class of borders explains, or are noise."""
+    edges = stats.edges
+    noisy = not _is_textured(stats) and edges.short_values >= _NOISE_VALUES and 2 * edges.short >= edges.runs
+    if not noisy and (len(set(edges.soft_runs) - void) < 2 or not _is_soft(stats, void)):
         return False
-    most = sum(sorted(facts.counts.values(), reverse=True)[:_REGIONS])
-    return 2 * most > facts.size[0] * facts.size[1]  # else a photograph
+    most = sum(sorted(stats.counts.values(), reverse=True)[:_MAX_AREAS])
+    return 2 * most > stats.size[0] * stats.size[1]  # else a photograph
 
 
-def void_numbers(labels: Labels) -> frozenset[int]:
+def void_labels(labels: Labels) -> frozenset[int]:
     """Return the mask values that are void."""
-    named = () if labels.values is None else (value for value, index in labels.values.items() if index == VOID)
-    return frozenset({VOID, *labels.void_values, *named} - {v for v, i in (labels.values or {}).items() if i != VOID})
+    values = labels.values or {}
+    named = {value for value, index in values.items() if index == VOID}
+    return frozenset({VOID, *labels.void_values, *named} - {value for value, index in values.items() if index != VOID})

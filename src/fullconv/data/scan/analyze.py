@@ -1,9 +1,11 @@
-"""Examine one file: decode it once, and count everything that is judged later."""
+"""Analyze one file: decode it once and record everything that is checked later."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
+from functools import lru_cache
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -12,50 +14,51 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.data.label_mapping import pack_colors
+from fullconv.data.label_mapping import is_grey_color, pack_colors
 from fullconv.data.samples import MaskFile, MaskSource, raw_mask, tiff_mask
-from fullconv.data.scan.edges import (
-    find_color_traces,
-    find_traces,
-    from_text,
-    look_of,
-    look_of_array,
-    look_of_mask,
-    to_text,
+from fullconv.data.scan.stats import (
+    THUMBNAIL_SIDE,
+    EdgeStats,
+    ImageStats,
+    MaskStats,
+    decode_thumbnail,
+    edge_row_step,
+    encode_thumbnail,
 )
-from fullconv.data.scan.stats import MaskFacts, PictureFacts
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import apply_orientation, count_pages, decode, has_foreign_profile, open_source, to_array, to_hwc
 from fullconv.labels import VOID
 
-MANY = 4096
-"""A mask with more colours or numbers than this is no mask; the rest is not counted."""
+MAX_COUNTED = 4096
+"""A mask with more colors or labels than this is no mask; the rest is not counted."""
 
-_COMPARED = 6
-_WHOLE = 64 << 20  # files up to this size are read once for both digest and decoding
+_MAX_COMPARED = 6  # labels up to which comparing with each is faster than a histogram
+_MAX_BUFFERED_BYTES = 64 << 20  # files up to this size are read once for both digest and decoding
+_MAX_SHORT = 2  # pixels of a short run; a mask that was doubled in size has longer ones
+_MAX_EDGE_VALUES = 64
 
 
-def examine_picture(path: Path) -> PictureFacts:
-    """Decode one picture and count; what is wrong is in `error`."""
-    facts = PictureFacts()
+def analyze_image(path: Path) -> ImageStats:
+    """Decode one image and count; `error` has what is wrong."""
+    stats = ImageStats()
 
     def count(image: Image.Image) -> NDArray[Any]:
-        facts.frames = _frames(image)
-        if _is_plain(image):
-            _count_histogram(facts, image)
+        stats.frames = _frames(image)
+        stats.orientation = _orientation(image)
+        if image.mode in ("L", "RGB") and "transparency" not in image.info and not has_foreign_profile(image):
+            _count_histogram(stats, image)
             return np.empty((0, 0), np.uint8)
-        facts.orientation = _orientation(image)
         return to_array(image)
 
     try:
-        data, facts.digest = _load(path)
+        data, stats.digest = _load(path)
         array = decode(data, str(path), count)
-        facts.frames = max(facts.frames, count_pages(data))
+        stats.frames = max(stats.frames, count_pages(data))
         if array.size:
-            _count_array(facts, to_hwc(array, str(path)))
+            _count_array(stats, to_hwc(array, str(path)))
     except FullconvError as error:
-        facts.error, facts.code = _told(error)
-    return facts
+        stats.error, stats.code = _describe(error)
+    return stats
 
 
 def _frames(image: Image.Image) -> int:
@@ -63,144 +66,220 @@ def _frames(image: Image.Image) -> int:
     return int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "WEBP", "PNG") else 1
 
 
-def _is_plain(image: Image.Image) -> bool:
-    return image.mode in ("L", "RGB") and "transparency" not in image.info and not has_foreign_profile(image)
-
-
-def _count_histogram(facts: PictureFacts, image: Image.Image) -> None:
-    bins = np.array(image.histogram(), dtype=np.float64).reshape(-1, 256)
-    facts.orientation = _orientation(image)
-    turned = facts.orientation in (5, 6, 7, 8)
-    values = np.arange(256, dtype=np.float64)
-    facts.size = (image.width, image.height) if turned else (image.height, image.width)
-    facts.levels = int((bins > 0).sum(axis=1).max())
-    facts.look = look_of(image)
-    if facts.orientation != 1:
-        facts.look = to_text(apply_orientation(from_text(facts.look), facts.orientation))
-    facts.channels, facts.dtype = len(bins), "uint8"
-    facts.total, facts.squares = (bins @ values).tolist(), (bins @ values**2).tolist()
-    facts.low = [float(np.flatnonzero(row)[0]) for row in bins]
-    facts.high = [float(np.flatnonzero(row)[-1]) for row in bins]
-
-
 def _orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation of a loaded picture; a TIFF has been turned by Pillow."""
+    """Return the EXIF orientation of a loaded image; Pillow has applied a TIFF's."""
     found = 1 if image.format == "TIFF" else image.getexif().get(274, 1)
     return found if found in range(1, 9) else 1
 
 
-def _count_array(facts: PictureFacts, array: NDArray[Any]) -> None:
-    facts.size, facts.channels, facts.dtype = (array.shape[0], array.shape[1]), array.shape[2], array.dtype.name
-    facts.look = look_of_array(array)
-    for channel in range(facts.channels):
+def _count_histogram(stats: ImageStats, image: Image.Image) -> None:
+    bins = np.array(image.histogram(), dtype=np.float64).reshape(-1, 256)
+    values = np.arange(256, dtype=np.float64)
+    swapped = stats.orientation in (5, 6, 7, 8)
+    stats.size = (image.width, image.height) if swapped else (image.height, image.width)
+    stats.max_unique = int((bins > 0).sum(axis=1).max())
+    small = _shrink(image)
+    stats.thumbnail = encode_thumbnail(np.asarray(small.convert("RGB") if small.mode != "RGB" else small))
+    if stats.orientation != 1:
+        stats.thumbnail = encode_thumbnail(apply_orientation(decode_thumbnail(stats.thumbnail), stats.orientation))
+    stats.channels, stats.dtype = len(bins), "uint8"
+    stats.total, stats.squares = (bins @ values).tolist(), (bins @ values**2).tolist()
+    stats.low = [float(np.flatnonzero(row)[0]) for row in bins]
+    stats.high = [float(np.flatnonzero(row)[-1]) for row in bins]
+
+
+def _count_array(stats: ImageStats, array: NDArray[Any]) -> None:
+    stats.size, stats.channels, stats.dtype = (array.shape[0], array.shape[1]), array.shape[2], array.dtype.name
+    stats.thumbnail = _array_thumbnail(array)
+    for channel in range(stats.channels):
         if array.dtype == np.uint8:
-            facts.levels = max(facts.levels, int((np.bincount(array[..., channel].ravel()) > 0).sum()))
+            stats.max_unique = max(stats.max_unique, int((np.bincount(array[..., channel].ravel()) > 0).sum()))
         plane = array[..., channel].astype(np.float64)
         finite = plane[np.isfinite(plane)]
-        facts.strange += plane.size - finite.size
-        facts.total.append(float(finite.sum()))
-        facts.squares.append(float((finite**2).sum()))
-        facts.low.append(float(finite.min()) if finite.size else 0.0)
-        facts.high.append(float(finite.max()) if finite.size else 0.0)
+        stats.non_finite += plane.size - finite.size
+        stats.total.append(float(finite.sum()))
+        stats.squares.append(float((finite**2).sum()))
+        stats.low.append(float(finite.min()) if finite.size else 0.0)
+        stats.high.append(float(finite.max()) if finite.size else 0.0)
 
 
-def examine_mask(source: MaskSource) -> MaskFacts:
-    """Decode one mask and count its numbers or colours; what is wrong is in `error`."""
-    facts = MaskFacts()
+def _array_thumbnail(array: NDArray[Any]) -> str:
+    """Return up to three bands of an image (H, W, C) of any dtype as a thumbnail."""
+    bands = array[..., :3] if array.shape[2] >= 3 else array[..., :1]
+    bands = np.nan_to_num(bands.astype(np.float32), posinf=0, neginf=0)
+    planes = [_shrink(Image.fromarray(np.ascontiguousarray(bands[..., i]))) for i in range(bands.shape[2])]
+    cells = np.stack([np.asarray(planes[i % len(planes)]) for i in range(3)], axis=-1)
+    if array.dtype != np.uint8:
+        low, high = float(cells.min()), float(cells.max())
+        cells = (cells - low) * (255 / (high - low) if high > low else 1)
+    return encode_thumbnail(cells.round().clip(0, 255).astype(np.uint8))
+
+
+def _shrink(image: Image.Image) -> Image.Image:
+    # not BOX: which of two cells gets a pixel between them would depend on the orientation of the image
+    return image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def analyze_mask(source: MaskSource) -> MaskStats:
+    """Decode one mask and count its labels or colors; `error` has what is wrong."""
+    stats = MaskStats()
     where = str(source.path)
 
     def count(image: Image.Image) -> NDArray[Any]:
-        facts.format, facts.frames = image.format or "", _frames(image)
-        facts.kind = {"RGBA": "alpha", "LA": "alpha", "F": "float"}.get(image.mode, "")
+        stats.format, stats.frames = image.format or "", _frames(image)
+        stats.encoding = {"RGBA": "alpha", "LA": "alpha", "F": "float"}.get(image.mode, "")
         quick = image.mode in ("L", "P", "RGB") and "exif" not in image.info
-        if quick and _count_quickly(facts, image):
+        if quick and _count_quickly(stats, image):
             return np.empty((0, 0), np.uint8)
         return raw_mask(image, where, "rgb")
 
     try:
         if isinstance(source, MaskFile):
-            data, facts.digest = _load(source.path)
+            data, stats.digest = _load(source.path)
             array = decode(data, where, count)
-            facts.frames = max(facts.frames, count_pages(data))
-            if array.ndim == 3 and not facts.format:  # as the TIFF reader gave it
-                facts.kind = "float" if array.dtype.kind == "f" else "alpha" if array.shape[2] in (2, 4) else ""
+            stats.frames = max(stats.frames, count_pages(data))
+            if array.ndim == 3 and not stats.format:  # from the TIFF reader
+                stats.encoding = "float" if array.dtype.kind == "f" else "alpha" if array.shape[2] in (2, 4) else ""
                 array = tiff_mask(array, where, "rgb")
         else:
             array = source.raw("rgb")
-            facts.digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+            stats.digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
         if array.size:
-            _count_mask(facts, array)
+            _count_mask(stats, array)
     except FullconvError as error:
-        facts.error, facts.code = _told(error)
-    return facts
+        stats.error, stats.code = _describe(error)
+    return stats
 
 
-def _count_quickly(facts: MaskFacts, image: Image.Image) -> bool:
-    facts.size = (image.height, image.width)
+def _count_quickly(stats: MaskStats, image: Image.Image) -> bool:
+    stats.size = (image.height, image.width)
     if image.mode == "RGB":
-        colors: Any = image.getcolors(MANY)
+        colors: Any = image.getcolors(MAX_COUNTED)
         if colors is None:
             return False
-        facts.in_color = True
-        facts.counts = {r << 16 | g << 8 | b: n for n, (r, g, b) in colors}
-        _look_at_colors(facts, np.asarray(image))
+        stats.in_color = True
+        stats.counts = {r << 16 | g << 8 | b: n for n, (r, g, b) in colors}
+        _measure_colors(stats, np.asarray(image))
         return True
-    numbers = np.asarray(image)
-    facts.counts = _counted(image, numbers)
-    _look_at_numbers(facts, numbers)
+    labels = np.asarray(image)
+    top = int(labels.max())
+    if top > _MAX_COMPARED:
+        bins = image.histogram()
+        stats.counts = dict(zip(compress(range(256), bins), filter(None, bins), strict=True))
+    else:
+        counts = [int(np.count_nonzero(labels == value)) for value in range(1, top + 1)]
+        stats.counts = {value: n for value, n in enumerate([labels.size - sum(counts), *counts]) if n}
+    _measure_labels(stats, labels)
     if image.mode == "P":
         palette = image.getpalette("RGB") or []
-        table = {i: palette[3 * i : 3 * i + 3] for i in facts.counts}
-        facts.palette = {i: c[0] << 16 | c[1] << 8 | c[2] for i, c in table.items() if len(c) == 3}
+        table = {i: palette[3 * i : 3 * i + 3] for i in stats.counts}
+        stats.palette = {i: c[0] << 16 | c[1] << 8 | c[2] for i, c in table.items() if len(c) == 3}
     return True
 
 
-def _counted(image: Image.Image, numbers: NDArray[np.uint8]) -> dict[int, int]:
-    """Count the pixels by number; comparing with each of a few is faster than a histogram."""
-    top = int(numbers.max())
-    if top > _COMPARED:
-        bins = image.histogram()
-        return dict(zip(compress(range(256), bins), filter(None, bins), strict=True))
-    counts = [int(np.count_nonzero(numbers == value)) for value in range(1, top + 1)]
-    return {value: n for value, n in enumerate([numbers.size - sum(counts), *counts]) if n}
-
-
-def _look_at_numbers(facts: MaskFacts, numbers: NDArray[Any]) -> None:
-    facts.look = look_of_mask(numbers)
-    several = len(facts.counts) - (VOID in facts.counts)
-    if several > 2 or VOID in facts.counts:  # between two numbers there is none
-        facts.traces = find_traces(numbers)
-
-
-def _look_at_colors(facts: MaskFacts, planes: NDArray[np.uint8]) -> None:
-    facts.look = look_of_mask(planes)
-    if all(color >> 16 == color & 255 == (color >> 8) & 255 for color in facts.counts):  # numbers as R = G = B
-        facts.traces = find_traces(planes[..., 0])
-    elif len(facts.counts) > 2:
-        facts.traces = find_color_traces(planes)
-
-
-def _count_mask(facts: MaskFacts, array: NDArray[Any]) -> None:
-    facts.size = (array.shape[0], array.shape[1])
-    facts.in_color = array.ndim == 3
-    numbers = pack_colors(array[..., :3]) if facts.in_color else array
-    _count_values(facts, numbers)
-    if facts.in_color:
-        _look_at_colors(facts, array[..., :3])
-    else:
-        _look_at_numbers(facts, array)
-
-
-def _count_values(facts: MaskFacts, array: NDArray[Any]) -> None:
-    values, counts = np.unique(array, return_counts=True)
-    facts.many = len(values) > MANY
-    if facts.many:
-        most = np.sort(np.argpartition(counts, -MANY)[-MANY:])
+def _count_mask(stats: MaskStats, array: NDArray[Any]) -> None:
+    stats.size = (array.shape[0], array.shape[1])
+    stats.in_color = array.ndim == 3
+    values, counts = np.unique(pack_colors(array[..., :3]) if stats.in_color else array, return_counts=True)
+    stats.overflowed = len(values) > MAX_COUNTED
+    if stats.overflowed:
+        most = np.sort(np.argpartition(counts, -MAX_COUNTED)[-MAX_COUNTED:])
         values, counts = values[most], counts[most]
-    facts.counts = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    stats.counts = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    if stats.in_color:
+        _measure_colors(stats, array[..., :3])
+    else:
+        _measure_labels(stats, array)
 
 
-def _told(error: FullconvError) -> tuple[str, str]:
+def _measure_labels(stats: MaskStats, labels: NDArray[Any]) -> None:
+    stats.thumbnail = mask_thumbnail(labels)
+    if len(stats.counts) - (VOID in stats.counts) > 2 or VOID in stats.counts:  # between two labels there is none
+        stats.edges = measure_edges(labels)
+
+
+def _measure_colors(stats: MaskStats, planes: NDArray[np.uint8]) -> None:
+    stats.thumbnail = mask_thumbnail(planes)
+    if all(map(is_grey_color, stats.counts)):  # labels as R = G = B
+        stats.edges = measure_edges(planes[..., 0])
+    elif len(stats.counts) > 2:
+        stats.edges = measure_color_edges(planes)
+
+
+def mask_thumbnail(mask: NDArray[Any]) -> str:
+    """Return labels (H, W) or colors (H, W, 3) as a thumbnail; values of more than 8 bits by their rank."""
+    height, width = mask.shape[:2]
+    cells = mask[_cell_centers(height)[:, None], _cell_centers(width)]
+    if cells.ndim == 3:
+        cells = pack_colors(cells)
+    if cells.dtype != np.uint8:
+        ranks = np.unique(cells, return_inverse=True)[1].reshape(cells.shape)
+        cells = np.minimum(ranks, 255).astype(np.uint8)
+    return encode_thumbnail(cells)
+
+
+@lru_cache(64)
+def _cell_centers(side: int) -> NDArray[np.intp]:
+    return ((2 * np.arange(THUMBNAIL_SIDE) + 1) * side // (2 * THUMBNAIL_SIDE)).astype(np.intp)
+
+
+def measure_edges(labels: NDArray[Any]) -> EdgeStats:
+    """Count the edges along some rows of a mask of labels, (H, W)."""
+    height, width = labels.shape
+    step = edge_row_step(height)
+    flat = np.ascontiguousarray(labels[step // 2 :: step]).ravel()
+    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = EdgeStats()
+    if len(starts) < 2:
+        return edges
+    values = flat[starts].astype(np.int32)
+    inside = starts % width != 0  # the others lead from the end of one row to the next
+    whole = inside[:-1] & inside[1:]
+    length = starts[1:] - starts[:-1]
+    edges.hard_edges = int(np.count_nonzero((np.abs(values - flat[starts - 1]) >= 2) & inside))
+    edges.runs = int(np.count_nonzero(whole))
+    short = np.flatnonzero((length <= _MAX_SHORT) & whole)
+    edges.short = len(short)
+    if edges.short:
+        own = values[short]
+        left, right = flat[starts[short] - 1] - own, values[short + 1] - own
+        edges.short_values = len(set(own.tolist()))
+        edges.soft_runs = _value_counts(own[(left < 0) != (right < 0)])
+        small = (np.abs(left) <= 2) & (np.abs(right) <= 2)
+        edges.overshoots = _value_counts(own[small & ((left < 0) == (right < 0))])
+    if len(lengths := length[values[:-1] == VOID]):
+        edges.void_run = int(np.median(lengths))
+    return edges
+
+
+def measure_color_edges(planes: NDArray[np.uint8]) -> EdgeStats:
+    """Count the edges along some rows of a mask of colors, (H, W, 3): all are hard; soft runs lie between in all channels."""
+    height, width = planes.shape[:2]
+    step = edge_row_step(height)
+    rows = np.ascontiguousarray(planes[step // 2 :: step]).reshape(-1, 3)
+    flat = pack_colors(rows)
+    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = EdgeStats()
+    if len(starts) < 2:
+        return edges
+    inside = starts % width != 0
+    whole = inside[:-1] & inside[1:]
+    edges.hard_edges, edges.runs = int(inside.sum()), int(whole.sum())
+    short = np.flatnonzero((np.diff(starts) <= _MAX_SHORT) & whole)
+    edges.short = len(short)
+    if edges.short:
+        edges.short_values = len(np.unique(flat[starts[short]]))
+        left, own = rows[starts[short] - 1].astype(np.int16), rows[starts[short]].astype(np.int16)
+        right = rows[starts[short + 1]].astype(np.int16)
+        edges.soft_runs = _value_counts(flat[starts[short]][((left - own) * (right - own) <= 0).all(axis=1)])
+    return edges
+
+
+def _value_counts(values: NDArray[Any]) -> dict[int, int]:
+    return dict(Counter(values.tolist()).most_common(_MAX_EDGE_VALUES))
+
+
+def _describe(error: FullconvError) -> tuple[str, str]:
     code = "bad-mask" if isinstance(error, DataError) else "needs-extra" if isinstance(error, ImportError) else ""
     return str(error), getattr(error, "code", code or "unreadable")
 
@@ -208,7 +287,7 @@ def _told(error: FullconvError) -> tuple[str, str]:
 def _load(path: Path) -> tuple[bytes | Path, str]:
     """Return what to decode and the digest of the file; huge files are not held in memory."""
     with open_source(path) as file:
-        if os.fstat(file.fileno()).st_size <= _WHOLE:
+        if os.fstat(file.fileno()).st_size <= _MAX_BUFFERED_BYTES:
             data = file.read()
             return data, hashlib.sha256(data).hexdigest()
         digest = hashlib.sha256()

@@ -1,7 +1,9 @@
-"""What a picture or a mask holds, as it is counted, kept in the cache, and judged."""
+"""What one scan records of an image or a mask file; kept in the scan cache as JSON."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 from collections.abc import Sequence
@@ -9,13 +11,46 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fullconv.data.scan.edges import Traces
+THUMBNAIL_SIDE = 32
+"""Cells along each side of a thumbnail."""
+
+_EDGE_ROWS = 48  # rows of a mask whose edges are counted: hundreds of edges in tens of microseconds
+
+
+def edge_row_step(height: int) -> int:
+    """Return the step between the rows of a mask whose edges are counted."""
+    return max(1, height // _EDGE_ROWS)
 
 
 @dataclass
-class PictureFacts:
-    """What one picture holds."""
+class EdgeStats:
+    """Edges along some rows of a mask; a short run is one or two pixels of one label or color."""
+
+    hard_edges: int = 0
+    """Edges between labels that differ by two or more."""
+    soft_runs: dict[int, int] = field(default_factory=dict)
+    """Short runs between a smaller and a larger label, by their own label: interpolation makes them."""
+    overshoots: dict[int, int] = field(default_factory=dict)
+    """Short runs that differ from both sides by one or two, both down or both up: compression makes them."""
+    runs: int = 0
+    """Runs between two edges."""
+    short: int = 0
+    """Short ones among them."""
+    short_values: int = 0
+    """Different labels or colors of the short ones."""
+    void_run: int = 0
+    """Median length of the runs of 255; 0 without any."""
+
+    def soft_count(self, void: frozenset[int]) -> int:
+        """Return the number of soft runs over labels that are not void."""
+        return sum(count for value, count in self.soft_runs.items() if value not in void)
+
+
+@dataclass
+class ImageStats:
+    """What one image holds."""
 
     digest: str = ""
     """SHA-256 of the file."""
@@ -24,96 +59,108 @@ class PictureFacts:
     channels: int = 0
     dtype: str = ""
     total: list[float] = field(default_factory=list)
-    """Sum by channel, over finite numbers."""
+    """Sum by channel, over finite values."""
     squares: list[float] = field(default_factory=list)
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
-    strange: int = 0
-    """How many numbers are NaN or infinite."""
+    non_finite: int = 0
+    """Number of NaN and infinite values."""
     orientation: int = 1
-    """EXIF's, 1 to 8; it has been applied to size and look."""
-    levels: int = 0
-    """Different numbers in the channel with most of them; 0 where not counted."""
+    """EXIF orientation, 1 to 8; already applied to size and thumbnail."""
+    max_unique: int = 0
+    """Different values in the channel that has most; 0 where not counted."""
     frames: int = 1
     """Pages or frames of the file; the first is read."""
-    look: str = ""
-    """The picture in 32x32 cells, for comparing (`traces.from_text`)."""
+    thumbnail: str = ""
+    """The image in 32x32 cells (`decode_thumbnail`)."""
     error: str = ""
     """Why it cannot be read; empty where it can."""
     code: str = ""
-    """The code of that problem."""
+    """The check code of that error."""
 
 
 @dataclass
-class MaskFacts:
+class MaskStats:
     """What one mask holds."""
 
     digest: str = ""
     size: tuple[int, int] = (0, 0)
     format: str = ""
-    """Of the file, as Pillow calls it."""
+    """File format by Pillow's name."""
     in_color: bool = False
-    """Whether `counts` is by colour 0xrrggbb instead of number."""
+    """Whether `counts` is by color 0xrrggbb instead of label."""
     counts: dict[int, int] = field(default_factory=dict)
-    """Pixels by number or colour."""
-    many: bool = False
-    """Whether there are more than MANY."""
+    """Pixels by label or color."""
+    overflowed: bool = False
+    """Whether there are more labels or colors than `counts` holds."""
     palette: dict[int, int] = field(default_factory=dict)
-    """Of an indexed picture: number -> colour 0xrrggbb, of those that occur."""
-    traces: Traces = field(default_factory=Traces)
-    """What its edges tell; empty for colours."""
-    kind: str = ""
-    """"alpha" with an alpha channel that is opaque, "float" where numbers are stored as fractions; else empty."""
+    """Label -> color 0xrrggbb of an indexed mask, for the labels that occur."""
+    edges: EdgeStats = field(default_factory=EdgeStats)
+    encoding: str = ""
+    """"alpha" with an opaque alpha channel, "float" where labels are stored as floats; else empty."""
     frames: int = 1
-    look: str = ""
-    """The mask in 32x32 cells, for comparing (`traces.from_text`)."""
+    thumbnail: str = ""
+    """The mask in 32x32 cells (`decode_thumbnail`)."""
     error: str = ""
     code: str = ""
 
 
-Facts = TypeVar("Facts", PictureFacts, MaskFacts)
+Stats = TypeVar("Stats", ImageStats, MaskStats)
 
 
-def together(facts: Sequence[PictureFacts]) -> PictureFacts:
-    """Return what a picture holds whose bands lie in several files of one size."""
-    if len(facts) == 1:
-        return facts[0]
-    wrong = next((found for found in facts if found.error), None)
-    if wrong is not None:
-        return wrong
-    first = facts[0]
-    dtype = np.result_type(*(np.dtype(found.dtype) for found in facts)).name
-    both = PictureFacts(
-        digest=hashlib.sha256("|".join(found.digest for found in facts).encode()).hexdigest(), size=first.size,
-        channels=sum(found.channels for found in facts), dtype=dtype, strange=sum(found.strange for found in facts),
-        orientation=first.orientation, levels=max(found.levels for found in facts), look=first.look,
-        frames=max(found.frames for found in facts),
+def merge_bands(stats: Sequence[ImageStats]) -> ImageStats:
+    """Return the stats of one image whose bands lie in several files of one size."""
+    if len(stats) == 1:
+        return stats[0]
+    broken = next((found for found in stats if found.error), None)
+    if broken is not None:
+        return broken
+    first = stats[0]
+    dtype = np.result_type(*(np.dtype(found.dtype) for found in stats)).name
+    merged = ImageStats(
+        digest=hashlib.sha256("|".join(found.digest for found in stats).encode()).hexdigest(), size=first.size,
+        channels=sum(found.channels for found in stats), dtype=dtype,
+        non_finite=sum(found.non_finite for found in stats), orientation=first.orientation,
+        max_unique=max(found.max_unique for found in stats), thumbnail=first.thumbnail,
+        frames=max(found.frames for found in stats),
     )  # fmt: skip
-    for found in facts:
+    for found in stats:
         if found.size != first.size:
             (h, w), (height, width) = found.size, first.size
-            both.error, both.code = f"is {w}x{h} pixels, its picture {width}x{height}", "band-size"
-        both.total += found.total
-        both.squares += found.squares
-        both.low += found.low
-        both.high += found.high
-    return both
+            merged.error, merged.code = f"is {w}x{h} pixels, its image {width}x{height}", "band-size"
+        merged.total += found.total
+        merged.squares += found.squares
+        merged.low += found.low
+        merged.high += found.high
+    return merged
 
 
-def to_text(facts: PictureFacts | MaskFacts) -> str:
-    """Write facts as JSON."""
-    return json.dumps(vars(facts), default=vars)
+def to_json(stats: ImageStats | MaskStats) -> str:
+    """Serialize stats for the scan cache."""
+    return json.dumps(vars(stats), default=vars)
 
 
-def from_text(kind: type[Facts], text: str) -> Facts:
-    """Read facts from JSON."""
-    facts = kind(**json.loads(text))
-    facts.size = (facts.size[0], facts.size[1])
-    if isinstance(facts, MaskFacts):
-        facts.counts = {int(value): n for value, n in facts.counts.items()}
-        facts.palette = {int(value): color for value, color in facts.palette.items()}
-        traces: Any = facts.traces
-        for key in ("ramps", "rings"):
-            traces[key] = {int(value): n for value, n in traces[key].items()}
-        facts.traces = Traces(**traces)
-    return facts
+def from_json(kind: type[Stats], text: str) -> Stats:
+    """Read stats from the scan cache."""
+    stats = kind(**json.loads(text))
+    stats.size = (stats.size[0], stats.size[1])
+    if isinstance(stats, MaskStats):
+        stats.counts = {int(value): n for value, n in stats.counts.items()}
+        stats.palette = {int(value): color for value, color in stats.palette.items()}
+        edges: Any = stats.edges
+        for key in ("soft_runs", "overshoots"):
+            edges[key] = {int(value): n for value, n in edges[key].items()}
+        stats.edges = EdgeStats(**edges)
+    return stats
+
+
+def encode_thumbnail(cells: NDArray[np.uint8]) -> str:
+    """Write a thumbnail as text."""
+    return base64.b64encode(np.ascontiguousarray(cells).tobytes()).decode("ascii")
+
+
+def decode_thumbnail(text: str) -> NDArray[np.uint8]:
+    """Read a thumbnail, (THUMBNAIL_SIDE, THUMBNAIL_SIDE) of a mask or (..., 3) of an image."""
+    cells = np.frombuffer(binascii.a2b_base64(text), dtype=np.uint8)
+    shape = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return cells.reshape(shape if cells.size == THUMBNAIL_SIDE**2 else (*shape, 3))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.data.config import parse_settings
-from fullconv.data.label_mapping import make_coding, pack_colors
+from fullconv.data.label_mapping import make_mapping, pack_colors
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 
@@ -14,7 +14,7 @@ ABC = ("a", "b", "c")
 
 
 def coding(**keys):
-    return make_coding(parse_settings({"classes": list(ABC), **keys}, "data.toml"), ABC)
+    return make_mapping(parse_settings({"classes": list(ABC), **keys}, "data.toml"), ABC)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def coding(**keys):
     ],
 )
 def test_a_mask_value_means_what_data_toml_says(keys, meanings):
-    assert {value: coding(**keys).meaning(value) for value in meanings} == meanings
+    assert {value: coding(**keys).class_of(value) for value in meanings} == meanings
 
 
 @given(
@@ -45,9 +45,9 @@ def test_decoding_a_mask_is_the_meaning_of_each_pixel(values, ignore, seed):
             coding(**keys, ignore_index=ignore)
         return
     table = coding(**keys, ignore_index=ignore)
-    known = [value for value in range(301) if table.meaning(value) is not None]
+    known = [value for value in range(301) if table.class_of(value) is not None]
     raw = np.random.default_rng(seed).choice(known, (5, 6)).astype(np.uint16)
-    expected = [[table.meaning(int(value)) for value in row] for row in raw]
+    expected = [[table.class_of(int(value)) for value in row] for row in raw]
     decoded = table.decode(raw, "x")
     assert decoded.dtype == np.uint8
     assert decoded.tolist() == expected
@@ -78,12 +78,12 @@ def test_colours_are_decoded_by_their_table():
     raw = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 0], [255, 255, 255]]], np.uint8)
     assert table.decode(raw, "x").tolist() == [[1, 2], [0, VOID]]
     assert table.labels.palette == ((0, 0, 0), (255, 0, 0), (0, 255, 0))
-    with pytest.raises(DataError, match=r"m\.png: colour #010203 is not named\. Add it to colors in data\.toml"):
+    with pytest.raises(DataError, match=r"m\.png: colour #010203 has no class\. Add it to colors in data\.toml"):
         table.decode(np.array([[[1, 2, 3]]], np.uint8), "m.png")
 
 
 def test_colours_without_a_table_are_an_error_with_the_line_to_add():
-    with pytest.raises(DataError, match=r'm\.png: the mask has colours.*colors = \{ "#0a141e" = "a"'):
+    with pytest.raises(DataError, match=r'm\.png: the mask is in colour.*colors = \{ "#0a141e" = "a"'):
         coding().decode(np.array([[[10, 20, 30]]], np.uint8), "m.png")
 
 

@@ -18,16 +18,16 @@ def touch(root: Path, *names: str) -> None:
 
 def test_pictures_are_found_in_inner_folders_in_sorted_order(tmp_path):
     touch(tmp_path, "images/b/2.PNG", "images/a.jpg", "images/b/1.tif", "images/notes.txt", "images/.hidden.png")
-    found = Folder(tmp_path).pictures("images")
+    found = Folder(tmp_path).images("images")
     assert list(found.files) == ["a", "b/1", "b/2"]
-    assert [path.name for path in found.others] == ["notes.txt"]
+    assert [path.name for path in found.other_files] == ["notes.txt"]
 
 
 def test_two_files_of_one_stem_are_told(tmp_path):
     touch(tmp_path, "images/a.jpg", "images/a.png")
-    found = Folder(tmp_path).pictures("images")
+    found = Folder(tmp_path).images("images")
     assert list(found.files) == ["a"]
-    assert [second.name for _, second in found.twice] == ["a.png"]
+    assert [second.name for _, second in found.duplicates] == ["a.png"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_globs_pair_by_what_their_wildcards_match(tmp_path, pattern, keys, stems
         "deep/m/n/c.png",
         "deep/m/d.png",
     )
-    found = Folder(tmp_path).pictures(pattern)
+    found = Folder(tmp_path).images(pattern)
     assert sorted(found.files) == sorted(keys)
     assert sorted(found.stems.values()) == sorted(stems)
 
@@ -70,7 +70,7 @@ def test_links_are_followed_but_never_in_a_circle(tmp_path):
     [
         (lambda p: p / "nowhere", "nowhere: no such folder"),
         (lambda p: p / "pictureS", r"no such folder\. Did you mean 'pictures'\?"),
-        (lambda p: p / "pictures", r"pictures: the folder is empty\. Put pictures in images/ and masks in masks/"),
+        (lambda p: p / "pictures", r"pictures: the folder is empty\. Put images in images/ and masks in masks/"),
         (lambda p: p / "file.txt", r"file\.txt: is a file\. A data set is a folder, or a \.zip"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_damaged_zip_and_a_bomb_are_refused(tmp_path, monkeypatch):
         open_root(tmp_path / "d.zip")
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(3_000_000))
-    monkeypatch.setattr("fullconv.data.files._UNPACKED_FREE", 1_000_000)
+    monkeypatch.setattr("fullconv.data.files._MIN_ZIP_LIMIT_BYTES", 1_000_000)
     with pytest.raises(DataError, match=r"bomb\.zip: would grow from [\d,]+ to 3,000,000 bytes"):
         open_root(tmp_path / "bomb.zip")
 
@@ -125,5 +125,7 @@ def test_a_damaged_zip_and_a_bomb_are_refused(tmp_path, monkeypatch):
 def test_a_zip_needs_room_in_the_cache(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file where the cache should be")
     monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(DataError, match=r"d\.zip: cannot be unpacked into .*set FULLCONV_CACHE to a folder with room"):
+    with pytest.raises(
+        DataError, match=r"d\.zip: cannot be unpacked into .*set FULLCONV_CACHE to a folder with free space"
+    ):
         open_root(make_zip(tmp_path / "d.zip", "images/a.png"))

@@ -1,0 +1,265 @@
+"""What one scan of a data set records: file by file a `Record`, over all of them `Aggregates`; checks read both."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.data.checks.thumbnails import Thumbnails, make_thumbnails
+from fullconv.data.dataset import Dataset
+from fullconv.data.formats import BoundsCheck, DrawnMask
+from fullconv.data.label_mapping import LabelMapping
+from fullconv.data.labels.histogram import LabelHistogram, is_blurred, void_labels
+from fullconv.data.problems import MAX_FILES, display_path
+from fullconv.data.samples import JPEG_FORMATS, MaskFile, Sample
+from fullconv.data.scan.stats import ImageStats, MaskStats, decode_thumbnail
+from fullconv.data.statistics import class_counts, class_of_value, holds_labels
+from fullconv.labels import VOID
+
+MAX_PAIRS = 256
+"""Pairs of a split whose masks and images are compared with each other; time grows with the square."""
+
+FEW_VALUES = 64
+"""Images with fewer different values look like masks."""
+
+_MIN_EXIF_GAIN = 0.08  # of an image's variance; EXIF already says that it was turned
+
+DUPLICATE_SIDE = 16
+"""Cells along each side of what is kept of every image to find near-duplicates."""
+
+
+@dataclass(eq=False)
+class Record:
+    """One sample with what the scan found in its files."""
+
+    dataset: Dataset
+    head: str
+    split: str
+    sample: Sample
+    image: ImageStats
+    mask: MaskStats
+
+    @property
+    def mapping(self) -> LabelMapping:
+        """What the head's masks mean."""
+        return self.dataset.mappings[self.head]
+
+    @property
+    def mask_path(self) -> str:
+        """The mask's file, for display."""
+        return display_path(self.sample.masks[self.head].path, self.dataset.root)
+
+    @property
+    def image_path(self) -> str:
+        """The image's file, for display."""
+        return display_path(self.sample.image, self.dataset.root)
+
+    @property
+    def report_path(self) -> str:
+        """The file that problems with the mask name, for display."""
+        return display_path(self.sample.report_path(self.head), self.dataset.root)
+
+    @property
+    def is_copy_of_image(self) -> bool:
+        """Whether the mask is its image, byte by byte."""
+        return self.mask.digest == self.image.digest and isinstance(self.sample.masks[self.head], MaskFile)
+
+    @cached_property
+    def image_cells(self) -> NDArray[np.uint8]:
+        """The image's thumbnail, (SIDE, SIDE, 3)."""
+        return decode_thumbnail(self.image.thumbnail)
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails | None:
+        """Image and mask as thumbnails; None where one is missing or too plain to be compared."""
+        if not (self.image.thumbnail and self.mask.thumbnail):
+            return None
+        return make_thumbnails(self.sample, self.image_cells, decode_thumbnail(self.mask.thumbnail))
+
+    @cached_property
+    def ignores_exif(self) -> bool:
+        """Whether the mask was drawn on the image without its EXIF orientation: by the sizes, else by what fits better."""
+        image, mask = self.image, self.mask
+        if image.orientation == 1:
+            return False
+        if image.orientation in (5, 6, 7, 8) and image.size[0] != image.size[1]:
+            return mask.size == (image.size[1], image.size[0])
+        if mask.size != image.size or self.thumbnails is None:
+            return False
+        inverse = {6: 8, 8: 6}.get(image.orientation, image.orientation)
+        scores = self.thumbnails.score_by_orientation
+        return scores[inverse] - scores[1] > _MIN_EXIF_GAIN
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether image and mask have one size and orientation."""
+        return not self.image.error and self.mask.size == self.image.size and not self.ignores_exif
+
+    @cached_property
+    def counts(self) -> tuple[NDArray[np.int64], int, list[int]]:
+        """(K,) pixels by class, void pixels, and the values without a meaning."""
+        return class_counts(self.mask, self.mapping)
+
+    @cached_property
+    def has_clean_values(self) -> bool:
+        """Whether the mask's values can be judged one by one; those of the rest have a cause that is reported for all."""
+        mask = self.mask
+        if mask.error or self.is_copy_of_image or mask.format in JPEG_FORMATS:
+            return False
+        labels = holds_labels(mask)
+        return (labels or bool(self.mapping.colors)) and not is_blurred(
+            mask, void_labels(self.mapping.labels) if labels else frozenset()
+        )
+
+
+class Aggregates:
+    """What the scan of one head's masks, with the images, records over the whole data set.
+
+    Args:
+        dataset: As opened.
+        head: Whose masks; with the first head's the images are recorded, too.
+    """
+
+    def __init__(self, dataset: Dataset, head: str = "") -> None:
+        self.dataset, self.head = dataset, head
+        self.is_first = head == dataset.heads[0]
+        self.mapping = dataset.mappings[head]
+        self.names = self.mapping.labels.classes
+        self.settings = dataset.settings.of_head(head)
+        inferred = dataset.histograms.get(head)
+        self._counts_labels = inferred is None
+        self.histogram = LabelHistogram(void_labels(self.mapping.labels)) if inferred is None else inferred
+        self.class_pixels = {split: np.zeros(len(self.names), np.int64) for split in dataset.splits}
+        self.class_images = np.zeros(len(self.names), np.int64)
+        self.void_pixels = 0
+        self.void: dict[str, list[str]] = defaultdict(list)
+        """Masks that are void everywhere, by split."""
+        self.unknown: dict[str, dict[str, str]] = {"unknown-label": {}, "unknown-color": {}}
+        """Masks with values that have no meaning, with their stems, by code."""
+        self.unknown_values: dict[str, set[int]] = {"unknown-label": set(), "unknown-color": set()}
+        self.digests: dict[str, list[str]] = defaultdict(list)
+        """Mask files of two classes or more, by content."""
+        self.holders: dict[int, list[str]] = defaultdict(list)
+        """The first masks of val and test by class."""
+        self.photos = 0
+        """Masks with more colours than any mask has."""
+        self.palettes: dict[tuple[tuple[int, int], ...], list[Sample]] = defaultdict(list)
+        """Masks by their palette of (label, colour 0xrrggbb) pairs; without palettes of greys."""
+        self.shapes = BoundsCheck()
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.kinds: dict[tuple[int, str], list[Sample]] = defaultdict(list)
+        """Images by channels and dtype."""
+        self.plain: list[str] = []
+        """Images of one colour."""
+        self.train_dtypes: set[str] = set()
+        self.train_low, self.train_high = float("inf"), float("-inf")
+        self.max_unique = 0
+        self.images: dict[str, list[Sample]] = defaultdict(list)
+        self.duplicate_keys: dict[str, list[int]] = defaultdict(list)
+        """Hash of each image's decoded content, by split."""
+        self.duplicate_cells: dict[str, list[bytes]] = defaultdict(list)
+        """Each image as DUPLICATE_SIDE x DUPLICATE_SIDE grey cells, by split."""
+        self.pairs: dict[str, list[Thumbnails]] = defaultdict(list)
+        """The first aligned pairs that can be compared, by split."""
+        self._seen: Counter[str] = Counter()
+        self._label_classes: NDArray[np.uint8] | None = None
+
+    def add(self, record: Record) -> None:
+        """Record one sample."""
+        if self.is_first and not record.image.error:
+            self._add_image(record)
+        mask, sample = record.mask, record.sample
+        if mask.error:
+            return
+        source = sample.masks[self.head]
+        self.shapes.add(sample, source, mask.size)
+        counts, void, unknown = record.counts
+        self.class_pixels[record.split] += counts
+        self.class_images += counts > 0
+        self.void_pixels += void
+        if record.split != "train":
+            for index in np.flatnonzero(counts).tolist():
+                if len(self.holders[index]) < MAX_FILES:
+                    self.holders[index].append(record.report_path)
+        if record.has_clean_values and unknown:
+            in_color = self.mapping.by_color or (mask.in_color and bool(self.mapping.colors))
+            code = "unknown-color" if in_color else "unknown-label"
+            self.unknown[code][record.report_path] = sample.stem
+            self.unknown_values[code].update(unknown)
+        elif record.has_clean_values and not counts.any():
+            self.void[record.split].append(record.report_path)
+        self.photos += mask.overflowed and mask.in_color
+        if mask.format in JPEG_FORMATS:
+            return
+        if self._counts_labels and not isinstance(source, DrawnMask):  # drawn labels are ours
+            self.histogram.add(sample, mask, colors_named=bool(self.mapping.colors))
+        if len(set(mask.palette.values())) > 1 and any(color >> 16 != color & 255 for color in mask.palette.values()):
+            self.palettes[tuple(sorted(mask.palette.items()))].append(sample)
+        if (counts > 0).sum() > 1 and isinstance(source, MaskFile):
+            self.digests[mask.digest].append(record.report_path)
+        if self.is_first and not record.image.error:
+            self._add_pair(record)
+
+    def _add_image(self, record: Record) -> None:
+        split, image = record.split, record.image
+        self.sizes[image.size] += 1
+        self.kinds[image.channels, image.dtype].append(record.sample)
+        self.max_unique = max(self.max_unique, image.max_unique or FEW_VALUES)
+        if image.low == image.high:
+            self.plain.append(record.image_path)
+        if split == "train":
+            self.train_dtypes.add(image.dtype)
+            self.train_low, self.train_high = min(self.train_low, *image.low), max(self.train_high, *image.high)
+        side = DUPLICATE_SIDE
+        sums = record.image_cells.reshape(side, 2, side, 6).sum(axis=(1, 3), dtype=np.int32)
+        content = (image.size, image.channels, image.dtype, *image.total, *image.squares, image.thumbnail)
+        self.images[split].append(record.sample)
+        self.duplicate_keys[split].append(hash(content))
+        self.duplicate_cells[split].append((sums / 12).round().astype(np.uint8).tobytes())
+
+    def _add_pair(self, record: Record) -> None:
+        split, image, mask = record.split, record.image, record.mask
+        self._seen[split] += 1
+        if self._seen[split] > MAX_PAIRS or mask.size != image.size or image.orientation != 1:
+            return  # the others are judged one by one
+        if (pair := record.thumbnails) is not None:
+            self.pairs[split].append(replace(pair, classes=self._classes_by_label(mask, pair.mask)))
+
+    def _classes_by_label(self, mask: MaskStats, cells: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """Return the class of each label of a mask's thumbnail, where colours and large labels are ranks; None if unclear."""
+        held = sorted(mask.counts)
+        plain = not (mask.in_color or self.mapping.by_color or held[-1] > VOID)
+        if plain and self._label_classes is not None:
+            return self._label_classes
+        if plain:
+            values = {value: value for value in range(VOID + 1)}
+        elif mask.in_color or held[-1] > VOID:
+            if len(np.unique(cells)) < len(held):  # some are in no cell, so ranks are unclear
+                return None
+            values = dict(enumerate(held))
+        else:
+            values = dict(zip(held, held, strict=True))
+        table = np.full(256, VOID, np.uint8)
+        for label, value in values.items():
+            index = class_of_value(value, mask, self.mapping)
+            table[label] = VOID if index is None else index
+        if plain:
+            self._label_classes = table
+        return table
+
+    def mask_paths(self) -> list[str]:
+        """Return what problems with all masks name."""
+        return [self.report_path(sample) for members in self.dataset.splits.values() for sample in members]
+
+    def report_path(self, sample: Sample) -> str:
+        """Return the file that a problem with a sample's mask names."""
+        return self.display(sample.report_path(self.head))
+
+    def display(self, path: Path) -> str:
+        """Return a path relative to the data folder."""
+        return display_path(path, self.dataset.root)
