@@ -4,8 +4,8 @@ fcn_resnet50 at stride 8, 512x512: torchvision in eager fp32, its graph in bare 
 with full-resolution scores and numpy's argmax, and SMP's Unet and FPN on resnet34 by their usual recipe. voc-fcn8s,
 500x500: the same network in eager fp32. Contenders take turns.
 
-Weights are random but for the last layer, which is fitted to made pictures by least squares: labels then have margins as
-a trained net's do, so that the share of equal labels means something. The share is counted on other made pictures. The
+Weights are random but for the last layer, which is fitted to synthetic images by least squares: labels then have margins as
+a trained net's do, so that the share of equal labels means something. The share is counted on other synthetic images. The
 arithmetic floor is the network's convolutions at the speed of the fastest one measured here.
 
     python benchmarks/inference.py [--only resnet50|voc|floor|cold] [--rounds 9] [--compile]
@@ -58,7 +58,7 @@ def made(count: int, side: int, seed: int) -> list[tuple[NDArray[np.uint8], NDAr
 
 @torch.inference_mode()
 def fit_last(features: Callable[[Tensor], Tensor], last: nn.Conv2d, side: int) -> None:
-    """Fit a 1x1 convolution to made pictures by least squares; classes that they do not hold get low scores."""
+    """Fit a 1x1 convolution to synthetic images by least squares; classes that they do not hold get low scores."""
     rows, truth = [], []
     for picture, mask in made(6, side, 1):
         found = features(normalized(picture))
@@ -236,8 +236,8 @@ def voc(compiled: bool) -> tuple[Contenders, dict[str, Any], int]:
     return contenders, facts, 500
 
 
-def measure(contenders: Contenders, facts: dict[str, Any], side: int, rounds: int) -> dict[str, Any]:
-    """Time contenders in turn on random pixels, and count labels equal to the exact one's on made pictures."""
+def measure_parity(contenders: Contenders, facts: dict[str, Any], side: int, rounds: int) -> dict[str, Any]:
+    """Time contenders in turn on random pixels, and count labels equal to the exact one's on synthetic images."""
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     runs = {name: (lambda run=run: run(picture)) for name, run in contenders.items()}  # type: ignore[misc]
     first = {name: alternate({name: run}, 1, warm_up=0)[name][0] for name, run in runs.items()}  # compiles
@@ -342,7 +342,7 @@ def main() -> None:
         return
     for name, make in (("resnet50", resnet50), ("voc", voc)):
         if given.only in (None, name):
-            found = measure(*make(given.compile), given.rounds)
+            found = measure_parity(*make(given.compile), given.rounds)
             found["floor_s"] = {word: 2 * found["multiplications"] / speed / 1e12 for word, speed in speeds.items()}
             show(name, found)
             print("  arithmetic floor", found["floor_s"])

@@ -20,7 +20,7 @@ import fullconv
 from fullconv.data import open_dataset
 from fullconv.errors import NetworkError
 from fullconv.exports import export_model
-from fullconv.exports.parity import validation_pictures
+from fullconv.exports.parity import validation_images
 
 PRECISIONS = {"openvino": ("fp32", "bf16", "int8"), "onnx": ("fp32", "int8")}
 
@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     exact = fullconv.load(options.model, device="cpu", precision="fp32", engine="torch")
     dataset = open_dataset(options.data)
-    pictures = [image for image, _ in islice(validation_pictures(dataset, exact), options.pictures)]
+    pictures = [image for image, _ in islice(validation_images(dataset, exact), options.pictures)]
     parity: dict[str, Any] = {}
     runs = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def make(folder: Path, kind: str, count: int) -> None:
         noisy.save(folder / f"{index:03}.{kind}", **({"quality": 92} if kind == "jpeg" else {}))
 
 
-def measure(segmenter: Segmenter, kind: str, count: int, rounds: int) -> dict[str, Any]:
+def measure_parity(segmenter: Segmenter, kind: str, count: int, rounds: int) -> dict[str, Any]:
     """Compare both on one kind of files."""
     with tempfile.TemporaryDirectory() as temporary:
         source, out = Path(temporary) / "in", Path(temporary) / "out"
@@ -100,7 +100,7 @@ def main() -> None:
     card = Segmenter.from_network(network, [f"class{k}" for k in range(11)], device="cpu", precision="fp32").card
     segmenter = Segmenter(network, card, "cpu", given.precision, given.engine)
     counts = {"png": given.pngs, "jpeg": given.jpegs}
-    found = {kind: measure(segmenter, kind, count, given.rounds) for kind, count in counts.items() if count}
+    found = {kind: measure_parity(segmenter, kind, count, given.rounds) for kind, count in counts.items() if count}
     keep("pipeline", {
         "engine": given.engine, "precision": given.precision, "threads": cores(), "rounds": given.rounds, "aim": AIM,
         "kinds": found,

@@ -35,7 +35,7 @@ def test_colours_that_are_not_given_are_vocs():
 def test_labels_go_by_head():
     assert CARD.labels() == Labels(classes=CARD.classes, palette=CARD.palette, values=CARD.values)
     assert CARD.num_classes == 2
-    with pytest.raises(ModelFileError, match=r"one head without a name, no head 'x'. Leave --head away"):
+    with pytest.raises(ModelFileError, match=r"one head without a name, no head 'x'. Omit --head"):
         CARD.labels("x")
     heads = {"what": Labels(classes=("a",)), "where": Labels(classes=("b", "c"))}
     two = Card(variant="fcn8s", classes=("a",), heads=heads)

@@ -76,18 +76,18 @@ def test_a_palette_is_filled_up_with_vocs():
 
 @pytest.mark.parametrize("wrong", [np.zeros((2, 2), np.int64), np.zeros((2, 2, 3), np.uint8)])
 def test_what_is_no_label_map_is_refused(wrong):
-    with pytest.raises(InputError, match=r"a label map is \(H, W\) uint8, not"):
+    with pytest.raises(InputError, match=r"a label map must be \(H, W\) uint8, not"):
         indexed_image(wrong, [])
 
 
 def test_a_file_that_is_no_label_map_is_named(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "rgb.png")
-    with pytest.raises(InputError, match=r"rgb\.png: a label map has one channel, this picture is RGB"):
+    with pytest.raises(InputError, match=r"rgb\.png: a label map has one channel, this image is RGB"):
         read_label_map(tmp_path / "rgb.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(InputError, match=r"text\.png: cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"text\.png: cannot be read as an image"):
         read_label_map(tmp_path / "text.png")
-    with pytest.raises(InputError, match=r"none\.png: cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"none\.png: cannot be read as an image"):
         read_label_map(tmp_path / "none.png")
 
 

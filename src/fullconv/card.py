@@ -1,4 +1,4 @@
-"""The model card: everything about a model but its weights, as JSON in the header of its file."""
+"""The model card: everything about a model except its weights, as JSON in the header of its file."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from fullconv.errors import ModelFileError
 from fullconv.labels import MAX_CLASSES, VOID, voc_palette
 
 CARD_FORMAT = 1
-"""Version of the card; a reader refuses a newer one."""
+"""Version of the card; newer ones are refused."""
 
 MAX_ENTRIES = 2**17
-"""Of a card's tables and lists in sum, but for `FREE`: every wrong one among millions would be an error of its own."""
+"""Limit of all entries of a card's tables and lists except `FREE`: each invalid one of millions would be a separate error."""
 
 FREE = ("network", "recipe", "scores", "agreement", "data")
-"""Keys whose inner parts are not checked one by one."""
+"""Keys whose contents are not validated one by one."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _with_palette(data: Any) -> Any:
-    """Give a table of labels without colours VOC's; one without a list of classes is left for pydantic to refuse."""
+    """Fill in VOC's colours where a table of labels has none; pydantic refuses one without a list of classes."""
     if not isinstance(data, dict) or data.get("palette") or not isinstance(data.get("classes"), (list, tuple)):
         return data
     return {**data, "palette": voc_palette(min(len(data["classes"]), MAX_CLASSES))}
 
 
 def _entries(data: dict[str, Any]) -> int:
-    """Return how many entries the tables and lists of a card have, but for `FREE`; no more than pass `MAX_ENTRIES`."""
+    """Count the entries of a card's tables and lists except `FREE`, until there are more than `MAX_ENTRIES`."""
     count, queue = len(data), [value for key, value in data.items() if key not in FREE]
     while queue and count <= MAX_ENTRIES:
         value = queue.pop()
@@ -43,18 +43,18 @@ def _entries(data: dict[str, Any]) -> int:
 
 
 class Labels(BaseModel):
-    """What the K outputs of one head mean, and how its masks are stored."""
+    """The meaning of the K outputs of one head, and how its masks are stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: tuple[str, ...]
     """Names by class index."""
     palette: tuple[tuple[int, int, int], ...] = ()
-    """RGB 0..255 by class index; VOC's where not given."""
+    """RGB 0..255 by class index; VOC's by default."""
     ignore_index: int | tuple[int, ...] = VOID
     """Mask values that are void."""
     values: dict[int, int] | None = None
-    """Mask value -> class index (255 = void) where masks do not hold class indices; else None."""
+    """Mask value -> class index (255 = void); None where masks hold class indices."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +88,7 @@ class Labels(BaseModel):
 
 
 class Card(BaseModel):
-    """A model in words and numbers; `fullconv info MODEL --json` prints it (interface 7)."""
+    """Everything about a model except its weights; `fullconv info MODEL --json` prints it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -97,7 +97,7 @@ class Card(BaseModel):
     """Name of the network, a row of the variants' table, or "custom"."""
     backbone: str | None = None
     network: dict[str, Any] = Field(default_factory=dict)
-    """Further keywords of `fullconv.build` that make this network."""
+    """Further keywords of `fullconv.build` for this network."""
     in_channels: int = Field(default=3, ge=1)
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -106,15 +106,15 @@ class Card(BaseModel):
     heads: dict[str, Labels] | None = None
     """Labels by head for networks of several heads; `classes` and the rest are then the first head's."""
     bands: tuple[int, ...] | None = None
-    """1-based bands of the picture that the network gets, in this order; None for all as stored."""
+    """1-based bands of an image that are the network's input, in this order; None for all as stored."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    """Order in which the first three channels enter the network; mean and std are in the picture's (RGB) order."""
+    """Order in which the first three channels enter the network; mean and std are in the image's (RGB) order."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     range: tuple[float, float] = (0.0, 255.0)
-    """Picture values that become 0 and 1 before mean and std apply."""
+    """Image values that become 0 and 1 before mean and std apply."""
     scale: float = Field(default=1.0, gt=0)
-    """Working resolution: pictures are resized by this factor before the network; results are at their own size."""
+    """Working resolution: images are resized by this factor before the network; results are at their own size."""
     stride: int | None = None
     receptive_field: int | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -175,7 +175,7 @@ class Card(BaseModel):
         """
         if self.heads is None:
             if head is not None:
-                raise ModelFileError(f"this model has one head without a name, no head '{head}'. Leave --head away.")
+                raise ModelFileError(f"this model has one head without a name, no head '{head}'. Omit --head.")
             return Labels(
                 classes=self.classes, palette=self.palette, ignore_index=self.ignore_index, values=self.values
             )
@@ -185,7 +185,7 @@ class Card(BaseModel):
         return self.heads[name]
 
     def to_json(self) -> str:
-        """Write the card as JSON with sorted keys; tables within keep their order, as heads have one."""
+        """Return the card as JSON with sorted keys; inner tables keep their order, which matters for heads."""
         import json
 
         return json.dumps(dict(sorted(self.model_dump(mode="json").items())), ensure_ascii=False)
@@ -195,7 +195,7 @@ class Card(BaseModel):
         """Read a card.
 
         Raises:
-            ModelFileError: The text is no card; the message names the key.
+            ModelFileError: The text is not a card; the message names the key.
         """
         try:
             return cls.model_validate_json(text)
@@ -204,7 +204,7 @@ class Card(BaseModel):
 
 
 def describe(error: ValidationError) -> str:
-    """Put pydantic's first complaint into one sentence: key, value, reason."""
+    """Format pydantic's first error as one sentence: key and reason."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -214,7 +214,7 @@ def describe(error: ValidationError) -> str:
 def single_channel_statistics(
     mean: Sequence[float], std: Sequence[float], channels: int
 ) -> Mapping[str, tuple[float, ...]]:
-    """Spread three-channel statistics over another number of channels: one channel gets the means, others repeat."""
+    """Adapt three-channel statistics to another number of channels: each channel gets their averages."""
     if channels == len(mean):
         return {"mean": tuple(mean), "std": tuple(std)}
     average = (sum(mean) / len(mean), sum(std) / len(std))

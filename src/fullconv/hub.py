@@ -1,4 +1,4 @@
-"""Models that others published: their files, and their cards with the preprocessing that belongs to the weights."""
+"""Published models: their files, and cards with the preprocessing that their weights expect."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PUBLISHED = {
     "torchvision:fcn_resnet50": "https://download.pytorch.org/models/fcn_resnet50_coco-1167a1af.pth",
     "torchvision:fcn_resnet101": "https://download.pytorch.org/models/fcn_resnet101_coco-7ecb50ca.pth",
 }
-"""Models that a name stands for, and where their makers publish them."""
+"""URL of each published model by name."""
 
 _LICENSES = {"torchvision": "bsd-3-clause", "release": "unrestricted use (the release's README)"}
 
 
 def import_file(path: str | Path, name: str) -> tuple[Network, Card]:
-    """Read a foreign checkpoint as a network of ours with its card.
+    """Read a foreign checkpoint as a `Network` with its card.
 
     Args:
         path: `.caffemodel`, `.pth` or `.safetensors`.
         name: What it is, see `fullconv.nn.convertible`.
 
     Raises:
-        WeightsError: The name is unknown, the file is missing, or it is another network's; nothing in it is executed.
+        WeightsError: The name is unknown, or the file is missing or of another network; nothing in it is executed.
     """
     path = Path(path)
     variant = ALIASES.get(name, name)
@@ -37,13 +37,13 @@ def import_file(path: str | Path, name: str) -> tuple[Network, Card]:
             f"there is no --as '{name}'.{nearest(name, convertible())} `fullconv import --help` lists the names."
         )
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file.")
+        raise WeightsError(f"{path}: no such file.")
     network = load_foreign(path, variant)
     return network, foreign_card(network, variant, path.name)
 
 
 def foreign_card(network: Network, variant: str, origin: str) -> Card:
-    """Return the card of a published net: its classes where their number is the published one, its preprocessing."""
+    """Return the card of a published net: its preprocessing, and its classes where their number is the published one."""
     release = VARIANTS[variant].caffe is not None
     labels = LABELS[variant.split("-")[0] if release else "voc"]
     counts = network.num_classes if isinstance(network.num_classes, dict) else {"": network.num_classes}
@@ -74,11 +74,11 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
 
 
 def published_model(name: str) -> tuple[Network, Card]:
-    """Return a model by its published name, fetching its file where it is not cached.
+    """Return a model by its published name, downloading its file unless it is cached.
 
     Raises:
         ModelFileError: There is no such name.
-        WeightsError: The file cannot be fetched; the message says which, and where to put it.
+        WeightsError: The file cannot be downloaded; the message names it, and where to put it.
     """
     if name not in PUBLISHED:
         raise ModelFileError(

@@ -1,4 +1,4 @@
-"""Classes, palettes and label-map files: what a number in a mask means, and how it is written."""
+"""Classes, palettes and label-map files: what a value in a mask means, and how it is written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from fullconv.errors import InputError
 
 VOID = 255
-"""Inside the program every mask is (H, W) uint8 with classes 0..K-1 and this value for void, whatever the file holds."""
+"""Value of void. In memory every mask is (H, W) uint8 with classes 0..K-1 and this value, however its file stores it."""
 
 MAX_CLASSES = 255
 
@@ -46,7 +46,7 @@ def parse_color(text: str) -> Color:
     """Read ``"#800000"`` as (128, 0, 0).
 
     Raises:
-        InputError: The text is no ``#rrggbb``.
+        InputError: The text is not ``#rrggbb``.
     """
     digits = text.removeprefix("#")
     if len(digits) != 6 or any(d not in "0123456789abcdefABCDEF" for d in digits):
@@ -60,7 +60,7 @@ def format_color(color: Sequence[int]) -> str:
 
 
 def full_palette(palette: Sequence[Sequence[int]]) -> list[Color]:
-    """Extend the colours of K classes to 256 entries; entries that no class uses get VOC's, void (255) is white-ish."""
+    """Extend the colours of K classes to 256 entries with VOC's, in which void (255) is almost white."""
     colors = voc_palette()
     for index, color in enumerate(palette):
         colors[index] = (int(color[0]), int(color[1]), int(color[2]))
@@ -68,7 +68,7 @@ def full_palette(palette: Sequence[Sequence[int]]) -> list[Color]:
 
 
 def colorize(label_map: NDArray[np.uint8], palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
-    """Paint a label map (H, W) uint8 with a palette of 0..255 RGB rows; returns (H, W, 3) uint8."""
+    """Color a label map (H, W) uint8 with a palette of 0..255 RGB rows; returns (H, W, 3) uint8."""
     table = np.asarray(full_palette(palette), dtype=np.uint8)
     painted: NDArray[np.uint8] = table[label_map]
     return painted
@@ -77,7 +77,7 @@ def colorize(label_map: NDArray[np.uint8], palette: Sequence[Sequence[int]]) -> 
 def indexed_image(label_map: NDArray[np.uint8], palette: Sequence[Sequence[int]]) -> Image.Image:
     """Return a label map (H, W) uint8 as an 8-bit indexed PIL image with its palette."""
     if label_map.ndim != 2 or label_map.dtype != np.uint8:
-        raise InputError(f"a label map is (H, W) uint8, not {label_map.shape} {label_map.dtype}.")
+        raise InputError(f"a label map must be (H, W) uint8, not {label_map.shape} {label_map.dtype}.")
     image = Image.fromarray(np.ascontiguousarray(label_map))
     image.putpalette([channel for color in full_palette(palette) for channel in color])
     return image
@@ -92,15 +92,15 @@ def encode_label_map(label_map: NDArray[np.uint8], palette: Sequence[Sequence[in
 
 
 def read_label_map(path: str | Path) -> NDArray[Any]:
-    """Read the numbers of a one-channel PNG, (H, W) uint8 or uint16; a palette is ignored, as indices are what counts.
+    """Read the values of a one-channel PNG, (H, W) uint8 or uint16; a palette is ignored.
 
     Raises:
-        InputError: The file is no picture, or has colours instead of numbers.
+        InputError: The file is not an image, or has colours instead of values.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1", "I;16", "I"):
-                raise InputError(f"{path}: a label map has one channel, this picture is {image.mode}.")
+                raise InputError(f"{path}: a label map has one channel, this image is {image.mode}.")
             return np.asarray(image)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error}).") from error
+        raise InputError(f"{path}: cannot be read as an image ({error}).") from error

@@ -41,7 +41,7 @@ from fullconv.evaluation import evaluate
 from fullconv.exports import FORMATS, export_model
 from fullconv.exports.formats import OpenVinoExport
 from fullconv.exports.graph import LabelGraph
-from fullconv.exports.parity import Parity, crop, made_pictures, measure, validation_pictures
+from fullconv.exports.parity import Parity, crop, measure_parity, synthetic_images, validation_images
 from fullconv.images import read_image
 from fullconv.labels import read_label_map
 from fullconv.nn import build
@@ -105,7 +105,7 @@ def test_the_graph_upsamples_as_the_network_does(kind):
             labels = found[f"labels_{head}" if head else "labels"]
             assert labels.dtype == torch.uint8
             assert labels.shape == (1, *size)
-            assert (labels[0] != label_map).mean() <= 1e-3
+            assert (labels[0].numpy() != label_map).mean() <= 1e-3
         first = next(value for name, value in found.items() if name.startswith("probabilities"))
         np.testing.assert_allclose(first[0].detach().numpy(), prediction.probabilities, atol=1e-5)
         scores = torch.cat([value for name, value in found.items() if name.startswith("scores")], 1)
@@ -137,7 +137,7 @@ def test_any_runtime_gives_labels_of_any_batch_and_size(exported, model):
     assert json.loads(session.get_modelmeta().custom_metadata_map["fullconv"])["classes"] == names(5)
     segmenter = load(model, device="cpu", engine="torch", precision="fp32")
     for size in ((1, 1, 1), (2, 31, 33), (3, 70, 20), (1, 96, 130)):
-        images = noise(*size, 3).numpy()
+        images = noise(*size, 3)
         (labels,) = session.run(None, {"images": images})
         wanted = np.stack([segmenter.predict(image).label_map for image in images])
         assert labels.shape == wanted.shape
@@ -172,12 +172,12 @@ def test_info_tells_what_it_is(exported):
         ({"engine": "torch"}, "engine torch does not run it: use onnxruntime or openvino"),
         (
             {"precision": "bf16"},
-            "in fp32, not in bf16: `fullconv export --format openvino --precision bf16` makes a file",
+            "in fp32, not in bf16: `fullconv export --format openvino --precision bf16` writes a file",
         ),
-        ({"precision": "int8"}, "in fp32, not in int8: `fullconv export --format onnx --precision int8` makes a file"),
+        ({"precision": "int8"}, "in fp32, not in int8: `fullconv export --format onnx --precision int8` writes a file"),
         (
             {"precision": "fp61"},
-            r"not in fp61: there is no such precision. Did you mean 'fp16'\? Leave --precision away",
+            r"not in fp61: there is no such precision. Did you mean 'fp16'\? Omit --precision",
         ),
     ],
 )
@@ -188,9 +188,9 @@ def test_an_exported_file_says_what_it_cannot(exported, options, words):
 
 def test_what_an_exported_file_has_not_is_told(exported, tmp_path):
     segmenter = load(exported[0])
-    with pytest.raises(ModelFileError, match="an exported file keeps its weights to itself"):
+    with pytest.raises(ModelFileError, match="cannot save a model that was loaded from an export"):
         segmenter.save(tmp_path / "m.safetensors")
-    with pytest.raises(NetworkError, match="this model is an exported file already"):
+    with pytest.raises(NetworkError, match="this model is already an export"):
         export_model(segmenter, tmp_path / "m.onnx", "onnx")
 
 
@@ -209,7 +209,7 @@ def test_files_that_are_none_are_told_so(tmp_path, name):
     with pytest.raises(ModelFileError, match="there is no such model file"):
         load(path)
     path.write_bytes(b"\x00nothing of the kind")
-    with pytest.raises(ModelFileError, match=r"damaged, or no .* Export it again") as caught:
+    with pytest.raises(ModelFileError, match=r"damaged, or not an .* Export it again") as caught:
         load(path)
     assert str(path) in str(caught.value)
 
@@ -251,7 +251,7 @@ def test_weights_beside_an_openvino_file_belong_to_it(tmp_path, model):
         read_exported(path)
     weights.write_bytes(b"weights")
     assert read_exported(path)[0].classes == tuple(names(5))
-    with pytest.raises(ModelFileError, match=r"a.bin: holds only the weights of .*a.xml. Give that file"):
+    with pytest.raises(ModelFileError, match=r"a.bin: holds only the weights of .*a.xml. Use that file"):
         load(weights)
     for file in (weights, path):
         whole = file.read_bytes()
@@ -311,7 +311,7 @@ def test_on_a_full_disk_an_openvino_file_stays_what_it_was(tmp_path, limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[0][1]))
     try:
         with pytest.raises(
-            OutputError, match=r"a.xml: (OpenVINO cannot write it. Is there room on the disk|cannot be)"
+            OutputError, match=r"a.xml: (OpenVINO cannot write it. Check the free disk space|cannot be)"
         ):
             made.write(tmp_path / "a.xml", {"fullconv": "card" * 5000})
     finally:
@@ -450,55 +450,53 @@ def wrong(segmenter: Segmenter, share: float, side: int = 0):
     ("precision", "share", "side", "reason"),
     [
         ("fp32", 0.0, 0, ""),
-        ("fp32", 0.001, 0, r"only 99\.\d+ % of the labels are those of fp32, 99\.99 % are wanted"),
-        ("fp32", 0.5, 33, r"on pictures of 1x1, \d+ of 16 labels are not those of fp32"),
+        ("fp32", 0.001, 0, r"only 99\.\d+ % of the labels agree with fp32, 99\.99 % are required"),
+        ("fp32", 0.5, 33, r"on images of 1x1, \d+ of 16 labels differ from fp32"),
         ("bf16", 0.002, 0, ""),
-        ("bf16", 0.02, 0, r"only 9[78]\.\d+ % of the labels are those of fp32, 99\.5 % are wanted"),
+        ("bf16", 0.02, 0, r"only 9[78]\.\d+ % of the labels agree with fp32, 99\.5 % are required"),
         ("int8", 0.02, 0, ""),
     ],
 )
 def test_the_gate_opens_for_what_agrees(precision, share, side, reason):
     segmenter = made()
-    parity = measure(wrong(segmenter, share, side), segmenter, precision, made_pictures(3, 16), made=True)
+    parity = measure_parity(wrong(segmenter, share, side), segmenter, precision, synthetic_images(3, 16), made=True)
     assert parity.pictures == 16
     assert parity.mean_iou_difference is None
     assert bool(parity.reasons) is bool(reason), parity
     assert re.search(reason, "; ".join(parity.reasons))
-    assert "Made pictures prove the wiring, not parity on yours: give --data" in str(parity)
+    assert "Synthetic images test the wiring, not the parity on real ones: use --data" in str(parity)
 
 
 def test_mean_iou_is_compared_on_masks():
     segmenter = made()
-    pictures = [(image, segmenter.predict(image).label_maps) for image, _ in made_pictures(3, 4)]
-    parity = measure(wrong(segmenter, 0.1), segmenter, "int8", pictures, made=False)
+    pictures = [(image, segmenter.predict(image).label_maps) for image, _ in synthetic_images(3, 4)]
+    parity = measure_parity(wrong(segmenter, 0.1), segmenter, "int8", pictures, made=False)
     assert parity.mean_iou_difference < -0.05
-    assert re.search(r"mean IU differs by -0\.\d+, 0\.01 is allowed", parity.reasons[0])
-    assert measure(wrong(segmenter, 0.0), segmenter, "int8", pictures, made=False).reasons == []
-    with pytest.raises(DataError, match="there is no picture to compare the export on"):
-        measure(wrong(segmenter, 0.0), segmenter, "int8", [], made=False)
+    assert re.search(r"mIoU differs by -0\.\d+, 0\.01 is allowed", parity.reasons[0])
+    assert measure_parity(wrong(segmenter, 0.0), segmenter, "int8", pictures, made=False).reasons == []
+    with pytest.raises(DataError, match="there is no image to compare the export on"):
+        measure_parity(wrong(segmenter, 0.0), segmenter, "int8", [], made=False)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 def test_masks_of_void_alone_prove_nothing(precision):
     segmenter = made()
-    pictures = [(image, {"": np.full(image.shape[:2], 255, np.uint8)}) for image, _ in made_pictures(3, 4)]
-    parity = measure(wrong(segmenter, 0.0), segmenter, precision, pictures, made=False)
-    assert parity.reasons == [
-        "mean IU cannot be compared, as the masks of the validation pictures hold nothing but void"
-    ]
-    assert measure(wrong(segmenter, 0.0), segmenter, "fp32", pictures, made=False).reasons == []
+    pictures = [(image, {"": np.full(image.shape[:2], 255, np.uint8)}) for image, _ in synthetic_images(3, 4)]
+    parity = measure_parity(wrong(segmenter, 0.0), segmenter, precision, pictures, made=False)
+    assert parity.reasons == ["mIoU cannot be compared, as the masks of the validation images are all void"]
+    assert measure_parity(wrong(segmenter, 0.0), segmenter, "fp32", pictures, made=False).reasons == []
 
 
 def test_the_mean_iou_of_every_head_counts():
     segmenter = made("two heads")
-    pictures = [(image, dict(segmenter.predict(image).label_maps)) for image, _ in made_pictures(3, 2)]
+    pictures = [(image, dict(segmenter.predict(image).label_maps)) for image, _ in synthetic_images(3, 2)]
     last = list(pictures[0][1])[-1]
 
     def answer(image):
         found = dict(segmenter.predict(image).label_maps)
         return {**found, last: np.zeros_like(found[last])}
 
-    parity = measure(answer, segmenter, "int8", pictures, made=False)
+    parity = measure_parity(answer, segmenter, "int8", pictures, made=False)
     assert parity.mean_iou_difference < -0.05
     assert parity.reasons
 
@@ -510,7 +508,7 @@ def test_validation_pictures_are_those_that_evaluate_scores(data):
         name: [sample.stem for sample in dataset.splits[old]] for name, old in (("train", "val"), ("val", "train"))
     }
     segmenter = made(classes=tuple(names(5)), data={"splits": swapped})
-    found = [masks[""].tobytes() for _, masks in validation_pictures(dataset, segmenter)]
+    found = [masks[""].tobytes() for _, masks in validation_images(dataset, segmenter)]
     assert found == [dataset.read_mask(s, "").tobytes() for s in sorted(dataset.splits["train"], key=lambda s: s.stem)]
 
 
@@ -520,10 +518,10 @@ def test_a_mask_that_cannot_be_used_is_told(data, tmp_path):
     segmenter = made(classes=tuple(names(5)))
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(mask)
     with pytest.raises(DataError, match=r"\.png: its mask has another size. `fullconv check`"):
-        list(validation_pictures(open_dataset(broken), segmenter))
+        list(validation_images(open_dataset(broken), segmenter))
     mask.write_bytes(mask.read_bytes()[:40])
     with pytest.raises(InputError, match=mask.name):
-        list(validation_pictures(open_dataset(broken), segmenter))
+        list(validation_images(open_dataset(broken), segmenter))
 
 
 def test_a_crop_may_be_larger_than_its_picture():
@@ -537,12 +535,17 @@ def test_a_crop_may_be_larger_than_its_picture():
 @pytest.mark.parametrize(
     ("card", "options", "kind", "words"),
     [
-        ({"scale": 0.5}, {}, NetworkError, "this model works at 0.5 of the pictures' size"),
-        ({"range": (0.0, 1.0)}, {}, NetworkError, "takes values from 0 to 1; an exported file takes pictures"),
-        ({"range": (0.0, 65535.0)}, {}, NetworkError, "takes values from 0 to 65535; an exported file takes pictures"),
+        ({"scale": 0.5}, {}, NetworkError, "this model works at 0.5 of the images' size"),
+        ({"range": (0.0, 1.0)}, {}, NetworkError, "takes values from 0 to 1; an exported file takes 8-bit images"),
+        (
+            {"range": (0.0, 65535.0)},
+            {},
+            NetworkError,
+            "takes values from 0 to 65535; an exported file takes 8-bit images",
+        ),
         ({}, {"precision": "bf16"}, RecipeError, "--precision bf16: onnx has fp32, fp16 and int8 here"),
-        ({}, {"precision": "int8"}, RecipeError, "--precision int8 is calibrated with pictures: give --data DATA"),
-        ({}, {"path": "a.xml"}, OutputError, "a.xml: a file of --format onnx ends with .onnx"),
+        ({}, {"precision": "int8"}, RecipeError, "--precision int8 needs images for calibration: use --data DATA"),
+        ({}, {"path": "a.xml"}, OutputError, "a.xml: use a name that ends in .onnx for --format onnx"),
         ({}, {"path": "a file/a.onnx"}, OutputError, r"a file.a.onnx: cannot be written \(Not a directory\)"),
         ({}, {"path": "folder.onnx"}, OutputError, r"folder.onnx: cannot be written \(Is a directory\)"),
         ({}, {"path": "b.xml", "format": "openvino"}, OutputError, r"b.bin: cannot be written \(Is a directory\)"),

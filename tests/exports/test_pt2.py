@@ -133,12 +133,12 @@ GRAPHS = {
     ),
     "object": (lambda m: nodes(m)[3]["inputs"][0].update(arg={"as_custom_obj": {"name": "a"}}), "as_custom_obj"),
     "graph": (lambda m: nodes(m)[3]["inputs"][0].update(arg={"as_graph": {"name": "a"}}), "as_graph"),
-    "notes": (lambda m: nodes(m)[3].update(metadata={"source_fn_stack": "a,torch.load"}), "notes"),
+    "notes": (lambda m: nodes(m)[3].update(metadata={"source_fn_stack": "a,torch.load"}), "metadata of another"),
     "tree": (
         lambda m: m["graph_module"]["module_call_graph"][0]["signature"].update(in_spec='[1, {"type": "os.mkdir"}]'),
         "arguments of types",
     ),
-    "types": (lambda m: m["graph_module"].update(treespec_namedtuple_fields={"os.system": ["a"]}), "types of its own"),
+    "types": (lambda m: m["graph_module"].update(treespec_namedtuple_fields={"os.system": ["a"]}), "custom types"),
 }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_a_graph_that_hides_code_is_not_loaded(kind, parts, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     change, words = GRAPHS[kind]
     path = pack(graph(parts, change), tmp_path / "a.pt2")
-    with pytest.raises(ModelFileError, match="not loaded, as it holds ") as caught:
+    with pytest.raises(ModelFileError, match="not loaded, as it contains ") as caught:
         fullconv.load(path).predict(torch.zeros(40, 40, 3, dtype=torch.uint8).numpy())
     assert words in str(caught.value)
     assert not Path("sprung").exists()
@@ -165,12 +165,12 @@ ARCHIVES = {
         lambda p: {**p, "data/sample_inputs/model.pt": pickle.dumps(Trap())},
         "pickled objects among its examples",
     ),
-    "weights": (pickled, "its weights are pickled"),
+    "weights": (pickled, "pickled weights"),
     "old weights": (lambda p: {**p, "data/weights/model.pt": pickle.dumps(Trap())}, "'data/weights/model.pt'"),
     "object": (lambda p: {**p, "data/constants/opaque_obj_0": pickle.dumps(Trap())}, "opaque_obj_0"),
     "library": (lambda p: {**p, "data/aotinductor/model/a.so": b"\x7fELF"}, "aotinductor"),
     "second": (lambda p: {**p, "models/other.json": b"{}"}, "models/other.json"),
-    "no json": (lambda p: {**p, "models/model.json": b"[" * 100_000}, "no JSON|damaged"),
+    "no json": (lambda p: {**p, "models/model.json": b"[" * 100_000}, "not JSON|damaged"),
 }
 
 

@@ -1,7 +1,7 @@
-"""PyTorch programs (`.pt2`) as data: what such a file may hold is listed here, and all else is refused before it is loaded.
+"""PyTorch programs (`.pt2`) as data: what such a file may contain is listed here, and all else is refused before loading.
 
 PyTorch's own reader unpickles some parts of a file, evaluates others as Python, and looks the names of operations up in
-the whole of `torch`. A program that labels pictures needs none of that.
+all of `torch`. A segmentation program needs none of that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fullconv.engines.exported import UnsafeProgramError
 from fullconv.engines.graph import quiet
 
 
-def _words(text: str) -> frozenset[str]:
+def _split(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
@@ -31,8 +31,8 @@ MEMBERS = re.compile(
     r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|data/sample_inputs/model\.pt|extra/[A-Za-z0-9_]+"
 )
-"""What lies in the archive."""
-ATEN = _words(
+"""Files in the archive."""
+ATEN = _split(
     """
     __and__ __or__ _assert_scalar _assert_tensor_metadata _softmax _to_copy _unsafe_view abs adaptive_avg_pool2d
     add add_ addcdiv addcmul addmm alias amax amin arange argmax avg_pool2d avg_pool3d batch_norm bitwise_and
@@ -52,14 +52,14 @@ ATEN = _words(
     upsample_nearest2d var var_mean view view_as where zeros zeros_like
     """
 )
-"""Operations of `torch.ops.aten` in networks that label pictures; none of them reads a file or another's memory."""
+"""Operations of `torch.ops.aten` in segmentation networks; none of them reads files or foreign memory."""
 TARGET = re.compile(
     r"torch\.ops\.aten\.(?P<op>[a-z0-9_]+)\.[A-Za-z0-9_]+"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|lt|le|gt|ge|eq|ne|and_|or_|getitem)"
     r"|torch\.sym_(max|min|not|int|float|ite|sum)|math\.(ceil|floor|trunc)"
 )
 """Operations of a graph."""
-FUNCTIONS = _words(
+FUNCTIONS = _split(
     """
     Add And CeilDiv CeilToInt CleanDiv Eq Equality False FloorDiv FloorToInt Ge GreaterThan Gt IntTrueDiv Integer
     Le LessThan Lt Max Min Mod Mul Ne Not Or Pow PythonMod Rational StrictGreaterThan StrictLessThan Symbol ToFloat
@@ -69,16 +69,15 @@ FUNCTIONS = _words(
 """Names in expressions of sizes: sums, products, small powers, quotients and comparisons of symbols and whole numbers."""
 TOKENS = re.compile(r"'[a-z]{1,2}\d{1,6}'|[A-Za-z]+|-?\d{1,18}|[(),=]|\s")
 WORD = re.compile(r"[A-Za-z0-9_.:/+\-]*")
-"""Names of values, layers and types: nothing that could end a name in a generated program."""
+"""Names of values, layers and types, without characters that could end a name in a generated program."""
 TEXT = re.compile(r"['A-Za-z0-9_.:/+\-() *<>=,%&|~!]*")
-"""Texts that an operation takes, quoted in a generated program; assertions about sizes hold some."""
+"""String arguments of operations, quoted in a generated program; assertions about sizes have some."""
 SPEC = re.compile(r'(builtins\.(tuple|list|dict)|images|type|context|null|children_spec|[\[\]{}:,"\s\d\\])*')
 """Trees of arguments."""
 SMALL_POWER = re.compile(r",\s?Integer\(-?\d\)$")
-LARGEST_EXPRESSION, DEEPEST_EXPRESSION = 20_000, 60
-LARGEST_GRAPH = 64 * 2**20
-"""Bytes."""
-ARGUMENTS = _words(
+MAX_EXPRESSION_CHARS, MAX_EXPRESSION_DEPTH = 20_000, 60
+MAX_GRAPH_BYTES = 64 * 2**20
+ARGUMENTS = _split(
     """
     as_bool as_bools as_device as_expr as_float as_floats as_int as_ints as_layout as_memory_format as_name
     as_none as_optional_tensor as_optional_tensors as_scalar_type as_string as_sym_bool as_sym_float as_sym_floats
@@ -88,11 +87,11 @@ ARGUMENTS = _words(
 METADATA = frozenset({"nn_module_stack", "torch_fn"})
 
 
-def allow_every_size(program: Any) -> Any:
-    """Take assertions about sizes off a captured program, in place, and return it.
+def drop_size_asserts(program: Any) -> Any:
+    """Remove assertions about sizes from a captured program, in place, and return it.
 
     The tracer adds them where an operation would compute in another order, such as on a map that is one cell wide. The
-    operations themselves take every size, and the parity gate compares their answers on small pictures.
+    operations themselves work at every size, and the parity check compares their results on small images.
 
     Args:
         program: A ``torch.export.ExportedProgram``.
@@ -108,13 +107,13 @@ def allow_every_size(program: Any) -> Any:
 
 
 def module_of(program: Any) -> Any:
-    """Return a program as a module that takes pictures of every size.
+    """Return a program as a module for images of any size.
 
     Args:
         program: A ``torch.export.ExportedProgram``.
     """
     if "check_guards" in inspect.signature(program.module).parameters:
-        return program.module(check_guards=False)  # they repeat what `allow_every_size` takes off
+        return program.module(check_guards=False)  # they repeat what `drop_size_asserts` removes
     return program.module()
 
 
@@ -122,12 +121,11 @@ def save_program(program: Any, texts: Mapping[str, str]) -> bytes:
     """Return a program as a file that `read_program` and ``torch.export.load`` read.
 
     Args:
-        program: A ``torch.export.ExportedProgram``. Traces of the code that it came from, with the paths of files on
-            this machine, are taken off it.
-        texts: Kept in the file by name.
+        program: A ``torch.export.ExportedProgram``. Its stack traces, with paths of this machine, are removed.
+        texts: Stored in the file by name.
 
     Raises:
-        UnsafeProgramError: It holds what `read_program` refuses; says what.
+        UnsafeProgramError: It contains what `read_program` refuses.
     """
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -140,10 +138,10 @@ def save_program(program: Any, texts: Mapping[str, str]) -> bytes:
 
 
 def read_program(path: Path) -> Any:
-    """Read an exported program, and run nothing that a foreign file may hold.
+    """Read an exported program without executing anything that a foreign file may contain.
 
     Raises:
-        UnsafeProgramError: It holds what an exported network never does; says what.
+        UnsafeProgramError: It contains what an exported network never does.
         RuntimeError: It is damaged.
     """
     check_archive(path)
@@ -152,26 +150,26 @@ def read_program(path: Path) -> Any:
 
 
 def check_archive(file: Path | io.BytesIO) -> None:
-    """Raise where a file holds more than numbers and a graph of known operations.
+    """Raise where a file contains more than numbers and a graph of known operations.
 
-    It is read by PyTorch's own reader of archives, so that no other reader sees other parts of it.
+    It is read by PyTorch's own archive reader, so that no other reader can see other parts of it.
 
     Raises:
-        UnsafeProgramError: Says what it holds.
+        UnsafeProgramError: It contains something else.
         RuntimeError: It is damaged.
     """
     reader = torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
     names = list(reader.get_all_records())
     if len({name.lower() for name in names}) != len(names):
-        raise UnsafeProgramError("two parts of it have one name")
+        raise UnsafeProgramError("two parts with one name")
     for name in names:
         if not MEMBERS.fullmatch(name):
-            raise UnsafeProgramError(f"a part of it, {name[:80]!r}, is nothing that an exported network has")
+            raise UnsafeProgramError(f"a part, {name[:80]!r}, that no exported network has")
     for part in ("weights", "constants"):
         config = _json(reader, f"data/{part}/model_{part}_config.json")
         for each in _dicts(config):
             if each.get("use_pickle", False) is not False:
-                raise UnsafeProgramError(f"its {part} are pickled")
+                raise UnsafeProgramError(f"pickled {part}")
     try:
         with quiet():
             torch.load(io.BytesIO(reader.get_record("data/sample_inputs/model.pt")), weights_only=True)
@@ -179,35 +177,35 @@ def check_archive(file: Path | io.BytesIO) -> None:
         raise UnsafeProgramError("pickled objects among its examples") from error
     model = _json(reader, "models/model.json")
     if not isinstance(model, dict) or model.get("guards_code"):
-        raise UnsafeProgramError("it holds Python code for its sizes")
+        raise UnsafeProgramError("Python code for its sizes")
     check_graph(model)
 
 
 def check_graph(model: Any) -> None:
-    """Raise where a graph, as JSON, holds an operation or a name that is not listed.
+    """Raise where a graph, as JSON, contains an operation or a name that is not listed.
 
     Raises:
-        UnsafeProgramError: Says which.
+        UnsafeProgramError: It does.
     """
     for each in _dicts(model):
         for key, value in each.items():
             _check_word(key, "a name")
             if key.startswith("as_") and key not in ARGUMENTS:
-                raise UnsafeProgramError(f"an argument of the kind {key[:80]!r}")
+                raise UnsafeProgramError(f"an argument of type {key[:80]!r}")
             if key == "target":
                 _check_target(value)
             elif key == "expr_str":
                 _check_expression(value)
             elif key == "as_string":
-                _check_word(value, "a text", TEXT)
+                _check_word(value, "a string", TEXT)
             elif key == "metadata":
                 if not isinstance(value, dict) or not value.keys() <= METADATA:
-                    raise UnsafeProgramError("notes of another program")
+                    raise UnsafeProgramError("metadata of another program")
             elif key in ("in_spec", "out_spec"):
                 if not isinstance(value, str) or not SPEC.fullmatch(value):
-                    raise UnsafeProgramError("arguments of types that pictures do not have")
+                    raise UnsafeProgramError("arguments of types that images do not have")
             elif key == "treespec_namedtuple_fields" and value:
-                raise UnsafeProgramError("types of its own")
+                raise UnsafeProgramError("custom types")
             elif key not in METADATA:
                 for text in value if isinstance(value, list) else [value]:
                     if isinstance(text, str):
@@ -222,12 +220,12 @@ def _check_word(text: Any, what: str, allowed: re.Pattern[str] = WORD) -> None:
 def _check_target(target: Any) -> None:
     found = TARGET.fullmatch(target) if isinstance(target, str) else None
     if found is None or (found["op"] is not None and found["op"] not in ATEN):
-        raise UnsafeProgramError(f"an operation, {str(target)[:80]!r}, that networks for pictures do not have")
+        raise UnsafeProgramError(f"an operation, {str(target)[:80]!r}, that segmentation networks do not have")
 
 
 def _check_expression(text: Any) -> None:
     """Raise where an expression is more than arithmetic of sizes; PyTorch evaluates it as Python."""
-    if not isinstance(text, str) or len(text) > LARGEST_EXPRESSION:
+    if not isinstance(text, str) or len(text) > MAX_EXPRESSION_CHARS:
         raise UnsafeProgramError("an expression of a size that is too long")
     open_calls: list[str] = []
     place, name = 0, ""
@@ -237,11 +235,11 @@ def _check_expression(text: Any) -> None:
         if token is None or (word.isalpha() and word not in FUNCTIONS):
             raise UnsafeProgramError(f"an expression of a size, {text[place : place + 40]!r}, that could be code")
         if word == "(":
-            if len(open_calls) >= DEEPEST_EXPRESSION or (name == "Pow" and "Pow" in open_calls):
+            if len(open_calls) >= MAX_EXPRESSION_DEPTH or (name == "Pow" and "Pow" in open_calls):
                 raise UnsafeProgramError("an expression of a size that is too deep")
             open_calls.append(name)
         elif word == ")" and open_calls and open_calls.pop() == "Pow" and not SMALL_POWER.search(text[:place]):
-            raise UnsafeProgramError(f"an expression of a size, {text[-60:]!r}, that may be endless")
+            raise UnsafeProgramError(f"an expression of a size, {text[-60:]!r}, that may not terminate")
         name = word if word.isalpha() else ""
         place = token.end()
 
@@ -249,11 +247,11 @@ def _check_expression(text: Any) -> None:
 def _json(reader: Any, name: str) -> Any:
     try:
         text = reader.get_record(name)
-        if len(text) > LARGEST_GRAPH:
-            raise UnsafeProgramError(f"{name} is larger than any network")
+        if len(text) > MAX_GRAPH_BYTES:
+            raise UnsafeProgramError(f"{name} that is larger than any network")
         return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UnsafeProgramError(f"{name} is no JSON") from error
+        raise UnsafeProgramError(f"{name} that is not JSON") from error
 
 
 def _dicts(tree: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Models as files of other runtimes, whose answers were compared with the model's before they were written."""
+"""Models as files of other runtimes, whose labels are compared with the model's before they are written."""
 
 from fullconv.exports.exporter import FORMATS, Exported, export_model
 

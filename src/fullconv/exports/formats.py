@@ -1,4 +1,4 @@
-"""The files: a graph with the card in its metadata, as ONNX, OpenVINO IR or an exported PyTorch program."""
+"""The file formats: a graph with the card in its metadata, as ONNX, OpenVINO IR or an exported PyTorch program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fullconv.engines.exported import UnsafeProgramError
 from fullconv.engines.graph import capture, to_onnx
 from fullconv.engines.onnxruntime import session
 from fullconv.engines.openvino import compile_model
-from fullconv.engines.pt2_safety import allow_every_size, module_of, save_program
+from fullconv.engines.pt2_safety import drop_size_asserts, module_of, save_program
 from fullconv.engines.torch import in_bf16
 from fullconv.errors import NetworkError, OutputError
 from fullconv.exports.graph import LabelGraph
@@ -27,21 +27,21 @@ from fullconv.exports.quantize import half_onnx, quantize_onnx, quantize_openvin
 from fullconv.nn import Network
 from fullconv.storage import publish, write_bytes
 
-Answer = Callable[[NDArray[np.uint8]], list[NDArray[Any]]]
-"""A picture (H, W, C) to all outputs of a file, without the batch."""
-Pictures = Callable[[], Iterable[NDArray[np.uint8]]]
-"""Gives the pictures to calibrate with, each time from the first on."""
+Runner = Callable[[NDArray[np.uint8]], list[NDArray[Any]]]
+"""Maps an image (H, W, C) to all outputs of a file, without the batch axis."""
+Images = Callable[[], Iterable[NDArray[np.uint8]]]
+"""Returns the images for calibration, each time from the first on."""
 
 
 class Export(Protocol):
-    """A graph on its way to a file."""
+    """A graph that can be written to a file."""
 
-    def answer(self) -> Answer:
-        """Return what the file's own runtime computes with it."""
+    def runner(self) -> Runner:
+        """Return a function that computes it in the file's own runtime."""
         ...
 
     def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return inner values by name, as far as they are there."""
+        """Return activations by name, where the graph has them."""
         ...
 
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
@@ -53,26 +53,26 @@ class OnnxExport:
     """ONNX: fp32, fp16 or int8."""
 
     def __init__(
-        self, network: Network, card: Card, probabilities: bool, precision: str, pictures: Pictures | None
+        self, network: Network, card: Card, probabilities: bool, precision: str, images: Images | None
     ) -> None:
         graph = LabelGraph(network, card, probabilities).eval()
         model = to_onnx(capture(graph, card.in_channels, card.variant), graph.names)
         scores = output_names("scores", card)
-        if precision == "int8" and pictures is not None:
-            model = quantize_onnx(model, scores, pictures())
+        if precision == "int8" and images is not None:
+            model = quantize_onnx(model, scores, images())
         model = hide(model, scores)
         self.model = half_onnx(model, scores) if precision == "fp16" else model
 
-    def answer(self) -> Answer:
-        """Return what ONNX Runtime computes."""
+    def runner(self) -> Runner:
+        """Return a function that computes it in ONNX Runtime."""
         run = session(self.model).run
         return lambda image: [found[0] for found in run(None, {INPUT: image[None]})]
 
     def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return inner values by name."""
+        """Return activations by name."""
         onnx = import_optional("onnx", "export")
-        made = {name for node in self.model.graph.node for name in node.output}
-        found = [name for name in names if name in made]
+        produced = {name for node in self.model.graph.node for name in node.output}
+        found = [name for name in names if name in produced]
         shown = onnx.ModelProto()
         shown.CopyFrom(self.model)
         del shown.graph.output[:]
@@ -88,7 +88,7 @@ class OnnxExport:
 
 
 def hide(model: Any, names: Sequence[str]) -> Any:
-    """Make outputs of an ``onnx.ModelProto`` inner values, which can still be asked for by name."""
+    """Turn outputs of an ``onnx.ModelProto`` into activations, which can still be extracted by name."""
     hidden = [output for output in model.graph.output if output.name in names]
     for output in hidden:
         model.graph.value_info.append(output)
@@ -100,22 +100,22 @@ class OpenVinoExport:
     """OpenVINO's IR: fp32, fp16 or bf16 (weights in 16 bits), or int8."""
 
     def __init__(
-        self, network: Network, card: Card, probabilities: bool, precision: str, pictures: Pictures | None
+        self, network: Network, card: Card, probabilities: bool, precision: str, images: Images | None
     ) -> None:
         openvino = import_optional("openvino", "export --format openvino")
         graph = LabelGraph(network, card, probabilities).eval()
         proto = to_onnx(capture(graph, card.in_channels, card.variant), graph.names)
         model = openvino.Core().read_model(proto.SerializeToString())
         scores = set(output_names("scores", card))
-        if precision == "int8" and pictures is not None:
-            model = quantize_openvino(model, scores, pictures())
+        if precision == "int8" and images is not None:
+            model = quantize_openvino(model, scores, images())
         for output in list(model.outputs):
             if scores & set(output.get_names()):
                 model.remove_result(output.get_node())
         self.model, self.precision = model, precision
 
-    def answer(self) -> Answer:
-        """Return what OpenVINO computes, under the hint that belongs to the precision."""
+    def runner(self) -> Runner:
+        """Return a function that computes it in OpenVINO, with the precision's hint."""
         request = self._compiled(self.model).create_infer_request()
         count = len(self.model.outputs)
 
@@ -126,11 +126,11 @@ class OpenVinoExport:
         return run
 
     def _compiled(self, model: Any) -> Any:
-        hint = {"fp16": "fp32"}.get(self.precision, self.precision)  # 16 bits are how the weights are kept
+        hint = {"fp16": "fp32"}.get(self.precision, self.precision)  # 16 bits are only how weights are stored
         return compile_model(self._stored(model), hint)
 
     def _stored(self, model: Any) -> Any:
-        """Return the model as its file will hold it."""
+        """Return the model as its file will store it."""
         if self.precision not in ("fp16", "bf16"):
             return model
         openvino = import_optional("openvino", "export")
@@ -141,7 +141,7 @@ class OpenVinoExport:
         return stored
 
     def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return inner values by name."""
+        """Return activations by name."""
         openvino = import_optional("openvino", "export")
         model = self.model.clone()
         ports = {name: port for op in model.get_ordered_ops() for port in op.outputs() for name in port.get_names()}
@@ -152,22 +152,22 @@ class OpenVinoExport:
         return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(found)}
 
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
-        """Write the .xml, and the weights beside it as .bin; both are whole before one gets its name."""
+        """Write the .xml, and the weights beside it as .bin; both are complete before one gets its name."""
         for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
             self.model.set_rt_info(text, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
                 graph, weights = self._save(Path(folder))
-                publish(weights, path.with_suffix(".bin"))  # first: an .xml is there only when all is
+                publish(weights, path.with_suffix(".bin"))  # first: the .xml appears only when all is there
                 publish(graph, path)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
-        except RuntimeError as error:  # what OpenVINO says of a full disk
-            raise OutputError(f"{path}: OpenVINO cannot write it. Is there room on the disk?") from error
+        except RuntimeError as error:  # OpenVINO's error on a full disk
+            raise OutputError(f"{path}: OpenVINO cannot write it. Check the free disk space.") from error
 
     def _save(self, folder: Path) -> tuple[Path, Path]:
-        """Save into a folder, sealed; returns the graph and the weights.
+        """Save into a folder, with checksum; returns the graph and the weights.
 
         Raises:
             OSError, RuntimeError: It cannot be written.
@@ -175,7 +175,7 @@ class OpenVinoExport:
         openvino = import_optional("openvino", "export")
         graph, weights = folder / "model.xml", folder / "model.bin"
         openvino.save_model(self.model, graph, compress_to_fp16=self.precision in ("fp16", "bf16"))
-        openvino.Core().read_model(graph)  # raises where a file was cut short
+        openvino.Core().read_model(graph)  # raises where a file was truncated
         graph.write_bytes(add_checksum(graph.read_bytes(), weights.read_bytes()))
         return graph, weights
 
@@ -184,18 +184,18 @@ class Pt2Export:
     """A PyTorch program (`torch.export`): fp32 or bf16."""
 
     def __init__(
-        self, network: Network, card: Card, probabilities: bool, precision: str, pictures: Pictures | None
+        self, network: Network, card: Card, probabilities: bool, precision: str, images: Images | None
     ) -> None:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         body = in_bf16(network) if precision == "bf16" else network
-        full, told = (LabelGraph(body, card, probabilities, scores, dtype).eval() for scores in (True, False))
+        full, plain = (LabelGraph(body, card, probabilities, scores, dtype).eval() for scores in (True, False))
         names = [str(value) for value in capture(full, card.in_channels, card.variant).graph_signature.user_outputs]
         self.scores = names[-len(head_names(card)) :]
         self.variant = card.variant
-        self.program = allow_every_size(capture(told, card.in_channels, card.variant))
+        self.program = drop_size_asserts(capture(plain, card.in_channels, card.variant))
 
-    def answer(self) -> Answer:
-        """Return what PyTorch computes."""
+    def runner(self) -> Runner:
+        """Return a function that computes it in PyTorch."""
         module = module_of(self.program)
 
         def run(image: NDArray[np.uint8]) -> list[NDArray[Any]]:
@@ -206,7 +206,7 @@ class Pt2Export:
         return run
 
     def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return inner values by name."""
+        """Return activations by name."""
         return program_values(self.program, image, names)
 
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
@@ -215,7 +215,7 @@ class Pt2Export:
             content = save_program(self.program, texts)
         except UnsafeProgramError as error:
             raise NetworkError(
-                f"{self.variant} holds {error}, so it is not written as pt2. Use --format onnx."
+                f"{self.variant} contains {error}, so it is not written as pt2. Use --format onnx."
             ) from error
         write_bytes(path, [content])
 
@@ -225,7 +225,7 @@ def program_values(program: Any, image: NDArray[np.uint8], names: Sequence[str])
     module = module_of(program)
     kept: dict[str, NDArray[Any]] = {}
 
-    class Keeper(torch.fx.Interpreter):
+    class Recorder(torch.fx.Interpreter):
         def run_node(self, n: torch.fx.Node) -> Any:
             result = super().run_node(n)
             if n.name in names and isinstance(result, torch.Tensor):
@@ -233,5 +233,5 @@ def program_values(program: Any, image: NDArray[np.uint8], names: Sequence[str])
             return result
 
     with torch.inference_mode():
-        Keeper(module).run(torch.from_numpy(image[None]))
+        Recorder(module).run(torch.from_numpy(image[None]))
     return kept

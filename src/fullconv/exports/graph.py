@@ -1,4 +1,4 @@
-"""The whole way as one graph: pictures of any size as stored in, labels of every pixel out."""
+"""The whole prediction as one graph: images of any size as stored in, labels of every pixel out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fullconv.nn.upsample import Border
 
 
 class LabelGraph(nn.Module):
-    """Pictures (N, H, W, C) uint8 to label maps (N, H, W) uint8, by wish to probabilities (N, K, H, W), and to scores.
+    """Images (N, H, W, C) uint8 to label maps (N, H, W) uint8 and, where asked for, probabilities (N, K, H, W) and scores.
 
-    It upsamples as `Network.upsample` does, by whole numbers wherever that decides between two pixels.
+    It upsamples as `Network.upsample` does, with integer arithmetic wherever that decides between two cells.
 
     Args:
         network: In eval mode, on the CPU.
@@ -29,7 +29,7 @@ class LabelGraph(nn.Module):
         dtype: What the network computes in; its weights are of it.
 
     Raises:
-        NetworkError: The model works at another resolution than the picture's.
+        NetworkError: The model works at another resolution than the image's.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class LabelGraph(nn.Module):
         super().__init__()
         if card.scale != 1:
             raise NetworkError(
-                f"this model works at {card.scale:g} of the pictures' size, and an exported file resizes nothing. Export"
+                f"this model works at {card.scale:g} of the images' size, and an exported file cannot resize. Export"
                 " a model that was trained with --scale 1."
             )
         self.body = ExportModule(network, card, dtype)
         self.whole = isinstance(network, ModuleWrapper)
-        self.by_size = self.whole or network.spec.upsample_mode == "size"
+        self.upsamples_by_size = self.whole or network.spec.upsample_mode == "size"
         self.border: Border = "replicate" if self.whole else network.border
         self.axes = (network.geometry.y, network.geometry.x)
         self.probabilities, self.scores = probabilities, scores
@@ -59,29 +59,29 @@ class LabelGraph(nn.Module):
         """Return labels, probabilities and scores, of each head; the labels alone where they are all."""
         scores = self.body(images)
         size = (images.shape[1], images.shape[2])
-        logits = [self.grow(part, size) for part in scores]
+        logits = [self.upsample(part, size) for part in scores]
         labels = [part.argmax(1).to(torch.uint8) for part in logits]
         chances = [part.softmax(1) for part in logits] if self.probabilities else []
         found = (*labels, *chances, *(scores if self.scores else ()))
         return found if len(found) > 1 else found[0]
 
-    def grow(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """Grow scores (N, K, h, w) to logits (N, K, H, W): along the rows first, as the result is largest."""
+    def upsample(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Upsample scores (N, K, h, w) to logits (N, K, H, W): the width first, as the full-size map is largest."""
         if self.whole:
             return scores
         for dim, axis, full in ((-1, self.axes[1], size[1]), (-2, self.axes[0], size[0])):
-            left, weight = self.places(axis, full, scores.shape[dim])
+            left, weight = self.positions(axis, full, scores.shape[dim])
             low, high = (_take(scores, dim, index, self.border) for index in (left, left + 1))
             scores = low + (high - low) * weight.reshape(-1, *([1] * (-1 - dim)))
         return scores
 
-    def places(self, axis: Axis, full: int, cells: int) -> tuple[Tensor, Tensor]:
-        """Return for every pixel of an axis the cell at or before it, and how far it is on the way to the next."""
+    def positions(self, axis: Axis, full: int, cells: int) -> tuple[Tensor, Tensor]:
+        """Return for every pixel of an axis the cell at or before it, and the fraction of the way to the next."""
         pixel = torch.arange(full)
-        if self.by_size:  # (pixel + 1/2) cells / full - 1/2, and no less than 0
+        if self.upsamples_by_size:  # (pixel + 1/2) cells / full - 1/2, and no less than 0
             return _divide(((2 * pixel + 1) * cells - full).clamp(min=0), 2 * full)
         offset, step = axis.offset, axis.scale
-        # (pixel - offset) / step, in whole numbers; `before` cells keep what is divided from being negative
+        # (pixel - offset) / step, in integers; `before` cells keep the dividend from being negative
         above, below = offset.numerator * step.denominator, offset.denominator * step.numerator
         unit = offset.denominator * step.denominator
         before = max(0, math.ceil(above / below))
@@ -89,14 +89,14 @@ class LabelGraph(nn.Module):
         return cell - before, weight
 
 
-def _divide(whole: Tensor, by: int) -> tuple[Tensor, Tensor]:
+def _divide(value: Tensor, by: int) -> tuple[Tensor, Tensor]:
     """Return quotient and remainder, the latter as a fraction of the divisor."""
-    quotient = whole // by
-    return quotient, (whole - quotient * by).to(torch.float32) / by
+    quotient = value // by
+    return quotient, (value - quotient * by).to(torch.float32) / by
 
 
 def _take(x: Tensor, dim: int, index: Tensor, border: Border) -> Tensor:
-    """Return cells of an axis, some of which may lie outside."""
+    """Return cells of an axis; some may lie outside."""
     n = x.shape[dim]
     cells = x.index_select(dim, index.clamp(min=0).clamp(max=n - 1))
     if border == "zero":

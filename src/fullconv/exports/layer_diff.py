@@ -1,4 +1,4 @@
-"""Which layer of a file differs: inner values of the file, side by side with those of the model in fp32."""
+"""Which layer of a file differs: its activations, compared with those of the model in fp32."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fullconv.engines.graph import ExportModule, capture
 from fullconv.exports.formats import Export, program_values
 from fullconv.nn import Network
 
-JUMP = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05, "int8": 0.2}
-"""Relative error of a layer's output from which on it is named."""
+MAX_ERROR = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05, "int8": 0.2}
+"""Relative error of a layer's output above which it is reported."""
 
 
-def layer_that_differs(export: Export, network: Network, card: Card, image: NDArray[np.uint8], precision: str) -> str:
-    """Return a sentence about the first layer whose values are off, or else the one that is off by most.
+def find_divergent_layer(export: Export, network: Network, card: Card, image: NDArray[np.uint8], precision: str) -> str:
+    """Return a sentence on the first layer whose activations differ, or else on the one that differs most.
 
     Args:
         export: The file.
@@ -28,23 +28,27 @@ def layer_that_differs(export: Export, network: Network, card: Card, image: NDAr
     """
     program = capture(ExportModule(network, card).eval(), card.in_channels, card.variant)
     layers = {node.name: _path(node) for node in program.graph.nodes if _path(node)}
-    wanted = program_values(program, image, list(layers))
+    expected = program_values(program, image, list(layers))
     got = export.values(image, list(layers))
-    errors = {name: _error(wanted[name], got[name]) for name in layers if name in wanted and name in got}
+    errors = {name: _error(expected[name], got[name]) for name in layers if name in expected and name in got}
     if not errors:
-        return "Which layer differs cannot be said: its values have other names in the file."
-    name = next((name for name, error in errors.items() if not error <= JUMP[precision]), None)
+        return "The layer that differs is unknown: its activations have other names in the file."
+    name = next((name for name, error in errors.items() if not error <= MAX_ERROR[precision]), None)
     if name is None:
         name = max(errors, key=lambda key: errors[key])
-        return f"No layer stands out; {layers[name]} differs most, by {100 * errors[name]:.2g} % of its values' size."
+        return (
+            f"No layer stands out; {layers[name]} differs most, by {100 * errors[name]:.2g} % of its activations' norm."
+        )
     size = (
-        "values that are no numbers" if not np.isfinite(errors[name]) else f"{100 * errors[name]:.2g} % of their size"
+        "they are not finite"
+        if not np.isfinite(errors[name])
+        else f"they differ by {100 * errors[name]:.2g} % of their norm"
     )
-    return f"The first layer that differs is {layers[name]}: its values are off by {size}."
+    return f"The first layer that differs in its activations is {layers[name]}: {size}."
 
 
 def _path(node: Any) -> str:
-    """Return the path of the layer that a node of a captured program comes from, "" for what is no layer."""
+    """Return the path of the layer that a node of a captured program comes from; "" for other nodes."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     value = node.meta.get("val")
     if not stack or getattr(value, "ndim", 0) != 4 or not value.dtype.is_floating_point:
@@ -52,9 +56,9 @@ def _path(node: Any) -> str:
     return str(stack[-1][0]).removeprefix("L['self'].").removeprefix("body.").removeprefix("network.")
 
 
-def _error(wanted: NDArray[Any], got: NDArray[Any]) -> float:
-    """Return the difference of two arrays by the size of the first; infinite where they are not comparable."""
-    if wanted.shape != got.shape or not np.isfinite(got).all():
+def _error(expected: NDArray[Any], got: NDArray[Any]) -> float:
+    """Return the difference of two arrays relative to the norm of the first; infinite where they are not comparable."""
+    if expected.shape != got.shape or not np.isfinite(got).all():
         return float("inf")
-    size = float(np.linalg.norm(wanted.astype(np.float64)))
-    return float(np.linalg.norm(wanted.astype(np.float64) - got)) / (size or 1.0)
+    size = float(np.linalg.norm(expected.astype(np.float64)))
+    return float(np.linalg.norm(expected.astype(np.float64) - got)) / (size or 1.0)

@@ -1,4 +1,4 @@
-"""The gate: what an exported file answers, against what the model answers in fp32, on real pictures and odd sizes."""
+"""The parity check: labels of an exported file against the model's in fp32, on real images and odd sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fullconv.data import Dataset, Sample
 from fullconv.data.evaluation_samples import choose_heads, choose_samples
 from fullconv.engines.engine import head_names
-from fullconv.errors import DataError
+from fullconv.errors import DataError, plural
 from fullconv.metrics import confusion_matrix, mean_iou
 from fullconv.segmenter import Segmenter
 
@@ -20,71 +20,69 @@ Image = NDArray[np.uint8]
 Labels = dict[str, NDArray[np.uint8]]
 """Label maps (H, W) by head."""
 
-PICTURES = 32
+IMAGES = 32
 SIZES = ((1, 1), (31, 31), (33, 33), (700, 20))
-"""Sizes (H, W) at which graphs go wrong that go right elsewhere."""
-CROPS = {(1, 1): 16}
-"""How many pictures of such a size, where not four."""
-LABELS = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.995}
-"""Least share of labels equal to those of fp32."""
-MEAN_IOU = {"fp16": 0.002, "bf16": 0.002, "int8": 0.01}
-"""Largest difference of mean IU."""
+"""Sizes (H, W) at which graphs fail that are right elsewhere."""
+CROPS_PER_SIZE = {(1, 1): 16}
+"""Number of crops of a size, where not four."""
+MIN_LABELS_EQUAL = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.995}
+"""Smallest share of labels equal to those of fp32."""
+MAX_MEAN_IOU_DIFFERENCE = {"fp16": 0.002, "bf16": 0.002, "int8": 0.01}
+"""Largest difference of mIoU."""
 
 
 @dataclass
 class Parity:
-    """What was measured."""
+    """The agreement of an exported file with the model in fp32; its fields are keys of `export --json`."""
 
     precision: str
     pictures: int = 0
     made: bool = False
-    """Made pictures show that the graph is wired as it should be; how well labels agree on real ones they do not."""
+    """Whether the images are synthetic: they test the graph's wiring, not the agreement on real images."""
     calibrated_on: bool = False
-    """Whether 8 bits were calibrated with the pictures compared on, which proves less than others would."""
+    """Whether int8 was calibrated with the compared images, which proves less than held-out ones."""
     labels: float = 0.0
-    """Share of the pictures' pixels whose label is that of fp32."""
+    """Share of the images' pixels with fp32's label."""
     mean_iou_difference: float | None = None
-    """Of the file minus of fp32, on the pictures' masks, of the head where it is largest; None where there are none."""
+    """mIoU of the file minus fp32's, of the head where it differs most; None without masks."""
     sizes: dict[str, float] = field(default_factory=dict)
     """Share of equal labels on small and odd sizes."""
     reasons: list[str] = field(default_factory=list)
-    """Why the file is refused; none where it is not."""
+    """Why the file is refused; empty where it is accepted."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, for the file's metadata and for --json."""
+        """Return plain values, for the file's metadata and for --json."""
         return asdict(self)
 
     def __str__(self) -> str:
-        what = "made pictures" if self.made else "validation pictures"
-        parts = [
-            f"{self.precision}: {100 * self.labels:.3f} % of the labels of {self.pictures} {what} are those of fp32"
-        ]
+        images = plural(self.pictures, "synthetic image" if self.made else "validation image")
+        parts = [f"{self.precision}: {100 * self.labels:.3f} % of the labels of {images} agree with fp32"]
         if self.mean_iou_difference is not None:
-            parts.append(f"mean IU {self.mean_iou_difference:+.5f}")
+            parts.append(f"mIoU {self.mean_iou_difference:+.5f}")
         sizes = ", ".join(f"{size} {100 * share:.2f} %" for size, share in self.sizes.items())
         text = "; ".join(parts) + f" (sizes {sizes})."
         if self.made:
-            text += " Made pictures prove the wiring, not parity on yours: give --data."
+            text += " Synthetic images test the wiring, not the parity on real ones: use --data."
         if self.calibrated_on:
-            text += " 8 bits were calibrated with pictures of the same split, as DATA has no other: it proves less."
+            text += " int8 was calibrated with images of the same split, as DATA has no other: this proves less."
         return text
 
 
-def measure(
-    answer: Callable[[Image], Labels],
+def measure_parity(
+    predict: Callable[[Image], Labels],
     exact: Segmenter,
     precision: str,
-    pictures: Iterable[tuple[Image, Labels]],
+    images: Iterable[tuple[Image, Labels]],
     made: bool,
 ) -> Parity:
-    """Compare a file's answers with the model's.
+    """Compare a file's labels with the model's.
 
     Args:
-        answer: What the file's own runtime gives for a picture (H, W, C).
+        predict: Returns the label maps of the file's own runtime for an image (H, W, C).
         exact: The model in fp32.
-        precision: What the file computes in.
-        pictures: Pictures, each with its masks by head, as far as there are some.
-        made: Whether they are made.
+        precision: Of the file.
+        images: Images, each with its masks by head, if any.
+        made: Whether they are synthetic.
     """
     parity = Parity(precision, made=made)
     heads = head_names(exact.card)
@@ -92,21 +90,21 @@ def measure(
     theirs: dict[str, NDArray[np.int64]] = {}
     equal = total = 0
     small: dict[tuple[int, int], list[int]] = {size: [0, 0] for size in SIZES}
-    draw = np.random.default_rng(0)
-    for image, masks in pictures:
-        wanted, got = _both(exact, answer, image)
-        equal, total = equal + _equal(wanted, got), total + wanted[heads[0]].size * len(heads)
+    rng = np.random.default_rng(0)
+    for image, masks in images:
+        expected, got = _both(exact, predict, image)
+        equal, total = equal + _equal(expected, got), total + expected[heads[0]].size * len(heads)
         for head, mask in masks.items():
             classes = len(exact.card.labels(head or None).classes)
-            for counted, labels in ((ours, wanted[head]), (theirs, got[head])):
+            for counted, labels in ((ours, expected[head]), (theirs, got[head])):
                 counted[head] = counted.get(head, 0) + confusion_matrix(mask, labels, classes)
         for size, count in small.items():
-            if parity.pictures < CROPS.get(size, 4):
-                wanted, got = _both(exact, answer, crop(image, size, draw))
-                count[0], count[1] = count[0] + _equal(wanted, got), count[1] + size[0] * size[1] * len(heads)
+            if parity.pictures < CROPS_PER_SIZE.get(size, 4):
+                expected, got = _both(exact, predict, crop(image, size, rng))
+                count[0], count[1] = count[0] + _equal(expected, got), count[1] + size[0] * size[1] * len(heads)
         parity.pictures += 1
     if not parity.pictures:
-        raise DataError("there is no picture to compare the export on.")
+        raise DataError("there is no image to compare the export on.")
     parity.labels = equal / total
     parity.sizes = {f"{h}x{w}": right / count for (h, w), (right, count) in small.items()}
     apart = [mean_iou(theirs[head]) - mean_iou(matrix) for head, matrix in ours.items() if matrix.any()]
@@ -115,65 +113,65 @@ def measure(
     return parity
 
 
-def _both(exact: Segmenter, answer: Callable[[Image], Labels], image: Image) -> tuple[Labels, Labels]:
-    return dict(exact.predict(image, tile="none").label_maps), answer(image)
+def _both(exact: Segmenter, predict: Callable[[Image], Labels], image: Image) -> tuple[Labels, Labels]:
+    return dict(exact.predict(image, tile="none").label_maps), predict(image)
 
 
-def _equal(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> int:
-    return sum(int((labels == got[head]).sum()) for head, labels in wanted.items())
+def _equal(expected: Mapping[str, Any], got: Mapping[str, Any]) -> int:
+    return sum(int((labels == got[head]).sum()) for head, labels in expected.items())
 
 
 def _reasons(parity: Parity, equal: int, total: int, small: Mapping[tuple[int, int], list[int]]) -> Iterator[str]:
-    """Yield what keeps the file from being what the model is.
+    """Yield the reasons to refuse the file.
 
     Args:
         parity: What was measured.
-        equal: Labels of the pictures that are those of fp32.
-        total: Labels of the pictures.
+        equal: Labels of the images that agree with fp32.
+        total: Labels of the images.
         small: Both for the crops of each odd size.
     """
-    least, apart = LABELS.get(parity.precision), MEAN_IOU.get(parity.precision)
+    least, apart = MIN_LABELS_EQUAL.get(parity.precision), MAX_MEAN_IOU_DIFFERENCE.get(parity.precision)
     if least is not None:
         right, count = (sum(counts) for counts in zip(*small.values(), strict=True))
         for what, share in (
             ("", (equal + right) / (total + count)),
-            (" on pictures", parity.labels),
+            (" on images", parity.labels),
             (" on small and odd sizes", right / count),
         ):
             if share < least:
-                yield f"only {100 * share:.3f} % of the labels{what} are those of fp32, {100 * least:g} % are wanted"
+                yield f"only {100 * share:.3f} % of the labels{what} agree with fp32, {100 * least:g} % are required"
                 break
         for (height, width), (right, count) in small.items():
-            # A few hundred pixels tell little of a share: one may lie between two classes. A graph that is wired wrongly
+            # A few hundred pixels say little about a share: one may lie between two classes. A graph that is wired wrongly
             # for a size misses many.
             if count - right > max(1, 4 * (1 - least) * count):
-                yield f"on pictures of {height}x{width}, {count - right} of {count} labels are not those of fp32"
+                yield f"on images of {height}x{width}, {count - right} of {count} labels differ from fp32"
     difference = parity.mean_iou_difference
     if apart is not None and difference is None and not parity.made:
-        yield "mean IU cannot be compared, as the masks of the validation pictures hold nothing but void"
+        yield "mIoU cannot be compared, as the masks of the validation images are all void"
     if apart is not None and difference is not None and not abs(difference) <= apart:
-        yield f"mean IU differs by {difference:+.4f}, {apart:g} is allowed"
+        yield f"mIoU differs by {difference:+.4f}, {apart:g} is allowed"
 
 
-def crop(image: Image, size: tuple[int, int], draw: np.random.Generator) -> Image:
-    """Cut a size out of a picture, which repeats itself where it is smaller."""
+def crop(image: Image, size: tuple[int, int], rng: np.random.Generator) -> Image:
+    """Crop an image to a size, repeating it where it is smaller."""
     (height, width), (rows, columns) = size, image.shape[:2]
-    top, left = int(draw.integers(rows)), int(draw.integers(columns))
+    top, left = int(rng.integers(rows)), int(rng.integers(columns))
     picked: Image = image[np.ix_((top + np.arange(height)) % rows, (left + np.arange(width)) % columns)]
     return np.ascontiguousarray(picked)
 
 
-def validation_pictures(dataset: Dataset, exact: Segmenter, count: int = PICTURES) -> Iterator[tuple[Image, Labels]]:
-    """Yield validation pictures of a data set with their masks by head of the model, spread over it.
+def validation_images(dataset: Dataset, exact: Segmenter, count: int = IMAGES) -> Iterator[tuple[Image, Labels]]:
+    """Yield evenly spaced validation images of a data set with their masks by head of the model.
 
-    They are those that `evaluate` scores: where the data are the model's own, the split of its training.
+    They are those that `evaluate` scores: of the model's own split where it was trained on this data.
 
     Raises:
-        DataError: They are no 8-bit pictures, there are none, or a mask has another size than its picture.
-        InputError: A picture or a mask cannot be read.
+        DataError: They are not 8-bit, there are none, or a mask has another size than its image.
+        InputError: An image or a mask cannot be read.
     """
     if not dataset.splits.get("val"):
-        raise DataError(f"{dataset.root}: has no validation pictures to compare the export on.")
+        raise DataError(f"{dataset.root}: has no validation images to compare the export on.")
     samples, _ = choose_samples(dataset, exact.card, "val")
     heads = choose_heads(exact.card, dataset, None)
     step = max(1, len(samples) // count)
@@ -188,16 +186,16 @@ def validation_pictures(dataset: Dataset, exact: Segmenter, count: int = PICTURE
 
 
 def check_bytes(image: NDArray[Any], sample: Sample) -> None:
-    """Raise DataError for a picture of a data set that an exported file could not take."""
+    """Raise DataError for an image that an exported file cannot take."""
     if image.dtype != np.uint8:
-        raise DataError(f"{sample.image}: is {image.dtype}; an exported file takes pictures of 8 bits.")
+        raise DataError(f"{sample.image}: is {image.dtype}; an exported file takes 8-bit images.")
 
 
-def made_pictures(channels: int, count: int = PICTURES) -> Iterator[tuple[Image, Labels]]:
-    """Yield pictures of soft patches and noise, of many sizes."""
+def synthetic_images(channels: int, count: int = IMAGES) -> Iterator[tuple[Image, Labels]]:
+    """Yield synthetic images of soft patches and noise, of many sizes."""
     for index in range(count):
-        draw = np.random.default_rng(index)
-        height, width = (int(n) for n in draw.integers(40, 140, 2))
-        coarse = draw.integers(0, 256, (height // 16 + 1, width // 16 + 1, channels)).astype(np.float64)
+        rng = np.random.default_rng(index)
+        height, width = (int(n) for n in rng.integers(40, 140, 2))
+        coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, channels)).astype(np.float64)
         soft = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
-        yield np.clip(soft + draw.normal(0, 24, soft.shape), 0, 255).astype(np.uint8), {}
+        yield np.clip(soft + rng.normal(0, 24, soft.shape), 0, 255).astype(np.uint8), {}

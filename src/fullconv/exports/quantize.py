@@ -1,10 +1,11 @@
-"""Graphs in 8 and 16 bits. What comes before the first and after the last convolution stays as it is."""
+"""Graphs in 8 and 16 bits; operations before the first and after the last convolution stay in fp32."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,32 @@ from fullconv.engines.graph import quiet
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 QUANTIZED = (*CONVOLUTIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul", "Concat")
-"""Operations that ONNX Runtime computes in 8 bits."""
+"""Operations that ONNX Runtime can compute in 8 bits."""
 PURPOSE = "export --precision int8"
 
 
-def quantize_onnx(model: Any, scores: Sequence[str], pictures: Iterable[NDArray[np.uint8]]) -> Any:
+def quantize_onnx(model: Any, scores: Sequence[str], images: Iterable[NDArray[np.uint8]]) -> Any:
     """Return an ``onnx.ModelProto`` whose convolutions compute in int8, by ONNX Runtime's static quantisation.
 
     Args:
-        model: With pictures as input, and the scores among its outputs.
+        model: With images as input, and the scores among its outputs.
         scores: Their names.
-        pictures: To calibrate with, (H, W, C).
+        images: For calibration, (H, W, C).
     """
     onnx, tools = import_optional("onnx", PURPOSE), import_optional("onnxruntime.quantization", PURPOSE)
     prepare = import_optional("onnxruntime.quantization.shape_inference", PURPOSE)
 
     class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            self.rest: Iterator[NDArray[np.uint8]] = iter(pictures)
+            self.rest: Iterator[NDArray[np.uint8]] = iter(images)
 
         def get_next(self) -> dict[str, Any] | None:
             image = next(self.rest, None)
             return None if image is None else {INPUT: image[None]}
 
-    with quiet(), _silent(), tempfile.TemporaryDirectory() as folder:
+    with quiet(), _quiet_root(), tempfile.TemporaryDirectory() as folder:
         ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
-        plain = Path(folder) / "plain.onnx"  # given in memory, the weights would go into a file that is not there later
+        plain = Path(folder) / "plain.onnx"  # in memory, its weights would go into a file that is missing later
         onnx.save(model, plain)
         prepare.quant_pre_process(plain, ready, skip_symbolic_shape=True)
         middle = between(onnx.load(ready), scores)
@@ -61,21 +62,21 @@ def half_onnx(model: Any, scores: Sequence[str]) -> Any:
         node.name = node.name or f"node_{index}"
     middle = set(between(model, scores))
     rest = [node.name for node in model.graph.node if node.name not in middle]
-    with quiet(), _silent():
+    with quiet(), _quiet_root():
         half = tools.convert_float_to_float16(model, keep_io_types=True, node_block_list=rest, disable_shape_infer=True)
-    made: set[str] = set()
+    seen: set[str] = set()
     nodes = list(half.graph.node)
     del half.graph.node[:]
     for node in nodes:
-        if not made & set(node.output):  # a value is cast anew, under one name, for each that takes it
+        if not seen & set(node.output):  # a value is cast again, under one name, for each of its readers
             half.graph.node.append(node)
-            made |= set(node.output)
+            seen |= set(node.output)
     return half
 
 
 def between(model: Any, scores: Sequence[str]) -> list[str]:
-    """Return the names of the nodes from the first convolutions to the scores, in their order."""
-    behind: set[str] = set()  # values that a convolution had a part in
+    """Return the names of the nodes from the first convolutions to the scores, in order."""
+    behind: set[str] = set()  # values that depend on a convolution
     for node in model.graph.node:
         if node.op_type in CONVOLUTIONS or behind & set(node.input):
             behind |= set(node.output)
@@ -89,22 +90,22 @@ def between(model: Any, scores: Sequence[str]) -> list[str]:
     return found[::-1]
 
 
-def quantize_openvino(model: Any, scores: set[str], pictures: Iterable[NDArray[np.uint8]]) -> Any:
-    """Return an ``openvino.Model`` whose convolutions compute in int8, by NNCF's quantisation after training.
+def quantize_openvino(model: Any, scores: set[str], images: Iterable[NDArray[np.uint8]]) -> Any:
+    """Return an ``openvino.Model`` whose convolutions compute in int8, by NNCF's post-training quantisation.
 
     Args:
-        model: With pictures as input, and the scores among its outputs.
+        model: With images as input, and the scores among its outputs.
         scores: Their names.
-        pictures: To calibrate with, (H, W, C).
+        images: For calibration, (H, W, C).
     """
     nncf = import_optional("nncf", PURPOSE)
-    calibration = [image[None] for image in pictures]
-    left_alone = sorted(_outside(model, scores))
-    with quiet(), _silent():
+    calibration = [image[None] for image in images]
+    excluded = sorted(_outside(model, scores))
+    with quiet(), _quiet_root():
         nncf.set_log_level(logging.ERROR)
         return nncf.quantize(
             model, nncf.Dataset(calibration), subset_size=len(calibration), preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=left_alone, validate=False),
+            ignored_scope=nncf.IgnoredScope(names=excluded, validate=False),
         )  # fmt: skip
 
 
@@ -125,12 +126,12 @@ def _outside(model: Any, scores: set[str]) -> set[str]:
     return {op.get_friendly_name() for op in ops if op.get_type_name() not in kinds} - (behind & needed)
 
 
-class _silent:  # noqa: N801  (used as a function)
-    """Keep what quantisers log to the root logger, and their progress bars, out of the user's sight."""
-
-    def __enter__(self) -> None:
-        self.before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self.before)
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Silence what quantisers log to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
