@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.card import Card
 from fullconv.data import Dataset, Sample, open_dataset
 from fullconv.data.evaluation_samples import check_classes, choose_heads, choose_samples
 from fullconv.errors import DataError, FullconvError, InputError, plural
@@ -41,6 +40,7 @@ from fullconv.metrics import (
     paired_difference,
     pixel_accuracy,
 )
+from fullconv.prediction import Prediction
 from fullconv.profiling import COUNTING, WAITING_IN, timed, timed_iter
 from fullconv.segmenter import Segmenter, load
 from fullconv.storage import write_text
@@ -276,45 +276,8 @@ class MetricAccumulator:
         return Report(self.names, self.confusion, self.per_image, policy=self.policy, failed=self.failed)
 
 
-class Labelled(Protocol):
-    """What evaluation needs of a prediction."""
-
-    @property
-    def label_map(self) -> NDArray[np.uint8]:
-        """Class index of every pixel, (H, W)."""
-        ...
-
-    @property
-    def label_maps(self) -> dict[str, NDArray[np.uint8]]:
-        """The same by head."""
-        ...
-
-
-class Model(Protocol):
-    """What evaluation needs of a `Segmenter`."""
-
-    card: Card
-
-    @property
-    def engine(self) -> Any:
-        """With a `name` and a `precision`."""
-        ...
-
-    def read(self, image: Any, name: str) -> NDArray[Any]:
-        """Check an image (H, W, C) of a file, and select the card's bands."""
-        ...
-
-    def predict(self, image: Any, *, head: str | None = None) -> Labelled:
-        """Label every pixel of an image (H, W, C)."""
-        ...
-
-    def predict_many(self, images: Sequence[Any], *, head: str | None = None) -> Sequence[Labelled]:
-        """Label several images."""
-        ...
-
-
 def evaluate(
-    segmenter: Model | str | os.PathLike[str],
+    segmenter: Segmenter | str | os.PathLike[str],
     data: Dataset | str | Path,
     split: str = "val",
     *,
@@ -368,7 +331,7 @@ def evaluate(
 
 
 def evaluate_heads(
-    segmenter: Model, data: Dataset, split: str = "val", *, head: str | None = None, **options: Any
+    segmenter: Segmenter, data: Dataset, split: str = "val", *, head: str | None = None, **options: Any
 ) -> dict[str, Report]:
     """Score every head of a model for which the data have masks; each image is predicted once.
 
@@ -389,7 +352,7 @@ def evaluate_heads(
 
 
 def _evaluate(
-    segmenter: Model,
+    segmenter: Segmenter,
     dataset: Dataset,
     split: str,
     heads: Sequence[tuple[str | None, str]],
@@ -427,7 +390,7 @@ def _evaluate(
         for accumulator in of:
             accumulator.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
 
-    def predict(batch: list[tuple[Sample, NDArray[Any], Masks]]) -> Iterator[Labelled | FullconvError]:
+    def predict(batch: list[tuple[Sample, NDArray[Any], Masks]]) -> Iterator[Prediction | FullconvError]:
         if len(batch) > 1:
             yield from segmenter.predict_many([image for _, image, _ in batch], head=only)
             return
@@ -565,7 +528,7 @@ def compare(
         raise DataError(
             f"{dataset.root}: one of the models was trained on every image of {split}. Choose another split."
         )
-    reports = [evaluate(cast(Any, model), dataset, split, samples=samples, progress=progress) for model in (a, b)]
+    reports = [evaluate(model, dataset, split, samples=samples, progress=progress) for model in (a, b)]
     first, second = (_stack([report.per_image[sample.stem] for sample in samples]) for report in reports)
     found = paired_difference(first, second)
     interval = None if len(samples) < 2 else (found.low, found.high)

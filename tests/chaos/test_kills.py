@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import SMALL, identity
+from runs import SMALL, identity, state
 
 from fullconv.training import train
 
@@ -48,23 +48,30 @@ def wait(process, condition, seconds: float) -> None:
         time.sleep(0.0005)
 
 
-def written(path: Path) -> int:
-    """When a file was written; 0 where it is not there, as `last` for a moment while the next takes its place."""
+def mtime(path: Path) -> int:
+    """Modification time of a file; 0 where it is missing, as `last` is for a moment while the next takes its place."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
 
 
+KINDS = {"anywhere": 0.45, "writing": 0.25, "at once": 0.15, "starting": 0.05, "ending": 0.1}
+
+
 def strike(process, run: Path, kind: str, rng: np.random.Generator) -> str:
-    """Kill a run in a way; return what it was doing: "ended" before, "writing" a checkpoint, or something "else"."""
+    """Kill a run; return what it was doing: "ended" before, "writing" a checkpoint, or something "else"."""
     last = run / "checkpoints" / "last"
-    before = written(last)
+    before = mtime(last)
     if kind == "writing":
         wait(process, lambda: any((run / "checkpoints").glob(".*.part")), 60)
-    elif kind == "anywhere":  # some time after a checkpoint of its own, so that the run gets on
-        wait(process, lambda: written(last) not in (0, before), 60)
+    elif kind == "anywhere":  # some time after a checkpoint of its own, so that the run advances
+        wait(process, lambda: mtime(last) not in (0, before), 60)
         time.sleep(rng.uniform(0, 0.4))
+    elif kind == "starting":
+        wait(process, (run / "recipe.toml").exists, 60)
+    elif kind == "ending":
+        wait(process, (run / "model.safetensors").exists, 60)
     else:  # "at once": before it can have done much
         time.sleep(rng.uniform(0, 0.5))
     alive = process.is_alive()
@@ -75,35 +82,34 @@ def strike(process, run: Path, kind: str, rng: np.random.Generator) -> str:
     return "writing" if any(run.rglob(".*.part")) or (run / "checkpoints" / ".fresh").exists() else "else"
 
 
-def torture(start, data: Path, folder: Path, kills: int, seed: int) -> Counter[str]:
-    """Kill runs until so many kills were survived; each run goes on with another number of workers now and then."""
+def torture(start, data: Path, folder: Path, kills: int, seed: int, **settings) -> Counter[str]:
+    """Kill runs until so many kills were survived; some sessions have another number of workers."""
     straight = folder / "straight"
-    finish(start(data, straight))
-    wanted = identity(straight)
+    finish(start(data, straight, **settings))
     rng = np.random.default_rng(seed)
-    tried: Counter[str] = Counter()
+    count: Counter[str] = Counter()
     number = 0
-    while tried["killed"] < kills:
+    while count["killed"] < kills:
         run = folder / f"run{number}"
         number += 1
         for _ in range(int(rng.integers(4, 14))):
-            if tried["killed"] >= kills:
+            if count["killed"] >= kills:
                 break
-            kind = str(rng.choice(["anywhere", "writing", "at once"], p=[0.55, 0.25, 0.2]))
-            workers = int(rng.choice([0, 0, 1, 2]))
-            doing = strike(start(data, run, resume=run.exists(), workers=workers), run, kind, rng)
-            tried["killed"] += doing != "ended"
-            tried["while writing"] += doing == "writing"
-            tried["with workers"] += doing != "ended" and workers > 0
-            tried["at once"] += doing != "ended" and kind == "at once"
-        finish(start(data, run, resume=run.exists()))
-        assert identity(run) == wanted, f"run {number} after {dict(tried)}"
+            kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+            workers = settings.get("workers", int(rng.choice([0, 0, 1, 2])))
+            process = start(data, run, resume=run.exists(), **{**settings, "workers": workers})
+            doing = strike(process, run, kind, rng)
+            count["killed"] += doing != "ended"
+            count["while writing"] += doing == "writing"
+            count["with workers"] += doing != "ended" and workers > 0
+        finish(start(data, run, resume=run.exists(), **settings))
+        assert identity(run) == identity(straight), f"run {number} after {dict(count)}"
+        ours, theirs = ({**state(folder), "seconds": 0, "history": 0} for folder in (run, straight))
+        assert ours == theirs
         assert not list(run.rglob("*.part"))
-        tried["runs"] += 1
-        print(
-            f"survived {tried['killed']} of {tried['killed']} kills in {tried['runs']} runs: {dict(tried)}", flush=True
-        )
-    return tried
+        count["runs"] += 1
+        print(f"survived {count['killed']} kills in {count['runs']} runs: {dict(count)}", flush=True)
+    return count
 
 
 def test_a_few_kills_change_nothing(start, shapes, tmp_path):
@@ -113,7 +119,22 @@ def test_a_few_kills_change_nothing(start, shapes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_a_hundred_kills_change_nothing(start, shapes, tmp_path):
-    tried = torture(start, shapes, tmp_path, kills=100, seed=1)
-    assert tried["killed"] >= 100
-    assert tried["while writing"] >= 5
-    assert tried["with workers"] >= 20
+    count = torture(start, shapes, tmp_path, kills=100, seed=1)
+    assert count["killed"] >= 100
+    assert count["while writing"] >= 5
+    assert count["with workers"] >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd", "accumulate": 3, "ema": 0.0, "augment": "microscopy", "schedule": "cosine"},
+        {"backbone": "resnet18", "width": 0.25, "workers": 2, "loss": "cross_entropy + dice", "sampling": "rare"},
+        {"backbone": "vgg16", "width": 0.0625, "head": {"upsampling": "learned"}, "precision": "bf16", "clip": 1.0},
+        {"early_stop": 1, "epochs": 6, "lr": 1e-7},
+    ],
+    ids=["sgd", "resnet-workers", "vgg-dropout", "early-stop"],
+)
+def test_training_modes_survive_twelve_kills(start, shapes, tmp_path, settings):
+    assert torture(start, shapes, tmp_path, kills=12, seed=1, **settings)["killed"] >= 12

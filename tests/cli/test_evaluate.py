@@ -56,7 +56,7 @@ def test_evaluate_reports_failures_and_exits_with_3(run, data, model, tmp_path):
         path.write_bytes(b"")
     done = run("evaluate", model, root, "--json")
     assert done.code == 2
-    assert "none of 2 pictures could be scored" in json.loads(done.out)["error"]
+    assert "none of 2 images could be scored" in json.loads(done.out)["error"]
 
 
 def test_classes_that_differ_from_the_model_are_reported(run, model, tmp_path):

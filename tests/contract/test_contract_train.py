@@ -1,4 +1,4 @@
-"""Section 4 of the interface: what a run says, leaves, refuses and survives."""
+"""Section 4 of the interface: what a run prints, writes, rejects and survives."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lines(run: Path) -> int:
 # --- what a run leaves -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_holds_its_model_recipe_metrics_report_and_checkpoints(run):
+def test_run_folder_files(run):
     assert {"model.safetensors", "recipe.toml", "metrics.jsonl", "report.html", "checkpoints"} <= {
         file.name for file in run.iterdir()
     }
@@ -50,7 +50,7 @@ def test_a_run_holds_its_model_recipe_metrics_report_and_checkpoints(run):
     assert not [file for file in run.rglob("*") if file.name.endswith((".tmp", ".part", "~"))]
 
 
-def test_metrics_have_a_line_an_epoch_of_at_least_fifty_steps_with_the_keys_of_evaluate(run):
+def test_metrics_have_a_line_per_epoch_of_at_least_fifty_steps(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 2
     for row in rows:
@@ -78,7 +78,7 @@ def test_the_recipe_is_resolved(run):
     assert "auto" not in json.dumps([recipe.get("precision"), recipe.get("batch_size"), recipe.get("device")])
 
 
-def test_settings_and_a_forecast_are_printed_to_stderr(trained):
+def test_settings_and_forecast_are_printed(trained):
     _, answer = trained
     said = answer.err.lower()
     for word in ("fcn8s", "tiny", "32x32", "memory", "disk|disc", r"\d\s*(s|sec|seconds|min)\b"):
@@ -86,7 +86,7 @@ def test_settings_and_a_forecast_are_printed_to_stderr(trained):
     assert "model.safetensors" in answer.words
 
 
-def test_the_report_is_one_small_file_that_fetches_nothing(run):
+def test_report_is_one_small_self_contained_file(run):
     page = (run / "report.html").read_text("utf-8")
     assert len(page) < 20_000_000
     for found in re.findall(r"""(?:src|href|srcset|data|action|poster)\s*=\s*["']([^"']+)""", page):
@@ -97,7 +97,7 @@ def test_the_report_is_one_small_file_that_fetches_nothing(run):
         assert word in page.lower(), word
 
 
-def test_the_model_is_the_best_on_val(run, model, shapes):
+def test_model_is_the_best_on_val(run, model, shapes):
     rows = tools.metrics_of(run)
     best = max(row["val"]["mean_iou"] for row in rows if row["val"])
     found = call("evaluate", model, shapes, "--json", "--precision", "fp32").json()
@@ -145,7 +145,7 @@ def test_a_killed_run_resumes_to_the_same_result(run, shapes, tmp_path, closing,
     assert_same_run(run, target)
 
 
-def test_sigterm_ends_with_143_and_a_usable_model_and_resume_goes_on_to_the_same_result(run, shapes, tmp_path, closing):
+def test_sigterm_exits_143_with_a_usable_model_and_resumes_to_the_same_result(run, shapes, tmp_path, closing):
     target, log = tmp_path / "stopped", tmp_path / "log"
     command = ("train", shapes, "-o", target, *STRAIGHT, "--workers", 0)
     process = start(*command, log=log)
@@ -162,7 +162,7 @@ def test_sigterm_ends_with_143_and_a_usable_model_and_resume_goes_on_to_the_same
     assert_same_run(run, target)
 
 
-def test_ctrl_c_ends_with_130_and_until_then_no_second_process_gets_at_the_run(shapes, tmp_path, closing):
+def test_ctrl_c_exits_130_and_the_folder_is_locked_until_then(shapes, tmp_path, closing):
     target, log = tmp_path / "long", tmp_path / "log"
     command = ("train", shapes, "-o", target, *SMALL, "--epochs", 2000, "--workers", 1)
     process = start(*command, log=log)
@@ -180,7 +180,7 @@ def test_ctrl_c_ends_with_130_and_until_then_no_second_process_gets_at_the_run(s
 
 
 @pytest.mark.slow
-def test_a_stop_before_the_first_step_also_says_how_to_go_on(shapes, tmp_path, closing):
+def test_stop_before_the_first_step_reports_how_to_resume(shapes, tmp_path, closing):
     target, log = tmp_path / "early", tmp_path / "log"
     process = start("train", shapes, "-o", target, *SMALL, "--epochs", 2000, "--workers", 0, log=log)
     closing(process)
@@ -216,7 +216,7 @@ def test_resume_on_a_finished_run_does_nothing(run, shapes):
     ],
     ids=lambda option: option[0][2:],
 )
-def test_resume_with_an_option_that_conflicts_names_it(run, shapes, option):
+def test_resume_reports_a_conflicting_option(run, shapes, option):
     before = tools.snapshot(run)
     name, value = option[0][2:], option[1].split("x")[0]
     assert_mendable(call("train", shapes, "-o", run, "--resume", *option), rf"\b{name}\b", re.escape(value))
@@ -233,7 +233,7 @@ def test_a_finished_run_can_be_lengthened(run, shapes, tmp_path):
     assert len(rows) == 3
 
 
-def test_resume_with_other_data_is_refused_or_said(run, tmp_path):
+def test_resume_rejects_other_data(run, tmp_path):
     other = pairs(tmp_path / "other", 8)
     before = tools.snapshot(run)
     answer = call("train", other, "-o", run, "--resume")
@@ -249,7 +249,7 @@ def test_resume_starts_where_there_is_nothing_yet(shapes, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["run", "foreign"])
-def test_a_run_that_is_not_empty_is_left_untouched(run, shapes, tmp_path, content):
+def test_filled_folder_is_rejected_untouched(run, shapes, tmp_path, content):
     target = run
     if content == "foreign":
         target = tmp_path / "mine"
@@ -293,26 +293,26 @@ def test_the_data_is_never_written_to(run, model, predicted, shapes):
     ],
     ids=lambda value: "=".join(value) if value and str(value[0]).startswith("--") else "",
 )
-def test_a_wrong_setting_is_named_before_anything_is_written(shapes, tmp_path, options, patterns):
+def test_invalid_setting_is_reported_before_anything_is_written(shapes, tmp_path, options, patterns):
     assert_mendable(call("train", shapes, "-o", tmp_path / "run", *QUICK, *options), *patterns)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
-def test_after_a_typing_error_the_corrected_command_runs(shapes, tmp_path):
+def test_corrected_command_runs_after_a_typo(shapes, tmp_path):
     assert call("train", shapes, "-o", tmp_path / "run", *QUICK, "--backbone", "tinny").rc == 2
     answer = call("train", shapes, "-o", tmp_path / "run", *QUICK)
     assert answer.rc == 0, str(answer)
 
 
-def test_the_speed_it_says_is_the_speed_it_has(trained):
+def test_printed_speed_is_the_actual_speed(trained):
     run, answer = trained
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    said = [float(value.replace(",", "")) for value in re.findall(r"([\d.,]+) pictures/s", answer.words)]
+    said = [float(value.replace(",", "")) for value in re.findall(r"([\d.,]+) images/s", answer.words)]
     assert said
     assert max(said) < 100 / (rows[1]["seconds"] - rows[0]["seconds"]) * 20
 
 
-def test_a_wrong_key_in_a_recipe_is_answered_with_the_nearest(shapes, tmp_path):
+def test_unknown_recipe_key_suggests_the_nearest(shapes, tmp_path):
     (tmp_path / "recipe.toml").write_text('variant = "fcn8s"\nbackbones = "tiny"\n', "utf-8")
     answer = call("train", shapes, "-o", tmp_path / "run", "--recipe", tmp_path / "recipe.toml")
     assert_mendable(answer, "backbones", r"\bbackbone\b")
@@ -326,18 +326,18 @@ def test_settings_of_the_recipe_can_be_set_by_key(shapes, tmp_path):
     assert recipe["deterministic"] is True
 
 
-def test_imagenet_weights_that_cannot_be_had_are_named_with_the_way_out(shapes, tmp_path):
+def test_unavailable_imagenet_weights_are_reported_with_the_fix(shapes, tmp_path):
     answer = call("train", shapes, "-o", tmp_path / "run", "--backbone", "resnet18", "--epochs", "1")
     assert_mendable(answer, "resnet18", "--weights none")
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(shapes, tmp_path):
+def test_nonfinite_loss_stops_the_run_and_reports_the_step(shapes, tmp_path):
     answer = call("train", shapes, "-o", tmp_path / "run", *QUICK, "--lr", "1e30")
     assert_mendable(answer, r"\bstep\b", r"nan|not a number|finite|inf")
 
 
-def test_an_own_model_with_other_classes_is_a_start_and_what_starts_anew_is_said(model, tmp_path):
+def test_model_with_other_classes_as_pretrained_weights(model, tmp_path):
     data = pairs(tmp_path / "data", 8, 'classes = ["background", "disc", "box", "lorry"]\n')
     arguments = [model if value == "none" else value for value in QUICK]
     answer = call("train", data, "-o", tmp_path / "run", *arguments)
@@ -347,7 +347,7 @@ def test_an_own_model_with_other_classes_is_a_start_and_what_starts_anew_is_said
     assert len(card["classes"]) == 4
 
 
-def test_scale_is_in_the_card_and_results_are_at_the_picture_s_own_size(shapes, tmp_path):
+def test_scale_is_in_the_card_and_results_have_the_image_size(shapes, tmp_path):
     run = tmp_path / "run"
     answer = call("train", shapes, "-o", run, *QUICK, "--scale", "0.5")
     assert answer.rc == 0, str(answer)
@@ -373,7 +373,7 @@ def test_training_without_a_val_split_keeps_the_last_model_or_makes_a_val_split(
     assert (tmp_path / "run/model.safetensors").exists()
 
 
-def test_a_full_disc_leaves_no_half_written_model(shapes, tmp_path):
+def test_full_disk_leaves_no_partial_model(shapes, tmp_path):
     limited = tools.file_size_limit()
     run = tmp_path / "run"
     answer = spawn("train", shapes, "-o", run, *QUICK, limit=limited(5000))
@@ -383,7 +383,7 @@ def test_a_full_disc_leaves_no_half_written_model(shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_that_breaks_while_training_stops_the_run_with_its_name(tmp_path, closing):
+def test_file_that_breaks_during_training_stops_the_run(tmp_path, closing):
     data = pairs(tmp_path / "data", 12)
     target, log = tmp_path / "run", tmp_path / "log"
     process = start("train", data, "-o", target, *SMALL, "--epochs", 500, "--workers", 0, log=log)
@@ -399,7 +399,7 @@ def test_a_file_that_breaks_while_training_stops_the_run_with_its_name(tmp_path,
 
 
 @pytest.mark.slow
-def test_folds_part_the_pictures(tmp_path):
+def test_folds_partition_the_images(tmp_path):
     data = pairs(tmp_path / "data", 20, size=(16, 16))
     seen = []
     for k in range(5):
@@ -414,7 +414,7 @@ def test_folds_part_the_pictures(tmp_path):
 
 
 @pytest.mark.slow
-def test_minutes_are_kept_within_a_tenth(shapes, tmp_path):
+def test_minutes_are_kept_within_ten_percent(shapes, tmp_path):
     began = time.monotonic()
     options = [o for o in SMALL if o != "--epochs"]
     answer = spawn("train", shapes, "-o", tmp_path / "run", *options, "--minutes", "0.5")
@@ -425,7 +425,7 @@ def test_minutes_are_kept_within_a_tenth(shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_learns_in_two_minutes_and_says_where_to_look(tmp_path):
+def test_demo_learns_in_two_minutes(tmp_path):
     began = time.monotonic()
     answer = spawn("demo", "-o", tmp_path / "demo")
     assert answer.rc == 0, str(answer)
@@ -437,7 +437,7 @@ def test_the_demo_learns_in_two_minutes_and_says_where_to_look(tmp_path):
 
 
 @pytest.mark.slow
-def test_made_data_is_learnt(tmp_path):
+def test_synthetic_data_are_learned(tmp_path):
     data = pairs(tmp_path / "data", 40)
     run = tmp_path / "run"
     options = ("--variant", "fcn8s", "--backbone", "tiny", "--weights", "none", "--minutes", "0.5")

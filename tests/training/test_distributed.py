@@ -178,7 +178,7 @@ def test_batch_smaller_than_the_world_size_is_rejected(start, shapes, tmp_path):
     for process in two.processes:
         process.join(timeout=60)
     assert [process.exitcode for process in two.processes] == [2, 2]
-    assert re.search(r"a batch of 1 crops is too small for 2 processes: .*--batch-size 2", two.stderr(0))
+    assert re.search(r"a batch of 1 crop is too small for 2 processes: .*--batch-size 2", two.stderr(0))
     assert two.stderr(1) == ""
     assert not (tmp_path / "run").exists()
 

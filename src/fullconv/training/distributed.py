@@ -478,73 +478,49 @@ def evaluate_distributed(
     if own.world_size == 1:
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()
-    evaluator = DistributedEvaluator(segmenter, dataset, samples, own)
-    own.run_synced(lambda: evaluator.score_own(split, options))
-    return evaluator.reduce(split, start)
+    classes: dict[str, tuple[str, ...]] = {}
+    for head, data_head in choose_heads(segmenter.card, dataset, None):
+        names = classes[head or ""] = segmenter.card.labels(head).classes
+        check_classes(names, dataset.labels[data_head].classes, str(dataset.root))
+    counts = {head: torch.zeros(len(samples), 3, len(names), dtype=torch.int64) for head, names in classes.items()}
+    confusions = {head: torch.zeros(len(names), len(names), dtype=torch.int64) for head, names in classes.items()}
+    failed: list[list[Any]] = []  # position, and input and reason, of each image
 
-
-class DistributedEvaluator:
-    """Counts this process's images by their position among all."""
-
-    def __init__(self, segmenter: Segmenter, dataset: Dataset, samples: Sequence[Sample], own: Distributed) -> None:
-        self.segmenter, self.dataset, self.samples, self.dist = segmenter, dataset, samples, own
-        self.classes: dict[str, tuple[str, ...]] = {}
-        for head, data_head in choose_heads(segmenter.card, dataset, None):
-            names = segmenter.card.labels(head).classes
-            check_classes(names, dataset.labels[data_head].classes, str(dataset.root))
-            self.classes[head or ""] = names
-        sizes = {head: len(names) for head, names in self.classes.items()}
-        self.own = {i: sample for i, sample in enumerate(samples) if i % own.world_size == own.rank}
-        self.counts = {head: torch.zeros(len(samples), 3, k, dtype=torch.int64) for head, k in sizes.items()}
-        self.confusions = {head: torch.zeros(k, k, dtype=torch.int64) for head, k in sizes.items()}
-        self.failed: list[list[Any]] = []
-        """Position, and input and reason, of each image that failed."""
-
-    def score_own(self, split: str, options: dict[str, Any]) -> None:
-        """Count this process's images."""
-        if not self.own:
-            return
+    def score_own() -> None:
+        part = {i: sample for i, sample in enumerate(samples) if i % own.world_size == own.rank}
         try:
-            reports = evaluate_heads(self.segmenter, self.dataset, split, samples=list(self.own.values()), **options)
+            own_samples = list(part.values())
+            reports = evaluate_heads(segmenter, dataset, split, samples=own_samples, **options) if part else {}
         except DataError as error:  # none of this process's images; the others may have some
             if options.get("on_error") != "record":
                 raise
-            self.failed += [[i, {"input": s.image.as_posix(), "reason": str(error)}] for i, s in self.own.items()]
+            failed.extend([i, {"input": s.image.as_posix(), "reason": str(error)}] for i, s in part.items())
             return
+        reasons = {entry["input"]: entry for report in list(reports.values())[:1] for entry in report.failed}
+        failed.extend([i, reasons[s.image.as_posix()]] for i, s in part.items() if s.image.as_posix() in reasons)
         for head, report in reports.items():
-            self.confusions[head].add_(torch.from_numpy(report.confusion))
-            for index, sample in self.own.items():
+            confusions[head].add_(torch.from_numpy(report.confusion))
+            for index, sample in part.items():
                 if sample.stem in report.per_image:
-                    self.counts[head][index] = torch.from_numpy(np.stack(report.per_image[sample.stem]))
-        reasons = {entry["input"]: entry for entry in next(iter(reports.values())).failed}
-        self.failed += [[i, reasons[s.image.as_posix()]] for i, s in self.own.items() if s.image.as_posix() in reasons]
+                    counts[head][index] = torch.from_numpy(np.stack(report.per_image[sample.stem]))
 
-    def reduce(self, split: str, start: float) -> dict[str, Report]:
-        """Sum the counts of all processes, and return the report of each head.
-
-        Raises:
-            DataError: No image of any process could be scored.
-        """
-        for head in self.classes:
-            self.dist.all_reduce(self.counts[head])
-            self.dist.all_reduce(self.confusions[head])
-        gathered = [entry for part in self.dist.all_gather_object(self.failed) for entry in part]
-        failed = dict(sorted(gathered, key=lambda entry: entry[0]))
-        scored = [index for index in range(len(self.samples)) if index not in failed]
-        if failed and not scored:
-            reason = next(iter(failed.values()))["reason"]
-            raise self.dist.main_raises(
-                DataError(
-                    f"{self.dataset.root}: none of {plural(len(self.samples), 'image')} could be scored: {reason}"
-                )
-            )
-        engine = self.segmenter.engine
-        return {
-            head: Report(
-                names, self.confusions[head].numpy(),
-                {self.samples[index].stem: Counts(*self.counts[head][index].numpy()) for index in scored},
-                engine=engine.name, precision=engine.precision, split=split, failed=list(failed.values()),
-                seconds=time.perf_counter() - start,
-            )
-            for head, names in self.classes.items()
-        }  # fmt: skip
+    own.run_synced(score_own)
+    for head in classes:
+        own.all_reduce(counts[head])
+        own.all_reduce(confusions[head])
+    gathered = [entry for part in own.all_gather_object(failed) for entry in part]
+    missing = dict(sorted(gathered, key=lambda entry: entry[0]))
+    scored = [index for index in range(len(samples)) if index not in missing]
+    if missing and not scored:
+        reason = next(iter(missing.values()))["reason"]
+        message = f"{dataset.root}: none of {plural(len(samples), 'image')} could be scored: {reason}"
+        raise own.main_raises(DataError(message))
+    return {
+        head: Report(
+            names, confusions[head].numpy(),
+            {samples[index].stem: Counts(*counts[head][index].numpy()) for index in scored},
+            engine=segmenter.engine.name, precision=segmenter.engine.precision, split=split,
+            failed=list(missing.values()), seconds=time.perf_counter() - start,
+        )
+        for head, names in classes.items()
+    }  # fmt: skip

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from fullconv.checkpoint import read_checkpoint
-from fullconv.data import Dataset, Statistics, open_dataset
-from fullconv.data.checks.run import require_usable
+from fullconv.data import Dataset, Statistics, open_dataset, require_usable
 from fullconv.data.loader import TrainingBatches
 from fullconv.errors import DataError, RecipeError, RunError, plural
 from fullconv.losses import parse_loss, ratio
