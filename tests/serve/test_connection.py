@@ -172,7 +172,7 @@ def fuzz(service: RunningService, count: int, seconds: float) -> None:
 
 
 ATTACKS: list[tuple[Callable[[RunningService, int, float], None], int, int]] = [
-    (silence, 40, 500), (trickle, 10, 100), (half_closed, 12, 200), (never_reading, 4, 24), (heavy, 2, 8), (bombs, 10, 70),
+    (silence, 40, 500), (trickle, 10, 100), (half_closed, 12, 200), (never_reading, 4, 12), (heavy, 2, 8), (bombs, 10, 70),
     (fuzz, 40, 600),
 ]  # fmt: skip
 """With the number of repetitions in the short and in the long version."""
