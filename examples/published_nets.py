@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import fullconv
-from fullconv.geometry import trace_nodes
+from fullconv.geometry import trace_network
 from fullconv.hub import foreign_card
 from fullconv.nn import VARIANTS, Network
 from fullconv.nn.heads import final_crop
@@ -61,7 +61,7 @@ def layer_table(network: Network) -> list[tuple[str, str, float, int | None, flo
     """Return name, shape, stride, receptive field and first cell of the layers that count."""
     half = nn.Sequential(OrderedDict(backbone=network.backbone, head=network.head))
     found = []
-    for node in trace_nodes(half, torch.zeros(1, network.in_channels, 97, 130)):
+    for node in trace_network(half, torch.zeros(1, network.in_channels, 97, 130)).layers:
         name = (node.path or node.name).replace("layers.", "").replace("body.", "")
         if name.endswith(KEPT) or (name.startswith("head.") and "score" in name) or name == "head.4":
             axis, shape = node.geometry.y, "x".join(map(str, node.shape[1:]))
@@ -69,7 +69,7 @@ def layer_table(network: Network) -> list[tuple[str, str, float, int | None, flo
                 (
                     name.removeprefix("backbone."),
                     shape,
-                    float(axis.scale),
+                    float(axis.jump),
                     node.geometry.receptive_field,
                     float(axis.offset),
                 )

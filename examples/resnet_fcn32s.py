@@ -41,7 +41,7 @@ class ResNetFCN32s(nn.Module):
         self.encoder = nn.Sequential(*list(classifier.children())[:-2])  # without average pool and fc
         self.score = nn.Conv2d(512, num_classes, 1)
         geometry: Geometry = trace(self.encoder, torch.zeros(1, 3, 64, 96))
-        self.upsample = Upsample(num_classes, factor=int(geometry.y.scale), phase=geometry.y.offset)
+        self.upsample = Upsample(num_classes, factor=int(geometry.y.jump), phase=geometry.y.offset)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

@@ -118,7 +118,7 @@ class ScoreLayout:
             return ((pixel + 0.5) * cells / full - 0.5).clip(min=0)
         if work != full:
             pixel = (pixel + 0.5) * work / full - 0.5  # in pixels of the working image
-        return (pixel - float(axis.offset)) / float(axis.scale)
+        return (pixel - float(axis.offset)) / float(axis.jump)
 
     @property
     def spec(self) -> ScoreLayout | None:
@@ -147,7 +147,7 @@ class ScoreLayout:
         halo = None if data["halo"] is None else tuple(int(side) for side in data["halo"])
         if data["upsample_mode"] not in ("stride", "size", "none") or data["border"] not in ("replicate", "zero"):
             raise ValueError("unknown upsampling")
-        if min(y.scale, x.scale) <= 0 or min(int(data[key]) for key in ("stride", "size_divisor", "in_channels")) < 1:
+        if min(y.jump, x.jump) <= 0 or min(int(data[key]) for key in ("stride", "size_divisor", "in_channels")) < 1:
             raise ValueError("a stride below 1")
         whole, unknown, size_dependent = inexact
         return cls(

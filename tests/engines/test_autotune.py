@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine_nets import flat, maker, net, noise
 from fullconv.data import open_dataset
 from fullconv.engines import AutoEngine, autotune, graph
-from fullconv.engines.autotune import SIDES, TuningCache, fastest, macs_per_pixel, precision_allowed, size_class
+from fullconv.engines.autotune import SIDES, TuningCache, fastest, precision_allowed, size_class
 from fullconv.errors import RecipeError
 from fullconv.evaluation import evaluate, score_files
 from fullconv.nn import build
@@ -87,7 +87,7 @@ def test_multiplications_are_those_of_the_convolutions():
     network = build("fcn32s", backbone="tiny", num_classes=2, width=0.25)
     with FlopCounterMode(display=False) as counter:
         network.scores(torch.zeros(1, 3, 64, 96))
-    assert macs_per_pixel(network) == pytest.approx(counter.get_total_flops() / 2 / (64 * 96))
+    assert network.trace.macs_per_pixel == pytest.approx(counter.get_total_flops() / 2 / (64 * 96))
 
 
 def test_a_trial_is_remembered_and_told(trials, tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""What a network really reads, by planting a mark in the picture and looking where it comes out."""
+"""What a network really reads, by planting a mark in the image and looking where it comes out."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fullconv.geometry import Axis
 
 def covered(axis: Axis, pixel: int, cells: int) -> list[int]:
     """Return the cells that may read a pixel, as the geometry says."""
-    return [i for i in range(cells) if axis.scale * i + axis.lo <= pixel <= axis.scale * i + axis.hi]
+    return [i for i in range(cells) if axis.jump * i + axis.rf_start <= pixel <= axis.jump * i + axis.rf_end]
 
 
 @torch.no_grad()
@@ -40,14 +40,14 @@ def reads(module: nn.Module, size: int, dim: int) -> Tensor:
 
 def inside(axis: Axis, cell: int, lines: int) -> bool:
     """Whether a cell's interval is so far from the border that no cropped line is missing from it."""
-    return axis.scale * cell + axis.lo >= 6 and axis.scale * cell + axis.hi < lines - 6
+    return axis.jump * cell + axis.rf_start >= 6 and axis.jump * cell + axis.rf_end < lines - 6
 
 
 def wrong(axis: Axis, read: Tensor, tight: bool) -> list[str]:
     """List where a geometry contradicts what was read; ``tight``: both ends of intervals well inside are read, too."""
     found, (lines, _) = [], read.shape
     for j in range(read.shape[1]):
-        lo, hi = axis.scale * j + axis.lo, axis.scale * j + axis.hi
+        lo, hi = axis.jump * j + axis.rf_start, axis.jump * j + axis.rf_end
         here = [i for i in range(lines) if read[i, j]]
         if any(not lo <= i <= hi for i in here):
             found.append(f"cell {j} reads {here[0]} to {here[-1]}, not within {lo} to {hi}")

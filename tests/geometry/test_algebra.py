@@ -92,15 +92,15 @@ def test_a_stride_of_two_numbers_is_refused():
 )
 def test_upsampling_at_any_phase_reads_the_cells_with_weight(factor, phase, cells):
     axis = IDENTITY.y.upsample(factor, phase)
-    assert axis.scale == Fraction(1, factor)
+    assert axis.jump == Fraction(1, factor)
     needed = []
     for j in range(-20, 20):
         weights = {i: 1 - abs(j - factor * i - phase) / factor for i in range(-40, 40)}
         read = [i for i, weight in weights.items() if weight > 0]
         assert sum(weights[i] for i in read) == 1
-        assert sum(weights[i] * i for i in read) == axis.offset + axis.scale * j  # bilinear: a ramp stays a ramp
-        needed.append((min(read) - axis.scale * j, max(read) - axis.scale * j))
-    assert (axis.lo, axis.hi) == (min(lo for lo, _ in needed), max(hi for _, hi in needed))
+        assert sum(weights[i] * i for i in read) == axis.offset + axis.jump * j  # bilinear: a ramp stays a ramp
+        needed.append((min(read) - axis.jump * j, max(read) - axis.jump * j))
+    assert (axis.rf_start, axis.rf_end) == (min(lo for lo, _ in needed), max(hi for _, hi in needed))
 
 
 @settings(deadline=None)
@@ -109,7 +109,7 @@ def test_a_transposed_window_has_the_tight_bounds_of_its_formula(kernel, factor,
     axis = IDENTITY.y.transposed(kernel, factor, padding)
     first = [math.ceil(Fraction(j + padding - kernel + 1, factor)) - Fraction(j, factor) for j in range(factor)]
     last = [math.floor(Fraction(j + padding, factor)) - Fraction(j, factor) for j in range(factor)]
-    assert (axis.lo, axis.hi) == (min(first), max(last))
+    assert (axis.rf_start, axis.rf_end) == (min(first), max(last))
     assert axis.offset == -(Fraction(kernel - 1, 2) - padding) / factor
 
 
@@ -123,7 +123,7 @@ def test_padding_before_and_after_may_differ():
     assert IDENTITY.x.conv(3, 2, padding=(0, 1)) == IDENTITY.x.pad(0).conv(3, 2)
     assert IDENTITY.x.conv(3, 2, padding=(2, 0)) == IDENTITY.x.pad(2).conv(3, 2)
     same = chain([nn.Conv2d(1, 1, 4, padding="same")])
-    assert (same.y.lo, same.y.hi, same.y.offset) == (-1, 2, Fraction(1, 2))
+    assert (same.y.rf_start, same.y.rf_end, same.y.offset) == (-1, 2, Fraction(1, 2))
 
 
 def small(stride: int, kernel: int) -> list[nn.Module]:
@@ -155,7 +155,7 @@ def test_a_tile_with_its_halo_has_the_cells_of_the_whole_picture(parts, border, 
     begin = max(0, start - left)
     with torch.no_grad():
         whole, tile = network(picture), network(picture[..., begin : stop + right])
-    inside = [i for i in range(whole.shape[-1]) if start <= axis.offset + axis.scale * i < stop]
+    inside = [i for i in range(whole.shape[-1]) if start <= axis.offset + axis.jump * i < stop]
     cells = range(max(0, min(inside) - 1), min(whole.shape[-1], max(inside) + 2)) if inside else range(0)
     for i in cells:
         assert torch.equal(whole[..., i], tile[..., i - begin // stride]), (i, left, right)
@@ -182,8 +182,10 @@ def test_a_halo_is_whole_pixels_on_the_grid_and_may_be_uneven():
 
 
 def test_the_lists_of_reasons_hold_each_name_once_and_end_the_bound():
-    geometry = IDENTITY.flagged(whole=["a", "b"]).flagged(whole=["b"], unknown=["c"], size_dependent=["d"])
-    assert (geometry.whole, geometry.unknown, geometry.size_dependent) == (("a", "b"), ("c",), ("d",))
+    geometry = IDENTITY.flagged(global_ops=["a", "b"]).flagged(
+        global_ops=["b"], unknown_ops=["c"], size_dependent=["d"]
+    )
+    assert (geometry.global_ops, geometry.unknown_ops, geometry.size_dependent) == (("a", "b"), ("c",), ("d",))
     assert not geometry.bounded
     assert geometry.receptive_field is None
     for name in ("whole", "unknown", "size_dependent"):

@@ -10,7 +10,7 @@ import torchvision
 from geometry_oracle import covered, marked
 from torch import nn
 
-from fullconv.geometry import chain, trace, trace_nodes
+from fullconv.geometry import chain, trace, trace_network
 
 EXAMPLE = torch.zeros(1, 3, 64, 96)
 SHAPE_ONLY = EXAMPLE.to("meta")
@@ -57,7 +57,7 @@ def open_up(network: nn.Module) -> nn.Module:
     for name, weight in network.named_parameters():
         if weight.ndim == 1 and ("gamma" in name or "scale" in name):
             nn.init.ones_(weight)
-    for entry in {entry for geometry in trace(network, EXAMPLE) for entry in geometry.whole}:
+    for entry in {entry for geometry in trace(network, EXAMPLE) for entry in geometry.global_ops}:
         parent, _, child = entry.split(" ")[0].rpartition(".")
         setattr(network.get_submodule(parent), child, nn.Identity())
     return network
@@ -69,7 +69,7 @@ def check_by_nan(name: str, limit: int) -> int:
     compared = 0
     for level, geometry in enumerate(trace(network, EXAMPLE)):
         assert geometry.bounded
-        field = geometry.x.field()
+        field = geometry.x.receptive_field()
         if field > limit:
             continue
         compared += 1
@@ -85,14 +85,14 @@ def check_by_nan(name: str, limit: int) -> int:
 @pytest.mark.parametrize(("name", "truth"), TRUTHS.items())
 def test_a_backbone_has_its_field_and_its_centre(name, truth):
     *_, geometry = trace(outline(name), SHAPE_ONLY)
-    assert (geometry.y.field(), geometry.y.offset, geometry.stride) == (*truth, 32)
+    assert (geometry.y.receptive_field(), geometry.y.offset, geometry.stride) == (*truth, 32)
     assert geometry.x == geometry.y
-    assert geometry.y.spread == 0
-    assert geometry.spreads == ()
-    assert not geometry.unknown
+    assert geometry.y.misalignment == 0
+    assert geometry.misalignments == ()
+    assert not geometry.unknown_ops
     assert not geometry.size_dependent
     gated = name.startswith(("mobilenetv3", "efficientnet", "regnety"))
-    assert bool(geometry.whole) == gated
+    assert bool(geometry.global_ops) == gated
     assert geometry.receptive_field == (None if gated else truth[0])
 
 
@@ -113,35 +113,35 @@ def test_a_wrong_kernel_in_the_geometry_is_noticed():
     cells = marked(network, 64, 30, 320, 160, 2).any(0).nonzero().flatten().tolist()
     assert cells == covered(geometry.x, 160, 40)
     for axis in (
-        replace(geometry.x, hi=geometry.x.hi - 8),
-        replace(geometry.x, lo=geometry.x.lo - 8),
-        replace(geometry.x, lo=geometry.x.lo + 8, hi=geometry.x.hi + 8),
+        replace(geometry.x, rf_end=geometry.x.rf_end - 8),
+        replace(geometry.x, rf_start=geometry.x.rf_start - 8),
+        replace(geometry.x, rf_start=geometry.x.rf_start + 8, rf_end=geometry.x.rf_end + 8),
     ):
         assert cells != covered(axis, 160, 40)
 
 
 def test_the_gates_of_mobilenet_are_named():
     *_, geometry = trace(outline("mobilenetv3_large_100"), SHAPE_ONLY)
-    assert geometry.whole[0] == "blocks.2.0.se (SqueezeExcite: global average pooling)"
-    assert len(geometry.whole) == 8
+    assert geometry.global_ops[0] == "blocks.2.0.se (SqueezeExcite: global average pooling)"
+    assert len(geometry.global_ops) == 8
 
 
 def test_branches_of_resnet50d_that_meet_with_different_centres_are_named_with_their_spread():
     first, *_, geometry = trace(outline("resnet50d"), SHAPE_ONLY)
-    assert first.spreads == ()
-    assert geometry.spreads == (
+    assert first.misalignments == ()
+    assert geometry.misalignments == (
         ("layer2.0 (add_3)", Fraction(2)),
         ("layer3.0 (add_7)", Fraction(6)),
         ("layer4.0 (add_13)", Fraction(14)),
     )
-    assert (geometry.y.offset, geometry.y.spread) == (7, 14)
+    assert (geometry.y.offset, geometry.y.misalignment) == (7, 14)
 
 
 def test_padding_that_depends_on_the_size_is_named():
     *_, geometry = trace(outline("tf_efficientnet_b0"), SHAPE_ONLY)
     assert geometry.size_dependent[:2] == (
-        "conv_stem (Conv2dSame: depends on the picture's size)",
-        "blocks.1.0.conv_dw (Conv2dSame: depends on the picture's size)",
+        "conv_stem (Conv2dSame: depends on the image's size)",
+        "blocks.1.0.conv_dw (Conv2dSame: depends on the image's size)",
     )
     assert len(geometry.size_dependent) == 5
     assert not geometry.bounded
@@ -152,11 +152,11 @@ def test_torchvisions_head_has_its_field_and_its_resize_is_named(depth, field):
     make = getattr(torchvision.models.segmentation, f"fcn_resnet{depth}")
     with torch.device("meta"):
         network = make(weights=None, weights_backbone=None)
-    rows = {row.path: row for row in trace_nodes(network, SHAPE_ONLY)}
+    rows = {row.path: row for row in trace_network(network, SHAPE_ONLY).layers}
     head = rows["classifier.4"]
     assert (head.geometry.receptive_field, head.geometry.stride, head.shape[1:]) == (field, 8, (21, 8, 12))
     out = trace(network, SHAPE_ONLY)["out"]
-    assert out.size_dependent == ("FCN: resizing to a size; the factor depends on the picture's size",)
+    assert out.size_dependent == ("FCN: resizing to a size; the factor depends on the image's size",)
     assert out.stride == 1
 
 
@@ -165,13 +165,13 @@ def test_torchvisions_classifiers_see_the_whole_picture_and_their_features_do_no
         alexnet = torchvision.models.alexnet(weights=None)
         vgg = torchvision.models.vgg16(weights=None).features
         googlenet = torchvision.models.googlenet(weights=None, init_weights=False)
-    assert trace(alexnet, SHAPE_ONLY).whole == ("avgpool (AdaptiveAvgPool2d: adaptive average pooling to (6, 6))",)
+    assert trace(alexnet, SHAPE_ONLY).global_ops == ("avgpool (AdaptiveAvgPool2d: adaptive average pooling to (6, 6))",)
     assert trace(alexnet.features, SHAPE_ONLY).receptive_field == 195
     assert trace(vgg, SHAPE_ONLY) == chain(vgg)
     assert chain(vgg).receptive_field == 212
-    rows = {row.path: row.geometry for row in trace_nodes(googlenet, SHAPE_ONLY)}
+    rows = {row.path: row.geometry for row in trace_network(googlenet, SHAPE_ONLY).layers}
     assert rows["inception5b"].bounded
-    assert rows["avgpool"].whole == ("avgpool (AdaptiveAvgPool2d: global average pooling)",)
+    assert rows["avgpool"].global_ops == ("avgpool (AdaptiveAvgPool2d: global average pooling)",)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_many_families_can_be_traced_and_have_the_strides_that_timm_states(name)
     network = outline(name)
     geometries = trace(network, SHAPE_ONLY)
     assert [geometry.stride for geometry in geometries] == network.feature_info.reduction()
-    assert geometries[-1].unknown == ()
+    assert geometries[-1].unknown_ops == ()
 
 
 def test_attention_is_named_and_never_bounded():
     *_, geometry = trace(outline("efficientvit_b0"), SHAPE_ONLY)
-    assert "stages_2.blocks.1.context_module.main (LiteMLA: attention over positions)" in geometry.whole
+    assert "stages_2.blocks.1.context_module.main (LiteMLA: attention over positions)" in geometry.global_ops

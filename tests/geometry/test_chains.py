@@ -100,7 +100,7 @@ def test_the_ends_of_every_interval_are_read_and_nothing_beyond(cut, layers):
         assert wrong(axis, reads(network, SIZE, dim), tight=True) == []
         cells = [j for j in range(shape[dim]) if inside(axis, j, SIZE)]
         if not any(isinstance(layer, nn.MaxPool2d) for layer in layers):
-            assert place(network, SIZE, dim, cells) == [axis.offset + axis.scale * j for j in cells]
+            assert place(network, SIZE, dim, cells) == [axis.offset + axis.jump * j for j in cells]
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -129,11 +129,11 @@ def test_a_wrong_geometry_is_caught(change):
     assert wrong(axis, read, tight=True) == []
     if change == "offset":
         shifted = replace(axis, offset=axis.offset + 1)
-        assert place(network, SIZE, 2, [4]) != [shifted.offset + 4 * shifted.scale]
+        assert place(network, SIZE, 2, [4]) != [shifted.offset + 4 * shifted.jump]
         return
     other = {
-        "lo": replace(axis, lo=axis.lo + 1),
-        "hi": replace(axis, hi=axis.hi + 1),
+        "lo": replace(axis, rf_start=axis.rf_start + 1),
+        "hi": replace(axis, rf_end=axis.rf_end + 1),
         "kernel": chain([conv(4, 2, 2, 1), nn.AvgPool2d(3, 2, 1), conv(3, 1, 1, 1)]).y,
     }[change]
     assert wrong(other, read, tight=True)
@@ -146,7 +146,7 @@ def test_repeated_border_cells_leave_the_cells_inside_alone(kind, before):
     axis = chain(network).y
     read = reads(network, SIZE, 2)
     cells = [j for j in range(read.shape[1]) if before + 2 <= j < SIZE]
-    shifted = replace(axis, lo=axis.lo + axis.scale * cells[0], hi=axis.hi + axis.scale * cells[0])
+    shifted = replace(axis, rf_start=axis.rf_start + axis.jump * cells[0], rf_end=axis.rf_end + axis.jump * cells[0])
     assert wrong(shifted, read[:, cells], tight=kind is nn.ReplicationPad2d) == []
     if kind is nn.ReflectionPad2d:
         assert wrong(axis, read, tight=False) == []  # mirrored cells are within the wider interval
@@ -158,4 +158,4 @@ def test_a_reflecting_convolution_reads_within_its_interval(kernel, padding):
     axis = chain(network).y
     assert wrong(axis, reads(network, SIZE, 2), tight=False) == []
     if kernel > 2:
-        assert axis.field() == kernel
+        assert axis.receptive_field() == kernel

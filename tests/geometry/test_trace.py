@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry import IDENTITY, Geometry, chain, crop_between, trace, trace_nodes
+from fullconv.geometry import IDENTITY, Geometry, chain, crop_between, trace, trace_network
 
 EXAMPLE = torch.zeros(1, 4, 16, 24)
 
@@ -72,9 +72,9 @@ down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
 )
 def test_what_works_cell_by_cell_adds_nothing(function):
     found = of(function, conv=conv, linear=nn.Linear(4, 4))
-    assert (found.bounded, found.y.scale, found.y.offset) == (True, 1, 0)
-    assert (found.y.lo, found.y.hi) == (-1, 1)
-    assert (found.x.lo, found.x.hi) == (-2, 2)
+    assert (found.bounded, found.y.jump, found.y.offset) == (True, 1, 0)
+    assert (found.y.rf_start, found.y.rf_end) == (-1, 1)
+    assert (found.x.rf_start, found.x.rf_end) == (-2, 2)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_sees_the_whole_picture_is_named(function, what):
     circular = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
     found = of(function, **parts, circular=circular)
     assert not found.bounded
-    (name,) = {*found.whole, *found.unknown}
+    (name,) = {*found.global_ops, *found.unknown_ops}
     assert name.endswith(f": {what})") or name == f"Do: {what}"
     assert found.receptive_field is None
 
@@ -121,17 +121,20 @@ def attend(x):
 
 def test_a_gate_keeps_the_map_that_it_multiplies():
     found = of(lambda m, x: m.fc(x.mean((2, 3), keepdim=True)) * m.down(x), down=down, fc=nn.Conv2d(4, 4, 1))
-    assert found.whole == ("Do: global average pooling",)
-    assert replace(found, whole=()) == chain([down])
+    assert found.global_ops == ("Do: global average pooling",)
+    assert replace(found, global_ops=()) == chain([down])
 
 
 @pytest.mark.parametrize(
     ("function", "what"),
     [
-        (lambda m, x: torch.fft.fft2(x).real, "nobody described fft_fft2"),
-        (lambda m, x: F.unfold(x, 3), "nobody described unfold"),
-        (lambda m, x: F.grid_sample(x, torch.zeros(1, 8, 8, 2), align_corners=False), "nobody described grid_sample"),
-        (lambda m, x: m.lstm(x.mean(1).transpose(1, 2))[0], "nobody described this layer"),
+        (lambda m, x: torch.fft.fft2(x).real, "no geometry rule for fft_fft2"),
+        (lambda m, x: F.unfold(x, 3), "no geometry rule for unfold"),
+        (
+            lambda m, x: F.grid_sample(x, torch.zeros(1, 8, 8, 2), align_corners=False),
+            "no geometry rule for grid_sample",
+        ),
+        (lambda m, x: m.lstm(x.mean(1).transpose(1, 2))[0], "no geometry rule for this layer"),
         (lambda m, x: x + x.transpose(2, 3)[:, :, :16].repeat(1, 1, 1, 2)[..., :24], "repeat"),
         (lambda m, x: x[:, :, :16, :16] + x[:, :, :16, :16].transpose(2, 3), "add of rows with columns"),
         (lambda m, x: torch.cat([x, x], 2), "joins maps along rows or columns"),
@@ -144,23 +147,23 @@ def test_a_gate_keeps_the_map_that_it_multiplies():
         (lambda m, x: F.interpolate(x, scale_factor=0.5, mode="area"), "area interpolation"),
         (lambda m, x: F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True), "with antialias"),
         (lambda m, x: F.interpolate(x, scale_factor=1.2345678), r"resizing by 1.2345678"),
-        (lambda m, x: x * 2 if x.mean() < 5 else x, "a decision by the picture's contents"),
-        (lambda m, x: x * 2 if x.mean() > 5 else x, "a decision by the picture's contents"),
-        (lambda m, x: x * x.mean().item(), "numbers from the picture (item)"),
-        (lambda m, x: x * float(x.mean()), "a decision by the picture's contents"),
-        (lambda m, x: x * x.mean().tolist(), "numbers from the picture (tolist)"),
+        (lambda m, x: x * 2 if x.mean() < 5 else x, "a decision by the image's contents"),
+        (lambda m, x: x * 2 if x.mean() > 5 else x, "a decision by the image's contents"),
+        (lambda m, x: x * x.mean().item(), "numbers from the image (item)"),
+        (lambda m, x: x * float(x.mean()), "a decision by the image's contents"),
+        (lambda m, x: x * x.mean().tolist(), "numbers from the image (tolist)"),
         (lambda m, x: torch.cat([x, x], axis=2), "joins maps along rows or columns"),
     ],
 )
 def test_an_operation_that_nobody_described_is_named_and_unbounded(function, what):
     found = of(function, lstm=nn.LSTM(16, 16))
     assert not found.bounded
-    assert any(what in entry for entry in found.unknown), found.unknown
+    assert any(what in entry for entry in found.unknown_ops), found.unknown_ops
 
 
 def test_an_unknown_operation_stays_in_everything_behind_it():
     found = of(lambda m, x: m.conv(torch.fft.fft2(x).real) + x, conv=conv)
-    assert found.unknown == ("Do: nobody described fft_fft2", "Do: nobody described real")
+    assert found.unknown_ops == ("Do: no geometry rule for fft_fft2", "Do: no geometry rule for real")
 
 
 def test_blocks_of_a_fixed_size_are_read_as_blocks():
@@ -192,7 +195,7 @@ def test_what_depends_on_the_size_is_named(function):
     found = of(function, conv=conv, position=nn.Parameter(torch.zeros(1, 4, 16, 24)))
     assert len(found.size_dependent) == 1
     assert found.size_dependent[0].startswith("Do: ")
-    assert not found.unknown
+    assert not found.unknown_ops
     assert not found.bounded
 
 
@@ -224,20 +227,20 @@ def test_resizing_by_a_factor_is_followed(mode):
     found = of(lambda m, x: F.interpolate(m.down(x), scale_factor=2, mode=mode), down=down)
     before = chain([down]).y
     assert found.bounded
-    assert (found.y.scale, found.y.offset) == (1, Fraction(-1, 2))
+    assert (found.y.jump, found.y.offset) == (1, Fraction(-1, 2))
     cells = {"nearest": (Fraction(1, 2), 0), "nearest-exact": (Fraction(1, 2), 0)}
     less, more = cells.get(mode, (Fraction(3, 2), 1) if mode == "bicubic" else (1, Fraction(1, 2)))
     if mode.startswith("nearest"):
-        assert (found.y.lo, found.y.hi) == (before.lo - 2 * less, before.hi + 2 * more)
+        assert (found.y.rf_start, found.y.rf_end) == (before.rf_start - 2 * less, before.rf_end + 2 * more)
     else:
         assert found.y == before.resize(Fraction(2), mode)
 
 
 def test_branches_with_different_centres_are_named_with_their_spread():
     found = of(lambda m, x: m.down(x) + m.pool(x), down=down, pool=nn.AvgPool2d(2))
-    assert found.spreads == (("add", Fraction(1, 2)),)
-    assert (found.y.offset, found.y.spread) == (Fraction(1, 4), Fraction(1, 2))
-    assert (found.y.lo, found.y.hi) == (-1, 1)
+    assert found.misalignments == (("add", Fraction(1, 2)),)
+    assert (found.y.offset, found.y.misalignment) == (Fraction(1, 4), Fraction(1, 2))
+    assert (found.y.rf_start, found.y.rf_end) == (-1, 1)
     assert found.bounded
 
 
@@ -262,7 +265,7 @@ def test_writing_through_a_view_is_unknown():
         return y
 
     found = of(add, conv=conv)
-    assert (found.y, found.unknown) == (CONV.y, ("Do: writes into a view",))
+    assert (found.y, found.unknown_ops) == (CONV.y, ("Do: writes into a view",))
 
 
 class Phase(nn.Module):
@@ -279,7 +282,7 @@ class Phase(nn.Module):
 def test_a_module_that_describes_itself_is_asked_and_not_looked_into():
     network = Do(lambda m, x: m.phase(m.conv(x)), phase=Phase(), conv=conv)
     assert trace(network, EXAMPLE) == CONV.each(lambda axis: axis.crop(Fraction(3, 2)))
-    assert [row.op for row in trace_nodes(network, EXAMPLE)] == ["input", "Conv2d", "Phase"]
+    assert [row.op for row in trace_network(network, EXAMPLE).layers] == ["input", "Conv2d", "Phase"]
     assert chain([conv, Phase()]) == trace(network, EXAMPLE)
     two = of(lambda m, x: m.phase(x, m.conv(x)), phase=Phase(), conv=conv)
     assert two.y.offset == Fraction(5, 2)
@@ -295,7 +298,7 @@ def test_a_subclass_with_its_own_forward_is_not_taken_for_its_base():
 
     assert trace(Doubled(4, 4, 3), EXAMPLE).receptive_field == 5
     assert trace(Named(4, 4, 3), EXAMPLE) == chain([Named(4, 4, 3)]) == chain([nn.Conv2d(4, 4, 3)])
-    assert chain([Doubled(4, 4, 3)]).unknown == ("0 (Doubled: nobody described this layer)",)
+    assert chain([Doubled(4, 4, 3)]).unknown_ops == ("0 (Doubled: no geometry rule for this layer)",)
 
 
 def test_a_module_that_cannot_be_traced_is_named_and_the_rest_goes_on():
@@ -305,7 +308,7 @@ def test_a_module_that_cannot_be_traced_is_named_and_the_rest_goes_on():
         return y
 
     found = of(lambda m, x: m.conv(m.inner(x)), inner=Do(write), conv=conv)
-    (entry,) = found.unknown
+    (entry,) = found.unknown_ops
     assert entry.startswith("inner (Do: cannot be traced: ")
     assert "item assignment" in entry
     with pytest.raises(NetworkError, match=r"^Do cannot be traced: .*item assignment"):
@@ -326,7 +329,7 @@ def test_a_tensor_that_leaves_an_opaque_module_by_a_side_door_is_unknown():
         return kept[-1]
 
     found = of(use, inner=Do(leak))
-    assert found.unknown == ("a tensor of unknown origin",)
+    assert found.unknown_ops == ("a tensor of unknown origin",)
 
 
 def test_an_example_that_does_not_fit_is_refused_with_the_layer():
@@ -340,7 +343,7 @@ def test_an_example_that_does_not_fit_is_refused_with_the_layer():
 
 def test_the_layer_table_lists_every_value_in_order():
     network = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
-    rows = trace_nodes(network, EXAMPLE)
+    rows = trace_network(network, EXAMPLE).layers
     assert [(row.path, row.op, row.shape) for row in rows] == [
         ("", "input", (1, 4, 16, 24)),
         ("0", "Conv2d", (1, 8, 8, 12)),
@@ -365,7 +368,7 @@ def test_hooks_on_layers_are_heard():
     handle.remove()
     assert found == (CONV, CONV)
     handle = network[0].register_forward_hook(lambda module, inputs, output: output.mean((2, 3)))
-    assert trace(network, EXAMPLE).whole == ("Sequential: global average pooling",)
+    assert trace(network, EXAMPLE).global_ops == ("Sequential: global average pooling",)
     handle.remove()
 
 
@@ -383,6 +386,6 @@ def test_tracing_leaves_the_network_as_it_was():
 
 def test_a_chain_names_the_layers_that_end_its_bound():
     found = chain([nn.Conv2d(4, 4, 3), nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1)), nn.Bilinear(1, 1, 1)])
-    assert found.whole == ("1.1 (AdaptiveAvgPool2d: global average pooling)",)
-    assert found.unknown == ("2 (Bilinear: nobody described this layer)",)
-    assert chain([nn.Upsample(size=(8, 8))]).unknown == ("0 (Upsample: resizing to a given size)",)
+    assert found.global_ops == ("1.1 (AdaptiveAvgPool2d: global average pooling)",)
+    assert found.unknown_ops == ("2 (Bilinear: no geometry rule for this layer)",)
+    assert chain([nn.Upsample(size=(8, 8))]).unknown_ops == ("0 (Upsample: resizing to a given size)",)

@@ -219,7 +219,7 @@ def test_the_maps_on_the_way_have_the_sizes_of_the_release(n):
 def test_each_path_of_a_published_net_answers_a_ramp_with_the_coordinate(variant):
     network = linearize(build(variant, 1 / 64, num_classes=1))
     score = network.head.score
-    reach = math.ceil(max(-network.geometry.x.lo, network.geometry.x.hi)) + 64
+    reach = math.ceil(max(-network.geometry.x.rf_start, network.geometry.x.rf_end)) + 64
     ramp = torch.arange(2 * reach + 96, dtype=torch.float64)
     ones = torch.ones(1, 3, 8, len(ramp), dtype=torch.float64)
     for alone in score:

@@ -233,7 +233,7 @@ def test_a_static_same_padding_net_is_bounded_where_timms_own_depends_on_the_siz
     gated = build("fcn8s", backbone="tf_efficientnet_b0", num_classes=2)
     assert gated.geometry.size_dependent == ()
     assert gated.halo is None
-    assert "SqueezeExcite" in gated.geometry.whole[0]
+    assert "SqueezeExcite" in gated.geometry.global_ops[0]
 
 
 def test_on_sizes_that_the_strides_divide_static_padding_is_tensorflows():

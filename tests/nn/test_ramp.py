@@ -27,7 +27,7 @@ def averaging(variant: str, backbone: str, head: dict) -> Network:
 def misplaced(built: Network, dim: int) -> tuple[Tensor, int]:
     """How far each interior pixel's answer lies from its own coordinate, in pixels, and how many pixels there are."""
     axis = built.geometry.y if dim == 2 else built.geometry.x
-    reach = math.ceil(max(-axis.lo, axis.hi)) + 64
+    reach = math.ceil(max(-axis.rf_start, axis.rf_end)) + 64
     long = -(-2 * reach // 32) * 32 + 96
     size = (long, 64) if dim == 2 else (64, long)
     ones = torch.ones(1, 3, *size, dtype=torch.float64)

@@ -151,7 +151,7 @@ def check_nan(case: Case, network: Network, x: Tensor, whole: Tensor, halo: tupl
         stop = start + core
         # what lies beyond the border is padding, not NaN: the core goes on to it
         window.append(slice(max(0, start - before), stop + after))
-        inside = [i for i in range(count) if start <= axis.offset + axis.scale * i < stop]
+        inside = [i for i in range(count) if start <= axis.offset + axis.jump * i < stop]
         cells.append(slice(max(0, min(inside) - 1), max(inside) + 2) if inside else slice(0, 0))
     seen[..., window[0], window[1]] = x[..., window[0], window[1]]
     found = of_first_head(network.scores(seen))[..., cells[0], cells[1]]
@@ -322,16 +322,16 @@ def test_every_cell_is_computed_once():
     program = RowGraph(network)
     counted = [0] * len(program.nodes)
     for place, node in enumerate(program.nodes):
-        if node.step is None:
+        if node.op is None:
             continue
 
-        def counting(first, last, maps, place=place, compute=node.step.compute):
+        def counting(first, last, maps, place=place, compute=node.op.compute):
             counted[place] += last - first
             found = compute(first, last, maps)
             assert found.shape[program.nodes[place].dim] == last - first
             return found
 
-        node.step.compute = counting  # type: ignore[method-assign]
+        node.op.compute = counting  # type: ignore[method-assign]
     stream = RowExecutor(program, 500, 40)
     x = pictures(1, 3, 500, 40)
     for row in range(0, 500, 37):
@@ -343,4 +343,4 @@ def test_first_difference_refuses_what_cannot_be_tiled():
     network = ModuleWrapper(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), 3, 4)
     with pytest.raises(NetworkError, match="sees the whole image"):
         find_divergence(network, pictures(1, 3, 32, 32), 16)
-    assert Fraction(network.geometry.y.scale) == 1
+    assert Fraction(network.geometry.y.jump) == 1

@@ -89,7 +89,7 @@ def test_a_halo_one_stride_short_is_noticed(side):
     """The law must fail where the geometry is wrong."""
     network = lively("fcn32s", "tiny", 0.25, torch.float64)
     kept = network.geometry
-    less = {"lo": kept.x.lo + 32} if side == "lo" else {"hi": kept.x.hi - 32}
+    less = {"rf_start": kept.x.rf_start + 32} if side == "lo" else {"rf_end": kept.x.rf_end - 32}
     try:
         network.geometry = replace(kept, x=replace(kept.x, **less), y=replace(kept.y, **less))
         assert compared(network, 200, 300, 32, torch.float64) > 1e-6

@@ -131,7 +131,7 @@ def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[st
     import torch
     from torch import nn
 
-    from fullconv.geometry import trace_nodes
+    from fullconv.geometry import trace_network
 
     network = _build(variant, backbone)
     padded = network.padded_size(*size)
@@ -144,7 +144,8 @@ def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[st
         "size": list(size),
         "padded": list(padded),
         "layers": [
-            _layer(node) for node in trace_nodes(half, torch.zeros(1, network.in_channels, *padded, device="meta"))
+            _layer(node)
+            for node in trace_network(half, torch.zeros(1, network.in_channels, *padded, device="meta")).layers
         ],
     }
 
@@ -155,7 +156,7 @@ def _layer(node: Any) -> dict[str, Any]:
         "name": node.path or node.name,
         "operation": node.op,
         "shape": list(node.shape),
-        "stride": float(axis.scale),
+        "stride": float(axis.jump),
         "receptive_field": node.geometry.receptive_field,
         "offset": float(axis.offset),
     }

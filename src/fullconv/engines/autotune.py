@@ -61,27 +61,6 @@ def size_class(height: int, width: int) -> int:
     return next((side for side in SIDES if height * width <= side**2), SIDES[-1])
 
 
-def macs_per_pixel(network: Network) -> float:
-    """Return the multiply-accumulates of a network's convolutions for a pixel of an image, roughly."""
-    import torch
-
-    height, width, total = 64, 96, 0
-
-    def add(layer: Any, _: Any, result: Any) -> None:
-        nonlocal total
-        total += layer.weight.numel() * result.shape[-2] * result.shape[-1]
-
-    hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
-    try:
-        with torch.inference_mode():
-            parameter = next(network.parameters())
-            network.scores(torch.zeros(1, network.in_channels, height, width).to(parameter))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total / (height * width)
-
-
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what a benchmark's result depends on besides the model and the libraries."""
     if device.type == "cuda":
@@ -284,7 +263,6 @@ class AutoEngine:
         self._chosen: dict[int, Choice] = {}
         self._used: list[Choice] = []
         self._lock = threading.Lock()
-        self._macs: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_lock"}
@@ -335,9 +313,8 @@ class AutoEngine:
 
     def macs(self) -> float:
         """Return the multiply-accumulates of the network for a pixel of an image."""
-        if self._macs is None:
-            self._macs = macs_per_pixel(self.factory.network)
-        return self._macs
+        trace = self.factory.network.trace
+        return 0.0 if trace is None else trace.macs_per_pixel
 
     def estimate_seconds(self, seconds_per_image: float) -> float:
         """Estimate the duration of the benchmark for large images.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fullconv.card import Card
 from fullconv.engines.engine import Scores, bf16_unsafe
-from fullconv.geometry.gate import computing
+from fullconv.geometry import shared
 from fullconv.nn import Network
 from fullconv.preprocess import as_tensor, normalize
 
@@ -53,7 +53,7 @@ class TorchEngine:
         """Map images (N, H, W, C) as stored to scores (N, K, h, w) by head."""
         network = self.net_for(*images.shape[1:3])
         x = self.prepare(images, network)
-        with computing():
+        with shared():
             scores = network.scores(x)
         heads = scores if isinstance(scores, dict) else {"": scores}
         return {name: value.float().cpu().numpy() for name, value in heads.items()}

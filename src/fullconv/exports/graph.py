@@ -80,7 +80,7 @@ class LabelGraph(nn.Module):
         pixel = torch.arange(full)
         if self.upsamples_by_size:  # (pixel + 1/2) cells / full - 1/2, and no less than 0
             return _divide(((2 * pixel + 1) * cells - full).clamp(min=0), 2 * full)
-        offset, step = axis.offset, axis.scale
+        offset, step = axis.offset, axis.jump
         # (pixel - offset) / step, in integers; `before` cells keep the dividend from being negative
         above, below = offset.numerator * step.denominator, offset.denominator * step.numerator
         unit = offset.denominator * step.denominator

@@ -1,32 +1,56 @@
-"""Where the cells of a network's maps lie in the picture, which pixels they read, and what follows from that.
+"""Where the cells of a network's maps lie in the image, which pixels they read, and what follows from that.
 
-Coordinates are pixels of the input; pixel i has its centre at i. All numbers are exact fractions. ``Axis`` is the
-algebra of one axis, ``chain`` and ``trace`` apply it to layers and networks, ``crop_between`` and ``halo`` draw the
-conclusions.
-
-A module that has a method ``trace_geometry(self, geometry: Geometry) -> Geometry`` is not looked into but asked. One
-that takes several tensors gets ``trace_geometry(geometry, *other_geometries)``.
+Coordinates are pixels of the input; pixel i has its centre at i. All numbers are exact fractions. ``Axis`` is the algebra
+of one axis; ``chain`` and ``trace_network`` apply it to layers and networks; ``crop_between`` and ``halo`` draw the
+conclusions. A module may describe itself: see `fullconv.geometry.rules`.
 
 Source: Long et al., CVPR 2015; Caffe's ``coord_map``.
 """
 
+from typing import TYPE_CHECKING
+
+from fullconv._lazy import attach
 from fullconv.geometry.axis import IDENTITY, Axis, Geometry, crop_between, halo, merge
-from fullconv.geometry.graph import EXAMPLE, chain, map_bytes, peak_bytes, trace, trace_graph, trace_nodes
-from fullconv.geometry.tracer import NodeGeometry
+
+if TYPE_CHECKING:
+    from fullconv.geometry.graph import EXAMPLE_SIZE, NetworkTrace, chain, operation, trace, trace_graph, trace_network
+    from fullconv.geometry.rules import WindowSpec, per_dim
+    from fullconv.geometry.tracer import LayerGeometry, shared
+    from fullconv.geometry.value import OTHER, TensorInfo, X, Y, map_aggregate, tree_leaves
 
 __all__ = [
-    "EXAMPLE",
+    "EXAMPLE_SIZE",
     "IDENTITY",
+    "OTHER",
     "Axis",
     "Geometry",
-    "NodeGeometry",
+    "LayerGeometry",
+    "NetworkTrace",
+    "TensorInfo",
+    "WindowSpec",
+    "X",
+    "Y",
     "chain",
     "crop_between",
     "halo",
-    "map_bytes",
+    "map_aggregate",
     "merge",
-    "peak_bytes",
+    "operation",
+    "per_dim",
+    "shared",
     "trace",
     "trace_graph",
-    "trace_nodes",
+    "trace_network",
+    "tree_leaves",
 ]
+
+__getattr__, _ = attach(
+    __name__,
+    dict.fromkeys(
+        ("EXAMPLE_SIZE", "NetworkTrace", "chain", "operation", "trace", "trace_graph", "trace_network"),
+        "fullconv.geometry.graph",
+    )
+    | dict.fromkeys(("WindowSpec", "per_dim"), "fullconv.geometry.rules")
+    | dict.fromkeys(("LayerGeometry", "shared"), "fullconv.geometry.tracer")
+    | dict.fromkeys(("OTHER", "TensorInfo", "X", "Y", "map_aggregate", "tree_leaves"), "fullconv.geometry.value"),
+)

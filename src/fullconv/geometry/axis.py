@@ -17,24 +17,24 @@ HALF = Fraction(1, 2)
 class Axis:
     """One spatial axis of a map, in pixels of the network's input.
 
-    Cell ``i`` is centred at ``offset + scale * i`` and reads no pixel outside ``[scale * i + lo, scale * i + hi]``.
+    Cell ``i`` is centred at ``offset + jump * i`` and reads no pixel outside ``[jump * i + rf_start, jump * i + rf_end]``.
     Where a layer repeats its border cells (replicate padding), a cell whose interval leaves the map reads the nearest
     cells instead.
 
     >>> pixel = Axis.identity()
     >>> pixel.conv(3, padding=1).pool(2, 2)
-    Axis(scale=Fraction(2, 1), offset=Fraction(1, 2), lo=Fraction(-1, 1), hi=Fraction(2, 1), spread=Fraction(0, 1))
+    Axis(jump=Fraction(2, 1), offset=Fraction(1, 2), rf_start=Fraction(-1, 1), rf_end=Fraction(2, 1), misalignment=Fraction(0, 1))
     """
 
-    scale: Fraction
+    jump: Fraction
     """Pixels from one cell to the next."""
     offset: Fraction
     """Centre of cell 0; the midpoint where branches disagree."""
-    lo: Fraction
+    rf_start: Fraction
     """First pixel that cell 0 may read."""
-    hi: Fraction
+    rf_end: Fraction
     """Last pixel that cell 0 may read."""
-    spread: Fraction = ZERO
+    misalignment: Fraction = ZERO
     """Largest minus smallest centre of the branches that met here; 0 where they agree."""
 
     @classmethod
@@ -42,20 +42,20 @@ class Axis:
         """Return the axis of the picture itself: cell i is pixel i."""
         return cls(Fraction(1), ZERO, ZERO, ZERO)
 
-    def field(self) -> int:
+    def receptive_field(self) -> int:
         """Return the receptive field in pixels: the most that any one cell reads."""
-        return math.floor(self.hi - self.lo) + 1
+        return math.floor(self.rf_end - self.rf_start) + 1
 
     def conv(self, kernel: int, stride: int = 1, padding: int | tuple[int, int] = 0, dilation: int = 1) -> Axis:
         """Slide a window of ``kernel`` taps; ``padding`` is one number or (before, after)."""
         before = padding if isinstance(padding, int) else padding[0]
         reach = (kernel - 1) * dilation
         return Axis(
-            self.scale * stride,
-            self.offset + self.scale * (Fraction(reach, 2) - before),
-            self.lo - self.scale * before,
-            self.hi + self.scale * (reach - before),
-            self.spread,
+            self.jump * stride,
+            self.offset + self.jump * (Fraction(reach, 2) - before),
+            self.rf_start - self.jump * before,
+            self.rf_end + self.jump * (reach - before),
+            self.misalignment,
         )
 
     def pool(
@@ -68,11 +68,11 @@ class Axis:
         """Slide a transposed window: output j reads cells ceil((j + p - reach) / f) to floor((j + p) / f)."""
         reach = (kernel - 1) * dilation
         return Axis(
-            self.scale / stride,
-            self.offset + self.scale * (padding - Fraction(reach, 2)) / stride,
-            self.lo + self.scale * Fraction(padding - reach, stride),
-            self.hi + self.scale * Fraction(padding, stride),
-            self.spread,
+            self.jump / stride,
+            self.offset + self.jump * (padding - Fraction(reach, 2)) / stride,
+            self.rf_start + self.jump * Fraction(padding - reach, stride),
+            self.rf_end + self.jump * Fraction(padding, stride),
+            self.misalignment,
         )
 
     def upsample(self, factor: int, phase: Fraction | float) -> Axis:
@@ -89,8 +89,8 @@ class Axis:
 
     def crop(self, start: int | Fraction) -> Axis:
         """Begin at cell ``start``."""
-        move = self.scale * start
-        return replace(self, offset=self.offset + move, lo=self.lo + move, hi=self.hi + move)
+        move = self.jump * start
+        return replace(self, offset=self.offset + move, rf_start=self.rf_start + move, rf_end=self.rf_end + move)
 
     def pad(self, before: int) -> Axis:
         """Put ``before`` cells in front."""
@@ -99,22 +99,30 @@ class Axis:
     def mirror(self, before: int, after: int) -> Axis:
         """Put mirrored cells in front and behind: cell -n reads cell n, which is 2n cells away."""
         axis = self.pad(before)
-        return replace(axis, lo=axis.lo - 2 * self.scale * after, hi=axis.hi + 2 * self.scale * before)
+        return replace(
+            axis, rf_start=axis.rf_start - 2 * self.jump * after, rf_end=axis.rf_end + 2 * self.jump * before
+        )
 
     def _resample(self, factor: Fraction, shift: Fraction, more_before: int, more_after: int) -> Axis:
         """Output j lies at cell u = j / factor + shift and reads the cells around it (itself where u is whole)."""
         places = [(Fraction(j) / factor + shift, Fraction(j) / factor) for j in range(factor.numerator)]
-        lo = min(math.floor(u) - more_before - start for u, start in places)
-        hi = max(math.ceil(u) + more_after - start for u, start in places)
-        offset = self.offset + self.scale * shift
-        return Axis(self.scale / factor, offset, self.lo + self.scale * lo, self.hi + self.scale * hi, self.spread)
+        rf_start = min(math.floor(u) - more_before - start for u, start in places)
+        rf_end = max(math.ceil(u) + more_after - start for u, start in places)
+        offset = self.offset + self.jump * shift
+        return Axis(
+            self.jump / factor,
+            offset,
+            self.rf_start + self.jump * rf_start,
+            self.rf_end + self.jump * rf_end,
+            self.misalignment,
+        )
 
     def _nearest(self, factor: Fraction, shift: Fraction, half: Fraction) -> Axis:
         """Output j reads the one cell floor((j + half) / factor)."""
         reads = [math.floor((j + half) / factor) - Fraction(j) / factor for j in range(factor.numerator)]
-        offset = self.offset + self.scale * shift
-        lo, hi = self.lo + self.scale * min(reads), self.hi + self.scale * max(reads)
-        return Axis(self.scale / factor, offset, lo, hi, self.spread)
+        offset = self.offset + self.jump * shift
+        rf_start, rf_end = self.rf_start + self.jump * min(reads), self.rf_end + self.jump * max(reads)
+        return Axis(self.jump / factor, offset, rf_start, rf_end, self.misalignment)
 
 
 MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
@@ -129,19 +137,19 @@ class Geometry:
 
     y: Axis
     x: Axis
-    whole: tuple[str, ...] = ()
+    global_ops: tuple[str, ...] = ()
     """Layers that see the whole picture, as ``"blocks.0.0.se (SqueezeExcite: global average pooling)"``."""
-    unknown: tuple[str, ...] = ()
+    unknown_ops: tuple[str, ...] = ()
     """Operations nobody described: they may read anything."""
     size_dependent: tuple[str, ...] = ()
     """Layers whose padding or factor depends on the picture's size."""
-    spreads: tuple[tuple[str, Fraction], ...] = ()
+    misalignments: tuple[tuple[str, Fraction], ...] = ()
     """Where branches with different centres met, and how far apart these are in pixels."""
 
     @property
     def bounded(self) -> bool:
         """Whether every cell reads only its interval, whatever the picture's size."""
-        return not (self.whole or self.unknown or self.size_dependent)
+        return not (self.global_ops or self.unknown_ops or self.size_dependent)
 
     @property
     def stride(self) -> int:
@@ -150,30 +158,30 @@ class Geometry:
         Raises:
             NetworkError: The two axes differ, or the number is not whole.
         """
-        if self.y.scale != self.x.scale or self.y.scale.denominator != 1:
+        if self.y.jump != self.x.jump or self.y.jump.denominator != 1:
             raise NetworkError(
-                f"this map has a stride of {self.y.scale} pixels down and {self.x.scale} across;"
+                f"this map has a stride of {self.y.jump} pixels down and {self.x.jump} across;"
                 " one whole number for both is needed"
             )
-        return int(self.y.scale)
+        return int(self.y.jump)
 
     @property
     def receptive_field(self) -> int | None:
         """The larger receptive field of the two axes in pixels; None where it has no bound."""
-        return max(self.y.field(), self.x.field()) if self.bounded else None
+        return max(self.y.receptive_field(), self.x.receptive_field()) if self.bounded else None
 
     def each(self, change: Callable[[Axis], Axis]) -> Geometry:
         """Return this geometry with both axes changed alike."""
         return replace(self, y=change(self.y), x=change(self.x))
 
     def flagged(
-        self, whole: Sequence[str] = (), unknown: Sequence[str] = (), size_dependent: Sequence[str] = ()
+        self, global_ops: Sequence[str] = (), unknown_ops: Sequence[str] = (), size_dependent: Sequence[str] = ()
     ) -> Geometry:
         """Return this geometry with more names in its lists, none twice."""
         return replace(
             self,
-            whole=union(self.whole, whole),
-            unknown=union(self.unknown, unknown),
+            global_ops=union(self.global_ops, global_ops),
+            unknown_ops=union(self.unknown_ops, unknown_ops),
             size_dependent=union(self.size_dependent, size_dependent),
         )
 
@@ -192,38 +200,40 @@ def merge_axes(axes: Sequence[Axis], where: str) -> Axis:
     Raises:
         NetworkError: The branches have different strides.
     """
-    scales = sorted({axis.scale for axis in axes})
+    scales = sorted({axis.jump for axis in axes})
     if len(scales) > 1:
-        listed = " and ".join(str(scale) for scale in scales)
+        listed = " and ".join(str(jump) for jump in scales)
         raise NetworkError(
             f"{where}: branches with strides of {listed} pixels meet; their cells do not match one another"
         )
-    first = min(axis.offset - axis.spread / 2 for axis in axes)
-    last = max(axis.offset + axis.spread / 2 for axis in axes)
-    lo, hi = min(axis.lo for axis in axes), max(axis.hi for axis in axes)
-    return Axis(scales[0], (first + last) / 2, lo, hi, last - first)
+    first = min(axis.offset - axis.misalignment / 2 for axis in axes)
+    last = max(axis.offset + axis.misalignment / 2 for axis in axes)
+    rf_start, rf_end = min(axis.rf_start for axis in axes), max(axis.rf_end for axis in axes)
+    return Axis(scales[0], (first + last) / 2, rf_start, rf_end, last - first)
 
 
 def merge(where: str, y: Sequence[Geometry], x: Sequence[Geometry], rest: Sequence[Geometry] = ()) -> Geometry:
     """Join branches: ``y`` and ``x`` are those with such an axis; ``rest`` (gates) only bring their names along."""
     everyone = list(dict.fromkeys([*y, *x, *rest]))
     one, other = merge_axes([g.y for g in y], where), merge_axes([g.x for g in x], where)
-    spreads = dict(item for geometry in everyone for item in geometry.spreads)
-    grown = [axis.spread for axis, parts in ((one, [g.y for g in y]), (other, [g.x for g in x])) if _grew(axis, parts)]
+    misalignments = dict(item for geometry in everyone for item in geometry.misalignments)
+    grown = [
+        axis.misalignment for axis, parts in ((one, [g.y for g in y]), (other, [g.x for g in x])) if _grew(axis, parts)
+    ]
     if grown:
-        spreads[where] = max(grown)
+        misalignments[where] = max(grown)
     return Geometry(
         one,
         other,
-        union(*(g.whole for g in everyone)),
-        union(*(g.unknown for g in everyone)),
+        union(*(g.global_ops for g in everyone)),
+        union(*(g.unknown_ops for g in everyone)),
         union(*(g.size_dependent for g in everyone)),
-        tuple(spreads.items()),
+        tuple(misalignments.items()),
     )
 
 
 def _grew(axis: Axis, parts: Sequence[Axis]) -> bool:
-    return axis.spread > max(part.spread for part in parts)
+    return axis.misalignment > max(part.misalignment for part in parts)
 
 
 def crop_between(reference: Axis, other: Axis) -> int:
@@ -238,16 +248,16 @@ def crop_between(reference: Axis, other: Axis) -> int:
     >>> crop_between(fine, fine.pad(19))
     19
     """
-    if reference.scale != other.scale:
+    if reference.jump != other.jump:
         raise NetworkError(
-            f"a map of stride {other.scale} cannot be cropped to one of stride {reference.scale};"
+            f"a map of stride {other.jump} cannot be cropped to one of stride {reference.jump};"
             " the strides must be equal"
         )
-    start = (reference.offset - other.offset) / reference.scale
+    start = (reference.offset - other.offset) / reference.jump
     if start.denominator != 1:
         raise NetworkError(
             f"no crop aligns a map whose cell 0 lies at {other.offset} with one whose cell 0 lies at"
-            f" {reference.offset}: they are {float(start):g} cells of {reference.scale} pixels apart, no whole number"
+            f" {reference.offset}: they are {float(start):g} cells of {reference.jump} pixels apart, no whole number"
         )
     return int(start)
 
@@ -274,9 +284,9 @@ def halo(y: Axis, x: Axis, align: int) -> tuple[int, int, int, int]:
 def _margins(axis: Axis, align: int) -> tuple[int, int]:
     """Return the margins before and after a core, the largest over all places where it can begin or end."""
     before = after = ZERO
-    for step in range((align / axis.scale).denominator):  # then cells and cores meet in the same way again
+    for step in range((align / axis.jump).denominator):  # then cells and cores meet in the same way again
         edge = Fraction(step * align)
-        cell = math.ceil((edge - axis.offset) / axis.scale)  # the first whose centre is not before the edge
-        before = max(before, edge - (axis.scale * (cell - 1) + axis.lo))
-        after = max(after, axis.scale * cell + axis.hi - (edge - 1))  # as an end: that cell is the one more
+        cell = math.ceil((edge - axis.offset) / axis.jump)  # the first whose centre is not before the edge
+        before = max(before, edge - (axis.jump * (cell - 1) + axis.rf_start))
+        after = max(after, axis.jump * cell + axis.rf_end - (edge - 1))  # as an end: that cell is the one more
     return math.ceil(before / align) * align, math.ceil(after / align) * align

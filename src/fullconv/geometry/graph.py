@@ -1,8 +1,9 @@
-"""The geometry of a chain of layers and of any traceable network."""
+"""The geometry of a chain of layers, and what one trace gives of any network: geometry, memory, multiplications."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -11,90 +12,130 @@ from torch import Tensor, fx, nn
 
 from fullconv.errors import NetworkError, first_line
 from fullconv.geometry.axis import IDENTITY, Geometry
-from fullconv.geometry.call import Call
-from fullconv.geometry.gate import tracing
-from fullconv.geometry.layout import OTHER, Value, X, Y, rebuild
-from fullconv.geometry.modules import layer
-from fullconv.geometry.tracer import NodeGeometry, Tracer
+from fullconv.geometry.rules import as_function, describe_layer, name_of
+from fullconv.geometry.rules.windows import PARAMETERS, parameters
+from fullconv.geometry.tracer import LayerGeometry, Tracer, exclusive
+from fullconv.geometry.value import OTHER, Call, TensorInfo, X, Y, map_aggregate
 
-EXAMPLE = (64, 96)
-"""Rows and columns of the example on which our networks are traced."""
+EXAMPLE_SIZE = (64, 96)
+"""Rows and columns of the example on which networks are traced; they differ, so that a margin shows."""
 
 
 def chain(layers: Iterable[nn.Module], start: Geometry = IDENTITY) -> Geometry:
     """Return the geometry behind layers that follow one another; nothing is run.
 
     Args:
-        layers: Layers of ``torch.nn``, modules with a ``trace_geometry`` of their own, or ``nn.Sequential`` of these.
-            Any other module is unknown here: use ``trace``.
+        layers: Layers of ``torch.nn``, modules that describe themselves, or ``nn.Sequential`` of these. Any other module
+            is unknown here: use ``trace``.
         start: Of the first layer's input.
 
     >>> chain([nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1)]).receptive_field
     11
     """
-    value = Value((), (OTHER, OTHER, Y, X), start)
-    for path, module in _flat("", layers):
-        kind = type(module).__name__
-        value = layer(module, Call(kind, path, kind, (value,)))
-    return value.known()
+    info = TensorInfo((), (OTHER, OTHER, Y, X), start)
+    pending = [(str(i), module) for i, module in enumerate(layers)]
+    while pending:
+        path, module = pending.pop(0)
+        if type(module) is nn.Sequential:
+            pending[:0] = [(f"{path}.{i}", child) for i, child in enumerate(module)]
+        else:
+            name = type(module).__name__
+            info = describe_layer(module, Call(name, path, name, (info,)))
+    return info.known()
 
 
-def _flat(prefix: str, layers: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:
-    """List layers with their numbers, through any ``nn.Sequential``."""
-    found: list[tuple[str, nn.Module]] = []
-    for i, module in enumerate(layers):
-        path = f"{prefix}{i}"
-        nested = type(module) is nn.Sequential
-        found += _flat(f"{path}.", module) if nested else [(path, module)]  # type: ignore[arg-type]
-    return found
+@dataclass(frozen=True)
+class NetworkTrace:
+    """What one trace of a network gives; small, without the graph and its values."""
+
+    output: Any
+    """What the network returns, with a ``Geometry`` for each tensor (None where it does not depend on the image)."""
+    layers: tuple[LayerGeometry, ...]
+    """A row for every value on the way, in order."""
+    peak_bytes: Mapping[int, int]
+    """By bytes a value: the most memory that maps take at once on the example."""
+    margin: int
+    """Pixels by which an image grows inside the network before it is made smaller: 198 where the first layer pads 100."""
+    macs_per_pixel: float
+    """Multiplications of the convolutions for a pixel of the example."""
+    example_size: tuple[int, int]
+
+    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
+        """Return the most memory in bytes that the maps of an image take at once, for values of 2, 4 or 8 bytes."""
+        high, wide = (side + self.margin for side in self.example_size)
+        return self.peak_bytes[item_bytes] / (high * wide) * (height + self.margin) * (width + self.margin)
 
 
-def trace(module: nn.Module, example: Tensor) -> Any:
-    """Return the geometry of a network's outputs.
+def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
+    """Trace a network once, and return all that the trace gives.
 
-    A module with a method ``trace_geometry(geometry, *other_geometries) -> Geometry`` is not looked into but asked; it
-    gets one geometry for each of its inputs that depend on the picture, and must keep the order of dimensions.
+    A module with a method ``trace_geometry(geometry, *other_geometries) -> Geometry`` is not traced through but asked; it
+    gets one geometry for each of its inputs that depend on the image, and must keep the order of dimensions.
 
     Args:
         module: Any network that takes one tensor; it runs in evaluation mode.
         example: (N, C, H, W), large enough for at least 2x2 cells in the smallest inner map: (1, 3, 64, 96) for
             stride 32. On the network's device; with both on "meta" nothing is computed.
 
-    Returns:
-        What the network returns, with a ``Geometry`` for each tensor (None where it does not depend on the picture).
-
     Raises:
         NetworkError: The network cannot be traced, or branches with different strides meet.
     """
-    output = _output(*_trace(module, example))
-    return rebuild(output, lambda leaf: leaf.geometry if isinstance(leaf, Value) else leaf)
+    tracer, graph = _trace(module, example)
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    infos = map_aggregate(output.args[0], tracer.info)
+    geometry = map_aggregate(infos, lambda leaf: leaf.geometry if isinstance(leaf, TensorInfo) else leaf)
+    height, width = int(example.shape[-2]), int(example.shape[-1])
+    macs = 0
+    for node in graph.nodes:
+        name, options = operation(tracer.root, node)
+        if name == "conv2d" and options:
+            macs += options["weight"].numel() * node.meta["value"].shape[-2:].numel()
+    return NetworkTrace(
+        geometry,
+        tuple(tracer.layers),
+        {item_bytes: peak_activation_bytes(graph, item_bytes) for item_bytes in (2, 4, 8)},
+        _margin(graph, height, width),
+        macs / (height * width),
+        (height, width),
+    )
 
 
-def trace_nodes(module: nn.Module, example: Tensor) -> list[NodeGeometry]:
-    """Return name, module, operation, shape and geometry of every value on the way, in order; else as ``trace``."""
-    return _trace(module, example)[0].rows
+def trace(module: nn.Module, example: Tensor) -> Any:
+    """Return the geometry of a network's outputs, as `trace_network` does."""
+    return trace_network(module, example).output
 
 
 def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:
-    """Return what a network does with an example as a graph, else as ``trace``.
+    """Return what a network does with an example as a graph, else as `trace_network`.
 
     Returns:
-        The module in which the graph's targets are paths, and the graph. Each node's ``meta`` holds its ``value`` with
-        the example and the ``result``, a ``Value`` for each tensor; that of a map its row of the layer table as ``layer``.
+        The module in which the graph's targets are paths, and the graph; for its nodes' ``meta`` see `Tracer`.
     """
     tracer, graph = _trace(module, example)
     for node in graph.nodes:
         if node.op != "output":
-            tracer.result(node)
+            tracer.info(node)
     return tracer.root, graph
 
 
-def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
-    """Return the most memory that maps take at once while a graph of ``trace_graph`` runs on its example.
+def operation(root: nn.Module, node: fx.Node) -> tuple[str, dict[str, Any]]:
+    """Return the function that a node of `trace_graph` computes, and its arguments by name where `PARAMETERS` lists it."""
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        return as_function(module) or (type(module).__name__, {})
+    name = name_of(node.target)
+    if node.op != "call_function" or name.removesuffix("1d").removesuffix("2d") not in PARAMETERS:
+        return name, {}
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
+    return name, parameters(name, args, kwargs)
 
-    A map lives from the operation that makes it to the last that reads it, or reads what shares its memory, and as long as
-    a module runs that was given it: a block of a ResNet holds its input beside both its branches. A max pool also notes
-    where each maximum lies, as int64.
+
+def peak_activation_bytes(graph: fx.Graph, item_bytes: int) -> int:
+    """Return the most memory that maps take at once while a graph runs on its example.
+
+    A map lives from the operation that computes it to the last that reads it, or reads what shares its memory, and as long
+    as a module runs that was given it: a block of a ResNet holds its input beside both its branches. A max pool also
+    stores where each maximum lies, as int64.
 
     Args:
         graph: The graph.
@@ -102,7 +143,7 @@ def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
     """
     order = [node for node in graph.nodes if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"]
     turn_of = {node: turn for turn, node in enumerate(order)}
-    turns = list(accumulate((turn_of.get(node, 0) for node in graph.nodes), max))  # also of nodes that make no map
+    turns = list(accumulate((turn_of.get(node, 0) for node in graph.nodes), max))  # also of nodes that compute no map
     until = dict(zip(graph.nodes, turns, strict=True))
     last: dict[int, int] = {}
     for turn, node in enumerate(order):
@@ -125,36 +166,14 @@ def peak_bytes(graph: fx.Graph, item_bytes: int) -> int:
     return peak
 
 
-def map_bytes(graph: fx.Graph, item_bytes: int) -> Callable[[int, int], float]:
-    """Return a function from height and width of a picture to ``peak_bytes`` on it, without running the graph on it.
-
-    Args:
-        graph: The graph of ``trace_graph``.
-        item_bytes: Of one value.
-    """
-    around = _margin(graph)
-    share = peak_bytes(graph, item_bytes) / ((EXAMPLE[0] + around) * (EXAMPLE[1] + around))
-    return lambda height, width: share * (height + around) * (width + around)
-
-
-def _margin(graph: fx.Graph) -> int:
-    """Return by how many pixels a picture grows inside a network before it is made smaller: 198 where the first layer pads 100.
-
-    Read from the map that takes most memory on the example, whose sides differ: a map of ``(picture + margin) / stride``.
-
-    Args:
-        graph: The graph of ``trace_graph``.
-    """
-    maps = [
-        node.meta["value"]
-        for node in graph.nodes
-        if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"
-    ]
-    largest = max((value for value in maps if value.ndim == 4), key=lambda value: int(value.numel()))
-    height, width = int(largest.shape[-2]), int(largest.shape[-1])
+def _margin(graph: fx.Graph, example_height: int, example_width: int) -> int:
+    """Return `NetworkTrace.margin`, from the largest map, whose sides differ: ``(image + margin) / stride``."""
+    values = [node.meta.get("value") for node in graph.nodes if node.op != "get_attr"]
+    maps = [value for value in values if isinstance(value, Tensor) and value.ndim == 4]
+    height, width = max(maps, key=lambda value: int(value.numel())).shape[-2:] if maps else (0, 0)
     if width <= height:
         return 0
-    return max(0, round(height * (EXAMPLE[1] - EXAMPLE[0]) / (width - height)) - EXAMPLE[0])
+    return int(max(0, round(height * (example_width - example_height) / (width - height)) - example_height))
 
 
 class _Root(nn.Module):
@@ -164,12 +183,12 @@ class _Root(nn.Module):
         super().__init__()
         self.root = module
 
-    def forward(self, picture: Tensor) -> Any:
-        return self.root(picture)
+    def forward(self, image: Tensor) -> Any:
+        return self.root(image)
 
 
 def _trace(module: nn.Module, example: Tensor) -> tuple[Tracer, fx.Graph]:
-    """Trace; a module that cannot be traced through is made opaque, and the whole is traced again."""
+    """Trace; a module that cannot be traced through becomes opaque, and the whole is traced again."""
     training = {child: child.training for child in module.modules()}
     opaque: dict[str, str] = {}
     try:
@@ -178,36 +197,17 @@ def _trace(module: nn.Module, example: Tensor) -> tuple[Tracer, fx.Graph]:
             while True:
                 tracer = Tracer(example.clone(), opaque)
                 try:
-                    with tracing():
-                        graph = tracer.trace(_Root(module))
+                    with exclusive():
+                        return tracer, tracer.trace(_Root(module))
                 except NetworkError:
                     raise
                 except Exception as error:
-                    path, reason = _culprit(module, tracer, error)
+                    path, reason = tracer.failed, first_line(error)
+                    if path is None or path == "root" or path in opaque:
+                        name = (path or "root").partition(".")[2]
+                        where = f"{type(module).__name__}.{name}" if name else type(module).__name__
+                        raise NetworkError(f"{where} cannot be traced: {reason}") from error
                     opaque[path] = reason
-                else:
-                    return tracer, graph
     finally:
         for child, mode in training.items():
             child.training = mode
-
-
-def _culprit(module: nn.Module, tracer: Tracer, error: Exception) -> tuple[str, str]:
-    """Return the path of the innermost module that could not be traced, and why.
-
-    Raises:
-        NetworkError: It is the network itself.
-    """
-    path = tracer.failed
-    reason = first_line(error)
-    if path is None or path == "root" or path in tracer.opaque:
-        name = (path or "root").partition(".")[2]
-        where = f"{type(module).__name__}.{name}" if name else type(module).__name__
-        raise NetworkError(f"{where} cannot be traced: {reason}") from error
-    return path, reason
-
-
-def _output(tracer: Tracer, graph: fx.Graph) -> Any:
-    """Return the description of what the network returns."""
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    return rebuild(output.args[0], lambda leaf: tracer.result(leaf) if isinstance(leaf, fx.Node) else leaf)

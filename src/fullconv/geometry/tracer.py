@@ -1,95 +1,201 @@
 """A tracer of torch.fx that runs every node on an example and describes its geometry at once.
 
-Symbolic tracing alone stops at ``if x.shape[-1] % 2`` and at ``assert x.ndim == 4``. Here every proxy knows its value
-with the example, so both go on; a decision that hangs on the picture's size is named in all that follows.
+Symbolic tracing alone stops at ``if x.shape[-1] % 2`` and at ``assert x.ndim == 4``. Here every proxy knows its value with
+the example, so both continue; a decision that depends on the image's size is named in all that follows.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
 
 from fullconv.errors import NetworkError, first_line
-from fullconv.geometry.aliases import write_back
-from fullconv.geometry.axis import IDENTITY
-from fullconv.geometry.call import Call, unknown
-from fullconv.geometry.layout import OTHER, Sized, Value, X, Y, constant, rebuild, sized
-from fullconv.geometry.modules import layer, rule_of
-from fullconv.geometry.proxies import SeenProxy
-from fullconv.geometry.rules import apply, name_of, reveals
+from fullconv.geometry.axis import IDENTITY, Geometry
+from fullconv.geometry.rules import apply, describe_layer, is_described, leaks_data, name_of
+from fullconv.geometry.value import (
+    OTHER,
+    Call,
+    SizeDependent,
+    TensorInfo,
+    X,
+    Y,
+    is_size_dependent,
+    map_aggregate,
+    tree_leaves,
+    unknown,
+)
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+IN_PLACE = ["iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "imatmul", "iand", "ior", "ixor"]
+VIEWS = [
+    "getitem",
+    "view",
+    "reshape",
+    "flatten",
+    "permute",
+    "transpose",
+    "chunk",
+    "split",
+    "narrow",
+    "select",
+    "unbind",
+]
+CONCRETE = ["device", "dtype", "ndim", "is_cuda", "layout", "is_quantized", "is_nested", "is_sparse", "requires_grad"]
+"""Attributes of a tensor that do not depend on the image."""
+
+_readers_changed = threading.Condition()
+_readers = 0
+_writer = threading.RLock()
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Let a network compute: several threads may at a time, but not while one traces."""
+    global _readers
+    with _writer, _readers_changed:
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _readers_changed:
+            _readers -= 1
+            _readers_changed.notify_all()
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Trace while no network computes: torch.fx patches how every module is called, in all threads."""
+    with _writer:
+        with _readers_changed:
+            _readers_changed.wait_for(lambda: _readers == 0)
+        yield
+
+
+class _Concrete:
+    """What Python asks of a proxy's value: a number, a truth value, a length."""
+
+    tracer: Any
+    node: Any
+
+    def __str__(self) -> str:
+        return str(self.tracer.value(self.node))  # as an assertion's message shows it
+
+    def __len__(self) -> int:
+        return len(self.tracer.value(self.node))
+
+    def __index__(self) -> int:
+        return int(self.tracer.concretize(self.node))
+
+    def __int__(self) -> int:
+        return int(self.tracer.concretize(self.node))
+
+    def __float__(self) -> float:
+        return float(self.tracer.concretize(self.node))
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, digits), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.tracer.value(self.node)
+        found = getattr(value, name)  # raises AttributeError as the value itself would
+        if name in CONCRETE and isinstance(value, Tensor):
+            return found
+        if callable(found):
+            return ConcreteAttribute(self, name)  # type: ignore[arg-type]
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+
+class ConcreteProxy(_Concrete, fx.Proxy):
+    """A proxy that knows its value."""
+
+
+class ConcreteAttribute(_Concrete, Attribute):
+    """A method of such a proxy, which becomes a node when it is called."""
 
 
 @dataclass(frozen=True)
-class NodeGeometry:
+class LayerGeometry:
     """One row of the layer table."""
 
     name: str
     """Of the node in the graph."""
     path: str
-    """Of the module that computes it, by its qualified name; empty at the top."""
+    """Qualified name of the module that computes it; empty at the top."""
     op: str
     """The layer's class or the operation's name."""
     shape: tuple[int, ...]
     """With the example."""
-    geometry: Any
-    """A ``Geometry``."""
+    geometry: Geometry
 
 
 class Tracer(fx.Tracer):
     """Records what a network does with an example, and the geometry of every value.
 
+    Each node's ``meta`` holds its ``value`` with the example, its ``info`` (a `TensorInfo` for each tensor), and of a map its
+    row of the layer table as ``layer``.
+
     Args:
         example: (N, C, H, W).
-        opaque: Paths of modules that could not be traced through, and why; they are unknown.
+        opaque: Paths of modules that cannot be traced through, and why; their operations are unknown.
     """
 
     def __init__(self, example: Tensor, opaque: Mapping[str, str]) -> None:
         super().__init__()
         self.example, self.opaque = example, opaque
         self.failed: str | None = None
-        self.rows: list[NodeGeometry] = []
+        self.layers: list[LayerGeometry] = []
         self._running = False
         self._weights: dict[int, str] = {}
-        self._decided: list[tuple[str, str]] = []  # branches taken because of the picture's size
-        self._guessed: list[tuple[str, str]] = []  # branches taken because of its contents
+        # branches taken because of the image's size and of its contents: path of the module, label
+        self._shape_dependent: list[tuple[str, str]] = []
+        self._data_dependent: list[tuple[str, str]] = []
 
     def value(self, node: fx.Node) -> Any:
         """Return what a node computed."""
         if "value" not in node.meta:  # a weight or constant
-            node.meta["value"] = found = _attribute(self.root, str(node.target))
-            node.meta["result"] = self._loose(str(node.target), found) if isinstance(found, Tensor) else found
+            name = str(node.target)
+            value = node.meta["value"] = node.meta["info"] = _attribute(self.root, name)
+            if isinstance(value, Tensor):
+                info = TensorInfo.constant(value)
+                if self.opaque and name.startswith("_tensor_constant"):  # perhaps computed by an opaque module
+                    info = replace(info, geometry=IDENTITY.flagged(unknown_ops=["a tensor of unknown origin"]))
+                node.meta["info"] = info
         return node.meta["value"]
 
-    def _loose(self, name: str, tensor: Tensor) -> Value:
-        """Describe a weight or constant; where modules are opaque, it may have come out of one by a side door."""
-        value = constant(tensor)
-        if not self.opaque or not name.startswith("_tensor_constant"):
-            return value
-        return replace(value, geometry=IDENTITY.flagged(unknown=["a tensor of unknown origin"]))
-
-    def result(self, node: fx.Node) -> Any:
-        """Return how a node's value is described."""
+    def info(self, node: Any) -> Any:
+        """Return how a node's value is described; other arguments as they are."""
+        if not isinstance(node, fx.Node):
+            return node
         self.value(node)
-        return node.meta["result"]
+        return node.meta["info"]
 
-    def look(self, node: fx.Node) -> Any:
+    def concretize(self, node: fx.Node) -> Any:
         """Return a node's value to Python, which may now decide by it."""
-        value, result = self.value(node), self.result(node)
-        if isinstance(value, Tensor) and isinstance(result, Value) and result.geometry is not None:
-            self._guessed.append((self.scope.module_path, self._say("a decision by the picture's contents")))
-        elif sized(result):
-            self._decided.append((self.scope.module_path, self._say("depends on the picture's size")))
+        value, info = self.value(node), self.info(node)
+        if isinstance(value, Tensor) and isinstance(info, TensorInfo) and info.geometry is not None:
+            self._data_dependent.append((self.scope.module_path, self._label("a decision by the image's contents")))
+        elif is_size_dependent(info):
+            self._shape_dependent.append((self.scope.module_path, self._label("depends on the image's size")))
         return value
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Take the branch that the example takes."""
-        return bool(self.look(obj.node))
+        return bool(self.concretize(obj.node))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Go through a tuple, a shape or the first dimension of a tensor."""
@@ -98,89 +204,88 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Wrap a node."""
-        return SeenProxy(node, self)
+        return ConcreteProxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
-        """Let torch's own types pass as they are."""
+        """Keep torch's own types as they are."""
         return a if isinstance(a, (torch.Generator, type)) else super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is described as a whole."""
-        if rule_of(m) is not None or module_qualified_name in self.opaque:
+        if is_described(m) or module_qualified_name in self.opaque:
             return True
         return type(m).__module__.startswith("torch.nn.modules") and not isinstance(m, CONTAINERS)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Record weights and buffers that a module touches while it is traced through."""
-        name = None if self._running or not isinstance(attr_val, Tensor) else self._names().get(id(attr_val))
+        """Record weights and buffers that a module uses while it is traced through."""
+        if self._running or not isinstance(attr_val, Tensor):
+            return attr_val
+        if not self._weights:
+            named = [*self.root.named_parameters(), *self.root.named_buffers()]
+            self._weights = {id(tensor): name for name, tensor in named}
+        name = self._weights.get(id(attr_val))
         if name is None:
             return attr_val
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache[name]
 
-    def _names(self) -> dict[int, str]:
-        """Return the names of weights and buffers."""
-        if not self._weights:
-            named = [*self.root.named_parameters(), *self.root.named_buffers()]
-            self._weights = {id(tensor): name for name, tensor in named}
-        return self._weights
-
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace through a module or record it; remember the innermost one that fails."""
-        if self._running or not any(isinstance(a, fx.Proxy) for a in _flat([list(args), kwargs])):
+        inputs = [leaf for leaf in tree_leaves([list(args), kwargs]) if isinstance(leaf, fx.Proxy)]
+        if self._running or not inputs:
             return forward(*args, **kwargs)
+        path = self.path_of_module(m)
         try:
             out = super().call_module(m, forward, args, kwargs)
         except NetworkError:
             raise
         except Exception:
-            self.failed = self.failed or self.path_of_module(m)
+            self.failed = self.failed or path
             raise
-        self._returned(m, out)
-        for given in _flat([list(args), kwargs]):
-            if isinstance(given, fx.Proxy):  # whoever calls a module holds what it gave until the module returns
-                given.node.meta["held_until"] = next(iter(reversed(self.graph.nodes)))
-        if self.is_leaf_module(m, self.path_of_module(m)):
+        # A module may return one of several values from before its decisions, so these are named in what it returns.
+        flags = [
+            [label for place, label in decisions if place == path]
+            for decisions in (self._data_dependent, self._shape_dependent)
+        ]
+        for leaf in tree_leaves(out) if any(flags) else ():
+            if isinstance(leaf, fx.Proxy):
+                leaf.node.meta["info"] = map_aggregate(self.info(leaf.node), lambda info: _flagged(info, *flags))
+        for proxy in inputs:  # the caller of a module holds its inputs until the module returns
+            proxy.node.meta["held_until"] = next(iter(reversed(self.graph.nodes)))
+        if self.is_leaf_module(m, path):
             for hook in m._forward_hooks.values():  # timm's feature hooks
                 changed = hook(m, args, out)
                 out = out if changed is None else changed
         return out
-
-    def _returned(self, m: nn.Module, out: Any) -> None:
-        """Name a module's decisions in what it returns: it may have chosen between values that were there before."""
-        path = self.path_of_module(m)
-        decided = [name for place, name in self._decided if place == path]
-        guessed = [name for place, name in self._guessed if place == path]
-        for leaf in _flat(out) if decided or guessed else ():
-            if isinstance(leaf, fx.Proxy):
-                described = self.result(leaf.node)
-                leaf.node.meta["result"] = rebuild(described, lambda value: _flagged(value, decided, guessed))
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
         """Record a node, run it on the example and describe its result."""
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         node = proxy.node
         if kind == "placeholder":
-            value: Any = self.example
-            dims = (*[OTHER] * (value.ndim - 2), Y, X)
-            result: Any = Value(tuple(value.shape), dims, IDENTITY)
-        elif kind == "output":
-            value, result = None, rebuild(node.args[0], lambda leaf: self._described(leaf))
+            node.meta["value"] = self.example
+            dims = (*[OTHER] * (self.example.ndim - 2), Y, X)
+            node.meta["info"] = TensorInfo(tuple(self.example.shape), dims, IDENTITY)
         else:
-            value, result = self._run(node), None
-        node.meta["value"] = value
-        node.meta["result"] = self._apply(node) if result is None and kind != "output" else result
-        self._note(node)
+            self._running = True  # modules give their weights, not proxies
+            try:
+                node.meta["value"] = self._run(node)
+                node.meta["info"] = self._describe(node)
+            finally:
+                self._running = False
+        info = node.meta["info"]
+        if isinstance(info, TensorInfo) and info.geometry is not None:
+            path, module_type = self._place()
+            op = {"placeholder": "input", "call_module": module_type}.get(node.op, name_of(node.target))
+            row = LayerGeometry(node.name.removeprefix("root_"), path, op, info.shape, info.geometry)
+            node.meta["layer"] = row
+            self.layers.append(row)
         return proxy
-
-    def _described(self, leaf: Any) -> Any:
-        return self.result(leaf) if isinstance(leaf, fx.Node) else leaf
 
     def _run(self, node: fx.Node) -> Any:
         """Compute a node as PyTorch would."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
-        self._running = True
         try:
             if node.op == "call_module":
                 return self.root.get_submodule(str(node.target)).forward(*args, **kwargs)
@@ -190,91 +295,78 @@ class Tracer(fx.Tracer):
                 return _attribute(self.root, str(node.target))
             return node.target(*args, **kwargs)  # type: ignore[operator]
         except Exception as error:
-            path, kind = self._place()
-            where = f"{path} ({kind})" if path else kind
+            path, module_type = self._place()
+            where = f"{path} ({module_type})" if path else module_type
             where = where if node.op == "call_module" else f"{name_of(node.target)} in {where}"
             shape = tuple(self.example.shape)
             raise NetworkError(f"{where} cannot run on an example of shape {shape}: {first_line(error)}") from error
-        finally:
-            self._running = False
 
-    def _apply(self, node: fx.Node) -> Any:
+    def _describe(self, node: fx.Node) -> Any:
         """Describe a node's result."""
-        args = rebuild(tuple(node.args), self._described)
-        kwargs = rebuild(dict(node.kwargs), self._described)
-        path, kind = self._place()
-        call = Call(name_of(node.target), path, kind, args, kwargs, node.meta["value"], node.name.removeprefix("root_"))
+        args, kwargs = map_aggregate(tuple(node.args), self.info), map_aggregate(dict(node.kwargs), self.info)
+        path, module_type = self._place()
+        out, name = node.meta["value"], name_of(node.target)
+        call = Call(name, path, module_type, args, kwargs, out, node.name.removeprefix("root_"))
         if node.op == "get_attr":
-            return rebuild(call.out, lambda leaf: constant(leaf) if isinstance(leaf, Tensor) else leaf)
+            return map_aggregate(out, lambda leaf: TensorInfo.constant(leaf) if isinstance(leaf, Tensor) else leaf)
         if node.op == "call_module":
             module = self.root.get_submodule(str(node.target))
-            call.name = call.kind = type(module).__name__
+            call.name = call.module_type = type(module).__name__
             reason = self.opaque.get(str(node.target))
-            found = layer(module, call) if reason is None else unknown(call, f"cannot be traced: {reason}")
+            found = describe_layer(module, call) if reason is None else unknown(call, f"cannot be traced: {reason}")
         elif node.target is getattr:
-            call = replace(call, name=str(node.args[1]), args=args[:1])
+            call = replace(call, name=str(node.args[1]), args=call.args[:1])
             found = apply(call)
         else:
             found = apply(call)
-        write_back(node, call, found, self.result)
-        if reveals(call, found):
-            self._guessed.append((self.scope.module_path, self._say(f"numbers from the picture ({call.name})")))
-        if not call.values:
-            found = _tainted(found, sized([list(args), kwargs])) if call.name != "getitem" else found
-        return rebuild(found, self._hindsight)
+        self._propagate_inplace(node, call, found)
+        if leaks_data(call, found):
+            label = self._label(f"numbers from the image ({call.name})")
+            self._data_dependent.append((self.scope.module_path, label))
+        by_size = not call.inputs and call.name != "getitem" and is_size_dependent([list(call.args), call.kwargs])
+        flags = [label for _, label in self._data_dependent], [label for _, label in self._shape_dependent]
 
-    def _hindsight(self, leaf: Any) -> Any:
-        """Name in a value the decisions that were taken before it."""
-        if isinstance(leaf, Tensor):
-            return constant(leaf)
-        return _flagged(leaf, [name for _, name in self._decided], [name for _, name in self._guessed])
+        def finished(leaf: Any) -> Any:
+            if by_size and isinstance(leaf, (int, float, bool)):
+                return SizeDependent(leaf)
+            return TensorInfo.constant(leaf) if isinstance(leaf, Tensor) else _flagged(leaf, *flags)
 
-    def _note(self, node: fx.Node) -> None:
-        """Add a row to the layer table for a tensor that depends on the picture."""
-        result = node.meta["result"]
-        if isinstance(result, Value) and result.geometry is not None:
-            path, kind = self._place()
-            op = {"placeholder": "input", "call_module": kind}.get(node.op, name_of(node.target))
-            row = NodeGeometry(node.name.removeprefix("root_"), path, op, result.shape, result.geometry)
-            node.meta["layer"] = row
-            self.rows.append(row)
+        return map_aggregate(found, finished)
+
+    def _propagate_inplace(self, node: fx.Node, call: Call, found: Any) -> None:
+        """Let an operation that works in place change its first argument, and what that is a view of."""
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        in_place = (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE
+        written = node.args[0] if node.args else None
+        if not (in_place and isinstance(written, fx.Node) and isinstance(found, TensorInfo)):
+            return
+        before = self.info(written)
+        if not isinstance(before, TensorInfo) or found.geometry == before.geometry:
+            return
+        written.meta["info"] = replace(found, shape=before.shape, dims=before.dims)
+        while name_of(written.target) in VIEWS and isinstance(base := written.args[0], fx.Node):
+            written, whole = base, self.info(base)
+            if isinstance(whole, TensorInfo):
+                flagged = replace(found, shape=whole.shape, dims=whole.dims)
+                written.meta["info"] = call.flag(flagged, unknown_op="writes into a view")
 
     def _place(self) -> tuple[str, str]:
-        """Return the path and class of the module that is running; the wrapper around the root is left out."""
-        path, kind = self.scope.module_path, self.scope.module_type
-        return path.partition(".")[2], kind.__name__ if kind is not None else "input"
+        """Return path and class of the module that is running, without the wrapper around the network."""
+        path, module_type = self.scope.module_path, self.scope.module_type
+        return path.partition(".")[2], module_type.__name__ if module_type is not None else "input"
 
-    def _say(self, what: str) -> str:
-        path, kind = self._place()
-        return f"{path} ({kind}: {what})" if path else f"{kind}: {what}"
+    def _label(self, what: str) -> str:
+        path, module_type = self._place()
+        return f"{path} ({module_type}: {what})" if path else f"{module_type}: {what}"
 
 
-def _flagged(leaf: Any, decided: list[str], guessed: list[str]) -> Any:
-    """Name decisions in a value."""
-    if not isinstance(leaf, Value) or leaf.geometry is None:
+def _flagged(leaf: Any, data_dependent: list[str], shape_dependent: list[str]) -> Any:
+    """Name decisions in a tensor's geometry."""
+    if not isinstance(leaf, TensorInfo) or leaf.geometry is None:
         return leaf
-    return replace(leaf, geometry=leaf.geometry.flagged(unknown=guessed, size_dependent=decided))
-
-
-def _tainted(found: Any, by_size: bool) -> Any:
-    """Mark numbers that were computed from numbers which depend on the picture's size."""
-    if not by_size:
-        return found
-    return rebuild(found, lambda leaf: Sized(leaf) if isinstance(leaf, (int, float, bool)) else leaf)
-
-
-def _flat(value: Any) -> list[Any]:
-    """List what the arguments of a module hold."""
-    if isinstance(value, dict):
-        return _flat(list(value.values()))
-    if isinstance(value, (list, tuple)):
-        return [leaf for item in value for leaf in _flat(item)]
-    return [value]
+    return replace(leaf, geometry=leaf.geometry.flagged(unknown_ops=data_dependent, size_dependent=shape_dependent))
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
     """Return a weight, buffer or constant by its dotted path."""
-    found: Any = root
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found
+    return reduce(getattr, path.split("."), root)

@@ -11,7 +11,6 @@ import contextlib
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError, WeightsError, first_line, nearest
-from fullconv.geometry import EXAMPLE, Geometry
+from fullconv.geometry import EXAMPLE_SIZE
 from fullconv.nn import timm_models
 from fullconv.nn.pretrained import is_cached, load_state_dict, read_weights, resolve_weights
 from fullconv.nn.surgery import adapt_in_channels
@@ -314,14 +313,10 @@ class Conv2dSameStatic(nn.Conv2d):
         total = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, stride, dilation in sizes]
         return [(t // 2, t - t // 2) for t in total]
 
-    def trace_geometry(self, geometry: Geometry) -> Geometry:
-        """Return the geometry of the output."""
-        kernel, stride, dilation, (y_pads, x_pads) = self.kernel_size, self.stride, self.dilation, self.pads()
-        return replace(
-            geometry,
-            y=geometry.y.conv(kernel[0], stride[0], y_pads, dilation[0]),
-            x=geometry.x.conv(kernel[1], stride[1], x_pads, dilation[1]),
-        )
+    def as_function(self) -> tuple[str, dict[str, Any]]:
+        """Describe the layer as ``F.conv2d`` with padding on each side, for `fullconv.geometry`."""
+        options = {"weight": self.weight, "bias": self.bias, "stride": self.stride, "padding": self.pads()}
+        return "conv2d", options | {"dilation": self.dilation, "groups": self.groups}
 
 
 _TIMM_ERRORS = (
@@ -441,7 +436,7 @@ def make_same_padding_static(module: nn.Module) -> list[str]:
 def _check_features(name: str, body: nn.Module, strides: Sequence[int], in_channels: int) -> None:
     """Raise NetworkError unless the maps have the strides, layout and sizes that they claim."""
     info: Any = body.feature_info
-    height, width = EXAMPLE
+    height, width = EXAMPLE_SIZE
     try:
         with torch.no_grad():
             maps = body.eval()(torch.zeros(1, in_channels, height, width))

@@ -227,7 +227,6 @@ def build_meta(card: Card) -> Network:
             return _build(card)
     with empty_init():
         network = _build(card)
-    network.activation_bytes(1, 1, 4)  # on the meta device it takes a second
     return network.to("meta")
 
 

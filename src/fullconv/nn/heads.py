@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry import EXAMPLE, Geometry, crop_between, trace
+from fullconv.geometry import EXAMPLE_SIZE, Geometry, crop_between, trace
 from fullconv.nn.upsample import Border, Upsample
 
 
@@ -37,7 +37,7 @@ class Features:
     @cached_property
     def geometry(self) -> Mapping[int, Geometry]:
         """Where the cells of each map lie in the image."""
-        return cast(Mapping[int, Geometry], trace(self.backbone, torch.zeros(1, self.in_channels, *EXAMPLE)))
+        return cast(Mapping[int, Geometry], trace(self.backbone, torch.zeros(1, self.in_channels, *EXAMPLE_SIZE)))
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ class SkipHead(Head):
         for coarse, fine in pairwise(sorted(strides, reverse=True)):
             high, low = features.geometry[coarse], features.geometry[fine]
             for axis in (high.y, high.x):
-                if axis.scale != coarse:
+                if axis.jump != coarse:
                     raise NetworkError(
-                        f"the backbone's stride-{coarse} features have a step of {float(axis.scale):g} pixels."
+                        f"the backbone's stride-{coarse} features have a step of {float(axis.jump):g} pixels."
                     )
-            phases[coarse] = (high.y.offset - low.y.offset) / low.y.scale
-            if (high.x.offset - low.x.offset) / low.x.scale != phases[coarse]:
+            phases[coarse] = (high.y.offset - low.y.offset) / low.y.jump
+            if (high.x.offset - low.x.offset) / low.x.jump != phases[coarse]:
                 raise NetworkError("the backbone treats rows and columns differently, which no variant supports.")
         return cls({s: features.channels[s] for s in strides}, num_classes, phases, options.learned)
 

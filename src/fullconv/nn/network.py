@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.errors import InputError, NetworkError
-from fullconv.geometry import EXAMPLE, Axis, Geometry, halo, map_bytes, trace, trace_graph
+from fullconv.geometry import EXAMPLE_SIZE, Axis, Geometry, halo, trace_graph, trace_network
 from fullconv.nn.registry import get_variant
 from fullconv.nn.upsample import check_rows, half_pixel_coords, interp1d, interp2d, upsample1d
 
@@ -43,8 +43,9 @@ class Network(nn.Module):
         self.in_channels: int = settings["in_channels"]
         self.num_classes: int | dict[str, int] = settings["num_classes"]
         self.backbone, self.head = backbone, head
-        example = torch.zeros(1, self.in_channels, *EXAMPLE)
-        scores, features = trace(_CoarseNet(backbone, head, with_features=True), example)
+        example = torch.zeros(1, self.in_channels, *EXAMPLE_SIZE)
+        self.trace = trace_network(_CoarseNet(backbone, head, with_features=True), example)
+        scores, features = self.trace.output
         geometry: Geometry = next(iter(scores.values())) if isinstance(scores, dict) else scores
         if geometry.stride != min(self.spec.strides):
             raise NetworkError(f"{variant} must score at stride {min(self.spec.strides)}, not {geometry.stride}.")
@@ -62,7 +63,6 @@ class Network(nn.Module):
         self.min_size = self.spec.min_size
         self.missing_keys: list[str] = []
         """Names of the tensors that are not of the model file from which the network was started."""
-        self._activation_bytes: dict[int, Callable[[int, int], float]] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W), or a dict of them by head: `upsample` of `scores`."""
@@ -153,7 +153,7 @@ class Network(nn.Module):
             return half_pixel_coords(*pixels, cells, full, device)
         pixel = torch.arange(*pixels, dtype=torch.float64, device=device)
         at = (pixel + 0.5) * working / full - 0.5  # in pixels of the working image
-        return (at - float(axis.offset)) / float(axis.scale)
+        return (at - float(axis.offset)) / float(axis.jump)
 
     def pad(self, x: Tensor) -> Tensor:
         """Pad right and bottom with 0, the mean of normalized images, to the sizes that the variant works on."""
@@ -170,15 +170,12 @@ class Network(nn.Module):
     def graph(self) -> tuple[nn.Module, fx.Graph]:
         """Return the graph from a padded image to its scores, as `fullconv.geometry.trace_graph` does."""
         weight = next(self.parameters())
-        example = torch.zeros(1, self.in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
+        example = torch.zeros(1, self.in_channels, *EXAMPLE_SIZE, dtype=weight.dtype, device=weight.device)
         return trace_graph(_CoarseNet(self.backbone, self.head), example)
 
     def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
-        """Return the peak bytes of the activations of a padded image, for values of a size."""
-        if item_bytes not in self._activation_bytes:
-            graph = self.graph()[1]
-            self._activation_bytes.update({of: map_bytes(graph, of) for of in (2, 4, item_bytes)})
-        return self._activation_bytes[item_bytes](height, width)
+        """Return the peak bytes of the activations of a padded image, for values of 2, 4 or 8 bytes."""
+        return self.trace.activation_bytes(height, width, item_bytes)
 
     def extra_repr(self) -> str:
         """Show variant and geometry."""

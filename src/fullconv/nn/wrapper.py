@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullconv.errors import FullconvError, NetworkError
-from fullconv.geometry import EXAMPLE, IDENTITY, Geometry, halo, map_bytes, trace, trace_graph
+from fullconv.geometry import EXAMPLE_SIZE, IDENTITY, Geometry, NetworkTrace, halo, trace_graph, trace_network
 from fullconv.nn.network import Scores
 from fullconv.nn.upsample import check_rows, half_pixel_coords, interp2d
 
@@ -35,11 +34,11 @@ class ModuleWrapper(nn.Module):
         self.module = module.eval()
         self.variant, self.spec, self.settings = "custom", None, dict[str, Any]()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.geometry, self.stride = _trace(self.module, in_channels)
+        self.trace = self._trace()
+        self.geometry, self.stride = _geometry(self.module, self.trace)
         self.score_stride, self.min_size = 1, 1
         self.receptive_field = self.geometry.receptive_field
         self.halo = halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
-        self._activation_bytes: dict[int, Callable[[int, int], float]] = {}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W)."""
@@ -59,6 +58,27 @@ class ModuleWrapper(nn.Module):
                 f"{type(self.module).__name__} returns {got} for {tuple(x.shape)}; expected logits {expected}."
             )
         return logits
+
+    def _example(self) -> Tensor:
+        weight = next(self.module.parameters(), torch.zeros(()))
+        return torch.zeros(1, self.in_channels, *EXAMPLE_SIZE, dtype=weight.dtype, device=weight.device)
+
+    def _trace(self) -> NetworkTrace | None:
+        """Return the module's trace; None where it cannot be traced."""
+        try:
+            return trace_network(self.module, self._example())
+        except FullconvError:
+            return None
+
+    def graph(self) -> tuple[nn.Module, fx.Graph]:
+        """Return the graph from an image to its logits, as `fullconv.geometry.trace_graph` does."""
+        return trace_graph(self.module, self._example())
+
+    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
+        """Return the most memory in bytes that the maps of an image take at once, for values of 2, 4 or 8 bytes."""
+        if self.trace is None:
+            return 3.0 * self.in_channels * item_bytes * height * width
+        return self.trace.activation_bytes(height, width, item_bytes)
 
     def upsample(
         self,
@@ -88,36 +108,11 @@ class ModuleWrapper(nn.Module):
         """Return the size on which an image of a size is computed: its own."""
         return height, width
 
-    def graph(self) -> tuple[nn.Module, fx.Graph]:
-        """Return the graph from an image to its logits, as `fullconv.geometry.trace_graph` does."""
-        return trace_graph(self.module, _example(self.module, self.in_channels))
 
-    def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
-        """Return the peak bytes of the activations of an image, for values of a size."""
-        if item_bytes not in self._activation_bytes:
-            try:
-                self._activation_bytes[item_bytes] = map_bytes(self.graph()[1], item_bytes)
-            except FullconvError:  # the module cannot be traced
-                return 3.0 * self.in_channels * item_bytes * height * width
-        return self._activation_bytes[item_bytes](height, width)
-
-
-def _example(module: nn.Module, in_channels: int) -> Tensor:
-    weight = next(module.parameters(), torch.zeros(()))
-    return torch.zeros(1, in_channels, *EXAMPLE, dtype=weight.dtype, device=weight.device)
-
-
-def _trace(module: nn.Module, in_channels: int) -> tuple[Geometry, int]:
+def _geometry(module: nn.Module, trace: NetworkTrace | None) -> tuple[Geometry, int]:
     """Return the geometry of a module's logits, and the grid on which all its layers agree."""
-    example = _example(module, in_channels)
-    unknown = replace(IDENTITY, unknown=(f"{type(module).__name__} (cannot be traced)",))
-    try:
-        geometry = trace(module, example)
-        graph = trace_graph(module, example)[1]
-    except FullconvError:
-        return unknown, 1
-    if not isinstance(geometry, Geometry) or geometry.y.scale != 1 or geometry.x.scale != 1:
-        return unknown, 1
-    found = [node.meta["layer"].geometry for node in graph.nodes if "layer" in node.meta]
-    scales = [axis.scale for each in found if isinstance(each, Geometry) for axis in (each.y, each.x)]
-    return geometry, lcm(*(scale.numerator for scale in scales))
+    geometry = None if trace is None else trace.output
+    if trace is None or not isinstance(geometry, Geometry) or geometry.y.jump != 1 or geometry.x.jump != 1:
+        return replace(IDENTITY, unknown_ops=(f"{type(module).__name__} (cannot be traced)",)), 1
+    jumps = [axis.jump for row in trace.layers for axis in (row.geometry.y, row.geometry.x)]
+    return geometry, lcm(*(jump.numerator for jump in jumps))

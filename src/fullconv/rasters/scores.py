@@ -125,7 +125,7 @@ class StreamedScores:
         """Compute the scores that a band completes."""
         if self._executor is None or self._next != band:
             network = self.graph.network
-            reads = known * network.score_stride + int(network.geometry.y.lo)
+            reads = known * network.score_stride + int(network.geometry.y.rf_start)
             start = max(0, min(band, reads // self.rows - 1)) if band else 0
             self._executor = self._start(start * self.rows)
             for before in range(start, band):

@@ -52,14 +52,14 @@ def plan_axis(axis: Axis, length: int, padded: int, tile_size: int, align: int, 
         align: Grid in pixels on which windows start and end.
         min_size: Least pixels of a window, below which the network would pad it.
     """
-    stride = int(axis.scale)
+    stride = int(axis.jump)
     spans = []
     for begin in range(0, padded, tile_size):
         last = begin + tile_size >= padded
         first_cell, next_cell = begin // stride, (begin + tile_size) // stride
-        low = first_cell * stride + axis.lo
+        low = first_cell * stride + axis.rf_start
         start = max(0, math.floor(low / align) * align) if begin else 0
-        high = (next_cell - 1) * stride + axis.hi + 1
+        high = (next_cell - 1) * stride + axis.rf_end + 1
         stop = padded if last else min(padded, math.ceil(high / align) * align)
         if padded - stop < align:  # less than a grid step would be left: go to the true border
             stop = padded
@@ -96,8 +96,8 @@ def explain_inexact(network: Network) -> str:
     """Return the sentence that names the layer because of which tiles are not exact."""
     geometry = network.geometry
     for names, what in (
-        (geometry.whole, "sees the whole image"),
-        (geometry.unknown, "reads an unknown window"),
+        (geometry.global_ops, "sees the whole image"),
+        (geometry.unknown_ops, "reads an unknown window"),
         (geometry.size_dependent, "depends on the image's size"),
     ):
         if names:

@@ -1,39 +1,45 @@
-"""RowBuffer of logits from rows of scores: which are enough, and which are needed.
+"""A network row by row: each layer keeps the few rows that its next ones read, so every cell is computed once.
 
-A network row by row: each layer keeps the few rows that its next ones need, so that every cell is computed once.
-
-Tiles compute their margins again; here a picture runs through the network from top to bottom, some rows at a time. A
-layer computes the rows that its input is known for. Branches that meet wait for one another.
+Tiles compute their halo again; here an image runs through the network from top to bottom, some rows at a time. A layer
+computes the rows that its input suffices for, and branches that meet wait for one another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullconv.geometry.layout import leaves, rebuild
+from fullconv.geometry import EXAMPLE_SIZE, map_aggregate, tree_leaves
 from fullconv.nn import Network, Scores
 from fullconv.nn.upsample import half_pixel_coords, interp2d
 from fullconv.tiling.plan import explain_inexact, upsamples_by_size
 from fullconv.tiling.streaming.lowering import UnsupportedOpError, lower
 from fullconv.tiling.streaming.row_ops import NEVER, RowBuffer
 
+CHUNK_SCRATCH = 32 * 2**20
+"""Bytes that kernels work in, and of maps whose kept rows lie between others that come and go."""
+MIN_CHUNK_ROWS = 64
+"""Rows of a chunk, so that few inner maps get one row high, where oneDNN's bf16 convolutions go wrong."""
+MAX_CHUNK_PIXELS = 4 * 2**20
+"""Larger chunks are not faster, and only hold more."""
+
 
 def upsample_rows(
     network: Network, scores: Tensor, first: int, total: int, size: tuple[int, int], rows: tuple[int, int]
 ) -> Tensor:
-    """Grow some rows of the scores to rows of the logits: the same bits as of the whole picture's scores.
+    """Upsample some rows of the scores to rows of the logits: the same bits as of the whole image's scores.
 
     Args:
         network: The network.
-        scores: (N, K, n, w): rows ``first`` to ``first + n`` of the whole picture's scores, all that the rows read.
+        scores: (N, K, n, w): rows ``first`` to ``first + n`` of the whole image's scores, all that the rows read.
         first: Place of the first row.
-        total: RowBuffer of the whole picture's scores.
-        size: (H, W) of the picture.
-        rows: (a, b) of the picture.
+        total: RowBuffer of the whole image's scores.
+        size: (H, W) of the image.
+        rows: (a, b) of the image.
 
     Returns:
         Logits (N, K, b - a, W).
@@ -48,7 +54,7 @@ def upsample_rows(
 
 
 class RowGraph:
-    """A network as steps that work on a few rows at a time.
+    """A network as operations that work on a few rows at a time.
 
     Args:
         network: Of bounded geometry.
@@ -64,64 +70,60 @@ class RowGraph:
         self.nodes, self.returned = lower(*network.graph())
         self.readers: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
         for place, node in enumerate(self.nodes):
-            for order, given in enumerate(node.inputs):
-                self.readers[given].append((place, order))
-        self.results = {leaf for leaf in leaves(self.returned) if isinstance(leaf, int)}
+            for order, source in enumerate(node.inputs):
+                self.readers[source].append((place, order))
+        self.results = {leaf for leaf in tree_leaves(self.returned) if isinstance(leaf, int)}
 
     def totals(self, height: int) -> list[int]:
-        """Return the rows of each node's map for a picture, already padded, of some rows."""
+        """Return the rows of each node's map, for a padded image of some rows."""
         totals: list[int] = []
         for node in self.nodes:
-            totals.append(height if node.step is None else node.step.total([totals[i] for i in node.inputs]))
+            totals.append(height if node.op is None else node.op.total([totals[i] for i in node.inputs]))
         return totals
 
     def next_rows(self, maps: Sequence[RowBuffer], place: int) -> tuple[int, int]:
         """Return the first row of a map that is not computed, and the one behind the last that can be now."""
-        step, rows = self.nodes[place].step, maps[place]
-        assert step is not None
-        return rows.stop, step.ready([maps[given] for given in self.nodes[place].inputs], rows.total)
+        op, rows = self.nodes[place].op, maps[place]
+        assert op is not None
+        return rows.stop, op.available([maps[source] for source in self.nodes[place].inputs], rows.total)
 
     def release(self, maps: Sequence[RowBuffer], place: int) -> None:
-        """Drop the rows of a map's inputs that nobody reads again, once all who read them have had their turn."""
-        for given in self.nodes[place].inputs:
-            if self.readers[given][-1][0] == place:
-                maps[given].drop(self._needed(maps, given))
-
-    def _needed(self, maps: Sequence[RowBuffer], given: int) -> int:
-        """Return the first row of a map that is still to be read."""
-        needed = NEVER
-        for place, order in self.readers[given]:
-            rows, step = maps[place], self.nodes[place].step
-            if rows.stop < rows.total and step is not None:
-                needed = min(needed, step.reads(rows.stop, order)[0])
-        return needed
+        """Drop the rows of a map's inputs that no operation reads again, once all its readers have had their turn."""
+        for source in self.nodes[place].inputs:
+            if self.readers[source][-1][0] == place:
+                required = NEVER
+                for reader, order in self.readers[source]:
+                    rows, op = maps[reader], self.nodes[reader].op
+                    if rows.stop < rows.total and op is not None:
+                        required = min(required, op.reads(rows.stop, order)[0])
+                maps[source].drop(required)
 
 
 class RowExecutor:
-    """One picture on its way through a network, from top to bottom.
+    """Runs one image through a network, from top to bottom.
 
     Args:
-        program: The network.
-        height: RowBuffer of the picture.
+        graph: The network.
+        height: Rows of the image.
         width: Its columns.
-        start: Begin at this row, a multiple of the stride, as if the picture began there.
+        start: Begin at this row, a multiple of the stride, as if the image began there.
     """
 
-    def __init__(self, program: RowGraph, height: int, width: int, start: int = 0) -> None:
-        padded = program.network.padded_size(height, width)
-        self.program, self.height, self.width = program, height - start, width
+    def __init__(self, graph: RowGraph, height: int, width: int, start: int = 0) -> None:
+        padded = graph.network.padded_size(height, width)
+        self.graph, self.height, self.width = graph, height - start, width
         self.padded = padded[0] - start, padded[1]
-        totals = program.totals(self.padded[0])
-        self.maps = [RowBuffer(node.dim, total) for node, total in zip(program.nodes, totals, strict=True)]
+        totals = graph.totals(self.padded[0])
+        self.maps = [RowBuffer(node.dim, total) for node, total in zip(graph.nodes, totals, strict=True)]
         self.known = 0
 
     @property
     def total(self) -> int:
-        """RowBuffer of the picture's scores."""
-        return self.maps[min(self.program.results)].total
+        """Rows of the image's scores."""
+        return self.maps[min(self.graph.results)].total
 
     def push(self, rows: Tensor) -> Scores | None:
-        """Take the next rows of the picture, and return the rows of scores that they complete.
+        """Take the next rows of the image, and return the rows of scores that they complete.
 
         Args:
             rows: (1, C, h, W) as the network takes them.
@@ -133,28 +135,61 @@ class RowExecutor:
         assert self.known <= self.height
         below = self.padded[0] - self.height if self.known == self.height else 0
         beside = self.padded[1] - self.width
-        picture = self.maps[0]
-        picture.stop = self.known + below
-        picture.append(F.pad(rows, (0, beside, 0, below)) if below or beside else rows)
+        image = self.maps[0]
+        image.stop = self.known + below
+        image.append(F.pad(rows, (0, beside, 0, below)) if below or beside else rows)
         del rows
-        new: dict[int, Tensor] = {}
+        results: dict[int, Tensor] = {}
         for place in range(1, len(self.maps)):
-            made = self._advance(place)
-            if made is None:
+            node, (first, last) = self.graph.nodes[place], self.graph.next_rows(self.maps, place)
+            assert node.op is not None
+            new = node.op.compute(first, last, [self.maps[source] for source in node.inputs]) if last > first else None
+            self.maps[place].stop = last
+            self.graph.release(self.maps, place)
+            if new is None:
                 continue
-            if place in self.program.results:
-                new[place] = made
-            if self.program.readers[place]:
-                self.maps[place].append(made)
-            del made
-        return cast(Scores, rebuild(self.program.returned, new.__getitem__)) if new else None
+            if place in self.graph.results:
+                results[place] = new
+            if self.graph.readers[place]:
+                self.maps[place].append(new)
+            del new
+        return cast(Scores, map_aggregate(self.graph.returned, results.__getitem__)) if results else None
 
-    def _advance(self, place: int) -> Tensor | None:
-        """Compute the rows of one map that can be, and let go of what nobody reads again."""
-        node, rows = self.program.nodes[place], self.maps[place]
-        first, last = self.program.next_rows(self.maps, place)
-        assert node.step is not None
-        made = node.step.compute(first, last, [self.maps[given] for given in node.inputs]) if last > first else None
-        rows.stop = last
-        self.program.release(self.maps, place)
-        return made
+
+def estimate_chunk_bytes(graph: RowGraph, height: int, width: int, rows: int, item_bytes: int = 4) -> int:
+    """Estimate the memory that scoring takes by chunks of rows, by a run over the rows of all maps without their values."""
+    nodes, columns = graph.nodes, graph.network.padded_size(height, width)[1]
+    per_row = [prod(node.shape) / node.shape[node.dim] * columns / EXAMPLE_SIZE[1] * item_bytes for node in nodes]
+    maps = [RowBuffer(node.dim, total) for node, total in zip(nodes, graph.totals(height), strict=True)]
+    sizes, peak = [0.0] * len(nodes), 0.0
+    for known in range(rows, min(height, 64 * rows) + rows, rows):
+        sizes[0] += (min(known, height) - maps[0].stop) * per_row[0]
+        maps[0].stop = min(known, height)
+        for place in range(1, len(nodes)):
+            kept = maps[place].stop > maps[place].start
+            first, maps[place].stop = graph.next_rows(maps, place)
+            new = (maps[place].stop - first) * per_row[place]
+            scratch = new / item_bytes * getattr(nodes[place].op, "scratch", 0)
+            peak = max(peak, sum(sizes) + (0 if nodes[place].shared else new) + scratch)
+            graph.release(maps, place)
+            for source in nodes[place].inputs:
+                sizes[source] = (maps[source].stop - maps[source].start) * per_row[source]
+            if graph.readers[place]:
+                sizes[place] += new
+                peak = max(peak, sum(sizes) + (new if kept else 0))  # kept and new rows become one map: a copy
+    image = rows * columns * graph.network.in_channels * (2 + 4)
+    return CHUNK_SCRATCH + int(peak) + image
+
+
+def choose_chunk_rows(graph: RowGraph, height: int, width: int, budget: int, item_bytes: int = 4) -> int | None:
+    """Return the rows of a chunk that fit a budget, a multiple of the stride; None where not even the least do."""
+    align = graph.network.stride
+    few = -(-MIN_CHUNK_ROWS // align) * align
+    least, more = (estimate_chunk_bytes(graph, height, width, rows, item_bytes) for rows in (few, 2 * few))
+    if least > budget:
+        return None
+    rows = few + int((budget - least) / max(1, (more - least) / few))  # kept rows do not grow with the chunk
+    rows = max(few, min(rows, MAX_CHUNK_PIXELS // width) // align * align)
+    while rows > few and estimate_chunk_bytes(graph, height, width, rows, item_bytes) > budget:
+        rows -= align
+    return rows
