@@ -188,7 +188,7 @@ def test_the_lists_of_reasons_hold_each_name_once_and_end_the_bound():
     assert (geometry.global_ops, geometry.unknown_ops, geometry.size_dependent) == (("a", "b"), ("c",), ("d",))
     assert not geometry.bounded
     assert geometry.receptive_field is None
-    for name in ("whole", "unknown", "size_dependent"):
+    for name in ("global_ops", "unknown_ops", "size_dependent"):
         assert not replace(IDENTITY, **{name: ("x",)}).bounded
 
 
