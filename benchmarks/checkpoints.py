@@ -22,7 +22,7 @@ from harness import alternate, keep, summarize
 import fullconv
 from fullconv.card import Card
 from fullconv.checkpoint import read_checkpoint, write_checkpoint
-from fullconv.data.loader import Batch
+from fullconv.data import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
 from fullconv.training.loop import CHECKPOINT_SHARE

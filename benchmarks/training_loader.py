@@ -24,9 +24,7 @@ from PIL import Image
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.cli.synthetic import draw
-from fullconv.data import open_dataset
-from fullconv.data.augmentation import PRESETS
-from fullconv.data.loader import TrainingBatches
+from fullconv.data import PRESETS, TrainingBatches, open_dataset
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
 from fullconv.system import retain_freed
@@ -115,7 +113,7 @@ def our_loop(root: str, backbone: str, steps: int):
     recipe = Recipe(weights="none", backbone=backbone, lr=2e-3, weight_decay=0.02)
     loading = TrainingBatches(dataset, batch_size=BATCH, crop=CROP)
     train_step = TrainStep(recipe, card, {"": PixelLoss()}, torch.device("cpu"), "fp32")
-    train_step.precision = pick_amp_dtype(network, train_step, loading.whole(0))
+    train_step.precision = pick_amp_dtype(network, train_step, loading.full_batch(0))
     state = new_state(network, recipe)
     batches = loading.batches()
 

@@ -20,7 +20,7 @@ from harness import alternate, elsewhere, keep, summarize
 
 import fullconv
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
-from fullconv.data.loader import Batch
+from fullconv.data import Batch
 from fullconv.losses import PixelLoss
 from fullconv.recipe import Recipe
 from fullconv.system import retain_freed

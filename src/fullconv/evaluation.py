@@ -18,8 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Dataset, Sample, open_dataset
-from fullconv.data.evaluation_samples import check_classes, choose_heads, choose_samples
+from fullconv.data import Dataset, Sample, check_classes, choose_samples, match_heads, open_dataset
 from fullconv.errors import DataError, FullconvError, InputError, plural
 from fullconv.labels import VOID, read_label_map
 from fullconv.metrics import (
@@ -322,7 +321,7 @@ def evaluate(
             " the path of a model file."
         )
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    first = choose_heads(segmenter.card, dataset, head)[:1]
+    first = match_heads(segmenter.card, dataset, head)[:1]
     reports = _evaluate(
         segmenter, dataset, split, first, policy=policy, samples=samples, band=band, progress=progress,
         on_error=on_error, batch_size=batch_size, workers=workers,
@@ -348,7 +347,7 @@ def evaluate_heads(
     Raises:
         DataError, InputError: As `evaluate`.
     """
-    return _evaluate(segmenter, data, split, choose_heads(segmenter.card, data, head), **options)
+    return _evaluate(segmenter, data, split, match_heads(segmenter.card, data, head), **options)
 
 
 def _evaluate(

@@ -56,7 +56,7 @@ def test_a_crop_of_any_picture_has_the_size_type_and_labels_that_it_should(h, w,
 )
 def test_picture_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
     image, mask = coordinates(h, w)
-    plain = data_toml(name, (40, 56), 2, brightness=0, contrast=0, fill=(-1, -1))
+    plain = data_toml(name, (40, 56), 2, brightness=0, contrast=0, fill_value=(-1, -1))
     cut, labels = augment(image, mask, np.random.default_rng(seed), plain)
     inside = labels != VOID
     y, x = np.rint(cut[inside]).astype(int).T
@@ -107,7 +107,7 @@ def test_all_flips_and_turns_occur():
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), plain)[0].tobytes() for s in range(200)
     }
     assert len(seen) == 8
-    turned = data_toml("none", (4, 4), 1, turn=True)
+    turned = data_toml("none", (4, 4), 1, rot90=True)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), turned)[0].tobytes() for s in range(50)
     }
@@ -127,7 +127,7 @@ def test_scales_are_those_of_the_settings():
             image,
             mask,
             np.random.default_rng(seed),
-            data_toml("street", (64, 64), 2, scale=(0.5, 2.0), mirror=False, brightness=0, contrast=0),
+            data_toml("street", (64, 64), 2, scale=(0.5, 2.0), hflip=False, brightness=0, contrast=0),
         )
         ratios.append(63 / (cut[-1, 0, 0] - cut[0, 0, 0]))
     assert 0.45 < min(ratios) < 0.6
@@ -186,7 +186,7 @@ SWATCHES = RNG.integers(60, 190, (8, 8, 3), dtype=np.uint8)
 
 
 def change(image, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, fill=(100.0, 100.0, 100.0), low=0.0):
-    numbers = Augmentation(fill=fill, range=(low, low + 255))
+    numbers = Augmentation(fill_value=fill, value_range=(low, low + 255))
     return change_colors(image, brightness, contrast, saturation, hue, numbers)
 
 
@@ -234,6 +234,6 @@ def test_integers_stay_in_their_range():
 
 def test_an_unknown_preset_is_named_with_the_nearest():
     with pytest.raises(
-        RecipeError, match=r"there is no augmentation 'strete'\. Did you mean 'street'\? They are street, aerial"
+        RecipeError, match=r"there is no augmentation 'strete'\. Did you mean 'street'\? Choose street, aerial"
     ):
         preset("strete", (8, 8), (0.0,))

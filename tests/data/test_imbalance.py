@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from fullconv.data import Statistics
-from fullconv.data.crop_sampling import choose_focus, choose_sampling, class_weights, crops_a_picture, likely_centres
+from fullconv.data.crop_sampling import (
+    center_probabilities,
+    choose_sampling,
+    class_weights,
+    crops_per_image,
+    sample_center,
+)
 from fullconv.errors import RecipeError
 from fullconv.labels import VOID
 
@@ -103,9 +109,9 @@ def test_given_weights_are_checked():
     with pytest.raises(RecipeError, match="class_weights has 1 numbers for 2 classes"):
         class_weights(numbers(5, 5), (1.0,))
     for wrong in ((-1.0, 1.0), (0.0, 0.0), (float("nan"), 1.0), (float("inf"), 1.0)):
-        with pytest.raises(RecipeError, match="must be finite, 0 or more, and not all 0"):
+        with pytest.raises(RecipeError, match="negative or non-finite"):
             class_weights(numbers(5, 5), wrong)
-    with pytest.raises(RecipeError, match="class_weights = 'enet' is none of auto"):
+    with pytest.raises(RecipeError, match="class_weights = 'enet' is unknown"):
         class_weights(numbers(5, 5), "enet")
 
 
@@ -127,7 +133,7 @@ def test_auto_sampling_centres_on_rare_classes_where_that_changes_something(pixe
 def test_stated_sampling_is_taken_and_an_unknown_one_refused():
     assert choose_sampling(numbers(5, 5), "rare", (8, 8), 1)[0] == "rare"
     assert choose_sampling(numbers(999, 1), "uniform", (8, 8), 1)[0] == "uniform"
-    with pytest.raises(RecipeError, match="sampling = 'rar' is none of auto, uniform, rare"):
+    with pytest.raises(RecipeError, match="sampling = 'rar' is unknown"):
         choose_sampling(numbers(5, 5), "rar", (8, 8), 1)
 
 
@@ -135,9 +141,9 @@ def test_the_focus_is_a_pixel_of_a_class_that_is_there_rare_ones_more_often():
     mask = np.zeros((30, 40), np.uint8)
     mask[5, 6:9] = 1
     mask[20, 20] = VOID
-    likely = likely_centres(numbers(990, 10, 0))
+    likely = center_probabilities(numbers(990, 10, 0))
     rng = np.random.default_rng(0)
-    found = [choose_focus(mask, likely, rng) for _ in range(400)]
+    found = [sample_center(mask, likely, rng) for _ in range(400)]
     assert {mask[place] for place in found} == {0, 1}
     rare = np.mean([mask[place] == 1 for place in found])
     assert abs(rare - 10 / 11) < 0.06  # inverse roots of 0.99 and 0.01
@@ -145,9 +151,9 @@ def test_the_focus_is_a_pixel_of_a_class_that_is_there_rare_ones_more_often():
 
 
 def test_there_is_no_focus_in_a_void_mask_or_among_classes_that_training_lacks():
-    likely = likely_centres(numbers(10, 0))
-    assert choose_focus(np.full((4, 4), VOID, np.uint8), likely, np.random.default_rng(0)) is None
-    assert choose_focus(np.ones((4, 4), np.uint8), likely, np.random.default_rng(0)) is None
+    likely = center_probabilities(numbers(10, 0))
+    assert sample_center(np.full((4, 4), VOID, np.uint8), likely, np.random.default_rng(0)) is None
+    assert sample_center(np.ones((4, 4), np.uint8), likely, np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -160,4 +166,4 @@ def test_there_is_no_focus_in_a_void_mask_or_among_classes_that_training_lacks()
     ],
 )
 def test_large_pictures_give_several_crops(size, crop, scale, crops):
-    assert crops_a_picture(numbers(5, 5, size=size), crop, scale) == crops
+    assert crops_per_image(numbers(5, 5, size=size), crop, scale) == crops

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fullconv.data import open_dataset
-from fullconv.data.loader import LEAST_STEPS, TrainingBatches, _Maker, read_sample
+from fullconv.data.loader import MIN_STEPS, BatchBuilder, TrainingBatches, read_sample
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 from fullconv.preprocess import working_size
@@ -72,7 +72,7 @@ def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tm
     make_shapes(tmp_path, "camvid", images=6, size=(96, 128))
     data = open_dataset(tmp_path)
     made = loader(data, crop=(32, 40))
-    assert "8 crops are taken from each decoded picture" in made.explain
+    assert "8 crops are taken from each decoded image" in made.explain
     whole = list(made.batches(0, 20))
     assert [b.stems for b in whole[:8]] == [whole[0].stems] * 8
     assert whole[8].stems != whole[0].stems
@@ -86,9 +86,8 @@ def test_each_picture_of_a_block_is_decoded_once(tmp_path, monkeypatch):
     make_shapes(tmp_path, "camvid", images=6, size=(96, 128))
     made = loader(open_dataset(tmp_path), batch_size=2, cache_bytes=0)
     reads = []
-    original = _Maker._read
-    monkeypatch.setattr(_Maker, "_read", lambda self, index: reads.append(index) or original(self, index))
-    assert len(made._maker[0, 8]) == 8
+    monkeypatch.setattr("fullconv.data.loader.read_sample", lambda *a: reads.append(1) or read_sample(*a))
+    assert len(list(made.batches(0, 8))) == 8
     assert len(reads) == 2
 
 
@@ -101,8 +100,9 @@ def test_workers_change_nothing(data, workers):
 
 
 def test_what_is_sent_to_workers_can_be_pickled(data):
-    maker = loader(data, sampling="rare")._maker
-    for batch, other in zip(maker[4, 6], pickle.loads(pickle.dumps(maker))[4, 6], strict=True):
+    made = loader(data, sampling="rare")
+    sent = pickle.loads(pickle.dumps(made))
+    for batch, other in zip(made.batches(4, 6), sent.batches(4, 6), strict=True):
         assert_same(batch, other)
 
 
@@ -132,12 +132,12 @@ def test_what_stays_in_memory_is_known_beforehand(data, scale, monkeypatch):
     needed = sum(image.nbytes + sum(mask.nbytes for mask in masks.values()) for image, masks in pictures)
     for room, keeps in ((1.02 * needed, True), (0.9 * needed, False)):
         made = loader(data, scale=scale, cache_bytes=int(room))
-        assert made.keeps is keeps
+        assert made.fits_in_cache is keeps
         list(made.batches(0, 2 * len(pictures)))
         decoded.clear()
         list(made.batches(0, len(pictures)))
         assert (decoded == []) is keeps
-    assert not loader(data, workers=1).keeps  # they begin anew each time
+    assert not loader(data, workers=1).fits_in_cache  # they begin anew each time
 
 
 KILLED = """
@@ -223,7 +223,7 @@ def test_the_same_place_of_another_epoch_is_another_crop(tmp_path):
 
 
 def test_an_epoch_is_one_crop_a_picture_and_at_least_fifty_steps(data):
-    assert loader(data).steps_per_epoch == LEAST_STEPS == 50
+    assert loader(data).steps_per_epoch == MIN_STEPS == 50
     assert loader(data, steps_per_epoch=7).steps_per_epoch == 7
     many = open_dataset(data.root)
     many.splits["train"] = many.splits["train"] * 40
@@ -260,8 +260,7 @@ def test_the_working_resolution_is_that_of_prediction(tmp_path):
 
     by_stem = {s.stem: s for s in data.splits["train"]}
     for image, mask, stem in zip(batch.images, batch.masks[""], batch.stems, strict=True):
-        whole = torch.from_numpy(data.read_image(by_stem[stem]))[None]
-        assert torch.equal(image, rescale(whole, 0.5)[0])
+        np.testing.assert_array_equal(image.numpy(), rescale(data.read_image(by_stem[stem])[None], 0.5)[0])
         assert mask.shape == size
         assert (mask != VOID).any()
 
@@ -283,7 +282,7 @@ def test_a_picture_that_breaks_in_the_middle_of_a_run_is_named(tmp_path):
         made = loader(data, workers=workers, cache_bytes=0)
         data.splits["train"][2].image.write_bytes(b"")
         with pytest.raises(
-            DataError, match=r"shape002\.png: is empty .*in the middle of the run; --skip-bad goes on without it"
+            DataError, match=r"shape002\.png: is empty .*during training; --skip-bad continues without it"
         ):
             list(made.batches(0, 4))
 
@@ -308,14 +307,14 @@ def test_no_picture_that_can_be_read_is_an_error_even_with_skip_bad(tmp_path):
     made = loader(data)
     for sample in data.splits["train"]:
         sample.image.write_bytes(b"")
-    with pytest.raises(DataError, match="not one of 3 pictures can be read"):
+    with pytest.raises(DataError, match="none of 3 images can be read"):
         next(made.batches())
 
 
 def test_batches_are_made_while_the_caller_works_and_the_thread_ends_with_them(data, monkeypatch):
     made = []
-    original = _Maker.__getitem__
-    monkeypatch.setattr(_Maker, "__getitem__", lambda self, block: made.append(block) or original(self, block))
+    original = BatchBuilder.__getitem__
+    monkeypatch.setattr(BatchBuilder, "__getitem__", lambda self, block: made.append(block) or original(self, block))
     batches = loader(data, crop=(40, 56)).batches()
     next(batches)
     give_up = time.monotonic() + 20

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from fullconv.data.convert import TARGETS, convert_dataset
     from fullconv.data.crop_sampling import choose_loss, class_weights
     from fullconv.data.dataset import Dataset, add_bands
-    from fullconv.data.evaluation_samples import check_classes, choose_heads, choose_samples
+    from fullconv.data.evaluation_samples import check_classes, choose_samples, match_heads
     from fullconv.data.files import IMAGE_SUFFIXES, Folder, walk
-    from fullconv.data.loader import LEAST_STEPS, Batch, TrainingBatches
+    from fullconv.data.loader import MIN_STEPS, Batch, TrainingBatches
     from fullconv.data.opening import open_dataset
     from fullconv.data.problems import BadDataError, Problem
     from fullconv.data.samples import Sample
@@ -28,9 +28,9 @@ _MODULES = {
     "convert": ["TARGETS", "convert_dataset"],
     "crop_sampling": ["choose_loss", "class_weights"],
     "dataset": ["Dataset", "add_bands"],
-    "evaluation_samples": ["check_classes", "choose_heads", "choose_samples"],
+    "evaluation_samples": ["check_classes", "match_heads", "choose_samples"],
     "files": ["IMAGE_SUFFIXES", "Folder", "walk"],
-    "loader": ["LEAST_STEPS", "Batch", "TrainingBatches"],
+    "loader": ["MIN_STEPS", "Batch", "TrainingBatches"],
     "opening": ["open_dataset"],
     "problems": ["BadDataError", "Problem"],
     "samples": ["Sample"],
@@ -38,7 +38,7 @@ _MODULES = {
 }
 __all__ = [
     "IMAGE_SUFFIXES",
-    "LEAST_STEPS",
+    "MIN_STEPS",
     "PRESETS",
     "TARGETS",
     "BadDataError",
@@ -52,13 +52,13 @@ __all__ = [
     "TrainingBatches",
     "add_bands",
     "check_classes",
-    "choose_heads",
     "choose_loss",
     "choose_samples",
     "class_weights",
     "convert_dataset",
     "examine",
     "inspect",
+    "match_heads",
     "open_dataset",
     "require_usable",
     "summary",

@@ -1,4 +1,4 @@
-"""What of a data set a model is scored on: heads, classes, pictures."""
+"""Heads, classes and images of a data set on which a model is evaluated."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from fullconv.card import Card
 from fullconv.data.dataset import Dataset
 from fullconv.data.samples import Sample
-from fullconv.errors import DataError
+from fullconv.errors import DataError, plural
 
 
-def choose_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[str | None, str]]:
-    """Pair heads of a model with heads of a data set.
+def match_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[str | None, str]]:
+    """Match heads of a model with heads of a data set.
 
     Args:
         card: The model's.
         dataset: The data set.
-        head: The model's head to score; None for all that the data have masks of, the model's first one first.
+        head: The model's head to evaluate; None for all that the data set has masks of, the model's first one first.
 
     Returns:
-        The model's head (None for the only one) and the data set's, one pair or more.
+        Pairs of the model's head (None for the only one) and the data set's, at least one.
 
     Raises:
         ModelFileError: The model has no such head.
@@ -36,10 +36,10 @@ def choose_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[s
 
 
 def check_classes(model: Sequence[str], data: Sequence[str], where: str) -> None:
-    """Raise if the classes of a model and of a data set are not the same in the same order.
+    """Require that a model and a data set have the same classes in the same order.
 
     Raises:
-        DataError: They differ; the message names those that do.
+        DataError: They differ.
     """
     if tuple(model) == tuple(data):
         return
@@ -60,13 +60,13 @@ def check_classes(model: Sequence[str], data: Sequence[str], where: str) -> None
 
 
 def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample], list[str]]:
-    """Return the samples of a split, as the model's own training split them where the data set is the same.
+    """Return the samples of a split; where the data set is that of the training, as the training split it.
 
-    A model that was trained on a fold, or on a split by hash, keeps its split in the card; scoring the data set's
-    present split could score pictures that the model was trained on.
+    The card keeps the split of the training. With another fold or hash, the data set's present split could hold images that
+    the model was trained on.
 
     Returns:
-        The samples, and notes for the reader.
+        The samples, and notes for the user.
 
     Raises:
         DataError: There is no such split.
@@ -77,11 +77,13 @@ def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample],
         return own, []
     trained = {stem: name for name, stems in splits.items() for stem in stems}
     present = {sample.stem: sample for sample in data.samples("all")}
-    # The same but for a few that were added or left out; a foreign data set may share a name here and there.
+    # Equal but for a few that were added or removed; a foreign data set may share some names.
     if not (trained.keys() <= present.keys() and len(trained) >= 0.9 * len(present)):
         return own, []
     unknown = {sample.stem for sample in own} - trained.keys()
     kept = [sample for stem, sample in sorted(present.items()) if trained.get(stem) == split or stem in unknown]
     if not kept or {sample.stem for sample in kept} == {sample.stem for sample in own}:
         return own, []
-    return kept, [f"split '{split}' is that of the model's training ({len(kept)} pictures), not the data set's own"]
+    return kept, [
+        f"split '{split}' is that of the model's training ({plural(len(kept), 'image')}), not the data set's own"
+    ]

@@ -1,7 +1,4 @@
-"""Images of several sizes in one batch.
-
-Training batches from any step on, the same whatever the number of workers.
-"""
+"""Training batches from any step on, the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from fullconv.data.augmentation import Augmentation, as_dtype, augment_all, preset
-from fullconv.data.crop_sampling import Crop, choose_focus, choose_sampling, crops_a_picture, likely_centres
+from fullconv.data.crop_sampling import Crop, center_probabilities, choose_sampling, crops_per_image, sample_center
 from fullconv.data.dataset import Dataset
-from fullconv.data.prefetch import pictures, read_ahead, read_sample
+from fullconv.data.prefetch import read_ahead, read_sample
 from fullconv.data.samples import Sample
 from fullconv.data.statistics import Statistics
 from fullconv.errors import DataError, FullconvError
@@ -34,39 +31,39 @@ from fullconv.labels import VOID
 def pad_together(
     images: Sequence[NDArray[Any]], masks: Sequence[Mapping[str, NDArray[np.uint8]]], fill: Sequence[float]
 ) -> tuple[list[NDArray[Any]], list[dict[str, NDArray[np.uint8]]]]:
-    """Pad pictures with their masks, right and bottom, to the largest height and width among them.
+    """Pad images with their masks, right and bottom, to the largest height and width among them.
 
     Args:
         images: Each (H, W, C), of one type.
-        masks: Of each picture, (H, W) uint8 by head.
-        fill: (C,) the mean colour, which normalised pictures have as 0.
+        masks: Of each image, (H, W) uint8 by head.
+        fill: (C,) the mean colour, which normalizes to 0.
 
     Returns:
-        Images of one size, the mean colour where there was nothing; masks, void there. So nothing that was added
-        counts in a loss. What the network says near it is not what it says of the picture alone.
+        Images of one size, padded with the mean colour; masks, padded with void, which counts in no loss. Scores near the
+        padding differ from those of the image alone.
     """
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     padded: list[NDArray[Any]] = []
     labels: list[dict[str, NDArray[np.uint8]]] = []
     for image, by_head in zip(images, masks, strict=True):
         h, w = image.shape[:2]
-        whole = np.empty((height, width, image.shape[2]), image.dtype)
-        whole[:] = as_dtype(np.asarray(fill, np.float64), image.dtype)
-        whole[:h, :w] = image
-        padded.append(whole)
+        canvas = np.empty((height, width, image.shape[2]), image.dtype)
+        canvas[:] = as_dtype(np.asarray(fill, np.float64), image.dtype)
+        canvas[:h, :w] = image
+        padded.append(canvas)
         labels.append({head: np.full((height, width), VOID, np.uint8) for head in by_head})
         for head, mask in by_head.items():
             labels[-1][head][:h, :w] = mask
     return padded, labels
 
 
-LEAST_STEPS = 50
-"""Steps of an epoch, however few pictures there are."""
+MIN_STEPS = 50
+"""Steps of an epoch, however few images there are."""
 
 Item = TypeVar("Item")
 
 START_METHOD: str | None = None
-"""How workers start: "fork", "spawn", "forkserver", or None for the system's own way."""
+"""How workers start: "fork", "spawn", "forkserver", or None for the system's default."""
 
 _ORDER, _CROP = 1, 2  # separate streams of random numbers from one seed
 
@@ -76,7 +73,7 @@ class Batch:
     """What a training step sees."""
 
     images: Tensor
-    """(N, h, w, C) in the pictures' own numbers: uint8, uint16 or float32."""
+    """(N, h, w, C) in the images' own values: uint8, uint16 or float32."""
     masks: dict[str, Tensor]
     """By head, (N, h, w) uint8: class indices and 255."""
     stems: list[str]
@@ -84,12 +81,12 @@ class Batch:
     step: int
     """Counted from the start of the run."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """Images that could not be read, and why; others took their place."""
+    """Stems of images that could not be read, and why; others took their place."""
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """All that decides what a batch holds; sent to workers."""
+class LoaderConfig:
+    """Everything that determines a batch; sent to workers."""
 
     dataset: Dataset
     samples: Sequence[Sample]
@@ -97,104 +94,104 @@ class _Plan:
     batch_size: int
     steps_per_epoch: int
     crops: int
-    """Crops of one picture in successive steps."""
+    """Crops of one image in successive steps."""
     scale: float
     seed: int
     rare: NDArray[np.float64] | None
-    """(K,) how likely a class is to be the centre of a crop; None for crops anywhere."""
+    """(K,) relative probability of each class as the center of a crop; None for crops anywhere."""
     skip_bad: bool
     cache_bytes: int
     slots: Sequence[int]
     """Places of the whole batch that this process fills."""
     channels: int
-    """That every picture must have."""
-    whole: bool = False
-    """Whether pictures are seen as they are; those of a batch are padded to one size."""
+    """Of every image."""
+    full_images: bool = False
+    """Whether images are not cropped; those of a batch are padded to one size."""
 
 
-class _Maker(TorchDataset[list[Batch]]):
-    """Makes the batches of one block: `crops` steps that share their pictures, so that each is decoded once."""
+class BatchBuilder(TorchDataset[list[Batch]]):
+    """Builds the batches of one block: `crops` steps that share their images, so that each is decoded once."""
 
-    def __init__(self, plan: _Plan) -> None:
-        self.plan = plan
-        self._kept: dict[int, tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]] = {}
-        self._kept_bytes = 0
+    def __init__(self, config: LoaderConfig) -> None:
+        self.config = config
+        self._cache: dict[int, tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]] = {}
+        self._cache_bytes = 0
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __getitem__(self, block: tuple[int, int]) -> list[Batch]:
-        """Make the steps of a block from (first step, one past the last)."""
-        plan = self.plan
+        """Build the steps of a block from (first step, one past the last)."""
+        config = self.config
         start, stop = block
-        visit = start // plan.crops * plan.batch_size
-        chosen = [(slot, self._index(visit + slot)) for slot in plan.slots]
+        visit = start // config.crops * config.batch_size
+        chosen = [(slot, self._index(visit + slot)) for slot in config.slots]
         skipped: list[tuple[str, str]] = []
-        pictures = [(slot, *self._picture(index, skipped)) for slot, index in chosen]
-        batches = [self._batch(step, pictures) for step in range(start, stop)]
+        samples = [(slot, *self._read_or_skip(index, skipped)) for slot, index in chosen]
+        batches = [self._batch(step, samples) for step in range(start, stop)]
         batches[0].skipped = skipped
         return batches
 
     def _index(self, visit: int) -> int:
-        """Which picture the n-th visit goes to: each once a pass, in an order of its own."""
-        count = len(self.plan.samples)
-        turn = visit // count
-        if self._order[0] != turn:
-            self._order = turn, np.random.default_rng([self.plan.seed, _ORDER, turn]).permutation(count)
+        """Return the image of the n-th visit: each once per pass, every pass in its own order."""
+        count = len(self.config.samples)
+        epoch = visit // count
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(count)
         return int(self._order[1][visit % count])
 
-    def _picture(
+    def _read_or_skip(
         self, index: int, skipped: list[tuple[str, str]]
     ) -> tuple[int, NDArray[Any], dict[str, NDArray[np.uint8]]]:
-        """Read a picture; one that cannot be read is an error, or the next takes its place."""
-        count = len(self.plan.samples)
+        """Read an image; one that cannot be read is an error, or with `skip_bad` the next takes its place."""
+        count = len(self.config.samples)
         for shift in range(count):
             place = (index + shift) % count
             try:
                 return place, *self._read(place)
             except FullconvError as error:
-                sample = self.plan.samples[place]
-                if not self.plan.skip_bad:
-                    raise DataError(f"{error} (in the middle of the run; --skip-bad goes on without it)") from error
+                sample = self.config.samples[place]
+                if not self.config.skip_bad:
+                    raise DataError(f"{error} (during training; --skip-bad continues without it)") from error
                 skipped.append((sample.stem, str(error)))
-        raise DataError(f"{self.plan.dataset.root}: not one of {count} pictures can be read. Check the disk.")
+        raise DataError(f"{self.config.dataset.root}: none of {count} images can be read. Check the disk.")
 
     def _read(self, index: int) -> tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]:
-        if index in self._kept:
-            return self._kept[index]
-        plan, sample = self.plan, self.plan.samples[index]
-        found = read_sample(plan.dataset, sample, plan.scale, plan.channels)
+        if index in self._cache:
+            return self._cache[index]
+        config, sample = self.config, self.config.samples[index]
+        found = read_sample(config.dataset, sample, config.scale, config.channels)
         size = found[0].nbytes + sum(mask.nbytes for mask in found[1].values())
-        # Nothing is thrown out again: in a random order a cache of the latest would hit no more often.
-        if self._kept_bytes + size <= plan.cache_bytes:
-            self._kept[index] = found
-            self._kept_bytes += size
+        # Nothing is evicted: in random order an LRU cache would hit no more often.
+        if self._cache_bytes + size <= config.cache_bytes:
+            self._cache[index] = found
+            self._cache_bytes += size
         return found
 
     def _batch(
-        self, step: int, pictures: Sequence[tuple[int, int, NDArray[Any], dict[str, NDArray[np.uint8]]]]
+        self, step: int, samples: Sequence[tuple[int, int, NDArray[Any], dict[str, NDArray[np.uint8]]]]
     ) -> Batch:
-        plan = self.plan
+        config = self.config
         images, masks, stems = [], [], []
-        epoch, inner = divmod(step, plan.steps_per_epoch)
-        for slot, index, image, labels in pictures:
-            position = inner * plan.batch_size + slot
-            rng = np.random.default_rng([plan.seed, _CROP, epoch, position])
-            focus = None
-            if plan.rare is not None and position % 2 == 0:
-                focus = choose_focus(next(iter(labels.values())), plan.rare, rng)
-            settings = replace(plan.augmentation, crop=image.shape[:2]) if plan.whole else plan.augmentation
-            cut, cut_labels = augment_all(image, labels, rng, settings, focus)
+        epoch, inner = divmod(step, config.steps_per_epoch)
+        for slot, index, image, labels in samples:
+            position = inner * config.batch_size + slot
+            rng = np.random.default_rng([config.seed, _CROP, epoch, position])
+            center = None
+            if config.rare is not None and position % 2 == 0:
+                center = sample_center(next(iter(labels.values())), config.rare, rng)
+            settings = replace(config.augmentation, crop=image.shape[:2]) if config.full_images else config.augmentation
+            cut, cut_labels = augment_all(image, labels, rng, settings, center)
             images.append(cut)
             masks.append(cut_labels)
-            stems.append(plan.samples[index].stem)
-        if plan.whole:
-            images, masks = pad_together(images, masks, plan.augmentation.fill)
+            stems.append(config.samples[index].stem)
+        if config.full_images:
+            images, masks = pad_together(images, masks, config.augmentation.fill_value)
         heads = masks[0].keys()
         stacked = {head: torch.from_numpy(np.stack([m[head] for m in masks])) for head in heads}
         return Batch(torch.from_numpy(np.stack(images)), stacked, stems, step)
 
 
-class _Blocks(Sampler[tuple[int, int]]):
-    """Yields the blocks from a step on, without end or up to one; a block is cut where the run starts inside it."""
+class BlockSampler(Sampler[tuple[int, int]]):
+    """Yields the blocks from a step on, endless or up to one; a run that starts inside a block begins with its rest."""
 
     def __init__(self, crops: int, start: int, stop: int | None) -> None:
         self.crops, self.start, self.stop = crops, start, stop
@@ -209,26 +206,27 @@ class _Blocks(Sampler[tuple[int, int]]):
 
 
 class TrainingBatches:
-    """Endless training batches; step n is the same whenever it is asked for, and by however many workers.
+    """Endless training batches; a step has the same batch from any start and with any number of workers.
 
     Args:
         dataset: Opened data set.
         split: Which of its splits.
-        batch_size: Crops a step, over all ranks.
-        crop: Height and width of a crop, at the working resolution; "whole" takes pictures as they are.
-        scale: Working resolution; pictures are resized by it (antialiased), masks by nearest.
+        batch_size: Crops per step, over all ranks.
+        crop: Height and width of a crop in pixels, at the working resolution; "whole" does not crop.
+        scale: Working resolution; images are resized by it (antialiased), masks by nearest.
         augment: A preset of `fullconv.data.augmentation`, or an Augmentation whose crop, fill and range are set.
-        seed: Decides everything that is random, with the epoch and the position in it.
-        sampling: "uniform"; "rare" centres every second crop on a class of the picture; "auto" chooses.
-        steps_per_epoch: None for one crop from each picture (more from large ones), and at least 50 steps.
-        workers: Processes that make batches; 0 makes them in a thread of this one, while the step runs.
-        statistics: Of the split, where they are known.
-        skip_bad: Go on with the next picture where one cannot be read in the middle of the run.
-        cache_bytes: Memory for decoded pictures, shared out among the workers.
-        rank, ranks: This process and how many there are; each makes every `ranks`-th crop of a batch.
+        seed: Random seed.
+        sampling: "uniform"; "rare" centers every second crop on a class of the image; "auto" chooses.
+        steps_per_epoch: None for one crop per image (more from large ones), and at least `MIN_STEPS`.
+        workers: Processes that build batches; 0 builds them in a thread of this one, while the step runs.
+        statistics: Of the split, if known.
+        skip_bad: Continue with the next image where one cannot be read; the data set's by default.
+        cache_bytes: Memory for decoded images, divided among the workers.
+        rank: Of this process.
+        ranks: World size; each rank builds every `ranks`-th crop of a batch.
 
     Raises:
-        DataError: The split is empty or its pictures differ in kind.
+        DataError: The split is empty or its images differ in kind.
     """
 
     def __init__(
@@ -253,18 +251,18 @@ class TrainingBatches:
         samples = dataset.samples(split)
         self.statistics = dataset.statistics(split) if statistics is None else statistics
         self.sampling, self.explain = choose_sampling(self.statistics, sampling, crop, scale)
-        crops = crops_a_picture(self.statistics, crop, scale)
+        crops = crops_per_image(self.statistics, crop, scale)
         if crops > 1:
-            self.explain += f" {crops} crops are taken from each decoded picture."
+            self.explain += f" {crops} crops are taken from each decoded image."
         if steps_per_epoch is None:
-            steps_per_epoch = max(LEAST_STEPS, math.ceil(len(samples) * crops / batch_size))
+            steps_per_epoch = max(MIN_STEPS, math.ceil(len(samples) * crops / batch_size))
         self.steps_per_epoch = steps_per_epoch
         self.workers = workers
         self.skipped: dict[str, str] = {}
         if isinstance(augment, str):
             size = (0, 0) if crop == "whole" else crop
             augment = preset(augment, size, self.statistics.fill, self.statistics.range)
-        self._plan = _Plan(
+        self._config = LoaderConfig(
             dataset=dataset,
             samples=samples,
             augmentation=augment,
@@ -273,84 +271,82 @@ class TrainingBatches:
             crops=crops,
             scale=scale,
             seed=seed,
-            rare=likely_centres(self.statistics) if self.sampling == "rare" else None,
+            rare=center_probabilities(self.statistics) if self.sampling == "rare" else None,
             skip_bad=dataset.skip_bad if skip_bad is None else skip_bad,
             cache_bytes=cache_bytes // max(1, workers),
             slots=range(rank, batch_size, ranks),
             channels=self.statistics.channels,
-            whole=crop == "whole",
+            full_images=crop == "whole",
         )
-        self._maker = _Maker(self._plan)
+        self._builder = BatchBuilder(self._config)
 
     @property
-    def keeps(self) -> bool:
-        """Whether every picture, once decoded, stays in memory for the later epochs and for those who ask again."""
-        plan, statistics = self._plan, self.statistics
-        pixel = statistics.channels * np.dtype(statistics.dtype).itemsize + len(plan.dataset.heads)
-        pixels = sum(height * width for height, width in statistics.sizes) * plan.scale**2
-        return not self.workers and pixel * pixels <= plan.cache_bytes
+    def fits_in_cache(self) -> bool:
+        """Whether every image, once decoded, stays in memory for later epochs."""
+        config, statistics = self._config, self.statistics
+        pixel_bytes = statistics.channels * np.dtype(statistics.dtype).itemsize + len(config.dataset.heads)
+        pixels = sum(height * width for height, width in statistics.sizes) * config.scale**2
+        return not self.workers and pixel_bytes * pixels <= config.cache_bytes
 
     def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
-        """Yield the batches from a step on (counted from the start of the run), without end or up to a step.
+        """Yield the batches from a step on (counted from the start of the run), endless or up to a step.
 
         Raises:
-            DataError: A picture cannot be read; names it.
+            DataError: An image cannot be read.
         """
-        blocks = _Blocks(self._plan.crops, start_step, stop_step)
-        made = self._by_workers(blocks) if self.workers else self._by_thread(blocks)
-        with contextlib.closing(made):
-            for block in made:
+        blocks = BlockSampler(self._config.crops, start_step, stop_step)
+        built = self._by_workers(blocks) if self.workers else read_ahead(map(self._builder.__getitem__, blocks), 2)
+        with contextlib.closing(built):
+            for block in built:
                 for batch in block:
                     self.skipped.update(batch.skipped)
                     yield batch
 
-    def whole(self, step: int) -> Batch:
-        """Make the batch of a step with the crops of all ranks."""
-        return _Maker(replace(self._plan, slots=range(self._plan.batch_size), cache_bytes=0))[step, step + 1][0]
+    def full_batch(self, step: int) -> Batch:
+        """Build the batch of a step with the crops of all ranks."""
+        config = replace(self._config, slots=range(self._config.batch_size), cache_bytes=0)
+        return BatchBuilder(config)[step, step + 1][0]
 
-    def _by_workers(self, blocks: _Blocks) -> Generator[list[Batch], None, None]:
+    def _by_workers(self, blocks: BlockSampler) -> Generator[list[Batch], None, None]:
         loader = DataLoader(
-            _Guarded(self._maker),
+            _ErrorsAsText(self._builder),
             batch_size=None,
             sampler=blocks,
             num_workers=self.workers,
             prefetch_factor=2,
             persistent_workers=True,
             multiprocessing_context=START_METHOD,
-            collate_fn=_same,
-            worker_init_fn=_end_with_the_run,
+            collate_fn=_identity,
+            worker_init_fn=_exit_with_parent,
         )
         for block in loader:
             if isinstance(block, str):
                 raise DataError(block)
             yield block
 
-    def _by_thread(self, blocks: _Blocks) -> Generator[list[Batch], None, None]:
-        return read_ahead(map(self._maker.__getitem__, blocks), 2)
 
+class _ErrorsAsText(TorchDataset[Any]):
+    """Returns an error's message instead of raising it: torch would wrap it in the worker's traceback."""
 
-class _Guarded(TorchDataset[Any]):
-    """Returns an error's words instead of raising it: torch would wrap it in the worker's traceback."""
-
-    def __init__(self, maker: _Maker) -> None:
-        self.maker = maker
+    def __init__(self, builder: BatchBuilder) -> None:
+        self.builder = builder
 
     def __getitem__(self, block: tuple[int, int]) -> list[Batch] | str:
         try:
-            return self.maker[block]
+            return self.builder[block]
         except FullconvError as error:
             return str(error)
 
 
-def _same(block: Any) -> Any:
+def _identity(block: Any) -> Any:
     return block
 
 
-def _end_with_the_run(_: int) -> None:
-    """Have this worker end when the process that makes the steps is gone, however that ended.
+def _exit_with_parent(_: int) -> None:
+    """End this worker when the training process is gone, even if that was killed.
 
-    torch's own watch asks for the parent's number. Under "forkserver", Python's way on Linux from 3.14 on, that is the
-    server's: workers of a run that was killed would stay for ever, with some 300 MB each.
+    torch's own watchdog compares the parent's process id. Under "forkserver", Python's default on Linux from 3.14 on, that is
+    the server's: workers of a killed run would stay forever, with some 300 MB each.
     """
     run = multiprocessing.parent_process()
 
@@ -360,6 +356,3 @@ def _end_with_the_run(_: int) -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-__all__ = ["Batch", "TrainingBatches", "pictures"]

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 import fullconv
 from fullconv.card import Card
-from fullconv.data import Dataset
-from fullconv.data.evaluation_samples import check_classes, choose_heads, choose_samples
+from fullconv.data import Dataset, check_classes, choose_samples, match_heads
 from fullconv.engines._optional import REQUIRES, check_installed
 from fullconv.engines.engine import head_names
 from fullconv.engines.exported import ENGINES_OF, EXPORT_KEY, LAYOUT_KEY, PRECISIONS
@@ -149,7 +148,7 @@ def _check(
     if (format, precision) == ("openvino", "int8"):
         check_installed(["nncf"], "export --precision int8")
     if dataset is not None:
-        for ours, theirs in choose_heads(card, dataset, None):
+        for ours, theirs in match_heads(card, dataset, None):
             check_classes(card.labels(ours).classes, dataset.labels[theirs].classes, str(dataset.root))
     return create
 

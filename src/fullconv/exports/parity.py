@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Dataset, Sample
-from fullconv.data.evaluation_samples import choose_heads, choose_samples
+from fullconv.data import Dataset, Sample, choose_samples, match_heads
 from fullconv.engines.engine import head_names
 from fullconv.errors import DataError, plural
 from fullconv.metrics import confusion_matrix, mean_iou
@@ -173,7 +172,7 @@ def validation_images(dataset: Dataset, exact: Segmenter, count: int = IMAGES) -
     if not dataset.splits.get("val"):
         raise DataError(f"{dataset.root}: has no validation images to compare the export on.")
     samples, _ = choose_samples(dataset, exact.card, "val")
-    heads = choose_heads(exact.card, dataset, None)
+    heads = match_heads(exact.card, dataset, None)
     step = max(1, len(samples) // count)
     for sample in samples[::step][:count]:
         image = exact.read(dataset.read_image(sample), sample.image.as_posix())

@@ -8,8 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fullconv.card import Card
-from fullconv.data.dataset import add_bands
-from fullconv.data.files import Folder
+from fullconv.data import Folder, add_bands
 from fullconv.errors import DataError, InputError
 from fullconv.images import read_image
 from fullconv.preprocess import select_bands

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from fullconv.data.files import IMAGE_SUFFIXES, walk
+from fullconv.data import IMAGE_SUFFIXES, walk
 from fullconv.errors import InputError, nearest
 
 Found = tuple[str, str]

@@ -11,8 +11,7 @@ from dataclasses import asdict
 
 import torch
 
-from fullconv.data import Dataset, Sample
-from fullconv.data.loader import Batch, TrainingBatches
+from fullconv.data import Batch, Dataset, Sample, TrainingBatches
 from fullconv.engines import AutoEngine
 from fullconv.evaluation import evaluate
 from fullconv.losses import ratio
@@ -76,7 +75,7 @@ def time_step(network: Network, train_step: TrainStep, loader: TrainingBatches, 
     state = new_state(copy.deepcopy(network), train_step.recipe)
     accumulate = train_step.recipe.accumulate
     rounds: list[list[float]] = []
-    for _ in range(2 if loader.keeps else 1):
+    for _ in range(2 if loader.fits_in_cache else 1):
         times: list[float] = []
         begin = last = time.perf_counter()
         micro_batches: list[Batch] = []
@@ -91,7 +90,7 @@ def time_step(network: Network, train_step: TrainStep, loader: TrainingBatches, 
             now = time.perf_counter()
             times.append(now - last)
             last = now
-            enough = len(times) >= 4 and now - begin > (budget / 2 if loader.keeps else budget)
+            enough = len(times) >= 4 and now - begin > (budget / 2 if loader.fits_in_cache else budget)
             if train_step.dist.broadcast(lambda enough=enough: enough):  # type: ignore[misc]
                 break
             if len(times) >= (len(rounds[0]) if rounds else 40):

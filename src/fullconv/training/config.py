@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fullconv.data import Dataset, Statistics
-from fullconv.data.crop_sampling import choose_loss
-from fullconv.data.loader import LEAST_STEPS
+from fullconv.data import MIN_STEPS, Dataset, Statistics, choose_loss
 from fullconv.errors import RecipeError, RunError, nearest
 from fullconv.nn import VARIANTS
 from fullconv.recipe import Recipe, dump_toml, parse_recipe, read_toml
@@ -273,7 +271,7 @@ class Schedule:
     def epochs(self) -> int:
         """Epochs of the whole run; fewer than 50 steps at its end belong to the epoch before."""
         full, rest = divmod(self.steps, self.steps_per_epoch)
-        return max(1, full + (rest >= min(LEAST_STEPS, self.steps_per_epoch)))
+        return max(1, full + (rest >= min(MIN_STEPS, self.steps_per_epoch)))
 
     def epoch_ends(self, step: int) -> bool:
         """Return whether an epoch ends after that many steps."""

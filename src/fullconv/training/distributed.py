@@ -22,8 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fullconv.data import Dataset, Sample
-from fullconv.data.evaluation_samples import check_classes, choose_heads
+from fullconv.data import Dataset, Sample, check_classes, match_heads
 from fullconv.errors import DataError, FullconvError, NetworkError, RunError, first_line, plural
 from fullconv.evaluation import Report, evaluate_heads
 from fullconv.metrics import Counts
@@ -479,7 +478,7 @@ def evaluate_distributed(
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()
     classes: dict[str, tuple[str, ...]] = {}
-    for head, data_head in choose_heads(segmenter.card, dataset, None):
+    for head, data_head in match_heads(segmenter.card, dataset, None):
         names = classes[head or ""] = segmenter.card.labels(head).classes
         check_classes(names, dataset.labels[data_head].classes, str(dataset.root))
     counts = {head: torch.zeros(len(samples), 3, len(names), dtype=torch.int64) for head, names in classes.items()}

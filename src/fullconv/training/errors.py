@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fullconv.data.loader import Batch
+from fullconv.data import Batch
 from fullconv.errors import RunError, first_line
 from fullconv.recipe import Recipe
 

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from fullconv.checkpoint import write_best
-from fullconv.data import Sample
-from fullconv.data.loader import Batch, TrainingBatches
+from fullconv.data import Batch, Sample, TrainingBatches
 from fullconv.errors import OutputError
 from fullconv.evaluation import Report
 from fullconv.segmenter import Segmenter
@@ -232,7 +231,7 @@ class TrainLoop:
     def explain(self, error: NonFiniteError, batches: Sequence[Batch]) -> BaseException:
         """Dump a step whose loss is not finite, and return the error to raise."""
         if self.dist.world_size > 1:
-            batches = [self.loader.whole(batch.step) for batch in batches]
+            batches = [self.loader.full_batch(batch.step) for batch in batches]
         if self.dist.is_main:
             dump_failed_step(error, self.state, self.train_step, batches, self.context.run_dir, self.schedule.steps)
         return self.dist.main_raises(error.with_hint(self.context.recipe, batches, self.context.run_dir.path))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fullconv.card import Card
 from fullconv.checkpoint import read_state, write_state
-from fullconv.data.loader import Batch
+from fullconv.data import Batch
 from fullconv.errors import ModelFileError, RunError, plural
 from fullconv.labels import VOID
 from fullconv.losses import PixelLoss

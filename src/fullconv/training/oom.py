@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 
-from fullconv.data.loader import Batch
+from fullconv.data import Batch
 from fullconv.recipe import Recipe
 from fullconv.training.errors import TrainOOMError, catch_oom
 

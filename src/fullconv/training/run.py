@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from fullconv.checkpoint import read_checkpoint
-from fullconv.data import Dataset, Statistics, open_dataset, require_usable
-from fullconv.data.loader import TrainingBatches
+from fullconv.data import Dataset, Statistics, TrainingBatches, open_dataset, require_usable
 from fullconv.errors import DataError, RecipeError, RunError, plural
 from fullconv.losses import parse_loss, ratio
 from fullconv.nn import Network, check_build_args

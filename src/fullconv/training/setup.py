@@ -11,9 +11,7 @@ import torch
 
 from fullconv._version import __version__
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
-from fullconv.data import Dataset, Sample, Statistics
-from fullconv.data.crop_sampling import class_weights
-from fullconv.data.loader import TrainingBatches
+from fullconv.data import Dataset, Sample, Statistics, TrainingBatches, class_weights
 from fullconv.dataset_constants import channel_means
 from fullconv.errors import DataError, RunError, plural
 from fullconv.losses import PixelLoss

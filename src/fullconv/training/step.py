@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.data.loader import Batch
+from fullconv.data import Batch
 from fullconv.losses import LossSums, PixelLoss
 from fullconv.nn import Network
 from fullconv.preprocess import normalize
