@@ -60,7 +60,7 @@ def size(name: str) -> float:
 
 
 def pick(count: int, seed: int) -> list[tuple[str, float]]:
-    """Pick names at random, leaving out what is too large."""
+    """Pick names at random, omitting what is too large."""
     names = timm.list_models()
     random.Random(seed).shuffle(names)
     chosen: list[tuple[str, float]] = []
@@ -76,7 +76,7 @@ def attempt(name: str, millions: float) -> Trial:
     """Build one, and run it on an odd size.
 
     Raises:
-        AssertionError: It was built and yet gives another size than the picture's.
+        AssertionError: It was built and yet gives another size than the image's.
     """
     try:
         network = build("fcn8s", backbone=name, num_classes=2)

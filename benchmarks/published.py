@@ -24,7 +24,7 @@ import fullconv
 LIMIT = 3e9
 """Bytes that a forward may need at its peak."""
 PAPER = {"voc-fcn8s": 0.175}
-"""Seconds a picture on the authors' GPU. Source: Long et al., CVPR 2015, results on the VOC test sets."""
+"""Seconds an image on the authors' GPU. Source: Long et al., CVPR 2015, results on the VOC test sets."""
 
 
 def one(variant: str, height: int, width: int) -> dict[str, float]:

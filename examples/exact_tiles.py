@@ -1,7 +1,7 @@
-"""Tiles that give the whole picture's answer, on a picture larger than any that the network was trained on.
+"""Tiles that give the whole image's answer, on an image larger than any that the network was trained on.
 
-A picture of shapes is made, 480x640 pixels, and its logits are computed at once and in tiles of several sizes. They differ by
-the rounding of a different order of sums, and no label differs. `docs/concepts/geometry.md` says why.
+It draws a synthetic image of shapes, 480x640 pixels, and computes its logits at once and in tiles of several sizes. They
+differ by the rounding of a different order of sums, and no label differs. `docs/concepts/geometry.md` says why.
 
 Run it: python examples/exact_tiles.py MODEL [--save FILE.png], for example demo/run, which `make demo` made
 """
@@ -22,13 +22,13 @@ from fullconv.tiling import plan
 def main(model: Path, save: Path | None = None, height: int = 480, width: int = 640) -> dict[int, tuple[float, int]]:
     """Print, by size of tile, how far logits are apart and how many labels differ."""
     segmenter = fullconv.load(model)
-    picture, _ = draw(np.random.default_rng(5), (height, width))
+    image, _ = draw(np.random.default_rng(5), (height, width))
     if save is not None:
-        Image.fromarray(picture).save(save)
-    whole = segmenter.logits(picture, tile="none")
+        Image.fromarray(image).save(save)
+    whole = segmenter.logits(image, tile="none")
     found = {}
     for side in (32, 64, 128, 256):
-        tiled = segmenter.logits(picture, tile=side)
+        tiled = segmenter.logits(image, tile=side)
         difference = float(np.abs(whole - tiled).max() / np.abs(whole).max())
         labels = int((whole.argmax(0) != tiled.argmax(0)).sum())
         rows, columns = plan(segmenter.network, height, width, side)
@@ -44,5 +44,5 @@ def main(model: Path, save: Path | None = None, height: int = 480, width: int = 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--save", metavar="FILE.png", type=Path, help="write the picture")
+    parser.add_argument("--save", metavar="FILE.png", type=Path, help="write the image")
     main(**vars(parser.parse_args()))

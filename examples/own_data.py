@@ -1,14 +1,14 @@
-"""Pictures of one's own, from folders as CVAT or labelme leave them, to a model and its answers.
+"""Images of one's own, from folders as CVAT or labelme leave them, to a model and its answers.
 
-An export has a folder of pictures and one of masks with the same names. The masks of a two-class project often hold 0 and
+An export has a folder of images and one of masks with the same names. The masks of a two-class project often hold 0 and
 255; but 255 means "does not count" in most data sets, and here, too. So a `data.toml` beside the folders says what the
 numbers mean:
 
     classes = ["background", "crack"]
     values = { 0 = "background", 255 = "crack" }
 
-Without a folder this script makes such an export (pictures with a bright line) in a temporary folder, and shows what is
-said before `data.toml` is there.
+Without a folder this script makes such an export (images with a bright line) in a temporary folder, and shows what is
+reported before `data.toml` is there.
 
 Run it: python examples/own_data.py [DATA] [--epochs N]
 """
@@ -28,19 +28,19 @@ from fullconv.data import summary
 SETTINGS = 'classes = ["background", "crack"]\nvalues = { 0 = "background", 255 = "crack" }\n'
 
 
-def make_export(root: Path, pictures: int = 24, size: tuple[int, int] = (72, 96)) -> Path:
-    """Make pictures of a bright line on noisy ground, and masks of 0 and 255, as an annotation tool exports them."""
+def make_export(root: Path, count: int = 24, size: tuple[int, int] = (72, 96)) -> Path:
+    """Make images of a bright line on noisy ground, and masks of 0 and 255, as an annotation tool exports them."""
     rng = np.random.default_rng(0)
     height, width = size
-    for number in range(pictures):
+    for number in range(count):
         mask = Image.new("L", (width, height))
         ends = [(0, int(rng.integers(height))), (width, int(rng.integers(height)))]
         ImageDraw.Draw(mask).line(ends, fill=255, width=int(rng.integers(6, 12)))
         ground = rng.uniform(60, 120) + 60 * (np.asarray(mask)[..., None] > 0)
         image = Image.fromarray((ground + rng.normal(0, 12, (height, width, 3))).clip(0, 255).astype(np.uint8))
-        for folder, name, picture in (("images", f"{number:03d}.jpg", image), ("masks", f"{number:03d}.png", mask)):
+        for folder, name, array in (("images", f"{number:03d}.jpg", image), ("masks", f"{number:03d}.png", mask)):
             (root / folder).mkdir(parents=True, exist_ok=True)
-            picture.save(root / folder / name)
+            array.save(root / folder / name)
     return root
 
 
@@ -52,11 +52,11 @@ def problems(data: Path) -> list[str]:
 def main(data: Path | None = None, epochs: int = 2) -> dict[str, object]:
     """Check, train, evaluate, predict."""
     with tempfile.TemporaryDirectory() as folder:
-        said: list[str] = []
+        reported: list[str] = []
         if data is None:
             data = make_export(Path(folder) / "export")
-            said = problems(data)
-            print("Without data.toml:", *said, sep="\n  ")
+            reported = problems(data)
+            print("Without data.toml:", *reported, sep="\n  ")
             (data / "data.toml").write_text(SETTINGS, encoding="utf-8")
         print("Now:", *problems(data) or ["nothing is wrong"], sep="\n  ")
 
@@ -66,13 +66,13 @@ def main(data: Path | None = None, epochs: int = 2) -> dict[str, object]:
         report = fullconv.evaluate(segmenter, data)
         print(report)
 
-        picture = next(path for path in sorted((data / "images").iterdir()) if path.suffix == ".jpg")
-        prediction = segmenter.predict(picture)
+        image = next(path for path in sorted((data / "images").iterdir()) if path.suffix == ".jpg")
+        prediction = segmenter.predict(image)
         prediction.save(Path(folder) / "labels.png")  # indexed, with the model's colours
         prediction.overlay().save(Path(folder) / "overlay.png")
         print(prediction)
         return {
-            "said": said,
+            "reported": reported,
             "mean_iou": report.mean_iou,
             "share": prediction.counts(),
             "files": len(list(run.iterdir())),

@@ -1,10 +1,10 @@
-"""Every published net of the family: what it is, its layers with their geometry, and an answer for a made picture.
+"""Every published net of the family: what it is, its layers with their geometry, and an answer for a synthetic image.
 
 One class makes them all, from the rows of a table (`fullconv.nn.registry`); so this example is a table, too. For each net
 it prints where it comes from, the maps that count (stride, receptive field, where the first cell lies), the crops that
-follow from them, and what comes out for a picture of 97x130.
+follow from them, and what comes out for an image of 97x130.
 
-The pictures are made, and the weights are random, so the labels mean nothing: what is shown is the way from a picture to
+The images are made, and the weights are random, so the labels mean nothing: what is shown is the way from an image to
 a label map, with the preprocessing of the release (BGR, minus the mean, no division). By default nets have a sixteenth of
 their channels, which changes no geometry; `--full` builds them in full (half a gigabyte and some seconds each). Real
 weights come by `fullconv import FILE --as NAME -o MODEL`, where the release's own files or its ports are taken.
@@ -28,7 +28,7 @@ from fullconv.nn import VARIANTS, Network
 from fullconv.nn.heads import final_crop
 
 BANDS = {3: "red, green, blue", 4: "red, green, blue, depth", 6: "red, green, blue, and depth as HHA"}
-"""What the channels of a picture are, by their number."""
+"""What the channels of an image are, by their number."""
 KEPT = ("pool3", "pool4", "pool5", "fc6", "fc7", "inception_5b", "layer2", "layer4")
 """Layers that are shown, besides the scores."""
 
@@ -38,7 +38,7 @@ def published() -> list[str]:
     return [name for name, row in VARIANTS.items() if row.caffe is not None or row.upsample_mode == "size"]
 
 
-def made_picture(channels: int, height: int = 97, width: int = 130) -> np.ndarray:
+def synthetic_image(channels: int, height: int = 97, width: int = 130) -> np.ndarray:
     """Return a disc on a slope of grey, (H, W, C) uint8; bands beyond the third are depth."""
     y, x = np.mgrid[:height, :width]
     disc = np.hypot(y - 50, x - 60) < 30
@@ -81,27 +81,27 @@ def crops(network: Network) -> str:
     """Return the crops of a net of the release in words: of the skips, coarse to fine, then of the last map."""
     release = network.spec.caffe
     if release is None:
-        return "none: scores grow to the size of the picture, by half pixels"
+        return "none: scores grow to the size of the image, by half pixels"
     heads = list(network.head.values()) if isinstance(network.head, nn.ModuleDict) else [network.head]
     inner = [crop.offset for crop in getattr(heads[0], "crop", nn.ModuleDict()).values()]
     return ", ".join(map(str, [*inner, final_crop(network.geometry, network.score_stride, release.kernel)]))
 
 
 def show(name: str, full: bool = False) -> dict[str, object]:
-    """Build a net, print what it is, and label a picture."""
+    """Build a net, print what it is, and label an image."""
     network = build(name, full)
     print(f"\n{name}: {VARIANTS[name].description}")
-    print(f"  pictures of {BANDS[network.in_channels]}; crops {crops(network)}")
+    print(f"  images of {BANDS[network.in_channels]}; crops {crops(network)}")
     table = layer_table(network)
     for layer, shape, stride, field, offset in table:
         print(f"  {layer:24} {shape:>14}  stride {stride:<3g} sees {field:<4} first cell at {offset:g}")
     segmenter = fullconv.Segmenter(network, foreign_card(network, name, "random"), device="cpu", precision="fp32")
-    picture = made_picture(network.in_channels)
-    prediction = segmenter.predict(picture)
+    image = synthetic_image(network.in_channels)
+    prediction = segmenter.predict(image)
     maps = prediction.label_maps if isinstance(network.num_classes, dict) else {"": prediction.label_map}
     for head, labels in maps.items():
         count = network.num_classes[head] if isinstance(network.num_classes, dict) else network.num_classes
-        print(f"  {head or 'labels'}: {count} classes, {picture.shape} -> {labels.shape}")
+        print(f"  {head or 'labels'}: {count} classes, {image.shape} -> {labels.shape}")
     return {
         "field": network.receptive_field,
         "crops": crops(network),

@@ -31,20 +31,20 @@ def a_network() -> dict[str, object]:
 
 
 def tiles() -> dict[str, object]:
-    """Give the whole picture's answer in tiles; any module from pictures to logits of the same size will do."""
+    """Give the whole image's answer in tiles; any module from images to logits of the same size will do."""
     torch.manual_seed(0)
     network = fullconv.build("fcn8s", backbone="tiny", num_classes=3)
     segmenter = fullconv.Segmenter.from_network(network, classes=["sky", "road", "car"])
-    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    whole, tiled = segmenter.logits(picture, tile="none"), segmenter.logits(picture, tile=64)
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    whole, tiled = segmenter.logits(image, tile="none"), segmenter.logits(image, tile=64)
     difference = float(np.abs(whole - tiled).max() / np.abs(whole).max())
-    print(f"tiles of 64 and the whole picture differ by {difference:.1g} of the largest logit")
-    same = segmenter.predict(picture, tile="none").label_map == segmenter.predict(picture, tile=64).label_map
+    print(f"tiles of 64 and the whole image differ by {difference:.1g} of the largest logit")
+    same = segmenter.predict(image, tile="none").label_map == segmenter.predict(image, tile=64).label_map
     return {"difference": difference, "same": bool(same.all())}
 
 
 def a_run(epochs: int) -> dict[str, object]:
-    """Train on made pictures, load the file that came of it, and score that."""
+    """Train on synthetic images, load the file that came of it, and score that."""
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder) / "data", Path(folder) / "run"
         make_shapes(data, size=(48, 64))

@@ -4,7 +4,7 @@ The article takes a ResNet-34 to stride 32, scores it with a 1x1 convolution, an
 convolutions (2x, 2x, 8x). What it gets wrong, and what is right:
 
 - "Exactly the same size" holds for multiples of 32 only: the article's network makes 256 of 225 and 64 of 33. Here the
-  picture is padded to a multiple of 32, and the result cut to the picture: 225 gives 225.
+  image is padded to a multiple of 32, and the result cut to the image: 225 gives 225.
 - It replaces `conv1` by a new layer, which throws the pretrained stem away. Here the encoder stays as it is.
 - It puts ReLUs on the scores and between the transposed convolutions, which cuts off all evidence against a class. Scores
   need their sign; there is no ReLU behind the score layer here.
@@ -14,7 +14,7 @@ convolutions (2x, 2x, 8x). What it gets wrong, and what is right:
 - Batch norms are torchvision's, not the paper's; and FCN-16s and 8s were trained in stages, after 32s.
 
 One thing is easy to miss. Cell i of ResNet's last map is centred on pixel 32 i, not on pixel 32 i + 15.5 as in VGG,
-because its convolutions of odd size are padded evenly. Interpolation "to the size of the picture" takes it for the latter
+because its convolutions of odd size are padded evenly. Interpolation "to the size of the image" takes it for the latter
 and shifts every label by 15.5 pixels. `fullconv.geometry` computes where the cells lie.
 
 Run it: python examples/resnet_fcn32s.py
@@ -33,7 +33,7 @@ from fullconv.nn.upsample import Upsample
 
 
 class ResNetFCN32s(nn.Module):
-    """Map pictures (N, 3, H, W) to logits (N, K, H, W), any H, W >= 1."""
+    """Map images (N, 3, H, W) to logits (N, K, H, W), any H, W >= 1."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

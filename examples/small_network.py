@@ -1,16 +1,16 @@
 """A small network of our own that finds rectangles, corrected from a widely read blog post.
 
 The post builds a network of 3x3 convolutions (3-64-128-256-256) with three 2x2 pools, grows its map with two transposed
-convolutions, and trains it on one picture of 128x128 pixels. What it gets wrong, and what is right:
+convolutions, and trains it on one image of 128x128 pixels. What it gets wrong, and what is right:
 
 - Three pools divide the size by 8; two transposed convolutions give back 4. The post's output is 64x64, and the loss
   against a mask of 128x128 raises an error. The factors of the upsampling must multiply to the stride: 2 x 2 x 2 = 8.
 - A size that 8 does not divide (127) loses pixels where pools round down. Here they round up, and the result is cut to
-  the size of the picture. The cut begins at 0, because pool and transposed convolution shift by half a pixel each, in
+  the size of the image. The cut begins at 0, because pool and transposed convolution shift by half a pixel each, in
   opposite directions: `fullconv.geometry` computes it, and prints "offset 0" below.
 - Skips are named as a part of such networks, but the post has none. Here maps of equal stride and width are added.
-- The picture is random numbers that have nothing to do with the mask, so the network can only learn it by heart.
-  Here the rectangle is visible, every picture has another one, and the score is counted on pictures it has not seen.
+- The image is random numbers that have nothing to do with the mask, so the network can only learn it by heart.
+  Here the rectangle is visible, every image has another one, and the score is counted on images it has not seen.
 - Values from 0 to 255 go in as they are. Here they become numbers around 0.
 - Fully connected layers are not removed from a network to make it fully convolutional; they become convolutions
   (`vgg_fcn8s.py`). This network never had any.
@@ -35,7 +35,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # of values that were divided b
 
 
 class SmallNetwork(nn.Module):
-    """Map pictures (N, 3, H, W) to logits (N, K, H, W), any H, W >= 1."""
+    """Map images (N, 3, H, W) to logits (N, K, H, W), any H, W >= 1."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def cut(fine: Tensor, like: Tensor) -> Tensor:
 
 
 def rectangle(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Make a picture (H, W, 3) uint8 of a rectangle on noisy ground, and its mask (H, W) uint8."""
+    """Make an image (H, W, 3) uint8 of a rectangle on noisy ground, and its mask (H, W) uint8."""
     (top, left), (height, width) = rng.integers(0, size // 2, 2), rng.integers(size // 5, size // 2, 2)
     mask = np.zeros((size, size), np.uint8)
     mask[top : top + height, left : left + width] = 1
@@ -73,7 +73,7 @@ def rectangle(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray, np
 
 
 def as_input(images: np.ndarray) -> Tensor:
-    """Turn pictures (N, H, W, 3) uint8 into the network's input (N, 3, H, W)."""
+    """Turn images (N, H, W, 3) uint8 into the network's input (N, 3, H, W)."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (x - MEAN[0]) / STD[0]
 
@@ -97,23 +97,23 @@ def train(network: nn.Module, images: np.ndarray, masks: np.ndarray, epochs: int
     return losses
 
 
-def main(pictures: int = 16, epochs: int = 5, plot: str | None = None) -> dict[str, object]:
-    """Train on some pictures, score on others; return what was printed."""
+def main(count: int = 16, epochs: int = 5, plot: str | None = None) -> dict[str, object]:
+    """Train on some images, score on others; return what was printed."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    made = [rectangle(rng) for _ in range(pictures + 8)]
-    images, masks = (np.stack(part) for part in zip(*made, strict=True))
+    drawn = [rectangle(rng) for _ in range(count + 8)]
+    images, masks = (np.stack(part) for part in zip(*drawn, strict=True))
     network = SmallNetwork(len(CLASSES))
     print(f"{tuple(as_input(images[:1]).shape)} -> {tuple(network(as_input(images[:1])).shape)}")
-    losses = train(network, images[:pictures], masks[:pictures], epochs)
+    losses = train(network, images[:count], masks[:count], epochs)
 
     segmenter = fullconv.Segmenter.from_network(network, classes=CLASSES, mean=MEAN, std=STD)
     geometry = segmenter.network.geometry
     print(f"offset {geometry.y.offset}, stride {segmenter.network.stride}, sees {geometry.receptive_field} pixels")
-    unseen = [segmenter.predict(image).label_map for image in images[pictures:]]
-    confusion = confusion_matrix(masks[pictures:], np.stack(unseen), len(CLASSES))
+    unseen = [segmenter.predict(image).label_map for image in images[count:]]
+    confusion = confusion_matrix(masks[count:], np.stack(unseen), len(CLASSES))
     score = float(iou(confusion)[1])
-    print(f"IoU of the rectangles in 8 pictures it has not seen: {score:.3f}")
+    print(f"IoU of the rectangles in 8 images it has not seen: {score:.3f}")
 
     odd = images[-1][:127, :93]
     whole, tiled = segmenter.predict(odd).label_map, segmenter.predict(odd, tile=32).label_map
@@ -125,7 +125,7 @@ def main(pictures: int = 16, epochs: int = 5, plot: str | None = None) -> dict[s
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--plot", metavar="FILE.png", help="picture, mask and prediction side by side (matplotlib)")
+    parser.add_argument("--plot", metavar="FILE.png", help="image, mask and prediction side by side (matplotlib)")
     main(**vars(parser.parse_args()))

@@ -34,7 +34,7 @@ POOLS = {16: 8, 23: 16, 30: 32}  # layer of torchvision's VGG-16 -> stride of th
 
 
 class VGGFCN8s(nn.Module):
-    """Map pictures (N, 3, H, W) to logits (N, K, H, W), any H, W >= 1.
+    """Map images (N, 3, H, W) to logits (N, K, H, W), any H, W >= 1.
 
     Args:
         num_classes: K.

@@ -23,6 +23,20 @@ DILATABLE = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenetv3_large
 PUBLISHED = ("torchvision-fcn_resnet50", "torchvision-fcn_resnet101")
 
 
+RELEASE = [name for name, spec in VARIANTS.items() if spec.caffe is not None]
+
+
+def narrow(variant: str, width: float = 1 / 16, seed: int = 0, **settings: Any) -> Network:
+    """Build a narrow network of the Caffe release, whose score layers are not 0: that would hide every difference."""
+    torch.manual_seed(seed)
+    built = build(variant, width=width, **settings)
+    for module in built.head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.1)
+            nn.init.normal_(module.bias, std=0.1)
+    return built
+
+
 def served() -> list[tuple[str, str]]:
     """Every variant with every backbone that it goes with, the published nets with their own."""
     pairs = [(variant, backbone) for variant in SKIPS for backbone in WIDTHS]
@@ -54,7 +68,7 @@ def enliven(module: Any) -> Any:
     return module.eval()
 
 
-def pictures(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+def random_images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 

@@ -85,7 +85,7 @@ def test_the_rectangle_is_visible_in_its_picture():
 
 def test_the_small_network_draws_its_result(tmp_path):
     pytest.importorskip("matplotlib")
-    example("small_network.py")["main"](pictures=2, epochs=1, plot=str(tmp_path / "plot.png"))
+    example("small_network.py")["main"](count=2, epochs=1, plot=str(tmp_path / "plot.png"))
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
@@ -161,8 +161,8 @@ def test_the_vgg_with_its_fully_connected_layers_as_convolutions():
 def test_own_data_says_what_is_missing_and_then_learns(capsys):
     module = example("own_data.py")
     found = module["main"]()
-    assert "[binary-mask] masks hold only 0 and 255" in found["said"][0]
-    assert 'values = { 0 = "background", 255 = "foreground" }' in found["said"][0]
+    assert "[binary-mask] masks hold only 0 and 255" in found["reported"][0]
+    assert 'values = { 0 = "background", 255 = "foreground" }' in found["reported"][0]
     assert "nothing is wrong" in capsys.readouterr().out
     assert found["mean_iou"] > 0.7
     assert sum(found["share"].values()) == 72 * 96
@@ -171,9 +171,9 @@ def test_own_data_says_what_is_missing_and_then_learns(capsys):
 
 def test_own_data_takes_a_folder(tmp_path):
     module = example("own_data.py")
-    data = module["make_export"](tmp_path / "mine", pictures=6)
+    data = module["make_export"](tmp_path / "mine", count=6)
     (data / "data.toml").write_text(module["SETTINGS"], encoding="utf-8")
-    assert module["main"](data, epochs=1)["said"] == []
+    assert module["main"](data, epochs=1)["reported"] == []
 
 
 def test_the_python_api_does_what_it_says():

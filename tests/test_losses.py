@@ -87,7 +87,7 @@ def test_dice_is_that_of_a_loop_over_classes(name, weights):
     )
 
 
-def test_dice_runs_over_the_classes_in_the_truth_only():
+def test_dice_runs_over_the_classes_in_the_ground_truth_only():
     logits, target = batch()
     target[target == 1] = 3
     np.testing.assert_allclose(
@@ -157,7 +157,7 @@ def test_logits_of_zero_cost_the_logarithm_of_the_number_of_classes():
     np.testing.assert_allclose(mean(CASES["caffe"], logits, target).item(), 9 * math.log(K), rtol=1e-6)
 
 
-def test_the_sum_is_divided_by_pictures_as_in_caffe():
+def test_the_sum_is_divided_by_images_as_in_caffe():
     logits, target = batch()
     expected = F.cross_entropy(logits, target.long(), ignore_index=255, reduction="sum") / 3
     np.testing.assert_allclose(mean(CASES["caffe"], logits, target).item(), expected.item(), rtol=1e-12)
@@ -220,9 +220,9 @@ def test_coarse_scores_in_bf16_are_grown_in_float32(layout):
     loss, expected = (CASES["weighted"].sums(s, target, grown(scores)).numerator for s in (scores, exact))
     assert loss.dtype == torch.float32
     np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-5)
-    (gradient,), (wanted,) = torch.autograd.grad(loss, scores), torch.autograd.grad(expected, exact)
+    (gradient,), (expected,) = torch.autograd.grad(loss, scores), torch.autograd.grad(expected, exact)
     assert gradient.dtype == torch.bfloat16
-    torch.testing.assert_close(gradient.double(), wanted, rtol=2**-7, atol=1e-5)
+    torch.testing.assert_close(gradient.double(), expected, rtol=2**-7, atol=1e-5)
 
 
 def test_coarse_scores_need_matrices_and_labels_that_fit():
@@ -316,7 +316,7 @@ def test_a_loss_without_gradient_can_be_asked_for():
     assert loss.item() == mean(CASES["sum"], logits, target).item()
 
 
-# words
+# message
 
 
 def test_a_sum_is_read_with_its_factors():
@@ -325,7 +325,7 @@ def test_a_sum_is_read_with_its_factors():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("cross_entrpy", r"no loss 'cross_entrpy', only cross_entropy, focal, dice.*Did you mean 'cross_entropy'\?"),
         ("cross_entropy + ", r"there is no loss ''"),
@@ -338,8 +338,8 @@ def test_a_sum_is_read_with_its_factors():
         ("dice + dice", r"dice is named twice"),
     ],
 )
-def test_a_loss_that_cannot_be_is_explained(text, words):
-    with pytest.raises(RecipeError, match=words):
+def test_a_loss_that_cannot_be_is_explained(text, message):
+    with pytest.raises(RecipeError, match=message):
         PixelLoss(text)
 
 

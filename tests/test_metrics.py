@@ -33,7 +33,7 @@ from fullconv.metrics import (
     total,
 )
 
-TRUTH = np.array([[0, 0, 1, 1], [0, 1, 1, 255], [2, 2, 0, 0]], dtype=np.uint8)
+TARGET = np.array([[0, 0, 1, 1], [0, 1, 1, 255], [2, 2, 0, 0]], dtype=np.uint8)
 PREDICTION = np.array([[0, 1, 1, 1], [0, 1, 0, 3], [2, 0, 0, 0]], dtype=np.uint8)
 CLASSES = 5
 NAN = float("nan")
@@ -50,56 +50,56 @@ def naive_confusion(target, prediction, num_classes, ignore_index=255):
 def naive_mean_iou(matrix, policy):
     values = []
     for k in range(len(matrix)):
-        truth, predicted = sum(matrix[k]), sum(row[k] for row in matrix)
-        if truth > 0 or (policy == "nan" and predicted > 0):
-            values.append(matrix[k][k] / (truth + predicted - matrix[k][k]))
+        target, predicted = sum(matrix[k]), sum(row[k] for row in matrix)
+        if target > 0 or (policy == "nan" and predicted > 0):
+            values.append(matrix[k][k] / (target + predicted - matrix[k][k]))
     return sum(values) / len(values) if values else NAN
 
 
 label_maps = hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, 3))
-truths = hnp.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 3, 255]))
+targets = hnp.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 3, 255]))
 matrices = hnp.arrays(np.int64, (4, 4), elements=st.integers(0, 9))
 
 
 # the confusion matrix
 
 
-@given(truth=truths, prediction=label_maps)
-def test_the_matrix_is_that_of_a_loop_over_pixels(truth, prediction):
-    matrix = confusion_matrix(truth, prediction, 4)
+@given(target=targets, prediction=label_maps)
+def test_the_matrix_is_that_of_a_loop_over_pixels(target, prediction):
+    matrix = confusion_matrix(target, prediction, 4)
     assert matrix.dtype == np.int64
-    np.testing.assert_array_equal(matrix, naive_confusion(truth, prediction, 4))
+    np.testing.assert_array_equal(matrix, naive_confusion(target, prediction, 4))
 
 
-@given(truth=truths, prediction=label_maps, cut=st.integers(0, 6))
-def test_the_matrix_of_a_whole_is_the_sum_over_its_parts_in_any_grouping(truth, prediction, cut):
-    parts = [confusion_matrix(truth[rows], prediction[rows], 4) for rows in (slice(0, cut), slice(cut, None))]
-    np.testing.assert_array_equal(parts[1] + parts[0], confusion_matrix(truth, prediction, 4))
+@given(target=targets, prediction=label_maps, cut=st.integers(0, 6))
+def test_the_matrix_of_a_whole_is_the_sum_over_its_parts_in_any_grouping(target, prediction, cut):
+    parts = [confusion_matrix(target[rows], prediction[rows], 4) for rows in (slice(0, cut), slice(cut, None))]
+    np.testing.assert_array_equal(parts[1] + parts[0], confusion_matrix(target, prediction, 4))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
 def test_integers_of_any_width_count_the_same(dtype):
-    matrix = confusion_matrix(TRUTH.astype(dtype), PREDICTION.astype(dtype), CLASSES)
-    np.testing.assert_array_equal(matrix, naive_confusion(TRUTH, PREDICTION, CLASSES))
+    matrix = confusion_matrix(TARGET.astype(dtype), PREDICTION.astype(dtype), CLASSES)
+    np.testing.assert_array_equal(matrix, naive_confusion(TARGET, PREDICTION, CLASSES))
 
 
 def test_tensors_count_as_arrays_do():
-    matrix = confusion_matrix(torch.from_numpy(TRUTH).long(), torch.from_numpy(PREDICTION), CLASSES)
-    np.testing.assert_array_equal(matrix, naive_confusion(TRUTH, PREDICTION, CLASSES))
+    matrix = confusion_matrix(torch.from_numpy(TARGET).long(), torch.from_numpy(PREDICTION), CLASSES)
+    np.testing.assert_array_equal(matrix, naive_confusion(TARGET, PREDICTION, CLASSES))
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 0, 1000])
 def test_another_void_value_drops_its_pixels(ignore_index):
-    truth = np.array([ignore_index, 1, 2, 2])
+    target = np.array([ignore_index, 1, 2, 2])
     prediction = np.array([1, 1, 2, 1])
-    expected = naive_confusion(truth, prediction, 3, ignore_index)
-    np.testing.assert_array_equal(confusion_matrix(truth, prediction, 3, ignore_index=ignore_index), expected)
+    expected = naive_confusion(target, prediction, 3, ignore_index)
+    np.testing.assert_array_equal(confusion_matrix(target, prediction, 3, ignore_index=ignore_index), expected)
 
 
 def test_bytes_with_another_void_value_count_as_wider_integers_do():
-    truth, prediction = np.array([0, 11, 1, 0], np.uint8), np.array([0, 1, 0, 1], np.uint8)
+    labels, prediction = np.array([0, 11, 1, 0], np.uint8), np.array([0, 1, 0, 1], np.uint8)
     for ignore_index in (11, 0):
-        target = np.where(truth == 11, ignore_index, truth).astype(np.uint8)
+        target = np.where(labels == 11, ignore_index, labels).astype(np.uint8)
         expected = naive_confusion(target, prediction, 3, ignore_index)
         np.testing.assert_array_equal(confusion_matrix(target, prediction, 3, ignore_index=ignore_index), expected)
 
@@ -135,11 +135,11 @@ def test_a_negative_prediction_is_refused_and_does_not_wrap_around():
 
 def test_other_shapes_other_types_and_other_numbers_of_classes_are_refused():
     with pytest.raises(InputError, match=r"target is \(3, 4\) and prediction is \(4, 3\)"):
-        confusion_matrix(TRUTH, PREDICTION.T, CLASSES)
+        confusion_matrix(TARGET, PREDICTION.T, CLASSES)
     with pytest.raises(InputError, match=r"prediction holds float32 numbers, not integers"):
-        confusion_matrix(TRUTH, PREDICTION.astype(np.float32), CLASSES)
+        confusion_matrix(TARGET, PREDICTION.astype(np.float32), CLASSES)
     with pytest.raises(InputError, match=r"1 to 255 classes, not 256"):
-        confusion_matrix(TRUTH, PREDICTION, 256)
+        confusion_matrix(TARGET, PREDICTION, 256)
     with pytest.raises(InputError, match=r"a confusion matrix is \(K, K\), not \(2, 3\)"):
         iou(np.zeros((2, 3), np.int64))
 
@@ -148,7 +148,7 @@ def test_other_shapes_other_types_and_other_numbers_of_classes_are_refused():
 
 
 def test_the_worked_example_to_twelve_digits():
-    matrix = confusion_matrix(TRUTH, PREDICTION, CLASSES)
+    matrix = confusion_matrix(TARGET, PREDICTION, CLASSES)
     assert math.isclose(pixel_accuracy(matrix), 8 / 11, abs_tol=1e-12)
     assert math.isclose(mean_accuracy(matrix), (4 / 5 + 3 / 4 + 1 / 2) / 3, abs_tol=1e-12)
     np.testing.assert_allclose(iou(matrix), [4 / 7, 3 / 5, 1 / 2, NAN, NAN], atol=1e-12)
@@ -164,7 +164,7 @@ def test_the_worked_example_to_twelve_digits():
 def test_a_class_that_is_only_predicted_has_iou_0_and_the_policies_differ():
     prediction = PREDICTION.copy()
     prediction[0, 0] = 3
-    matrix = confusion_matrix(TRUTH, prediction, CLASSES)
+    matrix = confusion_matrix(TARGET, prediction, CLASSES)
     np.testing.assert_array_equal(iou(matrix)[3:], [0, NAN])
     np.testing.assert_array_equal(dice(matrix)[3:], [0, NAN])
     np.testing.assert_array_equal(accuracy(matrix)[3:], [NAN, NAN])
@@ -214,16 +214,16 @@ def test_an_unknown_policy_is_refused_with_the_nearest():
 # the bootstrap
 
 
-def pictures(number, classes=3, seed=0):
+def random_confusions(number, classes=3, seed=0):
     random = np.random.default_rng(seed)
     return random.integers(0, 50, (number, classes, classes)) + 60 * np.eye(classes, dtype=np.int64)
 
 
-def test_a_resample_is_a_sum_of_pictures_drawn_with_replacement():
-    drawn = resample(count(pictures(3)), samples=40, seed=1)
-    per_picture = count(pictures(3))
+def test_a_resample_is_a_sum_of_images_drawn_with_replacement():
+    drawn = resample(count(random_confusions(3)), samples=40, seed=1)
+    per_image = count(random_confusions(3))
     possible = {
-        tuple((a * per_picture.hits[0] + b * per_picture.hits[1] + (3 - a - b) * per_picture.hits[2]).tolist())
+        tuple((a * per_image.hits[0] + b * per_image.hits[1] + (3 - a - b) * per_image.hits[2]).tolist())
         for a in range(4)
         for b in range(4 - a)
     }
@@ -232,12 +232,12 @@ def test_a_resample_is_a_sum_of_pictures_drawn_with_replacement():
 
 
 def test_more_resamples_begin_with_the_same_ones():
-    few, many = (resample(count(pictures(5)), samples=n, seed=2) for n in (100, 250))
+    few, many = (resample(count(random_confusions(5)), samples=n, seed=2) for n in (100, 250))
     np.testing.assert_array_equal(many.target[:100], few.target)
 
 
 def test_the_interval_is_that_of_a_loop_over_resamples():
-    confusions = pictures(12)
+    confusions = random_confusions(12)
     low, high = bootstrap_interval(confusions, samples=2000)
     random = np.random.default_rng(99)
     scores = [naive_mean_iou(confusions[random.integers(0, 12, 12)].sum(axis=0), "nan") for _ in range(2000)]
@@ -246,31 +246,31 @@ def test_the_interval_is_that_of_a_loop_over_resamples():
 
 
 def test_the_interval_is_the_same_every_time_and_another_for_another_seed():
-    assert bootstrap_interval(pictures(20)) == bootstrap_interval(pictures(20))
-    assert bootstrap_interval(pictures(20)) != bootstrap_interval(pictures(20), seed=1)
+    assert bootstrap_interval(random_confusions(20)) == bootstrap_interval(random_confusions(20))
+    assert bootstrap_interval(random_confusions(20)) != bootstrap_interval(random_confusions(20), seed=1)
 
 
-def test_equal_pictures_have_no_spread():
-    same = np.repeat(pictures(1), 9, axis=0)
+def test_equal_images_have_no_spread():
+    same = np.repeat(random_confusions(1), 9, axis=0)
     np.testing.assert_allclose(bootstrap_interval(same), [mean_iou(same[0])] * 2)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_fewer_than_two_pictures_have_no_interval(number):
-    assert all(math.isnan(end) for end in bootstrap_interval(pictures(number)))
-    assert np.isnan(class_intervals(pictures(number))).all()
-    assert class_intervals(pictures(number)).shape == (3, 2)
+def test_fewer_than_two_images_have_no_interval(number):
+    assert all(math.isnan(end) for end in bootstrap_interval(random_confusions(number)))
+    assert np.isnan(class_intervals(random_confusions(number))).all()
+    assert class_intervals(random_confusions(number)).shape == (3, 2)
 
 
-def test_a_thousand_resamples_of_a_hundred_pictures_take_well_under_a_second():
-    confusions = pictures(101, classes=11)
+def test_a_thousand_resamples_of_a_hundred_images_take_well_under_a_second():
+    confusions = random_confusions(101, classes=11)
     start = time.process_time()
     bootstrap_interval(confusions, samples=1000)
     assert time.process_time() - start < 0.5
 
 
 def test_class_intervals_hold_the_scores_and_skip_absent_classes():
-    confusions = np.pad(pictures(15), [(0, 0), (0, 1), (0, 1)])
+    confusions = np.pad(random_confusions(15), [(0, 0), (0, 1), (0, 1)])
     intervals = class_intervals(confusions)
     assert intervals.shape == (4, 2)
     values = iou(confusions.sum(axis=0))
@@ -280,18 +280,18 @@ def test_class_intervals_hold_the_scores_and_skip_absent_classes():
 
 
 def test_the_interval_follows_the_policy():
-    confusions = pictures(10)
-    confusions[:, 2] = 0  # never in the truth, but predicted
+    confusions = random_confusions(10)
+    confusions[:, 2] = 0  # never in the target, but predicted
     nan, present = (bootstrap_interval(confusions, policy) for policy in ("nan", "present_only"))
     assert nan[1] < present[0]
 
 
 def test_a_model_does_not_differ_from_itself():
-    assert paired_difference(pictures(8), pictures(8)) == (0, 0, 0)
+    assert paired_difference(random_confusions(8), random_confusions(8)) == (0, 0, 0)
 
 
 def worse(confusions, pixels):
-    """Move some right pixels of class 0 to the wrong class 1; the truth stays."""
+    """Move some right pixels of class 0 to the wrong class 1; the target stays."""
     changed = confusions.copy()
     changed[:, 0, 0] -= pixels
     changed[:, 0, 1] += pixels
@@ -299,7 +299,7 @@ def worse(confusions, pixels):
 
 
 def test_a_paired_difference_finds_what_intervals_of_each_run_hide():
-    good, bad = pictures(30), worse(pictures(30), 4)
+    good, bad = random_confusions(30), worse(random_confusions(30), 4)
     value, low, high = paired_difference(good, bad)
     assert math.isclose(value, mean_iou(bad.sum(axis=0)) - mean_iou(good.sum(axis=0)), abs_tol=1e-15)
     assert low < value < high < 0
@@ -308,15 +308,15 @@ def test_a_paired_difference_finds_what_intervals_of_each_run_hide():
     np.testing.assert_allclose([turned.low, turned.high], [-high, -low])
 
 
-def test_runs_on_other_pictures_are_not_compared():
+def test_runs_on_other_images_are_not_compared():
     with pytest.raises(InputError, match=r"same images in the same order: 4 images of 3 classes and 5"):
-        paired_difference(pictures(4), pictures(5))
+        paired_difference(random_confusions(4), random_confusions(5))
     with pytest.raises(InputError, match=r"have other ground truth"):
-        paired_difference(pictures(4), pictures(4, seed=1))
+        paired_difference(random_confusions(4), random_confusions(4, seed=1))
 
 
-def test_one_picture_gives_a_difference_without_an_interval():
-    value, low, high = paired_difference(pictures(1), worse(pictures(1), 5))
+def test_one_image_gives_a_difference_without_an_interval():
+    value, low, high = paired_difference(random_confusions(1), worse(random_confusions(1), 5))
     assert value < 0
     assert math.isnan(low)
     assert math.isnan(high)
@@ -336,39 +336,39 @@ def naive_band(target, width):
 
 
 @settings(max_examples=50)
-@given(truth=truths, width=st.integers(1, 5))
-def test_the_band_is_where_a_window_holds_two_labels(truth, width):
-    np.testing.assert_array_equal(edge_band(truth, width), naive_band(truth, width))
+@given(target=targets, width=st.integers(1, 5))
+def test_the_band_is_where_a_window_holds_two_labels(target, width):
+    np.testing.assert_array_equal(edge_band(target, width), naive_band(target, width))
 
 
 def test_a_band_of_a_straight_edge_is_as_wide_as_asked_on_both_sides():
-    truth = np.zeros((9, 20), np.uint8)
-    truth[:, 10:] = 1
-    np.testing.assert_array_equal(np.flatnonzero(edge_band(truth, 3)[4]), [7, 8, 9, 10, 11, 12])
+    target = np.zeros((9, 20), np.uint8)
+    target[:, 10:] = 1
+    np.testing.assert_array_equal(np.flatnonzero(edge_band(target, 3)[4]), [7, 8, 9, 10, 11, 12])
 
 
 def test_a_band_below_one_pixel_is_refused():
     with pytest.raises(InputError, match=r"at least 1 pixel wide, not 0"):
-        edge_band(TRUTH, 0)
+        edge_band(TARGET, 0)
 
 
 def test_coarser_labels_lose_more_along_edges_and_score_lower():
-    """The paper's upper bounds: truth reduced by 32, 16, 8, 4 and enlarged again scores ever higher."""
+    """The paper's upper bounds: target reduced by 32, 16, 8, 4 and enlarged again scores ever higher."""
     y, x = np.mgrid[0:256, 0:256]
-    truth = (((y - 120) ** 2 + (x - 131) ** 2 < 90**2) + ((abs(y - 60) < 25) & (abs(x - 180) < 37))).astype(np.uint8)
+    target = (((y - 120) ** 2 + (x - 131) ** 2 < 90**2) + ((abs(y - 60) < 25) & (abs(x - 180) < 37))).astype(np.uint8)
     scores, along_edges = [], []
     for factor in (32, 16, 8, 4):
-        coarse = truth[factor // 2 :: factor, factor // 2 :: factor].repeat(factor, 0).repeat(factor, 1)
-        scores.append(mean_iou(confusion_matrix(truth, coarse, 3)))
-        trimap = np.where(edge_band(truth, 4), truth, 255)
+        coarse = target[factor // 2 :: factor, factor // 2 :: factor].repeat(factor, 0).repeat(factor, 1)
+        scores.append(mean_iou(confusion_matrix(target, coarse, 3)))
+        trimap = np.where(edge_band(target, 4), target, 255)
         along_edges.append(mean_iou(confusion_matrix(trimap, coarse, 3)))
     assert scores == sorted(scores)
     assert along_edges == sorted(along_edges)
     assert all(edge < score for edge, score in zip(along_edges, scores, strict=True))
 
 
-def test_totals_and_means_by_picture_are_two_things():
-    confusions = pictures(4)
+def test_totals_and_means_by_image_are_two_things():
+    confusions = random_confusions(4)
     np.testing.assert_array_equal(total(count(confusions)).hits, count(confusions.sum(axis=0)).hits)
     assert isinstance(total(count(confusions)), Counts)
     np.testing.assert_allclose(mean_ious(confusions), [mean_iou(one) for one in confusions])

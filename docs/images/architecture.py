@@ -1,6 +1,6 @@
 """Draw docs/images/fcn8s.svg: FCN-8s as released, from the layer table of the code.
 
-Every number in the picture (sizes, strides, receptive fields, crops) is read from the network; nothing is typed in.
+Every number in the image (sizes, strides, receptive fields, crops) is read from the network; nothing is typed in.
 
 python docs/images/architecture.py [--variant voc-fcn8s] [--size 375x500] [-o FILE]
 """
@@ -25,17 +25,17 @@ from fullconv.nn.heads import final_crop
 WIDTH, HEIGHT = 1240, 535
 TOP, LOW = 145, 400
 """Middle of the upper lane (features) and of the lower one (scores)."""
-COLUMNS = {"picture": 70, "pool1": 205, "pool2": 325, "pool3": 445, "pool4": 590, "pool5": 735, "fc6": 880, "fc7": 1010}
+COLUMNS = {"image": 70, "pool1": 205, "pool2": 325, "pool3": 445, "pool4": 590, "pool5": 735, "fc6": 880, "fc7": 1010}
 """Middle of each column in the upper lane."""
 END = 1140
 """Middle of the column of the coarsest scores."""
 INK, SOFT = "#1f2933", "#5b6770"
-FILL = {"picture": "#e4e7eb", "conv": "#9fc3e8", "fc": "#f3c18a", "score": "#a8d8a0"}
+FILL = {"image": "#e4e7eb", "conv": "#9fc3e8", "fc": "#f3c18a", "score": "#a8d8a0"}
 
 
 @dataclass
 class Box:
-    """A map in the picture."""
+    """A map in the image."""
 
     x: float
     y: float
@@ -75,11 +75,11 @@ class Drawing:
             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         ]
 
-    def text(self, x: float, y: float, words: str, size: int = 13, color: str = INK, bold: bool = False) -> None:
-        """Write words, centred."""
+    def text(self, x: float, y: float, text: str, size: int = 13, color: str = INK, bold: bool = False) -> None:
+        """Write text, centered."""
         weight = ' font-weight="bold"' if bold else ""
         self.lines.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" text-anchor="middle"{weight}>{escape(words)}</text>'
+            f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" text-anchor="middle"{weight}>{escape(text)}</text>'
         )
 
     def slab(self, x: float, y: float, cells: int, channels: int, kind: str) -> Box:
@@ -128,11 +128,11 @@ def shape(row: dict[str, Any]) -> str:
     return f"{channels} x {height}x{width}"
 
 
-def trunk(drawing: Drawing, rows: dict[str, dict[str, Any]], size: tuple[int, int]) -> dict[str, Box]:
-    """Draw the upper lane: the picture, five pools, fc6 and fc7."""
-    boxes = {"picture": drawing.slab(COLUMNS["picture"], TOP, size[0], 3, "picture")}
-    drawing.text(COLUMNS["picture"], 40, "picture", bold=True)
-    drawing.text(COLUMNS["picture"], 58, f"3 x {size[0]}x{size[1]}", 12, SOFT)
+def backbone(drawing: Drawing, rows: dict[str, dict[str, Any]], size: tuple[int, int]) -> dict[str, Box]:
+    """Draw the upper lane: the image, five pools, fc6 and fc7."""
+    boxes = {"image": drawing.slab(COLUMNS["image"], TOP, size[0], 3, "image")}
+    drawing.text(COLUMNS["image"], 40, "image", bold=True)
+    drawing.text(COLUMNS["image"], 58, f"3 x {size[0]}x{size[1]}", 12, SOFT)
     for name, x in list(COLUMNS.items())[1:]:
         row = rows[name]
         kind = "fc" if name.startswith("fc") else "conv"
@@ -149,7 +149,7 @@ def trunk(drawing: Drawing, rows: dict[str, dict[str, Any]], size: tuple[int, in
     order = list(boxes.values())
     for left, right in pairwise(order):
         drawing.arrow(left.right, right.left)
-    drawing.text((COLUMNS["picture"] + COLUMNS["pool1"]) / 2, TOP - 8, "pad 100", 12)
+    drawing.text((COLUMNS["image"] + COLUMNS["pool1"]) / 2, TOP - 8, "pad 100", 12)
     return boxes
 
 
@@ -178,12 +178,12 @@ def scored(
         drawing.text(x, LOW + 42, f"scores at stride {stride}", 12, SOFT)
         assert skip["shape"][1] == classes
         before = plus
-    answer = drawing.slab(COLUMNS["picture"], LOW, size[0], classes, "score")
+    answer = drawing.slab(COLUMNS["image"], LOW, size[0], classes, "score")
     drawing.arrow(before.left, answer.right)
-    middle = (before.x + COLUMNS["picture"]) / 2
+    middle = (before.x + COLUMNS["image"]) / 2
     drawing.text(middle, LOW - 12, "upscore8: 16/8, bilinear and fixed", 12)
     drawing.text(middle, LOW + 22, f"crop at {last}", 12, SOFT)
-    label(drawing, COLUMNS["picture"], "logits", f"{classes} x {size[0]}x{size[1]}")
+    label(drawing, COLUMNS["image"], "logits", f"{classes} x {size[0]}x{size[1]}")
 
 
 def before_height(rows: dict[str, dict[str, Any]], stride: int) -> int:
@@ -199,10 +199,10 @@ def label(drawing: Drawing, x: float, name: str, shape_: str) -> None:
 
 
 def draw(variant: str = "voc-fcn8s", size: tuple[int, int] = (375, 500)) -> str:
-    """Return the picture of a net with two skips."""
+    """Return the image of a net with two skips."""
     rows, crops, last = described(variant, size)
     drawing = Drawing()
-    boxes = trunk(drawing, rows, size)
+    boxes = backbone(drawing, rows, size)
     scored(drawing, boxes, rows, crops, last, size)
     drawing.text(
         WIDTH / 2, HEIGHT - 12, f"{variant}, from `fullconv models {variant} --size {size[0]}x{size[1]}`", 12, SOFT

@@ -36,7 +36,7 @@ def score_parameters(net) -> list:
     return [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
 
 
-def picture(*shape: int, seed: int = 1) -> torch.Tensor:
+def image(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -52,7 +52,7 @@ def test_output_has_the_size_of_the_input_and_is_exactly_upsample_of_scores(vari
     assert isinstance(net, torch.nn.Module)
     assert not net.training
     for batch, (h, w) in zip(itertools.cycle((1, 2)), SIZES, strict=False):
-        x = picture(batch, 3, h, w)
+        x = image(batch, 3, h, w)
         scores = net.scores(x)
         assert scores.shape[:2] == (batch, K)
         assert scores.shape[2] * net.score_stride >= h
@@ -68,14 +68,14 @@ def test_output_has_the_size_of_the_input_and_is_exactly_upsample_of_scores(vari
 def test_output_has_the_size_of_the_input_for_all_sizes_from_1_to_70(variant):
     net = network_of(variant)
     for n in range(1, 71):
-        assert net(picture(1, 3, n, 71 - n)).shape == (1, K, n, 71 - n)
+        assert net(image(1, 3, n, 71 - n)).shape == (1, K, n, 71 - n)
 
 
 @pytest.mark.parametrize("variant", ["fcn-os8", "fcn-os16", "fcn8s"])
 def test_resnet18_networks_keep_the_size_and_compose(variant):
     net = network_of(variant, "resnet18")
     for h, w in ((1, 1), (2, 33), (31, 97), (64, 32)):
-        x = picture(1, 3, h, w)
+        x = image(1, 3, h, w)
         whole = net(x)
         assert whole.shape == (1, K, h, w)
         assert torch.equal(whole, net.upsample(net.scores(x), size=(h, w)))
@@ -86,7 +86,7 @@ def test_resnet18_networks_keep_the_size_and_compose(variant):
 def test_rows_of_upsample_are_slices_of_the_whole_bit_for_bit(variant):
     net = network_of(variant)
     for h, w in ((97, 70), (33, 31), (1, 5)):
-        scores = net.scores(picture(2, 3, h, w))
+        scores = net.scores(image(2, 3, h, w))
         whole = net.upsample(scores, size=(h, w), rows=(0, h))
         assert whole.shape == (2, K, h, w)
         for a, b in {(0, 1), (h - 1, h), (h // 3, h // 3 + 1), (h // 4, h // 2 + 1), (0, h)}:
@@ -96,9 +96,9 @@ def test_rows_of_upsample_are_slices_of_the_whole_bit_for_bit(variant):
 
 
 @pytest.mark.parametrize("variant", SKIPS)
-def test_one_picture_gives_the_same_alone_and_in_a_batch(variant):
+def test_one_image_gives_the_same_alone_and_in_a_batch(variant):
     net = network_of(variant)
-    x = picture(3, 3, 50, 66)
+    x = image(3, 3, 50, 66)
     torch.testing.assert_close(net(x)[1:2], net(x[1:2]), rtol=0, atol=1e-5)
 
 
@@ -107,7 +107,7 @@ def test_zero_score_layers_give_exactly_zero(variant):
     net = fullconv.build(variant, backbone="tiny", num_classes=K, in_channels=3, weights=None)
     for parameter in score_parameters(net):
         parameter.zero_()
-    out = net(picture(1, 3, 45, 67))
+    out = net(image(1, 3, 45, 67))
     assert torch.count_nonzero(out) == 0
 
 
@@ -116,7 +116,7 @@ def test_constant_scores_do_not_fade_at_the_border(variant):
     net = fullconv.build(variant, backbone="tiny", num_classes=K, in_channels=3, weights=None)
     for parameter in score_parameters(net):
         parameter.fill_(1.0) if parameter.ndim == 1 else parameter.zero_()
-    out = net(picture(1, 3, 75, 49))
+    out = net(image(1, 3, 75, 49))
     assert out.min() > 0.5
     torch.testing.assert_close(out, out[:, :, :1, :1].expand_as(out), rtol=1e-5, atol=1e-5)
 
@@ -163,7 +163,7 @@ def test_nothing_beyond_the_halo_changes_a_tile(variant):
     up = -(-max(left, top) // stride) * stride
     size = up + core + max(right, bottom)
     size = -(-size // stride) * stride + stride
-    x = picture(1, 3, size, size)
+    x = image(1, 3, size, size)
     other = x.clone()
     other[:, :, : up - top] = 5.0
     other[:, :, :, : up - left] = 5.0
@@ -178,14 +178,14 @@ def test_nothing_beyond_the_halo_changes_a_tile(variant):
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 def test_other_numbers_of_channels_build_and_run(channels):
     net = network_of("fcn8s", "tiny", channels)
-    assert net(picture(1, channels, 20, 40)).shape == (1, K, 20, 40)
+    assert net(image(1, channels, 20, 40)).shape == (1, K, 20, 40)
 
 
-def test_encoders_that_see_the_whole_picture_have_no_halo():
+def test_encoders_that_see_the_whole_image_have_no_halo():
     net = fullconv.build("fcn8s", backbone="efficientnet_b0", num_classes=K, in_channels=3, weights=None)
     assert net.halo is None
     assert net.receptive_field is None
-    assert net(picture(1, 3, 33, 40)).shape == (1, K, 33, 40)
+    assert net(image(1, 3, 33, 40)).shape == (1, K, 33, 40)
 
 
 def test_vgg16_has_the_paper_s_field_and_scores_pool3_pool4_and_fc7():
@@ -205,7 +205,7 @@ def test_vgg16_in_full_has_the_paper_s_field_and_keeps_the_size():
     assert (net.receptive_field, net.stride) == (404, 32)
     scored = [m.in_channels for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels == 21]
     assert sorted(scored) == [256, 512, 4096]
-    assert net(picture(1, 3, 33, 40)).shape == (1, 21, 33, 40)
+    assert net(image(1, 3, 33, 40)).shape == (1, 21, 33, 40)
 
 
 @pytest.mark.parametrize(

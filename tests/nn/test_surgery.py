@@ -7,10 +7,10 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from caffe_files import caffemodel
 from torch import Tensor, nn
 
 import fullconv
+from caffe_files import caffemodel
 from fullconv.card import IMAGENET_MEAN
 from fullconv.errors import NetworkError, WeightsError
 from fullconv.nn.surgery import (
@@ -20,6 +20,7 @@ from fullconv.nn.surgery import (
     load_late_fusion,
     transplant,
 )
+from networks import random_images
 
 NARROW = 1 / 16
 
@@ -36,9 +37,6 @@ def lively(variant: str, seed: int = 0, **settings) -> fullconv.nn.Network:
         for name, parameter in network.named_parameters():
             parameter.normal_(std=0.1 if name.endswith("bias") else 0.05)
     return network
-
-
-# --- classifiers -----------------------------------------------------------------------------------------------------
 
 
 class Small(nn.Module):
@@ -65,7 +63,7 @@ def classifiers() -> dict[str, tuple[nn.Module, int]]:
 
 
 @pytest.mark.parametrize("kind", ["own", "timm", "torchvision"])
-def test_a_classifier_made_convolutional_says_the_same_and_more_of_larger_pictures(kind):
+def test_a_classifier_made_convolutional_says_the_same_and_more_of_larger_images(kind):
     torch.manual_seed(0)
     classifier, size = classifiers()[kind]
     classifier.eval()
@@ -76,10 +74,10 @@ def test_a_classifier_made_convolutional_says_the_same_and_more_of_larger_pictur
     x = noise(2, 3, size, size)
     network = convolutionalize_classifier(classifier)
     with torch.inference_mode():
-        wanted = classifier(x)
+        expected = classifier(x)
         found = network(x)
         assert found.shape == (2, 9, 1, 1)
-        torch.testing.assert_close(found[..., 0, 0], wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found[..., 0, 0], expected, rtol=0, atol=1e-5)
         step = 8 if kind == "own" else 32
         assert network(noise(1, 3, size + step, size + 2 * step)).shape == (1, 9, 2, 3)
     assert all(a is not b for a in network.parameters() for b in classifier.parameters())
@@ -115,9 +113,6 @@ def test_what_cannot_be_made_convolutional_is_said():
     odd.classifier = nn.Sequential(nn.Linear(96, 9), nn.LayerNorm(9))
     with pytest.raises(NetworkError, match="Small has a LayerNorm between its features and its classes"):
         convolutionalize_classifier(odd)
-
-
-# --- from one net to another -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("coarse", "fine", "anew"), [
@@ -179,7 +174,7 @@ def test_a_fourth_channel_sees_what_the_mean_of_the_three_would():
         append_mean_channels(weight, 2)
 
 
-def test_two_equal_trunks_on_equal_pictures_say_what_one_says():
+def test_two_equal_backbone_on_equal_images_say_what_one_says():
     single, late = lively("nyud-fcn32s-color"), lively("nyud-fcn32s-color-hha", seed=3)
     assert load_late_fusion(single.state_dict(), single.state_dict(), late) == []
     x = noise(1, 3, 30, 40)
@@ -190,11 +185,8 @@ def test_two_equal_trunks_on_equal_pictures_say_what_one_says():
         torch.testing.assert_close(late(torch.cat([x, 2 * x], 1)), (single(x) + other(2 * x)) / 2)
 
 
-# --- starting weights of published nets ------------------------------------------------------------------------------
-
-
 def classifier_file(variant: str, path, rename) -> dict[str, Tensor]:
-    """Write a trunk's weights as a classifier's file by Caffe's names; return them."""
+    """Write a backbone's weights as a classifier's file by Caffe's names; return them."""
     state = {}
     for key, value in lively(variant).backbone.state_dict().items():
         layer, _, part = key.removeprefix("layers.").rpartition(".")
@@ -218,13 +210,13 @@ def caffe_googlenet(layer: str) -> str:
 @pytest.mark.parametrize(("variant", "rename"), [
     ("voc-fcn-alexnet", str), ("voc-fcn-googlenet", caffe_googlenet), ("voc-fcn32s", str),
 ])  # fmt: skip
-def test_a_classifier_of_caffes_fills_the_trunk(variant, rename, tmp_path):
+def test_a_classifier_of_caffes_fills_the_backbone(variant, rename, tmp_path):
     state = classifier_file(variant, tmp_path / "net.caffemodel", rename)
     network = fullconv.build(variant, width=NARROW, weights=tmp_path / "net.caffemodel")
-    wanted = lively(variant).backbone.state_dict()
-    assert len(wanted) == len(state) - 2
+    expected = lively(variant).backbone.state_dict()
+    assert len(expected) == len(state) - 2
     for name, value in network.backbone.state_dict().items():
-        assert torch.equal(value, wanted[name]), name
+        assert torch.equal(value, expected[name]), name
 
 
 def test_a_net_of_four_channels_begins_from_a_classifier_of_three(tmp_path):
@@ -268,3 +260,15 @@ def test_the_preprocessing_follows_the_starting_weights(variant, weights, channe
     assert means == pytest.approx(mean)
     caffe = weights.endswith(".caffemodel")
     assert (std, value_range) == (((1.0,) * channels, (0.0, 1.0)) if caffe else ((0.229, 0.224, 0.225), (0.0, 255.0)))
+
+
+def test_a_fully_connected_layer_is_the_convolution_that_sees_its_map_once():
+    from fullconv.nn.surgery import convolutionalize
+
+    linear = torch.nn.Linear(3 * 7 * 5, 4)
+    x = random_images(2, 3, 7, 5)
+    torch.testing.assert_close(convolutionalize(linear, (7, 5))(x)[..., 0, 0], linear(x.flatten(1)))
+    wrong = linear(x.permute(0, 2, 3, 1).flatten(1))  # a map flattened in another order: another classifier
+    assert (wrong - linear(x.flatten(1))).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="a layer of 105 inputs cannot see maps of 2x2 cells"):
+        convolutionalize(linear, (2, 2))

@@ -22,7 +22,7 @@ from fullconv.tiling import (
     plan,
     tiled_scores,
 )
-from networks import enliven, pictures
+from networks import enliven, random_images
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Largest difference, as a share of the largest logit."""
@@ -107,7 +107,7 @@ class Agreement:
 def check(case: Case) -> Agreement:
     """Hold one case against the law."""
     network, tolerance = made(case.net, case.dtype), TOLERANCE[case.dtype]
-    image = pictures(1, case.height, case.width, network.in_channels, dtype=case.dtype)
+    image = random_images(1, case.height, case.width, network.in_channels, dtype=case.dtype)
     x = image.permute(0, 3, 1, 2)
     whole = of_first_head(network.scores(x))
     assert whole.std() > 1e-3 * whole.abs().max(), "a blind network tiles exactly"
@@ -188,7 +188,7 @@ def test_tiles_and_rows_give_the_scores_of_the_whole_in_a_thousand_cases(seed, c
 @pytest.mark.parametrize("net", [SMALL[0], SMALL[2], ("fcn8s", "resnet18", 1 / 16)], ids=lambda net: "-".join(net[:2]))
 def test_through_a_halo_one_stride_short_nan_shows(net, side):
     network = made(net, torch.float64)
-    x = pictures(1, 3, 640, 640, dtype=torch.float64)
+    x = random_images(1, 3, 640, 640, dtype=torch.float64)
     case = Case(net, torch.float64, 640, 640, 64, 64, (0.5, 0.5))
     whole = network.scores(x)
     check_nan(case, network, x, whole, network.halo)
@@ -219,7 +219,7 @@ class Body(nn.Module):
 def test_a_layer_of_wrong_geometry_is_caught_and_named():
     torch.manual_seed(0)
     network = ModuleWrapper(Body(Lying(6, 6, 7, padding=3)).double(), 3, 4)
-    x = pictures(1, 3, 60, 70, dtype=torch.float64)
+    x = random_images(1, 3, 60, 70, dtype=torch.float64)
     image = x.permute(0, 2, 3, 1)
     whole = network.scores(x)
     tiled = tiled_scores(lambda window: network.scores(window.permute(0, 3, 1, 2)), image, *plan(network, 60, 70, 20))
@@ -234,10 +234,11 @@ def test_a_layer_of_wrong_geometry_is_caught_and_named():
 def test_layers_that_say_the_truth_do_not_differ():
     torch.manual_seed(0)
     network = ModuleWrapper(Body(nn.Conv2d(6, 6, 7, padding=3)).double(), 3, 4)
-    assert find_divergence(network, pictures(1, 3, 60, 70, dtype=torch.float64), 20, 1e-12) is None
+    assert find_divergence(network, random_images(1, 3, 60, 70, dtype=torch.float64), 20, 1e-12) is None
     for net in (SMALL[2], ("voc-fcn8s", None, 1 / 32)):
         assert (
-            find_divergence(made(net, torch.float64), pictures(1, 3, 150, 97, dtype=torch.float64), 32, 1e-12) is None
+            find_divergence(made(net, torch.float64), random_images(1, 3, 150, 97, dtype=torch.float64), 32, 1e-12)
+            is None
         )
 
 
@@ -271,7 +272,7 @@ class Decoder(nn.Module):
 def test_every_operation_that_has_a_form_by_rows_gives_the_whole(rows, size):
     torch.manual_seed(0)
     network = ModuleWrapper(enliven(Decoder()).double(), 3, 4)
-    x = pictures(1, 3, *size, dtype=torch.float64)
+    x = random_images(1, 3, *size, dtype=torch.float64)
     whole = network.scores(x)
     assert (by_rows(network, x, rows) - whole).abs().max() <= 1e-12 * whole.abs().max()
 
@@ -307,7 +308,7 @@ def test_rows_that_are_kept_are_few():
     """Memory is width times depth: what waits between two bands does not grow with the picture."""
     network = made(SMALL[2], torch.float32)
     stream = RowExecutor(RowGraph(network), 1024, 64)
-    x = pictures(1, 3, 1024, 64)
+    x = random_images(1, 3, 1024, 64)
     held = []
     for row in range(0, 1024 - 64, 64):
         stream.push(x[:, :, row : row + 64])
@@ -333,7 +334,7 @@ def test_every_cell_is_computed_once():
 
         node.op.compute = counting  # type: ignore[method-assign]
     stream = RowExecutor(program, 500, 40)
-    x = pictures(1, 3, 500, 40)
+    x = random_images(1, 3, 500, 40)
     for row in range(0, 500, 37):
         stream.push(x[:, :, row : row + 37])
     assert counted[1:] == program.totals(512)[1:]
@@ -342,5 +343,5 @@ def test_every_cell_is_computed_once():
 def test_first_difference_refuses_what_cannot_be_tiled():
     network = ModuleWrapper(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), 3, 4)
     with pytest.raises(NetworkError, match="sees the whole image"):
-        find_divergence(network, pictures(1, 3, 32, 32), 16)
+        find_divergence(network, random_images(1, 3, 32, 32), 16)
     assert Fraction(network.geometry.y.jump) == 1

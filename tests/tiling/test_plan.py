@@ -19,7 +19,7 @@ from fullconv.segmenter import Segmenter
 from fullconv.system import available_memory
 from fullconv.tiling import choose_tile_size, estimate_bytes, explain_inexact, plan, plan_axis, row_chunks, tiled_scores
 from fullconv.tiling.memory import SCRATCH, default_budget
-from networks import enliven, pictures
+from networks import enliven, random_images
 
 NETS = [
     *[(variant, "tiny", 0.25) for variant in ("fcn32s", "fcn16s", "fcn8s", "fcn4s")],
@@ -46,7 +46,7 @@ def lively(variant: str, backbone: str, width: float, dtype: torch.dtype):
 @torch.no_grad()
 def compared(network, height: int, width: int, core: int, dtype: torch.dtype) -> float:
     """Largest difference between tiled and whole scores, as a share of the largest score."""
-    image = pictures(1, height, width, network.in_channels, dtype=dtype)
+    image = random_images(1, height, width, network.in_channels, dtype=dtype)
 
     def compute(window):
         return network.scores(window.permute(0, 3, 1, 2))

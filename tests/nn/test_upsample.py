@@ -1,4 +1,4 @@
-"""Upsampling against PyTorch's own transposed convolution and interpolation."""
+"""Upsampling against transposed convolution, torch's interpolation, and itself by rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fullconv.nn.upsample import (
     interpolation_matrix,
     upsample1d,
 )
-from networks import pictures
+from networks import random_images
 
 PHASES = [
     Fraction(0),
@@ -32,6 +32,8 @@ PHASES = [
     Fraction(-5),
     Fraction(2, 3),
 ]
+
+
 phases = st.fractions(min_value=-40, max_value=40, max_denominator=64)
 
 
@@ -53,7 +55,7 @@ def by_transposed_convolution(x, factor: int, phase: Fraction, size: tuple[int, 
 @pytest.mark.parametrize("factor", [2, 4, 8, 32])
 @pytest.mark.parametrize("phase", PHASES)
 def test_fixed_upsampling_is_the_transposed_convolution_with_bilinear_weights(factor, phase, border):
-    x = pictures(2, 3, 4, 3, dtype=torch.float64)
+    x = random_images(2, 3, 4, 3, dtype=torch.float64)
     size = (4 * factor + 5, 3 * factor - 1)
     got = Upsample(3, factor, phase, border=border).to_size(x, *size)
     torch.testing.assert_close(got, by_transposed_convolution(x, factor, phase, size, border), rtol=0, atol=1e-12)
@@ -61,29 +63,29 @@ def test_fixed_upsampling_is_the_transposed_convolution_with_bilinear_weights(fa
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
 def test_at_the_half_pixel_phase_it_is_pytorchs_bilinear_interpolation(factor):
-    x = pictures(1, 2, 5, 7, dtype=torch.float64)
+    x = random_images(1, 2, 5, 7, dtype=torch.float64)
     got = Upsample(2, factor, Fraction(factor - 1, 2)).to_size(x, 5 * factor, 7 * factor)
-    wanted = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+    expected = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(factor=st.sampled_from([2, 4, 8]), phase=phases, height=st.integers(1, 40), width=st.integers(1, 40),
        h=st.integers(1, 4), w=st.integers(1, 4))  # fmt: skip
 def test_learned_upsampling_starts_as_the_fixed_one_at_any_phase(factor, phase, height, width, h, w):
-    x = pictures(1, 2, h, w)
+    x = random_images(1, 2, h, w)
     fixed, learned = Upsample(2, factor, phase), Upsample(2, factor, phase, learned=True)
     with torch.no_grad():
-        wanted, got = fixed.to_size(x, height, width), learned.to_size(x, height, width)
+        expected, got = fixed.to_size(x, height, width), learned.to_size(x, height, width)
     assert got.shape == (1, 2, height, width)
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
 def test_fixed_upsampling_has_no_parameter_and_the_learned_one_gets_gradients():
     assert list(Upsample(3, 2, Fraction(1, 2)).parameters()) == []
     learned = Upsample(3, 2, Fraction(1, 2), learned=True)
     assert {name: tuple(p.shape) for name, p in learned.named_parameters()} == {"weight": (3, 1, 4, 4)}
-    learned.to_size(pictures(1, 3, 4, 4), 8, 8).square().sum().backward()
+    learned.to_size(random_images(1, 3, 4, 4), 8, 8).square().sum().backward()
     assert (learned.weight.grad != 0).all()
 
 
@@ -91,7 +93,7 @@ def test_fixed_upsampling_has_no_parameter_and_the_learned_one_gets_gradients():
 @given(factor=st.sampled_from([1, 2, 8, 32]), phase=phases, cells=st.integers(1, 5), start=st.integers(0, 30),
        count=st.integers(1, 40), border=st.sampled_from(["replicate", "zero"]))  # fmt: skip
 def test_some_rows_are_rows_of_the_whole_and_the_matrix_says_the_same(factor, phase, cells, start, count, border):
-    x = pictures(2, cells, 3, dtype=torch.float64)
+    x = random_images(2, cells, 3, dtype=torch.float64)
     whole = upsample1d(x, -2, factor, phase, 0, start + count, border)
     assert torch.equal(upsample1d(x, -2, factor, phase, start, start + count, border), whole[:, start:])
     matrix = interpolation_matrix(start + count, cells, factor, phase, border, x)
@@ -106,7 +108,7 @@ def test_some_rows_are_rows_of_the_whole_and_the_matrix_says_the_same(factor, ph
     border=st.sampled_from(["replicate", "zero"]),
 )
 def test_sampling_at_the_places_of_an_upsampling_gives_the_upsampling(factor, phase, cells, border):
-    x = pictures(2, cells, dtype=torch.float64)
+    x = random_images(2, cells, dtype=torch.float64)
     places = (torch.arange(50, dtype=torch.float64) - float(phase)) / factor
     got = interp1d(x, -1, places, border)
     torch.testing.assert_close(got, upsample1d(x, -1, factor, phase, 0, 50, border), rtol=0, atol=1e-12)
@@ -118,17 +120,17 @@ sides = st.integers(1, 40)
 @settings(max_examples=30, deadline=None)
 @given(cells=st.tuples(sides, sides), full=st.tuples(sides, sides))
 def test_a_plane_at_half_pixels_is_what_torch_resizes(cells, full):
-    x = pictures(2, 3, *cells, dtype=torch.float64)
+    x = random_images(2, 3, *cells, dtype=torch.float64)
     rows, columns = (half_pixel_coords(0, size, n, size, x.device) for size, n in zip(full, cells, strict=True))
-    wanted = F.interpolate(x, size=full, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(interp2d(x, rows, columns), wanted, rtol=0, atol=1e-12)
+    expected = F.interpolate(x, size=full, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(interp2d(x, rows, columns), expected, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
 @given(cells=st.tuples(sides, sides), start=st.integers(0, 30), count=st.integers(1, 40), step=st.floats(0.05, 3),
        phase=st.floats(-5, 5), border=st.sampled_from(["replicate", "zero"]))  # fmt: skip
 def test_rows_of_a_plane_are_those_of_the_whole_to_the_bit(cells, start, count, step, phase, border):
-    x = pictures(1, 3, *cells)
+    x = random_images(1, 3, *cells)
     rows, columns = (torch.arange(80, dtype=torch.float64) * step + phase for _ in range(2))
     whole = interp2d(x, rows, columns, border)
     part = slice(start, start + count)
@@ -153,6 +155,6 @@ def test_the_kernel_of_factor_two_is_the_papers():
 
 
 def test_gradients_are_those_of_the_definition():
-    x = pictures(1, 2, 3, 4, dtype=torch.float64).requires_grad_()
+    x = random_images(1, 2, 3, 4, dtype=torch.float64).requires_grad_()
     up = Upsample(2, 4, Fraction(3, 2))
     assert torch.autograd.gradcheck(lambda x: up.to_size(x, 13, 11), (x,))

@@ -1,4 +1,4 @@
-"""Starting weights: the cache, other people's names for the same tensors, our own models, and files that must not run."""
+"""Pretrained weights: from the cache, from files of other layouts, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from fullconv.card import Card
 from fullconv.errors import NetworkError, WeightsError
-from fullconv.modelfile import write_model
 from fullconv.nn import build
-from fullconv.nn.build import build_meta, build_with_weights
 from fullconv.nn.pretrained import PretrainedCfg, download, pretrained_cfg, read_weights
-from networks import pictures
+from networks import random_images
 
 
 @pytest.fixture
@@ -69,7 +66,7 @@ def test_timms_and_torchvisions_vgg16_make_the_same_network(tmp_path):
         renamed[f"pre_logits.{new}.bias"] = state[f"classifier.{old}.bias"]
     timm.create_model("vgg16", pretrained=False, num_classes=0).load_state_dict(renamed)  # strict: it is timm's layout
     save_file(renamed, tmp_path / "timm.safetensors")
-    x = pictures(1, 3, 224, 224)
+    x = random_images(1, 3, 224, 224)
     out = {}
     for name in ("tv.pth", "timm.safetensors"):
         built = build("fcn32s", backbone="vgg16", num_classes=2, weights=tmp_path / name)
@@ -82,18 +79,6 @@ def test_timms_and_torchvisions_vgg16_make_the_same_network(tmp_path):
     torch.testing.assert_close(middle, flat[0], rtol=0, atol=1e-5 * float(flat.abs().max()))
 
 
-def test_a_fully_connected_layer_is_the_convolution_that_sees_its_map_once():
-    from fullconv.nn.surgery import convolutionalize
-
-    linear = torch.nn.Linear(3 * 7 * 5, 4)
-    x = pictures(2, 3, 7, 5)
-    torch.testing.assert_close(convolutionalize(linear, (7, 5))(x)[..., 0, 0], linear(x.flatten(1)))
-    wrong = linear(x.permute(0, 2, 3, 1).flatten(1))  # a map flattened in another order: another classifier
-    assert (wrong - linear(x.flatten(1))).abs().max() > 1e-2
-    with pytest.raises(ValueError, match="a layer of 105 inputs cannot see maps of 2x2 cells"):
-        convolutionalize(linear, (2, 2))
-
-
 @pytest.mark.parametrize("in_channels", [1, 2, 4, 5])
 def test_a_pretrained_stem_is_adapted_and_not_drawn_anew(tmp_path, in_channels):
     state = resnet18()
@@ -102,10 +87,10 @@ def test_a_pretrained_stem_is_adapted_and_not_drawn_anew(tmp_path, in_channels):
         "fcn8s", backbone="resnet18", num_classes=2, in_channels=in_channels, weights=tmp_path / "w.safetensors"
     )
     stem, given = built.backbone.body.conv1.weight, state["conv1.weight"]
-    wanted = given.repeat(1, 2, 1, 1)[:, :in_channels] * 3 / in_channels  # in turn; the answer keeps its size
+    expected = given.repeat(1, 2, 1, 1)[:, :in_channels] * 3 / in_channels  # in turn; the answer keeps its size
     if in_channels == 1:
-        wanted = given.sum(1, keepdim=True)  # a grey picture is answered as its RGB copy
-    torch.testing.assert_close(stem.detach(), wanted)
+        expected = given.sum(1, keepdim=True)  # a grey image is answered as its RGB copy
+    torch.testing.assert_close(stem.detach(), expected)
 
 
 @pytest.mark.parametrize("backbone", ["vgg16_bn", "tiny"])
@@ -113,9 +98,6 @@ def test_our_own_stems_are_adapted_by_the_same_rule(backbone):
     built = build("fcn8s", backbone=backbone, num_classes=2, in_channels=5, width=1 / 16)
     first = next(m for m in built.modules() if isinstance(m, torch.nn.Conv2d))
     assert (first.in_channels, first.weight.shape[1]) == (5, 5)
-
-
-# --- what cannot be had ----------------------------------------------------------------------------------------------
 
 
 def test_offline_the_file_its_place_and_the_way_out_are_named(cache):
@@ -173,9 +155,9 @@ def test_a_fetch_says_file_size_and_licence_and_keeps_only_what_is_whole(tmp_pat
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer(data, len(data)))
     assert download(published, tmp_path / name).read_bytes() == data
     assert "Downloading https://example.org/x (2 MB, license: mit)" in capsys.readouterr().err
-    for answer, words in ((Answer(data[:-1], len(data)), "connection ended after"), (Answer(data[:-1], 0), "hash")):
+    for answer, message in ((Answer(data[:-1], len(data)), "connection ended after"), (Answer(data[:-1], 0), "hash")):
         monkeypatch.setattr(urllib.request, "urlopen", lambda *_, answer=answer, **__: answer)
-        with pytest.raises(WeightsError, match=words):
+        with pytest.raises(WeightsError, match=message):
             download(published, tmp_path / "again" / name)
         assert list((tmp_path / "again").iterdir()) == []
 
@@ -257,54 +239,9 @@ def test_a_network_does_not_keep_the_file_that_it_was_made_from(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [("resnet81", "Did you mean 'resnet"), ("vit_tiny_patch16_224", "the nearest in size that can")],
 )
-def test_a_backbone_that_cannot_be_is_told_so_before_anything_is_fetched(cache, name, words):
-    with pytest.raises(NetworkError, match=words):
+def test_a_backbone_that_cannot_be_is_told_so_before_anything_is_fetched(cache, name, message):
+    with pytest.raises(NetworkError, match=message):
         build("fcn8s", backbone=name, num_classes=2, weights="imagenet")
-
-
-# --- our own models --------------------------------------------------------------------------------------------------
-
-
-def test_an_own_model_of_other_classes_lends_what_fits_and_lists_what_starts_anew(tmp_path):
-    torch.manual_seed(0)
-    old = build("fcn8s", backbone="tiny", num_classes=3)
-    write_model(
-        tmp_path / "old.safetensors", Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")), old.state_dict()
-    )
-    new = build("fcn8s", backbone="tiny", num_classes=5, weights=tmp_path / "old.safetensors")
-    assert sorted(new.missing_keys) == [f"head.score.{s}.{part}" for s in (16, 32, 8) for part in ("bias", "weight")]
-    for name, value in new.backbone.state_dict().items():
-        assert torch.equal(value, old.backbone.state_dict()[name])
-    same = build("fcn8s", backbone="tiny", num_classes=3, weights=str(tmp_path / "old.safetensors"))
-    assert same.missing_keys == []
-    x = pictures(1, 3, 50, 40)
-    assert torch.equal(same(x), old(x))
-    fewer = build("fcn16s", backbone="tiny", num_classes=3, weights=tmp_path / "old.safetensors")
-    assert fewer.missing_keys == []  # a part of a network is taken from the whole
-
-
-def test_a_network_without_weights_knows_the_memory_of_its_maps():
-    whole = build("fcn8s", backbone="resnet18", num_classes=3, width=0.25)
-    card = Card(variant="fcn8s", backbone="resnet18", classes=("a", "b", "c"), network={"width": 0.25})
-    empty = build_meta(card)
-    assert {value.device.type for value in empty.state_dict().values()} == {"meta"}
-    for item_bytes in (2, 4):
-        assert empty.activation_bytes(96, 130, item_bytes) == whole.activation_bytes(96, 130, item_bytes)
-    wide = card.model_copy(update={"in_channels": 17})  # no longer known to be small, so built on the meta device
-    whole = build("fcn8s", backbone="resnet18", num_classes=3, width=0.25, in_channels=17)
-    untraced = build_meta(wide)
-    assert untraced.activation_bytes(96, 130, 4) == whole.activation_bytes(96, 130, 4)
-
-
-def test_weights_without_a_norm_s_count_are_read_without_a_warning():
-    card = Card(
-        variant="fcn8s", backbone="tiny", classes=("a", "b"), network={"width": 2.0, "head": {}}
-    )  # compared first
-    tensors = build("fcn8s", backbone="tiny", num_classes=2, width=2.0).state_dict()
-    (count, *_) = [name for name in tensors if name.endswith("num_batches_tracked")]
-    found = build_with_weights(card, {name: value for name, value in tensors.items() if name != count}).state_dict()
-    assert found[count] == 0
-    assert all(torch.equal(value, tensors[name]) for name, value in found.items() if name != count)
