@@ -1,4 +1,4 @@
-# What CI runs is what one runs. Every target makes .venv where there is none.
+# CI runs these targets. Each creates .venv if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -19,7 +19,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A process a core, one thread each: twice as fast as one process with two threads. A third on two cores was no faster.
+# One process per core with one thread each: twice as fast as one process with two threads.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8
 

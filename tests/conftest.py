@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-# A busy machine is no failure: pytest-timeout ends what hangs.
+# No deadline on a busy machine: pytest-timeout ends a test that hangs.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `made` and its like, wherever pytest is started
+sys.path.insert(0, str(Path(__file__).parent))  # for `synthetic` and others, wherever pytest is started
 sys.path.append(
     str(Path(__file__).parents[1] / "benchmarks")
 )  # for `doctor`: frozen faults and the sets they are seeded into
@@ -33,7 +33,7 @@ _caches = itertools.count()
 
 @pytest.fixture(autouse=True)
 def _own_cache(_caches_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that another test, or the user, has cached decides a test, and nothing is fetched."""
+    """Give each test an empty cache, and fetch nothing."""
     monkeypatch.setenv("FULLCONV_OFFLINE", "1")
     monkeypatch.setenv("FULLCONV_CACHE", str(_caches_folder / str(next(_caches))))
 
@@ -45,13 +45,13 @@ def _caches_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Maps of a few cells: threads that wait for one another take longer than one alone."""
+    """Use one thread: maps of a few cells are slower in several."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _socket_log(tmp_path_factory) -> Iterator[Path]:
-    """The file in which attempts to reach the outside are noted, also those of processes that tests start."""
+    """Return the file of attempts to connect to the outside, also by processes that tests start."""
     log = tmp_path_factory.mktemp("sockets") / "attempts.txt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FULLCONV_TEST_SOCKETS", str(log))
@@ -60,17 +60,17 @@ def _socket_log(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def socket_attempts(_socket_log: Path) -> Iterator[Path]:
-    """Fail the test that tried to reach something outside."""
+    """Fail a test that tried to connect to the outside."""
     yield _socket_log
     if _socket_log.exists():
-        words = _socket_log.read_text(encoding="utf-8")
+        attempts = _socket_log.read_text(encoding="utf-8")
         _socket_log.unlink()
-        pytest.fail(f"something tried to reach the outside: {words}", pytrace=False)
+        pytest.fail(f"tried to connect to the outside: {attempts}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve made pictures of 40 x 48, three of them in val."""
+    """Twelve synthetic images of 40 x 48, three of them in val."""
     from synthetic.shapes import make_shapes
 
     return make_shapes(tmp_path_factory.mktemp("shapes") / "data", images=12, size=(40, 48))

@@ -1,4 +1,4 @@
-"""Where time goes: parts within parts, threads, and the table that --timing prints."""
+"""Timed parts, threads, and the table of --timing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fullconv.segmenter import Segmenter
 from synthetic.shapes import make_shapes
 
 
-def test_a_part_within_a_part_counts_for_itself():
+def test_a_part_excludes_the_parts_within_it():
     with profile() as times, timed("outer"):
         time.sleep(0.02)
         with timed("inner"):
@@ -55,7 +55,7 @@ def test_threads_have_sums_of_their_own():
     assert "reading" not in times.main
 
 
-def test_parts_of_the_watching_thread_and_the_rest_make_up_the_whole():
+def test_parts_of_the_profiling_thread_and_the_rest_add_up():
     with profile() as times:
         time.sleep(0.02)
         with timed("a"):
@@ -64,7 +64,7 @@ def test_parts_of_the_watching_thread_and_the_rest_make_up_the_whole():
     assert times.main[REST] >= 0.02
 
 
-def test_a_part_that_fails_is_counted_and_leaves_nothing_open():
+def test_a_part_that_fails_is_closed():
     def fail() -> None:
         time.sleep(0.02)
         raise ValueError("no")
@@ -78,7 +78,7 @@ def test_a_part_that_fails_is_counted_and_leaves_nothing_open():
     assert times.main["outer"] < 0.02
 
 
-def test_nothing_is_kept_where_nobody_watches(tmp_path):
+def test_without_a_profile_nothing_is_recorded():
     with profile() as times:
         assert is_profiling()
     with timed("later"):
@@ -87,7 +87,7 @@ def test_nothing_is_kept_where_nobody_watches(tmp_path):
     assert "later" not in times.main
 
 
-def test_a_watched_file_gives_the_same_bytes(tmp_path):
+def test_a_timed_file_returns_the_same_bytes(tmp_path):
     content = np.random.default_rng(0).bytes(300_000)
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -101,7 +101,7 @@ def test_a_watched_file_gives_the_same_bytes(tmp_path):
     assert times.main[READING] > 0
 
 
-def test_prediction_tells_network_from_upsampling():
+def test_network_and_upsampling_are_timed_separately():
     torch.manual_seed(0)
     network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
     segmenter = Segmenter.from_network(network, ["a", "b", "c"], device="cpu", precision="fp32")
@@ -128,7 +128,7 @@ def model(tmp_path_factory) -> Path:
 
 
 def table(text: str) -> tuple[float, dict[str, float], dict[str, float]]:
-    """Read what --timing printed: seconds in all, parts of the command's thread, parts beside it."""
+    """Parse the table of --timing: total seconds, parts of the command's thread, parts of other threads."""
     found = re.search(r"^Where ([\d.]+) s went:$", text, re.MULTILINE)
     assert found
     own, _, others = text[found.end() :].partition("Meanwhile")
@@ -139,15 +139,15 @@ def table(text: str) -> tuple[float, dict[str, float], dict[str, float]]:
     return float(found[1]), parts(own), parts(others)
 
 
-def test_predict_says_where_time_went(model, tmp_path, capsys):
+def test_predict_prints_its_timing(model, tmp_path, capsys):
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for k in range(3):
         Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(tmp_path / "in" / f"{k}.png")
     assert main(["predict", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--timing"]) == 0
-    told = capsys.readouterr()
-    assert told.out == ""
-    seconds, own, others = table(told.err)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    seconds, own, others = table(printed.err)
     assert {"starting, loading the model", "network", "upsampling + argmax", "waiting for images"} <= own.keys()
     assert own["network"] > 0
     assert {"reading", "decoding", "encoding", "writing"} <= others.keys()
@@ -155,19 +155,19 @@ def test_predict_says_where_time_went(model, tmp_path, capsys):
     assert sum(own.values()) == pytest.approx(seconds, abs=0.01 * len(own))
 
 
-def test_evaluate_says_where_time_went_beside_its_json(model, tmp_path, capsys):
+def test_evaluate_prints_its_timing_beside_its_json(model, tmp_path, capsys):
     import json
 
     data = make_shapes(tmp_path / "shapes", images=4, size=(32, 40))
     assert main(["evaluate", str(model), str(data), "--split", "all", "--timing", "--json"]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out)["images"] > 0
-    _, own, others = table(told.err)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["images"] > 0
+    _, own, others = table(printed.err)
     assert {"network", "counting"} <= own.keys()
     assert DECODING in others
 
 
-def test_without_the_option_nothing_is_said(model, tmp_path, capsys):
+def test_timing_is_an_option(model, tmp_path, capsys):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     assert main(["predict", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]) == 0
     assert "went" not in capsys.readouterr().err

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import fullconv
 from fullconv.cli import COMMANDS, main, model_table
 from fullconv.cli.console import Progress
 from fullconv.cli.startup import use_utf8
@@ -29,10 +28,6 @@ def test_without_a_command_help_goes_to_stderr_and_the_exit_is_2(run):
     done = run()
     assert (done.code, done.out) == (2, "")
     assert "Commands:" in done.err
-
-
-def test_version(run):
-    assert run("--version").out == f"fullconv {fullconv.__version__}\n"
 
 
 def test_help_loads_neither_torch_nor_numpy():
@@ -123,16 +118,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(model_table, "table", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["models"])
-
-
-def test_a_closed_pipe_is_no_error(model):
-    command = [sys.executable, "-m", "fullconv", "info", str(model)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 0
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capfd, monkeypatch):

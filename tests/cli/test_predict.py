@@ -75,15 +75,6 @@ def test_predict_takes_all_its_options(run, data, model, tmp_path):
     assert (out / "summary.1-of-1.csv").is_file()
 
 
-def test_predict_refuses_to_overwrite_its_inputs(run, data, model, tmp_path):
-    shutil.copytree(data / "val", tmp_path / "in")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
-    done = run("predict", model, tmp_path / "in", "-o", tmp_path / "in")
-    assert done.code == 2
-    assert "is an input, and the result for" in done.err
-    assert {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()} == before
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

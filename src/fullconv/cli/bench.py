@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fullconv.cli.console import print_json, print_rich, status, stdout_to_stderr
+from fullconv.cli.console import make_table, print_json, print_rich, status, stdout_to_stderr
 from fullconv.cli.options import BatchSize, Device, Engine, Json, parse_size
 from fullconv.errors import plural
 
@@ -63,13 +63,8 @@ def bench(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("size", "engine", "precision"):
-        table.add_column(name)
-    for name in ("ms", "quartiles", "images/s", "peak MB", "labels as fp32"):
-        table.add_column(name, justify="right")
+    columns = ("size", "engine", "precision", ">ms", ">quartiles", ">images/s", ">peak MB", ">labels as fp32")
+    table = make_table(*columns, line=False)
     for row in rows:
         equal, peak = row["labels_equal"], row["peak_mb"]
         table.add_row(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fullconv.cli.console import Progress, print_error, print_json, print_rich, status, stdout_to_stderr
+from fullconv.cli.console import Progress, make_table, print_error, print_json, print_rich, status, stdout_to_stderr
 from fullconv.cli.options import DataArgument, DataFormat, Json
 from fullconv.errors import plural
 
@@ -54,8 +54,6 @@ def check(
 
 
 def _print_summary(data: str, summary: dict[str, Any], expected: list[str]) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     parts: list[Any] = []
@@ -67,9 +65,7 @@ def _print_summary(data: str, summary: dict[str, Any], expected: list[str]) -> N
         )
         parts.append(Text(f"{data}: {summary['format']}, {classes}, {splits} images"))
         for head, rows in heads.items():
-            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-            for name in ("index", f"class of {head}" if head else "class", "pixels", "share", "images"):
-                table.add_column(name, justify="left" if name.startswith("class") else "right")
+            table = make_table(">index", f"class of {head}" if head else "class", ">pixels", ">share", ">images")
             total = sum(row["pixels"] for row in rows) or 1
             for row in rows:
                 share = f"{100 * row['pixels'] / total:.2f} %"

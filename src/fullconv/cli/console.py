@@ -18,6 +18,7 @@ from fullconv.profiling import profile
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 SIGTERM_CODE = 143
 PROGRESS_INTERVAL_S = 30.0
@@ -68,6 +69,17 @@ def print_rich(*parts: RenderableType) -> None:
             console.print(part, highlight=False)
     lines = captured.get().splitlines()
     print("\n".join(line.rstrip() for line in lines))  # not by rich, which ends the program where a pipe is closed
+
+
+def make_table(*columns: str, title: str | None = None, line: bool = True) -> Table:
+    """Return an empty table; a column whose name begins with ">" is right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if line else None, pad_edge=False, title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from fullconv.cli.console import Progress, print_error, print_json, print_rich, status, stdout_to_stderr
+from fullconv.cli.console import Progress, make_table, print_error, print_json, print_rich, status, stdout_to_stderr
 from fullconv.cli.console import timing as print_timing
 from fullconv.cli.options import (
     SPLITS,
@@ -97,8 +97,6 @@ def evaluate(
 
 
 def _print_report(report: Report) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     def figure(value: float | None) -> str:
@@ -115,10 +113,7 @@ def _print_report(report: Report) -> None:
         f"freq. weighted IoU {figure(report.freq_weighted_iou)}",
         f"computed by        {report.engine}, {report.precision}",
     ]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class")
-    for name in ("IoU", "Dice", "accuracy", "pixels"):
-        table.add_column(name, justify="right")
+    table = make_table("class", ">IoU", ">Dice", ">accuracy", ">pixels")
     for row in report.classes:
         figures = [figure(row[key]) for key in ("iou", "dice", "accuracy")]
         table.add_row(Text(row["name"]), *figures, f"{row['pixels']:,}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fullconv.cli.console import print_json, print_rich
+from fullconv.cli.console import make_table, print_json, print_rich
 from fullconv.cli.options import Json, ModelArgument
 from fullconv.errors import plural
 
@@ -48,9 +48,7 @@ def _print_card(model: str, card: Card, about: dict[str, Any] | None = None) -> 
     print_rich(table)
     rows = (card.scores.get("val") or {}).get("classes") or []
     scores = {row["name"]: row["iou"] for row in rows}
-    classes = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("index", "class", "color", *(["val IoU"] if scores else [])):
-        classes.add_column(name, justify="right" if name in ("index", "val IoU") else "left")
+    classes = make_table(">index", "class", "color", *([">val IoU"] if scores else []))
     for index, (name, color) in enumerate(zip(card.classes, card.palette, strict=True)):
         swatch = Text("  ", style=f"on rgb({color[0]},{color[1]},{color[2]})").append(
             f" {color[0]} {color[1]} {color[2]}", style="default on default"

@@ -74,8 +74,8 @@ _ClickException: type[Exception] = next(
 """Base of typer's usage errors; typer has brought its own click since 0.20, and used click's before."""
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"fullconv {__version__}")
         raise typer.Exit
 
@@ -108,9 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_log()
     try:
         with _sigterm_raises(), process_settings():
-            code = _run(arguments, started)
+            program: Any = typer.main.get_command(app)
+            try:
+                with program.make_context("fullconv", arguments, obj=started) as context:
+                    result = program.invoke(context)
+            except typer.Exit as end:
+                result = end.exit_code
             sys.stdout.flush()
-            return code
+            return result if isinstance(result, int) else 0
     except FullconvError as error:
         return _report(str(error), arguments, error.exit_code, getattr(error, "failed", None))
     except _ClickException as error:
@@ -125,21 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 0
     except OSError as error:
-        if _stdout_works():
+        if _can_print():
             raise
         _close_stdout()
         print_error(f"the results cannot be written to stdout ({error.strerror or error}).")
         return 2
-
-
-def _run(arguments: list[str], started: float) -> int:
-    command: Any = typer.main.get_command(app)
-    try:
-        with command.make_context("fullconv", arguments, obj=started) as context:
-            code = command.invoke(context)
-    except typer.Exit as end:
-        return int(end.exit_code)
-    return code if isinstance(code, int) else 0
 
 
 def _report(message: str, arguments: Sequence[str], code: int, failed: list[dict[str, str]] | None = None) -> int:
@@ -199,8 +194,8 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stdout_works() -> bool:
-    """Return whether a line can still be printed; on a full disk it cannot."""
+def _can_print() -> bool:
+    """Return whether a line can be written to stdout; on a full disk it cannot."""
     try:
         print(flush=True)
     except OSError:

@@ -144,19 +144,14 @@ def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[st
         "size": list(size),
         "padded": list(padded),
         "layers": [
-            _layer(node)
+            {
+                "name": node.path or node.name,
+                "operation": node.op,
+                "shape": list(node.shape),
+                "stride": float(node.geometry.y.jump),
+                "receptive_field": node.geometry.receptive_field,
+                "offset": float(node.geometry.y.offset),
+            }
             for node in trace_network(half, torch.zeros(1, network.in_channels, *padded, device="meta")).layers
         ],
-    }
-
-
-def _layer(node: Any) -> dict[str, Any]:
-    axis = node.geometry.y
-    return {
-        "name": node.path or node.name,
-        "operation": node.op,
-        "shape": list(node.shape),
-        "stride": float(axis.jump),
-        "receptive_field": node.geometry.receptive_field,
-        "offset": float(axis.offset),
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fullconv.cli.console import print_json, print_rich, stdout_to_stderr
+from fullconv.cli.console import make_table, print_json, print_rich, stdout_to_stderr
 from fullconv.cli.options import Json, parse_size
 from fullconv.errors import RecipeError
 
@@ -37,22 +37,16 @@ def models(
 
 
 def _print_tables(table: dict[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
-
     for group, title in (("variants", "on resnet18 or their own backbone"), ("backbones", "of fcn8s")):
-        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{group}, {title}", title_justify="left")
-        for name in (group[:-1], "parameters", "stride", "receptive field", "exact tiling", ""):
-            shown.add_column(name, justify="right" if name in ("parameters", "stride", "receptive field") else "left")
+        columns = (group[:-1], ">parameters", ">stride", ">receptive field", "exact tiling", "")
+        shown = make_table(*columns, title=f"{group}, {title}")
         for row in table[group]:
             shown.add_row(
                 row["name"], f"{row['parameters'] / 1e6:.1f} M", str(row["stride"]),
                 str(row["receptive_field"] or "unbounded"), "yes" if row["exact_tiling"] else "no", row["about"],
             )  # fmt: skip
         print_rich(shown)
-    recipes = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="recipes, for train --recipe NAME", title_justify="left")
-    for name in ("recipe", "variant", ""):
-        recipes.add_column(name)
+    recipes = make_table("recipe", "variant", "", title="recipes, for train --recipe NAME")
     for row in table["recipes"]:
         recipes.add_row(row["name"], row["variant"], row["about"])
     print_rich(recipes)
@@ -60,12 +54,7 @@ def _print_tables(table: dict[str, Any]) -> None:
 
 
 def _print_layers(table: dict[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("layer", "operation", "shape", "stride", "receptive field", "offset"):
-        shown.add_column(name, justify="left" if name in ("layer", "operation", "shape") else "right")
+    shown = make_table("layer", "operation", "shape", ">stride", ">receptive field", ">offset")
     for row in table["layers"]:
         shape = "x".join(map(str, row["shape"][1:]))
         field = "unbounded" if row["receptive_field"] is None else str(row["receptive_field"])

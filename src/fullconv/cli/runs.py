@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.console import print_error, print_json, print_rich, status
+from fullconv.cli.console import make_table, print_error, print_json, print_rich, status
 from fullconv.cli.options import Json, check_choice
 from fullconv.errors import plural
 
@@ -53,17 +53,11 @@ def runs(
 
 
 def _print_table(found: list[Run]) -> None:
-    from rich.table import Table
-
     def fraction(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run", overflow="fold")
-    table.add_column("network")
-    table.add_column("status")
-    for name in ("epochs", "minutes", "mIoU", "95 % interval", "pixel acc."):
-        table.add_column(name, justify="right")
+    columns = ("run", "network", "status", ">epochs", ">minutes", ">mIoU", ">95 % interval", ">pixel acc.")
+    table = make_table(*columns, line=False)
     for run in found:
         final = run.final or {}
         interval = final.get("mean_iou_interval")
