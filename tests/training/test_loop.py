@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import SMALL, lines
 
+from fullconv.training import run
+from fullconv.training.console import Console
 from fullconv.training.loop import DISK_BYTES_PER_S, CheckpointTimer, evenly_spaced
 
 
@@ -118,3 +121,25 @@ def test_evenly_spaced_subset_has_no_duplicates(total, count):
     chosen = evenly_spaced(list(range(total)), count)  # type: ignore[type-var]
     assert len(chosen) == min(total, count)
     assert chosen == sorted(set(chosen))
+
+
+class Recorder(Console):
+    """A console that notes what it observes."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.calls: list[tuple[str, int, object]] = []
+
+    def on_validation(self, validation) -> None:
+        self.calls.append(("validation", validation.step, list(validation.reports)))
+
+    def on_epoch(self, record) -> None:
+        self.calls.append(("epoch", record.line["step"], record.best))
+
+
+def test_observers_see_each_validation_before_its_epoch(shapes, tmp_path):
+    console = Recorder()
+    run(shapes, tmp_path / "run", {**SMALL, "epochs": 2, "validate_every": 2}, console=console)
+    (line,) = (line for line in lines(tmp_path / "run") if line["val"])
+    best = line["val"]["mean_iou"]
+    assert console.calls == [("epoch", 50, None), ("validation", 100, [""]), ("epoch", 100, best)]
