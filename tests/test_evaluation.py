@@ -1,4 +1,4 @@
-"""Evaluation with a stand-in that labels by looking at the image, against loops over pixels."""
+"""Evaluation with a stand-in that labels by the image, against loops over pixels."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Stand:
         return SimpleNamespace(label_map=image[..., 0] // 10)
 
 
-def truth_and_prediction(number, seed=0):
+def mask_and_prediction(number, seed=0):
     random = np.random.default_rng(seed + number)
     size = SIZES[number % len(SIZES)]
-    truth = random.choice(np.array([0, 0, 1, 1, 2, 255], np.uint8), size)
-    prediction = np.where(random.random(size) < 0.8, truth % 255, random.integers(0, 3, size)).astype(np.uint8)
-    return truth, prediction
+    mask = random.choice(np.array([0, 0, 1, 1, 2, 255], np.uint8), size)
+    prediction = np.where(random.random(size) < 0.8, mask % 255, random.integers(0, 3, size)).astype(np.uint8)
+    return mask, prediction
 
 
 def write_data(root: Path, number=5, classes=CLASSES, splits=("train", "val")):
@@ -53,10 +53,10 @@ def write_data(root: Path, number=5, classes=CLASSES, splits=("train", "val")):
         for kind in ("images", "masks"):
             (root / split / kind).mkdir(parents=True)
         for n in range(number):
-            truth, prediction = truth_and_prediction(n, seed=100 * splits.index(split))
+            mask, prediction = mask_and_prediction(n, seed=100 * splits.index(split))
             image = np.dstack([prediction * 10, prediction * 0, prediction * 0 + 7])
             Image.fromarray(image).save(root / split / "images" / f"{split}{n}.png")
-            Image.fromarray(truth).save(root / split / "masks" / f"{split}{n}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{split}{n}.png")
     (root / "data.toml").write_text(f"classes = {json.dumps(classes)}\n", encoding="utf-8")
     return root
 
@@ -67,44 +67,44 @@ def data(tmp_path):
 
 
 def expected_confusion(number=5, seed=100):
-    return sum(confusion_matrix(*truth_and_prediction(n, seed), len(CLASSES)) for n in range(number))
+    return sum(confusion_matrix(*mask_and_prediction(n, seed), len(CLASSES)) for n in range(number))
 
 
 # values
 
 
-def test_the_matrix_is_that_of_all_pictures_at_their_own_sizes(data):
+def test_confusion_of_all_images_at_their_own_sizes(data):
     segmenter = Stand()
     report = evaluate(segmenter, data)
     np.testing.assert_array_equal(report.confusion, expected_confusion())
     assert [shape for shape, _ in segmenter.seen] == [(*SIZES[n % 3], 3) for n in range(5)]
     assert report.images == 5
-    assert report.pixels == sum((truth_and_prediction(n, 100)[0] != 255).sum() for n in range(5))
+    assert report.pixels == sum((mask_and_prediction(n, 100)[0] != 255).sum() for n in range(5))
     assert report.mean_iou == mean_iou(expected_confusion())
     assert (report.engine, report.precision, report.split, report.policy) == ("stand-in", "fp32", "val", "nan")
     assert report.seconds > 0
 
 
-def test_another_split_has_its_own_pictures_and_all_has_every_one(data):
+def test_splits(data):
     assert evaluate(Stand(), data, "all").images == 10
     np.testing.assert_array_equal(evaluate(Stand(), data, split="train").confusion, expected_confusion(seed=0))
 
 
-def test_a_choice_of_samples_is_scored_alone(data):
+def test_samples(data):
     dataset = open_dataset(data)
     report = evaluate(Stand(), dataset, samples=dataset.splits["val"][:2])
     np.testing.assert_array_equal(report.confusion, expected_confusion(2))
     assert list(report.per_image) == [sample.stem for sample in dataset.splits["val"][:2]]
 
 
-def test_the_order_of_pictures_changes_nothing_but_the_order(data):
+def test_order_of_images_does_not_change_scores(data):
     dataset = open_dataset(data)
     ways = [dataset.splits["val"], dataset.splits["val"][::-1]]
     one, other = (evaluate(Stand(), dataset, samples=way) for way in ways)
     np.testing.assert_array_equal(one.confusion, other.confusion)
 
 
-def test_the_json_has_the_keys_and_nulls_of_the_contract(data):
+def test_json_keys_and_nulls(data):
     table = json.loads(json.dumps(evaluate(Stand(), data).to_dict(), allow_nan=False))
     assert list(table) == [
         "images", "pixels", "pixel_accuracy", "mean_accuracy", "mean_iou", "freq_weighted_iou", "classes",
@@ -131,10 +131,10 @@ def test_the_json_has_the_keys_and_nulls_of_the_contract(data):
     assert table["failed"] == []
 
 
-def test_a_class_that_is_only_predicted_counts_with_0_or_not_at_all(data):
+def test_class_that_is_only_predicted(data):
     path = data / "val" / "images" / "val0.png"
     image = np.asarray(Image.open(path)).copy()
-    image[truth_and_prediction(0, 100)[0] != 255] = 30  # the class "never"
+    image[mask_and_prediction(0, 100)[0] != 255] = 30  # the class "never"
     Image.fromarray(image).save(path)
     report, present = (evaluate(Stand(), data, policy=policy) for policy in ("nan", "present_only"))
     row = report.to_dict()["classes"][3]
@@ -143,15 +143,15 @@ def test_a_class_that_is_only_predicted_counts_with_0_or_not_at_all(data):
     assert present.to_dict()["policy"] == "present_only"
 
 
-def test_the_interval_is_the_bootstrap_over_the_pictures(data):
+def test_interval_is_the_bootstrap_over_images(data):
     report = evaluate(Stand(), data)
-    matrices = np.stack([confusion_matrix(*truth_and_prediction(n, 100), len(CLASSES)) for n in range(5)])
+    matrices = np.stack([confusion_matrix(*mask_and_prediction(n, 100), len(CLASSES)) for n in range(5)])
     assert report.mean_iou_interval == bootstrap_interval(matrices)
     assert report.class_intervals().shape == (4, 2)
     assert paired_difference(report.counts, matrices) == (0, 0, 0)
 
 
-def test_one_picture_has_no_interval(data):
+def test_one_image_has_no_interval(data):
     dataset = open_dataset(data)
     report = evaluate(Stand(), dataset, samples=dataset.splits["val"][:1])
     assert report.mean_iou_interval is None
@@ -159,7 +159,7 @@ def test_one_picture_has_no_interval(data):
     assert "interval" not in str(report)
 
 
-def test_nothing_but_void_is_null_everywhere():
+def test_void_only_is_null():
     report = score_files([], CLASSES)
     table = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert [table[key] for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou")] == [None] * 4
@@ -167,13 +167,13 @@ def test_nothing_but_void_is_null_everywhere():
     assert report.counts.hits.shape == (0, 4)
 
 
-def test_scores_by_image_are_those_of_each_picture_alone(data):
+def test_scores_by_image(data):
     for stem, score in evaluate(Stand(), data).scores_by_image().items():
-        truth, prediction = truth_and_prediction(int(stem[-1]), 100)
-        assert score == mean_iou(confusion_matrix(truth, prediction, len(CLASSES)))
+        mask, prediction = mask_and_prediction(int(stem[-1]), 100)
+        assert score == mean_iou(confusion_matrix(mask, prediction, len(CLASSES)))
 
 
-def test_the_words_of_a_report_hold_its_numbers(data):
+def test_report_as_text(data):
     report = evaluate(Stand(), data)
     assert f"{report.mean_iou:.4f} (95 % interval" in str(report)
     row = report.classes[1]
@@ -182,7 +182,7 @@ def test_the_words_of_a_report_hold_its_numbers(data):
     assert str(report).splitlines()[-1].split() == ["never", "-", "-", "-", "0"]
 
 
-def test_counting_along_edges_only_leaves_pixels_out(data, tmp_path):
+def test_band_counts_pixels_near_edges(data, tmp_path):
     blocks = np.kron(np.array([[0, 1], [2, 0]], np.uint8), np.ones((10, 10), np.uint8))
     Image.fromarray(blocks).save(data / "val" / "masks" / "val0.png")
     Image.fromarray(np.dstack([blocks * 10] * 3)).save(data / "val" / "images" / "val0.png")
@@ -191,13 +191,13 @@ def test_counting_along_edges_only_leaves_pixels_out(data, tmp_path):
     assert report.pixels == 20 * 20 - 4 * 8 * 8
 
 
-def test_progress_is_told_after_every_picture(data):
+def test_progress_after_every_image(data):
     calls = []
     evaluate(Stand(), data, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(n, 5) for n in range(1, 6)]
 
 
-def test_a_head_is_passed_on_and_compared_with_its_own_classes(data):
+def test_head_is_checked_against_its_classes(data):
     heads = {"semantic": {"classes": CLASSES}, "other": {"classes": ("a", "b")}}
     segmenter = Stand(heads=heads)
     evaluate(segmenter, data, head="semantic")
@@ -209,7 +209,7 @@ def test_a_head_is_passed_on_and_compared_with_its_own_classes(data):
 # files
 
 
-def test_scores_counted_from_written_label_maps_are_the_same_to_the_pixel(data, tmp_path):
+def test_score_files_equals_evaluate(data, tmp_path):
     dataset = open_dataset(data)
     pairs = []
     for sample in dataset.splits["val"]:
@@ -222,18 +222,18 @@ def test_scores_counted_from_written_label_maps_are_the_same_to_the_pixel(data, 
     np.testing.assert_array_equal(from_files.counts, direct.counts)
 
 
-def test_the_csv_has_a_row_a_picture_and_class_that_adds_up(data, tmp_path):
+def test_csv_rows_add_up(data, tmp_path):
     report = evaluate(Stand(), data)
     report.save_per_image(tmp_path / "scores" / "all.csv")
     with (tmp_path / "scores" / "all.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["image", "class", "tp", "fp", "fn"]
     assert len(rows) == 5 * 4
-    truth, prediction = truth_and_prediction(1, 100)
+    mask, prediction = mask_and_prediction(1, 100)
     (row,) = (r for r in rows if r["image"] == "val1" and r["class"] == "disc")
-    valid = truth != 255
-    is_disc, says_disc = valid & (truth == 1), valid & (prediction == 1)
-    expected = [(is_disc & says_disc).sum(), (says_disc & ~is_disc).sum(), (is_disc & ~says_disc).sum()]
+    valid = mask != 255
+    is_disc, predicted_disc = valid & (mask == 1), valid & (prediction == 1)
+    expected = [(is_disc & predicted_disc).sum(), (predicted_disc & ~is_disc).sum(), (is_disc & ~predicted_disc).sum()]
     assert expected[1] != expected[2]
     assert [int(row[key]) for key in ("tp", "fp", "fn")] == expected
     total = {key: sum(int(r[key]) for r in rows if r["class"] == "disc") for key in ("tp", "fp", "fn")}
@@ -241,7 +241,7 @@ def test_the_csv_has_a_row_a_picture_and_class_that_adds_up(data, tmp_path):
     assert [path.name for path in (tmp_path / "scores").iterdir()] == ["all.csv"]
 
 
-def test_a_csv_that_cannot_be_written_is_named(data, tmp_path):
+def test_unwritable_csv_is_reported(data, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(OutputError, match=r"folder\.csv: cannot be written"):
         evaluate(Stand(), data).save_per_image(tmp_path / "folder.csv")
@@ -250,7 +250,7 @@ def test_a_csv_that_cannot_be_written_is_named(data, tmp_path):
 # what goes wrong
 
 
-def test_classes_that_differ_are_named(data):
+def test_different_classes_are_reported(data):
     with pytest.raises(
         DataError, match=r"only in the model: road; only in the data: never\. If the masks mean"
     ) as caught:
@@ -260,13 +260,13 @@ def test_classes_that_differ_are_named(data):
         evaluate(Stand(classes=CLASSES[:3]), data)
 
 
-def test_classes_in_another_order_are_named():
+def test_class_order_is_checked():
     with pytest.raises(DataError, match=r"class 1 is 'b' in the model and 'c' in the data"):
         check_classes(["a", "b", "c"], ["a", "c", "b"], "data")
     check_classes(("a", "b"), ["a", "b"], "data")
 
 
-def test_a_mask_of_another_size_is_named_with_both_sizes(data):
+def test_size_mismatch_is_reported(data):
     Image.fromarray(np.zeros((3, 5), np.uint8)).save(data / "val" / "masks" / "val1.png")
     with pytest.raises(
         DataError, match=r"val1\.png: mask and prediction of 'val1' differ in size: 5x3 and 8x12 pixels"
@@ -274,7 +274,7 @@ def test_a_mask_of_another_size_is_named_with_both_sizes(data):
         evaluate(Stand(), data)
 
 
-def test_a_bad_picture_stops_or_is_recorded(data):
+def test_bad_image_raises_or_is_recorded(data):
     (data / "val" / "images" / "val3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"val3\.png"):
         evaluate(Stand(), data)
@@ -282,32 +282,32 @@ def test_a_bad_picture_stops_or_is_recorded(data):
     assert report.images == 4
     assert [Path(row["input"]).name for row in report.failed] == ["val3.png"]
     assert "val3.png" in report.to_dict()["failed"][0]["reason"]
-    others = sum(confusion_matrix(*truth_and_prediction(n, 100), len(CLASSES)) for n in (0, 1, 2, 4))
+    others = sum(confusion_matrix(*mask_and_prediction(n, 100), len(CLASSES)) for n in (0, 1, 2, 4))
     np.testing.assert_array_equal(report.confusion, others)
 
 
-def test_where_all_pictures_fail_the_first_reason_is_said(data):
+def test_all_images_failed(data):
     for path in (data / "val" / "images").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"none of 5 images could be scored\. The first: .*val0\.png"):
         evaluate(Stand(), data, on_error="record")
 
 
-def test_a_bug_in_the_model_is_not_recorded_as_a_bad_picture(data):
+def test_bug_in_the_model_propagates(data):
     segmenter = Stand()
     segmenter.predict = lambda image, *, head=None: 1 / 0
     with pytest.raises(ZeroDivisionError):
         evaluate(segmenter, data, on_error="record")
 
 
-def test_an_unknown_split_or_policy_is_named(data):
+def test_unknown_split_or_policy(data):
     with pytest.raises(DataError, match=r"no split 'vall'"):
         evaluate(Stand(), data, split="vall")
     with pytest.raises(InputError, match=r"no policy 'nann'.*Did you mean 'nan'"):
         evaluate(Stand(), data, policy="nann")
 
 
-def test_a_file_with_an_impossible_class_is_named(tmp_path):
+def test_file_with_an_invalid_class_is_reported(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encode_label_map(np.full((2, 2), 9, np.uint8), None))
     pairs = [("a", np.zeros((2, 2), np.uint8), path)]
@@ -322,7 +322,7 @@ def test_a_file_with_an_impossible_class_is_named(tmp_path):
 # whose split
 
 
-def test_pictures_that_a_model_was_trained_on_are_not_scored_as_val(data):
+def test_training_images_are_not_scored_as_val(data):
     dataset = open_dataset(data)
     stems = [sample.stem for sample in dataset.samples("all")]
     folds = {"train": stems[::2], "val": stems[1::2]}

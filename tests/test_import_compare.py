@@ -29,12 +29,12 @@ def model(data, path, seed):
     return segmenter
 
 
-def test_the_names_in_the_help_are_those_that_can_be_imported():
+def test_help_lists_the_importable_names():
     assert sorted(IMPORTABLE.split()) == sorted(convertible())
 
 
 @pytest.mark.slow
-def test_a_torchvision_file_becomes_a_model_file_that_predicts(tmp_path, capsys):
+def test_torchvision_checkpoint_is_imported(tmp_path, capsys):
     import torchvision
 
     torch.manual_seed(0)
@@ -47,19 +47,19 @@ def test_a_torchvision_file_becomes_a_model_file_that_predicts(tmp_path, capsys)
     x = torch.randint(0, 256, (33, 47, 3), dtype=torch.uint8)
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (segmenter.card.mean, segmenter.card.std))
     with torch.no_grad():
-        wanted = theirs(((x.permute(2, 0, 1) / 255 - mean) / std)[None])["out"][0]
+        expected = theirs(((x.permute(2, 0, 1) / 255 - mean) / std)[None])["out"][0]
     found = torch.from_numpy(segmenter.logits(x.numpy()))
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 
-def test_an_import_that_would_replace_its_own_file_is_refused(tmp_path, capsys):
+def test_import_onto_its_own_file_is_rejected(tmp_path, capsys):
     file = tmp_path / "a.pth"
     torch.save({"x": torch.zeros(1)}, file)
     assert main(["import", str(file), "--as", "fcn_resnet50", "-o", str(file)]) == 2
     assert "is the file to import" in capsys.readouterr().err
 
 
-def test_a_foreign_file_of_another_network_is_named(tmp_path, capsys):
+def test_checkpoint_of_another_network_is_rejected(tmp_path, capsys):
     torch.save({"x": torch.zeros(1)}, tmp_path / "a.pth")
     code = main(["import", str(tmp_path / "a.pth"), "--as", "fcn_resnet50", "-o", str(tmp_path / "m.safetensors")])
     assert code == 2
@@ -67,7 +67,7 @@ def test_a_foreign_file_of_another_network_is_named(tmp_path, capsys):
     assert not (tmp_path / "m.safetensors").exists()
 
 
-def test_a_model_against_itself_differs_by_nothing(data, tmp_path, capsys):
+def test_model_against_itself(data, tmp_path, capsys):
     model(data, tmp_path / "a.safetensors", 1)
     path = str(tmp_path / "a.safetensors")
     assert main(["compare", path, path, str(data), "--json"]) == 0
@@ -78,7 +78,7 @@ def test_a_model_against_itself_differs_by_nothing(data, tmp_path, capsys):
     assert "(torch fp32)" in capsys.readouterr().out
 
 
-def test_two_models_are_compared_on_the_same_pictures(data, tmp_path):
+def test_two_models_are_compared_on_the_same_images(data, tmp_path):
     a, b = model(data, tmp_path / "a.safetensors", 1), model(data, tmp_path / "b.safetensors", 2)
     found = compare(a, b, data, "all")
     reports = [fullconv.evaluate(m, data, split="all") for m in (a, b)]
@@ -87,7 +87,7 @@ def test_two_models_are_compared_on_the_same_pictures(data, tmp_path):
     assert ("not significant" in str(found)) != found.significant
 
 
-def test_pictures_that_a_model_was_trained_on_are_left_out(data, tmp_path):
+def test_training_images_are_excluded(data, tmp_path):
     a, b = model(data, tmp_path / "a.safetensors", 1), model(data, tmp_path / "b.safetensors", 2)
     stems = [sample.stem for sample in fullconv.open_dataset(data).splits["val"]]
     a.card = a.card.model_copy(update={"data": {"splits": {"train": stems[:1]}}})

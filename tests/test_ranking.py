@@ -35,7 +35,7 @@ def summary_of(name, uncertainty, *seen):
 
 
 @pytest.mark.parametrize("size", [(50, 41), (3, 2), (1, 1), (700, 20)])
-def test_a_glance_is_the_entropy_and_the_mean_probabilities_of_grid_cells(segmenter, size):
+def test_summary_is_the_entropy_and_the_mean_probabilities_of_grid_cells(segmenter, size):
     image = random_image(1, *size)
     prediction = segmenter.predict(image, probabilities=True)
     p = prediction.probabilities.astype(np.float64)
@@ -46,8 +46,8 @@ def test_a_glance_is_the_entropy_and_the_mean_probabilities_of_grid_cells(segmen
         for i in range(GRID):
             for j in range(GRID):
                 cell = p[k][np.ix_(rows == i, columns == j)]
-                wanted = cell.mean() if cell.size else 0.0
-                assert found.seen.reshape(3, GRID, GRID)[k, i, j] == pytest.approx(wanted, abs=1e-5)
+                expected = cell.mean() if cell.size else 0.0
+                assert found.seen.reshape(3, GRID, GRID)[k, i, j] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_most_uncertain_comes_first_and_its_twin_does_not_come_second():
@@ -59,10 +59,10 @@ def test_the_most_uncertain_comes_first_and_its_twin_does_not_come_second():
     assert order[1].novelty > order[2].novelty
 
 
-def test_what_is_labelled_already_is_not_new():
-    glances = [summary_of("known scene", 0.9, 1, 0), summary_of("new scene", 0.6, 0, 1)]
-    assert rank(glances)[0].image == "known scene"
-    assert rank(glances, labeled=[summary_of("train", 0.1, 1, 0.01)])[0].image == "new scene"
+def test_labeled_images_are_not_novel():
+    summaries = [summary_of("known scene", 0.9, 1, 0), summary_of("new scene", 0.6, 0, 1)]
+    assert rank(summaries)[0].image == "known scene"
+    assert rank(summaries, labeled=[summary_of("train", 0.1, 1, 0.01)])[0].image == "new scene"
 
 
 def test_below_the_top_uncertainty_alone_decides():
@@ -75,11 +75,11 @@ def test_below_the_top_uncertainty_alone_decides():
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12), st.integers(1, 15)
 )
 def test_every_picture_has_one_place_whatever_order_they_come_in(numbers, top):
-    glances = [summary_of(f"{n:02}", *values) for n, values in enumerate(numbers)]
-    order = rank(glances, top)
-    assert sorted(row.image for row in order) == [g.image for g in glances]
+    summaries = [summary_of(f"{n:02}", *values) for n, values in enumerate(numbers)]
+    order = rank(summaries, top)
+    assert sorted(row.image for row in order) == [g.image for g in summaries]
     assert [row.rank for row in order] == list(range(1, len(order) + 1))
-    assert rank(glances[::-1], top) == order
+    assert rank(summaries[::-1], top) == order
 
 
 def test_nothing_to_rank_is_said():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -115,29 +114,6 @@ def test_early_stopped_run_killed_while_finishing_makes_no_more_steps(shapes, tm
 
 def test_resumable_settings_may_change(shapes, finished):
     train(shapes, finished, resume=True, **{**SHORT, "workers": 1, "checkpoint_every": 5.0})
-
-
-@pytest.fixture(scope="module")
-def saved_often(shapes, tmp_path_factory) -> Path:
-    """A finished run with a checkpoint after every step; not to be changed."""
-    run = tmp_path_factory.mktemp("runs") / "often"
-    train(shapes, run, **{**SHORT, "checkpoint_every": 0.0})
-    return run
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_damaged_checkpoint_falls_back_to_the_previous(shapes, tmp_path, capsys, saved_often, damage):
-    run, before = copied(saved_often, tmp_path / "run"), identity(saved_often)
-    last = run / "checkpoints" / "last"
-    data = bytearray(last.read_bytes())
-    data[-1000] ^= 4
-    last.write_bytes({"flip": bytes(data), "cut": bytes(data[:-1000]), "empty": b""}[damage])
-    (run / "status.json").unlink()
-    capsys.readouterr()
-    train(shapes, run, resume=True, **SHORT)
-    stderr = capsys.readouterr().err
-    assert re.search(r"last: .*Resuming from previous, step 49\.", stderr)
-    assert identity(run) == before
 
 
 @pytest.mark.parametrize(

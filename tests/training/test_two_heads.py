@@ -47,7 +47,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     return root / "data", root / "run"
 
 
-def test_the_card_has_both_heads_and_their_scores(trained):
+def test_card_has_both_heads_and_their_scores(trained):
     card = read_card(trained[1] / "model.safetensors")
     assert card.heads is not None
     assert {head: labels.classes for head, labels in card.heads.items()} == {
@@ -59,7 +59,7 @@ def test_the_card_has_both_heads_and_their_scores(trained):
     }  # fmt: skip
 
 
-def test_the_log_says_which_head_its_numbers_are_of(trained):
+def test_log_has_the_scores_of_all_heads(trained):
     line = json.loads((trained[1] / "metrics.jsonl").read_text().splitlines()[-1])
     val = line["val"]
     assert val["head"] == "semantic"
@@ -71,7 +71,7 @@ def test_the_log_says_which_head_its_numbers_are_of(trained):
     assert "<h3>geometric</h3>" in page
 
 
-def test_scores_counted_from_the_written_label_maps_are_those_of_evaluate(trained, tmp_path, capsys):
+def test_label_maps_have_the_scores_of_evaluate(trained, tmp_path, capsys):
     data, run = trained
     assert main(["evaluate", str(run), str(data), "--json"]) == 0
     both = json.loads(capsys.readouterr().out)
@@ -92,7 +92,7 @@ def test_scores_counted_from_the_written_label_maps_are_those_of_evaluate(traine
         assert counted.tolist() == alone["confusion"]
 
 
-def test_one_head_is_predicted_by_name(trained, tmp_path, capsys):
+def test_predict_one_head(trained, tmp_path, capsys):
     data, run = trained
     assert (
         main(["predict", str(run), str(data / "val/images"), "-o", str(tmp_path / "one"), "--head", "geometric"]) == 0
@@ -104,7 +104,7 @@ def test_one_head_is_predicted_by_name(trained, tmp_path, capsys):
     assert "this model has no head 'geo', it has semantic, geometric" in capsys.readouterr().err
 
 
-def test_the_rows_of_each_picture_say_which_head_they_are_of(trained, tmp_path):
+def test_per_image_rows_have_the_head(trained, tmp_path):
     data, run = trained
     assert main(["evaluate", str(run), str(data), "--per-image", str(tmp_path / "rows.csv")]) == 0
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
@@ -112,7 +112,7 @@ def test_the_rows_of_each_picture_say_which_head_they_are_of(trained, tmp_path):
     assert len(rows) == 2 * (3 + 2)
 
 
-def test_void_in_one_head_teaches_the_other(trained, tmp_path):
+def test_void_in_one_head_trains_the_other(trained, tmp_path):
     """With the first head's masks all void, its score layer gets no gradient; the other's does."""
     import torch
 
@@ -149,7 +149,7 @@ def test_void_in_one_head_teaches_the_other(trained, tmp_path):
     assert any(name.startswith("backbone") for name in moved)
 
 
-def test_in_python_each_head_has_its_label_map(trained):
+def test_python_label_maps_by_head(trained):
     data, run = trained
     prediction = fullconv.load(run).predict(data / "val" / "images" / "p4.png")
     assert {head: label_map.shape for head, label_map in prediction.label_maps.items()} == dict.fromkeys(

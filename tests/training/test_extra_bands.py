@@ -37,7 +37,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("variant", "folder", "channels"), [("nyud-fcn32s-color-d", "depth", 4), ("nyud-fcn32s-color-hha", "hha", 6)]
 )
-def test_a_net_of_further_bands_trains_scores_and_predicts(data, tmp_path, variant, folder, channels, capsys):
+def test_network_with_extra_bands_trains_evaluates_and_predicts(data, tmp_path, variant, folder, channels, capsys):
     (data / "data.toml").write_text(f'classes = ["a", "b", "c"]\nbands_from = "{folder}"\n', encoding="utf-8")
     train(data, tmp_path / "run", variant=variant, **SHORT)
     assert read_card(tmp_path / "run" / "model.safetensors").in_channels == channels

@@ -60,17 +60,17 @@ def test_runs_are_found_at_any_depth_with_their_best_score_so_far(three):
     assert runs[0].seconds == 90.0
 
 
-def test_only_settings_that_differ_are_compared(three):
+def test_differing_settings(three):
     assert differing_settings(find_runs(three)[0]) == {"lr": [0.01, 0.01, 0.02], "head.dropout": [0.5, 0.1, 0.5]}
 
 
-def test_measured_choices_that_change_a_run_are_compared(tmp_path):
+def test_differing_measured_settings(tmp_path):
     make(tmp_path / "a", [0.5], steps=100)
     make(tmp_path / "b", [0.6], steps=150)
     assert differing_settings(find_runs(tmp_path)[0]) == {"measured.steps": [100, 150]}
 
 
-def test_a_finished_model_gives_the_score_of_its_card(three, tmp_path):
+def test_finished_model_has_the_score_of_its_card(three, tmp_path):
     from fullconv import Segmenter, build
     from fullconv.modelfile import read_model, write_model
 
@@ -82,7 +82,7 @@ def test_a_finished_model_gives_the_score_of_its_card(three, tmp_path):
     assert find_runs(three / "a")[0][0].mean_iou == 0.35
 
 
-def test_the_list_is_sorted_as_asked_and_printed_as_json(three, capsys):
+def test_list_is_sorted_and_printed_as_json(three, capsys):
     orders = {}
     for order in ("score", "name"):
         assert main(["runs", str(three), "--sort", order, "--json"]) == 0
@@ -95,7 +95,7 @@ def test_the_list_is_sorted_as_asked_and_printed_as_json(three, capsys):
     assert "running 30 %" in table[1]
 
 
-def test_the_page_compares_curves_settings_and_classes_and_loads_nothing(three, capsys):
+def test_page_compares_curves_settings_and_classes(three, capsys):
     page = three / "page.html"
     assert main(["runs", str(three), "--html", str(page)]) == 0
     html = page.read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def test_the_page_compares_curves_settings_and_classes_and_loads_nothing(three, 
     assert "default-src 'none'" in html
 
 
-def test_runs_of_other_data_are_not_compared_in_silence(tmp_path, capsys):
+def test_runs_on_other_data_are_marked(tmp_path, capsys):
     make(tmp_path / "a", [0.5])
     make(tmp_path / "<b>", [0.6], fingerprint="f2")
     assert main(["runs", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
@@ -117,7 +117,7 @@ def test_runs_of_other_data_are_not_compared_in_silence(tmp_path, capsys):
     assert "&lt;b&gt;" in html
 
 
-def test_a_damaged_log_is_read_as_far_as_it_goes_and_a_damaged_recipe_named(three, capsys):
+def test_damaged_log_is_read_partially_and_damaged_recipe_is_reported(three, capsys):
     log = three / "a" / "metrics.jsonl"
     log.write_text(log.read_text()[:-40])
     assert find_runs(three)[0][0].epochs == 2
@@ -128,7 +128,7 @@ def test_a_damaged_log_is_read_as_far_as_it_goes_and_a_damaged_recipe_named(thre
     assert "recipe.toml" in stderr.err
 
 
-def test_a_folder_without_runs_is_explained(tmp_path, capsys):
+def test_folder_without_runs_is_an_error(tmp_path, capsys):
     with pytest.raises(InputError, match="holds no run"):
         find_runs(tmp_path)
     assert main(["runs", str(tmp_path / "nowhere")]) == 2
@@ -137,7 +137,7 @@ def test_a_folder_without_runs_is_explained(tmp_path, capsys):
     assert "score" in capsys.readouterr().err
 
 
-def test_a_run_that_no_process_has_any_more_was_killed(three):
+def test_run_without_a_process_was_killed(three):
     lock = three / "deep" / "b" / ".lock"
     lock.write_text("process 1")
     with lock.open("a+") as file:
