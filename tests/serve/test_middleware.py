@@ -33,18 +33,31 @@ def test_a_bug_in_a_route_is_a_json_error_with_one_traceback_in_the_log(monkeypa
     assert app.in_flight == 0
 
 
+TOKEN = "open-sesame"
+
+
 @pytest.mark.parametrize(
-    ("headers", "path", "code"),
+    ("token", "path", "headers", "error"),
     [
-        ({}, "/v1/models", "no-token"),
-        ({"Authorization": "Basic open-sesame"}, "/metrics", "no-token"),
-        ({"Authorization": "Bearer open-sesame"}, "/v1/models", None),
-        ({"Origin": "http://example.org"}, "/", "other-origin"),
-        ({}, "/", None),
+        (None, "/v1/models", {"Origin": "http://example.org"}, (403, "other-origin")),
+        (None, "/v1/models", {"Host": "example.org"}, (421, "other-host")),
+        (None, "/v1/models", {"Origin": "http://localhost"}, None),
+        (TOKEN, "/v1/models", {}, (401, "no-token")),
+        (TOKEN, "/metrics", {"Authorization": f"Basic {TOKEN}"}, (401, "no-token")),
+        (TOKEN, "/metrics", {"Authorization": "Bearer open-sesamE"}, (401, "no-token")),
+        (TOKEN, "/metrics", {"Authorization": f"Bearer {TOKEN}", "Host": "example.org"}, None),
+        *((TOKEN, path, {}, None) for path in ("/", "/docs", "/healthz")),
     ],
 )
-def test_access_depends_on_token_and_origin(headers, path, code):
-    service = Service(Settings({"m": "x"}, token="open-sesame"), {}, Metrics())
+def test_access_depends_on_token_host_and_origin(token, path, headers, error):
+    service = Service(Settings({"m": "x"}, token=token), {}, Metrics())
     app = RequestMiddleware(make_app(service), service.settings, service.metrics, RecordingLog())
     response = TestClient(app, base_url="http://localhost").get(path, headers=headers)
-    assert response.status_code == 200 if code is None else response.json()["error"]["code"] == code
+    assert not [name for name in response.headers if name.startswith("access-control")]
+    if error is None:
+        assert response.status_code == 200
+    else:
+        content = response.json()
+        assert (response.status_code, content["error"]["code"]) == error
+        assert content["request_id"] == response.headers["x-request-id"]
+        assert ("www-authenticate" in response.headers) == (error[0] == 401)
