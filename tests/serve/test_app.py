@@ -83,7 +83,8 @@ def test_scale_sets_the_working_resolution_and_not_the_size_of_the_result(servic
 def test_json_agrees_with_the_png(service):
     label_map = np.asarray(Image.open(io.BytesIO(post(service).content)))
     path = "/v1/predict?include=rle&include=polygons&include=label_map&include=confidence&include=picture"
-    content = post(service, accept="application/json", path=path).json()
+    text = post(service, accept="application/json", path=path).text
+    content = json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
     assert content["size"] == {"width": 128, "height": 96}
     assert [row["name"] for row in content["classes"]] == CLASSES
     assert [row["pixels"] for row in content["classes"]] == np.bincount(label_map.reshape(-1), minlength=4).tolist()
@@ -306,10 +307,6 @@ def test_the_log_has_one_line_per_request_and_no_secrets(strict, token):
     assert "open-sesame" not in strict.text
     odd = strict.client.get("/healthz", headers={"X-Request-ID": "a b\tc"}).headers["x-request-id"]
     assert len(odd) == 32
-
-
-def test_json_responses_are_valid(service):
-    json.loads(post(service, accept="application/json").text, parse_constant=lambda constant: pytest.fail(constant))
 
 
 # --- several models, several heads -----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from fullconv.scale.manifest import Manifest, manifest_schema
 from fullconv.scale.sources import Item, list_source, load_item
 from fullconv.scale.storage import ResultFolder, import_arrow, is_url
 from fullconv.scale.watchdog import watchdog
-from fullconv.segmenter import Segmenter, load
+from fullconv.segmenter import load
 from fullconv.system import available_memory
 
 BLOCK_SIZE = 32
@@ -95,7 +95,11 @@ def run_batch(
     items = list(list_source(job.source, job.out))
     if not items and not job.resume:  # before anything is written: OUT stays free for the right source
         raise InputError(f"{job.source}: has no images.")
-    manifest = Manifest(ResultFolder(job.out), _identity(job, segmenter), job.resume)
+    identity = {
+        "weights_sha256": segmenter.card.weights_sha256, "source": job.source, "format": job.format,
+        "precision": job.precision, "engine": job.engine,
+    }  # fmt: skip
+    manifest = Manifest(ResultFolder(job.out), identity, job.resume)
     summary.before, summary.failed_before = len(manifest.done), len(manifest.failures)
     if on_failure is not None:
         for path, reason in manifest.failures:
@@ -134,14 +138,6 @@ def _explain_stall(ray: Any) -> str:
         f"{available_memory() / 2**30:.1f} GB of memory are free on this machine. When memory runs out, Ray ends and"
         f" restarts workers: lower --actors, or stop other programs.{logs}"
     )
-
-
-def _identity(job: BatchJob, segmenter: Segmenter) -> dict[str, Any]:
-    """Return the settings that must not change when a job is resumed."""
-    return {
-        "weights_sha256": segmenter.card.weights_sha256, "source": job.source, "format": job.format,
-        "precision": job.precision, "engine": job.engine,
-    }  # fmt: skip
 
 
 def _start_ray(job: BatchJob) -> Any:
