@@ -46,9 +46,8 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
     """Return the card of a published net: its preprocessing, and its classes where their number is the published one."""
     release = VARIANTS[variant].caffe is not None
     labels = LABELS[variant.split("-")[0] if release else "voc"]
-    counts = network.num_classes if isinstance(network.num_classes, dict) else {"": network.num_classes}
     found = {}
-    for head, count in counts.items():
+    for head, count in network.classes_by_head.items():
         known = labels.get(head)
         fits = known is not None and len(known.classes) == count
         found[head] = known if fits and known is not None else type(next(iter(labels.values())))(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fullconv.nn import VARIANTS, Network, build, by_head
+from fullconv.nn import VARIANTS, Network, build, scores_by_head
 from networks import DILATED, SKIPS, WIDTHS, linearize, network, random_images, served
 
 SIZES = [(1, 1), (33, 32), (97, 64)]
@@ -195,7 +195,7 @@ def test_a_network_pickles_and_copies_to_the_same_network(variant):
     built.activation_bytes(64, 96, 4)
     x = torch.randn(1, built.in_channels, 33, 41)
     with torch.inference_mode():
-        expected = by_head(built(x))
+        expected = scores_by_head(built(x))
         for copy in (pickle.loads(pickle.dumps(built)), deepcopy(built)):
-            assert all(torch.equal(logits, expected[head]) for head, logits in by_head(copy(x)).items())
+            assert all(torch.equal(logits, expected[head]) for head, logits in scores_by_head(copy(x)).items())
             assert copy.halo == built.halo

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fullconv.card import Card
 from fullconv.engines.engine import Scores, bf16_unsafe
 from fullconv.geometry import shared
-from fullconv.nn import Network
+from fullconv.nn import Network, scores_by_head
 from fullconv.preprocess import as_tensor, normalize
 
 
@@ -55,7 +55,7 @@ class TorchEngine:
         x = self.prepare(images, network)
         with shared():
             scores = network.scores(x)
-        heads = scores if isinstance(scores, dict) else {"": scores}
+        heads = scores_by_head(scores)
         return {name: value.float().cpu().numpy() for name, value in heads.items()}
 
 

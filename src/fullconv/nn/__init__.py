@@ -3,7 +3,7 @@
 from fullconv.nn.backbones import TESTED, Conv2dSameStatic
 from fullconv.nn.build import build, build_meta, build_with_weights, check_build_args
 from fullconv.nn.caffe.convert import ALIASES, convertible, load_foreign
-from fullconv.nn.network import Network, Scores, by_head, tree_map
+from fullconv.nn.network import Network, Scores, scores_by_head
 from fullconv.nn.pretrained import PretrainedCfg, download, pretrained_cfg, pretrained_statistics
 from fullconv.nn.registry import VARIANTS, Variant, get_variant
 from fullconv.nn.wrapper import ModuleWrapper
@@ -21,7 +21,6 @@ __all__ = [
     "build",
     "build_meta",
     "build_with_weights",
-    "by_head",
     "check_build_args",
     "convertible",
     "download",
@@ -29,5 +28,5 @@ __all__ = [
     "load_foreign",
     "pretrained_cfg",
     "pretrained_statistics",
-    "tree_map",
+    "scores_by_head",
 ]

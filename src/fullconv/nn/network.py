@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
@@ -63,6 +63,11 @@ class Network(nn.Module):
         self.min_size = self.spec.min_size
         self.missing_keys: list[str] = []
         """Names of the tensors that are not of the model file from which the network was started."""
+
+    @property
+    def classes_by_head(self) -> dict[str, int]:
+        """Number of classes by head; the key of a single head is ""."""
+        return self.num_classes if isinstance(self.num_classes, dict) else {"": self.num_classes}
 
     def forward(self, x: Tensor) -> Scores:
         """Map (N, C, H, W) to logits (N, K, H, W), or a dict of them by head: `upsample` of `scores`."""
@@ -195,13 +200,6 @@ class _CoarseNet(nn.Module):
         return (scores, features) if self.with_features else scores
 
 
-def by_head(scores: Scores) -> dict[str, Tensor]:
+def scores_by_head(scores: Scores) -> dict[str, Tensor]:
     """Return scores as a dict by head; the key of a single head is ""."""
     return scores if isinstance(scores, dict) else {"": scores}
-
-
-def tree_map(scores: Scores, change: Callable[[Tensor], Tensor]) -> Scores:
-    """Apply a function to the scores of every head."""
-    if isinstance(scores, dict):
-        return {name: change(value) for name, value in scores.items()}
-    return change(scores)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fullconv
-from fullconv.nn import by_head
+from fullconv.nn import scores_by_head
 from fullconv.nn.caffe.backbones import build_caffe_backbone
 from fullconv.nn.caffe.convert import to_caffe_state_dict
 from fullconv.nn.registry import VARIANTS, CaffeSpec
@@ -44,10 +44,10 @@ def test_a_net_of_each_shape_keeps_the_size_of_a_image_of_any_size(variant):
 @pytest.mark.parametrize("variant", RELEASE)
 def test_every_published_net_keeps_the_size_of_a_image_of_any_size(variant):
     network = narrow(variant, 1 / 64)
-    counts = network.num_classes if isinstance(network.num_classes, dict) else {"": network.num_classes}
+    counts = network.classes_by_head
     with torch.inference_mode():
         for batch, height, width in sweep():
-            logits = by_head(network(torch.randn(batch, network.in_channels, height, width)))
+            logits = scores_by_head(network(torch.randn(batch, network.in_channels, height, width)))
             assert {head: tuple(value.shape) for head, value in logits.items()} == {
                 head: (batch, count, height, width) for head, count in counts.items()
             }

@@ -112,10 +112,9 @@ def to_caffe_state_dict(network: Network) -> dict[str, Tensor]:
     tensors = {_to_caffe(key): value for key, value in network.state_dict().items()}
     if network.variant == "nyud-fcn32s-color-d":
         tensors = {re.sub("^conv1_1", "conv1_1_bgrd", key): value for key, value in tensors.items()}
-    heads = network.num_classes if isinstance(network.num_classes, Mapping) else {"": network.num_classes}
     kernels = {1: {"upscore": spec.caffe.kernel}, 2: {"upscore2": 4, "upscore16": 32},
                3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}}[len(spec.strides)]  # fmt: skip
-    for head, count in heads.items():
+    for head, count in network.classes_by_head.items():
         for layer, size in kernels.items():
             weight = torch.zeros(count, count, size, size)
             weight[range(count), range(count)] = _bilinear_plane(size)
