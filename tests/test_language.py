@@ -24,6 +24,7 @@ BANNED = re.compile(
 
 ALLOWED = [
     r'"pictures"', r"'pictures'", r"\bpictures=", r"\.pictures\b", r"`pictures`", r"\bpictures:", r"validation_pictures",
+    r"\b(?:not-a|mask-is|missing|outside|constant)-pictures?\b", r"\bpath-mended\b", r"picture\|",
     r"ground[ -_]truth", r"Ground[ -_]truth",
 ]  # fmt: skip
 """Frozen identifiers: keys of `check --json`, recipe.toml and the service; and the one compound that is the field's own."""

@@ -24,7 +24,7 @@ def test_text_files_of_windows_are_read(tmp_path, encoding):
 def test_a_misnamed_data_toml_is_reported(tmp_path, make):
     pairs(tmp_path, named=False)
     make(tmp_path / "data.toml")
-    assert_refused(tmp_path, "Make it a file that is called data.toml")
+    assert_refused(tmp_path, "Make it a file named data.toml")
 
 
 @pytest.mark.parametrize("form", ["{i} {name}", "{i}: {name}", "{i},{name}", "{j}. {name}"])

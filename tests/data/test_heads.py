@@ -116,10 +116,10 @@ def test_check_counts_the_classes_of_all_heads(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ('[heads.one]\nclasses = ["a", "b"]', "heads names two or more"),
-        ('classes = ["a", "b"]\n' + TOML, r"classes belongs to one head; write it below \[heads\.what\]"),
+        ('[heads.one]\nclasses = ["a", "b"]', "heads has fewer than two"),
+        ('classes = ["a", "b"]\n' + TOML, r"classes belongs to one head. Write it below \[heads\.what\]"),
         ("[heads.what]\nclases = 1\n[heads.solid]", r"no key 'heads\.what\.clases'\. Did you mean 'classes'"),
-        ('[heads."a b"]\n[heads.c]', "'a b' is no name"),
+        ('[heads."a b"]\n[heads.c]', "'a b' is no valid name"),
     ],
 )
 def test_wrong_heads_are_refused(tmp_path, toml, words):

@@ -61,7 +61,7 @@ def test_a_group_never_straddles(groups, folds):
 def test_every_picture_is_in_val_of_exactly_one_fold(all_stems, folds):
     samples = [sample(stem) for stem in all_stems]
     if len(samples) < folds:
-        with pytest.raises(DataError, match=f"folds = {folds} needs as many pictures, there are {len(samples)}"):
+        with pytest.raises(DataError, match=f"folds = {folds} needs as many images, there are {len(samples)}"):
             choose_fold(samples, folds, 0)
         return
     parts = [names(choose_fold(samples, folds, fold)[1]) for fold in range(folds)]
@@ -102,11 +102,11 @@ def test_groups_come_from_an_expression_or_a_csv(tmp_path):
     ("groups", "words"),
     [
         ("^(x", r"data\.toml: groups = '\^\(x' is no regular expression"),
-        ("^(zzz)_", r"groups = '\^\(zzz\)_' does not match 1 pictures, as a1\. Every picture needs its group"),
+        ("^(zzz)_", r"groups = '\^\(zzz\)_' does not match 1 image, as a1\. Give every image a group"),
         ("nowhere.csv", r"nowhere\.csv: cannot be read"),
         ("../x.csv", r"data\.toml: groups: '\.\./x\.csv' leaves the data folder"),
         ("short.csv", r"short\.csv, line 2: has no group\. Write lines stem,group"),
-        ("other.csv", r"other\.csv: names no group for 1 pictures, as a1"),
+        ("other.csv", r"other\.csv: has no group for 1 image, as a1"),
     ],
 )
 def test_groups_that_say_nothing_are_named(tmp_path, groups, words):
@@ -153,7 +153,7 @@ def test_what_is_on_no_list_is_left_out_and_said_and_missing_ones_are_errors(tmp
 
 
 def test_a_picture_on_two_lists_and_a_list_that_is_not_there_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"val\.txt: a is in train, too\. Take it off one list"):
+    with pytest.raises(DataError, match=r"val\.txt: a is in train, too\. Remove it from one list"):
         listed(tmp_path, train="a\n", val="a\n")
     keys = parse_settings({"splits": {"train": "nowhere.txt"}}, "data.toml")
     with pytest.raises(DataError, match=r"nowhere\.txt: cannot be read"):

@@ -77,7 +77,7 @@ def _in_order_of_numbers(names: list[str], colors: list[Color | None]) -> tuple[
 def read_color_table(root: Path) -> dict[str, Any]:
     """Return the keys that follow from a `class_dict.csv` (name,r,g,b) or `label_colors.txt` ("r g b name"), if there is one.
 
-    They are those of a `classes.txt` with colours; where a colour is called void, `colors` says so.
+    They are those of a `classes.txt` with colours; where a colour is void, they are `colors`.
 
     Raises:
         DataError: The file cannot be read, or two names have one colour.

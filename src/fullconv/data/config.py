@@ -1,10 +1,9 @@
-"""`data.toml` and `classes.txt`: what a user says about a data set."""
+"""`data.toml` and `classes.txt`: the settings of a data set."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -36,7 +35,7 @@ class LabelSettings(BaseModel):
     palette: list[tuple[int, int, int]] | None = None
     """RGB 0..255 by class, for painting only."""
     ignore_index: int | list[int] | None = None
-    """Mask values that are void; 255 stays void unless it is a class."""
+    """Mask values that are void; 255 is void, too, unless it is a class."""
     values: dict[int, str] | None = None
     """Mask value -> class name or "void"."""
     colors: dict[str, str] | None = None
@@ -52,7 +51,7 @@ class LabelSettings(BaseModel):
             return values
         for key in values:
             if not re.fullmatch(r"\d{1,9}", str(key)):
-                raise ValueError(f"'{key}' is not a mask value, a whole number from 0")
+                raise ValueError(f"'{key}' is not a mask value. Use whole numbers from 0")
         return {int(key): name for key, name in values.items()}
 
     @field_validator("palette", "class_colors", mode="before")
@@ -70,13 +69,13 @@ class LabelSettings(BaseModel):
     @model_validator(mode="after")
     def _labels_agree(self) -> LabelSettings:
         if self.values is not None and self.colors is not None:
-            raise ValueError("give values (for masks of numbers) or colors (for RGB masks), not both")
+            raise ValueError("values (for masks of labels) and colors (for RGB masks) exclude each other. Remove one")
         if self.classes is not None:
             self._check_classes(self.classes)
         for key in ("values", "colors"):
             table: dict[Any, str] | None = getattr(self, key)
             if table is not None and not table:
-                raise ValueError(f"{key} is empty; leave it out, or name a class for each")
+                raise ValueError(f"{key} is empty. Remove it, or name a class for each")
             for source, name in (table or {}).items():
                 if self.classes is not None and name != VOID_NAME and name not in self.classes:
                     raise ValueError(
@@ -85,29 +84,27 @@ class LabelSettings(BaseModel):
         both = next(
             (n for n in self.void_values() if n != VOID and (self.values or {}).get(n, VOID_NAME) != VOID_NAME), None
         )
-        if both is not None:  # 255 may stand there as what void is where it is no class
-            raise ValueError(
-                f"{both} is void by ignore_index and '{(self.values or {})[both]}' by values; take one out"
-            )
+        if both is not None:  # 255 may stand there, as it is void where it is no class
+            raise ValueError(f"{both} is void by ignore_index and '{(self.values or {})[both]}' by values. Remove one")
         if any(not 0 <= value <= 65535 for value in self.void_values()):
-            raise ValueError("ignore_index is a mask value from 0 to 65535, or a list of them")
+            raise ValueError("ignore_index is out of range. Use a mask value from 0 to 65535, or a list of them")
         names = self.class_names()
         if names is not None and not 2 <= len(names) <= MAX_CLASSES:
-            raise ValueError(f"there must be 2 to {MAX_CLASSES} classes, not {len(names)}")
+            raise ValueError(f"the number of classes is {len(names)}. Name 2 to {MAX_CLASSES}")
         if names is not None and self.palette is not None and len(self.palette) != len(names):
-            raise ValueError(f"palette has {len(self.palette)} colours for {len(names)} classes")
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(names)} classes. Give one per class")
         if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):
-            raise ValueError("palette colours are three numbers from 0 to 255")
+            raise ValueError("palette has numbers out of range. Use three from 0 to 255 per colour")
         return self
 
     def _check_classes(self, classes: list[str]) -> None:
         twice = next((name for name in classes if classes.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"class '{twice}' is listed twice")
+            raise ValueError(f"class '{twice}' is listed twice. Remove one")
         if any(not name.strip() for name in classes):
-            raise ValueError("a class has an empty name; give it one")
+            raise ValueError("a class has an empty name. Give it one")
         if VOID_NAME in classes and (self.values or self.colors):
-            raise ValueError("'void' means no class in values and colors, so no class can be called so")
+            raise ValueError("'void' means no class in values and colors. Give the class another name")
 
     def void_values(self) -> list[int]:
         """Return `ignore_index` as a list."""
@@ -129,7 +126,7 @@ class LabelSettings(BaseModel):
 
 
 class HeadSettings(LabelSettings):
-    """What the masks of one of several heads are."""
+    """What the masks of one of several heads mean."""
 
     masks: str | None = None
     """Their folder; None is `masks_NAME`."""
@@ -141,32 +138,32 @@ class HeadSettings(LabelSettings):
 
 
 class DataSettings(LabelSettings):
-    """The keys of `data.toml`, all optional; a key that is not here is an error with the nearest name."""
+    """The keys of `data.toml`, all optional; an unknown key is an error."""
 
     format: str | None = None
     """Name of the format; None detects it."""
     heads: dict[str, HeadSettings] | None = None
-    """What the masks of each head are, where a picture has several."""
+    """What the masks of each head mean, where an image has several."""
     unlabeled: str | None = None
-    """What polygons leave over: a class or "void"; None is class 0."""
+    """What pixels outside all shapes are: a class or "void"; None is class 0."""
     boxes: Boxes | None = None
-    """What annotated boxes draw: their class, void, or nothing; None is what their format is used for."""
+    """What annotated boxes draw: their class, void, or nothing; None depends on the format."""
     groups: str | None = None
     """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
     images: str | None = None
-    """Folder or glob of pictures, relative to the data folder."""
+    """Folder or glob of images, relative to the data folder."""
     bands_from: str | None = None
-    """Folder or glob of pictures of the same names, whose bands follow those of `images`."""
+    """Folder or glob of images of the same names, whose bands follow those of `images`."""
     masks: str | None = None
     """Folder or glob of masks, relative to the data folder."""
     mask_suffix: str = ""
-    """What a mask's stem has after the picture's."""
+    """Suffix of a mask's stem after the image's."""
     bands: list[int] | None = Field(default=None, min_length=1)
-    """1-based bands in the order in which they are used; None for all."""
+    """1-based bands in the order of use; None for all."""
     splits: dict[Split, str] | None = None
-    """Split -> a text file with a stem or path a line."""
+    """Split -> a text file with a stem or path per line."""
     folds: int | None = Field(default=None, ge=2)
-    """Put train and val together and cut them into this many parts, of which one is val."""
+    """Merge train and val and cut them into this many parts, of which one is val."""
 
     @field_validator("images", "masks", "bands_from")
     @classmethod
@@ -182,26 +179,26 @@ class DataSettings(LabelSettings):
     @classmethod
     def _bands_count_from_one(cls, bands: list[int] | None) -> list[int] | None:
         if bands and min(bands) < 1:
-            raise ValueError(f"bands are counted from 1, {min(bands)} is none")
+            raise ValueError(f"bands are counted from 1, so {min(bands)} does not exist. Correct it")
         return bands
 
     @model_validator(mode="after")
     def _agree(self) -> DataSettings:
         if self.unlabeled not in (None, VOID_NAME) and self.classes and self.unlabeled not in self.classes:
-            raise ValueError(f"unlabeled = '{self.unlabeled}' is neither a class nor 'void'")
+            raise ValueError(f"unlabeled = '{self.unlabeled}' is neither a class nor 'void'. Name one of them")
         if self.heads is not None:
             self._check_heads(self.heads)
         return self
 
     def _check_heads(self, heads: dict[str, HeadSettings]) -> None:
         if len(heads) < 2:
-            raise ValueError("heads names two or more; for masks of one kind, write classes and masks by themselves")
+            raise ValueError("heads has fewer than two. For one kind of masks, set classes and masks without heads")
         for head in heads:
             if not re.fullmatch(r"\w[\w-]*", head):
-                raise ValueError(f"heads: '{head}' is no name of letters, digits, '_' and '-'")
+                raise ValueError(f"heads: '{head}' is no valid name. Use letters, digits, '_' and '-'")
         for key in (*LabelSettings.model_fields, "masks", "unlabeled"):
             if key != "class_colors" and getattr(self, key) is not None:
-                raise ValueError(f"{key} belongs to one head; write it below [heads.{next(iter(heads))}]")
+                raise ValueError(f"{key} belongs to one head. Write it below [heads.{next(iter(heads))}]")
 
     def of_head(self, head: str) -> LabelSettings:
         """Return what the masks of a head mean; "" is the only one."""
@@ -219,14 +216,14 @@ def inside(path: str) -> str:
     clean = path.replace("\\", "/")
     parts = PurePosixPath(clean).parts
     if not parts:
-        raise ValueError("the path is empty; name a folder or glob inside the data folder")
+        raise ValueError("the path is empty. Name a folder or glob inside the data folder")
     if clean.startswith("/") or re.match(r"[A-Za-z]:", clean) or ".." in parts:
-        raise ValueError(f"'{path}' leaves the data folder; name a path inside it")
+        raise ValueError(f"'{path}' leaves the data folder. Name a path inside it")
     return "/".join(parts)
 
 
 def table_file(root: Path) -> Path:
-    """Return where `data.toml` is, or would be: in the data folder, or above it in one that holds nothing but that folder."""
+    """Return where `data.toml` is, or would be: in the data folder, or in a folder above that holds nothing else."""
     for above in root.parents[:DEEPEST]:
         if (root / "data.toml").is_file():
             break
@@ -239,7 +236,7 @@ def table_file(root: Path) -> Path:
 
 
 def read_table(root: Path) -> dict[str, Any]:
-    """Read `data.toml` as it is; empty where there is none.
+    """Read `data.toml` without validation; empty where there is none.
 
     Raises:
         DataError: It cannot be read, or is no TOML.
@@ -249,8 +246,8 @@ def read_table(root: Path) -> dict[str, Any]:
     if not where.is_file():
         names = ("data.toml", "data.toml.txt")  # editors of Windows add a suffix that its file manager hides
         near = next((path.name for path in sorted(root.glob("[dD]*")) if path.name.lower() in names), None)
-        if near is not None:  # its settings would be missed without a word
-            raise DataError(f"{root / near}: is not read. Make it a file that is called data.toml.")
+        if near is not None:  # its settings would be ignored silently
+            raise DataError(f"{root / near}: is not read. Make it a file named data.toml.")
     else:
         try:
             table = tomllib.loads(read_text(where))
@@ -265,7 +262,7 @@ def read_settings(root: Path) -> DataSettings:
     """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder.
 
     Raises:
-        DataError: A file cannot be read, a key is unknown or a value wrong; the message names it.
+        DataError: A file cannot be read, a key is unknown or a value wrong.
     """
     table = read_table(root)
     where = table_file(root)
@@ -275,12 +272,8 @@ def read_settings(root: Path) -> DataSettings:
     if not {"classes", "heads", "values", "colors"} & set(table) and not listed.is_file():
         table = {**read_color_table(root), **table}
     if "classes" not in table and "heads" not in table and listed.is_file():
-        names, colors = read_classes(listed)
-        table["classes"] = names
-        if any(colors):
-            table.setdefault("palette", _painted(colors))
-        if colors and None not in colors and len(set(colors)) == len(colors):  # else masks in colour are ambiguous
-            table["class_colors"] = colors
+        found = _from_class_file(listed)
+        table = {**found, **table}
     return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
 
 
@@ -290,26 +283,33 @@ def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
     Raises:
         DataError: The file cannot be read.
     """
+    found = _from_class_file(listed)
+    if settings.palette is not None:
+        found.pop("palette", None)
+    return settings.model_copy(update=found)
+
+
+def _from_class_file(listed: Path) -> dict[str, Any]:
     names, colors = read_classes(listed)
-    update: dict[str, Any] = {"classes": names}
-    if any(colors):
-        update["palette"] = settings.palette or _painted(colors)
-    if colors and None not in colors and len(set(colors)) == len(colors):
-        update["class_colors"] = colors
-    return settings.model_copy(update=update)
+    found: dict[str, Any] = {"classes": names}
+    if any(colors):  # classes without a colour get VOC's for their index
+        found["palette"] = [own or spare for own, spare in zip(colors, voc_palette(len(colors)), strict=True)]
+    if colors and None not in colors and len(set(colors)) == len(colors):  # else masks in colour are ambiguous
+        found["class_colors"] = colors
+    return found
 
 
 def parse_settings(table: dict[str, Any], where: str) -> DataSettings:
     """Check the keys of a `data.toml`.
 
     Raises:
-        DataError: A key is unknown (the nearest is named) or a value is wrong.
+        DataError: A key is unknown or a value is wrong.
     """
     try:
         return DataSettings.model_validate(table)
     except ValidationError as error:
         raise DataError(f"{where}: {_sentence(error)}") from None
-    except FullconvError as error:  # a colour that is none
+    except FullconvError as error:  # of parse_color
         raise DataError(f"{where}: {error}") from None
 
 
@@ -326,9 +326,4 @@ def _sentence(error: ValidationError) -> str:
         return f"there is no split '{loc[1]}'.{nearest(loc[1], SPLITS)} The splits are train, val and test."
     if first["type"] == "value_error":
         return f"{key}: {reason}." if key else f"{reason}."
-    return f"{key} = {first['input']!r} cannot be: {reason[:1].lower()}{reason[1:]}."
-
-
-def _painted(colors: Sequence[Color | None]) -> list[Color]:
-    """Give the classes without a colour VOC's for their index, to paint with."""
-    return [color or spare for color, spare in zip(colors, voc_palette(len(colors)), strict=True)]
+    return f"{key} = {first['input']!r} is invalid: {reason[:1].lower()}{reason[1:]}. Correct it."

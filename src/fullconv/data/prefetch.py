@@ -19,7 +19,7 @@ from fullconv.preprocess import rescale, working_size
 
 Item = TypeVar("Item")
 
-_POLL_S = 0.1  # how soon the background thread notices that nobody reads any more
+_POLL_S = 0.1  # how soon the background thread notices that its consumer is gone
 
 
 def read_sample(

@@ -1,4 +1,4 @@
-"""Who is in train, val and test: by hash, by fold, by list, and never with a group on both sides."""
+"""Split samples into train, val and test: by hash, by fold or by list, and never across a group."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from fullconv.data.config import SPLITS, DataSettings, inside
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
 from fullconv.data.text_files import column, load_rows, load_text, nfc
-from fullconv.errors import DataError
+from fullconv.errors import DataError, plural
 
 VAL_SHARE = 0.2
 _STEM_HEADINGS = ("stem", "name", "file", "filename", "file_name", "image", "image_id", "picture", "path", "id")
 _GROUP_HEADINGS = ("group", "group_id", "groups", "patient", "patient_id", "site", "scene", "video", "case")
-_LEAST, _MOST = 0.1, 0.3  # what the hash gives a small data set is moved into these
+_MIN_VAL, _MAX_VAL = 0.1, 0.3  # limits of the share that the hash gives a small data set
 
 
 def hash_order(name: str) -> int:
-    """Return a number from a name, the same on every machine, spread evenly over 0 to 2^64."""
+    """Return a number from a name, the same on every machine, uniform over 0 to 2^64."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
 def _parts(samples: Iterable[Sample]) -> list[list[Sample]]:
-    """Put samples that must stay together into parts, in the order of their hash."""
+    """Group samples that must stay together, in the order of their hash."""
     parts: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         parts[f"stem {sample.stem}" if sample.group is None else f"group {sample.group}"].append(sample)
@@ -37,10 +37,10 @@ def _parts(samples: Iterable[Sample]) -> list[list[Sample]]:
 
 
 def hold_out(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Split samples into train and val: 20 % of the groups or stems by their hash, 10 to 30 % of the pictures.
+    """Split samples into train and val: 20 % of the groups or stems by their hash, 10 to 30 % of the images.
 
     Returns:
-        train, val; val is empty where there is but one group.
+        train, val; val is empty where there is only one group.
     """
     parts = _parts(samples)
     if len(parts) < 2:
@@ -48,8 +48,8 @@ def hold_out(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     val: list[Sample] = []
     for part in parts:
         name = part[0].stem if part[0].group is None else part[0].group
-        wanted = hash_order(name) < VAL_SHARE * 2**64 or len(val) < _LEAST * len(samples)
-        if wanted and len(val) + len(part) <= max(_MOST * len(samples), 1):
+        chosen = hash_order(name) < VAL_SHARE * 2**64 or len(val) < _MIN_VAL * len(samples)
+        if chosen and len(val) + len(part) <= max(_MAX_VAL * len(samples), 1):
             val += part
     if not val:  # every group is larger than a third
         val = min(parts, key=len)
@@ -61,11 +61,11 @@ def choose_fold(samples: Sequence[Sample], folds: int, fold: int) -> tuple[list[
     """Split samples into train and val, val being one of `folds` equal parts in the order of the hash.
 
     Raises:
-        DataError: There are fewer groups or pictures than folds.
+        DataError: There are fewer groups or images than folds.
     """
     parts = _parts(samples)
     if len(parts) < folds:
-        kind = "groups" if any(s.group is not None for s in samples) else "pictures"
+        kind = "groups" if any(s.group is not None for s in samples) else "images"
         raise DataError(
             f"folds = {folds} needs as many {kind}, there are {len(parts)}. Set folds = {max(2, len(parts))}."
         )
@@ -81,7 +81,11 @@ def choose_fold(samples: Sequence[Sample], folds: int, fold: int) -> tuple[list[
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:
-    """Raise DataError where the two settings do not go together."""
+    """Require that the two settings fit together.
+
+    Raises:
+        DataError: They do not.
+    """
     if folds is None and fold is None:
         return
     if folds is None:
@@ -95,21 +99,26 @@ def check_folds(folds: int | None, fold: int | None) -> None:
 
 
 def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, root: Path) -> dict[str, list[Sample]]:
-    """Give every sample its group by data.toml's `groups`.
+    """Assign every sample its group by data.toml's `groups`.
 
     Raises:
-        DataError: The expression is none, matches nothing, or the CSV file misses stems.
+        DataError: The expression is invalid or does not match, or the CSV file lacks stems.
     """
-    if settings.groups is None:
+    groups = settings.groups
+    if groups is None:
         return dict(samples)
-    if settings.groups.lower().endswith(".csv"):
-        table = _read_groups(root, settings.groups)
-        find: Callable[[str], str | None] = partial(_from_table, table)
-        source = f"{root / settings.groups}: names no group for"
+    find: Callable[[str], str | None]
+    if groups.lower().endswith(".csv"):
+        find = _read_groups(root, groups).get
+        source = f"{root / groups}: has no group for"
     else:
-        expression = _compile(settings.groups, root)
+        try:
+            expression = re.compile(groups)
+        except re.error as error:
+            message = f"groups = '{groups}' is no regular expression ({error}). Correct it."
+            raise DataError(f"{root / 'data.toml'}: {message}") from error
         find = partial(_first_group, expression)
-        source = f"{root / 'data.toml'}: groups = '{settings.groups}' does not match"
+        source = f"{root / 'data.toml'}: groups = '{groups}' does not match"
     grouped: dict[str, list[Sample]] = {}
     missed: list[str] = []
     for split, members in samples.items():
@@ -122,12 +131,8 @@ def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, roo
             missed += [sample.stem] if group is None else []
             grouped[split].append(replace(sample, group=group))
     if missed:
-        raise DataError(f"{source} {len(missed)} pictures, as {missed[0]}. Every picture needs its group.")
+        raise DataError(f"{source} {plural(len(missed), 'image')}, as {missed[0]}. Give every image a group.")
     return grouped
-
-
-def _from_table(table: Mapping[str, str], stem: str) -> str | None:
-    return table.get(stem)
 
 
 def _first_group(expression: re.Pattern[str], stem: str) -> str | None:
@@ -137,15 +142,11 @@ def _first_group(expression: re.Pattern[str], stem: str) -> str | None:
     return str(match[1]) if expression.groups and match[1] is not None else str(match[0])
 
 
-def _compile(text: str, root: Path) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise DataError(f"{root / 'data.toml'}: groups = '{text}' is no regular expression ({error}).") from error
-
-
 def _read_groups(root: Path, name: str) -> dict[str, str]:
-    path = root / _inside(root, "groups", name)
+    try:
+        path = root / inside(name)
+    except ValueError as error:
+        raise DataError(f"{root / 'data.toml'}: groups: {error}.") from None
     rows = load_rows(path, "It is a CSV file of lines stem,group.")
     wrong = next((i for i, row in enumerate(rows, 1) if len(row) < 2), None)
     if wrong is not None:
@@ -169,15 +170,8 @@ def _read_groups(root: Path, name: str) -> dict[str, str]:
     return groups
 
 
-def _inside(root: Path, key: str, name: str) -> str:
-    try:
-        return inside(name)
-    except ValueError as error:
-        raise DataError(f"{root / 'data.toml'}: {key}: {error}.") from None
-
-
 def text_stem(text: str) -> str:
-    """Turn a path or stem into a POSIX stem: without the suffix of a picture."""
+    """Return a path or stem as POSIX stem, without an image suffix."""
     clean = text.replace("\\", "/").removeprefix("./").strip("/")
     return re.sub(r"\.(png|jpe?g|jfif|tiff?|bmp|webp|gif|jp2|avif|heic)$", "", clean, flags=re.IGNORECASE)
 
@@ -185,10 +179,10 @@ def text_stem(text: str) -> str:
 def by_lists(
     samples: Mapping[str, list[Sample]], settings: DataSettings, root: Path
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
-    """Split by the lists of data.toml's `splits`; pictures on no list are left out, and said.
+    """Split by the lists of data.toml's `splits`; images on no list are omitted and reported.
 
     Raises:
-        DataError: A list cannot be read, or a picture is on two.
+        DataError: A list cannot be read, or an image is on two.
     """
     assert settings.splits is not None
     everyone = [sample for members in samples.values() for sample in members]
@@ -205,14 +199,16 @@ def by_lists(
             if found is None:
                 missing.append(line)
             elif split_of.setdefault(found.stem, split) != split:
-                raise DataError(f"{root / name}: {found.stem} is in {split_of[found.stem]}, too. Take it off one list.")
+                raise DataError(
+                    f"{root / name}: {found.stem} is in {split_of[found.stem]}, too. Remove it from one list."
+                )
         if missing:
-            words = f"lines of {name} name pictures that are not there"
-            problems.append(problem("missing-listed", "error", missing, words, f"Correct {name}, or add the pictures."))
+            cause = f"lines of {name} name images that do not exist"
+            problems.append(problem("missing-listed", "error", missing, cause, f"Correct {name}, or add the images."))
     unlisted = [s.stem for s in everyone if s.stem not in split_of]
     if unlisted:
-        words = "pictures are on no list of splits, so they are left out"
-        problems.append(problem("unlisted", "note", unlisted, words, "Add them to a list if they should count."))
+        cause = "images are on no list of splits and are omitted"
+        problems.append(problem("unlisted", "note", unlisted, cause, "Add them to a list to include them."))
     result: dict[str, list[Sample]] = {split: [] for split in SPLITS if split in settings.splits}
     for sample in everyone:
         if sample.stem in split_of:
@@ -221,7 +217,7 @@ def by_lists(
 
 
 def unread_lists(root: Path, splits: Mapping[str, list[Sample]]) -> list[Problem]:
-    """Say that there are lists of pictures by split that were not asked for, and how to ask for them."""
+    """Report lists of images by split that data.toml does not name."""
     known = {nfc(name) for members in splits.values() for sample in members for name in _names_of(sample, root)}
     lists = {}
     for split in SPLITS:
@@ -233,15 +229,15 @@ def unread_lists(root: Path, splits: Mapping[str, list[Sample]]) -> list[Problem
                 lists[split] = path.name
     if "train" not in lists:
         return []
-    words = "lists of pictures lie here, but are not read; val was held out by chance"
+    cause = "lists of images exist, but are not read; val was held out by hash"
     table = ", ".join(f'{split} = "{name}"' for split, name in lists.items())
-    remedy = f"If they should count, add to data.toml:\nsplits = {{ {table} }}"
-    return [problem("unread-list", "note", list(lists.values()), words, remedy)]
+    fix = f"To use them, add to data.toml:\nsplits = {{ {table} }}"
+    return [problem("unread-list", "note", list(lists.values()), cause, fix)]
 
 
 def _names_of(sample: Sample, root: Path) -> set[str]:
     names = {sample.stem, sample.stem.rpartition("/")[2]}
-    with suppress(ValueError):  # a picture may lie outside of the data folder
+    with suppress(ValueError):  # an image may lie outside of the data folder
         names.add(sample.image.relative_to(root).with_suffix("").as_posix())
     return names
 
@@ -263,7 +259,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def straddling(splits: Mapping[str, list[Sample]]) -> list[Problem]:
-    """Name the groups that are in several splits."""
+    """Report groups that are in several splits."""
     where: dict[str, set[str]] = defaultdict(set)
     for split, members in splits.items():
         for sample in members:
@@ -272,9 +268,9 @@ def straddling(splits: Mapping[str, list[Sample]]) -> list[Problem]:
     torn = sorted(group for group, found in where.items() if len(found) > 1)
     if not torn:
         return []
-    words = "groups are in several splits, so scores would be too good"
+    cause = "groups are in several splits, so scores would be too high"
     return [
         problem(
-            "group-straddles", "error", torn, words, "Move each group into one split, or take groups out of data.toml."
+            "group-straddles", "error", torn, cause, "Move each group into one split, or remove groups from data.toml."
         )
     ]

@@ -1,4 +1,4 @@
-"""Text files as people's tools write them: with a byte order mark or without, of Windows or of Unix, in UTF-8 or UTF-16."""
+"""Read text files of any tool: with or without a byte order mark, of Windows or Unix, in UTF-8 or UTF-16."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _encoding(start: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in what its byte order mark says (Windows' PowerShell writes UTF-16).
+    """Read a text file in UTF-8, or in the encoding of its byte order mark (Windows' PowerShell writes UTF-16).
 
     Raises:
         OSError: It cannot be read.

@@ -27,7 +27,7 @@ MAX_PAIRS = 256
 FEW_VALUES = 64
 """Images with fewer different values look like masks."""
 
-_MIN_EXIF_GAIN = 0.08  # of an image's variance; EXIF already says that it was turned
+_MIN_EXIF_GAIN = 0.08  # of an image's variance; EXIF already records a rotation
 
 DUPLICATE_SIDE = 16
 """Cells along each side of what is kept of every image to find near-duplicates."""
