@@ -300,7 +300,7 @@ def test_more_labels_than_classes_may_be_are_an_error(tmp_path):
 def test_one_class_in_values_is_too_few(tmp_path):
     make_shapes(tmp_path, "flat", images=3, toml=False)
     (tmp_path / "data.toml").write_text('values = { 0 = "a", 255 = "void" }')
-    with pytest.raises(DataError, match="the number of classes is 1. Name 2 to 255"):
+    with pytest.raises(DataError, match=r"the number of classes is 1\. Name 2 to 255"):
         open_dataset(tmp_path)
 
 
