@@ -196,7 +196,7 @@ def test_the_command_writes_annotations_for_a_tool(tmp_path, capsys):
         "grey",
     ]
     assert main(words) == 2
-    assert "leave --format grey away" in capsys.readouterr().err
+    assert "omit --format grey" in capsys.readouterr().err
 
 
 def test_pictures_of_one_stem_keep_a_labelme_file_each(tmp_path):

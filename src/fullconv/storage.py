@@ -262,12 +262,3 @@ class DiskCache:
                 with suppress(OSError):
                     path.unlink()
                 total -= size
-
-    def is_writable(self) -> bool:
-        """Try whether files can be written."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                return True
-        except OSError:
-            return False

@@ -26,8 +26,7 @@ from fullconv.cli.startup import lower_thread_priority, starting
 from fullconv.errors import RecipeError, plural
 
 if TYPE_CHECKING:
-    from fullconv.card import Card
-    from fullconv.predict import PredictJob, RunSummary
+    from fullconv.predict import RunSummary
 
 
 def predict(
@@ -106,7 +105,15 @@ def predict(
     """
     with print_timing(timing), stdout_to_stderr(), Progress() as progress:
         with starting():
-            from fullconv.predict import FORMATS, Format, PredictJob, RunSummary, parse_shard, predict_files
+            from fullconv.predict import (
+                FORMATS,
+                Format,
+                PredictJob,
+                RunSummary,
+                parse_shard,
+                predict_files,
+                written_labels,
+            )
             from fullconv.segmenter import load
             from fullconv.tta import parse_views
 
@@ -115,8 +122,14 @@ def predict(
                 skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers,
                 batch_size, polygons, bands_from,
             )  # fmt: skip
-            if to is not None:
-                _check_annotations(to, format)
+            if to is not None:  # refused before anything is computed
+                from fullconv.annotations import TOOLS, write_annotations
+                from fullconv.rasters import import_rasterio
+
+                check_choice("--to", to, tuple(TOOLS))
+                import_rasterio()
+                if format != "index":
+                    raise RecipeError(f"--to {to} needs label maps of indices: omit --format {format}.")
             elif tolerance is not None:
                 raise RecipeError(
                     f"--tolerance {tolerance:g} has no effect without --to. Add --to, or omit --tolerance."
@@ -148,8 +161,14 @@ def predict(
             raise
         status(f"{_counts(summary)}; results are in {out}.")
     if to is not None and summary.failed < summary.total:
+        labels = next(iter(written_labels(segmenter.card, head).values()))  # of the first head where there are several
+        log = out / (f"predictions.{job.shard[0]}-of-{job.shard[1]}.jsonl" if job.shard else "predictions.jsonl")
+        tolerance = 1.0 if tolerance is None else tolerance
         with stdout_to_stderr():
-            _annotate(to, job, segmenter.card, 1.0 if tolerance is None else tolerance)
+            written = write_annotations(to, out, log, labels, tolerance)
+        status(
+            f"{written}: annotations for {to}, outlines within {tolerance:g} px. Put data.toml beside the corrected export."
+        )
     raise typer.Exit(0 if not summary.failed else 2 if summary.failed == summary.total else 3)
 
 
@@ -158,30 +177,6 @@ def _counts(summary: RunSummary) -> str:
     parts += [f"{summary.skipped} skipped"] if summary.skipped else []
     parts += [f"{summary.failed} failed"] if summary.failed else []
     return ", ".join(parts)
-
-
-def _check_annotations(tool: str, encoding: str) -> None:
-    """Raise for annotations that cannot be written, before anything is computed."""
-    from fullconv.annotations import TOOLS
-    from fullconv.rasters import import_rasterio
-
-    check_choice("--to", tool, tuple(TOOLS))
-    import_rasterio()
-    if encoding != "index":
-        raise RecipeError(f"--to {tool} needs label maps of indices: omit --format {encoding}.")
-
-
-def _annotate(tool: str, job: PredictJob, card: Card, tolerance: float) -> None:
-    """Write the finished label maps as annotations, of the first head where there are several."""
-    from fullconv.annotations import write_annotations
-    from fullconv.predict import written_labels
-
-    labels = next(iter(written_labels(card, job.head).values()))
-    mark = f".{job.shard[0]}-of-{job.shard[1]}" if job.shard else ""
-    written = write_annotations(tool, job.out, job.out / f"predictions{mark}.jsonl", labels, tolerance)
-    status(
-        f"{written}: annotations for {tool}, outlines within {tolerance:g} px. Put data.toml beside the corrected export."
-    )
 
 
 def parse_tile(text: str) -> int | Literal["auto", "none"]:

@@ -69,7 +69,13 @@ class ImageList:
         Raises:
             InputError: A result would overwrite an input.
         """
-        self._drop_duplicates()
+        files = np.array(self._files, np.int64)
+        groups = _groups(files, lambda place: _real(self._paths[place]))
+        if later := {place for group in groups for place in group[1:]}:
+            kept = [place for place in range(len(files)) if place not in later]
+            self._paths = [self._paths[place] for place in kept]
+            self._tails = array("L", [self._tails[place] for place in kept])
+        self._files = array("q")
         self._levels = np.zeros(len(self._paths), np.uint16)
         # the overlay of "a" would have the name of the label map of "a.overlay"
         inner = [e.removesuffix(".png") for e in endings if e.endswith(".png") and ".png" in endings and e != ".png"]
@@ -120,16 +126,6 @@ class ImageList:
     def _key(self, place: int) -> str:
         """Return what two names share where the file system takes them for one."""
         return os.path.normcase(self._name(place))
-
-    def _drop_duplicates(self) -> None:
-        files = np.array(self._files, np.int64)
-        groups = _groups(files, lambda place: _real(self._paths[place]))
-        later = {place for group in groups for place in group[1:]}
-        if later:
-            kept = [place for place in range(len(files)) if place not in later]
-            self._paths = [self._paths[place] for place in kept]
-            self._tails = array("L", [self._tails[place] for place in kept])
-        self._files = array("q")
 
     def _colliding(self, hashes: NDArray[np.int64]) -> set[int]:
         """Return the images whose name others have, too: of each group those that keep least of their path."""
