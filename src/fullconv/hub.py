@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fullconv
+from fullconv._version import __version__
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
 from fullconv.dataset_constants import LABELS, channel_means
 from fullconv.errors import ModelFileError, WeightsError, nearest
@@ -68,7 +68,7 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
         heads=found if len(found) > 1 else None, channel_order=order, stride=network.stride,
         receptive_field=network.receptive_field, weights_origin=origin,
-        weights_license=_LICENSES["release" if release else "torchvision"], fullconv=fullconv.__version__, **statistics,
+        weights_license=_LICENSES["release" if release else "torchvision"], fullconv=__version__, **statistics,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-import fullconv
+from fullconv._version import __version__
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, describe, single_channel_statistics
 from fullconv.engines import Engine, choose_engine, exported_engine, is_exported, read_exported, read_layout
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
@@ -267,7 +267,7 @@ class Segmenter:
             )
         if isinstance(self.network, ScoreLayout) or any(p.is_meta for p in self.network.parameters()):
             raise ModelFileError("cannot save a model that was loaded from an export; copy the original model file.")
-        card = self.card.model_copy(update={"fullconv": fullconv.__version__})
+        card = self.card.model_copy(update={"fullconv": __version__})
         self.card = write_model(path, card, self.network.state_dict())
 
     def read(self, image: Any, name: str = "") -> NDArray[Any]:

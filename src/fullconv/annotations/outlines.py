@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.labels import VOID
-from fullconv.rasters.reader import import_rasterio
+from fullconv.rasters import import_rasterio
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Engines: runtimes that compute scores from images as stored. This door loads no torch."""
+"""Engines: runtimes that compute scores from images as stored, and exported files. This door loads no torch."""
 
 from __future__ import annotations
 
@@ -7,47 +7,153 @@ from typing import TYPE_CHECKING
 from fullconv._lazy import attach
 
 if TYPE_CHECKING:
-    from fullconv.engines._optional import ENGINES, check_installed, cores, import_optional, is_installed, versions
+    from fullconv.engines._optional import (
+        ENGINES,
+        REQUIRES,
+        check_installed,
+        cores,
+        import_optional,
+        is_installed,
+        versions,
+    )
     from fullconv.engines.autotune import AutoEngine, Choice, choose_engine
-    from fullconv.engines.engine import Engine, Scores
-    from fullconv.engines.exported import exported_engine, is_exported, read_exported, read_layout
-    from fullconv.engines.torch import TorchEngine
+    from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum
+    from fullconv.engines.engine import INPUT, Engine, Scores, UnsafeProgramError, head_names, output_names
+    from fullconv.engines.exported import (
+        ENGINES_OF,
+        EXPORT_KEY,
+        LAYOUT_KEY,
+        PRECISIONS,
+        exported_engine,
+        is_exported,
+        read_exported,
+        read_layout,
+    )
+    from fullconv.engines.graph import ExportModule, capture, quiet, to_onnx
+    from fullconv.engines.onnxruntime import session
+    from fullconv.engines.openvino import compile_model
+    from fullconv.engines.pt2_safety import drop_size_asserts, module_of, save_program
+    from fullconv.engines.torch import TorchEngine, in_bf16
 
 _PUBLIC = {
-    "AutoEngine": "fullconv.engines.autotune",
-    "Choice": "fullconv.engines.autotune",
-    "ENGINES": "fullconv.engines._optional",
-    "Engine": "fullconv.engines.engine",
-    "Scores": "fullconv.engines.engine",
-    "TorchEngine": "fullconv.engines.torch",
-    "check_installed": "fullconv.engines._optional",
-    "choose_engine": "fullconv.engines.autotune",
-    "cores": "fullconv.engines._optional",
-    "exported_engine": "fullconv.engines.exported",
-    "import_optional": "fullconv.engines._optional",
-    "is_exported": "fullconv.engines.exported",
-    "is_installed": "fullconv.engines._optional",
-    "read_exported": "fullconv.engines.exported",
-    "read_layout": "fullconv.engines.exported",
-    "versions": "fullconv.engines._optional",
+    **dict.fromkeys(
+        (
+            "ENGINES",
+            "REQUIRES",
+            "check_installed",
+            "cores",
+            "import_optional",
+            "is_installed",
+            "versions",
+        ),
+        "fullconv.engines._optional",
+    ),
+    **dict.fromkeys(
+        (
+            "AutoEngine",
+            "Choice",
+            "choose_engine",
+        ),
+        "fullconv.engines.autotune",
+    ),
+    **dict.fromkeys(
+        (
+            "BLANK",
+            "CHECKSUM_KEY",
+            "add_checksum",
+        ),
+        "fullconv.engines.checksum",
+    ),
+    **dict.fromkeys(
+        (
+            "Engine",
+            "INPUT",
+            "Scores",
+            "UnsafeProgramError",
+            "head_names",
+            "output_names",
+        ),
+        "fullconv.engines.engine",
+    ),
+    **dict.fromkeys(
+        (
+            "ENGINES_OF",
+            "EXPORT_KEY",
+            "LAYOUT_KEY",
+            "PRECISIONS",
+            "exported_engine",
+            "is_exported",
+            "read_exported",
+            "read_layout",
+        ),
+        "fullconv.engines.exported",
+    ),
+    **dict.fromkeys(
+        (
+            "ExportModule",
+            "capture",
+            "quiet",
+            "to_onnx",
+        ),
+        "fullconv.engines.graph",
+    ),
+    **dict.fromkeys(("session",), "fullconv.engines.onnxruntime"),
+    **dict.fromkeys(("compile_model",), "fullconv.engines.openvino"),
+    **dict.fromkeys(
+        (
+            "drop_size_asserts",
+            "module_of",
+            "save_program",
+        ),
+        "fullconv.engines.pt2_safety",
+    ),
+    **dict.fromkeys(
+        (
+            "TorchEngine",
+            "in_bf16",
+        ),
+        "fullconv.engines.torch",
+    ),
 }
 
 __all__ = [
+    "BLANK",
+    "CHECKSUM_KEY",
     "ENGINES",
+    "ENGINES_OF",
+    "EXPORT_KEY",
+    "INPUT",
+    "LAYOUT_KEY",
+    "PRECISIONS",
+    "REQUIRES",
     "AutoEngine",
     "Choice",
     "Engine",
+    "ExportModule",
     "Scores",
     "TorchEngine",
+    "UnsafeProgramError",
+    "add_checksum",
+    "capture",
     "check_installed",
     "choose_engine",
+    "compile_model",
     "cores",
+    "drop_size_asserts",
     "exported_engine",
+    "head_names",
     "import_optional",
+    "in_bf16",
     "is_exported",
     "is_installed",
+    "module_of",
+    "output_names",
+    "quiet",
     "read_exported",
     "read_layout",
+    "save_program",
+    "session",
+    "to_onnx",
     "versions",
 ]
 

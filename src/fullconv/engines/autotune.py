@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import fullconv
+from fullconv._version import __version__
 from fullconv.card import Card
 from fullconv.engines._optional import ENGINES, import_optional, is_installed, threads, versions
 from fullconv.engines.engine import Engine, Scores
@@ -341,7 +341,7 @@ class AutoEngine:
                 "candidates": [list(choice) for choice in self.candidates],
                 "machine": describe_machine(self.factory.device),
                 "versions": versions(),
-                "fullconv": fullconv.__version__,
+                "fullconv": __version__,
             }
         )
         default = self.candidates[0]

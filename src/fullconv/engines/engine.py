@@ -45,6 +45,10 @@ class Engine(Protocol):
         ...
 
 
+class UnsafeProgramError(RuntimeError):
+    """A program contains something that an exported network never does."""
+
+
 def bf16_unsafe(height: int, width: int, min_size: int) -> bool:
     """Return whether an image of a size may have maps one cell wide, which bf16 computes wrongly."""
     return max(min(height, width), min_size) < MIN_BF16_SIDE

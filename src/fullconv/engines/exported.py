@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fullconv.card import Card
 from fullconv.engines._optional import import_optional
 from fullconv.engines.checksum import CHECKSUM_KEY, verify_checksum
-from fullconv.engines.engine import INPUT, Engine, Scores, by_head, bytes_or_floats, output_names
+from fullconv.engines.engine import INPUT, Engine, Scores, UnsafeProgramError, by_head, bytes_or_floats, output_names
 from fullconv.engines.onnxruntime import OnnxRuntimeEngine
 from fullconv.engines.openvino import OpenVinoEngine, read_onnx
 from fullconv.errors import ModelFileError, RecipeError, nearest
@@ -33,10 +33,6 @@ LAYOUT_KEY = "fullconv_layout"
 """Beside the card: the layout of the scores, as JSON; files of 0.1.0 have none."""
 PLACES = ("Exception from ", "Check '")
 """Beginnings of the lines of OpenVINO's messages that refer only to its own source."""
-
-
-class UnsafeProgramError(RuntimeError):
-    """A program contains something that an exported network never does."""
 
 
 def is_exported(path: str | Path) -> bool:

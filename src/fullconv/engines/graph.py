@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-import fullconv
+from fullconv._version import __version__
 from fullconv.card import Card
 from fullconv.engines._optional import import_optional, versions
 from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum, verify_trailing_checksum
@@ -168,7 +168,7 @@ def _cache() -> DiskCache:
 def _key(identity: str) -> str:
     """Return the cache key of a network: its identity and the versions of what translated it."""
     by = {name: number for name, number in versions().items() if name in ("torch", "onnx", "onnxscript", "timm")}
-    return json.dumps({"model": identity, "by": by, "fullconv": fullconv.__version__}, sort_keys=True)
+    return json.dumps({"model": identity, "by": by, "fullconv": __version__}, sort_keys=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from fullconv.engines.exported import UnsafeProgramError
+from fullconv.engines.engine import UnsafeProgramError
 from fullconv.engines.graph import quiet
 
 

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import fullconv
+from fullconv._version import __version__
 from fullconv.card import Card
 from fullconv.data import Dataset, check_classes, choose_samples, match_heads
-from fullconv.engines._optional import REQUIRES, check_installed
-from fullconv.engines.engine import head_names
-from fullconv.engines.exported import ENGINES_OF, EXPORT_KEY, LAYOUT_KEY, PRECISIONS
+from fullconv.engines import ENGINES_OF, EXPORT_KEY, LAYOUT_KEY, PRECISIONS, REQUIRES, check_installed, head_names
 from fullconv.errors import NetworkError, OutputError, RecipeError, nearest
 from fullconv.exports.formats import Export, Images, OnnxExport, OpenVinoExport, Pt2Export
 from fullconv.exports.layer_diff import find_divergent_layer
@@ -104,7 +102,7 @@ def export_model(
         if not force:
             raise NetworkError(f"{path} is not written: {'; '.join(parity.reasons)}. {layer} --force writes it anyway.")
     about: dict[str, Any] = {
-        "format": format, "precision": precision, "probabilities": probabilities, "fullconv": fullconv.__version__,
+        "format": format, "precision": precision, "probabilities": probabilities, "fullconv": __version__,
         "parity": parity.to_dict(),
     }  # fmt: skip
     if isinstance(export, Pt2Export):

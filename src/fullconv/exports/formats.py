@@ -12,15 +12,24 @@ import torch
 from numpy.typing import NDArray
 
 from fullconv.card import Card
-from fullconv.engines._optional import import_optional
-from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum
-from fullconv.engines.engine import INPUT, head_names, output_names
-from fullconv.engines.exported import UnsafeProgramError
-from fullconv.engines.graph import capture, to_onnx
-from fullconv.engines.onnxruntime import session
-from fullconv.engines.openvino import compile_model
-from fullconv.engines.pt2_safety import drop_size_asserts, module_of, save_program
-from fullconv.engines.torch import in_bf16
+from fullconv.engines import (
+    BLANK,
+    CHECKSUM_KEY,
+    INPUT,
+    UnsafeProgramError,
+    add_checksum,
+    capture,
+    compile_model,
+    drop_size_asserts,
+    head_names,
+    import_optional,
+    in_bf16,
+    module_of,
+    output_names,
+    save_program,
+    session,
+    to_onnx,
+)
 from fullconv.errors import NetworkError, OutputError
 from fullconv.exports.graph import LabelGraph
 from fullconv.exports.quantize import half_onnx, quantize_onnx, quantize_openvino

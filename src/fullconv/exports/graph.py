@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.engines.engine import output_names
-from fullconv.engines.graph import ExportModule
+from fullconv.engines import ExportModule, output_names
 from fullconv.errors import NetworkError
 from fullconv.geometry import Axis
 from fullconv.nn import ModuleWrapper, Network

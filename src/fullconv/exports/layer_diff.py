@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Card
-from fullconv.engines.graph import ExportModule, capture
+from fullconv.engines import ExportModule, capture
 from fullconv.exports.formats import Export, program_values
 from fullconv.nn import Network
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data import Dataset, Sample, choose_samples, match_heads
-from fullconv.engines.engine import head_names
+from fullconv.engines import head_names
 from fullconv.errors import DataError, plural
 from fullconv.metrics import confusion_matrix, mean_iou
 from fullconv.segmenter import Segmenter

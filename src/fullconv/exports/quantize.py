@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.engines._optional import import_optional
-from fullconv.engines.engine import INPUT
-from fullconv.engines.graph import quiet
+from fullconv.engines import INPUT, import_optional, quiet
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 QUANTIZED = (*CONVOLUTIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul", "Concat")

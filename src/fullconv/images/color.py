@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 _SAME = 2
 """A profile that changes no colour by more than this is sRGB with other roundings, and is ignored."""
@@ -34,7 +34,6 @@ def to_srgb(image: Image.Image) -> Image.Image:
         return image.point(list(change) + (list(range(256)) if image.mode == "LA" else []))
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-    from PIL import ImageCms
 
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     changed = ImageCms.applyTransform(image.convert("RGB") if alpha is not None else image, change)
@@ -56,8 +55,6 @@ def _change(profile: bytes, mode: str) -> Any:
     if not mode:
         return None
     try:
-        from PIL import ImageCms
-
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
         )
@@ -84,7 +81,6 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _lab_to_srgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms
 
     transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
     changed = ImageCms.applyTransform(image, transform)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import fullconv
+from fullconv._version import __version__
 from fullconv.errors import InputError
 from fullconv.interpolation import ScoreLayout
 from fullconv.labels import VOID
@@ -183,6 +183,6 @@ def _describe(
     return {
         "raster": raster.fingerprint(), "model": model, "head": head, "tile": strategy.tile, "rows": strategy.rows,
         "tta": segmenter.options.tta, "engine": engine.name, "precision": engine.precision,
-        "device": segmenter.device.type, "version": fullconv.__version__,
+        "device": segmenter.device.type, "version": __version__,
         **({"probabilities": True} if probabilities else {}),
     }  # fmt: skip

@@ -13,10 +13,8 @@ from fullconv.rasters.scores import ScoreSource, StreamedScores, TiledScores
 from fullconv.segmenter import Segmenter, Tile, check_tile, item_bytes
 from fullconv.tiling import (
     TileSpan,
-    choose_chunk_rows,
     choose_tile_size,
     estimate_bytes,
-    estimate_chunk_bytes,
     explain_inexact,
     fits,
     memory_warning,
@@ -91,6 +89,8 @@ def choose_strategy(
     item = item_bytes(segmenter.engine.for_size(*size))
     budget = memory or segmenter.options.budget
     if graph is not None:
+        from fullconv.tiling import choose_chunk_rows, estimate_chunk_bytes
+
         free = budget - STRIP_BYTES - raster.cache_bytes(0, True)
         if segmenter.options.tta:
             free = free * 9 // 10  # what layers keep is kept for each view
