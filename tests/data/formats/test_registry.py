@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -9,7 +11,12 @@ from doctor.sets import CLASSES, save
 from PIL import Image
 
 from fullconv.data import examine, open_dataset
-from synthetic.reading import problems
+from fullconv.data.formats import drawn as drawn_formats
+from fullconv.data.formats import registry
+from fullconv.data.formats.base import Format
+from fullconv.data.formats.json_io import read_object
+from fullconv.data.formats.rasterize import Shape
+from synthetic.reading import problems, read_mask
 from synthetic.scenes import assert_read, assert_refused, pairs
 
 
@@ -78,3 +85,21 @@ def test_data_toml_may_lie_where_the_user_points(tmp_path):
     (tmp_path / "other").mkdir()
     where.write_text(CLASSES, encoding="utf-8")
     assert "off-by-one" in problems(tmp_path / "a/b")  # beside another folder it does not count for this set
+
+
+def test_the_format_of_contributing_md_is_read(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(def detect.*?)```", text, re.DOTALL)
+    names = {**vars(drawn_formats), "Shape": Shape, "read_object": read_object}
+    exec("from __future__ import annotations\n" + code, names)
+    row = Format("shapes", "shapes", names["detect"], drawn_formats.drawn(names["parse"]))
+    monkeypatch.setattr(registry, "FORMATS", (*registry.FORMATS, row))
+    table = {
+        f"{i}.jpg": [{"class": name, "points": [[1, 2], [9, 2], [9, 8]]}] for i, name in enumerate(("car", "road"))
+    }
+    for name in table:
+        save(np.zeros((12, 16, 3), np.uint8), tmp_path / name)
+    (tmp_path / "all.shapes.json").write_text(json.dumps(table))
+    data = open_dataset(tmp_path)
+    assert (data.format, data.classes) == ("shapes", ("background", "car", "road"))
+    assert read_mask(tmp_path, "1")[3, 8] == 2

@@ -99,7 +99,7 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
     cause = "annotations have an outline inside another of their own; COCO unites outlines, so it is not a hole"
     fix = "If it should be one, export masks or RLE instead of polygons."
     result.report("outline-in-outline", "warning", nested, cause, fix)
-    return Annotations([name for _, name in ordered], images.values(), "void", repeats_allowed=True)
+    return Annotations([name for _, name in ordered], list(images.values()), "void", repeats_allowed=True)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Annotations:
     """What a format found in its annotation files."""
 
     class_names: Iterable[str]
-    images: Iterable[AnnotatedImage]
+    images: list[AnnotatedImage]
     default_boxes: Boxes = "fill"
     """What happens to boxes if data.toml has no `boxes`."""
     unreadable: list[tuple[Path, DataError]] = field(default_factory=list)
@@ -93,7 +93,7 @@ def drawn(parse: Parse) -> Callable[[Folder, DataSettings], FormatResult]:
         _report_unreadable(result, found.unreadable)
         names = ClassNames(settings, found.class_names, folder.root)
         issues = ShapeIssues(settings, found.default_boxes)
-        images = list(found.images) if found.repeats_allowed else _choose_one_each(found, folder.root)
+        images = found.images if found.repeats_allowed else _choose_one_each(found, folder.root)
         for image in images:
             shapes = tuple(_label_shapes(image, names, issues))
             key = f"{image.key}|{names.key}" if image.key else names.key
