@@ -1,4 +1,4 @@
-"""What the contract tests share: calling the command as a user does, reading what it left, and making small data.
+"""Helpers of the contract tests: call the command as a user does, read its results, and write small data sets.
 
 Nothing here looks inside the package: commands are called through the installed console script, model files are read
 byte by byte, label maps with Pillow.
@@ -29,61 +29,18 @@ from PIL import Image
 CLASSES = ("background", "disc", "box")
 PALETTE = ((0, 0, 0), (250, 40, 30), (20, 60, 240))
 EVALUATE_KEYS = {
-    "images",
-    "pixels",
-    "pixel_accuracy",
-    "mean_accuracy",
-    "mean_iou",
-    "freq_weighted_iou",
-    "classes",
-    "mean_iou_interval",
-    "confusion",
-    "policy",
-    "engine",
-    "precision",
-    "failed",
-    "seconds",
-}
+    "images", "pixels", "pixel_accuracy", "mean_accuracy", "mean_iou", "freq_weighted_iou", "classes",
+    "mean_iou_interval", "confusion", "policy", "engine", "precision", "failed", "seconds",
+}  # fmt: skip
 CARD_KEYS = {
-    "format",
-    "variant",
-    "backbone",
-    "in_channels",
-    "classes",
-    "palette",
-    "ignore_index",
-    "values",
-    "mean",
-    "std",
-    "range",
-    "scale",
-    "stride",
-    "receptive_field",
-    "recipe",
-    "scores",
-    "agreement",
-    "data",
-    "weights_origin",
-    "weights_license",
-    "fullconv",
-    "weights_sha256",
-}
+    "format", "variant", "backbone", "in_channels", "classes", "palette", "ignore_index", "values", "mean", "std",
+    "range", "scale", "stride", "receptive_field", "recipe", "scores", "agreement", "data", "weights_origin",
+    "weights_license", "fullconv", "weights_sha256",
+}  # fmt: skip
 SMALL = (
-    "--variant",
-    "fcn8s",
-    "--backbone",
-    "tiny",
-    "--weights",
-    "none",
-    "--crop",
-    "32x32",
-    "--batch-size",
-    "2",
-    "--precision",
-    "fp32",
-    "--device",
-    "cpu",
-)
+    "--variant", "fcn8s", "--backbone", "tiny", "--weights", "none", "--crop", "32x32", "--batch-size", "2",
+    "--precision", "fp32", "--device", "cpu",
+)  # fmt: skip
 QUICK = (*SMALL, "--epochs", "1", "--workers", "0")
 
 
@@ -92,7 +49,7 @@ QUICK = (*SMALL, "--epochs", "1", "--workers", "0")
 
 @dataclass
 class Answer:
-    """What a command said: exit status, bytes on stdout and stderr."""
+    """The result of a command: exit status, bytes on stdout and stderr."""
 
     rc: int
     stdout: bytes
@@ -108,7 +65,7 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """Both streams on one line, without frames and colours, so that wrapping does not matter."""
+        """Both streams on one line, without frames and colors, so that wrapping does not matter."""
         text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.err + "\n" + self.out)
         return " ".join(re.sub(r"[│╭╮╰╯─┃━┏┓┗┛┡┩╇┳┻]+", " ", text).split())
 
@@ -161,7 +118,7 @@ def spawn(*arguments: object, stdin: bytes = b"", seconds: float = 300, limit=No
 
 
 def start(*arguments: object, log: Path, **more: str) -> subprocess.Popen:
-    """The same without waiting; what it says goes to ``log``."""
+    """Start the same without waiting; its output goes to ``log``."""
     with log.open("wb") as sink:
         return subprocess.Popen(
             [sys.executable, "-m", "fullconv", *map(str, arguments)],
@@ -211,13 +168,13 @@ def call(*arguments: object, stdin: bytes = b"", **more: str) -> Answer:
 
 
 def file_size_limit():
-    """Makes limits for a process that cannot write a file longer than so many bytes, as on a full disc."""
+    """Makes limits for a process that cannot write a file longer than so many bytes, as on a full disk."""
     resource = pytest.importorskip("resource")
     return lambda size: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def assert_mendable(answer: Answer, *patterns: str) -> None:
-    """Exit 2, in words, without a traceback, and each pattern is found in the words."""
+    """Check for exit 2 without a traceback, and for each pattern in the message."""
     assert answer.rc == 2, str(answer)
     assert "Traceback (most recent call last)" not in answer.words, str(answer)
     for pattern in patterns:
@@ -292,7 +249,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def confusion_from(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
-    """Rows truth, columns prediction, counted with nothing but numpy; truth outside the classes is void."""
+    """Count with numpy only: rows ground truth, columns prediction; ground truth outside the classes is void."""
     matrix = np.zeros((classes, classes), dtype=np.int64)
     for truth, predicted in pairs:
         assert truth.shape == predicted.shape
@@ -301,11 +258,11 @@ def confusion_from(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> 
     return matrix
 
 
-# --- making data -----------------------------------------------------------------------------------------------------
+# --- writing data -----------------------------------------------------------------------------------------------------
 
 
 def scene(seed: int, height: int = 48, width: int = 64, void: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """A red disc and a blue box on grey, textured ground, void at the rims: picture and mask."""
+    """Draw a red disc and a blue box on a gray, textured background, void at the rims: image and mask."""
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     picture = np.full((height, width, 3), 120.0)

@@ -154,15 +154,6 @@ def test_a_zip_is_as_good_as_the_folder(tmp_path, top):
 # --- data.toml and classes.txt ---------------------------------------------------------------------------------------
 
 
-def test_without_a_data_toml_classes_are_counted_and_255_is_void(tmp_path):
-    data = tmp_path / "data"
-    fill(data / "images", data / "masks", 6)
-    found = good(data)
-    assert names(found) == ["class0", "class1", "class2"]
-    masks = [scene(i)[1] for i in range(6)]
-    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
-
-
 def painted(mask: np.ndarray) -> np.ndarray:
     """The mask in colours; void is white."""
     table = np.full((256, 3), 255, np.uint8)
@@ -176,67 +167,6 @@ def test_colors_decode_rgb_masks_and_void(tmp_path):
     data = pairs(tmp_path / "data", 6, f"classes = {json.dumps(CLASSES)}\ncolors = {{ {lines} }}\n", change=painted)
     masks = [scene(i)[1] for i in range(6)]
     assert pixels(good(data)) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
-
-
-def test_values_map_mask_values_to_classes_and_void(tmp_path):
-    def change(mask: np.ndarray) -> np.ndarray:
-        return np.where(mask == 255, 7, np.where(mask == 0, 0, 255)).astype(np.uint8)
-
-    text = 'classes = ["background", "crack"]\nvalues = { 0 = "background", 255 = "crack", 7 = "void" }\n'
-    data = pairs(tmp_path / "data", 6, text, change=change)
-    masks = [scene(i)[1] for i in range(6)]
-    expected = [sum(int((m == 0).sum()) for m in masks), sum(int(((m == 1) | (m == 2)).sum()) for m in masks)]
-    assert pixels(good(data)) == expected
-
-
-@pytest.mark.parametrize("how", ["regex", "csv"])
-def test_a_group_never_straddles_a_split(tmp_path, model, how):
-    data = tmp_path / "data"
-    stems = [f"site{i // 4}_{i % 4}" for i in range(40)]
-    for i, stem in enumerate(stems):
-        picture, mask = scene(i, 8, 8)
-        save(picture, data / f"images/{stem}.png")
-        save(mask, data / f"masks/{stem}.png")
-    groups = "^(site\\\\d+)_"
-    if how == "csv":
-        groups = "groups.csv"
-        rows = "".join(f"{stem},{stem.split('_')[0]}\n" for stem in stems)
-        (data / "groups.csv").write_text("stem,group\n" + rows, "utf-8")
-    toml(data, f'classes = {json.dumps(CLASSES)}\ngroups = "{groups}"\n')
-    good(data)
-    val = pictures_in(model, data, "val", tmp_path)
-    train = pictures_in(model, data, "train", tmp_path)
-    assert val
-    assert len(val | train) == 40
-    assert not {s.split("_")[0] for s in val} & {s.split("_")[0] for s in train}
-
-
-def test_images_masks_and_suffix_name_other_folders(tmp_path):
-    data = tmp_path / "data"
-    for i in range(6):
-        picture, mask = scene(i)
-        save(picture, data / f"photos/a{i}.jpg")
-        save(mask, data / f"labels/a{i}_mask.png")
-    toml(data, f'classes = {json.dumps(CLASSES)}\nimages = "photos"\nmasks = "labels"\nmask_suffix = "_mask"\n')
-    found = good(data)
-    masks = [scene(i)[1] for i in range(6)]
-    assert pixels(found) == [sum(int((m == c).sum()) for m in masks) for c in range(3)]
-
-
-@pytest.mark.parametrize("lines", ["stem", "file"])
-def test_splits_are_read_from_lists(tmp_path, model, lines):
-    data = pairs(tmp_path / "data", 6)
-    text = f'classes = {json.dumps(CLASSES)}\nsplits = {{ train = "train.txt", val = "val.txt", test = "test.txt" }}\n'
-    toml(data, text)
-    wanted = {"train": ["p00", "p03", "p05"], "val": ["p01"], "test": ["p02", "p04"]}
-    for split, stems in wanted.items():
-        ending = "" if lines == "stem" else ".png"
-        (data / f"{split}.txt").write_text("".join(f"{stem}{ending}\n" for stem in stems), "utf-8")
-    good(data)
-    dataset = fullconv.open_dataset(data)
-    assert {split: len(items) for split, items in dataset.splits.items()} == {"train": 3, "val": 1, "test": 2}
-    for split, stems in wanted.items():
-        assert pictures_in(model, data, split, tmp_path) == set(stems)
 
 
 @pytest.mark.parametrize(
@@ -534,23 +464,6 @@ def test_sixteen_bit_pictures_train_and_are_never_stretched_by_their_own_maximum
     whole = segmenter.logits(image)
     assert np.abs(whole - segmenter.logits(image // 2)).max() > 1e-3
     np.testing.assert_array_equal(whole, segmenter.logits(image[..., 0]))
-
-
-def test_other_ways_to_store_a_picture_give_its_labels(tmp_path, segmenter):
-    picture = scene(5)[0]
-    rgb = Image.fromarray(picture)
-    palette = rgb.quantize(64)
-    reference = segmenter.predict(np.asarray(palette.convert("RGB"))).label_map
-    palette.save(tmp_path / "palette.png")
-    np.testing.assert_array_equal(segmenter.predict(tmp_path / "palette.png").label_map, reference)
-    plain = segmenter.predict(picture).label_map
-    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=98)
-    assert (segmenter.predict(tmp_path / "cmyk.jpg").label_map == plain).mean() > 0.97
-    Image.fromarray(np.dstack([picture, np.full((48, 64), 255, np.uint8)])).save(tmp_path / "rgba.png")
-    np.testing.assert_array_equal(segmenter.predict(tmp_path / "rgba.png").label_map, plain)
-    grey = np.asarray(rgb.convert("L"))
-    as_rgb = segmenter.predict(np.dstack([grey] * 3)).label_map
-    np.testing.assert_array_equal(segmenter.predict(save(grey, tmp_path / "grey.png")).label_map, as_rgb)
 
 
 def test_mixed_storage_in_one_data_set_is_used_rightly(tmp_path):

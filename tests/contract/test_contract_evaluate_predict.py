@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections import defaultdict
 from pathlib import Path
 
 import contract_tools as tools
@@ -85,62 +84,11 @@ def test_evaluate_json_has_all_keys_and_they_follow_from_the_confusion(evaluated
     assert isinstance(found["engine"], str)
 
 
-def test_per_image_has_a_row_for_each_image_and_class_that_adds_up(evaluated):
-    found, rows = evaluated
-    assert list(rows[0])[:5] == ["image", "class", "tp", "fp", "fn"]
-    assert len(rows) == 4 * 3
-    matrix = np.array(found["confusion"])
-    sums = defaultdict(lambda: np.zeros(3, dtype=np.int64))
-    for row in rows:
-        sums[row["class"]] += [int(row["tp"]), int(row["fp"]), int(row["fn"])]
-    for i, name in enumerate(CLASSES):
-        counted = sums[name] if name in sums else sums[str(i)]
-        hit = matrix[i, i]
-        assert counted.tolist() == [hit, matrix[:, i].sum() - hit, matrix[i].sum() - hit]
-    assert {Path(row["image"]).stem for row in rows} == {"p00", "p01", "odd", "turned"}
-    assert not any("\\" in row["image"] for row in rows)
-
-
-def test_splits_are_scored_separately_and_all_together(model, shapes, evaluated):
-    answers = {split: call("evaluate", model, shapes, "--split", split, "--json") for split in ("train", "test", "all")}
-    found = {split: answer.json() for split, answer in answers.items()} | {"val": evaluated[0]}
-    assert [found[s]["images"] for s in ("train", "val", "test", "all")] == [8, 4, 2, 14]
-    total = sum(np.array(found[split]["confusion"]) for split in ("train", "val", "test"))
-    assert np.abs(total - np.array(found["all"]["confusion"])).sum() == 0
-
-
 def test_scores_do_not_depend_on_batch_size_or_workers(model, shapes, evaluated):
     answer = call("evaluate", model, shapes, "--json", "--batch-size", 3, "--workers", 1, "--precision", "fp32")
     assert answer.rc == 0, str(answer)
     difference = np.array(answer.json()["confusion"]) - np.array(evaluated[0]["confusion"])
     assert np.abs(difference).sum() <= 2  # a batch may round differently from a single image
-
-
-def test_evaluate_without_json_prints_the_same_number(model, shapes, evaluated):
-    answer = call("evaluate", model, shapes, "--precision", "fp32")
-    assert answer.rc == 0, str(answer)
-    value = evaluated[0]["mean_iou"]
-    assert any(f"{value:.{digits}f}" in answer.out or f"{100 * value:.{digits}f}" in answer.out for digits in (1, 2, 3))
-    for name in CLASSES:
-        assert name in answer.out
-
-
-def test_an_absent_class_is_null_and_one_only_predicted_has_iou_zero(model, shapes, tmp_path):
-    data = toml(tmp_path / "data")
-    for split in ("train", "val"):
-        image, mask = scene(201)
-        save(image, data / split / "images/a.png")
-        save(np.where(mask == 2, 255, np.where(mask == 1, 0, mask)).astype(np.uint8), data / split / "masks/a.png")
-    found = call("evaluate", model, data, "--json").json()
-    matrix = np.array(found["confusion"])
-    for i in (1, 2):
-        entry = found["classes"][i]
-        assert entry["accuracy"] is None
-        assert entry["pixels"] == 0
-        assert entry["iou"] == (0 if matrix[:, i].sum() else None)
-        assert entry["dice"] == (0 if matrix[:, i].sum() else None)
-    kept = [entry["iou"] for entry in found["classes"] if entry["iou"] is not None]
-    assert found["mean_iou"] == pytest.approx(sum(kept) / len(kept))
 
 
 def test_a_broken_image_is_reported_and_the_rest_is_scored(model, shapes, tmp_path):
@@ -168,11 +116,6 @@ def test_classes_that_differ_are_reported(model, shapes, tmp_path):
     assert_mendable(call("evaluate", model, data), "lorry", "box")
     toml(data, 'classes = ["background", "disc", "box", "lorry"]\n')
     assert_mendable(call("evaluate", model, data), "lorry")
-
-
-def test_a_missing_split_is_reported(model, tmp_path):
-    assert_mendable(call("evaluate", model, pairs(tmp_path / "data", 6), "--split", "test"), "test")
-    assert_mendable(call("evaluate", model, tmp_path / "data", "--split", "valid"), "val")
 
 
 def test_training_images_are_never_scored_as_val(tmp_path):
@@ -256,32 +199,9 @@ def test_paths_are_mirrored_from_the_folder_the_glob_or_the_file(model, tmp_path
     ):
         out = tmp_path / "out"
         answer = call("predict", model, *arguments, "-o", out)
-        if "x/*" in str(arguments[0]):
-            assert answer.rc in (0, 3), str(answer)  # notes.txt matches: skipped, or reported as a bad image
-        else:
-            assert answer.rc == 0, str(answer)
+        assert answer.rc == 0, str(answer)  # a glob skips files that are not images
         assert maps_in(out) == expected, arguments
         shutil.rmtree(out)
-
-
-def test_names_that_collide_keep_their_ending(model, tmp_path):
-    image = scene(1)[0]
-    for name in ("a.jpg", "a.png", "b.png"):
-        save(image, tmp_path / "photos" / name)
-    assert call("predict", model, tmp_path / "photos", "-o", tmp_path / "out").rc == 0
-    assert maps_in(tmp_path / "out") == {"a.jpg.png", "a.png.png", "b.png"}
-
-
-def test_the_same_name_from_two_places_never_overwrites(model, tmp_path):
-    photos = nested(tmp_path / "photos")
-    for i, given in enumerate(([photos / "x/a.png", photos / "y/z/a.png"], [photos / "x", photos / "y/z"])):
-        out = tmp_path / f"out{i}"
-        answer = call("predict", model, *given, "-o", out)
-        if answer.rc:
-            assert_mendable(answer, r"a\.png")
-        else:
-            outputs = [record["output"] for record in lines_of(out)]
-            assert len(outputs) == len(set(outputs)) == len(maps_in(out)) == 2 + i
 
 
 def test_brackets_in_a_name_are_not_a_pattern(model, tmp_path):
@@ -292,14 +212,6 @@ def test_brackets_in_a_name_are_not_a_pattern(model, tmp_path):
         assert maps_in(tmp_path / f"out{i}") == {"a [x].png"}
 
 
-def test_a_missing_path_in_a_list_is_reported_and_an_empty_list_is_refused(model, shapes, tmp_path):
-    text = f"{shapes.as_posix()}/val/images/odd.png\n{tmp_path.as_posix()}/nope.png\n"
-    answer = call("predict", model, "--list", "-", "-o", tmp_path / "out", stdin=text.encode())
-    assert answer.rc == 3, str(answer)
-    assert "nope.png" in answer.err
-    assert_mendable(call("predict", model, "--list", "-", "-o", tmp_path / "none"), "list")
-
-
 @pytest.mark.parametrize("given", ["folder", "file"])
 def test_an_output_never_overwrites_an_input(model, tmp_path, given):
     photos = nested(tmp_path / "photos")
@@ -307,15 +219,6 @@ def test_an_output_never_overwrites_an_input(model, tmp_path, given):
     what, out = (photos, photos) if given == "folder" else (photos / "x/a.png", photos / "x")
     assert_mendable(call("predict", model, what, "-o", out), r"a\.png")
     assert tools.snapshot(photos) == before
-
-
-def test_an_output_folder_inside_the_input_is_not_read(model, tmp_path):
-    photos = nested(tmp_path / "photos")
-    for _ in range(2):
-        answer = call("predict", model, photos, "-o", photos / "labels")
-        assert answer.rc == 0, str(answer)
-        assert len(lines_of(photos / "labels")) == 3
-    assert maps_in(photos / "labels") == {"x/a.png", "x/b.png", "y/z/a.png"}
 
 
 def test_forms_of_the_label_map_agree(model, shapes, predicted, tmp_path):
@@ -366,35 +269,15 @@ def test_a_list_of_paths_is_read_from_a_file_or_from_stdin(model, shapes, tmp_pa
     assert {Path(name).name for name in maps_in(tmp_path / "out")} == {"odd.png", "turned.png"}
 
 
-def test_skip_existing_keeps_existing_results(model, shapes, predicted, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(predicted, out)
-    (out / "odd.png").unlink()
-    save(np.zeros((48, 64), np.uint8), out / "p00.png")
-    before = tracked(out)
-    answer = call("predict", model, shapes / "val/images", "-o", out, "--skip-existing", "--precision", "fp32")
-    assert answer.rc == 0, str(answer)
-    assert tracked(out)["p00.png"] == before["p00.png"]
-    assert tracked(out)["odd.png"] == tracked(predicted)["odd.png"]
-
-
 def test_shards_split_the_inputs_without_loss_or_overlap(model, shapes, tmp_path):
     parts = []
-    for i in (0, 1, 2):
-        out = tmp_path / f"part{i}"
-        answer = call("predict", model, shapes / "train/images", "-o", out, "--shard", f"{i}/2")
-        assert answer.rc in (0, 2), str(answer)
-        if answer.rc == 0:
-            parts.append(maps_in(out))
-    assert len(parts) == 2
+    for shard in ("1/2", "2/2"):
+        out = tmp_path / shard
+        answer = call("predict", model, shapes / "train/images", "-o", out, "--shard", shard)
+        assert answer.rc == 0, str(answer)
+        parts.append(maps_in(out))
     assert not parts[0] & parts[1]
     assert len(parts[0] | parts[1]) == 8
-
-
-@pytest.mark.parametrize("shard", ["5/2", "a/b", "1/0", "-1/2"])
-def test_an_invalid_shard_is_refused(model, shapes, tmp_path, shard):
-    out = tmp_path / "out"
-    assert_mendable(call("predict", model, shapes / "val/images", "-o", out, f"--shard={shard}"), "shard")
 
 
 def test_tiles_give_the_label_map_of_the_whole_image(model, tmp_path):
@@ -460,7 +343,7 @@ def test_a_full_disk_leaves_no_partial_files(model, shapes, tmp_path):
     limited = tools.file_size_limit()
     out = tmp_path / "out"
     answer = spawn("predict", model, shapes / "val/images", "-o", out, limit=limited(60))
-    assert answer.rc in (2, 3), str(answer)
+    assert answer.rc == 2, str(answer)
     assert "Traceback" not in answer.words
     for file in out.rglob("*.png"):
         read(file)  # whole, or not there

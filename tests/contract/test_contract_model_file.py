@@ -110,12 +110,6 @@ def a_huge_header(model: Path, bad: Path) -> None:
     bad.write_bytes((2**62).to_bytes(8, "little") + b"{}")
 
 
-def a_flipped_bit(model: Path, bad: Path) -> None:
-    raw = bytearray(model.read_bytes())
-    raw[-1000] ^= 64
-    bad.write_bytes(bytes(raw))
-
-
 def a_card_that_is_no_json(model: Path, bad: Path) -> None:
     header = json.dumps({"__metadata__": {"fullconv": "{"}}).encode()
     bad.write_bytes(len(header).to_bytes(8, "little") + header)
@@ -149,18 +143,7 @@ def test_a_damaged_or_foreign_file_is_named_by_every_command(model, shapes, tmp_
     assert_mendable(call("predict", bad, shapes / "val/images", "-o", tmp_path / "out"), r"bad\.safetensors")
     assert_mendable(call("evaluate", bad, shapes), r"bad\.safetensors")
     assert_mendable(call("info", bad), r"bad\.safetensors")
-    assert not maps(tmp_path / "out")
-
-
-def maps(out: Path) -> list[Path]:
-    return list(out.rglob("*.png"))
-
-
-def test_weights_that_do_not_fit_their_digest_are_refused(model, shapes, tmp_path):
-    bad = tmp_path / "bad.safetensors"
-    a_flipped_bit(model, bad)
-    answer = call("predict", bad, shapes / "val/images", "-o", tmp_path / "out")
-    assert_mendable(answer, r"bad\.safetensors", "sha256|damaged|changed|differ")
+    assert not list((tmp_path / "out").rglob("*.png"))
 
 
 class Bomb:

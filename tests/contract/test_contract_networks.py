@@ -83,50 +83,10 @@ def test_resnet18_networks_keep_the_size_and_compose(variant):
 
 
 @pytest.mark.parametrize("variant", SKIPS)
-def test_rows_of_upsample_are_slices_of_the_whole_bit_for_bit(variant):
-    net = network_of(variant)
-    for h, w in ((97, 70), (33, 31), (1, 5)):
-        scores = net.scores(image(2, 3, h, w))
-        whole = net.upsample(scores, size=(h, w), rows=(0, h))
-        assert whole.shape == (2, K, h, w)
-        for a, b in {(0, 1), (h - 1, h), (h // 3, h // 3 + 1), (h // 4, h // 2 + 1), (0, h)}:
-            part = net.upsample(scores, size=(h, w), rows=(a, b))
-            assert part.shape == (2, K, b - a, w)
-            assert torch.equal(part, whole[:, :, a:b]), (h, w, a, b)
-
-
-@pytest.mark.parametrize("variant", SKIPS)
 def test_one_image_gives_the_same_alone_and_in_a_batch(variant):
     net = network_of(variant)
     x = image(3, 3, 50, 66)
     torch.testing.assert_close(net(x)[1:2], net(x[1:2]), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("variant", SKIPS)
-def test_zero_score_layers_give_exactly_zero(variant):
-    net = fullconv.build(variant, backbone="tiny", num_classes=K, in_channels=3, weights=None)
-    for parameter in score_parameters(net):
-        parameter.zero_()
-    out = net(image(1, 3, 45, 67))
-    assert torch.count_nonzero(out) == 0
-
-
-@pytest.mark.parametrize("variant", SKIPS)
-def test_constant_scores_do_not_fade_at_the_border(variant):
-    net = fullconv.build(variant, backbone="tiny", num_classes=K, in_channels=3, weights=None)
-    for parameter in score_parameters(net):
-        parameter.fill_(1.0) if parameter.ndim == 1 else parameter.zero_()
-    out = net(image(1, 3, 75, 49))
-    assert out.min() > 0.5
-    torch.testing.assert_close(out, out[:, :, :1, :1].expand_as(out), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("variant", SKIPS)
-def test_upsampling_has_no_learnable_weights_by_default(variant):
-    net = network_of(variant)
-    transposed = [m for m in net.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
-    assert not any(p.requires_grad for m in transposed for p in m.parameters())
-    assert not any("upsc" in name or "upsample" in name for name, p in net.named_parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(("variant", "stride"), [("fcn32s", 32), ("fcn16s", 16), ("fcn8s", 8), ("fcn4s", 4)])

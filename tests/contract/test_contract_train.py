@@ -194,16 +194,6 @@ def test_stop_before_the_first_step_reports_how_to_resume(shapes, tmp_path, clos
 # --- resume ----------------------------------------------------------------------------------------------------------
 
 
-def test_resume_on_a_finished_run_does_nothing(run, shapes):
-    before = tools.snapshot(run)
-    answer = call("train", shapes, "-o", run, *STRAIGHT, "--workers", 0, "--resume")
-    assert answer.rc == 0, str(answer)
-    assert tools.snapshot(run) == before
-    answer = call("train", shapes, "-o", run, "--resume")
-    assert answer.rc == 0, str(answer)
-    assert tools.snapshot(run) == before
-
-
 @pytest.mark.parametrize(
     "option",
     [
@@ -223,16 +213,6 @@ def test_resume_reports_a_conflicting_option(run, shapes, option):
     assert tools.snapshot(run) == before
 
 
-def test_a_finished_run_can_be_lengthened(run, shapes, tmp_path):
-    longer = tmp_path / "longer"
-    shutil.copytree(run, longer)
-    answer = call("train", shapes, "-o", longer, "--resume", "--lengthen", "--epochs", 3)
-    assert answer.rc == 0, str(answer)
-    rows = tools.metrics_of(longer)
-    assert [row["step"] for row in rows[:2]] == [row["step"] for row in tools.metrics_of(run)]
-    assert len(rows) == 3
-
-
 def test_resume_rejects_other_data(run, tmp_path):
     other = pairs(tmp_path / "other", 8)
     before = tools.snapshot(run)
@@ -240,12 +220,6 @@ def test_resume_rejects_other_data(run, tmp_path):
     assert answer.rc in (0, 2)
     assert "Traceback" not in answer.words
     assert tools.snapshot(run) == before
-
-
-def test_resume_starts_where_there_is_nothing_yet(shapes, tmp_path):
-    answer = call("train", shapes, "-o", tmp_path / "fresh", *QUICK, "--resume")
-    assert answer.rc == 0, str(answer)
-    assert (tmp_path / "fresh/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("content", ["run", "foreign"])

@@ -140,13 +140,13 @@ def _label_shapes(image: AnnotatedImage, names: ClassNames, issues: ShapeIssues)
         if annotation.class_name is not None and (label := names.index(annotation.class_name, image.stem)) is None:
             continue
         if annotation.other_names:
-            issues.add_several_labels(image.stem, annotation.other_names)
+            issues.add("several-labels", image.stem, annotation.other_names)
         if annotation.no_area:
-            issues.add_no_area(image.stem, annotation.type)
+            issues.add("no-area", image.stem, annotation.type)
             continue
         shapes = list(annotation.shapes) if label is not None else []
         if not shapes:
-            issues.add_invalid(image.stem, annotation.type)
+            issues.add("invalid", image.stem, annotation.type or "no type")
         for shape in shapes:
             labeled = replace(shape, label=VOID if annotation.is_void or label is None else label)
             issues.add_extent(labeled)

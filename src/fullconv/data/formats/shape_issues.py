@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from fullconv.data.config import Boxes, DataSettings
 from fullconv.data.formats.rasterize import DrawnMask, Shape
-from fullconv.data.problems import Problem, problem
+from fullconv.data.problems import Problem, Severity, problem
 from fullconv.data.samples import MaskSource, Sample
 from fullconv.labels import VOID
 
+Issue = Literal["invalid", "no-area", "several-labels", "box"]
+_ROWS: dict[Issue, tuple[str, Severity, str, str]] = {
+    "invalid": (
+        "bad-shape", "error",
+        "shapes cannot be drawn ({}): too few points, not numbers, wrong sizes, or an unknown type",
+        "Draw them again, or remove them.",
+    ),
+    "no-area": (
+        "no-area", "warning", "shapes have no area ({}), and are omitted", "Draw outlines where they should count.",
+    ),
+    "several-labels": (
+        "several-labels", "warning", "shapes have several labels (as {}); the first counts",
+        "Keep one label of each shape: a pixel has one class.",
+    ),
+}  # fmt: skip
+"""Code, severity, cause with its details, and fix."""
 _BOX_CAUSES = {
     "fill": "shapes are boxes, and are filled as such",
     "void": "shapes are boxes without an outline, so their pixels are void where nothing else is drawn",
@@ -41,34 +59,21 @@ class ShapeIssues:
     def __init__(self, settings: DataSettings, default_boxes: Boxes) -> None:
         self._box_rule: Boxes = settings.boxes or default_boxes
         self._is_set = settings.boxes is not None
-        self._boxes: dict[str, None] = {}
-        self._invalid: dict[str, None] = {}
-        self._invalid_types: dict[str, None] = {}
-        self._no_area: dict[str, None] = {}
-        self._no_area_types: dict[str, None] = {}
-        self._several_labels: dict[str, str] = {}
+        self._stems: dict[Issue, dict[str, None]] = defaultdict(dict)
+        self._details: dict[Issue, dict[str, None]] = defaultdict(dict)
         self._outlines, self._farthest = 0, 0.0
+
+    def add(self, issue: Issue, stem: str, detail: str = "") -> None:
+        """Add an issue of a shape of an image, with the shape's type or labels."""
+        self._stems[issue][stem] = None
+        self._details[issue][detail[:80]] = None
 
     def add_box(self, stem: str, shape: Shape) -> list[Shape]:
         """Return what a box draws: its class, void where nothing else is drawn, or nothing."""
-        self._boxes[stem] = None
+        self.add("box", stem)
         if self._box_rule == "void":
             return [replace(shape, label=VOID, below=True)]
         return [shape] if self._box_rule == "fill" else []
-
-    def add_invalid(self, stem: str, type: str) -> None:  # noqa: A002
-        """Add a shape that cannot be drawn."""
-        self._invalid[stem] = None
-        self._invalid_types[type[:40] or "no type"] = None
-
-    def add_no_area(self, stem: str, type: str) -> None:  # noqa: A002
-        """Add a shape that has no area: a point, a line."""
-        self._no_area[stem] = None
-        self._no_area_types[type] = None
-
-    def add_several_labels(self, stem: str, names: str) -> None:
-        """Add a shape with several labels, of which the first counts."""
-        self._several_labels.setdefault(stem, names)
 
     def add_extent(self, shape: Shape) -> None:
         """Note how far the points of an outline reach."""
@@ -84,26 +89,14 @@ class ShapeIssues:
             cause = "all points of all outlines lie between 0 and 1, so they are fractions of the image and not pixels"
             fix = "Export them in pixels: x times the width, y times the height."
             found.append(problem("bad-shape", "error", [], cause, fix))
-        if bad := list(self._invalid):
-            cause = (
-                f"shapes cannot be drawn ({', '.join(self._invalid_types)}): too few points, not numbers, wrong sizes, or"
-                " an unknown type"
-            )
-            found.append(problem("bad-shape", "error", bad, cause, "Draw them again, or remove them.", bad))
-        if self._no_area:
-            cause = f"shapes have no area ({', '.join(self._no_area_types)}), and are omitted"
-            found.append(
-                problem("no-area", "warning", list(self._no_area), cause, "Draw outlines where they should count.")
-            )
-        if self._several_labels:
-            cause = f"shapes have several labels, as {next(iter(self._several_labels.values()))}; the first counts"
-            fix = "Keep one label of each shape: a pixel has one class."
-            found.append(problem("several-labels", "warning", list(self._several_labels), cause, fix))
-        if self._boxes:
-            fix = "" if self._is_set else 'Draw outlines, or set boxes = "fill", "void" or "skip" in data.toml.'
+        for issue, (code, severity, cause, fix) in _ROWS.items():
+            if stems := list(self._stems[issue]):
+                cause = cause.format(", ".join(self._details[issue]))
+                found.append(problem(code, severity, stems, cause, fix, stems if severity == "error" else ()))
+        if boxes := list(self._stems["box"]):
             severity = "note" if self._is_set or self._box_rule == "fill" else "warning"
-            cause = _BOX_CAUSES[self._box_rule]
-            found.append(problem("box-only", severity, list(self._boxes), cause, fix))  # type: ignore[arg-type]
+            fix = "" if self._is_set else 'Draw outlines, or set boxes = "fill", "void" or "skip" in data.toml.'
+            found.append(problem("box-only", severity, boxes, _BOX_CAUSES[self._box_rule], fix))
         return found
 
 
