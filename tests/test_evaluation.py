@@ -16,8 +16,7 @@ from fullconv.card import Card
 from fullconv.data import open_dataset
 from fullconv.data.evaluation_samples import check_classes, choose_samples
 from fullconv.errors import DataError, InputError, OutputError
-from fullconv.evaluation import Report, evaluate, score_files
-from fullconv.labels import encode_label_map
+from fullconv.evaluation import Report, evaluate
 from fullconv.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference
 
 CLASSES = ("ground", "disc", "box", "never")
@@ -160,7 +159,7 @@ def test_one_image_has_no_interval(data):
 
 
 def test_void_only_is_null():
-    report = score_files([], CLASSES)
+    report = Report(CLASSES, np.zeros((4, 4), np.int64), {})
     table = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert [table[key] for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou")] == [None] * 4
     assert (table["images"], table["pixels"], table["mean_iou_interval"]) == (0, 0, None)
@@ -207,19 +206,6 @@ def test_head_is_checked_against_its_classes(data):
 
 
 # files
-
-
-def test_score_files_equals_evaluate(data, tmp_path):
-    dataset = open_dataset(data)
-    pairs = []
-    for sample in dataset.splits["val"]:
-        path = tmp_path / f"{sample.stem}.png"
-        label_map = Stand().predict(dataset.read_image(sample)).label_map
-        path.write_bytes(encode_label_map(label_map, Stand().card.palette))
-        pairs.append((sample.stem, dataset.read_mask(sample), path))
-    from_files, direct = score_files(pairs, CLASSES), evaluate(Stand(), dataset)
-    np.testing.assert_array_equal(from_files.confusion, direct.confusion)
-    np.testing.assert_array_equal(from_files.counts, direct.counts)
 
 
 def test_csv_rows_add_up(data, tmp_path):
@@ -305,18 +291,6 @@ def test_unknown_split_or_policy(data):
         evaluate(Stand(), data, split="vall")
     with pytest.raises(InputError, match=r"no policy 'nann'.*Did you mean 'nan'"):
         evaluate(Stand(), data, policy="nann")
-
-
-def test_file_with_an_invalid_class_is_reported(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(encode_label_map(np.full((2, 2), 9, np.uint8), None))
-    pairs = [("a", np.zeros((2, 2), np.uint8), path)]
-    with pytest.raises(DataError, match=r"a\.png: prediction holds 9, which is not a class; classes are 0 to 3"):
-        score_files(pairs, CLASSES)
-    good = tmp_path / "b.png"
-    good.write_bytes(encode_label_map(np.zeros((2, 2), np.uint8), None))
-    report = score_files([*pairs, ("b", np.zeros((2, 2), np.uint8), good)], CLASSES, on_error="record")
-    assert (report.images, len(report.failed)) == (1, 1)
 
 
 # whose split

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fullconv.data import Dataset, Sample, check_classes, choose_samples, match_heads, open_dataset
 from fullconv.errors import DataError, FullconvError, InputError, plural
-from fullconv.labels import VOID, read_label_map
+from fullconv.labels import VOID
 from fullconv.metrics import (
     Counts,
     Policy,
@@ -430,41 +430,6 @@ def _evaluate(
         report.split, report.head, report.notes = split, name, notes
         report.seconds = time.perf_counter() - start
     return reports
-
-
-def score_files(
-    pairs: Iterable[tuple[str, NDArray[np.uint8], str | Path]],
-    classes: Sequence[str],
-    *,
-    policy: Policy = "nan",
-    band: int | None = None,
-    on_error: Literal["raise", "record"] = "raise",
-) -> Report:
-    """Score label maps in files, such as the PNGs of `fullconv predict`.
-
-    Args:
-        pairs: Name, ground truth (H, W) uint8 with 255 for void, and the file with class indices.
-        classes: The K names.
-        policy: Classes that the mean includes.
-        band: Score only within this many pixels of edges in the ground truth.
-        on_error: "record" continues after a file that cannot be scored.
-
-    Raises:
-        DataError: Sizes differ, or every file failed.
-        InputError: A file cannot be read, or has a value that is not a class.
-    """
-    start = time.perf_counter()
-    accumulator = MetricAccumulator(tuple(classes), policy, band)
-    for name, mask, path in pairs:
-        try:
-            accumulator.add(name, mask, read_label_map(path), str(path))
-        except FullconvError as error:
-            if on_error == "raise":
-                raise
-            accumulator.failed.append({"input": Path(path).as_posix(), "reason": str(error)})
-    report = accumulator.report("the given files")
-    report.seconds = time.perf_counter() - start
-    return report
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def _describe(error: ValidationError) -> str:
     found = error.errors()
     # Of a union's errors, the one that got deepest into the value is about the intended type.
     first = max((e for e in found if e["loc"][:1] == found[0]["loc"][:1]), key=lambda e: len(e["loc"]))
-    # Names of union members ("literal['auto', ...]", "tuple[float, ...]") stand among the names of settings.
+    # Names of union members ("literal['auto', ...]", "tuple[float, ...]") are in the path of settings' names.
     key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
     if first["type"] == "extra_forbidden":
         known = list(Recipe.model_fields) + [f"head.{name}" for name in HeadSettings.model_fields]

@@ -70,7 +70,7 @@ class Tracker(Protocol):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers by name at a step."""
 
-    def picture(self, name: str, image: Image.Image, step: int) -> None:
+    def image(self, name: str, image: Image.Image, step: int) -> None:
         """Log an RGB image at a step."""
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class TrackingObserver:
             if row.width > MAX_PANEL_WIDTH:
                 row = row.resize((MAX_PANEL_WIDTH, max(1, round(row.height * MAX_PANEL_WIDTH / row.width))))
             for tracker in self.trackers:
-                tracker.picture(f"val/{sample.stem}", row, validation.step)
+                tracker.image(f"val/{sample.stem}", row, validation.step)
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Log the numbers."""
@@ -154,7 +154,7 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def picture(self, name: str, image: Image.Image, step: int) -> None:
+    def image(self, name: str, image: Image.Image, step: int) -> None:
         self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ class _Wandb:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
-    def picture(self, name: str, image: Image.Image, step: int) -> None:
+    def image(self, name: str, image: Image.Image, step: int) -> None:
         self._run.log({name: self._wandb.Image(image)}, step=step)
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ class _MLflow:
         for name, value in values.items():
             self._client.log_metric(self._run, _safe(name), value, step=step)
 
-    def picture(self, name: str, image: Image.Image, step: int) -> None:
+    def image(self, name: str, image: Image.Image, step: int) -> None:
         self._client.log_image(self._run, np.asarray(image), f"{_safe(name)}/{step:08}.png")
 
     def close(self) -> None:

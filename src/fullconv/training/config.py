@@ -391,7 +391,7 @@ def resume_config(stored: RunConfig, given: Mapping[str, Any], where: Path, leng
 def check_same_config(stored: RunConfig, file: RunConfig, given: Mapping[str, Any], where: Path, name: str) -> None:
     """Raise if a recipe file given on resume contradicts the run.
 
-    What the file leaves open ("auto", or not set) was decided since; `resume_config` checks what is given beside it.
+    What the file leaves open ("auto", or not set) was decided since; `resume_config` checks the settings of the command line.
 
     Raises:
         RunError: A setting of the file is not the run's.

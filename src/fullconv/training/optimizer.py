@@ -89,7 +89,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Load saved state, each moment in the memory format of its parameter.
 
-    Fused AdamW rounds differently with a contiguous moment beside a channels_last parameter.
+    Fused AdamW rounds differently if a moment is contiguous and its parameter channels_last.
     """
     for name, parameter in _named_parameters(optimizer):
         prefix = f"optimizer.{name}."
