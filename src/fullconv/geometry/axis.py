@@ -1,4 +1,4 @@
-"""Where the cells of a map lie in the picture, and which pixels they read: exact fractions, one axis at a time."""
+"""Where the cells of a map lie in the image, and which pixels they read: exact fractions, one axis at a time."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Axis:
 
     @classmethod
     def identity(cls) -> Axis:
-        """Return the axis of the picture itself: cell i is pixel i."""
+        """Return the axis of the image itself: cell i is pixel i."""
         return cls(Fraction(1), ZERO, ZERO, ZERO)
 
     def receptive_field(self) -> int:
-        """Return the receptive field in pixels: the most that any one cell reads."""
+        """Return the receptive field in pixels: the most that a cell reads."""
         return math.floor(self.rf_end - self.rf_start) + 1
 
     def conv(self, kernel: int, stride: int = 1, padding: int | tuple[int, int] = 0, dilation: int = 1) -> Axis:
@@ -76,7 +76,7 @@ class Axis:
         )
 
     def upsample(self, factor: int, phase: Fraction | float) -> Axis:
-        """Grow with the bilinear weights max(0, 1 - |t - phase| / factor): cell i goes to factor * i + phase."""
+        """Upsample with the bilinear weights max(0, 1 - |t - phase| / factor): cell i goes to factor * i + phase."""
         return self._resample(Fraction(factor), -Fraction(phase) / factor, 0, 0)
 
     def resize(self, factor: Fraction, mode: str) -> Axis:
@@ -130,25 +130,25 @@ MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Geometry:
-    """Both axes of a map, and why it may see more than they say.
+    """Both axes of a map, and what may see more than they state.
 
-    A value without rows and columns (a gate, a vector of features) keeps the axes of the map that it was made of.
+    A value without rows and columns (a gate, a vector of features) keeps the axes of the map that it was computed from.
     """
 
     y: Axis
     x: Axis
     global_ops: tuple[str, ...] = ()
-    """Layers that see the whole picture, as ``"blocks.0.0.se (SqueezeExcite: global average pooling)"``."""
+    """Layers that see the whole image, as ``"blocks.0.0.se (SqueezeExcite: global average pooling)"``."""
     unknown_ops: tuple[str, ...] = ()
-    """Operations nobody described: they may read anything."""
+    """Operations without a geometry rule: they may read anything."""
     size_dependent: tuple[str, ...] = ()
-    """Layers whose padding or factor depends on the picture's size."""
+    """Layers whose padding or factor depends on the image's size."""
     misalignments: tuple[tuple[str, Fraction], ...] = ()
     """Where branches with different centres met, and how far apart these are in pixels."""
 
     @property
     def bounded(self) -> bool:
-        """Whether every cell reads only its interval, whatever the picture's size."""
+        """Whether every cell reads only its interval, whatever the image's size."""
         return not (self.global_ops or self.unknown_ops or self.size_dependent)
 
     @property
@@ -194,8 +194,8 @@ def union(*groups: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for group in groups for name in group))
 
 
-def merge_axes(axes: Sequence[Axis], where: str) -> Axis:
-    """Return the axis of a map that several branches make together.
+def merge_axes(axes: Sequence[Axis], location: str) -> Axis:
+    """Return the axis of a map that is computed from several branches.
 
     Raises:
         NetworkError: The branches have different strides.
@@ -204,7 +204,7 @@ def merge_axes(axes: Sequence[Axis], where: str) -> Axis:
     if len(scales) > 1:
         listed = " and ".join(str(jump) for jump in scales)
         raise NetworkError(
-            f"{where}: branches with strides of {listed} pixels meet; their cells do not match one another"
+            f"{location}: branches with strides of {listed} pixels meet; their cells do not match one another"
         )
     first = min(axis.offset - axis.misalignment / 2 for axis in axes)
     last = max(axis.offset + axis.misalignment / 2 for axis in axes)
@@ -212,28 +212,26 @@ def merge_axes(axes: Sequence[Axis], where: str) -> Axis:
     return Axis(scales[0], (first + last) / 2, rf_start, rf_end, last - first)
 
 
-def merge(where: str, y: Sequence[Geometry], x: Sequence[Geometry], rest: Sequence[Geometry] = ()) -> Geometry:
-    """Join branches: ``y`` and ``x`` are those with such an axis; ``rest`` (gates) only bring their names along."""
-    everyone = list(dict.fromkeys([*y, *x, *rest]))
-    one, other = merge_axes([g.y for g in y], where), merge_axes([g.x for g in x], where)
-    misalignments = dict(item for geometry in everyone for item in geometry.misalignments)
-    grown = [
-        axis.misalignment for axis, parts in ((one, [g.y for g in y]), (other, [g.x for g in x])) if _grew(axis, parts)
+def merge(location: str, y: Sequence[Geometry], x: Sequence[Geometry], rest: Sequence[Geometry] = ()) -> Geometry:
+    """Join branches: ``y`` and ``x`` are those with such an axis; ``rest`` (gates) only add their names."""
+    branches = list(dict.fromkeys([*y, *x, *rest]))
+    parts = [g.y for g in y], [g.x for g in x]
+    axes = [merge_axes(part, location) for part in parts]
+    misalignments = dict(item for geometry in branches for item in geometry.misalignments)
+    more = [
+        axis.misalignment
+        for axis, part in zip(axes, parts, strict=True)
+        if axis.misalignment > max(one.misalignment for one in part)
     ]
-    if grown:
-        misalignments[where] = max(grown)
+    if more:
+        misalignments[location] = max(more)
     return Geometry(
-        one,
-        other,
-        union(*(g.global_ops for g in everyone)),
-        union(*(g.unknown_ops for g in everyone)),
-        union(*(g.size_dependent for g in everyone)),
+        *axes,
+        union(*(g.global_ops for g in branches)),
+        union(*(g.unknown_ops for g in branches)),
+        union(*(g.size_dependent for g in branches)),
         tuple(misalignments.items()),
     )
-
-
-def _grew(axis: Axis, parts: Sequence[Axis]) -> bool:
-    return axis.misalignment > max(part.misalignment for part in parts)
 
 
 def crop_between(reference: Axis, other: Axis) -> int:
@@ -257,7 +255,7 @@ def crop_between(reference: Axis, other: Axis) -> int:
     if start.denominator != 1:
         raise NetworkError(
             f"no crop aligns a map whose cell 0 lies at {other.offset} with one whose cell 0 lies at"
-            f" {reference.offset}: they are {float(start):g} cells of {reference.jump} pixels apart, no whole number"
+            f" {reference.offset}: they are {float(start):g} cells of {reference.jump} pixels apart, not a whole number"
         )
     return int(start)
 
@@ -267,7 +265,7 @@ def halo(y: Axis, x: Axis, align: int) -> tuple[int, int, int, int]:
 
     The core begins and ends on multiples of ``align`` pixels. With this halo all cells whose centre lies in the core
     (``start <= centre < end``), and one more cell on each side for the bilinear upsampling of the core's pixels, are
-    those of the whole picture.
+    those of the whole image.
 
     Args:
         y: Rows of the score map.
