@@ -6,7 +6,15 @@ Plans, stitching and estimates work without torch; the other names load on first
 from typing import TYPE_CHECKING
 
 from fullconv._lazy import attach
-from fullconv.tiling.memory import choose_tile_size, default_budget, estimate_bytes, fits, memory_warning
+from fullconv.tiling.memory import (
+    choose_chunk_rows,
+    choose_tile_size,
+    default_budget,
+    estimate_bytes,
+    estimate_chunk_bytes,
+    fits,
+    memory_warning,
+)
 from fullconv.tiling.plan import (
     TileSpan,
     explain_inexact,
@@ -23,13 +31,7 @@ from fullconv.tiling.plan import (
 
 if TYPE_CHECKING:
     from fullconv.tiling.debug import Divergence, find_divergence
-    from fullconv.tiling.streaming.executor import (
-        RowExecutor,
-        RowGraph,
-        choose_chunk_rows,
-        estimate_chunk_bytes,
-        upsample_rows,
-    )
+    from fullconv.tiling.streaming.executor import RowExecutor, RowGraph, upsample_rows
     from fullconv.tiling.streaming.lowering import UnsupportedOpError
 
 __all__ = [
@@ -64,10 +66,7 @@ __getattr__, _ = attach(
     {
         "Divergence": "fullconv.tiling.debug",
         "find_divergence": "fullconv.tiling.debug",
-        **dict.fromkeys(
-            ("RowExecutor", "RowGraph", "choose_chunk_rows", "estimate_chunk_bytes", "upsample_rows"),
-            "fullconv.tiling.streaming.executor",
-        ),
+        **dict.fromkeys(("RowExecutor", "RowGraph", "upsample_rows"), "fullconv.tiling.streaming.executor"),
         "UnsupportedOpError": "fullconv.tiling.streaming.lowering",
     },
 )

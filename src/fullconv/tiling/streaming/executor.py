@@ -7,25 +7,17 @@ computes the rows that its input suffices for, and branches that meet wait for o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullconv.geometry import EXAMPLE_SIZE, map_aggregate, tree_leaves
+from fullconv.geometry import map_aggregate, tree_leaves
 from fullconv.nn import Network, Scores
 from fullconv.nn.upsample import half_pixel_coords, interp2d
 from fullconv.tiling.plan import explain_inexact, upsamples_by_size
 from fullconv.tiling.streaming.lowering import UnsupportedOpError, lower
 from fullconv.tiling.streaming.row_ops import NEVER, RowBuffer
-
-CHUNK_SCRATCH = 32 * 2**20
-"""Bytes that kernels work in, and of maps whose kept rows lie between others that come and go."""
-MIN_CHUNK_ROWS = 64
-"""Rows of a chunk, so that few inner maps get one row high, where oneDNN's bf16 convolutions go wrong."""
-MAX_CHUNK_PIXELS = 4 * 2**20
-"""Larger chunks are not faster, and only hold more."""
 
 
 def upsample_rows(
@@ -81,6 +73,10 @@ class RowGraph:
             totals.append(height if node.op is None else node.op.total([totals[i] for i in node.inputs]))
         return totals
 
+    def buffers(self, height: int) -> list[RowBuffer]:
+        """Return an empty buffer for each node's map, for a padded image of some rows."""
+        return [RowBuffer(node.dim, total) for node, total in zip(self.nodes, self.totals(height), strict=True)]
+
     def next_rows(self, maps: Sequence[RowBuffer], place: int) -> tuple[int, int]:
         """Return the first row of a map that is not computed, and the one behind the last that can be now."""
         op, rows = self.nodes[place].op, maps[place]
@@ -113,8 +109,7 @@ class RowExecutor:
         padded = graph.network.padded_size(height, width)
         self.graph, self.height, self.width = graph, height - start, width
         self.padded = padded[0] - start, padded[1]
-        totals = graph.totals(self.padded[0])
-        self.maps = [RowBuffer(node.dim, total) for node, total in zip(graph.nodes, totals, strict=True)]
+        self.maps = graph.buffers(self.padded[0])
         self.known = 0
 
     @property
@@ -154,42 +149,3 @@ class RowExecutor:
                 self.maps[place].append(new)
             del new
         return cast(Scores, map_aggregate(self.graph.returned, results.__getitem__)) if results else None
-
-
-def estimate_chunk_bytes(graph: RowGraph, height: int, width: int, rows: int, item_bytes: int = 4) -> int:
-    """Estimate the memory that scoring takes by chunks of rows, by a run over the rows of all maps without their values."""
-    nodes, columns = graph.nodes, graph.network.padded_size(height, width)[1]
-    per_row = [prod(node.shape) / node.shape[node.dim] * columns / EXAMPLE_SIZE[1] * item_bytes for node in nodes]
-    maps = [RowBuffer(node.dim, total) for node, total in zip(nodes, graph.totals(height), strict=True)]
-    sizes, peak = [0.0] * len(nodes), 0.0
-    for known in range(rows, min(height, 64 * rows) + rows, rows):
-        sizes[0] += (min(known, height) - maps[0].stop) * per_row[0]
-        maps[0].stop = min(known, height)
-        for place in range(1, len(nodes)):
-            kept = maps[place].stop > maps[place].start
-            first, maps[place].stop = graph.next_rows(maps, place)
-            new = (maps[place].stop - first) * per_row[place]
-            scratch = new / item_bytes * getattr(nodes[place].op, "scratch", 0)
-            peak = max(peak, sum(sizes) + (0 if nodes[place].shared else new) + scratch)
-            graph.release(maps, place)
-            for source in nodes[place].inputs:
-                sizes[source] = (maps[source].stop - maps[source].start) * per_row[source]
-            if graph.readers[place]:
-                sizes[place] += new
-                peak = max(peak, sum(sizes) + (new if kept else 0))  # kept and new rows become one map: a copy
-    image = rows * columns * graph.network.in_channels * (2 + 4)
-    return CHUNK_SCRATCH + int(peak) + image
-
-
-def choose_chunk_rows(graph: RowGraph, height: int, width: int, budget: int, item_bytes: int = 4) -> int | None:
-    """Return the rows of a chunk that fit a budget, a multiple of the stride; None where not even the least do."""
-    align = graph.network.stride
-    few = -(-MIN_CHUNK_ROWS // align) * align
-    least, more = (estimate_chunk_bytes(graph, height, width, rows, item_bytes) for rows in (few, 2 * few))
-    if least > budget:
-        return None
-    rows = few + int((budget - least) / max(1, (more - least) / few))  # kept rows do not grow with the chunk
-    rows = max(few, min(rows, MAX_CHUNK_PIXELS // width) // align * align)
-    while rows > few and estimate_chunk_bytes(graph, height, width, rows, item_bytes) > budget:
-        rows -= align
-    return rows
