@@ -216,7 +216,7 @@ def merge(location: str, y: Sequence[Geometry], x: Sequence[Geometry], rest: Seq
     """Join branches: ``y`` and ``x`` are those with such an axis; ``rest`` (gates) only add their names."""
     branches = list(dict.fromkeys([*y, *x, *rest]))
     parts = [g.y for g in y], [g.x for g in x]
-    axes = [merge_axes(part, location) for part in parts]
+    axes = merge_axes(parts[0], location), merge_axes(parts[1], location)
     misalignments = dict(item for geometry in branches for item in geometry.misalignments)
     more = [
         axis.misalignment
