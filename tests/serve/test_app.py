@@ -187,7 +187,7 @@ def test_an_image_with_other_bands_than_the_model_is_refused(service):
     tifffile.imwrite(buffer, np.zeros((8, 8, 5), np.uint8), photometric="minisblack", planarconfig="contig")
     status, code, message = error_of(post(service, buffer.getvalue()))
     assert (status, code) == (422, "cannot-predict")
-    assert message.startswith("the picture has 5 bands, the model expects 3")
+    assert message.startswith("the image has 5 bands, the model expects 3")
 
 
 @pytest.mark.parametrize(
