@@ -6,20 +6,7 @@ import json
 
 import pytest
 
-import fullconv
 from fullconv.cli import model_table
-
-
-def test_models_lists_variants_and_backbones(run):
-    found = json.loads(run("models", "--json").out)
-    assert {row["name"] for row in found["variants"]} == set(fullconv.nn.VARIANTS)
-    rows = {row["name"]: row for row in found["backbones"]}
-    assert (rows["vgg16"]["receptive_field"], rows["vgg16"]["stride"]) == (404, 32)
-    assert rows["resnet18"]["exact_tiling"] is True
-    assert rows["efficientnet_b0"]["exact_tiling"] is False
-    done = run("models")
-    assert done.code == 0
-    assert "unbounded" in done.out
 
 
 def test_models_prints_the_layers_of_a_variant(run):

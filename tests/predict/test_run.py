@@ -32,25 +32,6 @@ def written(out: Path) -> set[str]:
     return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
 
 
-def test_label_maps_equal_those_of_predict_and_the_tables_list_them(segmenter, tmp_path):
-    first = write_noise(tmp_path / "in/a.png", (40, 30))
-    second = write_noise(tmp_path / "in/deep/b.png", (16, 16))
-    out = tmp_path / "out"
-    summary = predict_files(segmenter, PredictJob([str(tmp_path / "in")], out))
-    assert (summary.done, summary.skipped, summary.failed) == (2, 0, 0)
-    assert written(out) == {"a.png", "deep/b.png", "summary.csv", "predictions.jsonl"}
-    for source, result in ((first, out / "a.png"), (second, out / "deep/b.png")):
-        expected = segmenter.predict(source)
-        np.testing.assert_array_equal(read_label_map(result), expected.label_map)
-        mine = [row for row in rows(out) if row["image"] == source.as_posix()]
-        assert [(row["class"], int(row["pixels"])) for row in mine] == list(expected.counts().items())
-        assert sum(float(row["share"]) for row in mine) == pytest.approx(1, abs=2e-6)
-    assert log(out) == [
-        {"input": first.as_posix(), "output": (out / "a.png").as_posix(), "status": "done", "reason": None},
-        {"input": second.as_posix(), "output": (out / "deep/b.png").as_posix(), "status": "done", "reason": None},
-    ]
-
-
 def test_unusual_images_are_predicted_as_displayed(segmenter, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -63,33 +44,6 @@ def test_unusual_images_are_predicted_as_displayed(segmenter, tmp_path):
     assert predict_files(segmenter, PredictJob([str(tmp_path)], out)).failed == 0
     sizes = {path.stem: read_label_map(path).shape for path in out.glob("*.png")}
     assert sizes == {"turned": (40, 24), "deep": (10, 12), "cmyk": (10, 12), "palette": (10, 12), "pixel": (1, 1)}
-
-
-def test_bad_images_are_reported_and_the_others_are_predicted(segmenter, tmp_path):
-    good = write_noise(tmp_path / "good.png")
-    (tmp_path / "zero.png").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("hello")
-    data = write_noise(tmp_path / "cut.jpg", (64, 64)).read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
-    Image.new("CMYK", (4, 4)).save(tmp_path / "four.tif")
-    reported: list[tuple[str, str]] = []
-    job = PredictJob([str(tmp_path), str(tmp_path / "gone.png"), f"{tmp_path}/*.bmp"], tmp_path / "out")
-    summary = predict_files(segmenter, job, lambda path, reason: reported.append((path, reason)))
-    assert summary.done >= 1
-    assert summary.failed == len(reported)
-    failed = {Path(path).name: reason for path, reason in reported}
-    assert {"zero.png", "text.jpg", "cut.jpg", "gone.png", "*.bmp"} <= failed.keys()
-    for path, reason in reported:
-        assert reason.startswith(path)
-    for name, words in (("zero.png", "is empty"), ("cut.jpg", "truncated"), ("gone.png", "no such file"),
-                        ("*.bmp", "matches no images"), ("text.jpg", "text file")):  # fmt: skip
-        assert words in failed[name]
-    assert read_label_map(tmp_path / "out/good.png").shape == (24, 32)
-    found = {Path(line["input"]).name: line for line in log(tmp_path / "out")}
-    assert found["zero.png"]["status"] == "failed"
-    assert found["zero.png"]["reason"] == failed["zero.png"]
-    assert found["zero.png"]["output"] is None
-    assert found["good.png"]["input"] == good.as_posix()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
