@@ -88,5 +88,5 @@ def test_the_examples_in_docstrings_are_right(module):
 
 
 def test_the_process_that_listens_loads_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import fullconv.serve.server"
+    code = "import sys; sys.modules['torch'] = None; import fullconv.serve.server, fullconv.serve.responses, fullconv.report"
     subprocess.run([sys.executable, "-c", code], check=True)
