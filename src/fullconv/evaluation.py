@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ from fullconv.metrics import (
     paired_difference,
     pixel_accuracy,
 )
+from fullconv.notices import Notice, NoticeCollector
 from fullconv.prediction import Prediction
 from fullconv.profiling import COUNTING, WAITING_IN, timed, timed_iter
 from fullconv.segmenter import Segmenter, load
@@ -72,6 +73,8 @@ class Report:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     """How the images were selected, where that is unexpected."""
+    notices: tuple[Notice, ...] = ()
+    """Warnings about the images, one per code."""
 
     @property
     def images(self) -> int:
@@ -399,7 +402,7 @@ def _evaluate(
             except FullconvError as error:
                 yield error
 
-    done = 0
+    done, notices = 0, NoticeCollector()
     with closing(ordered_map(read, members, max(workers, 1))) as reading:
         loaded = timed_iter(WAITING_IN, reading)
         while part := list(islice(loaded, max(batch_size, 1))):
@@ -413,6 +416,7 @@ def _evaluate(
                 if isinstance(prediction, FullconvError):
                     fail(sample, prediction)
                     continue
+                notices.extend(replace(notice, file=sample.image.as_posix()) for notice in prediction.notices)
                 for head, data_head in heads:
                     label_map = prediction.label_map if head in (None, only) else prediction.label_maps[head]
                     try:
@@ -427,7 +431,7 @@ def _evaluate(
     reports = {head or "": accumulator.report(str(dataset.root)) for head, accumulator in accumulators.items()}
     for name, report in reports.items():
         report.engine, report.precision = segmenter.engine.name, segmenter.engine.precision
-        report.split, report.head, report.notes = split, name, notes
+        report.split, report.head, report.notes, report.notices = split, name, notes, tuple(notices)
         report.seconds = time.perf_counter() - start
     return reports
 

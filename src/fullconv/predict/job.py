@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fullconv.notices import Notice, NoticeCollector
 from fullconv.predict.outputs import Format
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ class RunSummary:
     skipped: int = 0
     failed: int = 0
 
+    collector: NoticeCollector = field(default_factory=NoticeCollector)
+
     @property
     def total(self) -> int:
         """All of them."""
         return self.done + self.skipped + self.failed
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """Warnings about the images, one per code, with the first file and the number of files."""
+        return tuple(self.collector)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullconv.errors import InputError
+from fullconv.notices import Notice, NoticeCollector
 from fullconv.predict.job import PredictJob
 from fullconv.predict.names import InputImage
 from fullconv.predict.outputs import Counts, Writer
@@ -22,11 +23,11 @@ class StoppedError(Exception):
 
 def predict_georeferenced(
     segmenter: Segmenter, job: PredictJob, writer: Writer, image: InputImage, stop: Callable[[], bool]
-) -> tuple[Counts, bool]:
+) -> tuple[Counts, bool, tuple[Notice, ...]]:
     """Predict one raster; with `skip_existing`, resume or keep what an earlier run has written.
 
     Returns:
-        Pixels by class, and whether all label maps existed.
+        Pixels by class, whether all label maps existed, and warnings about the raster.
 
     Raises:
         InputError: It cannot be read, or an option does not apply to rasters.
@@ -44,7 +45,7 @@ def predict_georeferenced(
             raise StoppedError
 
     counts: Counts = {}
-    existed = True
+    existed, notices = True, NoticeCollector()
     for head in writer.labels:
         target = Path(writer.path(image.name, head, ".tif"))
         scores = target.with_name(f"{target.stem}.probabilities.tif") if job.probabilities else None
@@ -58,7 +59,8 @@ def predict_georeferenced(
         )  # fmt: skip
         counts[head] = result.counts
         existed = existed and result.existed
-    return counts, existed
+        notices = NoticeCollector(result.notices)
+    return counts, existed, tuple(notices)
 
 
 def check_single_raster(paths: Sequence[str], polygons: Path) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, NetworkError, OutputError, RunError
+from fullconv.notices import Notice
 from fullconv.predict.bands import ExtraBands
 from fullconv.predict.inputs import Found, expand, read_list, why_empty
 from fullconv.predict.job import PredictJob, RunSummary
@@ -85,6 +86,7 @@ def predict_files(
         if isinstance(counts, Future):
             with timed(WAITING_OUT):
                 counts = counts.result()
+        summary.collector.extend(replace(notice, file=outcome.path) for notice in outcome.notices)
         setattr(summary, outcome.status, getattr(summary, outcome.status) + 1)
         tables.add(outcome.path, outcome.status, outcome.name, outcome.reason, outcome.last)
         if counts is not None:
@@ -142,6 +144,7 @@ class _Outcome:
     """Pixels by class; a future while the label map is being written."""
     reason: str | None = None
     last: str = ".png"
+    notices: tuple[Notice, ...] = ()
 
 
 class _Run:
@@ -228,19 +231,20 @@ class _Run:
             return
         for (image, _), prediction in zip(batch, predictions, strict=True):
             written = pool.submit(self.writer.write, image.name, prediction)
-            self.outcomes.append(_Outcome(image.path, "done", image.name, written))
+            self.outcomes.append(_Outcome(image.path, "done", image.name, written, notices=prediction.notices))
         self._record_finished(self.threads)
 
     def _predict_raster(self, image: InputImage) -> None:
         """Predict a georeferenced raster; after a stop, the same command resumes it."""
         try:
-            counts, existed = predict_georeferenced(self.segmenter, self.job, self.writer, image, self.stop)
+            counts, existed, notices = predict_georeferenced(self.segmenter, self.job, self.writer, image, self.stop)
         except StoppedError:
             return
         except (InputError, NetworkError, RunError, MissingExtraError) as error:
             self.outcomes.append(_failed(image, error))
             return
-        self.outcomes.append(_Outcome(image.path, "skipped" if existed else "done", image.name, counts, last=".tif"))
+        status: Literal["done", "skipped"] = "skipped" if existed else "done"
+        self.outcomes.append(_Outcome(image.path, status, image.name, counts, last=".tif", notices=notices))
 
     def _record_finished(self, leave: int) -> None:
         """Record finished outcomes in order, waiting for the oldest while more than `leave` are pending."""
