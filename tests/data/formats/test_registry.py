@@ -13,7 +13,6 @@ from PIL import Image
 from fullconv.data import examine, open_dataset
 from fullconv.data.formats import drawn as drawn_formats
 from fullconv.data.formats import registry
-from fullconv.data.formats.base import Format
 from fullconv.data.formats.json_io import read_object
 from fullconv.data.formats.rasterize import Shape
 from synthetic.reading import problems, read_mask
@@ -89,10 +88,10 @@ def test_data_toml_may_lie_where_the_user_points(tmp_path):
 
 def test_the_format_of_contributing_md_is_read(tmp_path, monkeypatch):
     text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(def detect.*?)```", text, re.DOTALL)
+    (code,) = re.findall(r"```python\n(def find_files.*?)```", text, re.DOTALL)
     names = {**vars(drawn_formats), "Shape": Shape, "read_object": read_object}
     exec("from __future__ import annotations\n" + code, names)
-    row = Format("shapes", "shapes", names["detect"], drawn_formats.drawn(names["parse"]))
+    row = drawn_formats.drawn("shapes", names["find_files"], names["parse"])
     monkeypatch.setattr(registry, "FORMATS", (*registry.FORMATS, row))
     table = {
         f"{i}.jpg": [{"class": name, "points": [[1, 2], [9, 2], [9, 8]]}] for i, name in enumerate(("car", "road"))

@@ -1,7 +1,7 @@
 """The formats of data sets, one small module each; `registry.FORMATS` lists them.
 
 `detect` looks at file names (and the beginnings of annotation files) and returns its evidence; `read` pairs images with
-masks. A format of drawn shapes has `detect` and `parse` instead, and `drawn` does the rest.
+masks. A format of drawn shapes has `find_files` and `parse` instead, and `drawn` does the rest.
 """
 
 from fullconv.data.formats.base import FormatResult

@@ -28,7 +28,8 @@ _MAX_OUTLINE = 10_000_000
 _NOT_SEGMENTATION = re.compile(r"captions_|person_keypoints_|panoptic_|image_info_")
 
 
-def _files(folder: Folder) -> list[Path]:
+def find_files(folder: Folder) -> list[Path]:
+    """Find JSON files with COCO's lists."""
     found = []
     for inner in ("", *folder.folders.values()):
         for path in folder.files("*.json", inner):
@@ -41,15 +42,9 @@ def _files(folder: Folder) -> list[Path]:
     return found
 
 
-def detect(folder: Folder, settings: DataSettings) -> str | None:
-    """Find JSON files with COCO's lists."""
-    files = [] if settings.masks else _files(folder)
-    return files[0].relative_to(folder.root).as_posix() if files else None
-
-
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
     """Parse the annotations of every image, in their order in the file."""
-    tables = {path: _load(path) for path in _files(folder)}
+    tables = {path: _load(path) for path in find_files(folder)}
     categories = dict.fromkeys(
         (_id(row, "id"), str(row.get("name"))) for table in tables.values() for row in table["categories"]
     )

@@ -25,7 +25,8 @@ _NO_AREA = ("polyline", "points", "skeleton", "cuboid")
 """CVAT omits these from its own masks, too."""
 
 
-def _files(folder: Folder) -> list[Path]:
+def find_files(folder: Folder) -> list[Path]:
+    """Find XML files that begin as CVAT's do."""
     found = []
     for path in folder.files("*.xml") + folder.files("*/annotations.xml"):
         head = read_head(path, 4096)
@@ -34,15 +35,9 @@ def _files(folder: Folder) -> list[Path]:
     return found
 
 
-def detect(folder: Folder, settings: DataSettings) -> str | None:
-    """Find an XML file that begins as CVAT's do."""
-    files = [] if settings.masks else _files(folder)
-    return files[0].relative_to(folder.root).as_posix() if files else None
-
-
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
     """Parse the shapes of every image in z-order."""
-    trees = {path: _load(path) for path in _files(folder)}
+    trees = {path: _load(path) for path in find_files(folder)}
     images: list[AnnotatedImage] = []
     taken: set[str] = set()
     for path, tree in trees.items():

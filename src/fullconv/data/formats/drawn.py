@@ -1,8 +1,8 @@
 """Data sets of drawn shapes: a format parses its annotation files, one driver draws, splits and reports.
 
-A format has two functions: `detect`, and `parse`, which returns `Annotations`. Everything that does not depend on the tool
-is done here: class names, void and unlabeled pixels, boxes, images with several annotations, images that are missing or not
-annotated, shapes that cannot be drawn.
+A format has two functions: `find_files` finds its annotation files, `parse` returns their `Annotations`. Everything that does
+not depend on the tool is done here: class names, void and unlabeled pixels, boxes, images with several annotations, images
+that are missing or not annotated, shapes that cannot be drawn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from fullconv.data.config import Boxes, DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats.base import FormatResult
+from fullconv.data.formats.base import Format, FormatResult
 from fullconv.data.formats.class_names import ClassNames
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.rasterize import DrawnMask, Shape
@@ -83,8 +83,12 @@ Parse = Callable[[Folder, DataSettings, ImageIndex, FormatResult], Annotations]
 """Parses the annotation files of a folder; problems of the format's own go into the result."""
 
 
-def drawn(parse: Parse) -> Callable[[Folder, DataSettings], FormatResult]:
-    """Return the `read` of a format of drawn shapes."""
+def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Parse) -> Format:
+    """Return the registry row of a format of drawn shapes."""
+
+    def detect(folder: Folder, settings: DataSettings) -> str | None:
+        files = () if settings.masks else find_files(folder)
+        return next((path.relative_to(folder.root).as_posix() for path in files), None)
 
     def read(folder: Folder, settings: DataSettings) -> FormatResult:
         result = FormatResult(folder.root)
@@ -105,7 +109,7 @@ def drawn(parse: Parse) -> Callable[[Folder, DataSettings], FormatResult]:
         result.settings = names.settings(result.problems)
         return result
 
-    return read
+    return Format(name, name, detect, read)
 
 
 def _report_unreadable(result: FormatResult, broken: list[tuple[Path, DataError]]) -> None:

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,17 @@ _LINE_WIDTH, _POINT_RADIUS = 10, 5
 _SEARCHED_FILES = 50
 
 
-def _files(folder: Folder) -> list[Path]:
+def _json_files(folder: Folder) -> list[Path]:
     return [path for path in walk(folder.root) if path.suffix.lower() == ".json"]
 
 
-def detect(folder: Folder, settings: DataSettings) -> str | None:
-    """Find a JSON file that has labelme's keys."""
-    for path in [] if settings.masks else _files(folder)[:_SEARCHED_FILES]:
+def find_files(folder: Folder) -> Iterator[Path]:
+    """Find JSON files that have labelme's keys."""
+    for path in _json_files(folder)[:_SEARCHED_FILES]:
         if path.is_file():
             head, tail = read_head_tail(path, 2048)
             if head.lstrip().startswith("{") and len(set(_KEY.findall(head + tail))) >= 2:
-                return path.relative_to(folder.root).as_posix()
-    return None
+                yield path
 
 
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
@@ -51,7 +51,7 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
     tables: dict[Path, dict[str, Any]] = {}
     images: list[AnnotatedImage] = []
     found = Annotations([], images)
-    for path in _files(folder):
+    for path in _json_files(folder):
         try:
             if "shapes" in (table := read_object(path, "Save it again, or remove it.")):
                 if not isinstance(table["shapes"], list):

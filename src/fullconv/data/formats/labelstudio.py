@@ -32,7 +32,8 @@ _TYPE_OF_KEY = {"points": "polygon", "rle": "brush", "radiusX": "ellipse", "heig
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
-def _files(folder: Folder) -> list[Path]:
+def find_files(folder: Folder) -> list[Path]:
+    """Find JSON lists of tasks with annotations."""
     found = []
     for path in folder.files("*.json"):
         head = read_head(path, 1 << 16).lstrip()
@@ -42,17 +43,11 @@ def _files(folder: Folder) -> list[Path]:
     return found
 
 
-def detect(folder: Folder, settings: DataSettings) -> str | None:
-    """Find a JSON list of tasks with annotations."""
-    files = [] if settings.masks else _files(folder)
-    return files[0].name if files else None
-
-
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
     """Parse one annotation of every image, in its order."""
     tasks = [
         (path, task, *_choose(task))
-        for path in _files(folder)
+        for path in find_files(folder)
         for task in objects_in(read_json(path, "Export it again."))
     ]
     if tasks and not any(count for *_, count in tasks):

@@ -250,50 +250,53 @@ def read_pairs(folder: Folder, settings: DataSettings, folders: SplitFolders) ->
 
 
 def _pair(
-    result: FormatResult, folder: Folder, settings: DataSettings, split: str, images: str, places: dict[str, str]
+    result: FormatResult, folder: Folder, settings: DataSettings, split: str, image_folder: str, places: dict[str, str]
 ) -> None:
     """Pair the images of one folder with the masks of one folder a head (head -> folder)."""
-    pictures = folder.images(images)
-    files = dict(pictures.files)
+    images = folder.images(image_folder)
+    files = dict(images.files)
     masks_of: dict[str, dict[str, Path]] = {}
     for head, place in places.items():
         masks = folder.images(place)
-        suffix = settings.mask_suffix or ("" if images == place else _usual_suffix(pictures, masks))
-        if images == place:
+        suffix = settings.mask_suffix or ("" if image_folder == place else _usual_suffix(images, masks))
+        if image_folder == place:
             if not suffix:
                 raise DataError(f"{folder.root}: images and masks are the same folder. Set mask_suffix in data.toml.")
             files = {key: path for key, path in files.items() if not key.endswith(suffix)}
         masks_of[head] = {key.removesuffix(suffix): path for key, path in masks.files.items() if key.endswith(suffix)}
-    result.problems += pictures.duplicate_problems(folder.root, "images")
+    result.problems += images.duplicate_problems(folder.root, "images")
     unpaired: set[str] = set()
     for number, (head, place) in enumerate(places.items()):
         masks = folder.images(place)
         without = [key for key in files if key not in masks_of[head]]
         unpaired.update(without)
         result.problems += masks.duplicate_problems(folder.root, "masks")
-        for listed in ([pictures] if number == 0 else []) + ([masks] if images != place else []):
+        for listed in ([images] if number == 0 else []) + ([masks] if image_folder != place else []):
             cause = "files are not images by their suffix and are not read"
             result.report("other-file", "note", listed.other_files, cause)
         if without:
-            fix = suggest_pairing(without, pictures, masks, (images, place), has_splits=bool(split))
-            cause = f"images in {images}/ have no mask in {place}/"
-            stems = [pictures.stems[key] for key in without]
+            fix = suggest_pairing(without, images, masks, (image_folder, place), has_splits=bool(split))
+            cause = f"images in {image_folder}/ have no mask in {place}/"
+            stems = [images.stems[key] for key in without]
             result.report("missing-mask", "error", [files[key] for key in without], cause, fix, stems)
         lost = [path for key, path in masks_of[head].items() if key not in files]
-        cause, fix = f"masks in {place}/ have no image in {images}/", "Add the images, or move the masks elsewhere."
+        cause, fix = (
+            f"masks in {place}/ have no image in {image_folder}/",
+            "Add the images, or move the masks elsewhere.",
+        )
         result.report("missing-picture", "warning" if files else "error", lost, cause, fix)
         if not files and not masks.files:
-            cause = f"there are no images in {images}/ and no masks in {place}/"
-            result.report("empty-folder", "error", [images, place], cause, "Put images and masks there.")
+            cause = f"there are no images in {image_folder}/ and no masks in {place}/"
+            result.report("empty-folder", "error", [image_folder, place], cause, "Put images and masks there.")
     samples = {
-        key: Sample(pictures.stems[key], path, {head: MaskFile(masks[key]) for head, masks in masks_of.items()})
+        key: Sample(images.stems[key], path, {head: MaskFile(masks[key]) for head, masks in masks_of.items()})
         for key, path in files.items()
         if key not in unpaired
     }
     if settings.bands_from is not None:
-        samples = _add_bands(result, folder, settings.bands_from, images, samples)
+        samples = _add_bands(result, folder, settings.bands_from, image_folder, samples)
     result.splits[split] = list(samples.values())
-    result.partial |= {pictures.stems[key] for key in files.keys() - samples.keys()}
+    result.partial |= {images.stems[key] for key in files.keys() - samples.keys()}
 
 
 def pair_by_split(

@@ -67,7 +67,7 @@ class DrawnMask:
     path: Path
     key: str
     """The image's name, and what the drawing depends on besides the file."""
-    picture: Path
+    image: Path
     size: tuple[int, int] | None
     """Height and width as the annotation states them; the image's own if None."""
     unlabeled: int
@@ -75,7 +75,7 @@ class DrawnMask:
 
     def raw(self, colors: Colors = "none") -> NDArray[Any]:
         """Return class indices and VOID, (H, W) uint8."""
-        height, width = self.size or image_size(self.picture)[:2]
+        height, width = self.size or image_size(self.image)[:2]
         check_pixels(height, width, str(self.path))
         mask = np.full((height, width), self.unlabeled, np.uint8)
         try:

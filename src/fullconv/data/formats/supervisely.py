@@ -26,18 +26,13 @@ _NO_AREA = ("line", "point", "graph", "cuboid", "cuboid_2d")
 _MAX_BITMAP_BYTES = 1 << 26
 
 
-def _data_sets(folder: Folder) -> list[Path]:
-    """Return the folders that have ann/; data sets may lie in data sets."""
+def find_files(folder: Folder) -> list[Path]:
+    """Find the files of ann/ in all data sets, which may lie in data sets."""
     if not (folder.root / "meta.json").is_file():
         return []
-    files = (path for path in walk(folder.root) if path.parent.name == "ann" and path.suffix == ".json")
-    return sorted({path.parent.parent for path in files})
-
-
-def detect(folder: Folder, settings: DataSettings) -> str | None:
-    """Find meta.json with folders that have ann/."""
-    places = [] if settings.masks else _data_sets(folder)
-    return f"meta.json with {(places[0] / 'ann').relative_to(folder.root).as_posix()}/" if places else None
+    places = {path.parent for path in walk(folder.root) if path.parent.name == "ann" and path.suffix == ".json"}
+    inner = sorted(place.parent.relative_to(folder.root) for place in places)
+    return [path for place in inner for path in folder.files("*.json", (place / "ann").as_posix())]
 
 
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
@@ -45,27 +40,25 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
     meta = read_object(folder.root / "meta.json", "Export it again.")
     images: list[AnnotatedImage] = []
     found = Annotations([str(row.get("title")) for row in objects_in(meta.get("classes"))], images)
-    for place in _data_sets(folder):
-        inner = place.relative_to(folder.root)
-        split = split_of(*inner.parts)
-        for path in folder.files("*.json", (inner / "ann").as_posix()):
-            try:
-                table = read_object(path, "Export it again.")
-                if not isinstance(objects := table.get("objects"), list):  # Supervisely writes even an empty one
-                    raise DataError(
-                        f'{path}: has no list "objects", so it is not an annotation of Supervisely. Export it again.'
-                    )
-            except DataError as error:
-                found.unreadable.append((path, error))
-                continue
-            reported = path.relative_to(folder.root).as_posix()
-            name = (inner / "img" / path.name.removesuffix(".json")).as_posix()
-            if (image := index.find(name, folder.root, reported=reported)) is not None:
-                stem = image.relative_to(folder.root).with_suffix("").as_posix()
-                entry = table.get("size")
-                stated = size(entry.get("height"), entry.get("width")) if isinstance(entry, dict) else None
-                shapes = [_annotation(entry, settings) for entry in objects]
-                images.append(AnnotatedImage(reported, image, stem, stated, split, shapes, path))
+    for path in find_files(folder):
+        inner = path.parent.parent.relative_to(folder.root)
+        try:
+            table = read_object(path, "Export it again.")
+            if not isinstance(objects := table.get("objects"), list):  # Supervisely writes even an empty one
+                raise DataError(
+                    f'{path}: has no list "objects", so it is not an annotation of Supervisely. Export it again.'
+                )
+        except DataError as error:
+            found.unreadable.append((path, error))
+            continue
+        reported = path.relative_to(folder.root).as_posix()
+        name = (inner / "img" / path.name.removesuffix(".json")).as_posix()
+        if (image := index.find(name, folder.root, reported=reported)) is not None:
+            stem = image.relative_to(folder.root).with_suffix("").as_posix()
+            entry = table.get("size")
+            stated = size(entry.get("height"), entry.get("width")) if isinstance(entry, dict) else None
+            shapes = [_annotation(entry, settings) for entry in objects]
+            images.append(AnnotatedImage(reported, image, stem, stated, split_of(*inner.parts), shapes, path))
     return found
 
 
