@@ -34,7 +34,7 @@ kinds = st.sampled_from([(1, "uint8"), (3, "uint8"), (5, "uint8"), (1, "uint16")
 
 @settings(max_examples=150, deadline=None)
 @given(sizes, sizes, sizes, sizes, st.sampled_from(sorted(PRESETS)), kinds, st.integers(0, 2**32), st.booleans())
-def test_a_crop_of_any_picture_has_the_size_type_and_labels_that_it_should(h, w, ch, cw, name, kind, seed, focused):
+def test_a_crop_of_any_image_has_the_size_type_and_labels_that_it_should(h, w, ch, cw, name, kind, seed, focused):
     channels, dtype = kind
     image = RNG.integers(0, 255, (h, w, channels)).astype(dtype)
     mask = RNG.integers(0, 5, (h, w), dtype=np.uint8)
@@ -54,7 +54,7 @@ def test_a_crop_of_any_picture_has_the_size_type_and_labels_that_it_should(h, w,
 @given(
     st.integers(20, 90), st.integers(20, 90), st.sampled_from(["aerial", "microscopy", "street"]), st.integers(0, 2**32)
 )
-def test_picture_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
+def test_image_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
     image, mask = coordinates(h, w)
     plain = data_toml(name, (40, 56), 2, brightness=0, contrast=0, fill_value=(-1, -1))
     cut, labels = augment(image, mask, np.random.default_rng(seed), plain)
@@ -69,7 +69,7 @@ def test_picture_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
     assert (cut[~inside] == -1).all()
 
 
-def test_without_any_change_a_crop_is_a_piece_of_the_picture():
+def test_without_any_change_a_crop_is_a_piece_of_the_image():
     image, mask = coordinates(50, 60)
     for seed in range(20):
         cut, labels = augment(image, mask, np.random.default_rng(seed), data_toml("none", (20, 30), 2))
@@ -88,7 +88,7 @@ def test_every_place_of_a_crop_is_as_likely():
     assert counts.min() > 140
 
 
-def test_a_smaller_picture_lies_anywhere_in_the_crop_on_mean_colour_and_void():
+def test_a_smaller_image_lies_anywhere_in_the_crop_on_mean_colour_and_void():
     image = np.full((4, 6, 3), 200, np.uint8)
     places = set()
     for seed in range(60):
@@ -217,7 +217,7 @@ def test_hue_turns_and_leaves_grey_alone():
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (4, "uint8"), (3, "uint16"), (2, "float32")])
-def test_colours_of_other_pictures_change_by_the_same_formula(channels, dtype):
+def test_colours_of_other_images_change_by_the_same_formula(channels, dtype):
     image = (RNG.random((9, 9, channels)) * 200).astype(dtype)
     fill = tuple(float(10 * c + 50) for c in range(channels))
     changed = change(image, brightness=1.1, contrast=0.8, fill=fill, low=5)

@@ -6,6 +6,7 @@ import pytest
 from doctor.sets import CLASSES, COLORS, NAMES, colored, save
 
 from fullconv.data import examine
+from fullconv.data.class_files import read_classes
 from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
 
 
@@ -79,3 +80,24 @@ def test_ambiguous_tables_of_groups_are_refused(tmp_path, text, words):
     (tmp_path / "g.csv").write_text(text)
     (tmp_path / "data.toml").write_text(CLASSES + 'groups = "g.csv"\n')
     assert_refused(tmp_path, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('"road"\n"sky"\n', ["road", "sky"]),
+        ("'road',\n'sky',\n", ["road", "sky"]),
+        ("0 road\n2 tree\n1 sky\n", ["road", "sky", "tree"]),
+        ("2: sky\n1: road\n", ["road", "sky"]),
+        ("7 road\n8 sky\n", ["7 road", "8 sky"]),  # ids of another table are no indices
+        ("0 road\n0 sky\n", ["0 road", "0 sky"]),
+    ],
+)
+def test_quotes_and_numbers_are_no_part_of_names(tmp_path, text, names):
+    (tmp_path / "classes.txt").write_text(text)
+    assert read_classes(tmp_path / "classes.txt")[0] == names
+
+
+def test_colours_follow_their_names_into_the_order_of_the_numbers(tmp_path):
+    (tmp_path / "classes.txt").write_text("1 sky 0 0 255\n0 road 9 9 9\n")
+    assert read_classes(tmp_path / "classes.txt") == (["road", "sky"], [(9, 9, 9), (0, 0, 255)])

@@ -20,7 +20,7 @@ ENCODINGS = ["index", "palette", "rgb", "binary255"]
 
 
 @pytest.mark.parametrize(("layout", "encoding"), list(itertools.product(LAYOUTS, ENCODINGS)))
-def test_every_layout_and_encoding_gives_the_pictures_and_masks_that_were_written(tmp_path, layout, encoding):
+def test_every_layout_and_encoding_gives_the_images_and_masks_that_were_written(tmp_path, layout, encoding):
     make_shapes(tmp_path, layout, images=8, encoding=encoding)
     data = open_dataset(tmp_path)
     assert data.format == ("camvid" if layout == "camvid" else "pairs")
@@ -93,7 +93,7 @@ def test_a_format_that_is_none_or_does_not_fit_is_refused(tmp_path, name, words)
         open_dataset(tmp_path, format=name)
 
 
-def test_a_folder_that_is_no_data_set_is_told_what_would_be_one(tmp_path):
+def test_a_folder_that_is_no_data_set_is_reported_what_would_be_one(tmp_path):
     (tmp_path / "stuff").mkdir()
     with pytest.raises(DataError, match=r"unrecognized data set layout \(it holds stuff/\).*Put images in images/"):
         open_dataset(tmp_path)
@@ -146,7 +146,7 @@ def test_what_lacks_the_suffix_is_no_mask(tmp_path):
     assert [(p.code, p.count) for p in inspect(tmp_path)] == [("missing-mask", 1)]
 
 
-def test_masks_may_lie_beside_their_pictures(tmp_path):
+def test_masks_may_lie_beside_their_images(tmp_path):
     make_shapes(tmp_path, "flat", images=5)
     for path in (tmp_path / "masks").iterdir():
         path.rename(tmp_path / "images" / f"{path.stem}_m.png")
@@ -166,7 +166,7 @@ def test_named_folders_may_hold_the_splits(tmp_path):
     assert (len(data.splits["train"]), len(data.splits["val"])) == (6, 2)
 
 
-def test_a_named_folder_that_is_not_there_is_told(tmp_path):
+def test_a_named_folder_that_is_not_there_is_reported(tmp_path):
     make_shapes(tmp_path, "flat", images=2, toml='images = "fotos"\n')
     with pytest.raises(
         DataError, match=r'data\.toml has images = "fotos", but there is no such folder; there is images/, masks/'
@@ -189,7 +189,7 @@ def test_equal_names_in_two_splits_become_unique_stems(tmp_path):
     assert [s.stem for s in data.splits["val"]] == ["val/0", "val/1", "val/2"]
 
 
-def test_groups_keep_pictures_of_one_site_together(tmp_path):
+def test_groups_keep_images_of_one_site_together(tmp_path):
     make_shapes(tmp_path, "flat", images=12, toml='groups = "^shape(00|01)"\n')
     data = open_dataset(tmp_path)
     assert {s.group for s in data.splits["train"]} & {s.group for s in data.splits["val"]} == set()
@@ -215,7 +215,7 @@ def test_lists_of_data_toml_split(tmp_path):
     assert [p.code for p in data.problems] == ["unlisted"]
 
 
-def test_classes_are_counted_where_nobody_names_them(tmp_path):
+def test_classes_are_counted_where_none_are_named(tmp_path):
     make_shapes(tmp_path, "camvid", images=8, toml=False)
     data = open_dataset(tmp_path)
     assert data.classes == ("class0", "class1", "class2", "class3")
@@ -238,7 +238,7 @@ def assert_remedy_mends(root: Path, words: str) -> None:
         data.read_mask(sample)
 
 
-def test_binary_masks_are_told_the_lines_that_mend_it(tmp_path):
+def test_binary_masks_are_reported_the_lines_that_fix_it(tmp_path):
     make_shapes(tmp_path, "flat", images=4, encoding="binary255", toml=False)
     assert_remedy_mends(
         tmp_path,
@@ -247,13 +247,13 @@ def test_binary_masks_are_told_the_lines_that_mend_it(tmp_path):
     assert open_dataset(tmp_path).classes == ("background", "foreground")
 
 
-def test_labels_with_gaps_are_told_the_lines_that_mend_it(tmp_path):
+def test_labels_with_gaps_are_reported_the_lines_that_fix_it(tmp_path):
     make_shapes(tmp_path, "flat", images=4, toml=False)
     rewrite(tmp_path, lambda mask: np.where((mask > 1) & (mask != VOID), mask * 3, mask).astype(np.uint8))
     assert_remedy_mends(tmp_path, r"masks hold the labels 0, 1, 6, 9, which are not 0 to 3")
 
 
-def test_rgb_masks_are_told_the_lines_that_mend_it(tmp_path):
+def test_rgb_masks_are_reported_the_lines_that_fix_it(tmp_path):
     make_shapes(tmp_path, "flat", images=4, encoding="rgb", toml=False)
     assert_remedy_mends(tmp_path, r"masks are RGB with 5 colours that have no class")
 

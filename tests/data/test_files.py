@@ -16,14 +16,14 @@ def touch(root: Path, *names: str) -> None:
         (root / name).write_bytes(b"x")
 
 
-def test_pictures_are_found_in_inner_folders_in_sorted_order(tmp_path):
+def test_images_are_found_in_inner_folders_in_sorted_order(tmp_path):
     touch(tmp_path, "images/b/2.PNG", "images/a.jpg", "images/b/1.tif", "images/notes.txt", "images/.hidden.png")
     found = Folder(tmp_path).images("images")
     assert list(found.files) == ["a", "b/1", "b/2"]
     assert [path.name for path in found.other_files] == ["notes.txt"]
 
 
-def test_two_files_of_one_stem_are_told(tmp_path):
+def test_two_files_of_one_stem_are_reported(tmp_path):
     touch(tmp_path, "images/a.jpg", "images/a.png")
     found = Folder(tmp_path).images("images")
     assert list(found.files) == ["a"]

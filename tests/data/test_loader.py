@@ -68,7 +68,7 @@ def test_any_step_is_the_same_wherever_the_run_starts(data):
             assert_same(batch, expected)
 
 
-def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tmp_path):
+def test_large_images_give_several_crops_and_any_step_is_the_same_there_too(tmp_path):
     make_shapes(tmp_path, "camvid", images=6, size=(96, 128))
     data = open_dataset(tmp_path)
     made = loader(data, crop=(32, 40))
@@ -82,7 +82,7 @@ def test_large_pictures_give_several_crops_and_any_step_is_the_same_there_too(tm
             assert_same(batch, expected)
 
 
-def test_each_picture_of_a_block_is_decoded_once(tmp_path, monkeypatch):
+def test_each_image_of_a_block_is_decoded_once(tmp_path, monkeypatch):
     make_shapes(tmp_path, "camvid", images=6, size=(96, 128))
     made = loader(open_dataset(tmp_path), batch_size=2, cache_bytes=0)
     reads = []
@@ -199,7 +199,7 @@ def test_another_seed_is_another_run(data):
     assert not torch.equal(one.images, other.images)
 
 
-def test_each_picture_comes_once_a_pass_in_an_order_of_its_own(data):
+def test_each_image_comes_once_a_pass_in_an_order_of_its_own(data):
     count = len(data.splits["train"])
     stems = [stem for batch in loader(data, crop=(40, 56)).batches(0, 3 * count) for stem in batch.stems]
     passes = [stems[i : i + count] for i in range(0, 4 * 3 * count, count)]
@@ -222,7 +222,7 @@ def test_the_same_place_of_another_epoch_is_another_crop(tmp_path):
     assert not torch.equal(first.images, second.images)
 
 
-def test_an_epoch_is_one_crop_a_picture_and_at_least_fifty_steps(data):
+def test_an_epoch_is_one_crop_a_image_and_at_least_fifty_steps(data):
     assert loader(data).steps_per_epoch == MIN_STEPS == 50
     assert loader(data, steps_per_epoch=7).steps_per_epoch == 7
     many = open_dataset(data.root)
@@ -265,7 +265,7 @@ def test_the_working_resolution_is_that_of_prediction(tmp_path):
         assert (mask != VOID).any()
 
 
-def test_grey_pictures_among_colour_get_three_channels(tmp_path):
+def test_grey_images_among_colour_get_three_channels(tmp_path):
     make_shapes(tmp_path, "camvid", images=5)
     save_image(np.full((48, 64, 1), 99, np.uint8), tmp_path / "train" / "shape000.png")
     stems = set()
@@ -275,7 +275,7 @@ def test_grey_pictures_among_colour_get_three_channels(tmp_path):
     assert "shape000" in stems
 
 
-def test_a_picture_that_breaks_in_the_middle_of_a_run_is_named(tmp_path):
+def test_a_image_that_breaks_in_the_middle_of_a_run_is_named(tmp_path):
     make_shapes(tmp_path, "camvid", images=8)
     data = open_dataset(tmp_path)
     for workers in (0, 1):
@@ -287,7 +287,7 @@ def test_a_picture_that_breaks_in_the_middle_of_a_run_is_named(tmp_path):
             list(made.batches(0, 4))
 
 
-def test_with_skip_bad_the_next_picture_takes_its_place_and_it_is_recorded(tmp_path):
+def test_with_skip_bad_the_next_image_takes_its_place_and_it_is_recorded(tmp_path):
     make_shapes(tmp_path, "camvid", images=8)
     data = open_dataset(tmp_path, skip_bad=True)
     made = [loader(data, workers=workers, cache_bytes=0) for workers in (0, 1)]
@@ -301,7 +301,7 @@ def test_with_skip_bad_the_next_picture_takes_its_place_and_it_is_recorded(tmp_p
     assert all("shape002" not in batch.stems for batch in first)
 
 
-def test_no_picture_that_can_be_read_is_an_error_even_with_skip_bad(tmp_path):
+def test_no_image_that_can_be_read_is_an_error_even_with_skip_bad(tmp_path):
     make_shapes(tmp_path, "camvid", images=4)
     data = open_dataset(tmp_path, skip_bad=True)
     made = loader(data)

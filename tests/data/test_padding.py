@@ -20,7 +20,7 @@ SIZES = ((40, 48), (33, 60), (52, 31), (40, 48))
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4))
-def test_pictures_lie_in_the_corner_and_what_is_added_is_mean_and_void(sizes):
+def test_images_lie_in_the_corner_and_what_is_added_is_mean_and_void(sizes):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
     masks = [{"a": rng.integers(0, 4, size).astype(np.uint8)} for size in sizes]
@@ -47,7 +47,7 @@ def mixed(tmp_path):
     return open_dataset(tmp_path)
 
 
-def test_whole_pictures_come_as_they_are_stored(mixed):
+def test_whole_images_come_as_they_are_stored(mixed):
     batches = TrainingBatches(mixed, batch_size=1, crop="whole", augment="none")
     stored = {sample.stem: sample for sample in mixed.samples("all")}
     for batch in batches.batches(0, 8):
@@ -70,6 +70,6 @@ def test_padding_adds_nothing_to_the_loss(mixed):
     torch.testing.assert_close(together.numerator, sum(part.numerator for part in apart))
 
 
-def test_rare_sampling_of_whole_pictures_is_refused():
+def test_rare_sampling_of_whole_images_is_refused():
     with pytest.raises(RecipeError, match="sampling = rare does nothing with crop = whole"):
         parse_recipe({"crop": "whole", "sampling": "rare"})

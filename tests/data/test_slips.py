@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fullconv.data import inspect, open_dataset
-from fullconv.data.class_files import read_classes
 from fullconv.errors import DataError
 from synthetic import coco, file_lists, labelme
 from synthetic.shapes import save_mask
@@ -16,55 +15,6 @@ from synthetic.shapes import save_mask
 
 def told(root):
     return {problem.code: problem for problem in inspect(root)}
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ('"road"\n"sky"\n', ["road", "sky"]),
-        ("'road',\n'sky',\n", ["road", "sky"]),
-        ("0 road\n2 tree\n1 sky\n", ["road", "sky", "tree"]),
-        ("2: sky\n1: road\n", ["road", "sky"]),
-        ("7 road\n8 sky\n", ["7 road", "8 sky"]),  # ids of another table are no indices
-        ("0 road\n0 sky\n", ["0 road", "0 sky"]),
-    ],
-)
-def test_quotes_and_numbers_are_no_part_of_names(tmp_path, text, names):
-    (tmp_path / "classes.txt").write_text(text)
-    assert read_classes(tmp_path / "classes.txt")[0] == names
-
-
-def test_colours_follow_their_names_into_the_order_of_the_numbers(tmp_path):
-    (tmp_path / "classes.txt").write_text("1 sky 0 0 255\n0 road 9 9 9\n")
-    assert read_classes(tmp_path / "classes.txt") == (["road", "sky"], [(9, 9, 9), (0, 0, 255)])
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ('classes = ["a", " "]', "empty name"),
-        ('classes = ["a", "b"]\nignore_index = [255, 7]\nvalues = { 0 = "a", 7 = "b" }', "7 is void by ignore_index"),
-    ],
-)
-def test_contradictions_in_data_toml_are_errors(tmp_path, lines, words):
-    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
-    (tmp_path / "data.toml").write_text(lines)
-    with pytest.raises(DataError, match=words):
-        open_dataset(tmp_path)
-
-
-def test_255_may_be_named_as_void_and_as_a_class(tmp_path):
-    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
-    table = 'values = { 0 = "a", 1 = "b", 2 = "b", 255 = "b" }'
-    (tmp_path / "data.toml").write_text(f"ignore_index = 255\n{table}")
-    assert list(open_dataset(tmp_path).classes) == ["a", "b"]
-
-
-def test_a_data_toml_with_a_hidden_suffix_is_not_passed_over(tmp_path):
-    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
-    (tmp_path / "data.toml").rename(tmp_path / "data.toml.txt")
-    with pytest.raises(DataError, match=r"data\.toml\.txt: is not read"):
-        open_dataset(tmp_path)
 
 
 def test_comments_and_the_line_for_excel_are_no_pairs(tmp_path):
@@ -90,7 +40,7 @@ def test_a_category_without_a_name_is_an_error(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_a_picture_under_two_spellings_is_told(tmp_path):
+def test_a_image_under_two_spellings_is_reported(tmp_path):
     boxed(tmp_path)
     table = json.loads((tmp_path / "instances.json").read_text())
     table["images"].append({**table["images"][0], "id": 99, "file_name": "./" + table["images"][0]["file_name"]})
@@ -98,7 +48,7 @@ def test_a_picture_under_two_spellings_is_told(tmp_path):
     assert told(tmp_path)["repeated-id"].files == ("./bild ü 0.png",)
 
 
-def test_two_files_that_share_out_the_annotations_are_told_and_copies_are_not(tmp_path):
+def test_two_files_that_share_out_the_annotations_are_reported_and_copies_are_not(tmp_path):
     boxed(tmp_path)
     text = (tmp_path / "instances.json").read_text()
     (tmp_path / "instances (1).json").write_text(text)
@@ -109,7 +59,7 @@ def test_two_files_that_share_out_the_annotations_are_told_and_copies_are_not(tm
     assert told(tmp_path)["repeated-id"].files == ("bild ü 0.png",)
 
 
-def test_two_files_of_labelme_for_one_picture_are_told_and_its_own_counts(tmp_path):
+def test_two_files_of_labelme_for_one_image_are_reported_and_its_own_counts(tmp_path):
     for stem in ("a", "b", "c"):
         labelme.labelme(tmp_path, stem, [labelme.box("x", 1, 1, 9, 9)])
     (tmp_path / "a new.json").write_text((tmp_path / "a.json").read_text().replace('"x"', '"y"'))
@@ -118,7 +68,7 @@ def test_two_files_of_labelme_for_one_picture_are_told_and_its_own_counts(tmp_pa
     assert [sample.stem for sample in open_dataset(tmp_path).samples("all")] == ["a", "b", "c"]
 
 
-def test_a_head_without_masks_is_told(tmp_path):
+def test_a_head_without_masks_is_reported(tmp_path):
     file_lists.make(tmp_path, "images/{}.png", "masks_kind/{}.png")
     for path in (tmp_path / "masks_kind").iterdir():
         save_mask(np.eye(24, 32, dtype="uint8"), tmp_path / "masks_thing" / path.name)

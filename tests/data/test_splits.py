@@ -58,7 +58,7 @@ def test_a_group_never_straddles(groups, folds):
 
 
 @given(stems, st.integers(2, 5))
-def test_every_picture_is_in_val_of_exactly_one_fold(all_stems, folds):
+def test_every_image_is_in_val_of_exactly_one_fold(all_stems, folds):
     samples = [sample(stem) for stem in all_stems]
     if len(samples) < folds:
         with pytest.raises(DataError, match=f"folds = {folds} needs as many images, there are {len(samples)}"):
@@ -139,11 +139,11 @@ def test_a_line_of_a_list_is_a_stem_or_a_path(tmp_path, line):
 @pytest.mark.parametrize(
     "line", ["images/a.png masks/a.png", "a.png,a_mask.png", "/SegNet/images/a.png\t/SegNet/x.png"]
 )
-def test_a_line_may_name_picture_and_mask(tmp_path, line):
+def test_a_line_may_name_image_and_mask(tmp_path, line):
     assert names(listed(tmp_path, train=line)[0]["train"]) == ["a"]
 
 
-def test_what_is_on_no_list_is_left_out_and_said_and_missing_ones_are_errors(tmp_path):
+def test_what_is_on_no_list_is_omitted_and_said_and_missing_ones_are_errors(tmp_path):
     splits, problems = listed(tmp_path, train="a\nzz\n")
     assert splits == {"train": splits["train"]}
     assert {(p.code, p.severity, p.count, p.files) for p in problems} == {
@@ -152,7 +152,7 @@ def test_what_is_on_no_list_is_left_out_and_said_and_missing_ones_are_errors(tmp
     }
 
 
-def test_a_picture_on_two_lists_and_a_list_that_is_not_there_are_refused(tmp_path):
+def test_a_image_on_two_lists_and_a_list_that_is_not_there_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"val\.txt: a is in train, too\. Remove it from one list"):
         listed(tmp_path, train="a\n", val="a\n")
     keys = parse_settings({"splits": {"train": "nowhere.txt"}}, "data.toml")

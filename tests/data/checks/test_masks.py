@@ -43,7 +43,7 @@ def test_masks_that_are_white_everywhere_are_not_called_binary(tmp_path):
     assert "few-classes" in problems(tmp_path)
 
 
-def test_numbers_that_are_no_classes_are_told_once(tmp_path):
+def test_numbers_that_are_no_classes_are_reported_once(tmp_path):
     pairs(tmp_path, named=False)
     (tmp_path / "classes.txt").write_text("ground\nroad\n", encoding="utf-8")
     for stem in STEMS:
@@ -133,7 +133,7 @@ def binary(mask):
     return np.where(mask, 255, 0).astype(np.uint8)
 
 
-def test_one_mask_of_0_and_255_among_others_is_told(tmp_path):
+def test_one_mask_of_0_and_255_among_others_is_reported(tmp_path):
     found = write_blobs(tmp_path / "one", lambda number, mask: binary(mask) if number == 4 else mask)
     assert (found["binary-mask"].severity, found["binary-mask"].files) == ("warning", ("masks/4.png",))
 

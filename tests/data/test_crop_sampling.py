@@ -41,7 +41,7 @@ def test_inverse_log_is_that_of_enet_with_mean_one_over_pixels():
     assert "inverse logarithm" in words
 
 
-def test_median_frequency_counts_over_the_pictures_that_have_the_class():
+def test_median_frequency_counts_over_the_images_that_have_the_class():
     weights, _ = class_weights(numbers(60, 30, 10, area=[100, 50, 40]), "median_frequency")
     frequency = np.array([0.6, 0.6, 0.25])
     np.testing.assert_allclose(weights, 0.6 / frequency, rtol=1e-6)
@@ -165,5 +165,5 @@ def test_there_is_no_focus_in_a_void_mask_or_among_classes_that_training_lacks()
         ((9000, 9000), (512, 512), 1.0, 8),
     ],
 )
-def test_large_pictures_give_several_crops(size, crop, scale, crops):
+def test_large_images_give_several_crops(size, crop, scale, crops):
     assert crops_per_image(numbers(5, 5, size=size), crop, scale) == crops

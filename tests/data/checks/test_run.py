@@ -18,7 +18,7 @@ from fullconv.data import BadDataError, inspect, open_dataset, require_usable, s
 from fullconv.data.checks.catalog import BY_CODE, CHECKS, as_markdown
 from synthetic.shapes import make_shapes, save_image, save_mask, split_folders
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_link_that_leads_nowhere_is_found(data):
     assert only(data).code == "missing-file"
 
 
-def test_a_picture_over_the_limit_is_found(data, monkeypatch):
+def test_a_image_over_the_limit_is_found(data, monkeypatch):
     save_image(np.zeros((200, 200, 3), np.uint8), image(data))
     monkeypatch.setenv("FULLCONV_MAX_PIXELS", "39999")
     assert [p.code for p in inspect(data)] == ["too-large"]
@@ -192,7 +192,7 @@ def test_rgb_masks_with_named_classes_but_no_colours_are_found(tmp_path):
     assert "colors = {" in found.remedy
 
 
-def test_one_rgb_mask_among_others_can_be_left_out(data):
+def test_one_rgb_mask_among_others_can_be_omitted(data):
     save_mask(np.asarray(Image.open(mask(data))), mask(data), "rgb")
     found = only(data)
     assert (found.code, found.files, found.stems) == ("rgb-mask", ("trainannot/shape000.png",), frozenset({"shape000"}))
@@ -244,7 +244,7 @@ def test_a_split_without_its_folder_of_masks_is_not_passed_over(tmp_path, layout
     assert (found.code, found.severity, found.files) == ("missing-folder", "error", (masks,))
 
 
-def test_a_set_of_test_pictures_alone_cannot_train(tmp_path):
+def test_a_set_of_test_images_alone_cannot_train(tmp_path):
     make_shapes(tmp_path, "camvid", images=4, test=2)
     for name in ("train", "trainannot", "val", "valannot"):
         shutil.rmtree(tmp_path / name)
@@ -252,7 +252,7 @@ def test_a_set_of_test_pictures_alone_cannot_train(tmp_path):
     assert len(open_dataset(tmp_path).samples("test")) == 2
 
 
-def test_pictures_of_one_and_the_same_number_are_found(tmp_path):
+def test_images_of_one_and_the_same_number_are_found(tmp_path):
     make_shapes(tmp_path, "flat", images=4)
     for path in (tmp_path / "images").iterdir():
         save_image(np.full((48, 64, 1), 77, np.uint16), path)
@@ -292,7 +292,7 @@ def test_a_format_can_be_named_where_two_fit(tmp_path):
     assert summary(tmp_path, format="camvid")["splits"] == {"train": 3, "val": 1}
 
 
-def test_progress_is_told_after_each_sample(data):
+def test_progress_is_reported_after_each_sample(data):
     seen = []
     inspect(data, lambda done, total: seen.append((done, total)))
     assert seen == [(i, 8) for i in range(1, 9)]

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from fullconv.data.config import DataSettings, inside, parse_settings, read_classes, read_settings
+from fullconv.data import open_dataset
+from fullconv.data.config import DataSettings, inside, parse_settings, read_settings
 from fullconv.data.label_mapping import make_mapping
 from fullconv.errors import DataError
+from synthetic import file_lists
 
 EVERY_KEY = """
 format = "pairs"
@@ -142,3 +144,31 @@ def test_names_follow_from_values_or_colors():
     assert parse_settings({"values": {"7": "b", "0": "a", "9": "void"}}, "x").class_names() == ("a", "b")
     assert parse_settings({"colors": {"#ff0000": "b", "#000000": "a"}}, "x").class_names() == ("b", "a")
     assert DataSettings().class_names() is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('classes = ["a", " "]', "empty name"),
+        ('classes = ["a", "b"]\nignore_index = [255, 7]\nvalues = { 0 = "a", 7 = "b" }', "7 is void by ignore_index"),
+    ],
+)
+def test_contradictions_in_data_toml_are_errors(tmp_path, lines, words):
+    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
+    (tmp_path / "data.toml").write_text(lines)
+    with pytest.raises(DataError, match=words):
+        open_dataset(tmp_path)
+
+
+def test_255_may_be_named_as_void_and_as_a_class(tmp_path):
+    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
+    table = 'values = { 0 = "a", 1 = "b", 2 = "b", 255 = "b" }'
+    (tmp_path / "data.toml").write_text(f"ignore_index = 255\n{table}")
+    assert list(open_dataset(tmp_path).classes) == ["a", "b"]
+
+
+def test_a_data_toml_with_a_hidden_suffix_is_not_passed_over(tmp_path):
+    file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
+    (tmp_path / "data.toml").rename(tmp_path / "data.toml.txt")
+    with pytest.raises(DataError, match=r"data\.toml\.txt: is not read"):
+        open_dataset(tmp_path)

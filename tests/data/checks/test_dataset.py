@@ -270,7 +270,7 @@ def test_thin_classes_are_not_taken_for_interpolation(tmp_path, change):
     assert {problem.code for problem in inspect(tmp_path)} <= {"constant-mask"}
 
 
-def test_pictures_that_heed_their_orientation_are_not_accused(tmp_path):
+def test_images_that_heed_their_orientation_are_not_accused(tmp_path):
     shapes(tmp_path)
     for path in files(tmp_path, ""):
         exif = Image.Exif()
@@ -281,7 +281,7 @@ def test_pictures_that_heed_their_orientation_are_not_accused(tmp_path):
     assert inspect(tmp_path) == []
 
 
-def test_what_is_left_out_of_a_large_set_is_said_and_equal_pictures_are_found_all_the_same(tmp_path, monkeypatch):
+def test_what_is_omitted_of_a_large_set_is_said_and_equal_images_are_found_all_the_same(tmp_path, monkeypatch):
     shapes(tmp_path)
     train, val = ([path for path in files(tmp_path, "") if path.parent.name == split] for split in ("train", "val"))
     for source, target in zip(train, val, strict=False):  # all of val is in train, the first of them turned
@@ -314,7 +314,7 @@ def pasted(root: Path, remedy: str) -> None:
     + [(no_void, redo(lambda m: np.where(m == 3, 9, m).astype(np.uint8)))]  # unknown-label
     + [(neither, redo(lambda m: np.where(m == 3, 9, m).astype(np.uint8)))],  # label-gaps
 )
-def test_the_lines_of_a_remedy_mend_it(tmp_path, make, fault):
+def test_the_lines_of_a_remedy_fix_it(tmp_path, make, fault):
     make(tmp_path)
     fault(tmp_path)
     before = inspect(tmp_path)
@@ -324,7 +324,7 @@ def test_the_lines_of_a_remedy_mend_it(tmp_path, make, fault):
     assert not {problem.code for problem in inspect(tmp_path)} & {problem.code for problem in before} - {"class-unused"}
 
 
-def test_the_colors_of_a_permuted_palette_mend_it(tmp_path):
+def test_the_colors_of_a_permuted_palette_fix_it(tmp_path):
     palettes(shapes(tmp_path))
     (found,) = inspect(tmp_path)
     pasted(tmp_path, found.remedy.split("\nIf the numbers")[0])
