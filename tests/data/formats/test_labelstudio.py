@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.data import open_dataset
-from fullconv.data.formats.brush_rle import unpack_brush_rle
+from fullconv.data.formats.labelstudio import unpack_brush_rle
 from synthetic.labelstudio import BOX, POLYGON, SIZE, make, row, strokes
 from synthetic.reading import codes, edit_json, problems, read_mask
 

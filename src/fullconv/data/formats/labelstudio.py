@@ -10,18 +10,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import IMAGE_SUFFIXES, Folder
 from fullconv.data.formats.base import FormatResult
-from fullconv.data.formats.brush_rle import unpack_brush_rle
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.json_io import MAX_COORDINATE, numbers, objects_in, points, read_json, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
 from fullconv.data.text_files import read_head
 from fullconv.errors import DataError, FullconvError
-from fullconv.images import decode, image_size
+from fullconv.images import decode, image_size, max_pixels
 
 _AREAS = ("polygon", "brush", "rectangle", "ellipse", "bitmask")
 _NO_AREA = ("keypoint", "vector")
@@ -213,3 +213,52 @@ def _bitmask(address: object, image_size: tuple[int, int]) -> Shape | None:
     if bits.shape != (*image_size, 2):
         return None
     return Shape("bitmap", (0, 0, PackedMask.pack((bits[..., 0] > 0) & (bits[..., 1] > 0))))
+
+
+class _BitReader:
+    """Reads numbers of any length from bytes, highest bit first."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.place = data, 0
+
+    def take(self, count: int) -> int:
+        first, last = self.place >> 3, (self.place + count + 7) >> 3
+        if last > len(self.data):
+            raise EOFError
+        self.place += count
+        return (int.from_bytes(self.data[first:last], "big") >> (8 * last - self.place)) & ((1 << count) - 1)
+
+
+def unpack_brush_rle(code: object, height: int, width: int) -> NDArray[np.bool_] | None:
+    """Decode the RLE of brush strokes into (H, W) bool, whether a pixel is opaque; None if it is invalid or of another size.
+
+    It is a stream of bits over RGBA bytes. 32 bits: number of bytes. 5 bits: bits of a byte, less one. Four times 4 bits:
+    bits of a run length, less one. Then runs: 1 bit, whether all bytes are equal; 2 bits, which of the four; the length less
+    one; one byte, or all.
+
+    Source: github.com/thi-ng/umbrella, packages/rle-pack, which Label Studio uses.
+    """
+    if not isinstance(code, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in code):
+        return None
+    bits = _BitReader(bytes(code))
+    try:
+        total, word = bits.take(32), bits.take(5) + 1
+        lengths = [bits.take(4) + 1 for _ in range(4)]
+        if total != height * width * 4 or height * width > max_pixels() or word != 8:
+            return None
+        opaque = np.zeros(height * width, np.bool_)
+        at = 0
+        while at < total:
+            same = bits.take(1)
+            end = min(at + 1 + bits.take(lengths[bits.take(2)]), total)
+            if same:
+                opaque[at // 4 : end // 4] = bits.take(word) > 0  # the alphas among bytes at ... end - 1
+            else:
+                for byte in range(at, end):
+                    value = bits.take(word)
+                    if byte % 4 == 3:
+                        opaque[byte // 4] = value > 0
+            at = end
+    except EOFError:
+        return None
+    return opaque.reshape(height, width)
