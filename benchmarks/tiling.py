@@ -1,13 +1,13 @@
-"""Memory and speed of `predict_raster`, what tiles and rows cost, and how others' tiles differ from the whole picture.
+"""Memory and speed of `predict_raster`, what tiles and rows cost, and how others' tiles differ from the whole image.
 
-Memory: rasters of several sizes (3 bands, uint8, tiled) are made on disc and labelled, each in its own process, whose
+Memory: rasters of several sizes (3 bands, uint8, tiled) are generated on disk and labelled, each in its own process, whose
 peak is read at its end. It should hardly grow with the raster.
 
-Cores: one picture by tiles with cores of several sides, by rows (every cell computed once), and at once; time a pixel
+Cores: one image by tiles with cores of several sides, by rows (every cell computed once), and at once; time a pixel
 over that of the whole, beside what (core + halo)^2 / core^2 predicts.
 
-Peers: one picture at once, by rows, by our tiles, by MONAI's `sliding_window_inference` and by averaged tiles as
-recipes around segmentation libraries have them; time, memory, and how far each is from the whole picture's logits.
+Peers: one image at once, by rows, by our tiles, by MONAI's `sliding_window_inference` and by averaged tiles as
+recipes around segmentation libraries have them; time, memory, and how far each is from the whole image's logits.
 
 Time is the process's CPU time on one thread, so that what else the machine does counts little.
 
@@ -112,16 +112,16 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def by_rows(program: RowGraph, picture: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return the scores of a picture (1, C, H, W), band by band."""
-    stream = RowExecutor(program, *picture.shape[-2:])
-    parts = [stream.push(picture[:, :, row : row + rows]) for row in range(0, picture.shape[-2], rows)]
+def by_rows(program: RowGraph, image: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return the scores of a image (1, C, H, W), band by band."""
+    stream = RowExecutor(program, *image.shape[-2:])
+    parts = [stream.push(image[:, :, row : row + rows]) for row in range(0, image.shape[-2], rows)]
     return torch.cat([part for part in parts if isinstance(part, torch.Tensor)], dim=-2)
 
 
 @torch.inference_mode()
 def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time the scores of one picture by tiles of several cores, by rows, and of the whole at once, in turn."""
+    """Time the scores of one image by tiles of several cores, by rows, and of the whole at once, in turn."""
     segmenter = model(options.variant, options.backbone, options.precision)
     side = options.side
     engine = segmenter.engine.for_size(side, side)
@@ -192,14 +192,14 @@ def reset_peak() -> int:
 
 
 def largest_difference(logits: torch.Tensor, whole: torch.Tensor) -> float:
-    """Return it as a share of the largest logit, strip by strip: a picture's logits may take gigabytes."""
+    """Return it as a share of the largest logit, strip by strip: a image's logits may take gigabytes."""
     pairs = zip(logits.split(256, 2), whole.split(256, 2), strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs) / float(whole.abs().max())
 
 
 @torch.inference_mode()
 def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]]:
-    """Compare ways to get the logits of a picture in single precision with those of the whole."""
+    """Compare ways to get the logits of a image in single precision with those of the whole."""
     from monai.inferers import sliding_window_inference
 
     segmenter = model(options.variant, options.backbone, "fp32")
@@ -230,9 +230,7 @@ def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]
     whole, rows = torch.empty(0), []
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     found: dict[str, dict[str, float]] = {}
-    for turn in range(
-        options.rounds
-    ):  # a picture of 9000 pixels a side takes minutes, so nothing is run but to be timed
+    for turn in range(options.rounds):  # a image of 9000 pixels a side takes minutes, so nothing is run but to be timed
         for name, run in runs.items():
             malloc_trim()
             before, start = reset_peak(), time.process_time()
@@ -269,11 +267,11 @@ def main() -> None:
     parser.add_argument("--tile", default="auto", help="of the rasters: auto (rows), or the side of tiles")
     parser.add_argument("--cores", type=int, nargs="*", default=(512, 1024, 2048))
     parser.add_argument("--rows", type=int, nargs="*", default=(64, 256, 1024), help="of the bands beside the cores")
-    parser.add_argument("--side", type=int, default=4096, help="of the picture on which cores are compared")
+    parser.add_argument("--side", type=int, default=4096, help="of the image on which cores are compared")
     parser.add_argument(
-        "--whole-side", type=int, help="of the picture at once beside them, where --side is too large for it"
+        "--whole-side", type=int, help="of the image at once beside them, where --side is too large for it"
     )
-    parser.add_argument("--peers", type=int, nargs="*", default=(2048,), help="sides of pictures; needs MONAI")
+    parser.add_argument("--peers", type=int, nargs="*", default=(2048,), help="sides of images; needs MONAI")
     parser.add_argument(
         "--window", type=int, default=512, help="side of the peers' tiles, and of our cores beside them"
     )

@@ -18,9 +18,9 @@ def covered(axis: Axis, pixel: int, cells: int) -> list[int]:
 @torch.no_grad()
 def marked(module: nn.Module, height: int, row: int, width: int, column: int, level: int) -> Tensor:
     """Plant one NaN and return the cells, (h, w) bool, of one of the network's feature maps that become NaN."""
-    picture = torch.randn(1, 3, height, width) / 2
-    picture[:, :, row, column] = math.nan
-    return module(picture)[level].isnan()[0].any(0)
+    image = torch.randn(1, 3, height, width) / 2
+    image[:, :, row, column] = math.nan
+    return module(image)[level].isnan()[0].any(0)
 
 
 @torch.no_grad()

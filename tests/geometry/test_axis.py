@@ -4,8 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -55,15 +54,15 @@ def test_receptive_fields_are_those_of_the_paper(layers, field, stride):
 
 
 def test_the_crops_of_the_release_follow():
-    picture, pool3, pool4, coarse = IDENTITY.y, *(chain(vgg(n, 100)).y for n in (3, 4)), chain(vgg(5, 100) + FC6)
-    assert crop_between(picture, chain([grow(64, 32)], coarse).y) == 19
+    image, pool3, pool4, coarse = IDENTITY.y, *(chain(vgg(n, 100)).y for n in (3, 4)), chain(vgg(5, 100) + FC6)
+    assert crop_between(image, chain([grow(64, 32)], coarse).y) == 19
     twice = chain([grow(4, 2)], coarse)
     assert crop_between(twice.y, pool4) == 5
-    assert crop_between(picture, chain([grow(32, 16)], twice).y) == 27
+    assert crop_between(image, chain([grow(32, 16)], twice).y) == 27
     four = chain([grow(4, 2)], twice)
     assert crop_between(four.y, pool3) == 9
-    assert crop_between(picture, chain([grow(16, 8)], four).y) == 31
-    assert crop_between(picture, chain([*CAFFENET, grow(63, 32)]).y) == 18
+    assert crop_between(image, chain([grow(16, 8)], four).y) == 31
+    assert crop_between(image, chain([*CAFFENET, grow(63, 32)]).y) == 18
 
 
 def test_maps_of_other_strides_have_no_crop():
@@ -124,54 +123,6 @@ def test_padding_before_and_after_may_differ():
     assert IDENTITY.x.conv(3, 2, padding=(2, 0)) == IDENTITY.x.pad(2).conv(3, 2)
     same = chain([nn.Conv2d(1, 1, 4, padding="same")])
     assert (same.y.rf_start, same.y.rf_end, same.y.offset) == (-1, 2, Fraction(1, 2))
-
-
-def small(stride: int, kernel: int) -> list[nn.Module]:
-    return [nn.Conv2d(1, 1, kernel, stride, kernel // 2, bias=False), nn.MaxPool2d(2, 1)]
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    parts=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 5)), min_size=1, max_size=3),
-    border=st.sampled_from([None, nn.ZeroPad2d(1), nn.ReplicationPad2d(2), nn.ReflectionPad2d(1)]),
-    extra=st.integers(1, 2),
-    core=st.tuples(st.integers(0, 8), st.integers(1, 4)),
-    seed=st.integers(0, 99),
-)
-def test_a_tile_with_its_halo_has_the_cells_of_the_whole_picture(parts, border, extra, core, seed):
-    layers = [layer for stride, kernel in parts for layer in small(stride, kernel)]
-    network = nn.Sequential(*([border] if border else []), *layers).double()
-    torch.manual_seed(seed)
-    for module in network:
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = torch.randint(-3, 4, module.weight.shape).double()
-    geometry = chain(network)
-    stride = geometry.stride
-    align = stride * extra
-    axis, width = geometry.x, 14 * align + 3
-    picture = torch.randint(0, 9, (1, 1, 40, width)).double()
-    start, stop = core[0] * align, min((core[0] + core[1]) * align, width)
-    left, _, right, _ = halo(geometry.y, axis, align)
-    begin = max(0, start - left)
-    with torch.no_grad():
-        whole, tile = network(picture), network(picture[..., begin : stop + right])
-    inside = [i for i in range(whole.shape[-1]) if start <= axis.offset + axis.jump * i < stop]
-    cells = range(max(0, min(inside) - 1), min(whole.shape[-1], max(inside) + 2)) if inside else range(0)
-    for i in cells:
-        assert torch.equal(whole[..., i], tile[..., i - begin // stride]), (i, left, right)
-
-
-def test_a_halo_one_stride_short_is_noticed():
-    network = nn.Sequential(nn.Conv2d(1, 1, 9, padding=4, bias=False), nn.AvgPool2d(4)).double()
-    left, top, right, bottom = halo(chain(network).y, chain(network).x, 4)
-    assert (left, top, right, bottom) == (8, 8, 8, 8)
-    picture = torch.rand(1, 1, 32, 64, dtype=torch.float64)
-    with torch.no_grad():
-        whole = network(picture)[..., 7:11]
-        enough = network(picture[..., 32 - left : 40 + right])[..., 1:5]
-        short = network(picture[..., 32 - left + 4 : 40 + right])[..., 0:4]
-    assert torch.equal(whole, enough)
-    assert not torch.equal(whole, short)
 
 
 def test_a_halo_is_whole_pixels_on_the_grid_and_may_be_uneven():

@@ -1,4 +1,4 @@
-"""The geometry of random chains of layers against what these layers do."""
+"""Windows, and the geometry of random chains of layers, against what these layers do."""
 
 from dataclasses import replace
 
@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fullconv.geometry import chain, trace
+from fullconv.geometry import WindowSpec, chain, trace
+from fullconv.geometry.rules import as_function
 
 SIZE = 40
 
@@ -120,6 +121,19 @@ def test_a_chain_is_what_its_trace_is(layers):
     network = build(layers)
     assume(min(shape_of(network)) > 0)
     assert chain(network) == trace(network, torch.zeros(1, 1, SIZE, SIZE, dtype=torch.float64))
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(plain_layers(), st.builds(transposed, pair(1, 5), pair(1, 3), pair(0, 2))).filter(
+        lambda layer: isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.AvgPool2d))
+    )
+)
+def test_a_window_has_the_output_size_of_pytorch(layer):
+    shape, spec = shape_of(layer.double()), WindowSpec.of(*as_function(layer))
+    assume(min(shape) > 0)
+    assert tuple(spec.output_size(dim, SIZE) for dim in range(2)) == shape[2:]
+    assert spec.transposed or all(spec.reads(dim, 0)[0] == -spec.padding[dim][0] for dim in range(2))
 
 
 @pytest.mark.parametrize("change", ["lo", "hi", "kernel", "offset"])

@@ -1,4 +1,4 @@
-"""What the tracer makes of single operations, of modules that it cannot see through, and of mistakes."""
+"""How the tracer describes single operations, modules that cannot be traced, and mistakes."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -104,7 +104,7 @@ def test_what_works_cell_by_cell_adds_nothing(function):
         (lambda m, x: m.circular(x), "circular padding"),
     ],
 )
-def test_what_sees_the_whole_picture_is_named(function, what):
+def test_what_sees_the_whole_image_is_named(function, what):
     parts = {"norm": nn.GroupNorm(2, 4), "mix": nn.Linear(24, 24), "flat": nn.Flatten(), "conv": nn.Conv2d(24, 4, 1)}
     circular = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
     found = of(function, **parts, circular=circular)
@@ -155,7 +155,7 @@ def test_a_gate_keeps_the_map_that_it_multiplies():
         (lambda m, x: torch.cat([x, x], axis=2), "joins maps along rows or columns"),
     ],
 )
-def test_an_operation_that_nobody_described_is_named_and_unbounded(function, what):
+def test_an_operation_without_a_rule_is_named_and_unbounded(function, what):
     found = of(function, lstm=nn.LSTM(16, 16))
     assert not found.bounded
     assert any(what in entry for entry in found.unknown_ops), found.unknown_ops
@@ -236,7 +236,7 @@ def test_resizing_by_a_factor_is_followed(mode):
         assert found.y == before.resize(Fraction(2), mode)
 
 
-def test_branches_with_different_centres_are_named_with_their_spread():
+def test_branches_with_different_centres_are_named_with_their_misalignment():
     found = of(lambda m, x: m.down(x) + m.pool(x), down=down, pool=nn.AvgPool2d(2))
     assert found.misalignments == (("add", Fraction(1, 2)),)
     assert (found.y.offset, found.y.misalignment) == (Fraction(1, 4), Fraction(1, 2))
@@ -279,7 +279,7 @@ class Phase(nn.Module):
         return geometry.each(lambda axis: axis.crop(Fraction(3, 2) + len(others)))
 
 
-def test_a_module_that_describes_itself_is_asked_and_not_looked_into():
+def test_a_module_that_describes_itself_is_asked_and_not_traced_through():
     network = Do(lambda m, x: m.phase(m.conv(x)), phase=Phase(), conv=conv)
     assert trace(network, EXAMPLE) == CONV.each(lambda axis: axis.crop(Fraction(3, 2)))
     assert [row.op for row in trace_network(network, EXAMPLE).layers] == ["input", "Conv2d", "Phase"]
@@ -301,7 +301,7 @@ def test_a_subclass_with_its_own_forward_is_not_taken_for_its_base():
     assert chain([Doubled(4, 4, 3)]).unknown_ops == ("0 (Doubled: no geometry rule for this layer)",)
 
 
-def test_a_module_that_cannot_be_traced_is_named_and_the_rest_goes_on():
+def test_a_module_that_cannot_be_traced_is_named_and_the_rest_is_traced():
     def write(m, x):
         y = torch.zeros_like(x)
         y[:, :1] = x[:, :1]
@@ -360,7 +360,7 @@ def test_the_result_has_the_form_of_the_networks_output():
     assert found == {"out": CONV, 8: [IDENTITY, (IDENTITY, None)]}
 
 
-def test_hooks_on_layers_are_heard():
+def test_hooks_on_layers_are_followed():
     kept = {}
     network = nn.Sequential(conv, nn.ReLU())
     handle = network[0].register_forward_hook(lambda module, inputs, output: kept.update(out=output))

@@ -1,11 +1,11 @@
-"""The law: tiles, and bands of rows, give the whole picture's scores. Random networks, sizes and cores."""
+"""The law: tiles, and bands of rows, give the whole image's scores. Random networks, sizes and cores."""
 
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -178,6 +178,12 @@ def test_tiles_and_rows_give_the_scores_of_the_whole(seed, capsys):
     run(seed, 10, 300, capsys)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (64, 1), (1, 300), (65, 65), (96, 33), (160, 129)])
+@pytest.mark.parametrize("tile_size", [1, 33, 64])
+def test_sizes_at_the_edge_of_the_grid_tile_exactly(size, tile_size):
+    check(Case(SMALL[2], torch.float64, *size, tile_size, 32, (0.3, 0.6)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_tiles_and_rows_give_the_scores_of_the_whole_in_a_thousand_cases(seed, capsys):
@@ -197,8 +203,8 @@ def test_through_a_halo_one_stride_short_nan_shows(net, side):
         check_nan(case, network, x, whole, tuple(short))
 
 
-class Lying(nn.Conv2d):
-    """A convolution that says that it reads less than it does."""
+class Understated(nn.Conv2d):
+    """A convolution whose geometry states that it reads less than it does."""
 
     def trace_geometry(self, geometry):
         axis = geometry.y.conv(3, padding=1)
@@ -218,7 +224,7 @@ class Body(nn.Module):
 
 def test_a_layer_of_wrong_geometry_is_caught_and_named():
     torch.manual_seed(0)
-    network = ModuleWrapper(Body(Lying(6, 6, 7, padding=3)).double(), 3, 4)
+    network = ModuleWrapper(Body(Understated(6, 6, 7, padding=3)).double(), 3, 4)
     x = random_images(1, 3, 60, 70, dtype=torch.float64)
     image = x.permute(0, 2, 3, 1)
     whole = network.scores(x)
@@ -226,12 +232,12 @@ def test_a_layer_of_wrong_geometry_is_caught_and_named():
     assert (tiled - whole).abs().max() > 1e-3 * whole.abs().max()
     found = find_divergence(network, x, 20, 1e-12)
     assert found is not None
-    assert found.layer == "middle.1 (Lying)"
-    assert "middle.1 (Lying) differs first" in str(found)
+    assert found.layer == "middle.1 (Understated)"
+    assert "middle.1 (Understated) differs first" in str(found)
     assert found.size > 1e-3
 
 
-def test_layers_that_say_the_truth_do_not_differ():
+def test_layers_of_right_geometry_do_not_diverge():
     torch.manual_seed(0)
     network = ModuleWrapper(Body(nn.Conv2d(6, 6, 7, padding=3)).double(), 3, 4)
     assert find_divergence(network, random_images(1, 3, 60, 70, dtype=torch.float64), 20, 1e-12) is None
@@ -305,7 +311,7 @@ def test_what_has_no_form_by_rows_is_refused_by_name(module, words):
 
 
 def test_rows_that_are_kept_are_few():
-    """Memory is width times depth: what waits between two bands does not grow with the picture."""
+    """Memory is width times depth: what waits between two bands does not grow with the image."""
     network = made(SMALL[2], torch.float32)
     stream = RowExecutor(RowGraph(network), 1024, 64)
     x = random_images(1, 3, 1024, 64)
@@ -314,7 +320,7 @@ def test_rows_that_are_kept_are_few():
         stream.push(x[:, :, row : row + 64])
         held.append(sum(rows.kept.numel() for rows in stream.maps if rows.kept is not None))
     assert held[-1] == held[5]
-    assert held[-1] < 12 * 64 * 3  # the values of twelve rows of the picture, of 1024
+    assert held[-1] < 12 * 64 * 3  # the values of twelve rows of the image, of 1024
     assert all(rows.stop - rows.start <= 12 for rows in stream.maps if rows.kept is not None)
 
 
@@ -340,8 +346,13 @@ def test_every_cell_is_computed_once():
     assert counted[1:] == program.totals(512)[1:]
 
 
-def test_first_difference_refuses_what_cannot_be_tiled():
+def test_find_divergence_refuses_networks_without_exact_tiles():
     network = ModuleWrapper(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), 3, 4)
     with pytest.raises(NetworkError, match="sees the whole image"):
         find_divergence(network, random_images(1, 3, 32, 32), 16)
-    assert Fraction(network.geometry.y.jump) == 1
+
+
+def test_a_row_graph_pickles():
+    network, x = made(SMALL[2], torch.float32), random_images(1, 3, 96, 64)
+    executor = RowExecutor(pickle.loads(pickle.dumps(RowGraph(network))), 96, 64)
+    assert torch.equal(executor.push(x), RowExecutor(RowGraph(network), 96, 64).push(x))

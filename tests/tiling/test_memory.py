@@ -1,15 +1,17 @@
-"""What scoring is thought to take in memory, against what it takes: peaks of processes, as the system tells them."""
+"""Estimates of memory decide on tiles, and are close to the peaks of processes that the system reports."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell peaks"),
-]
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter
+from fullconv.system import available_memory
+from fullconv.tiling import choose_tile_size, default_budget, estimate_bytes
+from fullconv.tiling.memory import SCRATCH
 
 PROGRAM = """
 import gc
@@ -39,8 +41,8 @@ def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
 
 
-picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-segmenter.predict(picture[:96, :96], tile="none")  # code is loaded, weights are in the kernels' order
+image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+segmenter.predict(image[:96, :96], tile="none")  # code is loaded, weights are in the kernels' order
 gc.collect()
 memory.malloc_trim()
 with open("/proc/self/clear_refs", "w") as file:
@@ -48,16 +50,50 @@ with open("/proc/self/clear_refs", "w") as file:
 before = status("VmRSS")
 left, top, right, bottom = network.halo or (0, 0, 0, 0)
 size = (height, width) if tile == "none" else (int(tile) + top + bottom, int(tile) + left + right)
-thought = memory.estimate_bytes(network, *size)
-segmenter = segmenter.with_options(memory=int(1.1 * thought))  # so that it just fits, as it is where memory is short
+estimated = memory.estimate_bytes(network, *size)
+segmenter = segmenter.with_options(memory=int(1.1 * estimated))  # so that it just fits, as it is where memory is short
 with retain_freed():
-    segmenter.predict(picture)
+    segmenter.predict(image)
 taken = status("VmHWM") - before
 assert (memory.choose_tile_size(network, height, width, segmenter.options.memory) is None) == (tile == "none")
-print(taken, thought)
+print(taken, estimated)
 """
 
 
+def test_the_estimate_decides_on_tiles():
+    network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
+    budget = estimate_bytes(network, 1024, 1024)
+    # two maps of the first layer, 4 channels at half the size, and the image
+    assert budget > SCRATCH + 1024 * 1024 * (2 * 4 / 4 + 3) * 4
+    assert choose_tile_size(network, 1000, 1000, budget) is None
+    core = choose_tile_size(network, 4000, 4000, budget)
+    assert core is not None
+    assert core % 32 == 0
+    assert 256 <= core < 1024
+    assert choose_tile_size(network, 4000, 4000, budget=1) == 256  # smaller tiles would compute little but halo
+
+
+def test_the_default_budget_is_a_part_of_the_memory_available():
+    assert 0 < default_budget() < available_memory()
+
+
+def test_images_that_only_fit_one_by_one_are_not_batched():
+    network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
+    segmenter, batches = Segmenter.from_network(network, ("a", "b", "c"), device="cpu"), []
+    engine = segmenter.engine.for_size(96, 96)
+    compute = engine.scores
+    engine.scores = lambda images: batches.append(len(images)) or compute(images)
+    one = estimate_bytes(network, 96, 96)
+    for limit, expected in ((3 * one, [3]), (2 * one, [1, 1, 1])):
+        batches.clear()
+        segmenter.with_options(memory=limit).predict_many(
+            [np.full((96, 96, 3), value, np.uint8) for value in (1, 2, 3)]
+        )
+        assert batches == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not report peaks")
 @pytest.mark.parametrize(
     ("variant", "backbone", "height", "width", "tile"),
     [
@@ -76,12 +112,12 @@ print(taken, thought)
         ("fcn8s", "resnet18", 2400, 2400, "1024"),
     ],
 )
-def test_the_model_of_memory_is_close_to_the_peak(variant, backbone, height, width, tile):
-    words = [sys.executable, "-c", PROGRAM, variant, backbone, str(height), str(width), tile, "torch", "fp32"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+def test_the_estimate_is_close_to_the_peak(variant, backbone, height, width, tile):
+    command = [sys.executable, "-c", PROGRAM, variant, backbone, str(height), str(width), tile, "torch", "fp32"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
-    taken, thought = map(int, done.stdout.split())
+    taken, estimated = map(int, done.stdout.split())
     print(
-        f"{variant} on {backbone}, {height}x{width}, tile {tile}: {taken / 1e6:.0f} MB, thought {thought / 1e6:.0f} MB"
+        f"{variant} on {backbone}, {height}x{width}, tile {tile}: {taken / 1e6:.0f} MB, estimated {estimated / 1e6:.0f} MB"
     )
-    assert abs(thought / taken - 1) < 0.2
+    assert abs(estimated / taken - 1) < 0.2

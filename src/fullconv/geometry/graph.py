@@ -81,9 +81,6 @@ def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
         NetworkError: The network cannot be traced, or branches with different strides meet.
     """
     tracer, graph = _trace(module, example)
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    infos = map_aggregate(output.args[0], tracer.info)
-    geometry = map_aggregate(infos, lambda leaf: leaf.geometry if isinstance(leaf, TensorInfo) else leaf)
     height, width = int(example.shape[-2]), int(example.shape[-1])
     macs = 0
     for node in graph.nodes:
@@ -91,7 +88,7 @@ def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
         if name == "conv2d" and options:
             macs += options["weight"].numel() * node.meta["value"].shape[-2:].numel()
     return NetworkTrace(
-        geometry,
+        _output(tracer, graph),
         tuple(tracer.layers),
         {item_bytes: peak_activation_bytes(graph, item_bytes) for item_bytes in (2, 4, 8)},
         _margin(graph, height, width),
@@ -101,8 +98,14 @@ def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
 
 
 def trace(module: nn.Module, example: Tensor) -> Any:
-    """Return the geometry of a network's outputs, as `trace_network` does."""
-    return trace_network(module, example).output
+    """Return only the ``output`` of `trace_network`."""
+    return _output(*_trace(module, example))
+
+
+def _output(tracer: Tracer, graph: fx.Graph) -> Any:
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    infos = map_aggregate(output.args[0], tracer.info)
+    return map_aggregate(infos, lambda leaf: leaf.geometry if isinstance(leaf, TensorInfo) else leaf)
 
 
 def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:

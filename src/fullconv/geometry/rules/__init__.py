@@ -1,7 +1,7 @@
 """Which rule describes which operation, by its name in PyTorch; what is not listed here is unknown.
 
 A layer of ``torch.nn`` is described as the function of the same effect, with its attributes as keywords. A module describes
-itself by one of two methods: ``as_function() -> (name, keywords)`` says which function it computes, and
+itself by one of two methods: ``as_function() -> (name, keywords)`` names the function it computes, and
 ``trace_geometry(geometry, *other_geometries) -> Geometry`` maps the geometry of its inputs to that of its output.
 """
 
