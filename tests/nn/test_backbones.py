@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -86,7 +87,6 @@ def test_a_static_same_padding_net_is_bounded_where_timms_own_depends_on_the_siz
 
 
 def test_on_sizes_that_the_strides_divide_static_padding_is_tensorflows():
-    import timm
 
     torch.manual_seed(0)
     theirs = enliven(timm.create_model("tf_efficientnet_lite0", features_only=True, pretrained=False))
@@ -155,3 +155,16 @@ def test_fifty_names_picked_at_random_serve_or_say_in_one_sentence_why_not():
 @pytest.mark.parametrize("name", ["regnetx_002", "resnest14d", "mixer_s16_224", "efficientformer_l1"])
 def test_some_names_serve_or_say_in_one_sentence_why_not(name):
     check([script().attempt(name, 5.0)])
+
+
+def test_a_family_whose_first_map_has_stride_1_returns_the_requested_maps():
+    built = build("fcn8s", backbone="dla34", num_classes=2)  # timm numbers its maps from 1 on
+    assert built.backbone.body.feature_info.reduction() == [8, 16, 32]
+    with torch.inference_mode():
+        assert built(random_images(1, 3, 33, 50)).shape == (1, 2, 33, 50)
+
+
+def test_timms_warnings_of_a_classifiers_weights_stay_out_of_our_output(tmp_path, caplog):
+    torch.save(timm.create_model("efficientnet_lite0").state_dict(), tmp_path / "w.pth")
+    build("fcn8s", backbone="efficientnet_lite0", num_classes=2, weights=tmp_path / "w.pth")
+    assert not caplog.records

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -373,9 +374,15 @@ def _build_timm(
 
 
 def _create(name: str, **settings: Any) -> nn.Module:
-    """Create an encoder; timm's prints stay out of our output."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return timm_models.create(name, features_only=True, **settings)
+    """Create an encoder; timm's prints and warnings, for example of the classifier's weights, stay out of our output."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return timm_models.create(name, features_only=True, **settings)
+    finally:
+        logger.setLevel(level)
 
 
 def _create_for_strides(
@@ -402,8 +409,8 @@ def _create_for_strides(
                 f"{name} has no features at stride {stride} (it has {', '.join(map(str, sorted(set(reductions))))})."
                 f" {_suggest(name)}"
             )
-    position = {stride: index for index, stride in enumerate(reductions)}
-    indices = tuple(sorted({*(position[stride] for stride in strides), len(reductions) - 1}))
+    index_of = dict(zip(reductions, info.out_indices, strict=True))
+    indices = tuple(sorted({*(index_of[stride] for stride in strides), info.out_indices[-1]}))
     torch.set_rng_state(start)
     return _create(name, out_indices=indices, **settings), indices
 
