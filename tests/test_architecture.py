@@ -59,7 +59,7 @@ LAZY_IMPORTS = {
 
 PROCESS_WIDE = {"mallopt", "_exit", "freeze", "setpriority", "nice"}
 """Calls that change the whole process: made by the command line (cli/startup.py) and in processes of our own."""
-PROCESS_WIDE_IN = {"cli/startup.py", "system.py", "__main__.py", "serve/worker.py"}
+PROCESS_WIDE_IN = {"cli/startup.py", "system.py", "__main__.py", "serve/worker.py", "data/loader.py"}
 
 TORCH = {"torch", "torchvision", "timm"}
 TORCH_FREE = [
