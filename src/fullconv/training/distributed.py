@@ -37,6 +37,8 @@ BUCKET_BYTES = 64 * 2**20
 """Gradients that are reduced at a time."""
 POLL_INTERVAL_S = 0.01
 """Between two reads of the store."""
+_KEY = "fullconv/meeting"
+"""Prefix of the rendezvous's keys in the store."""
 
 
 @dataclass(frozen=True)
@@ -269,9 +271,6 @@ def rendezvous(store: Store, rank: int, world_size: int, timeout: timedelta) -> 
     store.set(f"{_KEY}/{rank}", token)
     polls = _poll(timeout, rank, world_size)
     return _leader(store, world_size, polls) if rank == 0 else _follower(store, rank, token, polls)
-
-
-_KEY = "fullconv/meeting"
 
 
 def _leader(store: Store, world_size: int, polls: Iterator[None]) -> str:
