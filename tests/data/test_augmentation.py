@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullconv.data.augmentation import PRESETS, Augmentation, augment, augment_all, change_colors, preset
+from fullconv.data.augmentation import PRESETS, Augmentation, change_colors, preset
+from fullconv.data.augmentation import augment as augment_all
 from fullconv.errors import RecipeError
 from fullconv.labels import VOID
 
@@ -22,7 +23,12 @@ def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return image, ((y // 4 + 3 * (x // 4)) % 7).astype(np.uint8)
 
 
-def data_toml(name: str, crop: tuple[int, int], channels: int = 3, **changes) -> Augmentation:
+def augment(image, mask, *arguments):
+    cut, masks = augment_all(image, {"": mask}, *arguments)
+    return cut, masks[""]
+
+
+def with_changes(name: str, crop: tuple[int, int], channels: int = 3, **changes) -> Augmentation:
     from dataclasses import replace
 
     return replace(preset(name, crop, (100.0,) * channels), **changes)
@@ -39,7 +45,7 @@ def test_a_crop_of_any_image_has_the_size_type_and_labels_that_it_should(h, w, c
     image = RNG.integers(0, 255, (h, w, channels)).astype(dtype)
     mask = RNG.integers(0, 5, (h, w), dtype=np.uint8)
     focus = (h // 2, w - 1) if focused else None
-    cut, labels = augment(image, mask, np.random.default_rng(seed), data_toml(name, (ch, cw), channels), focus)
+    cut, labels = augment(image, mask, np.random.default_rng(seed), with_changes(name, (ch, cw), channels), focus)
     assert cut.shape == (ch, cw, channels)
     assert cut.dtype == np.dtype(dtype)
     assert (labels.shape, labels.dtype) == ((ch, cw), np.uint8)
@@ -56,7 +62,7 @@ def test_a_crop_of_any_image_has_the_size_type_and_labels_that_it_should(h, w, c
 )
 def test_image_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
     image, mask = coordinates(h, w)
-    plain = data_toml(name, (40, 56), 2, brightness=0, contrast=0, fill_value=(-1, -1))
+    plain = with_changes(name, (40, 56), 2, brightness=0, contrast=0, fill_value=(-1, -1))
     cut, labels = augment(image, mask, np.random.default_rng(seed), plain)
     inside = labels != VOID
     y, x = np.rint(cut[inside]).astype(int).T
@@ -72,7 +78,7 @@ def test_image_and_mask_are_cut_turned_and_resized_together(h, w, name, seed):
 def test_without_any_change_a_crop_is_a_piece_of_the_image():
     image, mask = coordinates(50, 60)
     for seed in range(20):
-        cut, labels = augment(image, mask, np.random.default_rng(seed), data_toml("none", (20, 30), 2))
+        cut, labels = augment(image, mask, np.random.default_rng(seed), with_changes("none", (20, 30), 2))
         top, left = cut[0, 0].astype(int)
         np.testing.assert_array_equal(cut, image[top : top + 20, left : left + 30])
         np.testing.assert_array_equal(labels, mask[top : top + 20, left : left + 30])
@@ -82,7 +88,7 @@ def test_every_place_of_a_crop_is_as_likely():
     image, mask = coordinates(12, 12)
     counts = np.zeros((3, 3), int)
     for seed in range(1800):
-        cut, _ = augment(image, mask, np.random.default_rng(seed), data_toml("none", (10, 10), 2))
+        cut, _ = augment(image, mask, np.random.default_rng(seed), with_changes("none", (10, 10), 2))
         counts[tuple(cut[0, 0].astype(int))] += 1
     assert counts.sum() == 1800
     assert counts.min() > 140
@@ -92,7 +98,9 @@ def test_a_smaller_image_lies_anywhere_in_the_crop_on_mean_colour_and_void():
     image = np.full((4, 6, 3), 200, np.uint8)
     places = set()
     for seed in range(60):
-        cut, labels = augment(image, np.ones((4, 6), np.uint8), np.random.default_rng(seed), data_toml("none", (6, 8)))
+        cut, labels = augment(
+            image, np.ones((4, 6), np.uint8), np.random.default_rng(seed), with_changes("none", (6, 8))
+        )
         assert (cut[labels == 1] == 200).all()
         assert (cut[labels == VOID] == 100).all()
         assert (labels == 1).sum() == 24
@@ -102,17 +110,17 @@ def test_a_smaller_image_lies_anywhere_in_the_crop_on_mean_colour_and_void():
 
 def test_all_flips_and_turns_occur():
     image = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
-    plain = data_toml("aerial", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
+    plain = with_changes("aerial", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), plain)[0].tobytes() for s in range(200)
     }
     assert len(seen) == 8
-    turned = data_toml("none", (4, 4), 1, rot90=True)
+    turned = with_changes("none", (4, 4), 1, rot90=True)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), turned)[0].tobytes() for s in range(50)
     }
     assert len(seen) == 4
-    street = data_toml("street", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
+    street = with_changes("street", (4, 4), 1, scale=(1, 1), brightness=0, contrast=0)
     seen = {
         augment(image, np.zeros((4, 4), np.uint8), np.random.default_rng(s), street)[0].tobytes() for s in range(50)
     }
@@ -127,7 +135,7 @@ def test_scales_are_those_of_the_settings():
             image,
             mask,
             np.random.default_rng(seed),
-            data_toml("street", (64, 64), 2, scale=(0.5, 2.0), hflip=False, brightness=0, contrast=0),
+            with_changes("street", (64, 64), 2, scale=(0.5, 2.0), hflip=False, brightness=0, contrast=0),
         )
         ratios.append(63 / (cut[-1, 0, 0] - cut[0, 0, 0]))
     assert 0.45 < min(ratios) < 0.6
@@ -141,7 +149,7 @@ def test_a_focus_is_in_the_crop(focus):
     mask[focus] = 1
     image = np.zeros((100, 200, 3), np.uint8)
     for seed in range(50):
-        near = data_toml("street", (32, 48), scale=(1, 1))
+        near = with_changes("street", (32, 48), scale=(1, 1))
         _, labels = augment(image, mask, np.random.default_rng(seed), near, focus)
         assert (labels == 1).sum() == 1
         assert (labels != VOID).all()
@@ -160,7 +168,9 @@ def test_the_same_draw_gives_the_same_bits_on_any_number_of_threads(kind, name):
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        cuts = [augment(image, mask, np.random.default_rng(s), data_toml(name, (96, 128), kind[0])) for s in range(6)]
+        cuts = [
+            augment(image, mask, np.random.default_rng(s), with_changes(name, (96, 128), kind[0])) for s in range(6)
+        ]
         results.append([part.tobytes() for cut in cuts for part in cut])
     torch.set_num_threads(before)
     assert results[0] == results[1]
@@ -169,7 +179,7 @@ def test_the_same_draw_gives_the_same_bits_on_any_number_of_threads(kind, name):
 def test_masks_of_several_heads_are_cut_alike():
     image, mask = coordinates(60, 60)
     _, masks = augment_all(
-        image, {"a": mask, "b": mask + 10}, np.random.default_rng(3), data_toml("aerial", (32, 32), 2)
+        image, {"a": mask, "b": mask + 10}, np.random.default_rng(3), with_changes("aerial", (32, 32), 2)
     )
     inside = masks["a"] != VOID
     np.testing.assert_array_equal(masks["a"][inside] + 10, masks["b"][inside])
@@ -177,8 +187,8 @@ def test_masks_of_several_heads_are_cut_alike():
 
 def test_changing_one_setting_does_not_change_the_other_draws():
     image, mask = coordinates(60, 80)
-    one = augment(image, mask, np.random.default_rng(5), data_toml("street", (32, 32), 2))[1]
-    other = augment(image, mask, np.random.default_rng(5), data_toml("street", (32, 32), 2, brightness=0, hue=0))[1]
+    one = augment(image, mask, np.random.default_rng(5), with_changes("street", (32, 32), 2))[1]
+    other = augment(image, mask, np.random.default_rng(5), with_changes("street", (32, 32), 2, brightness=0, hue=0))[1]
     np.testing.assert_array_equal(one, other)
 
 

@@ -103,35 +103,23 @@ def _draw(rng: np.random.Generator, settings: Augmentation) -> _Draw:
 
 def augment(
     image: NDArray[Any],
-    mask: NDArray[np.uint8],
-    rng: np.random.Generator,
-    settings: Augmentation,
-    center: tuple[int, int] | None = None,
-) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Cut one random crop out of an image and its mask.
-
-    Args:
-        image: (H, W, C) uint8, uint16 or float32.
-        mask: (H, W) uint8.
-        rng: Source of all draws; one state gives the same bits on any number of threads.
-        settings: A preset with its crop size (h, w).
-        center: Row and column of a pixel that lies in the middle half of the crop; None for anywhere.
-
-    Returns:
-        (h, w, C) of the image's dtype, mean colour outside the image; (h, w) uint8, VOID outside.
-    """
-    cut, masks = augment_all(image, {"": mask}, rng, settings, center)
-    return cut, masks[""]
-
-
-def augment_all(
-    image: NDArray[Any],
     masks: Mapping[str, NDArray[np.uint8]],
     rng: np.random.Generator,
     settings: Augmentation,
     center: tuple[int, int] | None = None,
 ) -> tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]:
-    """Cut the same random crop out of an image and the masks of several heads; see `augment`."""
+    """Cut one random crop out of an image and its masks.
+
+    Args:
+        image: (H, W, C) uint8, uint16 or float32.
+        masks: (H, W) uint8, by head.
+        rng: Source of all draws; one state gives the same bits on any number of threads.
+        settings: A preset with its crop size (h, w).
+        center: Row and column of a pixel that lies in the middle half of the crop; None for anywhere.
+
+    Returns:
+        (h, w, C) of the image's dtype, mean colour outside the image; (h, w) uint8 by head, VOID outside.
+    """
     draw = _draw(rng, settings)
     out = settings.crop if draw.quarter_turns % 2 == 0 else settings.crop[::-1]
     rows = _place(image.shape[0], out[0], draw.scale, draw.top, None if center is None else center[0])

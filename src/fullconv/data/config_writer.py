@@ -15,23 +15,6 @@ from fullconv.labels import VOID
 from fullconv.storage import write_text
 
 
-def infer_config(dataset: Dataset | None, problems: Iterable[Problem], root: Path) -> dict[str, Any]:
-    """Return the keys of the `data.toml` that makes explicit what was found out about a data set.
-
-    Args:
-        dataset: As opened; None where it could not be.
-        problems: What is wrong; those that lines in `data.toml` fix bring these lines.
-        root: The data folder.
-    """
-    table: dict[str, Any] = dict(read_table(root))
-    if dataset is not None:
-        for key, value in {"format": dataset.format, **_settings(dataset)}.items():
-            table.setdefault(key, value)
-    for found in problems:
-        table.update(found.settings)
-    return {key: table[key] for key in DataSettings.model_fields if key in table}
-
-
 def _settings(dataset: Dataset) -> dict[str, Any]:
     """Return the keys that the format's reader and the classes stand for."""
     if len(dataset.heads) > 1:
@@ -67,7 +50,12 @@ def write_config(dataset: Dataset | None, problems: Iterable[Problem], root: Pat
         raise DataError(f"{given}: is a .zip, into which nothing is written. Unpack it, and check the folder.")
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder to write data.toml to. Check the name.")
-    table = infer_config(dataset, problems, root)
+    found: dict[str, Any] = dict(read_table(root))
+    if dataset is not None:
+        found = {"format": dataset.format, **_settings(dataset), **found}
+    for one in problems:
+        found.update(one.settings)
+    table = {key: found[key] for key in DataSettings.model_fields if key in found}
     if not {"classes", "values", "colors", "heads"} & set(table):
         raise DataError(f"{where}: nothing could be inferred to write there. First fix what check reports.")
     after = parse_settings(dict(table), str(where))

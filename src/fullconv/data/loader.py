@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from fullconv.data.augmentation import Augmentation, as_dtype, augment_all, preset
+from fullconv.data.augmentation import Augmentation, as_dtype, augment, preset
 from fullconv.data.crop_sampling import Crop, center_probabilities, choose_sampling, crops_per_image, sample_center
 from fullconv.data.dataset import Dataset
 from fullconv.data.prefetch import read_ahead, read_sample
@@ -179,7 +179,7 @@ class BatchBuilder(TorchDataset[list[Batch]]):
             if config.rare is not None and position % 2 == 0:
                 center = sample_center(next(iter(labels.values())), config.rare, rng)
             settings = replace(config.augmentation, crop=image.shape[:2]) if config.full_images else config.augmentation
-            cut, cut_labels = augment_all(image, labels, rng, settings, center)
+            cut, cut_labels = augment(image, labels, rng, settings, center)
             images.append(cut)
             masks.append(cut_labels)
             stems.append(config.samples[index].stem)
