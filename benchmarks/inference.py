@@ -236,7 +236,7 @@ def voc(compiled: bool) -> tuple[Contenders, dict[str, Any], int]:
     return contenders, facts, 500
 
 
-def measure_parity(contenders: Contenders, facts: dict[str, Any], side: int, rounds: int) -> dict[str, Any]:
+def measure(contenders: Contenders, facts: dict[str, Any], side: int, rounds: int) -> dict[str, Any]:
     """Time contenders in turn on random pixels, and count labels equal to the exact one's on synthetic images."""
     picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     runs = {name: (lambda run=run: run(picture)) for name, run in contenders.items()}  # type: ignore[misc]
@@ -342,7 +342,7 @@ def main() -> None:
         return
     for name, make in (("resnet50", resnet50), ("voc", voc)):
         if given.only in (None, name):
-            found = measure_parity(*make(given.compile), given.rounds)
+            found = measure(*make(given.compile), given.rounds)
             found["floor_s"] = {word: 2 * found["multiplications"] / speed / 1e12 for word, speed in speeds.items()}
             show(name, found)
             print("  arithmetic floor", found["floor_s"])

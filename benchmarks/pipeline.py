@@ -1,4 +1,4 @@
-"""Pictures a second of `fullconv predict`, files in and files out, beside those of its engine alone on decoded pictures.
+"""Pictures a second of `fullconv predict`, files in and files out, beside those of its engine alone on decoded images.
 
 Two kinds of files: PNGs of 360x480, and JPEGs of 12 megapixels with a camera's noise. The engine alone turns pixels in
 memory into coarse scores: no file, no upsampling, no labels. Both take turns; `--timing`'s figures of the last round are
@@ -23,7 +23,6 @@ import fullconv
 from fullconv.cli.synthetic import draw
 from fullconv.engines._optional import cores
 from fullconv.predict import PredictJob, predict_files
-from fullconv.preprocess import as_tensor
 from fullconv.profiling import profile
 from fullconv.segmenter import Segmenter
 
@@ -33,7 +32,7 @@ AIM = 0.85
 
 
 def make(folder: Path, kind: str, count: int) -> None:
-    """Write pictures: the demo's scenes with noise as of a sensor."""
+    """Write images: the demo's scenes with noise as of a sensor."""
     folder.mkdir()
     height, width = KINDS[kind]
     for index in range(count):
@@ -44,41 +43,41 @@ def make(folder: Path, kind: str, count: int) -> None:
         noisy.save(folder / f"{index:03}.{kind}", **({"quality": 92} if kind == "jpeg" else {}))
 
 
-def measure_parity(segmenter: Segmenter, kind: str, count: int, rounds: int) -> dict[str, Any]:
+def measure(segmenter: Segmenter, kind: str, count: int, rounds: int) -> dict[str, Any]:
     """Compare both on one kind of files."""
     with tempfile.TemporaryDirectory() as temporary:
         source, out = Path(temporary) / "in", Path(temporary) / "out"
         make(source, kind, count)
-        decoded = [as_tensor(segmenter.read(path)) for path in sorted(source.iterdir())]
-        told: dict[str, Any] = {}
+        decoded = [segmenter.read(path)[None] for path in sorted(source.iterdir())]
+        found: dict[str, Any] = {}
 
         def engine() -> None:
             for pixels in decoded:
                 segmenter.engine.scores(pixels)
 
         def predict() -> None:
-            told["rounds"] = told.get("rounds", 0) + 1
+            found["rounds"] = found.get("rounds", 0) + 1
             with profile() as times:
-                tally = predict_files(segmenter, PredictJob([str(source)], out / str(told["rounds"])))
+                tally = predict_files(segmenter, PredictJob([str(source)], out / str(found["rounds"])))
             assert tally.done == count, tally
-            told.update(main=times.main, beside=times.beside)
+            found.update(main=times.main, beside=times.beside)
 
         seconds = summarize(alternate({"engine": engine, "predict": predict}, rounds))
     rates = {name: count / row["median_s"] for name, row in seconds.items()}
     share = rates["predict"] / rates["engine"]
-    print(f"{kind} {KINDS[kind][0]}x{KINDS[kind][1]}: engine {rates['engine']:.2f}, predict {rates['predict']:.2f} pictures/s:"
+    print(f"{kind} {KINDS[kind][0]}x{KINDS[kind][1]}: engine {rates['engine']:.2f}, predict {rates['predict']:.2f} images/s:"
           f" {100 * share:.1f} % ({'at least' if share >= AIM else 'BELOW'} {100 * AIM:.0f} %)")  # fmt: skip
-    told.pop("rounds")
-    for place, parts in told.items():
+    found.pop("rounds")
+    for place, parts in found.items():
         words = ", ".join(f"{name} {1000 * s / count:.1f} ms" for name, s in parts.items())
         print(f"  {place}: {words}", flush=True)
     return {
         "size": list(KINDS[kind]),
-        "pictures": count,
+        "images": count,
         "seconds": seconds,
-        "pictures_per_s": rates,
+        "images_per_s": rates,
         "share": share,
-        "parts_s": told,
+        "parts_s": found,
     }
 
 
@@ -100,7 +99,7 @@ def main() -> None:
     card = Segmenter.from_network(network, [f"class{k}" for k in range(11)], device="cpu", precision="fp32").card
     segmenter = Segmenter(network, card, "cpu", given.precision, given.engine)
     counts = {"png": given.pngs, "jpeg": given.jpegs}
-    found = {kind: measure_parity(segmenter, kind, count, given.rounds) for kind, count in counts.items() if count}
+    found = {kind: measure(segmenter, kind, count, given.rounds) for kind, count in counts.items() if count}
     keep("pipeline", {
         "engine": given.engine, "precision": given.precision, "threads": cores(), "rounds": given.rounds, "aim": AIM,
         "kinds": found,

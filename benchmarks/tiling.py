@@ -132,12 +132,12 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"{side} px, the whole takes some {whole_gb:.1f} GB", flush=True)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=generator)
-    program = RowGraph(network)
+    pixels, program = image.numpy(), RowGraph(network)
 
     def tiled(core: int) -> None:
         rows, columns = plan(network, side, side, core)
         for row in rows:
-            tile_row_scores(engine.scores, lambda r, c: image[:, r, c], row, columns)
+            tile_row_scores(engine.scores, lambda r, c: pixels[:, r, c], row, columns)
 
     def streamed(rows: int) -> None:
         stream = RowExecutor(program, side, side)
@@ -148,7 +148,7 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     for rows in options.rows:
         runs[f"rows {rows}"] = lambda rows=rows: streamed(rows)
     whole = options.whole_side or side  # what is too large for the memory is compared with what is not, pixel for pixel
-    runs["whole"] = lambda: engine.scores(image[:, :whole, :whole])
+    runs["whole"] = lambda: engine.scores(pixels[:, :whole, :whole])
     found = summarize(alternate(runs, options.rounds, clock=time.process_time))
     left, top, right, bottom = network.halo
     rows = []
