@@ -95,7 +95,7 @@ def place(tmp_path_factory) -> Path:
     make_export = runpy.run_path(str(ROOT / "examples" / "own_data.py"))["make_export"]
     make_export(root / "cracks")
     (root / "cracks" / "data.toml").write_text("\n".join(blocks(README, "toml")), encoding="utf-8")
-    make_export(root / "more", pictures=3)
+    make_export(root / "more", count=3)
     shutil.copytree(root / "more" / "images", root / "new")
     return root
 
