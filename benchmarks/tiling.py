@@ -35,7 +35,8 @@ import fullconv
 from fullconv.engines import TorchEngine
 from fullconv.preprocess import normalize
 from fullconv.segmenter import Segmenter
-from fullconv.tiling import RowExecutor, RowGraph, estimate_bytes, malloc_trim, plan, tile_row_scores, tiled_scores
+from fullconv.system import malloc_trim
+from fullconv.tiling import RowExecutor, RowGraph, estimate_bytes, plan, tile_row_scores, tiled_scores
 
 CLASSES = ("ground", "water", "roof")
 
@@ -113,7 +114,7 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def by_rows(program: RowGraph, image: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return the scores of a image (1, C, H, W), band by band."""
+    """Return the scores of an image (1, C, H, W), chunk by chunk."""
     stream = RowExecutor(program, *image.shape[-2:])
     parts = [stream.push(image[:, :, row : row + rows]) for row in range(0, image.shape[-2], rows)]
     return torch.cat([part for part in parts if isinstance(part, torch.Tensor)], dim=-2)
@@ -132,7 +133,8 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"{side} px, the whole takes some {whole_gb:.1f} GB", flush=True)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=generator)
-    pixels, program = image.numpy(), RowGraph(network)
+    pixels = image.numpy()
+    graph = RowGraph(network)
 
     def tiled(core: int) -> None:
         rows, columns = plan(network, side, side, core)
@@ -140,9 +142,9 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
             tile_row_scores(engine.scores, lambda r, c: pixels[:, r, c], row, columns)
 
     def streamed(rows: int) -> None:
-        stream = RowExecutor(program, side, side)
+        executor = RowExecutor(graph, side, side)
         for row in range(0, side, rows):
-            stream.push(normalize(image[:, row : row + rows], segmenter.card).to(weight.dtype))
+            executor.push(normalize(image[:, row : row + rows], segmenter.card).to(weight.dtype))
 
     runs = {str(core): (lambda core=core: tiled(core)) for core in options.cores if core < side}
     for rows in options.rows:
@@ -153,10 +155,10 @@ def measure_cores(options: argparse.Namespace) -> list[dict[str, Any]]:
     left, top, right, bottom = network.halo
     rows = []
     for name in runs:
-        pixels = whole**2 if name == "whole" else side**2
-        ratio = found[name]["median_s"] / pixels / (found["whole"]["median_s"] / whole**2)
-        row = {"name": name, **found[name], "over_whole": ratio, "side_px": round(pixels**0.5),
-               "pixels_per_second": pixels / found[name]["median_s"]}  # fmt: skip
+        area = whole**2 if name == "whole" else side**2
+        ratio = found[name]["median_s"] / area / (found["whole"]["median_s"] / whole**2)
+        row = {"name": name, **found[name], "over_whole": ratio, "side_px": round(area**0.5),
+               "pixels_per_second": area / found[name]["median_s"]}  # fmt: skip
         if name.isdigit():
             core = int(name)
             inside = [sum(span.stop - span.start for span in part) / side for part in plan(network, side, side, core)]
@@ -192,14 +194,14 @@ def reset_peak() -> int:
 
 
 def largest_difference(logits: torch.Tensor, whole: torch.Tensor) -> float:
-    """Return it as a share of the largest logit, strip by strip: a image's logits may take gigabytes."""
+    """Return it as a share of the largest logit, strip by strip: an image's logits may take gigabytes."""
     pairs = zip(logits.split(256, 2), whole.split(256, 2), strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs) / float(whole.abs().max())
 
 
 @torch.inference_mode()
 def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]]:
-    """Compare ways to get the logits of a image in single precision with those of the whole."""
+    """Compare ways to get the logits of an image in single precision with those of the whole."""
     from monai.inferers import sliding_window_inference
 
     segmenter = model(options.variant, options.backbone, "fp32")
@@ -230,7 +232,9 @@ def measure_peers(options: argparse.Namespace, side: int) -> list[dict[str, Any]
     whole, rows = torch.empty(0), []
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     found: dict[str, dict[str, float]] = {}
-    for turn in range(options.rounds):  # a image of 9000 pixels a side takes minutes, so nothing is run but to be timed
+    for turn in range(
+        options.rounds
+    ):  # an image of 9000 pixels a side takes minutes, so nothing is run but to be timed
         for name, run in runs.items():
             malloc_trim()
             before, start = reset_peak(), time.process_time()
