@@ -121,7 +121,7 @@ class Card(BaseModel):
     scores: dict[str, Any] = Field(default_factory=dict)
     """`evaluate`'s numbers by split, without the confusion matrix."""
     agreement: dict[str, Any] = Field(default_factory=dict)
-    """By precision: share of labels equal to fp32's and difference of mean IU on validation pictures."""
+    """By precision: share of labels equal to fp32's and difference of mIoU on validation images."""
     data: dict[str, Any] = Field(default_factory=dict)
     """Fingerprint of the data and the stems of its splits."""
     weights_origin: str | None = None

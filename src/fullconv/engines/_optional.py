@@ -85,5 +85,5 @@ def _quota(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     try:
         allowed, period = limit.read_text(encoding="ascii").split()
         return math.ceil(int(allowed) / int(period))
-    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is not a number
         return 10**6
