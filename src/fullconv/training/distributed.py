@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -234,20 +234,7 @@ def rank_device(device: str, own: Distributed) -> str:
 # --- rendezvous -------------------------------------------------------------------------------------------------------
 
 
-class Store(Protocol):
-    """What is used of torch's stores."""
-
-    def set(self, key: str, value: str) -> object:
-        """Set a key."""
-
-    def get(self, key: str) -> bytes:
-        """Return the value of a key that is set."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all keys are set."""
-
-
-def rendezvous(store: Store, rank: int, world_size: int, timeout: timedelta) -> str:
+def rendezvous(store: Any, rank: int, world_size: int, timeout: timedelta) -> str:
     """Return a prefix for the store that all processes of this start share, and no earlier start had.
 
     torchrun's agent keeps one store over all restarts (``--max-restarts``), where a process may find the address of one
@@ -259,7 +246,7 @@ def rendezvous(store: Store, rank: int, world_size: int, timeout: timedelta) -> 
     all have, the leader closes the round.
 
     Args:
-        store: Seen by all; may hold what earlier processes wrote.
+        store: A torch store that all see; may hold what earlier processes wrote.
         rank: Of this process.
         world_size: Number of processes.
         timeout: How long to wait for the others.
@@ -273,7 +260,7 @@ def rendezvous(store: Store, rank: int, world_size: int, timeout: timedelta) -> 
     return _leader(store, world_size, polls) if rank == 0 else _follower(store, rank, token, polls)
 
 
-def _leader(store: Store, world_size: int, polls: Iterator[None]) -> str:
+def _leader(store: Any, world_size: int, polls: Iterator[None]) -> str:
     others = list(range(1, world_size))
     offered: list[str] | None = None
     prefix = ""
@@ -290,7 +277,7 @@ def _leader(store: Store, world_size: int, polls: Iterator[None]) -> str:
     return prefix
 
 
-def _follower(store: Store, rank: int, token: str, polls: Iterator[None]) -> str:
+def _follower(store: Any, rank: int, token: str, polls: Iterator[None]) -> str:
     acknowledged = ""
     for _ in polls:
         if store.check([f"{_KEY}/offer"]):
