@@ -16,7 +16,7 @@ from fullconv.images import apply_orientation
 _SAME = 0.985  # correlation of what differs from the mean image, from which on two images are one
 _SIMILAR = 0.9
 _MIN_FOR_MEAN = 20  # images; the mean of fewer is no background that they share
-_MIN_CONTRAST = 1.5  # grey levels; images that differ less from the mean one cannot be told apart
+_MIN_CONTRAST = 1.5  # grey levels; images that differ less from the mean one cannot be distinguished
 _MAX_ORIENTED = 30_000_000  # comparisons up to which flipped and turned copies are searched, too
 _MAX_COMPARISONS = 3_000_000_000  # of larger sets every n-th image is compared
 _BLOCK, _TRAIN_BLOCK = 256, 8192
