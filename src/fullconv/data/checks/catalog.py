@@ -199,8 +199,8 @@ CHECKS = (
           evidence="a tenth of all shapes (at least three) pass the edges by more than a fifth of the image, or all lie "
                    "in its first hundredth, or some lie wholly outside"),
     Check("several-annotations", "warning", "images are annotated several times", "Keep one of each.", "format",
-          evidence="by several people (Label Studio), twice in the file (CVAT), or in several files (LabelMe); the ground "
-                   "truth, the file of its name, or the first counts"),
+          evidence="by several people (Label Studio), twice in the file (CVAT), or in several files (LabelMe); the "
+                   "ground truth, the file of its name, or the first counts"),
     Check("several-labels", "warning", "shapes have several labels (Label Studio); the first counts", "Keep one.", "format"),
     Check("path-mended", "note", "annotations have a wrong path for their image; the image of that name was taken", "",
           "format"),

@@ -4,7 +4,7 @@
 masks. A format of drawn shapes has `find_files` and `parse` instead, and `drawn` does the rest.
 """
 
-from fullconv.data.formats.base import FormatResult
+from fullconv.data.formats.format import FormatResult
 from fullconv.data.formats.rasterize import DrawnMask
 from fullconv.data.formats.registry import FORMATS, detect, enter_root, read
 from fullconv.data.formats.shape_issues import BoundsCheck

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fullconv.data.class_files import VOID_NAME
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder, walk
-from fullconv.data.formats.base import FormatResult, split_of
+from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.json_io import objects_in
 from fullconv.data.formats.pairs import pair_by_split
 from fullconv.data.samples import Colors, Sample

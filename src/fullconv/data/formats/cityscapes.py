@@ -5,7 +5,7 @@ from __future__ import annotations
 from fullconv.data.class_files import VOID_NAME
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats.base import FormatResult
+from fullconv.data.formats.format import FormatResult
 from fullconv.data.formats.pairs import pair_by_split
 from fullconv.dataset_constants import LABELS
 

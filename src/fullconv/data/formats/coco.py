@@ -11,8 +11,8 @@ from typing import Any
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats.base import FormatResult, split_in
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
+from fullconv.data.formats.format import FormatResult, split_in
 from fullconv.data.formats.image_index import ImageIndex, unique
 from fullconv.data.formats.json_io import number, read_json, size
 from fullconv.data.formats.rasterize import Shape, rotated_box, unpack_rle

@@ -11,8 +11,8 @@ import numpy as np
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats.base import FormatResult, split_of
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
+from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.image_index import ImageIndex, unique
 from fullconv.data.formats.json_io import number, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box

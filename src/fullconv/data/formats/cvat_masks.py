@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from fullconv.data.class_files import VOID_NAME
 from fullconv.data.config import SPLITS, DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats.base import FormatResult, split_of
 from fullconv.data.formats.file_lists import report_overlap
+from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.voc import listed_stem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from fullconv.data.config import Boxes, DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats.base import Format, FormatResult
 from fullconv.data.formats.class_names import ClassNames
+from fullconv.data.formats.format import Format, FormatResult
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.rasterize import DrawnMask, Shape
 from fullconv.data.formats.shape_issues import ShapeIssues

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import IMAGE_SUFFIXES, Folder, is_junk
-from fullconv.data.formats.base import FormatResult, split_in
+from fullconv.data.formats.format import FormatResult, split_in
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.pairs import MASK_SUFFIXES, SplitFolders, read_pairs, split_folders
 from fullconv.data.samples import MaskFile, Sample

@@ -15,8 +15,8 @@ import numpy as np
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder, walk
-from fullconv.data.formats.base import FormatResult, split_of
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
+from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.json_io import objects_in, points, read_object
 from fullconv.data.formats.rasterize import PackedMask, Shape

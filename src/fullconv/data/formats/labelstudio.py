@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import IMAGE_SUFFIXES, Folder
-from fullconv.data.formats.base import FormatResult
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
+from fullconv.data.formats.format import FormatResult
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.json_io import MAX_COORDINATE, numbers, objects_in, points, read_json, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box

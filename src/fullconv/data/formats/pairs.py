@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fullconv.data.config import SPLITS, DataSettings
 from fullconv.data.files import Folder, ImageFiles, is_glob
-from fullconv.data.formats.base import SPLIT_NAMES, Format, FormatResult, split_of
+from fullconv.data.formats.format import SPLIT_NAMES, Format, FormatResult, split_of
 from fullconv.data.formats.suggest import suggest_pairing
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.errors import DataError

@@ -20,8 +20,8 @@ from fullconv.data.formats import (
     supervisely,
     voc,
 )
-from fullconv.data.formats.base import Format, FormatResult
 from fullconv.data.formats.drawn import drawn
+from fullconv.data.formats.format import Format, FormatResult
 from fullconv.data.formats.suggest import suggest_layout
 from fullconv.errors import DataError, nearest
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder, walk
-from fullconv.data.formats.base import FormatResult, split_of
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
+from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.json_io import number, objects_in, points, read_object, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fullconv.data.config import SPLITS, DataSettings
 from fullconv.data.files import Folder, ImageFiles
-from fullconv.data.formats.base import FormatResult
 from fullconv.data.formats.file_lists import report_overlap
+from fullconv.data.formats.format import FormatResult
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import read_list, text_stem
