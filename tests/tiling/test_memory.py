@@ -20,7 +20,7 @@ import tempfile
 import numpy as np
 import torch
 import fullconv
-from fullconv.system import retain_freed
+from fullconv.system import malloc_trim, retain_freed
 from fullconv.nn import build
 from fullconv.tiling import memory
 
@@ -44,7 +44,7 @@ def status(key):
 image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 segmenter.predict(image[:96, :96], tile="none")  # code is loaded, weights are in the kernels' order
 gc.collect()
-memory.malloc_trim()
+malloc_trim()
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")
 before = status("VmRSS")
