@@ -198,7 +198,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_pa
     refused(tiny, source, source, r"is the raster itself, which would be replaced")
     refused(tiny, source, tmp_path / "labels.png", r"is a GeoTIFF\. Use a name that ends in \.tif")
     refused(tiny, source, out, r"written as GeoPackage or GeoJSON\. Use a name", polygons=tmp_path / "patches.shp")
-    refused(tiny, source, out, r"tile is \"auto\", \"none\" or a number", tile=0)
+    refused(tiny, source, out, r"tile must be \"auto\", \"none\" or a number", tile=0)
     half = narrow("fcn8s", 0.25, "tiny")
     half.card.scale = 0.5
     refused(half, source, out, r"works at 0\.5 of an image's resolution.*Resample the raster")
