@@ -205,7 +205,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_pa
     half.card.scale = 1.0
     refused(half.with_options(blend=True), source, out, r"exact tiles only: omit --blend")
     gated = Segmenter.from_network(build("fcn8s", backbone="mobilenetv3_large_100", num_classes=3), CLASSES)
-    refused(gated, source, out, r"too large for the memory allowed.*SqueezeExcite", NetworkError, memory=1000)
+    refused(gated, source, out, r"too large for its memory budget.*SqueezeExcite", NetworkError, memory=1000)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         predict_raster(tiny, source, tmp_path / "file" / "labels.tif")
