@@ -57,7 +57,8 @@ __all__ = [
 ]
 
 
-__getattr__, _names = attach(__name__, _PUBLIC)
+if not TYPE_CHECKING:  # else every name would exist for type checkers
+    __getattr__, _names = attach(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

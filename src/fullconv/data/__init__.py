@@ -66,6 +66,7 @@ __all__ = [
     "write_config",
 ]
 
-__getattr__, __dir__ = attach(
-    __name__, {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
-)
+if not TYPE_CHECKING:  # else every name would exist for type checkers
+    __getattr__, __dir__ = attach(
+        __name__, {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+    )

@@ -157,4 +157,5 @@ __all__ = [
     "versions",
 ]
 
-__getattr__, __dir__ = attach(__name__, _PUBLIC)
+if not TYPE_CHECKING:  # else every name would exist for type checkers
+    __getattr__, __dir__ = attach(__name__, _PUBLIC)

@@ -44,13 +44,14 @@ __all__ = [
     "tree_leaves",
 ]
 
-__getattr__, _ = attach(
-    __name__,
-    dict.fromkeys(
-        ("EXAMPLE_SIZE", "NetworkTrace", "chain", "operation", "trace", "trace_graph", "trace_network"),
-        "fullconv.geometry.graph",
+if not TYPE_CHECKING:  # else every name would exist for type checkers
+    __getattr__, _ = attach(
+        __name__,
+        dict.fromkeys(
+            ("EXAMPLE_SIZE", "NetworkTrace", "chain", "operation", "trace", "trace_graph", "trace_network"),
+            "fullconv.geometry.graph",
+        )
+        | dict.fromkeys(("WindowSpec", "per_dim"), "fullconv.geometry.rules")
+        | dict.fromkeys(("LayerGeometry", "shared"), "fullconv.geometry.tracer")
+        | dict.fromkeys(("OTHER", "TensorInfo", "X", "Y", "map_aggregate", "tree_leaves"), "fullconv.geometry.value"),
     )
-    | dict.fromkeys(("WindowSpec", "per_dim"), "fullconv.geometry.rules")
-    | dict.fromkeys(("LayerGeometry", "shared"), "fullconv.geometry.tracer")
-    | dict.fromkeys(("OTHER", "TensorInfo", "X", "Y", "map_aggregate", "tree_leaves"), "fullconv.geometry.value"),
-)

@@ -61,12 +61,13 @@ __all__ = [
     "upsamples_by_size",
 ]
 
-__getattr__, _ = attach(
-    __name__,
-    {
-        "Divergence": "fullconv.tiling.debug",
-        "find_divergence": "fullconv.tiling.debug",
-        **dict.fromkeys(("RowExecutor", "RowGraph", "upsample_rows"), "fullconv.tiling.streaming.executor"),
-        "UnsupportedOpError": "fullconv.tiling.streaming.lowering",
-    },
-)
+if not TYPE_CHECKING:  # else every name would exist for type checkers
+    __getattr__, _ = attach(
+        __name__,
+        {
+            "Divergence": "fullconv.tiling.debug",
+            "find_divergence": "fullconv.tiling.debug",
+            **dict.fromkeys(("RowExecutor", "RowGraph", "upsample_rows"), "fullconv.tiling.streaming.executor"),
+            "UnsupportedOpError": "fullconv.tiling.streaming.lowering",
+        },
+    )
