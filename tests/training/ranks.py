@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from runs import SMALL
-from torch import nn
 
 from fullconv.data import open_dataset
 from fullconv.data.loader import Batch
@@ -29,8 +28,6 @@ from fullconv.training import run
 from fullconv.training.config import resolve_defaults
 from fullconv.training.console import Console, NullConsole
 from fullconv.training.distributed import (
-    all_reduce_gradients,
-    convert_sync_batchnorm,
     evaluate_distributed,
     init_distributed,
 )
@@ -95,27 +92,6 @@ def first_gradient(data: str, settings: dict[str, Any]) -> dict[str, Any]:
         value = train_step.backward(new_state(network, recipe), batches)
         gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
         running = {name: b.flatten().tolist() for name, b in network.named_buffers() if "running" in name}
-    return {"loss": value, "gradients": gradients, "running": running}
-
-
-def normalized() -> dict[str, Any]:
-    """Return value, gradients and running statistics of a smooth network with synchronised batch norms.
-
-    Smooth, as a ReLU whose input is 0 but for rounding may go either way.
-    """
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(5, 3, 9, 8, generator=generator) * 4 + 10
-    torch.manual_seed(1)
-    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4))
-    with init_distributed("cpu") as processes:
-        convert_sync_batchnorm(network, processes)
-        loss = (network(x[processes.rank :: processes.world_size]).sin() ** 2).sum()
-        loss.backward()
-        all_reduce_gradients(network, processes)
-        value = float(processes.all_reduce(loss.detach().clone()))
-    gradients = {name: p.grad.flatten().tolist() for name, p in network.named_parameters() if p.grad is not None}
-    running = {name: b.flatten().tolist() for name, b in network.named_buffers()}
     return {"loss": value, "gradients": gradients, "running": running}
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks
+import torch
 import torch.distributed as dist
 from runs import SMALL, identity, lines, state
 
-from fullconv.errors import RecipeError, RunError
+from fullconv.errors import NetworkError, RecipeError, RunError
 from fullconv.training import train
-from fullconv.training.distributed import Distributed, init_distributed, rank_device, rendezvous
+from fullconv.training.distributed import Distributed, convert_sync_batchnorm, init_distributed, rank_device, rendezvous
 from synthetic.shapes import make_shapes
 
 STEADY = {"norm": "none", "batch_size": 6, "crop": "64x64", "epochs": 20}
@@ -78,10 +79,11 @@ def assert_alike(found: dict, wanted: dict) -> None:
             np.testing.assert_allclose(found[kind][name], numbers, rtol=1e-4, atol=2e-4 * np.abs(numbers).max() + 1e-5)
 
 
-def test_synchronized_batch_norms_see_the_global_batch(start, tmp_path):
-    alone = ranks.normalized()
-    for result in start(2, tmp_path, ranks.normalized).results():
-        assert_alike(result, alone)
+def test_sync_batchnorm_on_several_cpu_ranks_is_refused():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    with pytest.raises(NetworkError, match=r"sync_batchnorm = true needs CUDA.* Remove the setting\."):
+        convert_sync_batchnorm(network, Distributed(world_size=2))
+    convert_sync_batchnorm(network, Distributed())  # one rank's batch is the global batch
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullconv.data import Dataset, Sample, check_classes, match_heads
@@ -351,98 +350,24 @@ def all_reduce_flat(tensors: Sequence[Tensor], own: Distributed) -> None:
 
 
 def convert_sync_batchnorm(network: nn.Module, own: Distributed) -> None:
-    """Let every batch norm in training mode normalize over the global batch.
-
-    torch's SyncBatchNorm refuses the CPU, where `_SyncBatchNormCPU` does the same.
+    """Let every batch norm in training mode normalize over the global batch; on CUDA only, as torch's does.
 
     Raises:
-        NetworkError: The network has no batch norm, or one that cannot be synchronized.
+        NetworkError: The network has no batch norm, or is on the CPU and not alone.
     """
-    norms = {name: m for name, m in network.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    if not norms:
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         raise NetworkError(
             "sync_batchnorm = true does nothing in this network: it has no batch norm. Remove the setting."
         )
     if own.world_size == 1:
         return  # the global batch is this process's
-    if next(network.parameters()).is_cuda:
-        from timm.layers.norm_act import convert_sync_batchnorm as convert
+    if not next(network.parameters()).is_cuda:
+        raise NetworkError(
+            "sync_batchnorm = true needs CUDA: torch does not synchronize batch norms on the CPU. Remove the setting."
+        )
+    from timm.layers.norm_act import convert_sync_batchnorm as convert
 
-        convert(network)  # type: ignore[no-untyped-call]
-        return
-    for name, norm in norms.items():
-        if type(norm) is not nn.BatchNorm2d:
-            raise NetworkError(
-                f"{name} is a {type(norm).__name__}, which cannot be synchronized on the CPU. Remove sync_batchnorm."
-            )
-        parent, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, _SyncBatchNormCPU.of(norm, own))
-
-
-class _SyncBatchNormCPU(nn.BatchNorm2d):
-    """A BatchNorm2d over the batch of all processes."""
-
-    dist: Distributed
-
-    @classmethod
-    def of(cls, norm: nn.BatchNorm2d, own: Distributed) -> _SyncBatchNormCPU:
-        """Replace a batch norm: the same parameters and statistics under the same names."""
-        synced = cls.__new__(cls)
-        synced.__dict__ = {**norm.__dict__, "dist": own}
-        return synced
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize (N, C, H, W)."""
-        if not self.training:
-            return super().forward(x)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        result: Tensor = _Normalize.apply(x, self.weight, self.bias, self, momentum)
-        return result
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> nn.BatchNorm2d:
-        """Copy as a plain batch norm: copies are for timing in this process alone."""
-        plain = nn.BatchNorm2d(self.num_features, self.eps, self.momentum)
-        plain.load_state_dict(self.state_dict())
-        return plain.train(self.training)
-
-
-class _Normalize(torch.autograd.Function):
-    """Normalize by the global mean and variance, through which the gradient is global, too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: _SyncBatchNormCPU, momentum: float) -> Tensor:
-        count = x.numel() // x.shape[1]
-        var, mean = (value.double() for value in torch.var_mean(x.float(), dim=(0, 2, 3), correction=0))
-        # In float64: the square of the mean is subtracted.
-        sums = torch.stack([torch.full_like(mean, count), mean * count, (var + mean**2) * count])
-        total, first, second = norm.dist.all_reduce(sums)
-        mean = first / total
-        var = (second / total - mean**2).clamp(min=0)
-        scale = torch.rsqrt(var + norm.eps)
-        unbiased = var * total / (total - 1).clamp(min=1)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
-        ctx.save_for_backward(x, weight, mean.float(), scale.float(), total)
-        ctx.dist = norm.dist
-        return F.batch_norm(x, mean.float(), var.float(), weight, bias, eps=norm.eps)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, total = ctx.saved_tensors
-        upstream32 = upstream.float()
-        normal = (x.float() - mean[:, None, None]) * scale[:, None, None]
-        bias_gradient = upstream32.sum(dim=(0, 2, 3))
-        weight_gradient = (upstream32 * normal).sum(dim=(0, 2, 3))
-        sums = ctx.dist.all_reduce(torch.stack([bias_gradient, weight_gradient]).double()) / total
-        along, across = sums.float()[:, :, None, None]
-        gradient = (upstream32 - along - normal * across) * (weight * scale)[:, None, None]
-        return gradient.to(x.dtype), weight_gradient, bias_gradient, None, None
+    convert(network)  # type: ignore[no-untyped-call]
 
 
 def evaluate_distributed(
