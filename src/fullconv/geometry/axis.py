@@ -29,7 +29,7 @@ class Axis:
     jump: Fraction
     """Pixels from one cell to the next."""
     offset: Fraction
-    """Centre of cell 0; the midpoint where branches disagree."""
+    """Center of cell 0 in pixels, which is the phase of an upsampling to them; the midpoint where branches disagree."""
     rf_start: Fraction
     """First pixel that cell 0 may read."""
     rf_end: Fraction
@@ -263,9 +263,10 @@ def crop_between(reference: Axis, other: Axis) -> int:
 def halo(y: Axis, x: Axis, align: int) -> tuple[int, int, int, int]:
     """Return how many pixels a tile needs around its core: (left, top, right, bottom), multiples of ``align``.
 
-    The core begins and ends on multiples of ``align`` pixels. With this halo all cells whose centre lies in the core
-    (``start <= centre < end``), and one more cell on each side for the bilinear upsampling of the core's pixels, are
-    those of the whole image.
+    This is the figure for any core; `fullconv.tiling.plan.plan_axis` computes each tile's window from the cells that it
+    holds, which may need less. The core begins and ends on multiples of ``align`` pixels. With this halo all cells whose
+    center lies in the core (``start <= center < end``), and one more cell on each side for the bilinear upsampling of the
+    core's pixels, are those of the whole image.
 
     Args:
         y: Rows of the score map.

@@ -1,4 +1,4 @@
-"""From settings, or from a card and its weights, to a network. What does not go together is refused by name."""
+"""From settings, or from a card and its weights, to a network; incompatible settings raise an error that names them."""
 
 from __future__ import annotations
 

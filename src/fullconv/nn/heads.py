@@ -81,7 +81,7 @@ class SkipHead(Head):
     """Score features at several strides and sum the scores from coarse to fine.
 
     Args:
-        channels: Feature channels by stride; ``{8: 256, 16: 512, 32: 4096}`` makes FCN-8s.
+        channels: Feature channels by stride; ``{8: 256, 16: 512, 32: 4096}`` makes FCN-8s on VGG-16.
         num_classes: Number of classes K.
         phases: By stride, where coarse cell 0 lies among the cells of the next finer stride.
         learned: Train the upsampling between strides.
@@ -281,7 +281,7 @@ def final_crop(scores: Geometry, factor: int, kernel: int) -> int:
 
 
 def _zero_score(channels: int, num_classes: int) -> nn.Conv2d:
-    """Return a 1x1 score layer that starts at exactly 0, as the release's does for want of a filler."""
+    """Return a 1x1 score layer that starts at exactly 0, as in the release, which defines no weight filler."""
     layer = nn.Conv2d(channels, num_classes, 1)
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

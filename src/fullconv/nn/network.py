@@ -24,6 +24,10 @@ Scores = Tensor | dict[str, Tensor]
 class Network(nn.Module):
     """A fully convolutional network in two halves: `scores`, and `upsample` to the image's size.
 
+    ``stride`` and ``receptive_field`` are those of the coarsest features, as papers count them; ``score_stride`` is that of
+    the scores, whose first cell lies on pixel ``geometry.y.offset``, the phase of the last upsampling. ``halo`` (left, top,
+    right, bottom) is the border that makes a tile exact, None if a layer sees the whole image.
+
     Args:
         variant: Name in `VARIANTS`.
         backbone: Features by stride.
@@ -62,7 +66,7 @@ class Network(nn.Module):
         )
         self.min_size = self.spec.min_size
         self.missing_keys: list[str] = []
-        """Names of the tensors that are not of the model file from which the network was started."""
+        """Names of the tensors that were not in the model file given as ``weights``."""
 
     @property
     def classes_by_head(self) -> dict[str, int]:
@@ -77,7 +81,7 @@ class Network(nn.Module):
         """Map (N, C, H, W) float, any H, W >= 1, to scores (N, K, h, w) at `score_stride`, or a dict by head.
 
         Raises:
-            InputError: It is no such tensor.
+            InputError: ``x`` is not such a tensor.
         """
         if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
             given = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
@@ -91,16 +95,20 @@ class Network(nn.Module):
         rows: tuple[int, int] | None = None,
         working: tuple[int, int] | None = None,
         *,
-        clamp: bool = True,
+        check: bool = True,
     ) -> Scores:
         """Upsample scores to logits at the image's size.
+
+        By a fixed factor and phase, or by the image's size (torchvision's networks, or a rescaled image). With gradients
+        the fixed case is two matrix products, whose sums may round differently; without, any rows have the bits of the
+        whole.
 
         Args:
             scores: (N, K, h, w), or a dict of them by head.
             size: (H, W) of the result.
-            rows: (a, b): only these rows of the result; the same bits as those of the whole.
+            rows: (a, b): only these rows of the result.
             working: Size of the image that the scores were computed on, if it is not ``size``.
-            clamp: Refuse rows outside the result. Scores that were cut out of a taller map have rows above 0.
+            check: Refuse rows outside the result. Scores that were cut out of a taller map have rows below 0.
 
         Returns:
             (N, K, H, W) or (N, K, b - a, W), or a dict of them.
@@ -108,10 +116,10 @@ class Network(nn.Module):
         Raises:
             InputError: The rows are outside the result.
         """
-        if clamp:
+        if check:
             check_rows(rows, size)
         if isinstance(scores, dict):
-            return {k: cast(Tensor, self.upsample(s, size, rows, working, clamp=False)) for k, s in scores.items()}
+            return {k: cast(Tensor, self.upsample(s, size, rows, working, check=False)) for k, s in scores.items()}
         a, b = rows if rows is not None else (0, size[0])
         height, width = scores.shape[-2:]
         if self.spec.upsample_mode == "size" or working not in (None, size):

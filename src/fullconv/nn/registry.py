@@ -37,7 +37,7 @@ class Variant:
     size_divisor: int = 32
     """Images are padded right and bottom with their mean to a multiple of this, the coarsest stride."""
     min_size: int = 64
-    """And to at least this, so that no inner map is one cell wide: bf16 convolutions of oneDNN are wrong there."""
+    """And to at least this size, so that no inner map is one cell wide: oneDNN's bf16 convolutions return garbage there."""
     backbone: str | None = None
     """The only backbone of a published network."""
     num_classes: int | Mapping[str, int] | None = None

@@ -39,7 +39,7 @@ def upsample_rows(
     a, b = rows
     if not upsamples_by_size(network):
         shift = first * network.score_stride
-        return cast(Tensor, network.upsample(scores, size, (a - shift, b - shift), clamp=False))
+        return cast(Tensor, network.upsample(scores, size, (a - shift, b - shift), check=False))
     down = half_pixel_coords(a, b, total, size[0], scores.device)
     across = half_pixel_coords(0, size[1], scores.shape[-1], size[1], scores.device)
     return interp2d(scores, down - first, across, network.border)
