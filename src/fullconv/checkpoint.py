@@ -29,9 +29,6 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
     """Write a checkpoint; the one before is kept as ``previous``.
 
     At every moment one of the two is intact, so a kill loses at most the newest.
-
-    Raises:
-        OutputError: It cannot be written; the earlier ones are untouched.
     """
     last, fresh = folder / "last", folder / ".fresh"
     write_state(fresh, tensors, state)
@@ -51,11 +48,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write the state of a run into one file, with a checksum over all of it.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
+    """Write the state of a run into one file, with a checksum over all of it."""
     cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(state)
     weights, checksum = _hashes(cpu, text)
@@ -63,11 +56,7 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, A
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_state` wrote.
-
-    Raises:
-        ModelFileError: The file is missing, not a checkpoint, or damaged.
-    """
+    """Read what `write_state` wrote."""
     _, metadata = read_header(path)
     try:
         state = json.loads(metadata[STATE_KEY])
@@ -94,11 +83,7 @@ def write_best(folder: Path, step: int, card: Card, tensors: Mapping[str, Tensor
 
 
 def read_best(folder: Path, step: int) -> dict[str, Tensor]:
-    """Read the best weights.
-
-    Raises:
-        ModelFileError: The file is missing or damaged.
-    """
+    """Read the best weights."""
     return read_model(best_file(folder, step))[1]
 
 
@@ -114,9 +99,6 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], st
 
     Returns:
         Tensors, state, and a sentence if something newer was damaged; None if there is no checkpoint.
-
-    Raises:
-        RunError: All checkpoints are damaged.
     """
     problems: list[str] = []
     without_best: tuple[str, dict[str, Tensor], dict[str, Any]] | None = None

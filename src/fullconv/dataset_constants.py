@@ -101,9 +101,6 @@ def data_toml(name: str) -> str:
     Args:
         name: A key of `LABELS`. PASCAL-Context's are the 60 classes of the paper, not the 459 that it annotates.
 
-    Raises:
-        DataError: There is no such dataset; the message names the nearest.
-
     >>> print(data_toml("camvid").splitlines()[0])
     classes = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
     """

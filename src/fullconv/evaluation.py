@@ -163,11 +163,7 @@ class Report:
         }
 
     def save_per_image(self, path: str | Path) -> None:
-        """Write a CSV with a row per image and class: ``image,class,tp,fp,fn``, in pixels.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Write a CSV with a row per image and class: ``image,class,tp,fp,fn``, in pixels."""
         save_per_image({"": self}, path)
 
     def __str__(self) -> str:
@@ -203,11 +199,7 @@ def _stack(rows: Sequence[Counts]) -> Counts:
 
 
 def save_per_image(reports: Mapping[str, Report], path: str | Path) -> None:
-    """Write a CSV with a row per image and class, in pixels; with a column ``head`` where there are several.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
+    """Write a CSV with a row per image and class, in pixels; with a column ``head`` where there are several."""
     several = len(reports) > 1
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -243,9 +235,6 @@ class MetricAccumulator:
             mask: Ground truth, (H, W).
             label_map: Prediction, (H, W).
             where: File to name in an error.
-
-        Raises:
-            DataError: Sizes differ, or a value is not a class.
         """
         if mask.shape != label_map.shape:
             raise DataError(
@@ -263,11 +252,7 @@ class MetricAccumulator:
         self.per_image[name] = count(confusion)
 
     def report(self, where: str) -> Report:
-        """Return the scores.
-
-        Raises:
-            DataError: Every image failed.
-        """
+        """Return the scores."""
         if self.failed and not self.per_image:
             error = DataError(
                 f"{where}: none of {plural(len(self.failed), 'image')} could be scored. The first:"
@@ -335,21 +320,7 @@ def evaluate(
 def evaluate_heads(
     segmenter: Segmenter, data: Dataset, split: str = "val", *, head: str | None = None, **options: Any
 ) -> dict[str, Report]:
-    """Score every head of a model for which the data have masks; each image is predicted once.
-
-    Args:
-        segmenter: The model.
-        data: A data set.
-        split: "train", "val", "test" or "all".
-        head: Only this one.
-        options: Those of `evaluate`.
-
-    Returns:
-        Scores by head; "" for a model with one.
-
-    Raises:
-        DataError, InputError: As `evaluate`.
-    """
+    """Score every head of a model for which the data have masks; each image is predicted once."""
     return _evaluate(segmenter, data, split, match_heads(segmenter.card, data, head), **options)
 
 

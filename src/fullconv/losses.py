@@ -44,9 +44,6 @@ AllReduce = Callable[[Tensor], Tensor]
 def parse_loss(text: str) -> tuple[tuple[float, str], ...]:
     """Parse a sum of losses into pairs of factor and name.
 
-    Raises:
-        RecipeError: A term is unknown (the nearest is named), repeated, or has no factor above 0.
-
     >>> parse_loss("cross_entropy + 0.5 * dice")
     ((1.0, 'cross_entropy'), (0.5, 'dice'))
     """

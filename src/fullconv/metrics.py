@@ -169,11 +169,7 @@ def mean_accuracy(confusion: NDArray[np.int64] | Counts) -> float:
 
 
 def mean_iou(confusion: NDArray[np.int64] | Counts, policy: Policy = "nan") -> float:
-    """Mean of `iou` over the classes of the policy.
-
-    Raises:
-        InputError: There is no such policy.
-    """
+    """Mean of `iou` over the classes of the policy."""
     return float(mean_ious(confusion, policy))
 
 
@@ -194,11 +190,7 @@ def freq_weighted_iou(confusion: NDArray[np.int64] | Counts) -> float:
 
 
 def check_policy(policy: str) -> Policy:
-    """Check a policy's name.
-
-    Raises:
-        InputError: There is none of this name; the message names the nearest.
-    """
+    """Check a policy's name."""
     for known in POLICIES:
         if policy == known:
             return known

@@ -160,9 +160,6 @@ def parse_recipe(settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Args:
         settings: By name; nested tables as mappings, or dotted ("head.fc").
         where: Source of the settings, for the message.
-
-    Raises:
-        RecipeError: A name is unknown (the message suggests the nearest) or a value is not allowed.
     """
     nested: dict[str, Any] = {}
     for key, value in settings.items():
@@ -196,11 +193,7 @@ def _describe(error: ValidationError) -> str:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Parse one ``key=value`` of ``--set``; the value is TOML where it parses as such, else a string.
-
-    Raises:
-        RecipeError: There is no "=".
-    """
+    """Parse one ``key=value`` of ``--set``; the value is TOML where it parses as such, else a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {text}: write it as key=value, for example --set optimizer=sgd.")
@@ -211,11 +204,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        RecipeError: It is missing or not TOML; the message names the line.
-    """
+    """Read a TOML file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

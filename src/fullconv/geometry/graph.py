@@ -76,9 +76,6 @@ def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
         module: Any network that takes one tensor; it runs in evaluation mode.
         example: (N, C, H, W), large enough for at least 2x2 cells in the smallest inner map: (1, 3, 64, 96) for
             stride 32. On the network's device; with both on "meta" nothing is computed.
-
-    Raises:
-        NetworkError: The network cannot be traced, or branches with different strides meet.
     """
     tracer, graph = _trace(module, example)
     height, width = int(example.shape[-2]), int(example.shape[-1])

@@ -45,11 +45,7 @@ _VGG = re.compile(r"vgg(11|13|16|19)(_bn)?(\.\w+)?")
 
 
 def check_backbone(name: str) -> None:
-    """Check that there is a backbone of a name.
-
-    Raises:
-        NetworkError: There is none; the message names the nearest.
-    """
+    """Check that there is a backbone of a name."""
     if name in _BUILTIN or _VGG.fullmatch(name):
         return
     plain = name.split(".")[0]
@@ -72,23 +68,7 @@ def build_backbone(
     width: float = 1.0,
     output_stride: int = 32,
 ) -> nn.Module:
-    """Build a backbone by name.
-
-    Args:
-        name: "tiny", a timm model, "alexnet" or "googlenet".
-        strides: Strides of the features to return.
-        in_channels: Channels of the image; pretrained stems are adapted.
-        weights: None, "imagenet" (downloaded unless it is cached), or a file of the classifier's weights.
-        fc: On VGG and AlexNet, whether fc6 and fc7 follow.
-        dropout: After fc6 and fc7.
-        norm: Normalization of `tiny`, "batch" or "none".
-        width: Multiplier of channels, for tests and small machines.
-        output_stride: 8 or 16 dilates the last stages instead of striding.
-
-    Raises:
-        NetworkError: There is no such backbone, or it is unsuitable.
-        WeightsError: Its weights are not available.
-    """
+    """Build a backbone by name."""
     if norm != "batch" and name != "tiny":
         raise NetworkError(f"norm = '{norm}' is for the backbone tiny; {name} has its own normalization. Omit it.")
     if weights is not None and width != 1:
@@ -153,15 +133,7 @@ class TapSequential(nn.Module):
 
 
 def tiny(strides: Sequence[int], in_channels: int = 3, norm: str = "batch", width: float = 1.0) -> TapSequential:
-    """Build pairs of 3x3 convolutions with ReLU, the first of a pair with stride 2: five halvings, 0.4 M parameters.
-
-    Args:
-        strides: Strides of the features, among 2, 4, 8, 16 and 32.
-        in_channels: Channels of the image.
-        norm: "batch" puts a batch norm after every convolution; "none" omits it, so that every image of a batch is
-            computed by itself.
-        width: Multiplier of the channels 16, 32, 64, 96, 128.
-    """
+    """Build pairs of 3x3 convolutions with ReLU, the first of a pair with stride 2: five halvings, 0.4 M parameters."""
     widths = [max(4, round(c * width)) for c in (16, 32, 64, 96, 128)]
     stages, before = nn.ModuleList(), in_channels
     for channels in widths[: max(strides).bit_length() - 1]:
@@ -221,12 +193,6 @@ def _pools(features: nn.Sequential, fc: nn.Sequential | None, strides: Sequence[
 
     timm's "features" at strides 8 and 16 are the convolutions before the next pool (conv4_3, conv5_3): another network.
 
-    Args:
-        features: The classifier's convolutional part.
-        fc: fc6 and fc7 as convolutions, or None to return the last pool itself.
-        strides: Strides of the features, the coarsest included.
-        first: Stride of the first pool's output.
-
     Source: Long et al., CVPR 2015, section 4.1; the Caffe release scores pool3 (256) and pool4 (512).
     """
     taps, channels, stride, width = {}, {}, first, 0
@@ -272,12 +238,7 @@ def he_init(module: nn.Module) -> None:
 
 
 class TimmBackbone(nn.Module):
-    """A timm encoder in its ``features_only`` form.
-
-    Args:
-        body: timm's feature extractor; returns a list of maps.
-        strides: Strides of the features to return.
-    """
+    """A timm encoder in its ``features_only`` form."""
 
     def __init__(self, body: nn.Module, strides: Sequence[int]) -> None:
         super().__init__()
@@ -329,12 +290,7 @@ _TIMM_ERRORS = (
 def _build_timm(
     name: str, strides: Sequence[int], in_channels: int, file: Path | None, width: float, output_stride: int
 ) -> TimmBackbone:
-    """Build a timm encoder.
-
-    Raises:
-        NetworkError: It is unsuitable; the message names the nearest in size that is not.
-        WeightsError: The file holds other weights.
-    """
+    """Build a timm encoder."""
     settings: dict[str, Any] = {"in_chans": in_channels}
     family = name.split(".")[0]
     if width != 1 and re.fullmatch(r"resnet\d+", family):

@@ -34,11 +34,7 @@ class PretrainedCfg:
 
 
 def pretrained_cfg(backbone: str) -> PretrainedCfg:
-    """Return where the ImageNet weights of a backbone are published.
-
-    Raises:
-        WeightsError: There are none.
-    """
+    """Return where the ImageNet weights of a backbone are published."""
     if backbone in ("alexnet", "googlenet"):
         from torchvision.models import AlexNet_Weights, GoogLeNet_Weights
 
@@ -63,24 +59,12 @@ def pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float
 
 
 def is_cached(backbone: str) -> bool:
-    """Return whether the published weights of a backbone are cached.
-
-    Raises:
-        WeightsError: There are none.
-    """
+    """Return whether the published weights of a backbone are cached."""
     return (cache_folder() / "weights" / pretrained_cfg(backbone).filename).is_file()
 
 
 def resolve_weights(backbone: str, weights: str | Path) -> Path:
-    """Return the file of a backbone's weights, downloading published ones unless they are cached.
-
-    Args:
-        backbone: Its name.
-        weights: "imagenet" or a path.
-
-    Raises:
-        WeightsError: The file is missing and cannot be downloaded; the message names the file, and where it would go.
-    """
+    """Return the file of a backbone's weights, downloading published ones unless they are cached."""
     if str(weights) != "imagenet":
         path = Path(weights)
         if not path.is_file():
@@ -92,11 +76,7 @@ def resolve_weights(backbone: str, weights: str | Path) -> Path:
 
 
 def download(published: PretrainedCfg, target: Path, instead: str = ", or use --weights none") -> Path:
-    """Download a published file, printing first what, how large and under which license.
-
-    Raises:
-        WeightsError: Downloads are forbidden by FULLCONV_OFFLINE=1, or it fails.
-    """
+    """Download a published file, printing first what, how large and under which license."""
     by_hand = f"Put {published.url} at {target}{instead}."
     if os.environ.get("FULLCONV_OFFLINE", "") not in ("", "0"):
         raise WeightsError(
@@ -129,10 +109,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read tensors by name from `.safetensors` or a PyTorch file, running no code from the file.
 
     Wrapped files ({"model_state_dict": ...}, {"state_dict": ...}, {"model": ...}) are unwrapped.
-
-    Raises:
-        WeightsError: The file holds something else than tensors.
-        ModelFileError: A damaged safetensors file.
     """
     if path.suffix == ".safetensors":
         return modelfile.read_tensors(path)
@@ -158,18 +134,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_state_dict(
     module: nn.Module, file: Path, names: Mapping[str, str], what: str, stored: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Load a classifier's file into a backbone: rename prefixes, view to shape, skip what the backbone lacks.
-
-    Args:
-        module: The backbone.
-        file: Weights of a whole classifier.
-        names: Prefix in the file -> prefix in the backbone.
-        what: Name for messages.
-        stored: The file's tensors, if they were read already.
-
-    Raises:
-        WeightsError: A tensor of the backbone is missing, has another size, or is not finite.
-    """
+    """Load a classifier's file into a backbone: rename prefixes, view to shape, skip what the backbone lacks."""
     tensors = {}
     for key, value in (read_weights(file) if stored is None else stored).items():
         prefix, _, last = key.rpartition(".")

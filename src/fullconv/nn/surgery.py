@@ -142,9 +142,6 @@ def append_mean_channels(weight: Tensor, in_channels: int) -> Tensor:
     """Give a stem's weights (O, 3, h, w) further input channels: the first three stay, each further one is their mean.
 
     So the release initialized its network of color and depth: depth has an effect from the first step on.
-
-    Raises:
-        ValueError: There would be fewer channels than before.
     """
     further = in_channels - weight.shape[1]
     if further < 0:
@@ -154,11 +151,7 @@ def append_mean_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def expand_score(tensor: Tensor, num_classes: int) -> Tensor:
-    """Give a score layer's weights (K, ...) or biases (K,) more classes: the first K rows stay, the others are 0.
-
-    Raises:
-        ValueError: There would be fewer classes than before.
-    """
+    """Give a score layer's weights (K, ...) or biases (K,) more classes: the first K rows stay, the others are 0."""
     if num_classes < len(tensor):
         raise ValueError(f"a score layer of {len(tensor)} classes cannot be expanded to {num_classes}.")
     expanded = tensor.new_zeros(num_classes, *tensor.shape[1:])
@@ -172,10 +165,6 @@ def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> l
     A tensor is copied if names and shapes agree, or if its shape can be adapted: fully connected weights become a
     convolution's by a plain view, a score layer of fewer classes fills the first rows (the others become 0), a stem of
     three channels gets further ones from their mean. All others stay as they are.
-
-    Args:
-        source: A network, or its tensors by name.
-        target: The network that gets them.
 
     Returns:
         Names of the target's tensors that nothing was copied into.
@@ -209,11 +198,6 @@ def _adapt(value: Tensor, shape: torch.Size) -> Tensor | None:
 
 def load_late_fusion(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], target: nn.Module) -> list[str]:
     """Copy two trained networks of one backbone each into one of two backbones (`nyud-fcn32s-color-hha`), in place.
-
-    Args:
-        color: Tensors of the network on the first three channels, by name.
-        hha: Tensors of the network on the others.
-        target: The network of two backbones.
 
     Returns:
         Names of the target's tensors that nothing was copied into: none if both are networks of the same variant.

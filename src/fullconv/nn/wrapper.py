@@ -16,13 +16,7 @@ from fullconv.nn.upsample import check_rows, half_pixel_coords, interp2d
 
 
 class ModuleWrapper(nn.Module):
-    """Any module from (N, C, H, W) to logits (N, K, H, W): its logits are its scores, at stride 1.
-
-    Args:
-        module: The module; put into eval mode.
-        in_channels: C.
-        num_classes: K.
-    """
+    """Any module from (N, C, H, W) to logits (N, K, H, W): its logits are its scores, at stride 1."""
 
     if TYPE_CHECKING:
 
@@ -45,11 +39,7 @@ class ModuleWrapper(nn.Module):
         return self.scores(x)
 
     def scores(self, x: Tensor) -> Scores:
-        """Map (N, C, H, W) to logits (N, K, H, W).
-
-        Raises:
-            NetworkError: The module returns something else.
-        """
+        """Map (N, C, H, W) to logits (N, K, H, W)."""
         logits = self.module(x)
         expected = (x.shape[0], self.num_classes, *x.shape[-2:])
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
@@ -89,11 +79,7 @@ class ModuleWrapper(nn.Module):
         *,
         clamp: bool = True,
     ) -> Scores:
-        """Return rows of the logits, resized (half-pixel) if they were computed at another size.
-
-        Raises:
-            InputError: The rows are outside the result.
-        """
+        """Return rows of the logits, resized (half-pixel) if they were computed at another size."""
         if clamp:
             check_rows(rows, size)
         logits = cast(Tensor, scores)

@@ -74,11 +74,7 @@ def plan_axis(axis: Axis, length: int, padded: int, tile_size: int, align: int, 
 
 
 def plan(network: Network, height: int, width: int, tile_size: int) -> tuple[list[TileSpan], list[TileSpan]]:
-    """Cut the rows and the columns of an image into tiles; ``tile_size`` is rounded up to the grid.
-
-    Raises:
-        NetworkError: A layer sees the whole image, or reads an unknown window.
-    """
+    """Cut the rows and the columns of an image into tiles; ``tile_size`` is rounded up to the grid."""
     if network.halo is None:
         raise NetworkError(
             f"tiles cannot be exact: {explain_inexact(network)} Use --tile none, or --blend for overlapping tiles that"

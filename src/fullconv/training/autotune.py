@@ -62,12 +62,6 @@ def pick_amp_dtype(network: Network, train_step: TrainStep, batch: Batch) -> str
 def time_step(network: Network, train_step: TrainStep, loader: TrainingBatches, budget: float) -> tuple[float, float]:
     """Time a step, loading included, on a copy of the network.
 
-    Args:
-        network: Not changed.
-        train_step: With its precision.
-        loader: The run's.
-        budget: Seconds to spend at most; at least four steps are made.
-
     Returns:
         Seconds per step, and how much longer one takes in the first epoch: where decoded images stay in memory, only that
         one decodes them.
@@ -133,16 +127,6 @@ def plan_schedule(
 ) -> tuple[int, int, int]:
     """Fix the number of steps, and how often and on how many images a run validates.
 
-    Args:
-        epochs: Of the run, or None for a run by time.
-        seconds_left: For steps and validations, for a run by time.
-        steps: Of the run, where specified.
-        steps_per_epoch: Steps in an epoch.
-        step_seconds: Of one step.
-        image_seconds: Of validating one image.
-        images: In val.
-        validate_every: Epochs between validations, where specified.
-
     Returns:
         Steps, epochs between validations, images per validation.
 
@@ -173,15 +157,7 @@ def plan_schedule(
 def autotune(
     context: RunContext, network: Network, train_step: TrainStep, loader: TrainingBatches, started: float
 ) -> Schedule:
-    """Measure, and fix the schedule of a run.
-
-    Args:
-        context: Of the run.
-        network: At its start.
-        train_step: Its precision is set.
-        loader: Training batches.
-        started: `time.monotonic` at the start of the run, from which minutes count.
-    """
+    """Measure, and fix the schedule of a run."""
     recipe, dist, val = context.recipe, context.dist, context.val
     first = dist.run_synced(lambda: next_batch(loader.batches(0, 1)))
     assert first is not None

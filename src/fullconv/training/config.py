@@ -44,11 +44,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str | Path) -> RecipeFile:
-    """Read a recipe file, or a recipe of the package by its name.
-
-    Raises:
-        RecipeError: There is none, or its stages are invalid.
-    """
+    """Read a recipe file, or a recipe of the package by its name."""
     if not isinstance(recipe, (str, os.PathLike)):
         raise RecipeError(f"recipe is a file, or the name of a recipe of fullconv, not {recipe!r}.")
     path = Path(recipe)
@@ -71,11 +67,7 @@ def read_recipe(recipe: str | Path) -> RecipeFile:
 
 
 def check_start(recipe: RecipeFile, settings: Mapping[str, Any]) -> None:
-    """Raise if a recipe starts from a trained model and none is given.
-
-    Raises:
-        RecipeError: The message names the recipe that trains one.
-    """
+    """Raise if a recipe starts from a trained model and none is given."""
     if recipe.needs is not None and "weights" not in settings:
         raise RecipeError(
             f"the recipe {recipe.path.stem} starts from a model of {recipe.needs}: add --weights RUN/model.safetensors"
@@ -125,13 +117,6 @@ def default_lr(recipe: Recipe, statistics: Statistics) -> float:
 def check_lr(recipe: Recipe, statistics: Statistics) -> None:
     """Raise if the learning rate is one for the other reduction of the loss.
 
-    Args:
-        recipe: Resolved.
-        statistics: Of the training split.
-
-    Raises:
-        RecipeError: The rate of a mean with a sum, or vice versa; the message has the converted rate.
-
     Source: the Caffe release's solvers (sum, 1e-10) and Long et al., CVPR 2015 (mean, 1e-4).
     """
     lr = recipe.lr or 0.0
@@ -165,11 +150,7 @@ DEFAULT_EPOCHS = 60
 
 
 def check_conflicts(recipe: Recipe) -> None:
-    """Raise for settings that contradict each other, before anything is read.
-
-    Raises:
-        RecipeError: Two settings are in conflict.
-    """
+    """Raise for settings that contradict each other, before anything is read."""
     defaults = Recipe.model_fields
     if recipe.backbone == "tiny" and recipe.weights == "imagenet":
         raise RecipeError("the backbone tiny has no ImageNet weights: add --weights none.")
@@ -314,20 +295,12 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a recipe file, with its measured choices.
-
-    Raises:
-        RecipeError: It cannot be read, or holds unknown settings.
-    """
+    """Read a recipe file, with its measured choices."""
     return config_from_tables(read_toml(path), str(path))
 
 
 def config_from_tables(tables: Mapping[str, Any], path: str) -> RunConfig:
-    """Parse the tables of a recipe file.
-
-    Raises:
-        RecipeError: A setting is unknown, or [measured] is invalid.
-    """
+    """Parse the tables of a recipe file."""
     table = dict(tables)
     measured, origin = table.pop("measured", None), table.pop("origin", {})
     for key in ("decided", "about", "needs", "stages"):
@@ -356,17 +329,7 @@ def merge_overrides(base: RunConfig | None, given: Mapping[str, Any]) -> tuple[R
 
 
 def resume_config(stored: RunConfig, given: Mapping[str, Any], where: Path, lengthen: bool = False) -> RunConfig:
-    """Return the configuration of a resumed run with the settings that may change.
-
-    Args:
-        stored: Of the run.
-        given: The user's settings.
-        where: The run folder, for the message.
-        lengthen: Whether `epochs` may grow.
-
-    Raises:
-        RunError: A setting contradicts the run's.
-    """
+    """Return the configuration of a resumed run with the settings that may change."""
     table = flatten(recipe_to_dict(stored.recipe))
     requested = flatten(recipe_to_dict(parse_recipe(given, "settings")))
     given = flatten(given)
@@ -392,9 +355,6 @@ def check_same_config(stored: RunConfig, file: RunConfig, given: Mapping[str, An
     """Raise if a recipe file given on resume contradicts the run.
 
     What the file leaves open ("auto", or not set) was decided since; `resume_config` checks the settings of the command line.
-
-    Raises:
-        RunError: A setting of the file is not the run's.
     """
     ignored = {*flatten(given), *RESUMABLE_KEYS, *(_LENGTH_KEYS if any(key in given for key in _LENGTH_KEYS) else ())}
     table = flatten(recipe_to_dict(stored.recipe))

@@ -17,12 +17,7 @@ LINE_INTERVAL_S = 30.0
 
 
 class Console:
-    """Progress of a run; observes its epochs.
-
-    Args:
-        batch_size: Images per step, for images/s.
-        quiet: Print only what `info` gets.
-    """
+    """Progress of a run; observes its epochs."""
 
     def __init__(self, batch_size: int = 1, quiet: bool = False) -> None:
         self.rich = RichConsole(stderr=True)

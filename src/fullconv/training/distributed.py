@@ -56,22 +56,14 @@ class Distributed:
         return self.rank == 0
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Sum a tensor over all processes, in place; each gets the same bits.
-
-        Raises:
-            PeerLostError: A process is gone.
-        """
+        """Sum a tensor over all processes, in place; each gets the same bits."""
         if self.world_size > 1:
             with dist_errors():
                 dist.all_reduce(tensor)
         return tensor
 
     def broadcast(self, work: Callable[[], Any]) -> Any:
-        """Call a function in the main process, and return its JSON-serializable result in all.
-
-        Raises:
-            FullconvError: It failed in the main process; the others exit silently.
-        """
+        """Call a function in the main process, and return its JSON-serializable result in all."""
         if self.world_size == 1:
             return work()
         message = self.run_synced(lambda: json.dumps(work()).encode() if self.is_main else b"")
@@ -99,11 +91,7 @@ class Distributed:
         return [json.loads(part[:n].numpy().tobytes()) for part, n in zip(parts, lengths.tolist(), strict=True)]
 
     def run_synced(self, work: Callable[[], Item]) -> Item:
-        """Call a function in every process; if it fails in one, it fails in all.
-
-        Raises:
-            FullconvError: It failed; the message names the process.
-        """
+        """Call a function in every process; if it fails in one, it fails in all."""
         if self.world_size == 1:
             return work()
         result, error = None, None
@@ -169,14 +157,7 @@ def is_elastic_restart() -> bool:
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[Distributed]:
-    """Connect the processes that torchrun started; without torchrun there is one.
-
-    Args:
-        device: "auto", "cpu" or "cuda", as in the recipe.
-
-    Raises:
-        RunError: There are more processes than GPUs on this machine, or they cannot connect.
-    """
+    """Connect the processes that torchrun started; without torchrun there is one."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield SINGLE_PROCESS
@@ -218,11 +199,7 @@ def init_distributed(device: str) -> Iterator[Distributed]:
 
 
 def rank_device(device: str, own: Distributed) -> str:
-    """Return the device of this process: with several, each takes the GPU of its local rank.
-
-    Raises:
-        RunError: One GPU is specified for several processes.
-    """
+    """Return the device of this process: with several, each takes the GPU of its local rank."""
     if own.world_size == 1 or device == "cpu":
         return device
     if device not in ("auto", "cuda"):
@@ -243,15 +220,6 @@ def rendezvous(store: Any, rank: int, world_size: int, timeout: timedelta) -> st
     Each process writes a random token. The leader offers a prefix together with the tokens that it reads, again whenever
     one has changed; only a process that finds its own token in the offer acknowledges it, under the offered prefix; when
     all have, the leader closes the round.
-
-    Args:
-        store: A torch store that all see; may hold what earlier processes wrote.
-        rank: Of this process.
-        world_size: Number of processes.
-        timeout: How long to wait for the others.
-
-    Raises:
-        RunError: Some did not come.
     """
     token = secrets.token_hex(8)
     store.set(f"{_KEY}/{rank}", token)
@@ -322,13 +290,7 @@ def all_reduce_gradients(network: nn.Module, own: Distributed) -> None:
 
 
 def reduce_bn_stats(network: nn.Module, own: Distributed, weight: float) -> None:
-    """Average the running statistics of batch norms over the processes.
-
-    Args:
-        network: In training mode where its statistics moved.
-        own: This process.
-        weight: Its fraction of the global batch.
-    """
+    """Average the running statistics of batch norms over the processes."""
     if own.world_size == 1:
         return
     moved: list[Tensor] = []
@@ -350,11 +312,7 @@ def all_reduce_flat(tensors: Sequence[Tensor], own: Distributed) -> None:
 
 
 def convert_sync_batchnorm(network: nn.Module, own: Distributed) -> None:
-    """Let every batch norm in training mode normalize over the global batch; on CUDA only, as torch's does.
-
-    Raises:
-        NetworkError: The network has no batch norm, or is on the CPU and not alone.
-    """
+    """Let every batch norm in training mode normalize over the global batch; on CUDA only, as torch's does."""
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         raise NetworkError(
             "sync_batchnorm = true does nothing in this network: it has no batch norm. Remove the setting."
@@ -381,9 +339,6 @@ def evaluate_distributed(
     """Score images as `evaluate_heads` does, each in exactly one of the processes; all return the whole report.
 
     Each image is predicted alone and counts are integers, so the result is the same for any number of processes.
-
-    Raises:
-        DataError, InputError: As `evaluate_heads`; if it fails in one process it fails in all.
     """
     if own.world_size == 1:
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)

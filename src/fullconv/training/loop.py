@@ -162,13 +162,7 @@ class TrainLoop:
         self.timer = CheckpointTimer(self.context.recipe.checkpoint_every, self.state.bytes)
 
     def run(self) -> str:
-        """Train; return "done" or the signal that stopped it.
-
-        Raises:
-            NonFiniteError: The loss is not finite; batch and state are dumped for `fullconv debug`.
-            PeerLostError: Another process is gone; a checkpoint was written where possible.
-            OutputError: The run folder cannot be written; what was there before is intact.
-        """
+        """Train; return "done" or the signal that stopped it."""
         state, schedule, run_dir = self.state, self.schedule, self.context.run_dir
         if self.early_stop():
             return "done"  # killed between the last step and the end: one more step would change the weights

@@ -63,11 +63,7 @@ def dump_failed_step(
     run_dir: RunDir,
     steps: int,
 ) -> None:
-    """Write batch and state of the failed step into RUN/debug, and the failure into RUN/status.json.
-
-    Raises:
-        OutputError: They cannot be written.
-    """
+    """Write batch and state of the failed step into RUN/debug, and the failure into RUN/status.json."""
     weights = {head: loss.class_weights and list(loss.class_weights) for head, loss in train_step.criteria.items()}
     tensors: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
@@ -87,11 +83,7 @@ def dump_failed_step(
 
 
 def load_failed_step(run: Path) -> FailedStep:
-    """Read what `dump_failed_step` wrote.
-
-    Raises:
-        RunError: The run holds no failed step, or a damaged one.
-    """
+    """Read what `dump_failed_step` wrote."""
     run_dir = RunDir(run)
     path = run_dir.debug / "batch.safetensors"
     if not run_dir.recipe.exists():

@@ -11,11 +11,7 @@ from fullconv.training.errors import TrainOOMError, catch_oom
 
 
 def next_batch(batches: Iterator[Batch]) -> Batch | None:
-    """Return the next batch, or None at the end.
-
-    Raises:
-        TrainOOMError: Its crops alone do not fit.
-    """
+    """Return the next batch, or None at the end."""
     with catch_oom():
         return next(batches, None)
 
@@ -26,12 +22,6 @@ def suggest_smaller_batch(
     """Return the error with settings that were tried and fit.
 
     Fewer crops at a time are tried first: with accumulation they make the same step. Then smaller crops.
-
-    Args:
-        recipe: Resolved.
-        error: The original error; the memory that its frames hold is freed.
-        try_batch: Runs that many crops of a size forward and backward; returns whether they fit.
-        world_size: Processes that share a batch, each with as much memory.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -289,11 +289,7 @@ class Run:
     started: float
 
     def execute(self) -> TrainResult:
-        """Measure or resume, train, and write the results.
-
-        Raises:
-            TrainOOMError: A step does not fit into memory; the message has settings that do.
-        """
+        """Measure or resume, train, and write the results."""
         context = self.context
         recipe, console, dist = context.recipe, context.console, context.dist
         try:

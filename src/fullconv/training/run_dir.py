@@ -14,12 +14,7 @@ from fullconv.storage import lock_file, write_text
 
 
 class RunDir:
-    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json; maybe stages/.
-
-    Args:
-        path: The folder.
-        staged: Whether a folder of earlier stages in it belongs to this run.
-    """
+    """RUN: recipe.toml, metrics.jsonl, model.safetensors, report.html, checkpoints/, status.json; maybe stages/."""
 
     def __init__(self, path: Path, staged: bool = False) -> None:
         self.path, self.staged = path, staged
@@ -33,11 +28,7 @@ class RunDir:
         self.debug = path / "debug"
 
     def prepare(self, resume: bool) -> None:
-        """Create the folder.
-
-        Raises:
-            RunError, OutputError: As `check_empty`, or it cannot be created.
-        """
+        """Create the folder."""
         self.check_empty(resume)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -47,12 +38,7 @@ class RunDir:
             ) from error
 
     def check_empty(self, resume: bool) -> None:
-        """Refuse a folder that is in use, without touching it.
-
-        Raises:
-            RunError: It is not empty without --resume, or holds nothing to resume.
-            OutputError: It is a file, or cannot be created.
-        """
+        """Refuse a folder that is in use, without touching it."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path}: is a file, not a run folder. Choose another -o.")
         if not self.path.exists():
@@ -104,12 +90,7 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder's lock, which the system releases however the process ends.
-
-        Raises:
-            RunError: Another process holds it.
-            OutputError: The folder is not writable.
-        """
+        """Hold the folder's lock, which the system releases however the process ends."""
         try:
             file = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:

@@ -99,11 +99,7 @@ def build_model(recipe: Recipe, dataset: Dataset, channels: int, device: torch.d
 
 
 def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: Statistics, fingerprint: str) -> Card:
-    """Return the card of a model without scores.
-
-    Raises:
-        DataError: The names of all images make the card too large.
-    """
+    """Return the card of a model without scores."""
     labels = dataset.labels
     first = next(iter(labels.values()))
     start = _starting_card(recipe)
@@ -140,13 +136,7 @@ def _starting_card(recipe: Recipe) -> Card | None:
 def input_convention(
     recipe: Recipe, s: Statistics, start: Card | None
 ) -> tuple[Literal["rgb", "bgr"], tuple[float, ...], tuple[float, ...], tuple[float, float]]:
-    """Return channel order, mean, std and range of the pretrained weights, else of the training set.
-
-    Args:
-        recipe: Resolved.
-        s: Of the training split.
-        start: Card of the fullconv model that the run starts from.
-    """
+    """Return channel order, mean, std and range of the pretrained weights, else of the training set."""
     if start is not None and start.in_channels == s.channels:
         return start.channel_order, start.mean, start.std, start.range
     if recipe.weights.endswith(".caffemodel") and s.channels >= 3:
@@ -186,11 +176,7 @@ def build_criteria(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLos
 def build_train_loader(
     recipe: Recipe, dataset: Dataset, statistics: Statistics, dist: Distributed = SINGLE_PROCESS
 ) -> TrainingBatches:
-    """Return this process's part of the training batches of a resolved recipe.
-
-    Raises:
-        RunError: A batch has fewer crops than there are processes.
-    """
+    """Return this process's part of the training batches of a resolved recipe."""
     assert recipe.batch_size is not None
     assert recipe.crop is not None
     if recipe.batch_size < dist.world_size:

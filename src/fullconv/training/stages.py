@@ -29,18 +29,7 @@ def stages_file(out: Path) -> Path:
 def run_stages(
     run_once: Callable[[RunRequest], TrainResult], recipe: RecipeFile | None, request: RunRequest
 ) -> TrainResult:
-    """Run the stages of a recipe in turn; the last is the run itself, those before it are in RUN/stages.
-
-    Args:
-        run_once: Makes one run.
-        recipe: With stages; None for those that the run folder has started.
-        request: Its settings hold for every stage, `weights` for the first and `minutes` for all together. Only the main
-            process writes; the others read what it wrote, so several machines must share the run folder.
-
-    Raises:
-        RecipeError: A setting is each stage's own.
-        RunError: The folder is not empty, or holds another run.
-    """
+    """Run the stages of a recipe in turn; the last is the run itself, those before it are in RUN/stages."""
     out, dist = request.out, request.dist
     names, settings, resuming = dist.broadcast(lambda: load_stages(recipe, request))
     model: Path | None = None
@@ -68,12 +57,7 @@ def run_stages(
 
 
 def load_stages(recipe: RecipeFile | None, request: RunRequest) -> tuple[list[str], Mapping[str, Any], bool]:
-    """Return the stages, the settings for all of them, and whether they resume; write them down where they start.
-
-    Raises:
-        RecipeError, RunError: As `run_stages`.
-        OutputError: The folder cannot be created.
-    """
+    """Return the stages, the settings for all of them, and whether they resume; write them down where they start."""
     out, settings = request.out, request.settings
     RunDir(out, staged=True).check_empty(request.resume)
     path = stages_file(out)

@@ -66,11 +66,7 @@ class TrainState:
         write_checkpoint(folder, self.tensors(), self.scalars())
 
     def restore(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-        """Load the content of a checkpoint.
-
-        Raises:
-            RunError: The checkpoint belongs to another network or optimizer.
-        """
+        """Load the content of a checkpoint."""
         try:
             self.network.load_state_dict(
                 {name.removeprefix("network."): v for name, v in tensors.items() if name.startswith("network.")}

@@ -41,16 +41,6 @@ class TrainStep:
         """Make one step from one or more micro-batches and return its loss.
 
         The loss is averaged over all valid pixels of all micro-batches of all processes, so the split changes nothing.
-
-        Args:
-            state: Changed in place; on any error it is the state before the step.
-            batches: The micro-batches of this process.
-            steps: Steps of the whole run, for the learning rate.
-
-        Raises:
-            NonFiniteError: The loss or its gradient is not finite.
-            TrainOOMError: The step does not fit into memory.
-            PeerLostError: Another process is gone.
         """
         network = state.network
         set_training_mode(network, self.recipe)
@@ -71,14 +61,7 @@ class TrainStep:
         return loss
 
     def backward(self, state: TrainState, batches: Sequence[Batch]) -> float:
-        """Compute the gradient of the global batch into the parameters of a network in training mode.
-
-        Returns:
-            The loss.
-
-        Raises:
-            NonFiniteError, TrainOOMError, PeerLostError: As `step`; running statistics have moved.
-        """
+        """Compute the gradient of the global batch into the parameters of a network in training mode."""
         # Dropout draws from torch's global generator: seed it per step and process.
         torch.manual_seed((self.recipe.seed * 1_000_003 + state.step + self.dist.rank * 2**40) % 2**63)
         network, dist = state.network, self.dist

@@ -43,19 +43,7 @@ _INCEPTION_PARTS = {
 def build_caffe_backbone(
     caffe: CaffeSpec, in_channels: int, strides: Sequence[int], width: float, weights: str | Path | None = None
 ) -> nn.Module:
-    """Build a backbone of the release, its convolutions drawn by He et al. (2015) unless there are weights.
-
-    Args:
-        caffe: What the variant says of it.
-        in_channels: Channels of the image.
-        strides: Strides of the features.
-        width: Multiplier of channels, for tests.
-        weights: As for `load_classifier`; None for random ones.
-
-    Raises:
-        NetworkError: The channels or weights do not suit it.
-        WeightsError: The weights are not available.
-    """
+    """Build a backbone of the release, its convolutions drawn by He et al. (2015) unless there are weights."""
     if caffe.late_fusion and in_channels != 6:
         raise NetworkError(f"late fusion takes 6 channels, three per backbone, not {in_channels}.")
     builders = {"vgg": _vgg, "caffenet": _caffenet, "googlenet": _googlenet}
@@ -186,16 +174,6 @@ def load_classifier(backbone: TapSequential, name: str, weights: str) -> None:
     """Copy an ImageNet classifier into a backbone: fully connected layers become convolutions by a plain view.
 
     A stem of three channels gets further ones from their mean, as in the release's network of color and depth.
-
-    Args:
-        backbone: Of `build_caffe_backbone`.
-        name: "vgg", "caffenet" or "googlenet".
-        weights: "imagenet", or a file: VGG-16 in torchvision's, timm's or Caffe's layout; for the others Caffe's
-            `bvlc_reference_caffenet.caffemodel` and `bvlc_googlenet.caffemodel`.
-
-    Raises:
-        NetworkError: The weights are of another network.
-        WeightsError: They are not available.
     """
     is_caffe = weights.endswith(".caffemodel")
     if name != "vgg" and not is_caffe:

@@ -30,11 +30,7 @@ _DIM = 1  # of BlobShape
 
 
 def read_caffemodel(path: str | Path) -> dict[str, list[Tensor]]:
-    """Read the blobs of a `.caffemodel` by layer name: weights first, then biases, float32.
-
-    Raises:
-        WeightsError: The file is damaged, too large, or none of Caffe's.
-    """
+    """Read the blobs of a `.caffemodel` by layer name: weights first, then biases, float32."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -61,11 +57,7 @@ def read_caffemodel(path: str | Path) -> dict[str, list[Tensor]]:
 
 
 def read_blobs(path: Path) -> dict[str, Tensor]:
-    """Read a `.caffemodel` as tensors by name, as PyTorch calls them: LAYER.weight and LAYER.bias.
-
-    Raises:
-        WeightsError: The file is damaged, or none of Caffe's.
-    """
+    """Read a `.caffemodel` as tensors by name, as PyTorch calls them: LAYER.weight and LAYER.bias."""
     blobs = read_caffemodel(path)
     return {f"{layer}.{part}": blob for layer, found in blobs.items()
             for part, blob in zip(("weight", "bias"), found, strict=False)}  # fmt: skip

@@ -35,15 +35,7 @@ def convertible() -> list[str]:
 
 
 def load_foreign(path: Path, variant: str) -> Network:
-    """Build a variant with the weights of a foreign checkpoint.
-
-    Args:
-        path: `.caffemodel`, `.pth` (read without running code) or `.safetensors`.
-        variant: A variant of `convertible`.
-
-    Raises:
-        WeightsError: Tensors are missing, unknown, or of another size; the message names them.
-    """
+    """Build a variant with the weights of a foreign checkpoint."""
     if VARIANTS[variant].caffe is not None:
         return _load_caffe(read_blobs(path) if path.suffix == ".caffemodel" else read_weights(path), variant, path)
     return _load_torchvision(read_weights(path), variant, path)
@@ -102,9 +94,6 @@ def to_caffe_state_dict(network: Network) -> dict[str, Tensor]:
     A file of them is what wkentaro/pytorch-fcn loads and what `fullconv import` takes. The transposed convolutions are
     dense, (K, K, k, k), as they are stored there. The factors of an at-once network are no tensors: it has the names of
     the staged one.
-
-    Raises:
-        WeightsError: The network is not one of the release.
     """
     spec = network.spec
     if spec.caffe is None:

@@ -29,7 +29,7 @@ def upsample_rows(
         network: The network.
         scores: (N, K, n, w): rows ``first`` to ``first + n`` of the whole image's scores, all that the rows read.
         first: Place of the first row.
-        total: RowBuffer of the whole image's scores.
+        total: Rows of the whole image's scores.
         size: (H, W) of the image.
         rows: (a, b) of the image.
 
@@ -46,14 +46,7 @@ def upsample_rows(
 
 
 class RowGraph:
-    """A network as operations that work on a few rows at a time.
-
-    Args:
-        network: Of bounded geometry.
-
-    Raises:
-        UnsupportedOpError: One of its operations has no form by rows.
-    """
+    """A network as operations that work on a few rows at a time."""
 
     def __init__(self, network: Network) -> None:
         if network.halo is None:
@@ -96,14 +89,7 @@ class RowGraph:
 
 
 class RowExecutor:
-    """Runs one image through a network, from top to bottom.
-
-    Args:
-        graph: The network.
-        height: Rows of the image.
-        width: Its columns.
-        start: Begin at this row, a multiple of the stride, as if the image began there.
-    """
+    """Runs one image through a network, from top to bottom."""
 
     def __init__(self, graph: RowGraph, height: int, width: int, start: int = 0) -> None:
         padded = graph.network.padded_size(height, width)

@@ -56,15 +56,8 @@ class RowNode:
 def lower(root: nn.Module, graph: fx.Graph) -> tuple[list[RowNode], Any]:
     """Turn a graph into row operations.
 
-    Args:
-        root: The module in which the graph's targets are paths.
-        graph: Of `fullconv.geometry.trace_graph`.
-
     Returns:
         Nodes in order, the image first; and what the network returns, with places in that list for tensors.
-
-    Raises:
-        UnsupportedOpError: An operation has no form by rows.
     """
     (output,) = (node for node in graph.nodes if node.op == "output")
     required, pending = set(), [output]
@@ -113,11 +106,7 @@ class _Lowering:
         self.info: TensorInfo = node.meta["info"]
 
     def lower(self) -> RowOp:
-        """Return the row operation.
-
-        Raises:
-            UnsupportedOpError: There is none.
-        """
+        """Return the row operation."""
         for source in self.node.all_input_nodes:
             if not isinstance(source.meta["value"], Tensor):
                 raise self.error("takes a number computed from the image")
