@@ -1,15 +1,9 @@
 """What to label next: unlabeled images in the order in which labels would teach most.
 
-An image is worth a label if the model is unsure of it and it differs from those that come before. The first criterion alone
-picks the same hard scene twenty times, the second alone picks outliers.
-
-- Uncertainty: entropy of the class probabilities as a fraction of its maximum (the logarithm of the number of classes),
-  averaged over all pixels. 0 is certain, 1 is a guess.
-- Novelty: distance to the nearest image that comes before it or is labeled. Images are compared by the mean probability of
-  each class in each cell of a grid.
-
-The next image is the one with the largest product. Sources: entropy sampling, Settles 2009; farthest-first traversal,
-Gonzalez 1985, as in core-set selection by Sener and Savarese, ICLR 2018.
+The next image has the largest product of uncertainty (mean entropy of the class probabilities as a fraction of its maximum)
+and novelty (distance to the nearest image that comes before it or is labeled, by the mean probability of each class in each
+cell of a grid). Sources: entropy sampling, Settles 2009; farthest-first traversal, Gonzalez 1985, as in core-set selection by
+Sener and Savarese, ICLR 2018.
 """
 
 from __future__ import annotations
@@ -109,18 +103,10 @@ def summarize_labeled(segmenter: Segmenter, dataset: Dataset) -> list[ImageSumma
 
 
 def rank(summaries: Sequence[ImageSummary], top: int = 100, labeled: Sequence[ImageSummary] = ()) -> list[Ranked]:
-    """Order images by what their labels would teach.
+    """Order images by what their labels would teach, those to label first at the start; ties are broken by name.
 
-    Args:
-        summaries: Of the unlabeled images.
-        top: This many are selected one after the other, each unlike those before; the rest follows by uncertainty.
-        labeled: Images that already have labels.
-
-    Returns:
-        All images, the ones to label first at the start. Ties are broken by name.
-
-    Raises:
-        InputError: There is no image.
+    The first `top` are selected one after the other, each unlike those before and those in `labeled`; the rest follows by
+    uncertainty.
     """
     if not summaries:
         raise InputError("there is no image to rank.")
@@ -151,13 +137,14 @@ def rank(summaries: Sequence[ImageSummary], top: int = 100, labeled: Sequence[Im
 
 def to_csv(order: Sequence[Ranked]) -> str:
     """Write a ranking as CSV with a header: rank, image, uncertainty, novelty."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rank", "image", "uncertainty", "novelty"])
     for row in order:
-        novelty = "" if row.novelty is None else f"{row.novelty:.6f}"
-        writer.writerow([row.rank, row.image, f"{row.uncertainty:.6f}", novelty])
-    return buffer.getvalue()
+        writer.writerow(
+            [row.rank, row.image, *("" if x is None else f"{x:.6f}" for x in (row.uncertainty, row.novelty))]
+        )
+    return text.getvalue()
 
 
 def to_dict(order: Sequence[Ranked]) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ class Run:
         """Scores of the finished model on val, else of the best validation so far; None if there is none."""
         if "val" in self.scores:
             return dict(self.scores["val"])
-        validated = [line["val"] for line in self.history if _scored(line)]
+        logged = [val for line in self.history if isinstance(val := line.get("val"), Mapping)]
+        validated = [val for val in logged if isinstance(val.get("mean_iou"), (int, float))]
         return max(validated, key=lambda val: val["mean_iou"], default=None)
 
     @property
@@ -89,23 +90,8 @@ class Run:
         }
 
 
-def _scored(line: Mapping[str, Any]) -> bool:
-    val = line.get("val")
-    return isinstance(val, Mapping) and isinstance(val.get("mean_iou"), (int, float))
-
-
 def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
-    """Find all runs below a folder, or the one that it is.
-
-    Args:
-        folder: Searched recursively, except for runs' checkpoints.
-
-    Returns:
-        Runs by name, and a sentence for each that cannot be read.
-
-    Raises:
-        InputError: The folder does not exist, or holds no run.
-    """
+    """Find all runs below a folder, or the one that it is."""
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder. Give the folder that holds your runs.")
@@ -128,11 +114,7 @@ def find_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
 
 
 def read_run(path: Path, name: str) -> Run:
-    """Read one run folder.
-
-    Raises:
-        RecipeError: Its recipe cannot be read.
-    """
+    """Read one run folder."""
     tables = read_toml(path / RECIPE)
     origin = tables.pop("origin", {})
     measured = tables.pop("measured", None) or {}
@@ -141,9 +123,9 @@ def read_run(path: Path, name: str) -> Run:
     log = path / METRICS
     status = _read_status(path / STATUS)
     history = _read_lines(log)
-    card = None
+    scores: dict[str, Any] = {}
     with suppress(FullconvError):
-        card = read_card(path / MODEL) if (path / MODEL).is_file() else None
+        scores = dict(read_card(path / MODEL).scores) if (path / MODEL).is_file() else {}
     if status.get("status") == "running" and locked_elsewhere(path / LOCK) is False:
         status["status"] = "killed"
     return Run(
@@ -157,7 +139,7 @@ def read_run(path: Path, name: str) -> Run:
         modified=(log if log.exists() else path).stat().st_mtime,
         data=str(origin.get("data", "")),
         fingerprint=str(origin.get("fingerprint", "")),
-        scores={} if card is None else dict(card.scores),
+        scores=scores,
     )
 
 
@@ -193,16 +175,9 @@ def _read_status(path: Path) -> dict[str, Any]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the intact lines of a log."""
-    lines = []
-    try:
-        written = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    for line in written:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("epoch"), (int, float)):
-            lines.append(value)
-    return lines
+    values: list[Any] = []
+    with suppress(OSError, UnicodeDecodeError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict) and isinstance(value.get("epoch"), (int, float))]

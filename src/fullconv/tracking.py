@@ -105,35 +105,23 @@ class TrackingObserver:
         line = record.line
         val = line.get("val") or {}
         values = {"train/loss": line["train_loss"], "train/lr": line["lr"]}
-        for key in ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou"):
-            values[f"val/{key}"] = val.get(key)
-        for row in val.get("classes", []):
-            values[f"val_iou/{row['name']}"] = row["iou"]
+        scores = ("mean_iou", "pixel_accuracy", "mean_accuracy", "freq_weighted_iou")
+        values |= {f"val/{key}": val.get(key) for key in scores}
+        values |= {f"val_iou/{row['name']}": row["iou"] for row in val.get("classes", [])}
         numbers = {key: float(value) for key, value in values.items() if value is not None}
         for tracker in self.trackers:
             tracker.scalars(numbers, int(line["step"]))
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Check that trackers are installed.
-
-    Raises:
-        MissingExtraError: One of them is not.
-    """
+    """Check that trackers are installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(name, "track", f"--set track={name}")
 
 
 def open_trackers(names: Sequence[str], folder: Path, settings: Mapping[str, Any], step: int) -> list[Tracker]:
-    """Open the trackers of a run.
-
-    Args:
-        names: Of `TRACKERS`.
-        folder: The run folder; each writes into a folder of its own in it.
-        settings: The recipe.
-        step: Steps done; what was logged of later ones is dropped or overwritten.
-    """
+    """Open the trackers of a run after `step` steps: what was logged of later ones is dropped or overwritten."""
     return [TRACKERS[name](folder, flatten(settings), step) for name in names]
 
 

@@ -26,7 +26,10 @@ def to_srgb(image: Image.Image) -> Image.Image:
     Grey stays grey, alpha stays alpha, CMYK becomes RGB.
     """
     if image.mode == "LAB":
-        return _lab_to_srgb(image)
+        from_lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+        changed = ImageCms.applyTransform(image, from_lab)
+        assert changed is not None
+        return changed
     profile = image.info.get("icc_profile")
     if not profile or not isinstance(profile, bytes) or (change := _change(profile, _plain_mode(image))) is None:
         return image
@@ -44,9 +47,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _plain_mode(image: Image.Image) -> str:
-    return {"L": "L", "LA": "L", "CMYK": "CMYK"}.get(
-        image.mode, "RGB" if image.mode in ("RGB", "RGBA", "P", "PA") else ""
-    )
+    return {"L": "L", "LA": "L", "CMYK": "CMYK", **dict.fromkeys(("RGB", "RGBA", "P", "PA"), "RGB")}.get(image.mode, "")
 
 
 @lru_cache(maxsize=64)
@@ -55,9 +56,8 @@ def _change(profile: bytes, mode: str) -> Any:
     if not mode:
         return None
     try:
-        transform = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
-        )
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(own, ImageCms.createProfile("sRGB"), mode, "RGB")
         if mode == "CMYK":
             return transform
         if mode == "L":
@@ -65,9 +65,8 @@ def _change(profile: bytes, mode: str) -> Any:
             greys = np.asarray(ImageCms.applyTransform(ramp, transform))[0, :, 1]
             return None if _is_same(greys, np.arange(256)) else greys.tobytes()
         grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS), axis=-1).reshape(1, -1, 3)
-        return (
-            None if _is_same(np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform)), grid) else transform
-        )
+        changed = np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform))
+        return None if _is_same(changed, grid) else transform
     except (ImportError, OSError, ValueError):  # PyCMSError is none of these in old versions
         return None
     except Exception as error:
@@ -78,11 +77,3 @@ def _change(profile: bytes, mode: str) -> Any:
 
 def _is_same(one: Any, other: Any) -> bool:
     return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max()) <= _SAME
-
-
-def _lab_to_srgb(image: Image.Image) -> Image.Image:
-
-    transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-    changed = ImageCms.applyTransform(image, transform)
-    assert changed is not None
-    return changed

@@ -72,9 +72,8 @@ def mark_unwritten(image: Image.Image) -> int:
     if image.mode not in _MARKED:
         return 0
     loading: Any = image
-    loading.im = Image.new(
-        image.mode, image.size, (_UNWRITTEN,) * len(image.mode) if len(image.mode) > 1 else _UNWRITTEN
-    ).im
+    color = (_UNWRITTEN,) * len(image.mode) if len(image.mode) > 1 else _UNWRITTEN
+    loading.im = Image.new(image.mode, image.size, color).im
     return _UNWRITTEN
 
 
@@ -83,11 +82,8 @@ def _raw_size(width: int, height: int, bits: int, interlaced: bool) -> int:
     passes = [(0, 0, 1, 1)]
     if interlaced:
         passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-    total = 0
-    for x, y, dx, dy in passes:
-        columns, rows = max(0, -(-(width - x) // dx)), max(0, -(-(height - y) // dy))
-        total += rows * (1 + (columns * bits + 7) // 8) if columns else 0
-    return total
+    sizes = [(max(0, -(-(width - x) // dx)), max(0, -(-(height - y) // dy))) for x, y, dx, dy in passes]
+    return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
 
 
 def is_cut(file: IO[bytes]) -> bool:
@@ -118,20 +114,13 @@ def is_deep_color(start: bytes) -> bool:
 
 
 def read_deep_color(image: Image.Image, again: Image.Image, start: bytes) -> NDArray[np.uint16]:
-    """Decode a 16-bit PNG of 2 to 4 channels: (H, W, C) uint16, alpha last.
+    """Decode a 16-bit PNG of 2 to 4 channels, opened twice and not loaded: (H, W, C) uint16, alpha last.
 
     Pillow reads only one byte of each value, so it decodes twice: the high bytes, and the low ones by declaring the
     file little-endian. (torchvision 0.29 reads 16 bits, but crashes on damaged headers.)
-
-    Args:
-        image: The file, opened and not yet loaded.
-        again: The same once more.
-        start: Its first 29 bytes.
     """
     found = header(start)
-    if (
-        found is not None and found[3] == 4
-    ):  # no low-byte mode exists for it, but two values are as long as an 8-bit RGBA pixel
+    if found is not None and found[3] == 4:  # no low-byte mode exists, but two values are as long as an RGBA pixel
         planes = _load_as(image, "RGBA", "RGBA").astype(np.uint16)
         values = planes[..., 0::2] << 8 | planes[..., 1::2]
     else:
@@ -153,9 +142,8 @@ def keep_small_grey(image: Image.Image) -> None:
         return
     bits = int(modes.pop()[-1])
     loading: Any = image
-    loading.tile = [
-        (*tile[:3], f"P;{bits}" if isinstance(tile[3], str) else (f"P;{bits}", *tile[3][1:])) for tile in tiles
-    ]
+    mode = f"P;{bits}"
+    loading.tile = [(*tile[:3], mode if isinstance(tile[3], str) else (mode, *tile[3][1:])) for tile in tiles]
     loading._mode = "P"
     ramp = [255 * i // ((1 << bits) - 1) for i in range(1 << bits)]
     loading.palette = ImagePalette.raw("RGB", bytes(channel for grey in ramp for channel in (grey,) * 3))

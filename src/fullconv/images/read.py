@@ -9,7 +9,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,10 +71,6 @@ def decode(
     """Decode a file with all checks, and convert the loaded PIL image to an array.
 
     Files that need the TIFF or deep PNG reader return its array (H, W, C), without `convert`.
-
-    Raises:
-        InputError: It is missing, empty, damaged, no image, or larger than FULLCONV_MAX_PIXELS.
-        MissingExtraError: It needs a reader that is not installed.
     """
     with timed(DECODING), open_source(source) as file:
         start = file.read(32)
@@ -89,11 +85,7 @@ def decode(
 
 
 def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
-    """Return (height, width) after EXIF orientation, from the header alone.
-
-    Raises:
-        InputError: The file is missing, empty, or no image.
-    """
+    """Return (height, width) after EXIF orientation, from the header alone."""
     where = "bytes" if isinstance(source, bytes) else str(Path(source))
     with open_source(source) as file:
         start = file.read(32)
@@ -109,11 +101,7 @@ def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
 
 
 def to_hwc(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return an array as (H, W, C) uint8, uint16 or float32.
-
-    Raises:
-        InputError: It has another number of dimensions, no pixels, or a dtype that no image has.
-    """
+    """Return an array as (H, W, C) uint8, uint16 or float32."""
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise InputError(
             f"{where}: an image has the shape (H, W) or (H, W, C) and at least one pixel, not {array.shape}."
@@ -187,13 +175,19 @@ def open_image(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Imag
         yield None if image.format == "TIFF" and tiff.needs_tifffile(image) else image
 
 
-def _open_unlimited(file: IO[bytes]) -> Image.Image:
+@contextmanager
+def _no_pillow_limit() -> Iterator[None]:
     with _bomb_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open_unlimited(file: IO[bytes]) -> Image.Image:
+    with _no_pillow_limit():
+        return Image.open(file)
 
 
 def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
@@ -254,15 +248,10 @@ def _plain(image: Image.Image) -> NDArray[Any]:
 
 
 def _load(image: Image.Image) -> None:
-    if image.width * image.height <= (Image.MAX_IMAGE_PIXELS or max_pixels()):
+    # some decoders check Pillow's own limit again
+    is_small = image.width * image.height <= (Image.MAX_IMAGE_PIXELS or max_pixels())
+    with nullcontext() if is_small else _no_pillow_limit():
         image.load()
-        return
-    with _bomb_lock:  # some decoders check Pillow's own limit again
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image.load()
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _may_miss_rows(image: Image.Image, start: bytes, unwritten: int) -> bool:
@@ -290,22 +279,15 @@ def to_array(image: Image.Image) -> NDArray[Any]:
         return png.with_transparent_white(numbers.astype(np.uint16), clear) if deep or clear is not None else numbers
     image = to_srgb(image)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        return _composite_on_white(image)
+        grey = image.mode in ("LA", "La", "L", "1") or "grey_bits" in image.info
+        flat = image = image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            flat = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            flat.alpha_composite(image)
+        return np.asarray(flat.getchannel(0) if grey else flat.convert("RGB"))
     if image.mode in ("L", "RGB", "F", "I"):
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
-
-
-def _composite_on_white(image: Image.Image) -> NDArray[Any]:
-    grey = image.mode in ("LA", "La", "L", "1") or "grey_bits" in image.info
-    image = image.convert("RGBA")
-    if np.asarray(image.getchannel("A")).min() == 255:
-        flat = image.convert("RGB")
-    else:
-        flat = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        flat.alpha_composite(image)
-        flat = flat.convert("RGB")
-    return np.asarray(flat.getchannel(0) if grey else flat)
 
 
 def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:

@@ -39,12 +39,7 @@ def needs_tifffile(image: Image.Image) -> bool:
 
 
 def read(file: IO[bytes], where: str) -> NDArray[Any]:
-    """Read the first page, (H, W, C) in the file's own type, orientation applied.
-
-    Raises:
-        MissingExtraError: tifffile is not installed.
-        InputError: The file is damaged or not an image.
-    """
+    """Read the first page, (H, W, C) in the file's own type, orientation applied."""
     page, array = _first_page(file, where, decode=True)
     assert array is not None
     if array.ndim == 3 and page.planarconfig == 2:  # (C, H, W)
@@ -58,8 +53,7 @@ def read(file: IO[bytes], where: str) -> NDArray[Any]:
     if page.photometric == 3 and page.colormap is not None:
         table = (np.asarray(page.colormap) >> 8).astype(np.uint8).T
         array = table[array[..., 0]]
-    tag = page.tags.get(_ORIENTATION)
-    return apply_orientation(array, 1 if tag is None else int(tag.value))
+    return apply_orientation(array, _orientation(page))
 
 
 def count_pages(source: bytes | Path) -> int:
@@ -84,9 +78,13 @@ def count_pages(source: bytes | Path) -> int:
 def size(file: IO[bytes], where: str) -> tuple[int, int]:
     """Return height and width of the first page, with its orientation applied, without decoding."""
     page, _ = _first_page(file, where, decode=False)
-    tag = page.tags.get(_ORIENTATION)
     height, width = int(page.imagelength), int(page.imagewidth)
-    return (width, height) if tag is not None and int(tag.value) in (5, 6, 7, 8) else (height, width)
+    return (width, height) if _orientation(page) in (5, 6, 7, 8) else (height, width)
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(_ORIENTATION)
+    return 1 if tag is None else int(tag.value)
 
 
 def tagged_size(image: Image.Image) -> tuple[int, int]:

@@ -1,6 +1,7 @@
-"""Write finished predictions as the files that CVAT, LabelMe, COCO's readers and Label Studio import.
+"""Write predictions as annotations that labeling tools import, for people to correct.
 
-Label maps are read back one at a time, so any number of images takes the memory of one.
+Regions of a label map become polygons in drawing order. Label maps are read back one at a time, so any number of images takes
+the memory of one.
 """
 
 from __future__ import annotations
@@ -14,15 +15,88 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fullconv._version import __version__
-from fullconv.annotations.outlines import Outline, outlines
 from fullconv.card import Labels
 from fullconv.errors import InputError
-from fullconv.labels import BACKGROUND_NAMES, format_color, read_label_map
+from fullconv.labels import BACKGROUND_NAMES, VOID, format_color, read_label_map
+from fullconv.rasters import import_rasterio
 from fullconv.storage import write_bytes, write_text
 
-_CLASSES_FILE = "data.toml"
 _CLASSES_HEAD = "# The model's classes, for the corrected export: copy this beside it before training on it."
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The outer line of a region (pixels of one class that share edges)."""
+
+    index: int
+    """Class."""
+    points: NDArray[np.float64]
+    """(n, 2), x and y in pixels from the image's upper left corner, n >= 3; not closed."""
+    area: float
+    """In pixels, including its holes."""
+
+
+def outlines(label_map: NDArray[np.uint8], tolerance: float = 1.0, background: int | None = 0) -> list[Outline]:
+    """Trace all regions of a label map but void; those of the background only in holes of others.
+
+    Drawn in the returned order, each over those before it, they restore the label map: outer lines only, the largest first,
+    so that a region in a hole comes after the one around it. No representation of holes is common to all annotation tools.
+    A line moves by at most `tolerance` pixels; 0 keeps every corner of every pixel.
+    """
+    import_rasterio()
+    from rasterio.features import shapes
+
+    found = []
+    for geometry, value in shapes(label_map, connectivity=4):
+        index = int(value)
+        if index == VOID:
+            continue
+        ring = np.asarray(geometry["coordinates"][0], np.float64)[:-1]
+        (x0, y0), (x1, y1) = ring.min(0), ring.max(0)
+        touches_border = x0 == 0 or y0 == 0 or x1 == label_map.shape[1] or y1 == label_map.shape[0]
+        if index == background and touches_border:
+            continue
+        found.append(Outline(index, simplify(ring, tolerance), _area(ring)))
+    return sorted(found, key=lambda outline: -outline.area)
+
+
+def _area(ring: NDArray[np.float64]) -> float:
+    x, y = ring.T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def simplify(ring: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Remove points of a ring (n, 2), not closed, that stays within a distance of all of them; at least a triangle is left.
+
+    Source: Douglas and Peucker 1973.
+    """
+    if len(ring) <= 4:
+        return ring
+    first = int(np.lexsort((ring[:, 1], ring[:, 0]))[0])  # a corner, independent of where the tracing began
+    ring = np.roll(ring, -first, axis=0)
+    middle = int(((ring - ring[0]) ** 2).sum(1).argmax())
+    closed = np.vstack([ring, ring[:1]])
+    keep = np.zeros(len(closed), bool)
+    keep[[0, middle, len(closed) - 1]] = True
+    pending = [(0, middle), (middle, len(closed) - 1)]
+    while pending:
+        a, b = pending.pop()
+        if b - a < 2:
+            continue
+        points, start, along = closed[a + 1 : b], closed[a], closed[b] - closed[a]
+        length = float(along @ along)
+        t = np.clip((points - start) @ along / length, 0, 1) if length else np.zeros(len(points))
+        distance = np.linalg.norm(points - (start + t[:, None] * along), axis=1)  # from the segment
+        far = int(distance.argmax())
+        if distance[far] > tolerance:
+            keep[a + 1 + far] = True
+            pending += [(a, a + 1 + far), (a + 1 + far, b)]
+    kept = closed[:-1][keep[:-1]]
+    return kept if len(kept) >= 3 and _area(kept) > 0 else ring
 
 
 @dataclass(frozen=True)
@@ -43,25 +117,13 @@ class AnnotatedImage:
 
 
 def write_annotations(tool: str, out: Path, log: Path, labels: Labels, tolerance: float) -> Path:
-    """Write the label maps of a finished `predict` as annotations.
+    """Write the label maps in `out` of a finished `predict` with this log (predictions.jsonl) as annotations for a tool.
 
-    Args:
-        tool: Key of `TOOLS`.
-        out: The output folder.
-        log: Its predictions.jsonl.
-        labels: Classes and palette of the label maps.
-        tolerance: Largest distance in pixels by which an outline may be moved.
-
-    Returns:
-        The file that was written or, for labelme, the folder with a file beside each label map.
-
-    Raises:
-        InputError: A label map cannot be read back.
-        OutputError: The file cannot be written.
+    Returns the file or, for labelme, the folder with a file beside each label map. Outlines move by at most `tolerance` pixels.
     """
     background = 0 if labels.classes[0].lower() in BACKGROUND_NAMES else None  # any other first class is drawn, too
     written = TOOLS[tool](out, _images(out, log, tolerance, background), labels)
-    path = out / _CLASSES_FILE  # keeps the order of the classes for the corrected export
+    path = out / "data.toml"  # keeps the order of the classes for the corrected export
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace").startswith(_CLASSES_HEAD):
         classes = json.dumps(list(labels.classes), ensure_ascii=False)
         palette = [list(color) for color in labels.palette]
