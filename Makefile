@@ -21,7 +21,7 @@ lint: setup
 
 # One process per core with one thread each: twice as fast as one process with two threads.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: setup
 	$(BIN)/pytest -q -m slow

@@ -184,6 +184,7 @@ def stopped_by(data: Path, run: Path, strike: Any) -> tuple[int | None, str]:
 LOST_STEP = r"Step \d+ is lost; the checkpoint before it is intact. Free disk space .*, then rerun the same command with --resume"
 
 
+@pytest.mark.slow
 def test_full_disk_stops_the_run_which_then_resumes(shapes, often, tmp_path):
     run = tmp_path / "run"
 

@@ -112,6 +112,7 @@ def torture(start, data: Path, folder: Path, kills: int, seed: int, **settings) 
     return count
 
 
+@pytest.mark.slow
 def test_a_few_kills_change_nothing(start, shapes, tmp_path):
     assert torture(start, shapes, tmp_path, kills=3, seed=0)["killed"] >= 3
 

@@ -163,7 +163,7 @@ def test_other_paddings_and_dilations_have_other_crops(pad, dilation, crops):
 def test_a_padding_for_which_no_crop_is_whole_is_refused():
     backbone = build_caffe_backbone(CaffeSpec("vgg"), 3, (16, 32), 1 / 64)
     backbone.layers["pool5"] = nn.MaxPool2d(3, 2, ceil_mode=True)  # its cells lie half a cell of pool4 further
-    with pytest.raises(fullconv.FullconvError, match=r"they are 5\.5 cells of 16 pixels apart, no whole number"):
+    with pytest.raises(fullconv.FullconvError, match=r"they are 5\.5 cells of 16 pixels apart, not a whole number"):
         CaffeSkipHead(Features(backbone, 3).geometry, backbone.channels, 2, {})
 
 

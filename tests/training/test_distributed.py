@@ -96,6 +96,7 @@ def test_running_statistics_are_averaged_over_processes(start, shapes, tmp_path)
     np.testing.assert_allclose(first[name], alone[name], rtol=1e-3, atol=1e-5)  # the first layer sees the same images
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(start, scenes, tmp_path):
     settings = {**STEADY, "epochs": 1, "warmup": 0.5, "lr": 2e-4}
     alone = ranks.trained(str(scenes), str(tmp_path / "one"), settings)
