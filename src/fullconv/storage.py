@@ -83,13 +83,13 @@ def output_errors(path: str | Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
 
 
-def write_bytes(path: str | Path, parts: Iterable[bytes]) -> None:
+def write_bytes(path: str | Path, parts: Iterable[bytes], *, overwrite: bool = True) -> None:
     """Write a file atomically: temporary name, fsync, rename, fsync of the folder.
 
     Raises:
         OutputError: It cannot be written.
     """
-    with output_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+    with output_errors(path), atomic_path(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
         for part in parts:
             file.write(part)
 
@@ -100,11 +100,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 class AtomicTextFile:
-    """A text file that grows under a temporary name and gets its own when it is closed.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
+    """A text file that grows under a temporary name and gets its own when it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,13 +129,9 @@ class AtomicTextFile:
 
 
 def check_writable(path: str | Path) -> None:
-    """Find out before long work whether a file can be written: its folder, or the first existing one above, is tried.
-
-    Raises:
-        OutputError: It cannot.
-    """
+    """Raise OutputError where a file cannot be written: its folder, or the first existing one above, is tried."""
     path = Path(path)
-    try:
+    with output_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder = next(above for above in path.absolute().parents if above.exists())
@@ -147,8 +139,6 @@ def check_writable(path: str | Path) -> None:
             pass
         if folder != path.absolute().parent:
             Path(tempfile.mkdtemp(dir=folder)).rmdir()
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -164,18 +154,16 @@ def sync_folder(folder: Path) -> None:
 
 def lock_file(file: IO[str]) -> bool:
     """Try to take an exclusive lock without waiting; it ends when the file is closed, or with the process."""
-    if os.name == "posix":
-        import fcntl
-
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
-    import msvcrt
-
     with suppress(OSError):
-        file.seek(0x7FFFFFFF)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            file.seek(0x7FFFFFFF)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
         return True
     return False
 
@@ -201,13 +189,9 @@ def cache_folder() -> Path:
 
 
 class DiskCache:
-    """Files by key in one folder of the user's cache.
+    """Files by key in one folder of the user's cache, named by `digits` of the key's SHA-256.
 
-    Args:
-        folder: Its name in the cache folder.
-        suffix: Of the files.
-        limit: Bytes of all files with this suffix; the least recently used ones are deleted above it. None has no limit.
-        digits: Of the key's SHA-256 in a file name.
+    Above `limit` bytes the least recently used files are deleted; None has no limit.
     """
 
     def __init__(self, folder: str, suffix: str, limit: int | None = None, digits: int = 40) -> None:
@@ -229,20 +213,9 @@ class DiskCache:
         return path
 
     def put(self, key: str | bytes, parts: Iterable[bytes], *, overwrite: bool = True) -> Path:
-        """Write the file of a key, and delete the least recently used files above the limit.
-
-        Args:
-            key: All that the content depends on.
-            parts: The content.
-            overwrite: False keeps what another process has written meanwhile.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Write the file of a key and evict others; with `overwrite` false, the file of another process is kept."""
         path = self.path(key)
-        with output_errors(path), atomic_path(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
+        write_bytes(path, parts, overwrite=overwrite)
         self.evict(keep=path)
         return path
 

@@ -119,15 +119,12 @@ def ordered_map(
 
 @contextmanager
 def retain_freed() -> Iterator[bool]:
-    """Have the C library retain freed memory for the next tensors, until the outermost such block ends.
+    """Have the C library retain freed memory for the next tensors until the outermost such block ends; yields whether it does.
 
     glibc returns large freed blocks to the system at once, and the next tensor of that size is paid for page by page: a
     tenth of a training step of FCN-8s on ResNet-18, a quarter of the time for an image of 1500x2000 in fp32 (two cores,
     virtual machine). The peak stays about the same. With another C library, or where the user has set the allocator in
     the environment, nothing changes.
-
-    Yields:
-        Whether memory is retained.
     """
     global _retained_depth
     library = _glibc()
@@ -251,7 +248,9 @@ class _LazyPackages:
                 constants = vars(sys.modules["timm.data.constants"])
                 if attribute in constants:
                     return constants[attribute]
-            if not self._completing and any(map(_is_loading, [n for n in sys.modules if n.startswith("timm.models.")])):
+            models = [module for key, module in list(sys.modules.items()) if key.startswith("timm.models.")]
+            specs = [getattr(module, "__spec__", None) for module in models]
+            if not self._completing and any(getattr(spec, "_initializing", False) for spec in specs):
                 raise ImportError(f"{name} is required as a whole, for {attribute}")  # not while half of it is loaded
             self._complete(name)
             return getattr(module, attribute)
@@ -272,7 +271,3 @@ class _LazyPackages:
                 loader.exec_module(module)
             finally:
                 self._completing -= 1
-
-
-def _is_loading(name: str) -> bool:
-    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fullconv.scale.watchdog import watchdog
+from fullconv.scale.batch import watchdog
 
 
 def test_a_stall_is_reported_until_the_job_continues():

@@ -17,7 +17,7 @@ from PIL import Image
 from serving import CLASSES, RunningService, draw_image, png
 
 from fullconv.labels import voc_palette
-from fullconv.serve.static import PAGES, read_files
+from fullconv.serve.app import PAGES, read_files
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

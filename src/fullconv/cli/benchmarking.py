@@ -54,11 +54,7 @@ class Subject:
     device: str = "auto"
 
     def open(self, engine: str, precision: str) -> Segmenter:
-        """Load it with an engine and a precision.
-
-        Raises:
-            FullconvError: It cannot be loaded with them.
-        """
+        """Load it with an engine and a precision."""
         if self.model in VARIANTS:
             row = VARIANTS[self.model]
             count = row.num_classes or self.classes
@@ -85,12 +81,7 @@ def _make_card(network: Network, count: int | Mapping[str, int]) -> Card:
 
 
 def candidates(subject: Subject, engine: str, precision: str) -> list[tuple[str, str]]:
-    """Return the engines and precisions to measure: all that are installed, or those requested.
-
-    Raises:
-        InputError: The subject is neither a model nor a variant.
-        RecipeError: Nothing fits the request.
-    """
+    """Return the engines and precisions to measure: all that are installed, or those requested."""
     name = subject.model
     if name not in VARIANTS and ":" not in name and not Path(name).exists():
         hint = nearest(name, VARIANTS)
@@ -135,25 +126,29 @@ def bench(
     memory: bool = True,
     on_status: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure a model.
+    """Measure a model; "auto" takes all engines and precisions that are installed.
 
-    Args:
-        subject: The model or variant.
-        sizes: Height and width of images.
-        engine: "auto" for all that are installed, or one.
-        precision: Likewise.
-        rounds: Timed calls of each.
-        batch_size: Images per call.
-        workers: Concurrent calls.
-        memory: Also measure peak memory, each in a process of its own (where the system reports it).
-        on_status: Called with a sentence on each combination that is skipped.
+    `rounds` are timed calls of each, `batch_size` images per call, `workers` concurrent calls. Peak memory is measured in a
+    process of its own each. `on_status` gets a sentence on each combination that is skipped.
 
     Returns:
         ``model``, ``device``, ``machine``, ``versions``, ``threads``, and ``rows``: ``engine``, ``precision``, ``size``,
         ``median_s`` and quartiles of a call, ``pictures_per_s``, ``peak_mb`` above the loaded program (None where unknown),
         ``labels_equal`` to fp32 in torch (None for that one).
     """
-    segmenters = _open_all(subject, candidates(subject, engine, precision), on_status)
+    segmenters: dict[tuple[str, str], Segmenter] = {}
+    failed: dict[tuple[str, str], FullconvError] = {}
+    for choice in candidates(subject, engine, precision):
+        try:
+            segmenters[choice] = subject.open(*choice)
+        except FullconvError as error:
+            failed[choice] = error
+    if not segmenters and len({str(error) for error in failed.values()}) == 1:  # it is the model
+        raise next(iter(failed.values()))
+    for choice, why in failed.items():
+        on_status(f"{choice[0]} {choice[1]} is skipped: {why}")
+    if not segmenters:
+        raise InputError(f"{subject.model}: no installed engine supports it.")
     rows: list[dict[str, Any]] = []
     for size in sizes:
         rows += _bench_size(subject, segmenters, size, rounds, batch_size, workers, memory)
@@ -163,30 +158,6 @@ def bench(
         "versions": versions(), "threads": torch.get_num_threads(), "batch_size": batch_size, "workers": workers,
         "rounds": rounds, "rows": rows,
     }  # fmt: skip
-
-
-def _open_all(
-    subject: Subject, choices: Sequence[tuple[str, str]], on_status: Callable[[str], None]
-) -> dict[tuple[str, str], Segmenter]:
-    """Load a model with each engine and precision that supports it, and report the others.
-
-    Raises:
-        FullconvError: None does; where all fail in the same way, it is the model.
-    """
-    found: dict[tuple[str, str], Segmenter] = {}
-    failed: dict[tuple[str, str], FullconvError] = {}
-    for choice in choices:
-        try:
-            found[choice] = subject.open(*choice)
-        except FullconvError as error:
-            failed[choice] = error
-    if not found and len({str(error) for error in failed.values()}) == 1:
-        raise next(iter(failed.values()))
-    for choice, why in failed.items():
-        on_status(f"{choice[0]} {choice[1]} is skipped: {why}")
-    if not found:
-        raise InputError(f"{subject.model}: no installed engine supports it.")
-    return found
 
 
 def _bench_size(

@@ -91,13 +91,9 @@ def stdout_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to finish what was begun; a second one stops at once.
+    """Turn the first Ctrl-C or SIGTERM into a request to finish what was begun, and raise for it at the end.
 
-    Yields:
-        Whether a stop was requested.
-
-    Raises:
-        KeyboardInterrupt, TerminatedError: At the end, where a stop was requested.
+    Yields whether a stop was requested. A second signal stops at once.
     """
     requests: list[int] = []
 
@@ -141,11 +137,7 @@ def timing(enabled: bool) -> Iterator[None]:
 
 
 class Progress:
-    """Progress of a command: a bar on a terminal, otherwise a line now and then.
-
-    Args:
-        noun: What is counted, for example "images".
-    """
+    """Progress of a command: a bar on a terminal, otherwise a line now and then."""
 
     def __init__(self, noun: str = "images") -> None:
         self.noun = noun

@@ -16,11 +16,6 @@ class NetworkFacts:
     receptive_field: int | None
     """Of the coarsest scores, in pixels; None where a layer sees the whole image."""
 
-    @property
-    def exact_tiling(self) -> bool:
-        """Whether tiles can be exact."""
-        return self.receptive_field is not None
-
 
 MEASURED = {
     ("fcn32s", "resnet18"): NetworkFacts(11_187_285, 32, 435),
@@ -89,24 +84,19 @@ def table() -> dict[str, Any]:
 
 def _row(name: str, variant: str, backbone: str, about: str) -> dict[str, Any]:
     facts = MEASURED.get((variant, backbone)) or measure(variant, backbone)
+    exact = facts.receptive_field is not None
     return {
         "name": name,
         "variant": variant,
         "backbone": backbone,
-        "parameters": facts.parameters,
-        "stride": facts.stride,
-        "receptive_field": facts.receptive_field,
-        "exact_tiling": facts.exact_tiling,
+        **vars(facts),
+        "exact_tiling": exact,
         "about": about,
     }
 
 
 def measure(variant: str, backbone: str | None = None) -> NetworkFacts:
-    """Build a network on the meta device and return its numbers.
-
-    Raises:
-        NetworkError: It cannot be built.
-    """
+    """Build a network on the meta device and return its numbers."""
     network = _build(variant, backbone)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return NetworkFacts(parameters, network.stride, network.receptive_field if network.halo is not None else None)
@@ -123,11 +113,7 @@ def _build(variant: str, backbone: str | None) -> Any:
 
 
 def layers(variant: str, backbone: str | None, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the layers of a network for an image of a size (H, W), from the image to the scores.
-
-    Raises:
-        NetworkError: The network cannot be built.
-    """
+    """Return the layers of a network for an image of a size (H, W), from the image to the scores."""
     import torch
     from torch import nn
 

@@ -52,11 +52,7 @@ SPLITS = ("val", "test", "train", "all")
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
-    """Return the value of an option.
-
-    Raises:
-        RecipeError: It is none of the choices.
-    """
+    """Return the value of an option."""
     if value not in choices:
         raise RecipeError(
             f"{option} {value}: choose {', '.join(choices[:-1])} or {choices[-1]}.{nearest(value, choices)}"
@@ -65,11 +61,7 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read "360x480" as (360, 480): height and width.
-
-    Raises:
-        RecipeError: It is no such size.
-    """
+    """Read "360x480" as (360, 480): height and width."""
     found = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text.strip())
     if found is None:
         raise RecipeError(f"--size {text}: write HEIGHTxWIDTH, for example 360x480.")
@@ -81,9 +73,6 @@ def parse_bytes(text: str, option: str = "--memory") -> int:
 
     >>> parse_bytes("2GB"), parse_bytes("1.5 KiB")
     (2000000000, 1536)
-
-    Raises:
-        RecipeError: It is no such size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
     size = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ") if found else 0

@@ -180,11 +180,7 @@ def _counts(summary: RunSummary) -> str:
 
 
 def parse_tile(text: str) -> int | Literal["auto", "none"]:
-    """Read "auto", "none" or a number of pixels.
-
-    Raises:
-        RecipeError: It is none of these.
-    """
+    """Read "auto", "none" or a number of pixels."""
     if text == "auto" or text == "none":
         return text  # type: ignore[return-value]
     if text.isdigit() and int(text) > 0:

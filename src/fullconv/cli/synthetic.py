@@ -44,11 +44,7 @@ def make_shapes(root: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> None
 
 
 def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw overlapping shapes on a textured ground, lit from one side.
-
-    Returns:
-        Image (H, W, 3) and mask (H, W), both uint8; a border of two pixels around each shape is void.
-    """
+    """Draw overlapping shapes, lit from one side: image (H, W, 3) and mask (H, W) uint8, void around each shape's border."""
     image = _ground(rng, size)
     mask = np.zeros(size, np.uint8)
     kinds = rng.permutation([1, 2, 3, *rng.integers(1, 4, rng.integers(0, 4))])
@@ -56,7 +52,8 @@ def draw(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArray[np.ui
         distance, normal = _shape(rng, size, CLASSES[kind])
         inside = np.clip(0.5 - distance, 0, 1)[..., None]
         image *= 1 - 0.45 * _shadow(inside[..., 0])[..., None] * (1 - inside)
-        color = _color(rng, CLASSES[kind])
+        low, high = _HUES[CLASSES[kind]]
+        color = _rgb(rng.uniform(low, high) % 1, rng.uniform(0.35, 0.9), rng.uniform(0.55, 0.95))
         light = 0.35 + 0.75 * np.clip(normal @ _LIGHT, 0, None)
         grain = 1 + 0.16 * (_noise(rng, size, 3) - 0.5)
         image = image * (1 - inside) + inside * color * (light * grain)[..., None]
@@ -115,18 +112,12 @@ def _shape(rng: np.random.Generator, size: tuple[int, int], name: str) -> tuple[
         sides = [u * np.cos(t) + v * np.sin(t) - radius * 0.62 for t in turns]
         directions = [(np.full(size, np.cos(t)), np.full(size, np.sin(t))) for t in turns]
     distance = np.max(sides, axis=0)
-    return distance, _bevelled(np.array(sides), directions, distance, angle)
-
-
-def _bevelled(sides: Float, directions: list[tuple[Float, Float]], distance: Float, angle: float) -> Float:
-    """Return the normals of a plate whose border slopes down over five pixels."""
-    nearest = np.argmax(sides, axis=0)
-    u = np.choose(nearest, [direction[0] for direction in directions])
-    v = np.choose(nearest, [direction[1] for direction in directions])
+    nearest = np.argmax(sides, axis=0)  # a plate, whose border slopes down over five pixels
+    across, down = (np.choose(nearest, parts) for parts in zip(*directions, strict=True))
     slope = np.clip((distance + 5) / 5, 0, 1) * 0.9
-    x, y = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
+    x, y = across * np.cos(angle) - down * np.sin(angle), across * np.sin(angle) + down * np.cos(angle)
     normal = np.stack([x * slope, y * slope, np.ones_like(x)], -1)
-    return np.asarray(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
+    return distance, normal / np.linalg.norm(normal, axis=-1, keepdims=True)
 
 
 def _shadow(inside: Float) -> Float:
@@ -136,11 +127,6 @@ def _shadow(inside: Float) -> Float:
     moved = np.zeros_like(blurred)
     moved[5:, 4:] = blurred[:-5, :-4]
     return moved
-
-
-def _color(rng: np.random.Generator, name: str) -> Float:
-    low, high = _HUES[name]
-    return _rgb(rng.uniform(low, high) % 1, rng.uniform(0.35, 0.9), rng.uniform(0.55, 0.95))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Float:

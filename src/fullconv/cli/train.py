@@ -92,11 +92,7 @@ def train(
 
 
 def collect_settings(given: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
-    """Return the settings that the user gave, by options and by ``--set key=value``.
-
-    Raises:
-        RecipeError: A pair has no "=", or contradicts the option of its name.
-    """
+    """Return the settings that the user gave, by options and by ``--set key=value``."""
     from fullconv.recipe import parse_setting
 
     settings = {key: value for key, value in given.items() if value is not None}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from fullconv.predict.inputs import expand, read_list, why_empty
-from fullconv.predict.job import PredictJob, RunSummary
 from fullconv.predict.names import ImageList, InputImage, parse_shard
 from fullconv.predict.outputs import FORMATS, Format, encode, written_labels
-from fullconv.predict.run import predict_files
+from fullconv.predict.run import PredictJob, RunSummary, predict_files
 
 __all__ = [
     "FORMATS",

@@ -1,4 +1,4 @@
-"""The images that a command line names: files, folders, globs, and lists of any length."""
+"""The images that a command line names: files, folders, globs, and lists of any length; a folder with extra bands."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import glob
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from fullconv.data import IMAGE_SUFFIXES, walk
-from fullconv.errors import InputError, nearest
+from numpy.typing import NDArray
+
+from fullconv.card import Card
+from fullconv.data import IMAGE_SUFFIXES, Folder, add_bands, walk
+from fullconv.errors import DataError, InputError, nearest
+from fullconv.images import read_image
+from fullconv.preprocess import select_bands
 
 Found = tuple[str, str]
 """An image's path as it will be opened, and its name: the end of the path, relative to what was given, with "/"."""
@@ -19,12 +25,8 @@ def expand(text: str, out: Path) -> Iterator[Found]:
     """Yield every image of one INPUT, in sorted order.
 
     A folder yields the images in it and in its subfolders, a glob those that it matches and those in folders that it
-    matches, anything else itself. Files without an image's suffix are skipped unless they are named. The output folder is
-    skipped where it lies inside the folder given.
-
-    Args:
-        text: As given; a name that exists is taken literally, even with wildcards in it.
-        out: The output folder.
+    matches, anything else itself; a name that exists is taken literally, even with wildcards in it. Files without an
+    image's suffix are skipped unless they are named, and so is the output folder where it lies inside the folder given.
     """
     path = Path(text).expanduser()
     if path.is_dir():
@@ -44,11 +46,7 @@ def why_empty(text: str) -> str:
 
 
 def read_list(source: str) -> Iterator[Found]:
-    """Yield the images of a text file with one path per line, or of standard input for "-".
-
-    Raises:
-        InputError: The file cannot be read.
-    """
+    """Yield the images of a text file with one path per line, or of standard input for "-"."""
     if source == "-":
         yield from _lines(sys.stdin.buffer)
         return
@@ -98,3 +96,28 @@ def _inner(out: Path, base: Path) -> Path | None:
     """Return the output folder as a path below a base, where it lies inside it."""
     real, above = Path(os.path.realpath(out)), Path(os.path.realpath(base))
     return base / real.relative_to(above) if real != above and real.is_relative_to(above) else None
+
+
+class ExtraBands:
+    """Images of the same names in a second folder, laid out as the inputs are, or flat; see `bands_from` of data.toml."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise InputError(f"--bands-from {folder}: no such folder.")
+        self.folder = folder
+        self._files = Folder(folder).images("").files
+        if not self._files:
+            raise InputError(f"--bands-from {folder}: contains no images.")
+
+    def read(self, path: str, name: str, card: Card) -> NDArray[Any]:
+        """Read an image with its extra bands, and select those that a model takes: (H, W, C)."""
+        plain = PurePosixPath(name)
+        keys = (name, plain.with_suffix("").as_posix(), Path(path).stem)
+        extra = next((self._files[key] for key in keys if key in self._files), None)
+        if extra is None:
+            raise InputError(f"{path}: no image of the same name in {self.folder}, where its extra bands are expected.")
+        try:
+            stacked = add_bands(read_image(path), read_image(extra), extra, Path(path).name)
+        except DataError as error:
+            raise InputError(str(error)) from error
+        return select_bands(stacked, card, path, stored=True)

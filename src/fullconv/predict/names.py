@@ -35,9 +35,7 @@ class InputImage(NamedTuple):
 class ImageList:
     """Images in the order given, and the names of their results.
 
-    Args:
-        out: The output folder.
-        shard: (i, n) with i from 1: only every n-th image by a hash of its name, the same on every machine.
+    Of a shard (i, n) with i from 1 only every n-th image by a hash of its name, the same on every machine.
     """
 
     def __init__(self, out: Path, shard: tuple[int, int] | None = None) -> None:
@@ -61,13 +59,7 @@ class ImageList:
         """Drop files that were given twice, and give the results of each image a name of their own.
 
         A name is the relative path without its ending. Names that collide keep the ending, and where they still do, as
-        many folders above as it takes.
-
-        Args:
-            endings: Of the files written for an image, for example ".png" and ".overlay.png".
-
-        Raises:
-            InputError: A result would overwrite an input.
+        many folders above as it takes. `endings` are those of the files written for an image, such as ".overlay.png".
         """
         files = np.array(self._files, np.int64)
         groups = _groups(files, lambda place: _real(self._paths[place]))
@@ -182,11 +174,7 @@ def _groups(hashes: NDArray[np.int64], key: Callable[[int], Any]) -> Iterator[li
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read "2/8" as (2, 8): the second of eight parts.
-
-    Raises:
-        InputError: It is no such pair.
-    """
+    """Read "2/8" as (2, 8): the second of eight parts."""
     first, slash, last = text.partition("/")
     if not (slash and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
         raise InputError(

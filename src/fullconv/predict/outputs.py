@@ -32,15 +32,7 @@ Counts = dict[str, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Writer:
-    """Write the results of images.
-
-    Args:
-        out: The output folder.
-        labels: By head; "" for the only label map of an image.
-        format: Of the label maps; see `encode`.
-        overlays: Also write the label map painted over the image.
-        probabilities: Also write the class probabilities.
-    """
+    """Writes the results of images; labels are by head, "" for the only label map of an image."""
 
     out: Path
     labels: Mapping[str, Labels]
@@ -56,11 +48,7 @@ class Writer:
         return [*found, ".npz"] if self.probabilities else found
 
     def write(self, name: str, prediction: Prediction) -> Counts:
-        """Write all files of an image atomically; returns its pixels by class.
-
-        Raises:
-            OutputError: One cannot be written.
-        """
+        """Write all files of an image atomically; returns its pixels by class."""
         counts: Counts = {}
         base = str(self.out / name)
         for head, labels in self.labels.items():
@@ -113,11 +101,7 @@ def count_pixels(label_map: NDArray[np.uint8], classes: int) -> NDArray[np.int64
 
 
 def written_labels(card: Card, head: str | None) -> dict[str, Labels]:
-    """Return the labels of the maps to write: of every head, or "" for one.
-
-    Raises:
-        ModelFileError: The model has no such head.
-    """
+    """Return the labels of the maps to write: of every head, or "" for one."""
     if head is None and card.heads is not None and len(card.heads) > 1:
         return dict(card.heads)
     return {"": card.labels(head)}
@@ -154,11 +138,7 @@ def original(label_map: NDArray[np.uint8], labels: Labels) -> NDArray[Any]:
 
 
 def count_file(path: str, labels: Labels, encoding: Format) -> NDArray[np.int64]:
-    """Count the pixels by class (K,) of a label map file.
-
-    Raises:
-        InputError: The file cannot be read, or is not a label map in this format.
-    """
+    """Count the pixels by class (K,) of a label map file."""
     classes = len(labels.classes)
     numbers = read_image(path) if encoding == "color" else read_label_map(path)
     if encoding == "color":

@@ -4,34 +4,81 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, NetworkError, OutputError, RunError
-from fullconv.notices import Notice
-from fullconv.predict.bands import ExtraBands
-from fullconv.predict.inputs import Found, expand, read_list, why_empty
-from fullconv.predict.job import PredictJob, RunSummary
+from fullconv.notices import Notice, NoticeCollector
+from fullconv.predict.inputs import ExtraBands, Found, expand, read_list, why_empty
 from fullconv.predict.names import ImageList, InputImage
-from fullconv.predict.outputs import Counts, Tables, Writer, written_labels
-from fullconv.predict.rasters import StoppedError, check_single_raster, predict_georeferenced
+from fullconv.predict.outputs import Counts, Format, Tables, Writer, written_labels
 from fullconv.preprocess import UNNAMED
 from fullconv.profiling import WAITING_IN, WAITING_OUT, timed, timed_iter
-from fullconv.rasters import is_georeferenced
+from fullconv.rasters import check_polygons, is_georeferenced, is_label_map, predict_raster
 from fullconv.system import ordered_map
 
 if TYPE_CHECKING:
-    from fullconv.segmenter import Segmenter
+    from fullconv.segmenter import Segmenter, Tile
 
 Progress = Callable[[int, int], None]
 """Called with the number of images finished and of all images."""
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """What to predict and what to write."""
+
+    inputs: Sequence[str]
+    """Files, folders and globs."""
+    out: Path
+    listed: str | None = None
+    """A text file with one path per line, or "-"."""
+    format: Format = "index"
+    overlay: bool = False
+    probabilities: bool = False
+    skip_existing: bool = False
+    shard: tuple[int, int] | None = None
+    """(i, n) with i from 1."""
+    head: str | None = None
+    """Only this head of several."""
+    tile: Tile = "auto"
+    workers: int | None = None
+    """Threads that read and write; None is one per core, at most four."""
+    batch_size: int = 1
+    """Images that go through the network together, where consecutive ones have one size."""
+    polygons: Path | None = None
+    """GeoPackage or GeoJSON of the polygons of a single raster."""
+    bands_from: Path | None = None
+    """Folder of images with the same names, whose bands follow those of the inputs."""
+
+
+@dataclass
+class RunSummary:
+    """Number of images by outcome."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+    collector: NoticeCollector = field(default_factory=NoticeCollector)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.done + self.skipped + self.failed
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """Warnings about the images, one per code, with the first file and the number of files."""
+        return tuple(self.collector)
 
 
 def predict_files(
@@ -68,7 +115,11 @@ def predict_files(
     empty = _collect(images, job, stop)
     images.assign_names(writer.endings)
     if job.polygons is not None:
-        check_single_raster([image.path for image in islice(images, 2)], job.polygons)
+        check_polygons(job.polygons)
+        paths = [image.path for image in islice(images, 2)]
+        if len(paths) != 1 or not is_georeferenced(paths[0]):
+            found = "several images are given" if len(paths) > 1 else f"{paths[0] if paths else 'nothing'} is none"
+            raise InputError(f"--polygons: takes one georeferenced raster, and {found}. Predict it by itself.")
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -110,11 +161,7 @@ def predict_files(
 
 
 def _collect(images: ImageList, job: PredictJob, stop: Callable[[], bool]) -> list[str]:
-    """Add all inputs to the list until a stop is requested; returns the inputs without images.
-
-    Raises:
-        InputError: There is nothing at all to predict.
-    """
+    """Add all inputs to the list until a stop is requested; returns the inputs without images."""
     if not job.inputs and job.listed is None:
         raise InputError("nothing to predict: name images, folders or patterns, or give --list FILE.")
 
@@ -145,6 +192,10 @@ class _Outcome:
     reason: str | None = None
     last: str = ".png"
     notices: tuple[Notice, ...] = ()
+
+
+class _StoppedError(Exception):
+    """A stop was requested between two strips of a raster."""
 
 
 class _Run:
@@ -235,16 +286,45 @@ class _Run:
         self._record_finished(self.threads)
 
     def _predict_raster(self, image: InputImage) -> None:
-        """Predict a georeferenced raster; after a stop, the same command resumes it."""
+        """Predict a georeferenced TIFF as GeoTIFFs, strip by strip; after a stop, the same command resumes it."""
+        job = self.job
+        unsupported = [f"--format {job.format}"] if job.format != "index" else []
+        unsupported += ["--overlay"] if job.overlay else []
+
+        def progress(done: int, total: int) -> None:
+            if done < total and self.stop():
+                raise _StoppedError
+
+        counts: Counts = {}
+        existed, notices = True, NoticeCollector()
         try:
-            counts, existed, notices = predict_georeferenced(self.segmenter, self.job, self.writer, image, self.stop)
-        except StoppedError:
+            if unsupported:
+                raise InputError(
+                    f"{image.path}: is georeferenced, so its result is a GeoTIFF of labels."
+                    f" Omit {' and '.join(unsupported)}."
+                )
+            for head in self.writer.labels:
+                target = Path(self.writer.path(image.name, head, ".tif"))
+                scores = target.with_name(f"{target.stem}.probabilities.tif") if job.probabilities else None
+                for path in (target, scores):
+                    if path is not None and path.exists() and not is_label_map(path):  # perhaps another input
+                        raise InputError(
+                            f"{path}: exists and was not written by fullconv. Choose another folder with -o."
+                        )
+                result = predict_raster(
+                    self.segmenter, image.path, target, tile=job.tile, resume=job.skip_existing, polygons=job.polygons,
+                    progress=progress, head=head or job.head, probabilities=scores,
+                )  # fmt: skip
+                counts[head] = result.counts
+                existed = existed and result.existed
+                notices = NoticeCollector(result.notices)
+        except _StoppedError:
             return
         except (InputError, NetworkError, RunError, MissingExtraError) as error:
             self.outcomes.append(_failed(image, error))
             return
         status: Literal["done", "skipped"] = "skipped" if existed else "done"
-        self.outcomes.append(_Outcome(image.path, status, image.name, counts, last=".tif", notices=notices))
+        self.outcomes.append(_Outcome(image.path, status, image.name, counts, last=".tif", notices=tuple(notices)))
 
     def _record_finished(self, leave: int) -> None:
         """Record finished outcomes in order, waiting for the oldest while more than `leave` are pending."""

@@ -20,16 +20,7 @@ MAX_SIZES = 12
 
 
 def write_check_page(path: str | Path, found: Examination, name: str) -> None:
-    """Write the result of a check as one HTML file that loads nothing.
-
-    Args:
-        path: The file, written atomically.
-        found: As `examine` returned it.
-        name: Path of the data set.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write the result of a check as one HTML file that loads nothing."""
     summary = found.summary()
     thumbnails = SampleThumbnails(found.root, found.dataset)
     write_page(

@@ -99,9 +99,5 @@ def environment() -> Environment:
 
 
 def write_page(path: str | Path, template: str, **context: Any) -> None:
-    """Render a template and write it atomically as one HTML file that loads nothing.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Render a template and write it atomically as one HTML file that loads nothing."""
     write_text(path, environment().get_template(template).render(context))

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.card import Card, Labels
+from fullconv.data import Dataset
 from fullconv.errors import InputError
 from fullconv.profiling import duration
 from fullconv.report.charts import TALL, Chart, Line, line_chart, series
 from fullconv.report.html import MAX_IMAGE_BYTES, count, data_uri, percent, short, write_page
-from fullconv.report.setup import data_tables, setup_tables
 from fullconv.report.thumbnails import MAX_LEGEND_CLASSES, ErrorPanels, ReportImage, error_panels, legend_entries
+from fullconv.runs import flatten
 
 if TYPE_CHECKING:
     from fullconv.evaluation import Report
@@ -96,8 +97,8 @@ def write_report(
         typical=articles[WORST:],
         omitted=omitted,
         legend=legend_entries(labels, range(len(labels.classes))) if len(labels.classes) <= MAX_LEGEND_CLASSES else [],
-        data=data_tables(data, labels),
-        setup=setup_tables(card, recipe or {}, machine or {}),
+        data=_data_tables(data, labels),
+        setup=_setup_tables(card, recipe or {}, machine or {}),
     )
 
 
@@ -250,3 +251,63 @@ def _encode_images(images: Iterable[ReportImage], labels: Labels) -> tuple[list[
         encoded.append(panels)
     encoded.sort(key=lambda panels: math.inf if math.isnan(panels.score) else panels.score)
     return encoded, omitted
+
+
+def summarize_data(dataset: Dataset) -> dict[str, Any]:
+    """Return what the report shows of a data set: name, format, images by split, pixels and images by class.
+
+    The classes are counted in the training split, or in the first split with images where there is none.
+    """
+    split = (
+        "train" if dataset.splits.get("train") else next(name for name, members in dataset.splits.items() if members)
+    )
+    statistics = dataset.statistics(split)
+    smallest, largest = (f(statistics.sizes, key=math.prod) for f in (min, max))  # (H, W)
+    size = f"{smallest[1]} × {smallest[0]}" + (f" to {largest[1]} × {largest[0]}" if largest != smallest else "")
+    return {
+        "name": dataset.root.name,
+        "format": dataset.format,
+        "size": f"{size} px",
+        "channels": f"{statistics.channels}, {statistics.dtype}",
+        "splits": {name: len(members) for name, members in dataset.splits.items()},
+        "counted": split,
+        "classes": [
+            {"name": name, "pixels": int(pixels), "images": int(images)}
+            for name, pixels, images in zip(dataset.classes, statistics.pixels, statistics.pictures, strict=True)
+        ],
+        "void": int(statistics.void),
+    }
+
+
+def _data_tables(data: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
+    """Return a summary's facts by name, and the rows of its classes: name, colour, pixels, share, images."""
+    facts = {key: value for key, value in data.items() if key not in ("splits", "classes", "void", "counted")}
+    facts |= {f"images in {name}": count(number) for name, number in data.get("splits", {}).items()}
+    palette = dict(zip(labels.classes, labels.palette, strict=True))
+    rows = [{**row, "color": palette.get(row["name"], (128, 128, 128))} for row in data.get("classes", ())]
+    if rows and data.get("void"):
+        rows.append({"name": "void", "color": None, "pixels": data["void"], "images": None})
+    total = max(1, sum(row["pixels"] for row in rows))
+    rows = [{**row, "share": row["pixels"] / total} for row in rows]
+    return {"facts": facts, "classes": rows, "counted": data.get("counted", "train")}
+
+
+def _setup_tables(card: Card, recipe: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the facts of the model, the machine and the recipe."""
+    model = {
+        "network": card.variant,
+        "backbone": card.backbone,
+        "channels": card.in_channels,
+        "stride": card.stride,
+        "receptive field": f"{card.receptive_field} px" if card.receptive_field else "unbounded",
+        "working scale": card.scale,
+        "pretrained weights": card.weights_origin or "none",
+        "their licence": card.weights_license,
+        "weights_sha256": card.weights_sha256[:16] or None,
+    }
+    known = {key: value for key, value in model.items() if value is not None}
+    return {
+        "Model": known,
+        "Machine": machine,
+        "Recipe": {key: value for key, value in flatten(recipe).items() if value is not None},
+    }

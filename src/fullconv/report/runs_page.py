@@ -16,17 +16,7 @@ TONES = "abcdefgh"
 
 
 def write_runs_page(path: str | Path, runs: Sequence[Run], title: str, notes: Sequence[str] = ()) -> None:
-    """Write the page: one HTML file that loads nothing.
-
-    Args:
-        path: The file, written atomically.
-        runs: At least one, best first.
-        title: Heading, for example the folder's name.
-        notes: Sentences for the reader.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write the page: one HTML file that loads nothing."""
     trained = [run for run in runs if run.history]
     drawn = trained[: len(TONES)]
     notices = [*notes]

@@ -82,11 +82,7 @@ class ErrorPanels:
 
 
 def error_panels(shown: ReportImage, labels: Labels) -> ErrorPanels:
-    """Encode an image, its mask, its prediction and its errors.
-
-    Raises:
-        InputError: Image, mask and prediction differ in size.
-    """
+    """Encode an image, its mask, its prediction and its errors."""
     shapes = {shown.image.shape[:2], shown.mask.shape, shown.prediction.shape}
     if len(shapes) > 1:
         raise InputError(f"'{shown.stem}': image, mask and prediction differ in size: {sorted(shapes)}.")
@@ -201,10 +197,6 @@ class SampleThumbnails:
     """Thumbnails of images, masks, and masks over images.
 
     A thumbnail is a `Thumbnail`, or the text of the error where a file is unreadable.
-
-    Args:
-        root: The data folder.
-        dataset: As opened; None where it could not be.
     """
 
     def __init__(self, root: Path, dataset: Dataset | None) -> None:
@@ -217,12 +209,7 @@ class SampleThumbnails:
             self._samples.setdefault(sample.stem, sample)
 
     def of_files(self, names: Iterable[str], limit: int) -> dict[str, dict[str, Thumbnail | str]]:
-        """Return the thumbnails of the first files of a problem that are images, each sample once.
-
-        Args:
-            names: Paths relative to the data folder, or stems, as problems list them.
-            limit: At most so many samples.
-        """
+        """Return the thumbnails of the first files of a problem that are images, each sample once."""
         seen: set[str] = set()
         found: dict[str, dict[str, Thumbnail | str]] = {}
         for name in names:

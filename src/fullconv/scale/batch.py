@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,15 +25,17 @@ import numpy as np
 from fullconv.errors import FullconvError, InputError, MissingExtraError, RunError
 from fullconv.predict import Format, encode
 from fullconv.preprocess import UNNAMED
+from fullconv.profiling import duration
 from fullconv.scale.manifest import Manifest, manifest_schema
 from fullconv.scale.sources import Item, list_source, load_item
 from fullconv.scale.storage import ResultFolder, import_arrow, is_url
-from fullconv.scale.watchdog import watchdog
 from fullconv.segmenter import load
 from fullconv.system import available_memory
 
 BLOCK_SIZE = 32
 """Images in a block of Ray Data."""
+STALL_SECONDS = 120.0
+"""Time without a finished image after which, and every so often, a stall is reported."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,40 @@ def _explain_stall(ray: Any) -> str:
     )
 
 
-def _start_ray(job: BatchJob) -> Any:
-    """Start or join Ray, without its usage reports.
+@contextmanager
+def watchdog(
+    report: Callable[[str], None] | None, hint: Callable[[], str], stall_seconds: float = STALL_SECONDS
+) -> Iterator[Callable[[], None]]:
+    """Yield a heartbeat to call at each finished image; stalls are reported from a thread, with a hint.
 
-    Raises:
-        MissingExtraError: It is not installed.
-        RunError: The cluster does not respond.
+    Workers that end again and again, out of memory, would otherwise be silent for ever.
     """
+    last = time.monotonic()
+    ended = threading.Event()
+
+    def heartbeat() -> None:
+        nonlocal last
+        last = time.monotonic()
+
+    def watch() -> None:
+        reported = 0
+        while not ended.wait(stall_seconds / 8):
+            stalls = int((time.monotonic() - last) / stall_seconds)
+            if stalls > reported and report is not None:
+                report(f"No image was finished in the last {duration(stalls * stall_seconds)}. {hint()}")
+            reported = stalls
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield heartbeat
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _start_ray(job: BatchJob) -> Any:
+    """Start or join Ray, without its usage reports."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_USAGE_STATS_REPORT_URL"] = "http://127.0.0.1:9"
     try:

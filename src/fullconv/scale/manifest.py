@@ -27,16 +27,7 @@ def manifest_schema() -> Any:
 
 
 class Manifest:
-    """The manifest in a folder of results.
-
-    Args:
-        folder: The folder of results.
-        job: Model and settings, which must be the same when a job is resumed.
-        resume: Continue an existing manifest.
-
-    Raises:
-        RunError: There is a manifest and `resume` is false, or it belongs to another job.
-    """
+    """The manifest in a folder of results."""
 
     def __init__(self, folder: ResultFolder, job: dict[str, Any], resume: bool) -> None:
         self.folder = folder

@@ -40,9 +40,6 @@ def list_source(source: str, out: str) -> Iterator[Item]:
         source: A folder (local or a URL; searched recursively), a list (.txt, one path or URL per line), a Parquet file
             or folder with a column of paths (`PATH_COLUMNS`) or of encoded images (`BYTE_COLUMNS`), or an image.
         out: The folder of results, which is skipped where it lies in the source.
-
-    Raises:
-        InputError: It is none of these, or cannot be read.
     """
     fs, path = open_filesystem(source)
     suffix = PurePosixPath(path).suffix.lower()

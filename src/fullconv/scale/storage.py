@@ -17,11 +17,7 @@ _PROTOCOLS = {
 
 
 def import_arrow() -> Any:
-    """Import pyarrow with pyarrow.parquet.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """Import pyarrow with pyarrow.parquet."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -31,12 +27,7 @@ def import_arrow() -> Any:
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """Return the file system of a path or URL, and the path in it.
-
-    Raises:
-        MissingExtraError: fsspec is not installed.
-        InputError: No installed package reads URLs of this protocol; the message names the package to install.
-    """
+    """Return the file system of a path or URL, and the path in it."""
     try:
         import fsspec
     except ImportError as error:
@@ -55,11 +46,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def read_url(url: str) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        InputError: It cannot be read.
-    """
+    """Return the content of a file."""
     fs, path = open_filesystem(url)
     try:
         content: bytes = fs.cat_file(path)
@@ -89,11 +76,7 @@ class ResultFolder:
         return f"{self.url}/{name}" if self._local is None else (self._local / name).as_posix()
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file atomically and return its full name.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Write a file atomically and return its full name."""
         if self._local is not None:
             write_bytes(self._local / name, [content])
             return self.path(name)
@@ -106,11 +89,7 @@ class ResultFolder:
         return self.path(name)
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file; None where there is none.
-
-        Raises:
-            OutputError: It exists, and cannot be read.
-        """
+        """Return the content of a file; None where there is none."""
         fs, path = open_filesystem(self.path(name))
         try:
             content: bytes = fs.cat_file(path)

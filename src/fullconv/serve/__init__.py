@@ -12,12 +12,7 @@ __all__ = ["Settings", "check_access", "name_models", "run_service"]
 
 
 def run_service(settings: Settings) -> int:
-    """Serve until a signal ends the service; returns the signal's number.
-
-    Raises:
-        MissingExtraError: The extra is not installed.
-        FullconvError: A model cannot be loaded, or the address cannot be used.
-    """
+    """Serve until a signal ends the service; returns the signal's number."""
     from fullconv.errors import MissingExtraError
 
     try:

@@ -1,10 +1,13 @@
-"""The application: routes, and error responses."""
+"""The application: routes, the web page, and error responses."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -32,18 +35,26 @@ from fullconv.serve.openapi import (
 from fullconv.serve.params import MEDIA_TYPES, ModelName, Params
 from fullconv.serve.pool import Pool, Result
 from fullconv.serve.settings import Settings
-from fullconv.serve.static import add_pages
 from fullconv.serve.uploads import ByteBudget, read_image_body
+
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".jpg": "image/jpeg",
+}
+"""Media types of the page's files."""
+PAGES = {"index.html": "/", "docs.html": "/docs"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Content security policy: nothing from outside, nothing inline."""
 
 
 class Service:
-    """What the routes share.
-
-    Args:
-        settings: Of the service.
-        pools: Worker processes by model.
-        metrics: Counts predictions.
-    """
+    """What the routes share."""
 
     def __init__(self, settings: Settings, pools: dict[str, Pool], metrics: Metrics) -> None:
         self.settings, self.pools, self.metrics = settings, pools, metrics
@@ -96,11 +107,7 @@ class Service:
 
 
 async def _unless_disconnected(request: Request, prediction: Coroutine[Any, Any, Result]) -> Result:
-    """Await a prediction, and cancel it when the client disconnects.
-
-    Raises:
-        ClientDisconnect: The client has gone.
-    """
+    """Await a prediction, and cancel it when the client disconnects."""
 
     async def disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -157,7 +164,9 @@ def make_app(service: Service) -> FastAPI:
         return service.describe()
 
     _add_probes(app, service)
-    add_pages(app)
+    for name, content in read_files().items():
+        send_file = _file_route(content, PAGE_TYPES[PurePath(name).suffix])
+        app.add_api_route(PAGES.get(name, f"/page/{name}"), send_file, methods=["GET", "HEAD"], include_in_schema=False)
     _add_error_handlers(app)
     generate = app.openapi
 
@@ -169,6 +178,24 @@ def make_app(service: Service) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+def read_files() -> dict[str, bytes]:
+    """Return the page's files by name."""
+    folder = resources.files("fullconv.serve") / "page"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if PurePath(file.name).suffix in PAGE_TYPES}
+
+
+def _file_route(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+
+    async def send_file(request: Request) -> Response:
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=media_type, headers=headers)
+
+    return send_file
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:

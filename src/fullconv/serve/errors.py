@@ -11,14 +11,7 @@ BUG_MESSAGE = "internal error; the service's log has the details under this requ
 
 
 class ApiError(Exception):
-    """A request cannot be fulfilled.
-
-    Args:
-        status: HTTP status.
-        code: Stable code for programs.
-        message: What is wrong, and the fix.
-        retry_after: Seconds after which a retry is worthwhile.
-    """
+    """A request cannot be fulfilled."""
 
     def __init__(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)

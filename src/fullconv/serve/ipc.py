@@ -40,11 +40,7 @@ def read_frame(file: IO[bytes]) -> Frame | None:
 
 
 async def receive_frame(reader: asyncio.StreamReader) -> Frame:
-    """Read a frame from a stream.
-
-    Raises:
-        asyncio.IncompleteReadError: The other end has closed.
-    """
+    """Read a frame from a stream."""
     header_size, payload_size = _LENGTHS.unpack(await reader.readexactly(_LENGTHS.size))
     header = json.loads(await reader.readexactly(header_size))
     return header, await reader.readexactly(payload_size) if payload_size else b""

@@ -31,14 +31,7 @@ PROBES = ("/healthz", "/readyz", "/metrics")
 
 
 class RequestMiddleware:
-    """The outermost middleware.
-
-    Args:
-        app: The application.
-        settings: For the access rules.
-        metrics: Counts requests.
-        log: Receives a line per request.
-    """
+    """The outermost middleware."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, log: JsonLog) -> None:
         self.app, self.settings, self.metrics, self.log = app, settings, metrics, log
@@ -65,22 +58,19 @@ class RequestMiddleware:
                 await exchange.send_error(ApiError(500, "bug", BUG_MESSAGE))
         finally:
             self.in_flight -= 1
-            self._record(scope, exchange)
             self.metrics.in_flight.set(self.in_flight)
-
-    def _record(self, scope: Scope, exchange: _Exchange) -> None:
-        status = exchange.status
-        route = getattr(scope.get("route"), "path", None) or ("refused" if status in (401, 403, 421) else "other")
-        method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
-        seconds = time.perf_counter() - exchange.start
-        self.metrics.requests.labels(route, method, str(status)).inc()
-        self.metrics.request_seconds.labels(route).observe(seconds)
-        if route not in PROBES or status != 200:
-            self.log.write(
-                "request", request_id=exchange.request_id, method=method, route=route, status=status,
-                ms=round(1000 * seconds, 1), bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out,
-                **scope["state"]["log_fields"],
-            )  # fmt: skip
+            status = exchange.status
+            route = getattr(scope.get("route"), "path", None) or ("refused" if status in (401, 403, 421) else "other")
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+            seconds = time.perf_counter() - exchange.start
+            self.metrics.requests.labels(route, method, str(status)).inc()
+            self.metrics.request_seconds.labels(route).observe(seconds)
+            if route not in PROBES or status != 200:
+                self.log.write(
+                    "request", request_id=exchange.request_id, method=method, route=route, status=status,
+                    ms=round(1000 * seconds, 1), bytes_in=exchange.bytes_in, bytes_out=exchange.bytes_out,
+                    **scope["state"]["log_fields"],
+                )  # fmt: skip
 
 
 def check_request(settings: Settings, path: str, headers: Headers) -> ApiError | None:

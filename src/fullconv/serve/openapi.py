@@ -182,13 +182,7 @@ def predict_route(operation_id: str) -> dict[str, Any]:
 
 
 def specialize(openapi: dict[str, Any], heads: Mapping[str, Sequence[str]], token: bool) -> dict[str, Any]:
-    """Add the models and heads of this service to its description.
-
-    Args:
-        openapi: As FastAPI generated it; changed in place, and returned.
-        heads: Names of heads by model, the default model first.
-        token: Whether a token is required.
-    """
+    """Add models, their heads (the default model first) and the token to the description, in place."""
     paths = openapi["paths"]
     for path, models in (("/v1/predict", [next(iter(heads))]), ("/v1/predict/{name}", list(heads))):
         known = sorted({head for model in models for head in heads[model]})

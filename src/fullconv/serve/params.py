@@ -59,15 +59,7 @@ class PredictParams:
     ] = ()  # type: ignore[assignment]
 
     def resolve(self, request: Request, heads: Sequence[str]) -> dict[str, Any]:
-        """Return the parameters for a worker process, with the response type under "answer".
-
-        Args:
-            request: For the names of its query parameters and its Accept header.
-            heads: Of the model; empty where it has one without a name.
-
-        Raises:
-            ApiError: A parameter is unknown or contradicts another, or no response type is accepted.
-        """
+        """Return the parameters for a worker process, with the response type under "answer"; one head alone has no name."""
         known = list(vars(self))
         for name in request.query_params:
             if name not in known:

@@ -64,12 +64,7 @@ class Result:
 
 
 class WorkerProcess:
-    """One process with the model, restarted whenever it ends.
-
-    Args:
-        pool: Whose requests it computes.
-        index: Its number, for the log.
-    """
+    """One process with the model, restarted whenever it ends."""
 
     def __init__(self, pool: Pool, index: int) -> None:
         self.pool, self.index = pool, index
@@ -144,23 +139,18 @@ class WorkerProcess:
                 continue
             self._has_responded = True
             request = self.requests.pop(int(header["id"]), None)
-            if request is not None:
-                self._finish(request, header, payload)
+            if "traceback" in header and request is not None:
+                self.pool.log.write(
+                    "bug", level="error", request_id=request.params.get("request_id"), model=self.pool.name,
+                    traceback=header["traceback"],
+                )  # fmt: skip
+            if request is not None and not request.future.done():
+                if "error" in header:
+                    request.future.set_exception(ApiError(*header["error"]))
+                else:
+                    fields = (header[key] for key in ("pixels", "batch", "seconds", "engine", "precision"))
+                    request.future.set_result(Result(payload, *fields))
             self.pool.dispatch()
-
-    def _finish(self, request: Request, header: dict[str, Any], payload: bytes) -> None:
-        if "traceback" in header:
-            self.pool.log.write(
-                "bug", level="error", request_id=request.params.get("request_id"), model=self.pool.name,
-                traceback=header["traceback"],
-            )  # fmt: skip
-        if request.future.done():
-            return
-        if "error" in header:
-            request.future.set_exception(ApiError(*header["error"]))
-        else:
-            fields = (header[key] for key in ("pixels", "batch", "seconds", "engine", "precision"))
-            request.future.set_result(Result(payload, *fields))
 
     def send(self, request: Request) -> None:
         """Send a request to the process."""
@@ -201,14 +191,7 @@ class WorkerProcess:
 
 
 class Pool:
-    """The worker processes of one model, and the queue before them.
-
-    Args:
-        name: Of the model.
-        settings: Of the service.
-        metrics: Counts workers and queued images.
-        log: Receives the events of the workers.
-    """
+    """The worker processes of one model, and the queue before them."""
 
     def __init__(self, name: str, settings: Settings, metrics: Metrics, log: JsonLog) -> None:
         self.name, self.settings, self.metrics, self.log = name, settings, metrics, log
@@ -254,11 +237,7 @@ class Pool:
         return [dict(zip(("max_pixels", "engine", "precision"), row, strict=True)) for row in rows]
 
     async def start(self) -> None:
-        """Start the first worker and wait until it has chosen its engine, with the machine to itself.
-
-        Raises:
-            ModelFileError: The model cannot be loaded.
-        """
+        """Start the first worker and wait until it has chosen its engine, with the machine to itself."""
         self.log.write("loading", model=self.name, copies=len(self._workers))
         self._tasks = [asyncio.create_task(self._workers[0].run())]
         self._watchdog = asyncio.create_task(self._kill_hung())
@@ -269,15 +248,7 @@ class Pool:
         self._tasks += [asyncio.create_task(worker.run()) for worker in self._workers[1:]]
 
     def on_ready(self, card: Card, running: dict[str, str], chosen: dict[str, list[str]], index: int) -> None:
-        """Accept a worker that has loaded the model.
-
-        Args:
-            card: Of the model.
-            running: Engine, precision and device.
-            chosen: Engine and precision by the side of the largest square image of each class of sizes; empty where one
-                engine computes all.
-            index: The worker's number.
-        """
+        """Accept a worker that has loaded the model; `chosen` is what `worker.choose_engines` returned."""
         changed = self.card is not None and self.card.weights_sha256 != card.weights_sha256
         if changed:
             self.log.write("model-changed", level="warning", model=self.name, weights_sha256=card.weights_sha256)
@@ -292,16 +263,7 @@ class Pool:
         self.dispatch()
 
     async def predict(self, params: dict[str, Any], body: bytes, deadline: float) -> Result:
-        """Predict an image.
-
-        Args:
-            params: answer, tile, head, scale, include, request_id.
-            body: The image file.
-            deadline: In seconds of `time.monotonic`.
-
-        Raises:
-            ApiError: The queue is full, the deadline has passed, or the image cannot be predicted.
-        """
+        """Predict an image file with the parameters of a request; `deadline` is in seconds of `time.monotonic`."""
         self.check_queue()
         request = Request(params, body, asyncio.get_running_loop().create_future())
         self._queue.append(request)
@@ -316,17 +278,18 @@ class Pool:
             message = f"the image was not done within {limit}, the limit of this service. Send a smaller one, or a smaller scale."
             raise ApiError(408, "too-slow", message) from None
         finally:
-            self._remove(request)
+            request.future.cancel()  # no effect where it is done
+            for worker in self._workers:
+                worker.drop(request)
+            with contextlib.suppress(ValueError):
+                self._queue.remove(request)
+            self.metrics.queue.labels(self.name).set(self.load)
         seconds = result.seconds / result.batch
         self._seconds_per_image = 0.9 * self._seconds_per_image + 0.1 * seconds if self._seconds_per_image else seconds
         return result
 
     def check_queue(self) -> None:
-        """Require room in the queue.
-
-        Raises:
-            ApiError: It is full.
-        """
+        """Require room in the queue."""
         if self.load >= self.settings.queue:
             message = f"the queue is full ({self.load}). Try again in a moment."
             raise ApiError(503, "queue-full", message, self._retry_after())
@@ -373,16 +336,6 @@ class Pool:
                 await asyncio.wait(pending, timeout=STOP_GRACE_SECONDS)
         for task in self._tasks:
             task.cancel()
-
-    def _remove(self, request: Request) -> None:
-        """Remove a request that is done or abandoned."""
-        if not request.future.done():
-            request.future.cancel()
-        for worker in self._workers:
-            worker.drop(request)
-        with contextlib.suppress(ValueError):
-            self._queue.remove(request)
-        self.metrics.queue.labels(self.name).set(self.load)
 
     async def _kill_hung(self) -> None:
         limit = HUNG_TIMEOUTS * self.settings.timeout

@@ -24,16 +24,7 @@ MAX_JPEG_SIDE = 65_000
 
 
 def encode_response(prediction: Prediction, params: dict[str, Any], fields: dict[str, Any]) -> bytes:
-    """Return the bytes of a response; PNG and npz are those that `fullconv predict` writes.
-
-    Args:
-        prediction: Of one head.
-        params: "answer" is the response type, "include" the parts of JSON.
-        fields: Further fields of JSON.
-
-    Raises:
-        ApiError: A part cannot be computed.
-    """
+    """Return the bytes of a response; PNG and npz are those that `fullconv predict` writes, `fields` are further ones of JSON."""
     labels, label_map = prediction.labels, prediction.label_map
     if params["answer"] == "labels":
         return encode_label_map(label_map, labels.palette)
@@ -65,11 +56,7 @@ def class_table(label_map: NDArray[np.uint8], labels: Labels) -> dict[str, Any]:
 
 
 def run_lengths(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, Any]]:
-    """Return COCO's uncompressed run lengths of each class that occurs: column by column, beginning with zeros.
-
-    Raises:
-        ApiError: There are too many.
-    """
+    """Return COCO's uncompressed run lengths of each class that occurs: column by column, beginning with zeros."""
     flat = label_map.ravel(order="F")
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     if len(starts) > MAX_RUNS:
@@ -87,11 +74,7 @@ def run_lengths(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, 
 
 
 def polygons(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, Any]]:
-    """Return each 4-connected region of a class as rings along pixel edges: the outer one, then holes.
-
-    Raises:
-        ApiError: There are too many, or rasterio is not installed.
-    """
+    """Return each 4-connected region of a class as rings along pixel edges: the outer one, then holes."""
     try:
         from rasterio.features import shapes
     except ImportError:

@@ -28,11 +28,7 @@ MAX_OPEN_FILES = 16_384
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal ends the service; returns the signal's number.
-
-    Raises:
-        FullconvError: A model cannot be loaded, or the address cannot be used.
-    """
+    """Serve until a signal ends the service; returns the signal's number."""
     check_models(settings.models)
     raise_open_file_limit()
     listening = listen(settings.host, settings.port)
@@ -45,11 +41,7 @@ def run(settings: Settings) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        RunError: The address is in use, or not of this machine.
-    """
+    """Return a listening socket."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -106,13 +98,7 @@ async def _serve(settings: Settings, listening: socket.socket, log: JsonLog) -> 
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which after a signal continues until every accepted request has its response.
-
-    Args:
-        config: Of uvicorn.
-        service: Set to refuse new images.
-        app: Counts the requests without a response.
-    """
+    """uvicorn's server, which after a signal continues until every accepted request has its response."""
 
     def __init__(self, config: uvicorn.Config, service: Service, app: RequestMiddleware) -> None:
         super().__init__(config)

@@ -72,11 +72,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_access(host: str, token: str | None, no_auth: bool) -> None:
-    """Require a token, or an explicit `no_auth`, for a service that other machines reach.
-
-    Raises:
-        RecipeError: Neither is given for another host, both are given, or the token is unusable.
-    """
+    """Require a token, or an explicit `no_auth`, for a service that other machines reach."""
     if token is not None and no_auth:
         raise RecipeError("--token and --no-auth contradict each other: omit one.")
     if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
@@ -89,15 +85,7 @@ def check_access(host: str, token: str | None, no_auth: bool) -> None:
 
 
 def name_models(first: str | None, named: Sequence[str]) -> dict[str, str]:
-    """Return model files by name from MODEL and the values of --model.
-
-    Args:
-        first: MODEL, whose name is that of its run folder or file.
-        named: Values of --model, "name=FILE".
-
-    Raises:
-        RecipeError: There is none, a name is unusable in URLs, or a name is given twice.
-    """
+    """Return model files by name from MODEL and the values of --model."""
     models = {} if first is None else {model_name(first): first}
     for text in named:
         name, sign, file = text.partition("=")
@@ -114,11 +102,7 @@ def name_models(first: str | None, named: Sequence[str]) -> dict[str, str]:
 
 
 def check_models(models: Mapping[str, str]) -> None:
-    """Read the cards of model files, so that a missing or foreign file is reported before anything starts.
-
-    Raises:
-        ModelFileError: One cannot be loaded.
-    """
+    """Read the cards of model files, so that a missing or foreign file is reported before anything starts."""
     for model in models.values():
         path = Path(model)
         exported = path.suffix in (".onnx", ".xml", ".pt2")

@@ -24,12 +24,7 @@ HOW = (
 
 
 class ByteBudget:
-    """Limits the bytes of all request bodies in memory.
-
-    Args:
-        limit: In bytes.
-        gauge: Set to the bytes in memory.
-    """
+    """Limits the bytes of all request bodies in memory."""
 
     def __init__(self, limit: int, gauge: Gauge) -> None:
         self.limit, self.gauge = limit, gauge
@@ -54,11 +49,7 @@ class Reservation:
         self.size = 0
 
     def add(self, size: int) -> None:
-        """Reserve further bytes.
-
-        Raises:
-            ApiError: All requests together hold too many.
-        """
+        """Reserve further bytes."""
         self.size += size
         self.budget.used += size
         self.budget.gauge.set(self.budget.used)
@@ -67,18 +58,7 @@ class Reservation:
 
 
 async def read_image_body(request: Request, settings: Settings, reservation: Reservation, deadline: float) -> bytes:
-    """Return the image file in a request.
-
-    Args:
-        request: With an image as its body, or in a multipart form.
-        settings: For the limits.
-        reservation: Of this request.
-        deadline: Time by which the body must have arrived, in seconds of `time.monotonic`.
-
-    Raises:
-        ApiError: There is no image, or it is too large or too slow.
-        ClientDisconnect: The client has gone.
-    """
+    """Return the image file in a request; `deadline` is in seconds of `time.monotonic`."""
     limit = settings.max_body
     size = f"{limit / 1e6:g} MB" if limit >= 10**5 else f"{limit} bytes"
     too_large = ApiError(
@@ -115,9 +95,6 @@ def read_form_file(body: bytes, content_type: str) -> bytes:
     """Return the only file of a multipart form.
 
     Starlette's ``request.form()`` would write it to disk, and decode a file without a file name as text.
-
-    Raises:
-        ApiError: The form is damaged, or has no file or several.
     """
     files: list[bytes] = []
     complete = False

@@ -66,13 +66,7 @@ class Request:
 
 
 class InferenceLoop:
-    """The loop of a worker process.
-
-    Args:
-        segmenter: The model.
-        limits: "batch_size", "max_pixels".
-        out: Receives the frames with results.
-    """
+    """The loop of a worker process."""
 
     def __init__(self, segmenter: Segmenter, limits: dict[str, Any], out: IO[bytes]) -> None:
         self.segmenter, self.out = segmenter, out
@@ -178,12 +172,7 @@ class InferenceLoop:
             self._send_error(number, error)
 
     def _check_size(self, params: dict[str, Any], body: bytes, segmenter: Segmenter) -> tuple[int, int]:
-        """Return an image's size (H, W) as its header states it, before anything is decoded.
-
-        Raises:
-            ApiError: The image, the network's input or the response would be too large.
-            ImageError: It is not an image.
-        """
+        """Return an image's size (H, W) as its header states it, before anything is decoded."""
         height, width = image_size(body)  # refuses too many pixels by itself
         working = [max(MIN_SIDE, side) for side in working_size(height, width, segmenter.card.scale)]
         if working[0] * working[1] > self.max_pixels:
@@ -240,14 +229,10 @@ class InferenceLoop:
 
 
 def choose_engines(segmenter: Segmenter, before: dict[str, Any] | None) -> dict[int, tuple[str, str]]:
-    """Choose the engine for each class of image sizes, or take over an earlier choice, and compute a first image.
+    """Choose the engine for each class of image sizes, and compute a first image with each.
 
-    Args:
-        segmenter: The model.
-        before: "engines" by class, and the "weights_sha256" for which they were chosen; None for the first worker.
-
-    Returns:
-        Engine and precision by class; empty where one engine computes all.
+    An earlier choice ("engines", "weights_sha256") for the same weights is taken over. The result has engine and precision
+    by the side of the largest square image of each class; it is empty where one engine computes all.
     """
     engine, chosen = segmenter.engine, {}
     if isinstance(engine, AutoEngine):
