@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,9 +161,14 @@ def _names(tables: Iterable[Path], numbers: set[int]) -> dict[int, str]:
     for path in tables:
         if not left:
             break
-        for number, name in _names_in(path):
-            if number in left:
-                full[number] = name
+        try:
+            objects = json.loads(path.read_bytes().decode("utf-8", "replace"))["annotation"]["object"]
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):  # older releases have none
+            continue
+        for entry in objects_in(objects):
+            number, name = entry.get("name_ndx"), entry.get("name")
+            if type(number) is int and number in left and isinstance(name, str) and name.strip():
+                full[number] = re.sub(r"\s+", " ", name).strip()
                 left.discard(number)
     full.update({number: f"object{number}" for number in left})
     short = Counter(name.split(",")[0] for name in full.values())
@@ -175,14 +180,3 @@ def _names(tables: Iterable[Path], numbers: set[int]) -> dict[int, str]:
         return name if whole[name] == 1 else f"{name} {number}"
 
     return {number: shortest(number, name) for number, name in full.items()}
-
-
-def _names_in(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        objects = json.loads(path.read_bytes().decode("utf-8", "replace"))["annotation"]["object"]
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):  # older releases have none
-        return
-    for entry in objects_in(objects):
-        number, name = entry.get("name_ndx"), entry.get("name")
-        if type(number) is int and isinstance(name, str) and (name := re.sub(r"\s+", " ", name).strip()):
-            yield number, name

@@ -150,13 +150,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
 def report_overlap(
     result: FormatResult, lists: Mapping[str, Path], stems: Mapping[str, Iterable[str]] | None = None
 ) -> None:
-    """Report images on the list of train and on that of another split.
-
-    Args:
-        result: Gets the problems.
-        lists: The lists by split.
-        stems: Their stems by split; those of the samples by default.
-    """
+    """Report images on the list of train and on that of another split; `stems` by split are the samples' by default."""
     stems = stems or {split: [sample.stem for sample in members] for split, members in result.splits.items()}
     train = set(stems.get("train", ()))
     for split, members in stems.items():

@@ -14,14 +14,12 @@ MAX_COORDINATE = 100_000
 
 
 def read_json(path: Path, fix: str) -> Any:
-    """Read a JSON file; lone surrogates, which no file name or terminal accepts, become question marks.
+    """Read a JSON file, else DataError that ends with `fix`.
 
-    Raises:
-        DataError: It cannot be read; the message ends with `fix`.
+    Lone surrogates, which no file name or terminal accepts, become question marks.
     """
     try:
-        text = read_text(path)
-        table = json.loads(text)
+        table = json.loads(text := read_text(path))
         if "\\ud" in text or "\\uD" in text:
             table = json.loads(json.dumps(table, ensure_ascii=False).encode("utf-8", "replace"))
     except UnicodeDecodeError as error:
