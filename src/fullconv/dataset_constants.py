@@ -82,13 +82,8 @@ def channel_means(variant: str) -> tuple[float, ...]:
     """
     if variant == "nyud-fcn32s-hha":
         return MEANS_BGR["nyud-hha"]
-    data = variant.split("-")[0]
-    color = tuple(reversed(MEANS_BGR[data]))
-    if variant == "nyud-fcn32s-color-d":
-        return color + MEANS_BGR["nyud-depth"]
-    if variant == "nyud-fcn32s-color-hha":
-        return color + MEANS_BGR["nyud-hha"]
-    return color
+    further = {"nyud-fcn32s-color-d": "nyud-depth", "nyud-fcn32s-color-hha": "nyud-hha"}.get(variant)
+    return (*reversed(MEANS_BGR[variant.split("-")[0]]), *(MEANS_BGR[further] if further else ()))
 
 
 _COUNTED_FROM_1 = ("nyud", "siftflow")

@@ -1,21 +1,17 @@
 """Pixel losses, as sums that add up exactly: over batches, accumulated gradients and processes.
 
-The loss of a step is a numerator over a denominator, both summed over everything that the step sees. Each micro-batch
-contributes its share of the two (`PixelLoss.sums`); only the totals are divided. A mean of means would weigh a pixel
-more, the more void surrounds it.
+Each micro-batch contributes its share of a numerator and a denominator (`PixelLoss.sums`); only the totals of a step are
+divided. A mean of means would weigh a pixel more, the more void surrounds it.
 
 - ``cross_entropy``: sum(w l) / sum(w) over valid pixels; w is the weight of a pixel's class (1 without class weights),
   l minus the log-probability of that class.
 - ``focal``: the same with l (1 - p)^gamma, p the probability of the true class. Source: Lin et al., ICCV 2017.
 - ``dice``: 1 - mean of 2 sum(p y) / (sum(p) + sum(y)) over the classes in the micro-batch's ground truth, weighted by
-  their class weights; p are probabilities, y the ground truth. It is a ratio of sums over the micro-batch, not a sum over
-  pixels: a step's value is the mean over its micro-batches, weighted by their denominators.
+  their class weights. A step's value is the mean over its micro-batches, weighted by their denominators.
   Source: Milletari et al., 3DV 2016.
 
-With ``reduction="sum"`` the denominator is the number of images, which is Caffe's rule (and the paper's).
-
-Logits of the full size are never in memory together: coarse scores are upsampled, scored and differentiated a chunk of
-rows at a time (`ChunkedLoss`).
+With ``reduction="sum"`` the denominator is the number of images, which is Caffe's rule (and the paper's). Coarse scores are
+upsampled, scored and differentiated a chunk of rows at a time (`ChunkedLoss`): logits of the full size are never in memory.
 """
 
 from __future__ import annotations

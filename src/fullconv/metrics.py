@@ -7,14 +7,9 @@ n_ij is the number of pixels of true class i predicted as class j, t_i = sum_j n
     mean_iou            mean_i  n_ii / (t_i + sum_j n_ji - n_ii)
     freq_weighted_iou   sum_i t_i IoU_i / sum_i t_i
 
-A set's matrix is the sum of its images' matrices, so the grouping of the images changes nothing. Void pixels are not
-counted. The policy decides over which classes a mean runs:
-
-- ``"nan"`` (default): all but those that are neither in the ground truth nor predicted. A class that is only predicted
-  has IoU 0 and counts.
-- ``"present_only"``: those in the ground truth, as the paper scores SIFT Flow.
-
-All scores are fractions in [0, 1], and NaN where there is nothing to score.
+Void pixels are not counted. All scores are fractions in [0, 1], and NaN where there is nothing to score. The policy decides
+over which classes a mean runs: ``"nan"`` leaves out those that are neither in the ground truth nor predicted (one that is
+only predicted has IoU 0); ``"present_only"`` takes those in the ground truth, as the paper scores SIFT Flow.
 
 Source: Long et al., CVPR 2015, section 5; `score.py` of the authors' release.
 """
@@ -198,16 +193,7 @@ def check_policy(policy: str) -> Policy:
 
 
 def resample(images: Counts, samples: int = 1000, seed: int = 0) -> Counts:
-    """Draw images with replacement, as many as there are, and add up their counts.
-
-    Args:
-        images: Counts (P, K), a row per image.
-        samples: Number of draws.
-        seed: Equal seeds and numbers of images draw equal sets of images.
-
-    Returns:
-        Counts (samples, K).
-    """
+    """Draw images (P, K) with replacement, as many as there are, and add up their counts: (samples, K)."""
     number = len(images.hits)
     random = np.random.default_rng(seed)
     parts = []

@@ -106,11 +106,7 @@ def _output(tracer: Tracer, graph: fx.Graph) -> Any:
 
 
 def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:
-    """Return what a network does with an example as a graph, else as `trace_network`.
-
-    Returns:
-        The module in which the graph's targets are paths, and the graph; for its nodes' ``meta`` see `Tracer`.
-    """
+    """Return what a network does with an example as a graph, and the module in which its targets are paths; see `Tracer`."""
     tracer, graph = _trace(module, example)
     for node in graph.nodes:
         if node.op != "output":
@@ -136,10 +132,6 @@ def peak_activation_bytes(graph: fx.Graph, item_bytes: int) -> int:
     A map lives from the operation that computes it to the last that reads it, or reads what shares its memory, and as long
     as a module runs that was given it: a block of a ResNet holds its input beside both its branches. A max pool also
     stores where each maximum lies, as int64.
-
-    Args:
-        graph: The graph.
-        item_bytes: Of one value.
     """
     order = [node for node in graph.nodes if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"]
     turn_of = {node: turn for turn, node in enumerate(order)}

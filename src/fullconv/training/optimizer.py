@@ -54,10 +54,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def lr_at(step: int, steps: int, recipe: Recipe) -> float:
-    """Return the learning rate of a 0-based step, before each group's scale.
-
-    Source: poly with power 0.9 as in DeepLab and torchvision.
-    """
+    """Return the learning rate of a 0-based step, before each group's scale."""
     base = recipe.lr or 1e-3
     warmup_steps = round(recipe.warmup * steps)
     if step < warmup_steps:
