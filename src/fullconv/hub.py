@@ -21,15 +21,7 @@ _LICENSES = {"torchvision": "bsd-3-clause", "release": "unrestricted use (the re
 
 
 def import_file(path: str | Path, name: str) -> tuple[Network, Card]:
-    """Read a foreign checkpoint as a `Network` with its card.
-
-    Args:
-        path: `.caffemodel`, `.pth` or `.safetensors`.
-        name: What it is, see `fullconv.nn.convertible`.
-
-    Raises:
-        WeightsError: The name is unknown, or the file is missing or of another network; nothing in it is executed.
-    """
+    """Read a foreign checkpoint as a `Network` with its card."""
     path = Path(path)
     variant = ALIASES.get(name, name)
     if variant not in convertible():
@@ -73,12 +65,7 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
 
 
 def published_model(name: str) -> tuple[Network, Card]:
-    """Return a model by its published name, downloading its file unless it is cached.
-
-    Raises:
-        ModelFileError: There is no such name.
-        WeightsError: The file cannot be downloaded; the message names it, and where to put it.
-    """
+    """Return a model by its published name, downloading its file unless it is cached."""
     if name not in PUBLISHED:
         raise ModelFileError(
             f"there is no published model '{name}'.{nearest(name, PUBLISHED)} Known: {', '.join(PUBLISHED)}."

@@ -27,14 +27,9 @@ from fullconv.tta import ViewScores
 
 @dataclass(frozen=True)
 class ImageLogits:
-    """The logits of one image and head, computed from its scores when they are asked for.
+    """The logits of one image (H, W) and head, computed from the scores of each view and engine when they are asked for.
 
-    Args:
-        network: A `Network`, which upsamples in torch, or a `ScoreLayout`, which does so in numpy.
-        views: The scores of the image in each view, and of each engine.
-        size: (H, W) of the image.
-        head: Name of the head.
-        device: Where to compute; only torch has others than the CPU.
+    The network is a `Network`, which upsamples in torch, or a `ScoreLayout`, which does so in numpy.
     """
 
     network: Any

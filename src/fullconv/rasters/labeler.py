@@ -35,14 +35,7 @@ class StripState:
 
 
 class StripLabeler:
-    """The labels of a raster, band by band.
-
-    Args:
-        segmenter: The model.
-        raster: The raster.
-        sources: Scores of the raster in each view; or one source of all views, one after another.
-        keep: Also return all scores that a band adds.
-    """
+    """The labels of a raster, band by band."""
 
     def __init__(
         self, segmenter: Segmenter, raster: RasterReader, sources: Sequence[ScoreSource], keep: bool = False
@@ -53,17 +46,7 @@ class StripLabeler:
         self.total = sources[0].total() if upsamples_by_size(segmenter.network) else 0
 
     def label(self, state: StripState) -> tuple[StripState, Iterator[NDArray[np.uint8]]]:
-        """Compute the next band.
-
-        Args:
-            state: Of the band before.
-
-        Returns:
-            The state after this band, and its labels in strips (rows, W) uint8; void is 255.
-
-        Raises:
-            InputError: The raster is damaged there.
-        """
+        """Compute the next band; returns the state after it, and its labels in strips (rows, W) uint8, void is 255."""
         after, logits = self._band(state)
         return after, (self._labels(rows, strip) for rows, strip in logits)
 

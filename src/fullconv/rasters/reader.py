@@ -27,11 +27,7 @@ _FIX = "Copy or export it again"
 
 
 def import_rasterio() -> Any:
-    """Return the package.
-
-    Raises:
-        MissingExtraError: rasterio is not installed.
-    """
+    """Return the package."""
     try:
         import rasterio
     except ImportError as error:
@@ -57,17 +53,7 @@ def quiet() -> Iterator[None]:
 
 
 class RasterReader:
-    """A raster file, open for reading.
-
-    Args:
-        path: GeoTIFF, BigTIFF, VRT, or another raster that GDAL reads.
-        card: Its bands are the file's; where it has none, all bands but alpha.
-        on_window: Called with each window (h, w, C) that is read, as stored.
-
-    Raises:
-        MissingExtraError: rasterio is not installed.
-        InputError: It is missing, not a raster, or has other bands than the card.
-    """
+    """A raster file, open for reading."""
 
     def __init__(self, path: str | Path, card: Card, on_window: Callable[[NDArray[Any]], None] | None = None) -> None:
         rasterio = import_rasterio()
@@ -129,12 +115,7 @@ class RasterReader:
         return self._nodata(self._read(self.dataset.read, window) if self._floats else None, window)
 
     def cache_bytes(self, rows: int, whole_rows: bool) -> int:
-        """Return the bytes of decoded blocks to keep, so that none is decoded twice in a band.
-
-        Args:
-            rows: Of a band.
-            whole_rows: The band is read at once, not tile by tile.
-        """
+        """Return the bytes of decoded blocks to keep, so that none is decoded twice in a band."""
         block_height, block_width = self.dataset.block_shapes[0]
         row = self.width * self.dataset.count * np.dtype(self.dataset.dtypes[0]).itemsize
         if whole_rows:  # the row of blocks in which a band ends is read again by the next
@@ -194,11 +175,7 @@ def _alpha(dataset: Any) -> int | None:
 
 
 def _choose_bands(dataset: Any, card: Card, where: str) -> list[int]:
-    """Return the numbers of the bands that the network gets, from 1.
-
-    Raises:
-        InputError: The raster has other bands than the card.
-    """
+    """Return the numbers of the bands that the network gets, from 1."""
     count = int(dataset.count)
     if count == 0:
         inside = ", ".join(dataset.subdatasets[:3])

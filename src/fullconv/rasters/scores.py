@@ -58,17 +58,7 @@ class WindowReader:
 
 
 class TiledScores:
-    """Scores by tiles: a band is a row of them.
-
-    Args:
-        engine: Computes the scores.
-        network: For its strides and channels.
-        raster: The raster.
-        rows: Tiles along the rows: a band each.
-        columns: Tiles along the columns.
-        head: Name of the head; "" for the only one.
-        hflip: Read the raster's mirror image.
-    """
+    """Scores by tiles: a band is a row of them."""
 
     def __init__(
         self,
@@ -104,14 +94,6 @@ class StreamedScores:
 
     A resumed job begins some bands earlier, so far above that no cell still to come sees where it began. As bands end at
     the same rows, the sums are those of a job that was never stopped, bit for bit.
-
-    Args:
-        engine: A `TorchEngine`.
-        graph: The engine's network for the raster's size, by rows.
-        raster: The raster.
-        rows: Rows of a band, a multiple of the stride.
-        head: Name of the head; "" for the only one.
-        hflip: Read the raster's mirror image.
     """
 
     def __init__(self, engine: Any, graph: RowGraph, raster: RasterReader, rows: int, head: str, hflip: bool) -> None:

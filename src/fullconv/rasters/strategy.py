@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,7 @@ from fullconv.notices import Notice
 from fullconv.rasters.reader import RasterReader
 from fullconv.rasters.scores import ScoreSource, StreamedScores, TiledScores
 from fullconv.segmenter import Segmenter, Tile, check_tile, item_bytes
-from fullconv.tiling import (
-    TileSpan,
-    choose_tile_size,
-    estimate_bytes,
-    explain_inexact,
-    fits,
-    memory_warning,
-    plan,
-)
+from fullconv.tiling import TileSpan, choose_tile_size, estimate_bytes, explain_inexact, fits, memory_warning, plan
 
 if TYPE_CHECKING:
     from fullconv.tiling import RowGraph
@@ -62,42 +55,35 @@ class Strategy:
 def choose_strategy(
     segmenter: Segmenter, raster: RasterReader, tile: Tile, memory: int | None, stopped: Mapping[str, Any] | None
 ) -> Strategy:
-    """Choose how a raster is computed.
-
-    Args:
-        segmenter: The model.
-        raster: The raster.
-        tile: "auto", "none", or the side of a tile's core.
-        memory: Bytes that the job may take; None is the segmenter's budget.
-        stopped: The description of a stopped job: its choice is kept, however much memory is available now.
-
-    Raises:
-        InputError: ``tile`` is none of these.
-        NetworkError: Tiles cannot be exact, and the whole needs more memory than its budget.
-    """
+    """Choose how a raster is computed."""
     check_tile(tile)
     network, size = segmenter.network, (raster.height, raster.width)
     if tile == "none":
         return _by_tiles(raster, None)
     if tile != "auto":
         return _by_tiles(raster, -(-int(tile) // network.stride) * network.stride)
-    graph = _row_graph(segmenter, raster)
+    graph, engine = None, segmenter.engine.for_size(*size)
+    if len(segmenter.engines) == 1 and hasattr(engine, "net_for"):  # only `TorchEngine` has its layers
+        from fullconv.tiling import RowGraph, UnsupportedOpError
+
+        with suppress(UnsupportedOpError):
+            graph = RowGraph(engine.net_for(*size))
     if stopped is not None and {"tile", "rows"} <= stopped.keys():
         if stopped["rows"] is not None and graph is not None:
-            return _by_rows(raster, graph, int(stopped["rows"]))
+            rows = int(stopped["rows"])
+            return Strategy(None, rows, raster.cache_bytes(rows, True), graph)
         return _by_tiles(raster, int(stopped["tile"]) if stopped["tile"] is not None else None)
-    item = item_bytes(segmenter.engine.for_size(*size))
-    budget = memory or segmenter.options.budget
+    item, budget = item_bytes(engine), memory or segmenter.options.budget
     if graph is not None:
         from fullconv.tiling import choose_chunk_rows, estimate_chunk_bytes
 
         free = budget - STRIP_BYTES - raster.cache_bytes(0, True)
         if segmenter.options.tta:
             free = free * 9 // 10  # what layers keep is kept for each view
-        rows = choose_chunk_rows(graph, *size, free, item)
-        if rows is not None:
-            fits(estimate_chunk_bytes(graph, *size, rows, item), free)
-            return _by_rows(raster, graph, rows)
+        chunk = choose_chunk_rows(graph, *size, free, item)
+        if chunk is not None:
+            fits(estimate_chunk_bytes(graph, *size, chunk, item), free)
+            return Strategy(None, chunk, raster.cache_bytes(chunk, True), graph)
     free = budget - STRIP_BYTES - raster.cache_bytes(0, False)
     whole = estimate_bytes(network, *size, item)
     tile_size = None if fits(whole, free) else choose_tile_size(network, *size, free, item)
@@ -113,22 +99,5 @@ def choose_strategy(
     return _by_tiles(raster, None if tile_size is None else min(tile_size, MAX_TILE_SIZE), notices)
 
 
-def _by_rows(raster: RasterReader, graph: RowGraph, rows: int) -> Strategy:
-    return Strategy(None, rows, raster.cache_bytes(rows, True), graph)
-
-
 def _by_tiles(raster: RasterReader, size: int | None, notices: list[Notice] | None = None) -> Strategy:
     return Strategy(size, None, raster.cache_bytes(size or raster.height, False), notices=tuple(notices or ()))
-
-
-def _row_graph(segmenter: Segmenter, raster: RasterReader) -> RowGraph | None:
-    """Return the network by rows; None where network or engine have no such form."""
-    engine = segmenter.engine.for_size(raster.height, raster.width)
-    if len(segmenter.engines) > 1 or not hasattr(engine, "net_for"):  # only `TorchEngine` has its layers
-        return None
-    from fullconv.tiling import RowGraph, UnsupportedOpError
-
-    try:
-        return RowGraph(engine.net_for(raster.height, raster.width))
-    except UnsupportedOpError:
-        return None

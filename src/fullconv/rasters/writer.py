@@ -28,21 +28,9 @@ _CACHE = 64 * 2**20
 def write_result(
     path: Path, pieces: Iterable[bytes], raster: RasterReader, labels: Labels, job: str, overviews: bool
 ) -> NDArray[np.int64]:
-    """Write all labels under a temporary name, read them back, and rename the file.
+    """Write labels (H, W) uint8, in pieces of any length; returns the pixels by value, (256,).
 
-    Args:
-        path: The GeoTIFF.
-        pieces: The labels (H, W) uint8 in order, in pieces of any length.
-        raster: With the same grid.
-        labels: Classes and colours.
-        job: Stored in its tags, so that a finished job is recognized.
-        overviews: Also store it at halved resolutions (nearest).
-
-    Returns:
-        Pixels by value, (256,).
-
-    Raises:
-        OutputError: It cannot be written.
+    They are written under a temporary name, read back, and the file is renamed. ``job`` is stored in its tags.
     """
     rasterio = import_rasterio()
     try:
@@ -175,12 +163,7 @@ PROBABILITY_ROWS = 16
 
 
 class JournaledScores:
-    """Scores that a job has journaled, band by band; those of further views follow along the class axis.
-
-    Args:
-        journal: Holds them.
-        labeler: Computed them.
-    """
+    """Scores that a job has journaled, band by band; those of further views follow along the class axis."""
 
     def __init__(self, journal: StripJournal, labeler: StripLabeler) -> None:
         self.journal, self.bands, self._total = journal, labeler.count, labeler.total
@@ -200,16 +183,6 @@ def write_probabilities(path: Path, labeler: StripLabeler, journal: StripJournal
 
     The file has the raster's grid and a band for each class: float32 rounded to float16, as in the .npz of an image, so
     that it compresses; NaN, its nodata value, where the raster has no data.
-
-    Args:
-        path: The GeoTIFF.
-        labeler: That labelled the raster.
-        journal: Holds all scores.
-        labels: The classes, one a band.
-        job: Stored in its tags, so that a finished job is recognized.
-
-    Raises:
-        OutputError: It cannot be written.
     """
     rasterio = import_rasterio()
     raster, count, rows = labeler.raster, len(labels.classes), PROBABILITY_ROWS
