@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fullconv._version import __version__
-from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, Labels
 from fullconv.dataset_constants import LABELS, channel_means
 from fullconv.errors import ModelFileError, WeightsError, nearest
 from fullconv.nn import ALIASES, VARIANTS, Network, PretrainedCfg, convertible, download, load_foreign
@@ -41,10 +41,8 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
     found = {}
     for head, count in network.classes_by_head.items():
         known = labels.get(head)
-        fits = known is not None and len(known.classes) == count
-        found[head] = known if fits and known is not None else type(next(iter(labels.values())))(
-            classes=tuple(f"class{index}" for index in range(count))
-        )  # fmt: skip
+        numbered = Labels(classes=tuple(f"class{index}" for index in range(count)))
+        found[head] = known if known is not None and len(known.classes) == count else numbered
     first = next(iter(found.values()))
     if release:
         mean, channels = channel_means(variant), network.in_channels

@@ -181,11 +181,7 @@ class Segmenter:
         return self.engines[0]
 
     def with_options(self, **changes: Any) -> Segmenter:
-        """Return a segmenter with other `PredictOptions` that shares network and engines.
-
-        Args:
-            changes: Fields of `PredictOptions`.
-        """
+        """Return a segmenter with other fields of `PredictOptions` that shares network and engines."""
         other = copy.copy(self)
         other.options = replace(self.options, **changes)
         return other

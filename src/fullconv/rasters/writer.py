@@ -41,8 +41,10 @@ def write_result(
         ):
             temporary.unlink(missing_ok=True)
             checksum = _write(temporary, pieces, raster, labels, job)
-            if overviews:
-                _add_overviews(temporary, raster)
+            factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
+            if overviews and factors:
+                with rasterio.open(temporary, "r+") as result:
+                    result.build_overviews(factors, rasterio.enums.Resampling.nearest)
             found, counts = _read_back(temporary)
             if found != checksum:
                 raise OutputError(f"{path}: cannot be written: it reads back differently. Free disk space.")
@@ -104,14 +106,6 @@ def _blocks(pieces: Iterable[bytes], width: int) -> Iterator[NDArray[np.uint8]]:
         yield np.frombuffer(bytes(held), np.uint8).reshape(-1, width)
 
 
-def _add_overviews(temporary: Path, raster: RasterReader) -> None:
-    rasterio = import_rasterio()
-    factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
-    if factors:
-        with rasterio.open(temporary, "r+") as result:
-            result.build_overviews(factors, rasterio.enums.Resampling.nearest)
-
-
 def _read_back(path: Path) -> tuple[int, NDArray[np.int64]]:
     """Return the checksum of a label map's rows, and its pixels by value (256,)."""
     rasterio = import_rasterio()
@@ -127,15 +121,9 @@ def _read_back(path: Path) -> tuple[int, NDArray[np.int64]]:
 
 def finished_counts(path: Path, job: str) -> NDArray[np.int64] | None:
     """Return the pixels by value of a label map that a job has finished; None without one."""
-    rasterio = import_rasterio()
-    if not path.is_file():
-        return None
     try:
         with quiet():
-            with rasterio.open(path) as result:
-                if result.tags().get(JOB) != job:
-                    return None
-            return _read_back(path)[1]
+            return _read_back(path)[1] if path.is_file() and is_finished(path, job) else None
     except raster_errors():
         return None
 
