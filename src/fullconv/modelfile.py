@@ -198,9 +198,8 @@ def _bytes(value: Tensor) -> Any:
 
 def write_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> Card:
     """Write a model file atomically; returns the card with its hash."""
-    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    card = card.model_copy(update={"weights_sha256": weights_sha256(kept)})
-    write_tensors(path, kept, {CARD_KEY: card.to_json()})
+    card = card.model_copy(update={"weights_sha256": weights_sha256(tensors)})
+    write_tensors(path, tensors, {CARD_KEY: card.to_json()})
     return card
 
 

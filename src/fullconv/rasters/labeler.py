@@ -13,7 +13,7 @@ from fullconv.interpolation import ScoreLayout, argmax, hflip, mean_logits, soft
 from fullconv.labels import VOID
 from fullconv.profiling import NETWORK, UPSAMPLING, timed
 from fullconv.rasters.reader import RasterReader
-from fullconv.rasters.scores import ScoreSource
+from fullconv.rasters.strategy import ScoreSource
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import first_required, row_chunks, rows_available, upsamples_by_size
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,28 +34,35 @@ def write_result(
     They are written under a temporary name, read back, and the file is renamed. ``job`` is stored in its tags.
     """
     rasterio = import_rasterio()
+    with _temporary(path, _CACHE) as temporary:
+        checksum = _write(temporary, pieces, raster, labels, job)
+        factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
+        if overviews and factors:
+            with rasterio.open(temporary, "r+") as result:
+                result.build_overviews(factors, rasterio.enums.Resampling.nearest)
+        found, counts = _read_back(temporary)
+        if found != checksum:
+            raise OutputError(f"{path}: cannot be written: it reads back differently. Free disk space.")
+    return counts
+
+
+@contextmanager
+def _temporary(path: Path, cache: int, hint: str = "") -> Iterator[Path]:
+    """Yield the temporary name of a file that is complete at the end; GDAL may hold ``cache`` bytes of its blocks."""
     try:
         with (
-            rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+            import_rasterio().Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
             quiet(),
             atomic_path(path, temporary=f".{path.name}.part") as temporary,
         ):
             temporary.unlink(missing_ok=True)
-            checksum = _write(temporary, pieces, raster, labels, job)
-            factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
-            if overviews and factors:
-                with rasterio.open(temporary, "r+") as result:
-                    result.build_overviews(factors, rasterio.enums.Resampling.nearest)
-            found, counts = _read_back(temporary)
-            if found != checksum:
-                raise OutputError(f"{path}: cannot be written: it reads back differently. Free disk space.")
+            yield temporary
     except OutputError:
         raise
     except raster_errors() as error:
         raise OutputError(
-            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder."
+            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder.{hint}"
         ) from error
-    return counts
 
 
 def _write(temporary: Path, pieces: Iterable[bytes], raster: RasterReader, labels: Labels, job: str) -> int:
@@ -177,30 +185,19 @@ def write_probabilities(path: Path, labeler: StripLabeler, journal: StripJournal
     again = StripLabeler(labeler.segmenter, raster, [JournaledScores(journal, labeler)])
     profile = {**grid_profile(raster), "dtype": "float32", "count": count, "nodata": float("nan"), "blockysize": rows,
                "predictor": 3, "interleave": "band"}  # fmt: skip
-    try:
-        cache = 2 * rows * 4 * count * (raster.width + 512)
-        with (
-            rasterio.Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
-            quiet(),
-            atomic_path(path, temporary=f".{path.name}.part") as temporary,
-        ):
-            temporary.unlink(missing_ok=True)
-            with rasterio.open(temporary, "w", **profile) as file:
-                file.update_tags(**{JOB: job})
-                for index, name in enumerate(labels.classes, 1):
-                    file.set_band_description(index, name)
-                row = 0
-                for block in _probability_blocks(again):
-                    file.write(block, window=rasterio.windows.Window(0, row, raster.width, block.shape[1]))
-                    row += block.shape[1]
-            assert row == raster.height
-            with rasterio.open(temporary) as file:  # a full disk may show only when the file is closed
-                file.read(count, window=rasterio.windows.Window(0, max(0, row - 1), raster.width, 1))
-    except raster_errors() as error:
-        raise OutputError(
-            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder. With"
-            " --resume the job continues from what is there."
-        ) from error
+    cache = 2 * rows * 4 * count * (raster.width + 512)
+    with _temporary(path, cache, " With --resume the job continues from what is there.") as temporary:
+        with rasterio.open(temporary, "w", **profile) as file:
+            file.update_tags(**{JOB: job})
+            for index, name in enumerate(labels.classes, 1):
+                file.set_band_description(index, name)
+            row = 0
+            for block in _probability_blocks(again):
+                file.write(block, window=rasterio.windows.Window(0, row, raster.width, block.shape[1]))
+                row += block.shape[1]
+        assert row == raster.height
+        with rasterio.open(temporary) as file:  # a full disk may show only when the file is closed
+            file.read(count, window=rasterio.windows.Window(0, max(0, row - 1), raster.width, 1))
 
 
 def _probability_blocks(labeler: StripLabeler) -> Iterator[NDArray[np.float32]]:
