@@ -91,9 +91,6 @@ class PixelLoss:
         focal_gamma: Exponent of ``focal``, at least 0; 0 makes it cross-entropy.
         reduction: ``"mean"`` divides by the (weighted) number of valid pixels, ``"sum"`` by the number of images.
 
-    Raises:
-        RecipeError: The text, a weight or gamma is invalid; the message names the nearest term.
-
     One step over several micro-batches (the denominators need only the labels, so they are known beforehand)::
 
         total = sum(loss.denominator(target) for _, target in batches)  # and all-reduced over processes
@@ -142,10 +139,6 @@ class PixelLoss:
             target: (N, H, W) uint8 or int64, 0..K-1 or void. Logits at void pixels change nothing.
             upsampling: ``rows`` (H, h) and ``columns`` (W, w) float, the weights of each row and column of the logits on
                 those of the scores (`Network.interpolation_matrices`); None if the scores are the logits.
-
-        Raises:
-            RecipeError: There are not K class weights.
-            ValueError: The shapes do not fit.
         """
         exact = torch.float64 if scores.dtype == torch.float64 else torch.float32
         rows, columns = upsampling or (torch.eye(side, device=scores.device) for side in scores.shape[-2:])

@@ -210,19 +210,10 @@ _CHUNK = 100  # resamples at once: 40 MB for 50,000 images
 def bootstrap_interval(
     confusions: NDArray[np.int64] | Counts, policy: Policy = "nan", samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of mIoU by percentile bootstrap over images.
+    """95 % interval of mIoU by percentile bootstrap over images, (P, K, K) int64 or Counts (P, K); NaN for fewer than two.
 
     It estimates how much the score would change with other images of the same kind. Frames of one video are more alike
-    than that, so there it is too narrow.
-
-    Args:
-        confusions: (P, K, K) int64, a matrix per image; or Counts (P, K).
-        policy: See `mean_iou`.
-        samples: Number of resamples.
-        seed: Equal seeds give equal intervals.
-
-    Returns:
-        Lower and upper end; NaN and NaN for fewer than two images.
+    than that, so there it is too narrow. Equal seeds give equal intervals.
     """
     images = count(confusions)
     if len(images.hits) < 2:
@@ -247,22 +238,10 @@ def paired_difference(
     samples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """Difference of mIoU of two models on the same images, and its 95 % interval by paired bootstrap.
+    """Difference of mIoU of two models (b minus a) on the same images, and its 95 % interval by paired bootstrap.
 
-    Both models are scored on the same resampled images, so an image that is hard for both cancels out.
-
-    Args:
-        confusions_a: (P, K, K) int64, or Counts (P, K), of the first model.
-        confusions_b: The same images in the same order, of the second model.
-        policy: See `mean_iou`.
-        samples: Number of resamples.
-        seed: Equal seeds give equal intervals.
-
-    Returns:
-        mIoU of b minus that of a, and its interval: NaN for fewer than two images.
-
-    Raises:
-        InputError: The images are not the same: their number, classes, or target pixels differ.
+    Both are (P, K, K) int64 or Counts (P, K) in the same order. They are scored on the same resampled images, so an image
+    that is hard for both cancels out. Equal seeds give equal intervals; for fewer than two images they are NaN.
     """
     a, b = count(confusions_a), count(confusions_b)
     if a.target.shape != b.target.shape or (a.target != b.target).any():
@@ -287,12 +266,6 @@ def edge_band(target: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
     Args:
         target: (H, W) uint8.
         width: Largest distance in pixels, along rows, columns or diagonals; 1 marks the pixels that touch an edge.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        InputError: The width is below 1.
     """
     if width < 1:
         raise InputError(f"an edge band is at least 1 pixel wide, not {width}.")

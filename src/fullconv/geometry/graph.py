@@ -24,10 +24,8 @@ EXAMPLE_SIZE = (64, 96)
 def chain(layers: Iterable[nn.Module], start: Geometry = IDENTITY) -> Geometry:
     """Return the geometry behind layers that follow one another; nothing is run.
 
-    Args:
-        layers: Layers of ``torch.nn``, modules that describe themselves, or ``nn.Sequential`` of these. Any other module
-            is unknown here: use ``trace``.
-        start: Of the first layer's input.
+    A module that is no layer of ``torch.nn``, no ``nn.Sequential`` of these, and does not describe itself is unknown here:
+    use ``trace``.
 
     >>> chain([nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1)]).receptive_field
     11

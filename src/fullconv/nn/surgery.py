@@ -20,18 +20,10 @@ from fullconv.errors import NetworkError
 
 
 def convolutionalize(linear: nn.Linear, kernel: tuple[int, int], padding: int = 0) -> nn.Conv2d:
-    """Turn a fully connected layer into the convolution that computes the same at every position.
+    """Turn a fully connected layer that sees maps of a size (h, w) into the convolution that computes the same everywhere.
 
     Fully connected weights (O, I * h * w) and convolution weights (O, I, h, w) hold the same numbers in the same
     order, because a classifier flattens its map channel by channel.
-
-    Args:
-        linear: Weights (O, I * h * w).
-        kernel: (h, w) of the map that the layer was trained on.
-        padding: Of the convolution.
-
-    Raises:
-        ValueError: The layer's inputs are not a multiple of h * w.
     """
     height, width = kernel
     channels, rest = divmod(linear.in_features, height * width)
@@ -58,9 +50,6 @@ def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
 
     Returns:
         (N, C, H, W) to (N, classes, h, w), in eval mode; 1 x 1 for images of the size that it was trained on.
-
-    Raises:
-        NetworkError: It has no ``features``, or another layer between them and its classes.
 
     >>> import torchvision
     >>> net = convolutionalize_classifier(torchvision.models.alexnet(num_classes=7))

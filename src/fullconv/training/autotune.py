@@ -116,10 +116,7 @@ def plan_schedule(
     images: int,
     validate_every: int | None,
 ) -> tuple[int, int, int]:
-    """Fix the number of steps, and how often and on how many images a run validates.
-
-    Returns:
-        Steps, epochs between validations, images per validation.
+    """Fix the steps of a run, the epochs between its validations, and the images of each.
 
     >>> plan_schedule(epochs=10, seconds_left=None, steps_per_epoch=50, step_seconds=0.5, image_seconds=0.05, images=100,
     ...               validate_every=None)

@@ -153,18 +153,7 @@ class Replay:
 
 
 def debug(run: Path) -> list[str]:
-    """Replay the failed step of a run.
-
-    Args:
-        run: A run folder.
-
-    Returns:
-        Lines for people: the first layer or parameter that is not finite or explodes, the images of the batch, and the
-        fix.
-
-    Raises:
-        RunError: The run holds no failed step, or a damaged one.
-    """
+    """Replay the failed step of a run; return lines that name the first layer or parameter that is not finite, and the fix."""
     failed = load_failed_step(run)
     replayed = replay(failed, failed.precision)
     lines = [
@@ -215,30 +204,7 @@ def suggest_fix(failed: FailedStep, replayed: Replay) -> str:
 
 
 def replay(failed: FailedStep, precision: str) -> Replay:
-    """Make the step again from the state before it, and measure everything on the way."""
-    train_step, state = rebuild_step(failed, precision)
-    network = state.network
-    result = Replay(math.nan, [TensorStats.of(name, "weight", v) for name, v in network.state_dict().items()])
-    for batch in failed.batches:
-        x = normalize(batch.images.float(), failed.card)
-        mask = next(iter(batch.masks.values()))
-        for stem, crop, labels in zip(batch.stems, x, mask, strict=True):
-            valid = float((labels != VOID).float().mean())
-            result.crops.append((TensorStats.of(stem, "image", crop), valid))
-    handles = register_hooks(network, result)
-    set_training_mode(network, failed.recipe)
-    try:
-        result.loss = train_step.backward(state, failed.batches)
-    except NonFiniteError as error:
-        result.loss = error.value
-    finally:
-        for handle in handles:
-            handle.remove()
-    return result
-
-
-def rebuild_step(failed: FailedStep, precision: str) -> tuple[TrainStep, TrainState]:
-    """Return step and state as they were before the failed step, on the CPU."""
+    """Make the step again on the CPU, from the state before it, and measure everything on the way."""
     recipe, prefix = failed.recipe, "network."
     weights = {k.removeprefix(prefix): v for k, v in failed.tensors.items() if k.startswith(prefix)}
     network = build_from_card(failed.card, weights, Path("state.safetensors"))
@@ -251,7 +217,24 @@ def rebuild_step(failed: FailedStep, precision: str) -> tuple[TrainStep, TrainSt
     }
     state = new_state(network, recipe)
     state.step = failed.step
-    return TrainStep(recipe, failed.card, criteria, torch.device("cpu"), precision), state
+    train_step = TrainStep(recipe, failed.card, criteria, torch.device("cpu"), precision)
+    result = Replay(math.nan, [TensorStats.of(name, "weight", v) for name, v in network.state_dict().items()])
+    for batch in failed.batches:
+        x = normalize(batch.images.float(), failed.card)
+        mask = next(iter(batch.masks.values()))
+        for stem, crop, labels in zip(batch.stems, x, mask, strict=True):
+            valid = float((labels != VOID).float().mean())
+            result.crops.append((TensorStats.of(stem, "image", crop), valid))
+    handles = register_hooks(network, result)
+    set_training_mode(network, recipe)
+    try:
+        result.loss = train_step.backward(state, failed.batches)
+    except NonFiniteError as error:
+        result.loss = error.value
+    finally:
+        for handle in handles:
+            handle.remove()
+    return result
 
 
 def register_hooks(network: nn.Module, result: Replay) -> list[Any]:

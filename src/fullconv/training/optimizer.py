@@ -108,9 +108,7 @@ def _named_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
 class ModelEma:
     """Exponential moving average of a network's floating-point tensors; integer tensors are copied.
 
-    Args:
-        network: Its current weights are the start.
-        decay: Fraction kept per step; at most (1 + step) / (10 + step), so that early steps count more.
+    The fraction kept per step is at most (1 + step) / (10 + step), so that early steps count more.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
