@@ -58,11 +58,7 @@ PRESETS = {
 def preset(
     name: str, crop: tuple[int, int], fill: tuple[float, ...], value_range: tuple[float, float] = (0.0, 255.0)
 ) -> Augmentation:
-    """Return a preset for crops of a size, and images of a mean colour and value range.
-
-    Raises:
-        RecipeError: There is no such preset.
-    """
+    """Return a preset for crops of a size, and images of a mean colour and value range."""
     if name not in PRESETS:
         raise RecipeError(f"there is no augmentation '{name}'.{nearest(name, PRESETS)} Choose {', '.join(PRESETS)}.")
     return replace(PRESETS[name], crop=crop, fill_value=fill, value_range=value_range)

@@ -21,9 +21,6 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
 
     Returns:
         Names, and colours, None where a line has none. Masks in colour can be decoded where all have one.
-
-    Raises:
-        DataError: It cannot be read, or colours are out of 0 to 255.
     """
     lines = load_text(path, "Save it as UTF-8 text.").splitlines()
     names: list[str] = []
@@ -78,9 +75,6 @@ def read_color_table(root: Path) -> dict[str, Any]:
     """Return the keys that follow from a `class_dict.csv` (name,r,g,b) or `label_colors.txt` ("r g b name"), if there is one.
 
     They are those of a `classes.txt` with colours; where a colour is void, they are `colors`.
-
-    Raises:
-        DataError: The file cannot be read, or two names have one colour.
     """
     path = next((root / name for name in ("class_dict.csv", "label_colors.txt") if (root / name).is_file()), None)
     if path is None:

@@ -208,11 +208,7 @@ class DataSettings(LabelSettings):
 
 
 def inside(path: str) -> str:
-    """Return a relative path or glob with forward slashes.
-
-    Raises:
-        ValueError: It is empty, absolute, or leaves the data folder.
-    """
+    """Return a relative path or glob with forward slashes."""
     clean = path.replace("\\", "/")
     parts = PurePosixPath(clean).parts
     if not parts:
@@ -236,11 +232,7 @@ def table_file(root: Path) -> Path:
 
 
 def read_table(root: Path) -> dict[str, Any]:
-    """Read `data.toml` without validation; empty where there is none.
-
-    Raises:
-        DataError: It cannot be read, or is no TOML.
-    """
+    """Read `data.toml` without validation; empty where there is none."""
     table: dict[str, Any] = {}
     where = table_file(root)
     if not where.is_file():
@@ -259,11 +251,7 @@ def read_table(root: Path) -> dict[str, Any]:
 
 
 def read_settings(root: Path) -> DataSettings:
-    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder.
-
-    Raises:
-        DataError: A file cannot be read, a key is unknown or a value wrong.
-    """
+    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder."""
     table = read_table(root)
     where = table_file(root)
     if "class_colors" in table:
@@ -278,11 +266,7 @@ def read_settings(root: Path) -> DataSettings:
 
 
 def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
-    """Add the classes and colours of a `classes.txt`, or of a head's `classes_NAME.txt`.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """Add the classes and colours of a `classes.txt`, or of a head's `classes_NAME.txt`."""
     found = _from_class_file(listed)
     if settings.palette is not None:
         found.pop("palette", None)
@@ -300,11 +284,7 @@ def _from_class_file(listed: Path) -> dict[str, Any]:
 
 
 def parse_settings(table: dict[str, Any], where: str) -> DataSettings:
-    """Check the keys of a `data.toml`.
-
-    Raises:
-        DataError: A key is unknown or a value is wrong.
-    """
+    """Check the keys of a `data.toml`."""
     try:
         return DataSettings.model_validate(table)
     except ValidationError as error:

@@ -33,18 +33,7 @@ def _settings(dataset: Dataset) -> dict[str, Any]:
 
 
 def write_config(dataset: Dataset | None, problems: Iterable[Problem], root: Path, given: str | Path) -> str:
-    """Write the inferred `data.toml` into the data folder; return what was done, in a sentence.
-
-    Args:
-        dataset: As opened; None where it could not be.
-        problems: What is wrong; those that lines in `data.toml` fix bring these lines.
-        root: The data folder.
-        given: The path as the user gave it.
-
-    Raises:
-        DataError: There is a different one, nothing could be inferred, or what was found contradicts itself.
-        OutputError: The folder cannot be written.
-    """
+    """Write the inferred `data.toml` into the data folder; return what was done, in a sentence."""
     where = table_file(root)
     if Path(given).is_file():
         raise DataError(f"{given}: is a .zip, into which nothing is written. Unpack it, and check the folder.")

@@ -44,13 +44,7 @@ class ImageFiles:
     """Files that are no images by their suffix."""
 
     def duplicate_problems(self, root: Path, kind: str, only: Container[str] | None = None) -> list[Problem]:
-        """Report the files that share a stem.
-
-        Args:
-            root: The data folder.
-            kind: "images" or "masks".
-            only: The stems that count.
-        """
+        """Report the files that share a stem."""
         pairs = [pair for pair in self.duplicates if only is None or pair[0].stem in only]
         if not pairs:
             return []
@@ -248,11 +242,7 @@ def _as_files(folder: Path, inner: list[str]) -> list[str]:
 
 
 def open_root(path: str | os.PathLike[str]) -> Path:
-    """Return the folder that holds a data set: the path itself, or where its `.zip` was unpacked.
-
-    Raises:
-        DataError: There is no such folder, it is empty or cannot be read, or the zip is damaged or unsafe.
-    """
+    """Return the folder that holds a data set: the path itself, or where its `.zip` was unpacked."""
     root = Path(path).expanduser()
     if root.is_file() and root.suffix.lower() == ".zip":
         return _single_folder(_unpack(root))

@@ -289,11 +289,7 @@ class TrainingBatches:
         return not self.workers and pixel_bytes * pixels <= config.cache_bytes
 
     def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
-        """Yield the batches from a step on (counted from the start of the run), endless or up to a step.
-
-        Raises:
-            DataError: An image cannot be read.
-        """
+        """Yield the batches from a step on (counted from the start of the run), endless or up to a step."""
         blocks = BlockSampler(self._config.crops, start_step, stop_step)
         built = self._by_workers(blocks) if self.workers else read_ahead(map(self._builder.__getitem__, blocks), 2)
         with contextlib.closing(built):

@@ -73,11 +73,7 @@ def open_dataset(
 
 
 def find_root(path: str | os.PathLike[str], format: str | None = None) -> Path:  # noqa: A002
-    """Return the folder that holds a data set: the path, its unpacked `.zip`, or the only folder in there.
-
-    Raises:
-        DataError: There is no such folder, or it is empty or cannot be read.
-    """
+    """Return the folder that holds a data set: the path, its unpacked `.zip`, or the only folder in there."""
     return enter_root(open_root(path), format)
 
 
@@ -137,11 +133,7 @@ def _split(
 
 
 def build_dataset(layout: Layout, skip_bad: bool) -> Dataset:
-    """Define or infer the classes of a layout.
-
-    Raises:
-        BadDataError: They are unclear; has everything that is wrong.
-    """
+    """Define or infer the classes of a layout."""
     samples = [sample for members in layout.splits.values() for sample in members]
     heads = list(layout.settings.heads) if layout.settings.heads is not None else sorted(samples[0].masks)
     mappings: dict[str, LabelMapping] = {}

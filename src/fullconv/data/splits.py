@@ -58,11 +58,7 @@ def hold_out(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
 
 
 def choose_fold(samples: Sequence[Sample], folds: int, fold: int) -> tuple[list[Sample], list[Sample]]:
-    """Split samples into train and val, val being one of `folds` equal parts in the order of the hash.
-
-    Raises:
-        DataError: There are fewer groups or images than folds.
-    """
+    """Split samples into train and val, val being one of `folds` equal parts in the order of the hash."""
     parts = _parts(samples)
     if len(parts) < folds:
         kind = "groups" if any(s.group is not None for s in samples) else "images"
@@ -81,11 +77,7 @@ def choose_fold(samples: Sequence[Sample], folds: int, fold: int) -> tuple[list[
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:
-    """Require that the two settings fit together.
-
-    Raises:
-        DataError: They do not.
-    """
+    """Require that the two settings fit together."""
     if folds is None and fold is None:
         return
     if folds is None:
@@ -99,11 +91,7 @@ def check_folds(folds: int | None, fold: int | None) -> None:
 
 
 def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, root: Path) -> dict[str, list[Sample]]:
-    """Assign every sample its group by data.toml's `groups`.
-
-    Raises:
-        DataError: The expression is invalid or does not match, or the CSV file lacks stems.
-    """
+    """Assign every sample its group by data.toml's `groups`."""
     groups = settings.groups
     if groups is None:
         return dict(samples)
@@ -179,11 +167,7 @@ def text_stem(text: str) -> str:
 def by_lists(
     samples: Mapping[str, list[Sample]], settings: DataSettings, root: Path
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
-    """Split by the lists of data.toml's `splits`; images on no list are omitted and reported.
-
-    Raises:
-        DataError: A list cannot be read, or an image is on two.
-    """
+    """Split by the lists of data.toml's `splits`; images on no list are omitted and reported."""
     assert settings.splits is not None
     everyone = [sample for members in samples.values() for sample in members]
     known: dict[str, Sample | None] = {}

@@ -117,12 +117,7 @@ class Record:
 
 
 class Aggregates:
-    """What the scan of one head's masks, with the images, records over the whole data set.
-
-    Args:
-        dataset: As opened.
-        head: Whose masks; with the first head's the images are recorded, too.
-    """
+    """What the scan of one head's masks, with the images, records over the whole data set."""
 
     def __init__(self, dataset: Dataset, head: str = "") -> None:
         self.dataset, self.head = dataset, head

@@ -136,11 +136,7 @@ def summary(
 
 
 def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[Dataset, list[Problem]]:
-    """Check a data set before training; return it, without bad samples where `skip_bad` is set, and all problems.
-
-    Raises:
-        BadDataError: There are errors; with `skip_bad`, errors that omitting samples does not fix.
-    """
+    """Check a data set before training; return it, without bad samples where `skip_bad` is set, and all problems."""
     problems = inspect(dataset, progress)
     bad = errors(problems)
     if not bad:
