@@ -37,7 +37,14 @@ def class_weights(statistics: Statistics, kind: str | Sequence[float] = "auto") 
     """
     pixels = statistics.pixels.astype(np.float64)
     if not isinstance(kind, str):
-        return _given(kind, len(pixels))
+        if len(kind) != len(pixels):
+            classes = plural(len(pixels), "class", "classes")
+            raise RecipeError(f"class_weights has {len(kind)} numbers for {classes}. Give one per class.")
+        if min(kind) < 0 or max(kind) <= 0 or not np.isfinite(kind).all():
+            raise RecipeError(
+                "class_weights has negative or non-finite numbers, or only 0. Use finite numbers from 0, not all 0."
+            )
+        return np.asarray(kind, np.float32), "Classes have the weights of the recipe."
     if kind not in ("auto", "none", "inverse_log", "median_frequency"):
         raise RecipeError(f"class_weights = '{kind}' is unknown. Choose auto, none, inverse_log or median_frequency.")
     present = pixels > 0
@@ -85,18 +92,6 @@ def _balance(share: NDArray[np.float64], kind: str, classes: int) -> tuple[NDArr
     if classes == 2:
         return share**-0.5, "the inverse square root of their pixels"
     return share**-0.25, "the inverse fourth root of their pixels"
-
-
-def _given(weights: Sequence[float], classes: int) -> tuple[NDArray[np.float32], str]:
-    if len(weights) != classes:
-        raise RecipeError(
-            f"class_weights has {len(weights)} numbers for {plural(classes, 'class', 'classes')}. Give one per class."
-        )
-    if min(weights) < 0 or max(weights) <= 0 or not np.isfinite(weights).all():
-        raise RecipeError(
-            "class_weights has negative or non-finite numbers, or only 0. Use finite numbers from 0, not all 0."
-        )
-    return np.asarray(weights, np.float32), "Classes have the weights of the recipe."
 
 
 def _sentence(name: str, weights: NDArray[np.float64], present: NDArray[np.bool_]) -> str:
