@@ -21,9 +21,8 @@ def _settings(dataset: Dataset) -> dict[str, Any]:
         return {"heads": {head: {"classes": list(labels.classes)} for head, labels in dataset.labels.items()}}
     settings, labels = dataset.settings, next(iter(dataset.labels.values()))
     table: dict[str, Any] = {"classes": list(labels.classes)}
-    given = {
-        key: getattr(settings, key) for key in ("values", "colors", "unlabeled", "bands") if getattr(settings, key)
-    }
+    keys = ("values", "colors", "unlabeled", "bands")
+    given = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
     if settings.class_colors is not None and "colors" not in given:
         table["palette"] = [list(color) for color in settings.class_colors]
     if labels.void_values and set(labels.void_values) != {VOID}:

@@ -180,19 +180,8 @@ def infer_classes(
 ) -> tuple[tuple[str, ...], LabelHistogram]:
     """Name the classes class0, class1, ... that the masks of a head hold.
 
-    Args:
-        root: The data folder.
-        settings: The keys of data.toml.
-        samples: All of them.
-        scan: Yields the stats of samples' masks in order.
-        skip_bad: Ignore masks that cannot be used.
-        head: Whose masks; "" is the only one.
-
     Returns:
         The classes, and the histogram that they come from.
-
-    Raises:
-        BadDataError: There are fewer than two, they have gaps, or are 0 and 255 or colours; has the lines to add.
     """
     void = set(settings.void_values())
     histogram = LabelHistogram(frozenset(void | {VOID}))
