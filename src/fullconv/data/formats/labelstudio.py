@@ -205,20 +205,6 @@ def _bitmask(address: object, image_size: tuple[int, int]) -> Shape | None:
     return Shape("bitmap", (0, 0, PackedMask.pack((bits[..., 0] > 0) & (bits[..., 1] > 0))))
 
 
-class _BitReader:
-    """Reads numbers of any length from bytes, highest bit first."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
-
-    def take(self, count: int) -> int:
-        first, last = self.place >> 3, (self.place + count + 7) >> 3
-        if last > len(self.data):
-            raise EOFError
-        self.place += count
-        return (int.from_bytes(self.data[first:last], "big") >> (8 * last - self.place)) & ((1 << count) - 1)
-
-
 def unpack_brush_rle(code: object, height: int, width: int) -> NDArray[np.bool_] | None:
     """Decode the RLE of brush strokes into (H, W) bool, whether a pixel is opaque; None if it is invalid or of another size.
 
@@ -230,22 +216,31 @@ def unpack_brush_rle(code: object, height: int, width: int) -> NDArray[np.bool_]
     """
     if not isinstance(code, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in code):
         return None
-    bits = _BitReader(bytes(code))
+    data, place = bytes(code), 0
+
+    def take(count: int) -> int:
+        nonlocal place
+        first, last = place >> 3, (place + count + 7) >> 3
+        if last > len(data):
+            raise EOFError
+        place += count
+        return (int.from_bytes(data[first:last], "big") >> (8 * last - place)) & ((1 << count) - 1)
+
     try:
-        total, word = bits.take(32), bits.take(5) + 1
-        lengths = [bits.take(4) + 1 for _ in range(4)]
+        total, word = take(32), take(5) + 1
+        lengths = [take(4) + 1 for _ in range(4)]
         if total != height * width * 4 or height * width > max_pixels() or word != 8:
             return None
         opaque = np.zeros(height * width, np.bool_)
         at = 0
         while at < total:
-            same = bits.take(1)
-            end = min(at + 1 + bits.take(lengths[bits.take(2)]), total)
+            same = take(1)
+            end = min(at + 1 + take(lengths[take(2)]), total)
             if same:
-                opaque[at // 4 : end // 4] = bits.take(word) > 0  # the alphas among bytes at ... end - 1
+                opaque[at // 4 : end // 4] = take(word) > 0  # the alphas among bytes at ... end - 1
             else:
                 for byte in range(at, end):
-                    value = bits.take(word)
+                    value = take(word)
                     if byte % 4 == 3:
                         opaque[byte // 4] = value > 0
             at = end

@@ -59,12 +59,8 @@ def layout(name: str, family: str, find: Finder, priority: int = 0) -> Format:
 
 def split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str]:
     """Return the folders of the splits among some (by lower-case name): split -> name."""
-    found: dict[str, str] = {}
-    for split in SPLITS:
-        for name in SPLIT_NAMES[split]:
-            if name + ending in folders:
-                found.setdefault(split, folders[name + ending])
-    return found
+    names = [(split, name + ending) for split in SPLITS for name in reversed(SPLIT_NAMES[split])]  # the first counts
+    return {split: folders[name] for split, name in names if name in folders}
 
 
 def find_camvid(folder: Folder, settings: DataSettings) -> SplitFolders:
@@ -123,9 +119,8 @@ def find_flat(folder: Folder, settings: DataSettings) -> SplitFolders:
     if not find_kind_first(folder, settings).paired():
         images, masks = _existing_folders(folder, settings)
         found.images.update({} if images is None else {"": images})
-        for head, place in masks.items():
-            if place is not None:
-                found.add_masks("", head, place)
+        if there := {head: place for head, place in masks.items() if place is not None}:
+            found.masks[""] = there
     return found
 
 
