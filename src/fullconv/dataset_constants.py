@@ -82,8 +82,13 @@ def channel_means(variant: str) -> tuple[float, ...]:
     """
     if variant == "nyud-fcn32s-hha":
         return MEANS_BGR["nyud-hha"]
-    further = {"nyud-fcn32s-color-d": "nyud-depth", "nyud-fcn32s-color-hha": "nyud-hha"}.get(variant)
-    return (*reversed(MEANS_BGR[variant.split("-")[0]]), *(MEANS_BGR[further] if further else ()))
+    data = variant.split("-")[0]
+    color = tuple(reversed(MEANS_BGR[data]))
+    if variant == "nyud-fcn32s-color-d":
+        return color + MEANS_BGR["nyud-depth"]
+    if variant == "nyud-fcn32s-color-hha":
+        return color + MEANS_BGR["nyud-hha"]
+    return color
 
 
 _COUNTED_FROM_1 = ("nyud", "siftflow")

@@ -1,17 +1,21 @@
 """Pixel losses, as sums that add up exactly: over batches, accumulated gradients and processes.
 
-Each micro-batch contributes its share of a numerator and a denominator (`PixelLoss.sums`); only the totals of a step are
-divided. A mean of means would weigh a pixel more, the more void surrounds it.
+The loss of a step is a numerator over a denominator, both summed over everything that the step sees. Each micro-batch
+contributes its share of the two (`PixelLoss.sums`); only the totals are divided. A mean of means would weigh a pixel
+more, the more void surrounds it.
 
 - ``cross_entropy``: sum(w l) / sum(w) over valid pixels; w is the weight of a pixel's class (1 without class weights),
   l minus the log-probability of that class.
 - ``focal``: the same with l (1 - p)^gamma, p the probability of the true class. Source: Lin et al., ICCV 2017.
 - ``dice``: 1 - mean of 2 sum(p y) / (sum(p) + sum(y)) over the classes in the micro-batch's ground truth, weighted by
-  their class weights. A step's value is the mean over its micro-batches, weighted by their denominators.
+  their class weights; p are probabilities, y the ground truth. It is a ratio of sums over the micro-batch, not a sum over
+  pixels: a step's value is the mean over its micro-batches, weighted by their denominators.
   Source: Milletari et al., 3DV 2016.
 
-With ``reduction="sum"`` the denominator is the number of images, which is Caffe's rule (and the paper's). Coarse scores are
-upsampled, scored and differentiated a chunk of rows at a time (`ChunkedLoss`): logits of the full size are never in memory.
+With ``reduction="sum"`` the denominator is the number of images, which is Caffe's rule (and the paper's).
+
+Logits of the full size are never in memory together: coarse scores are upsampled, scored and differentiated a chunk of
+rows at a time (`ChunkedLoss`).
 """
 
 from __future__ import annotations
@@ -91,6 +95,9 @@ class PixelLoss:
         focal_gamma: Exponent of ``focal``, at least 0; 0 makes it cross-entropy.
         reduction: ``"mean"`` divides by the (weighted) number of valid pixels, ``"sum"`` by the number of images.
 
+    Raises:
+        RecipeError: The text, a weight or gamma is invalid; the message names the nearest term.
+
     One step over several micro-batches (the denominators need only the labels, so they are known beforehand)::
 
         total = sum(loss.denominator(target) for _, target in batches)  # and all-reduced over processes
@@ -139,6 +146,10 @@ class PixelLoss:
             target: (N, H, W) uint8 or int64, 0..K-1 or void. Logits at void pixels change nothing.
             upsampling: ``rows`` (H, h) and ``columns`` (W, w) float, the weights of each row and column of the logits on
                 those of the scores (`Network.interpolation_matrices`); None if the scores are the logits.
+
+        Raises:
+            RecipeError: There are not K class weights.
+            ValueError: The shapes do not fit.
         """
         exact = torch.float64 if scores.dtype == torch.float64 else torch.float32
         rows, columns = upsampling or (torch.eye(side, device=scores.device) for side in scores.shape[-2:])

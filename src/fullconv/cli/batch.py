@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from fullconv.cli.console import Progress, print_error, status, stdout_to_stderr
+from fullconv.cli.console import Progress, count_images, print_error, status, stdout_to_stderr
 from fullconv.cli.options import Device, Engine, ModelArgument, Precision, check_choice
 from fullconv.errors import plural
 
@@ -50,9 +50,10 @@ def batch(
         )
         raise
     earlier, failed = summary.before - summary.failed_before, summary.failed + summary.failed_before
-    parts = [f"{plural(summary.done, 'image')} predicted"]
-    parts += [f"{earlier} done before"] if earlier else []
-    parts += [f"{summary.failed} failed"] if summary.failed else []
-    parts += [f"{summary.failed_before} failed before and not retried"] if summary.failed_before else []
-    status(f"{', '.join(parts)}; results are in {out}.")
+    others = {
+        "done before": earlier,
+        "failed": summary.failed,
+        "failed before and not retried": summary.failed_before,
+    }
+    status(f"{count_images(summary.done, others)}; results are in {out}.")
     raise typer.Exit(0 if not failed else 3 if summary.done + earlier else 2)

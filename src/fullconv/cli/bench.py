@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,17 +10,13 @@ from fullconv.cli.console import make_table, print_json, print_rich, status, std
 from fullconv.cli.options import BatchSize, Device, Engine, Json, parse_size
 from fullconv.errors import plural
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 def bench(
     model: Annotated[
         str, typer.Argument(metavar="MODEL|VARIANT", help="A model or exported file, or a variant with random weights.")
     ],
     size: Annotated[
-        list[str] | None,
-        typer.Option(metavar="HxW", help="Image size; repeatable.  [default: 360x480, 512x512]"),
+        list[str] | None, typer.Option(metavar="HxW", help="Image size; repeatable.  [default: 360x480, 512x512]")
     ] = None,
     rounds: Annotated[int, typer.Option(min=2, help="Timed calls of each.")] = 7,
     backbone: Annotated[str | None, typer.Option(help="Backbone of a VARIANT.  [default: resnet18]")] = None,
@@ -59,17 +55,13 @@ def bench(
         if result["device"].startswith("cuda")
         else f"{machine['processor']}, {plural(result['threads'], 'thread')}"
     )
-    print_rich(f"{model}{f' on {backbone}' if backbone else ''}: {where}", _table(result["rows"]))
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
     columns = ("size", "engine", "precision", ">ms", ">quartiles", ">images/s", ">peak MB", ">labels as fp32")
     table = make_table(*columns, line=False)
-    for row in rows:
+    for row in result["rows"]:
         equal, peak = row["labels_equal"], row["peak_mb"]
         table.add_row(
             f"{row['size'][0]}x{row['size'][1]}", row["engine"], row["precision"], f"{1000 * row['median_s']:.1f}",
             f"{1000 * row['quartile_1_s']:.1f} to {1000 * row['quartile_3_s']:.1f}", f"{row['pictures_per_s']:.2f}",
             "-" if peak is None else f"{peak:.0f}", "-" if equal is None else f"{100 * equal:.2f} %",
         )  # fmt: skip
-    return table
+    print_rich(f"{model}{f' on {backbone}' if backbone else ''}: {where}", table)

@@ -7,14 +7,15 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fullconv.errors import plural
 from fullconv.profiling import profile
+from fullconv.system import handle_signals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -89,6 +90,11 @@ def stdout_to_stderr() -> Iterator[None]:
         yield
 
 
+def count_images(done: int, others: Mapping[str, int]) -> str:
+    """Return the number of images predicted, and those of other outcomes that occurred."""
+    return ", ".join([f"{plural(done, 'image')} predicted", *(f"{n} {outcome}" for outcome, n in others.items() if n)])
+
+
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a request to finish what was begun, and raise for it at the end.
@@ -104,15 +110,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         with suppress(OSError):  # not print: this may interrupt another one
             os.write(2, b"Stopping after this image; press Ctrl-C again to stop at once.\n")
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handle_signals(handle, signal.SIGINT, signal.SIGTERM):
         yield lambda: bool(requests)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if requests:
         _raise_for(requests[0])
 

@@ -33,17 +33,13 @@ def info(model: ModelArgument, json: Json = False) -> None:
         card = read_card(path / "model.safetensors" if path.is_dir() else path)
     if json:
         print_json({**card.model_dump(mode="json"), **({"export": about} if about else {})})
-    else:
-        _print_card(model, card, about)
-
-
-def _print_card(model: str, card: Card, about: dict[str, Any] | None = None) -> None:
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False, title=Text(model), title_justify="left")
-    for key, value in [*_facts(card), *_export_facts(about or {})]:
+    for key, value in _facts(card, about or {}):
         table.add_row(key, Text(value))
     print_rich(table)
     rows = (card.scores.get("val") or {}).get("classes") or []
@@ -58,8 +54,8 @@ def _print_card(model: str, card: Card, about: dict[str, Any] | None = None) -> 
     print_rich(classes)
 
 
-def _facts(card: Card) -> list[tuple[str, str]]:
-    """Return the facts to know first."""
+def _facts(card: Card, about: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the facts to know first, of an exported file also what it is and how it agrees."""
     low, high = card.range
     facts = [
         ("network", f"{card.variant} on {card.backbone}" if card.backbone else card.variant),
@@ -82,17 +78,12 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     if counts:
         facts.append(("data", f"{', '.join(counts)} images"))
     facts += [("written by", f"fullconv {card.fullconv}"), ("weights_sha256", card.weights_sha256)]
-    return facts
-
-
-def _export_facts(about: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the facts of an exported file."""
     parity = about.get("parity") or {}
-    if not parity:
-        return []
-    source = "synthetic" if parity["made"] else "validation"
-    text = f"{100 * parity['labels']:.3f} % of the labels of {plural(parity['pictures'], source + ' image')}"
-    difference = parity["mean_iou_difference"]
-    text += f", mIoU {difference:+.5f}" if difference is not None else ""
-    forced = "; forced: " + "; ".join(parity["reasons"]) if parity["reasons"] else ""
-    return [("exported as", f"{about['format']}, {about['precision']}"), ("as in fp32", text + forced)]
+    if parity:
+        source = "synthetic" if parity["made"] else "validation"
+        text = f"{100 * parity['labels']:.3f} % of the labels of {plural(parity['pictures'], source + ' image')}"
+        difference = parity["mean_iou_difference"]
+        text += f", mIoU {difference:+.5f}" if difference is not None else ""
+        forced = "; forced: " + "; ".join(parity["reasons"]) if parity["reasons"] else ""
+        facts += [("exported as", f"{about['format']}, {about['precision']}"), ("as in fp32", text + forced)]
+    return facts

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any, cast
 
@@ -35,6 +34,7 @@ from fullconv.cli.serve import serve
 from fullconv.cli.startup import process_settings, use_utf8
 from fullconv.cli.train import train
 from fullconv.errors import FullconvError, nearest
+from fullconv.system import handle_signals
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_utf8()
     show_log()
     try:
-        with _sigterm_raises(), process_settings():
+        with handle_signals(_raise_terminated, signal.SIGTERM), process_settings():
             program: Any = typer.main.get_command(app)
             try:
                 with program.make_context("fullconv", arguments, obj=started) as context:
@@ -177,21 +177,9 @@ def _given(param: Any, arguments: Sequence[str]) -> str:
     return ""
 
 
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, so that progress is saved."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TerminatedError
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    """End a command at SIGTERM as at Ctrl-C, so that progress is saved."""
+    raise TerminatedError
 
 
 def _can_print() -> bool:

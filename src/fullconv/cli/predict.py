@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from fullconv.cli.console import Progress, TerminatedError, print_error, status, stdout_to_stderr, stop_requests
+from fullconv.cli.console import (
+    Progress,
+    TerminatedError,
+    count_images,
+    print_error,
+    status,
+    stdout_to_stderr,
+    stop_requests,
+)
 from fullconv.cli.console import timing as print_timing
 from fullconv.cli.options import (
     BatchSize,
@@ -23,7 +31,7 @@ from fullconv.cli.options import (
     parse_bytes,
 )
 from fullconv.cli.startup import lower_thread_priority, starting
-from fullconv.errors import RecipeError, plural
+from fullconv.errors import RecipeError
 
 if TYPE_CHECKING:
     from fullconv.predict import RunSummary
@@ -65,8 +73,7 @@ def predict(
     ] = None,
     head: Head = None,
     bands_from: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Images of the same names with extra bands, such as depth."),
+        Path | None, typer.Option(metavar="FOLDER", help="Images of the same names with extra bands, such as depth.")
     ] = None,
     memory: Annotated[
         str | None,
@@ -79,16 +86,14 @@ def predict(
         str, typer.Option(metavar="auto|none|N", help="Tile size in pixels; the result is the same.")
     ] = "auto",
     blend: Annotated[
-        bool,
-        typer.Option("--blend", help="Blend overlapping tiles of a network that has no exact tiles."),
+        bool, typer.Option("--blend", help="Blend overlapping tiles of a network that has no exact tiles.")
     ] = False,
     to: Annotated[
         str | None,
         typer.Option(metavar="cvat|labelme|coco|labelstudio", help="Also write annotations, to correct in this tool."),
     ] = None,
     tolerance: Annotated[
-        float | None,
-        typer.Option(min=0, help="With --to: tolerance of simplified outlines in pixels.  [default: 1]"),
+        float | None, typer.Option(min=0, help="With --to: tolerance of simplified outlines in pixels.  [default: 1]")
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -173,10 +178,7 @@ def predict(
 
 
 def _counts(summary: RunSummary) -> str:
-    parts = [f"{plural(summary.done, 'image')} predicted"]
-    parts += [f"{summary.skipped} skipped"] if summary.skipped else []
-    parts += [f"{summary.failed} failed"] if summary.failed else []
-    return ", ".join(parts)
+    return count_images(summary.done, {"skipped": summary.skipped, "failed": summary.failed})
 
 
 def parse_tile(text: str) -> int | Literal["auto", "none"]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fullconv.cli.console import make_table, print_error, print_json, print_rich, status
 from fullconv.cli.options import Json, check_choice
 from fullconv.errors import plural
-
-if TYPE_CHECKING:
-    from fullconv.runs import Run
 
 
 def runs(
@@ -47,24 +44,21 @@ def runs(
     if json:
         print_json({"runs": [run.to_dict() for run in found], "unread": unread})
     elif found:
-        _print_table(found)
+
+        def fraction(value: float | None) -> str:
+            return "-" if value is None else f"{value:.3f}"
+
+        columns = ("run", "network", "status", ">epochs", ">minutes", ">mIoU", ">95 % interval", ">pixel acc.")
+        table = make_table(*columns, line=False)
+        for run in found:
+            final = run.final or {}
+            interval = final.get("mean_iou_interval")
+            partial = "" if run.status == "finished" or not run.steps else f" {100 * run.step // run.steps} %"
+            table.add_row(
+                run.name, f"{run.settings.get('variant', '-')} {run.settings.get('backbone', '-')}", run.status + partial,
+                str(run.epochs), f"{run.seconds / 60:.1f}", fraction(run.mean_iou),
+                "-" if not interval else f"{interval[0]:.3f} to {interval[1]:.3f}", fraction(final.get("pixel_accuracy")),
+            )  # fmt: skip
+        print_rich(table)
     if unread:
         raise typer.Exit(3 if found else 2)
-
-
-def _print_table(found: list[Run]) -> None:
-    def fraction(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    columns = ("run", "network", "status", ">epochs", ">minutes", ">mIoU", ">95 % interval", ">pixel acc.")
-    table = make_table(*columns, line=False)
-    for run in found:
-        final = run.final or {}
-        interval = final.get("mean_iou_interval")
-        partial = "" if run.status == "finished" or not run.steps else f" {100 * run.step // run.steps} %"
-        table.add_row(
-            run.name, f"{run.settings.get('variant', '-')} {run.settings.get('backbone', '-')}", run.status + partial,
-            str(run.epochs), f"{run.seconds / 60:.1f}", fraction(run.mean_iou),
-            "-" if not interval else f"{interval[0]:.3f} to {interval[1]:.3f}", fraction(final.get("pixel_accuracy")),
-        )  # fmt: skip
-    print_rich(table)

@@ -22,8 +22,7 @@ def serve(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 uses any free port.")] = 8000,
     token: Annotated[
-        str | None,
-        typer.Option(envvar="FULLCONV_TOKEN", help="Required of requests as 'Authorization: Bearer TOKEN'."),
+        str | None, typer.Option(envvar="FULLCONV_TOKEN", help="Required of requests as 'Authorization: Bearer TOKEN'.")
     ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Serve anyone who can connect, under any host name.")

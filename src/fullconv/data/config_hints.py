@@ -15,7 +15,13 @@ _TABLE_HEADER = re.compile(r"^\s*\[{1,2}[\w.\"' -]+\]{1,2}\s*(#.*)?$", re.MULTIL
 
 
 def config_hint(root: Path, table: Mapping[str, Any], remove: tuple[str, ...] = ()) -> str:
-    """Return how to edit `data.toml` so that it has these keys, in prose and lines."""
+    """Return how to edit `data.toml` so that it has these keys, in prose and lines.
+
+    Args:
+        root: The data folder, whose `data.toml` may have some of the keys.
+        table: Keys and values.
+        remove: Keys that contradict them and must go where they are set.
+    """
     present = read_table(root)
     new = {key: value for key, value in table.items() if key not in present}
     other = {key: value for key, value in table.items() if key in present}

@@ -151,7 +151,11 @@ class Dataset:
 
 
 def add_bands(image: NDArray[Any], more: NDArray[Any], where: Path, name: str) -> NDArray[Any]:
-    """Concatenate an image (H, W, C) and its further bands (H, W, C') in the smallest type that holds both."""
+    """Concatenate an image (H, W, C) and its further bands (H, W, C') in the smallest type that holds both.
+
+    Raises:
+        DataError: The two differ in size.
+    """
     if image.shape[:2] != more.shape[:2]:
         raise DataError(
             f"{where}: is {more.shape[1]}x{more.shape[0]} pixels, {name} {image.shape[1]}x{image.shape[0]}."

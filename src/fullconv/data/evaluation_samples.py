@@ -13,8 +13,16 @@ from fullconv.errors import DataError, plural
 def match_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[str | None, str]]:
     """Match heads of a model with heads of a data set.
 
+    Args:
+        card: The model's.
+        dataset: The data set.
+        head: The model's head to evaluate; None for all that the data set has masks of, the model's first one first.
+
     Returns:
         Pairs of the model's head (None for the only one) and the data set's, at least one.
+
+    Raises:
+        ModelFileError: The model has no such head.
     """
     labels = dataset.labels
     if card.heads is None:
@@ -28,7 +36,11 @@ def match_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[st
 
 
 def check_classes(model: Sequence[str], data: Sequence[str], where: str) -> None:
-    """Require that a model and a data set have the same classes in the same order."""
+    """Require that a model and a data set have the same classes in the same order.
+
+    Raises:
+        DataError: They differ.
+    """
     if tuple(model) == tuple(data):
         return
     only_model = [name for name in model if name not in data]
@@ -55,6 +67,9 @@ def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample],
 
     Returns:
         The samples, and notes for the user.
+
+    Raises:
+        DataError: There is no such split.
     """
     own = data.samples(split)
     splits = card.data.get("splits")

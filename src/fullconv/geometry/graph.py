@@ -24,8 +24,10 @@ EXAMPLE_SIZE = (64, 96)
 def chain(layers: Iterable[nn.Module], start: Geometry = IDENTITY) -> Geometry:
     """Return the geometry behind layers that follow one another; nothing is run.
 
-    A module that is no layer of ``torch.nn``, no ``nn.Sequential`` of these, and does not describe itself is unknown here:
-    use ``trace``.
+    Args:
+        layers: Layers of ``torch.nn``, modules that describe themselves, or ``nn.Sequential`` of these. Any other module
+            is unknown here: use ``trace``.
+        start: Of the first layer's input.
 
     >>> chain([nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1)]).receptive_field
     11
@@ -104,7 +106,11 @@ def _output(tracer: Tracer, graph: fx.Graph) -> Any:
 
 
 def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:
-    """Return what a network does with an example as a graph, and the module in which its targets are paths; see `Tracer`."""
+    """Return what a network does with an example as a graph, else as `trace_network`.
+
+    Returns:
+        The module in which the graph's targets are paths, and the graph; for its nodes' ``meta`` see `Tracer`.
+    """
     tracer, graph = _trace(module, example)
     for node in graph.nodes:
         if node.op != "output":
@@ -130,6 +136,10 @@ def peak_activation_bytes(graph: fx.Graph, item_bytes: int) -> int:
     A map lives from the operation that computes it to the last that reads it, or reads what shares its memory, and as long
     as a module runs that was given it: a block of a ResNet holds its input beside both its branches. A max pool also
     stores where each maximum lies, as int64.
+
+    Args:
+        graph: The graph.
+        item_bytes: Of one value.
     """
     order = [node for node in graph.nodes if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"]
     turn_of = {node: turn for turn, node in enumerate(order)}

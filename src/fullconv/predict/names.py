@@ -22,6 +22,8 @@ from fullconv.predict.inputs import Found
 MAX_LEVEL = 300
 """No path has more folders."""
 
+_real_folder = lru_cache(maxsize=65536)(os.path.realpath)
+
 
 class InputImage(NamedTuple):
     """One image to predict."""
@@ -181,11 +183,6 @@ def parse_shard(text: str) -> tuple[int, int]:
             f"--shard {text}: write it as i/n with i from 1 to n, for example 1/8 to 8/8 for eight machines."
         )
     return int(first), int(last)
-
-
-@lru_cache(maxsize=65536)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
 
 
 def _real(path: str) -> str:

@@ -23,12 +23,27 @@ def write_check_page(path: str | Path, found: Examination, name: str) -> None:
     """Write the result of a check as one HTML file that loads nothing."""
     summary = found.summary()
     thumbnails = SampleThumbnails(found.root, found.dataset)
+    splits = [f"{count(number)} {split}" for split, number in summary["splits"].items()]
+    heads = summary.get("heads", {"": summary["classes"]})
+    subtitle = [
+        str(summary["format"] or "unrecognized format"),
+        *(f"{len(rows)} classes{f' of {head}' if head else ''}" for head, rows in heads.items() if rows),
+        *([f"{', '.join(splits)} images"] if splits else []),
+    ]
+    problems: list[tuple[Any, dict[str, dict[str, Thumbnail | str]]]] = []
+    length = 0
+    for problem in found.problems:
+        samples = thumbnails.of_files(problem.files, MAX_SAMPLES) if length < MAX_IMAGE_BYTES else {}
+        length += sum(
+            len(one.uri) for parts in samples.values() for one in parts.values() if isinstance(one, Thumbnail)
+        )
+        problems.append((problem, samples))
     write_page(
         path,
         "check.html",
         page_type="check",
         title=Path(name).name or name,
-        subtitle=_subtitle(summary),
+        subtitle=subtitle,
         version=__version__,
         ok=summary["ok"],
         counts={
@@ -36,7 +51,7 @@ def write_check_page(path: str | Path, found: Examination, name: str) -> None:
             "images": sum(summary["splits"].values()),
         },
         expectations=found.expect(),
-        problems=_problems(found, thumbnails),
+        problems=problems,
         heads=_classes(found, summary),
         sizes=_sizes(found),
         splits={
@@ -47,31 +62,6 @@ def write_check_page(path: str | Path, found: Examination, name: str) -> None:
             for split, members in (found.dataset.splits.items() if found.dataset is not None else ())
         },
     )
-
-
-def _subtitle(summary: Mapping[str, Any]) -> list[str]:
-    splits = [f"{count(number)} {split}" for split, number in summary["splits"].items()]
-    heads = summary.get("heads", {"": summary["classes"]})
-    return [
-        str(summary["format"] or "unrecognized format"),
-        *(f"{len(rows)} classes{f' of {head}' if head else ''}" for head, rows in heads.items() if rows),
-        *([f"{', '.join(splits)} images"] if splits else []),
-    ]
-
-
-def _problems(
-    found: Examination, thumbnails: SampleThumbnails
-) -> list[tuple[Any, dict[str, dict[str, Thumbnail | str]]]]:
-    """Return each problem with the thumbnails of its first files, as far as the page has room for them."""
-    rows = []
-    length = 0
-    for problem in found.problems:
-        samples = thumbnails.of_files(problem.files, MAX_SAMPLES) if length < MAX_IMAGE_BYTES else {}
-        length += sum(
-            len(one.uri) for parts in samples.values() for one in parts.values() if isinstance(one, Thumbnail)
-        )
-        rows.append((problem, samples))
-    return rows
 
 
 def _classes(found: Examination, summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

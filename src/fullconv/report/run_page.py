@@ -56,10 +56,6 @@ def write_report(
         data: See `summarize_data`; other keys are shown as they are.
         notes: Sentences for the reader.
         machine: Facts by name: processor, versions, time.
-
-    Raises:
-        InputError: There are no scores, or an image and its mask differ in size.
-        OutputError: The file cannot be written.
     """
     if not reports:
         raise InputError("a report needs the scores of at least one split.")
@@ -138,10 +134,7 @@ def _interval(report: Report) -> tuple[float, float] | None:
 
 
 def _describe_selection(
-    reports: Mapping[str, Report],
-    split: str,
-    history: Sequence[Mapping[str, Any]],
-    best: tuple[float, float] | None,
+    reports: Mapping[str, Report], split: str, history: Sequence[Mapping[str, Any]], best: tuple[float, float] | None
 ) -> list[str]:
     """Return on which images the epoch was chosen, what the interval is, and what that means for the scores."""
     sentences = []

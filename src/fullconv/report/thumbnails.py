@@ -146,11 +146,17 @@ def _panels(
 
     image = Image.fromarray(np.ascontiguousarray(rgb[window])).resize(size, Image.Resampling.BOX, reducing_gap=2.0)
     mask = shrink(shown.mask[window])
+    # Errors on a pale grey copy of the image; where it shrinks, also those thinner than a pixel.
+    grey = np.asarray(image.convert("L"), np.float32) * 0.45 + 125
+    grey[mask == VOID] = 225
+    share = Image.fromarray(errors[window] * np.uint8(255)).resize(image.size, Image.Resampling.BOX)
+    strength = np.minimum(np.asarray(share, np.float32) / 255 * 2, 1)[..., None]
+    mixed = grey[..., None] * (1 - strength) + np.array(ERROR, np.float32) * strength
     return {
         "image": _encode(image, "JPEG"),
         "ground truth": _encode(_paint(mask, labels), "PNG", is_pixelated=True),
         "prediction": _encode(_paint(shrink(shown.prediction[window]), labels), "PNG", is_pixelated=True),
-        "errors": _encode(_mark_errors(image, errors[window], mask == VOID), "JPEG", is_pixelated=True),
+        "errors": _encode(Image.fromarray(mixed.astype(np.uint8)), "JPEG", is_pixelated=True),
     }
 
 
@@ -171,16 +177,6 @@ def _paint(label_map: NDArray[np.uint8], labels: Labels) -> Image.Image:
     image = Image.fromarray(label_map)
     image.putpalette([channel for color in palette for channel in color])
     return image
-
-
-def _mark_errors(image: Image.Image, errors: NDArray[np.bool_], void: NDArray[np.bool_]) -> Image.Image:
-    """Mark errors on a pale grey copy of the image; where it shrinks, also those thinner than a pixel."""
-    grey = np.asarray(image.convert("L"), np.float32) * 0.45 + 125
-    grey[void] = 225
-    share = Image.fromarray(errors * np.uint8(255)).resize(image.size, Image.Resampling.BOX)
-    strength = np.minimum(np.asarray(share, np.float32) / 255 * 2, 1)[..., None]
-    mixed = grey[..., None] * (1 - strength) + np.array(ERROR, np.float32) * strength
-    return Image.fromarray(mixed.astype(np.uint8))
 
 
 def _worst_confusion(shown: ReportImage, labels: Labels) -> str:

@@ -79,19 +79,14 @@ def run_batch(
     summary: BatchSummary | None = None,
     on_stall: Callable[[str], None] | None = None,
 ) -> BatchSummary:
-    """Predict all images of a source.
+    """Predict all images of a source, and count them in `summary` during the job, for a caller that is interrupted.
 
     Args:
         job: The settings.
         on_failure: Called with input and reason of each image that failed; all others are finished.
         progress: Called with the number of images finished and in the source.
-        summary: Updated during the job, for a caller that is interrupted.
+        summary: New by default.
         on_stall: Called with a message when no image is finished for minutes.
-
-    Raises:
-        InputError: The source cannot be listed, or has no images.
-        RunError: The folder of results belongs to another job.
-        MissingExtraError: Ray is not installed.
     """
     summary = summary if summary is not None else BatchSummary()
     segmenter = load(job.model, device="cpu")

@@ -141,9 +141,4 @@ def load_item(row: dict[str, Any], done: frozenset[str] = frozenset()) -> Iterat
                 image = image.get("bytes")
             if name not in done:
                 reason = "" if image else "the row holds no image"
-                yield {
-                    "input": name,
-                    "output": f"{item.output}/{number:08}",
-                    "content": image or b"",
-                    "reason": reason,
-                }
+                yield {"input": name, "output": f"{item.output}/{number:08}", "content": image or b"", "reason": reason}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,26 +26,23 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
-        def counter(name: str, description: str, *labels: str) -> Counter:
-            return Counter(f"fullconv_{name}", description, labels, registry=registry)
-
-        def gauge(name: str, description: str, *labels: str) -> Gauge:
-            return Gauge(f"fullconv_{name}", description, labels, registry=registry)
-
-        def histogram(name: str, description: str, label: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
-            return Histogram(f"fullconv_{name}", description, [label], buckets=buckets, registry=registry)
-
-        self.requests = counter("requests", "Responses by route, method and status.", "route", "method", "status")
-        self.request_seconds = histogram("request_seconds", "Time from a request's headers to its response.", "route")
-        self.in_flight = gauge("requests_in_flight", "Requests without a response yet.")
-        self.body_bytes = gauge("body_bytes", "Bytes of request bodies in memory.")
-        self.queue = gauge("queue_pictures", "Images that are queued or computed.", "model")
-        self.images = counter("pictures", "Images predicted.", "model", "answer")
-        self.pixels = counter("pixels", "Pixels predicted.", "model")
-        self.network_seconds = histogram("network_seconds", "Time of a batch in the network.", "model")
-        self.batch_images = histogram("batch_pictures", "Images per batch.", "model", BATCH_SIZES)
-        self.ready_workers = gauge("copies_ready", "Worker processes that accept images.", "model")
-        self.restarts = counter("copy_restarts", "Restarts of worker processes.", "model")
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry, buckets=SECONDS)
+        self.requests = counter(
+            "fullconv_requests", "Responses by route, method and status.", ["route", "method", "status"]
+        )
+        self.request_seconds = histogram(
+            "fullconv_request_seconds", "Time from a request's headers to its response.", ["route"]
+        )
+        self.in_flight = gauge("fullconv_requests_in_flight", "Requests without a response yet.")
+        self.body_bytes = gauge("fullconv_body_bytes", "Bytes of request bodies in memory.")
+        self.queue = gauge("fullconv_queue_pictures", "Images that are queued or computed.", ["model"])
+        self.images = counter("fullconv_pictures", "Images predicted.", ["model", "answer"])
+        self.pixels = counter("fullconv_pixels", "Pixels predicted.", ["model"])
+        self.network_seconds = histogram("fullconv_network_seconds", "Time of a batch in the network.", ["model"])
+        self.batch_images = histogram("fullconv_batch_pictures", "Images per batch.", ["model"], buckets=BATCH_SIZES)
+        self.ready_workers = gauge("fullconv_copies_ready", "Worker processes that accept images.", ["model"])
+        self.restarts = counter("fullconv_copy_restarts", "Restarts of worker processes.", ["model"])
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

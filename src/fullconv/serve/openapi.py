@@ -41,11 +41,14 @@ class ErrorResponse(BaseModel):
     request_id: str
 
 
-class ClassInfo(BaseModel):
-    """A class."""
-
+class _Class(BaseModel):
     index: Index
     name: str
+
+
+class ClassInfo(_Class):
+    """A class."""
+
     color: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
 
 
@@ -56,19 +59,15 @@ class ClassCount(ClassInfo):
     share: Annotated[float, Field(ge=0, le=1)]
 
 
-class Polygon(BaseModel):
+class Polygon(_Class):
     """A connected region as rings along pixel edges: the outer one, then holes."""
 
-    index: Index
-    name: str
     rings: list[list[list[int]]]
 
 
-class RunLengths(BaseModel):
+class RunLengths(_Class):
     """A class as COCO's uncompressed run lengths."""
 
-    index: Index
-    name: str
     size: list[Index]
     counts: list[Index]
 

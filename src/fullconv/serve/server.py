@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -20,6 +19,7 @@ from fullconv.serve.metrics import Metrics
 from fullconv.serve.middleware import RequestMiddleware
 from fullconv.serve.pool import Pool
 from fullconv.serve.settings import Settings, check_models
+from fullconv.system import handle_signals
 
 STOP_DELAY_S = 0.5
 """Time after a signal in which new requests still get a response: an error."""
@@ -109,15 +109,8 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals while the server runs."""
-        if threading.current_thread() is not threading.main_thread():
+        with handle_signals(self.handle_exit, signal.SIGINT, signal.SIGTERM):
             yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; a second signal stops immediately."""

@@ -31,7 +31,8 @@ from fullconv.tiling.plan import (
 
 if TYPE_CHECKING:
     from fullconv.tiling.debug import Divergence, find_divergence
-    from fullconv.tiling.streaming import RowExecutor, RowGraph, UnsupportedOpError, upsample_rows
+    from fullconv.tiling.streaming.executor import RowExecutor, RowGraph, upsample_rows
+    from fullconv.tiling.streaming.lowering import UnsupportedOpError
 
 __all__ = [
     "Divergence",
@@ -66,8 +67,7 @@ if not TYPE_CHECKING:  # else every name would exist for type checkers
         {
             "Divergence": "fullconv.tiling.debug",
             "find_divergence": "fullconv.tiling.debug",
-            **dict.fromkeys(
-                ("RowExecutor", "RowGraph", "UnsupportedOpError", "upsample_rows"), "fullconv.tiling.streaming"
-            ),
+            **dict.fromkeys(("RowExecutor", "RowGraph", "upsample_rows"), "fullconv.tiling.streaming.executor"),
+            "UnsupportedOpError": "fullconv.tiling.streaming.lowering",
         },
     )

@@ -115,7 +115,10 @@ def default_lr(recipe: Recipe, statistics: Statistics) -> float:
 
 
 def check_lr(recipe: Recipe, statistics: Statistics) -> None:
-    """Raise if the learning rate is one for the other reduction of the loss."""
+    """Raise if the learning rate is one for the other reduction of the loss.
+
+    Source: the Caffe release's solvers (sum, 1e-10) and Long et al., CVPR 2015 (mean, 1e-4).
+    """
     lr = recipe.lr or 0.0
     if recipe.optimizer == "adamw":
         if lr < MIN_EFFECTIVE_LR["adamw"]:
@@ -310,7 +313,11 @@ def config_from_tables(tables: Mapping[str, Any], path: str) -> RunConfig:
 
 
 def merge_overrides(base: RunConfig | None, given: Mapping[str, Any]) -> tuple[Recipe, Schedule | None, list[str]]:
-    """Put settings over a recipe file; return the recipe, measured choices if they still hold, and the settings that differ."""
+    """Apply the user's settings over those of a recipe file.
+
+    Returns:
+        The recipe, the measured choices if they still hold, and the names of settings that differ from the file.
+    """
     if base is None:
         return parse_recipe(given, "settings"), None, []
     stored = recipe_to_dict(base.recipe)

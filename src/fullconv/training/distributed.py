@@ -336,7 +336,10 @@ def evaluate_distributed(
     samples: Sequence[Sample],
     **options: Any,
 ) -> dict[str, Report]:
-    """Score as `evaluate_heads` does, each image in exactly one process; all return the same report for any number of them."""
+    """Score images as `evaluate_heads` does, each in exactly one of the processes; all return the whole report.
+
+    Each image is predicted alone and counts are integers, so the result is the same for any number of processes.
+    """
     if own.world_size == 1:
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()

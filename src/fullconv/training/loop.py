@@ -21,8 +21,9 @@ from fullconv.segmenter import Segmenter
 from fullconv.tracking import EpochRecord, Observer, Validation
 from fullconv.training.config import Schedule
 from fullconv.training.distributed import evaluate_distributed
-from fullconv.training.errors import NonFiniteError, PeerLostError, next_batch
+from fullconv.training.errors import NonFiniteError, PeerLostError
 from fullconv.training.nan_debug import dump_failed_step
+from fullconv.training.oom import next_batch
 from fullconv.training.optimizer import lr_at
 from fullconv.training.setup import RunContext
 from fullconv.training.state import TrainState
@@ -36,7 +37,11 @@ DISK_BYTES_PER_S = 200e6
 
 @contextmanager
 def graceful_stop() -> Iterator[Callable[[], str | None]]:
-    """Let the first Ctrl-C or SIGTERM stop after the step, a second at once; yield what returns "sigint" or "sigterm"."""
+    """Turn the first Ctrl-C or SIGTERM into a stop after the current step; a second one stops at once.
+
+    Yields:
+        A function that returns "sigint" or "sigterm" once that signal came.
+    """
     received: list[str] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -54,7 +54,10 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def lr_at(step: int, steps: int, recipe: Recipe) -> float:
-    """Return the learning rate of a 0-based step, before each group's scale."""
+    """Return the learning rate of a 0-based step, before each group's scale.
+
+    Source: poly with power 0.9 as in DeepLab and torchvision.
+    """
     base = recipe.lr or 1e-3
     warmup_steps = round(recipe.warmup * steps)
     if step < warmup_steps:
@@ -108,7 +111,9 @@ def _named_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
 class ModelEma:
     """Exponential moving average of a network's floating-point tensors; integer tensors are copied.
 
-    The fraction kept per step is at most (1 + step) / (10 + step), so that early steps count more.
+    Args:
+        network: Its current weights are the start.
+        decay: Fraction kept per step; at most (1 + step) / (10 + step), so that early steps count more.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -46,9 +46,10 @@ from fullconv.training.distributed import (
     rank_device,
 )
 from fullconv.training.environment import collect_env, diff_env
-from fullconv.training.errors import NonFiniteError, TrainOOMError, catch_oom, suggest_settings, suggest_smaller_batch
+from fullconv.training.errors import NonFiniteError, TrainOOMError, catch_oom, suggest_settings
 from fullconv.training.finalize import TrainResult, finalize, write_model
 from fullconv.training.loop import TrainLoop, evenly_spaced, graceful_stop
+from fullconv.training.oom import suggest_smaller_batch
 from fullconv.training.run_dir import RunDir
 from fullconv.training.setup import (
     RunContext,

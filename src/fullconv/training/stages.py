@@ -62,21 +62,7 @@ def load_stages(recipe: RecipeFile | None, request: RunRequest) -> tuple[list[st
     RunDir(out, staged=True).check_empty(request.resume)
     path = stages_file(out)
     if request.resume and path.exists():
-        table = read_toml(path)
-        stored: dict[str, Any] = table.get("settings", {})
-        if recipe is not None and list(recipe.stages) != table["stages"]:
-            raise RunError(
-                f"{out}: this run has the recipe {table['recipe']}, not {recipe.path.stem}. Omit --recipe to resume it, or"
-                " start another run in a new folder."
-            )
-        for key, value in settings.items():
-            if key not in RESUMABLE_KEYS and stored.get(key) != value:
-                raise RunError(
-                    f"{out}: this run has {key} = {stored.get(key, 'that of each stage')}, not {value}. Omit it to resume,"
-                    " or start another run in a new folder."
-                )
-        changed = {key: settings[key] for key in settings if key in RESUMABLE_KEYS}
-        return list(table["stages"]), {**stored, **changed}, True
+        return (*_read_stages(path, out, recipe, settings), True)
     assert recipe is not None
     for key in STAGE_KEYS:
         if key in settings:
@@ -96,6 +82,26 @@ def load_stages(recipe: RecipeFile | None, request: RunRequest) -> tuple[list[st
     table = {"recipe": recipe.path.stem, "stages": list(recipe.stages), "settings": dict(settings)}
     write_text(path, "# The stages of this run; the last one lies in the folder above.\n" + dump_toml(table))
     return list(recipe.stages), settings, False
+
+
+def _read_stages(
+    path: Path, out: Path, recipe: RecipeFile | None, given: Mapping[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the stages and settings of a run, with the changes that are allowed."""
+    table = read_toml(path)
+    stored: dict[str, Any] = table.get("settings", {})
+    if recipe is not None and list(recipe.stages) != table["stages"]:
+        raise RunError(
+            f"{out}: this run has the recipe {table['recipe']}, not {recipe.path.stem}. Omit --recipe to resume it, or"
+            " start another run in a new folder."
+        )
+    for key, value in given.items():
+        if key not in RESUMABLE_KEYS and stored.get(key) != value:
+            raise RunError(
+                f"{out}: this run has {key} = {stored.get(key, 'that of each stage')}, not {value}. Omit it to resume,"
+                " or start another run in a new folder."
+            )
+    return list(table["stages"]), {**stored, **{key: given[key] for key in given if key in RESUMABLE_KEYS}}
 
 
 @contextmanager

@@ -23,17 +23,10 @@ def permuted_palettes(scan: Aggregates) -> Iterator[Finding]:
     if mapping.by_color or not tables:
         return
     class_colors = own.palette or own.class_colors
-    if not class_colors and (scattered := _color_without_majority(scan)) is not None:
-        yield _each_its_own(scan, scattered)
+    if not class_colors and (color := _color_without_majority(scan)) is not None:
+        yield _each_its_own(scan, color)
         return
-    if class_colors:
-        known = _colors_of_classes(mapping, class_colors)
-    else:
-        votes: dict[int, Counter[int]] = defaultdict(Counter)
-        for table, members in tables.items():
-            for label, color in table:
-                votes[label][color] += len(members)
-        known = {label: colors.most_common(1)[0][0] for label, colors in votes.items()}
+    known = _colors_of_classes(mapping, class_colors) if class_colors else _colors_of_most(scan)
     odd = [table for table in tables if _is_permuted(dict(table), known)]
     if not odd:
         return
@@ -67,6 +60,14 @@ def _colors_of_classes(mapping: LabelMapping, colors: Sequence[Color]) -> dict[i
     return {value: packed[index] for value, index in first.items()}
 
 
+def _colors_of_most(scan: Aggregates) -> dict[int, int]:
+    votes: dict[int, Counter[int]] = defaultdict(Counter)
+    for table, samples in scan.palettes.items():
+        for label, color in table:
+            votes[label][color] += len(samples)
+    return {label: colors.most_common(1)[0][0] for label, colors in votes.items()}
+
+
 def _color_without_majority(scan: Aggregates) -> int | None:
     """Return a colour that most masks have, but at no label that most agree on; None where they agree."""
     labels: dict[int, Counter[int]] = defaultdict(Counter)
@@ -74,8 +75,11 @@ def _color_without_majority(scan: Aggregates) -> int | None:
         for label, color in table:
             labels[color][label] += len(samples)
     masks = sum(map(len, scan.palettes.values()))
-    counts = {color: (sum(found.values()), max(found.values())) for color, found in labels.items()}
-    split = [color for color, (total, most) in counts.items() if 2 * total > masks and 3 * most < 2 * total]
+    split = [
+        color
+        for color, found in labels.items()
+        if 2 * sum(found.values()) > masks and 3 * max(found.values()) < 2 * sum(found.values())
+    ]
     return split[0] if masks >= _MIN_MASKS and len(split) >= _MIN_WRONG else None
 
 

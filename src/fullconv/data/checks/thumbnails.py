@@ -33,7 +33,9 @@ class Thumbnails:
     def score_by_orientation(self) -> dict[int, float]:
         """Share of the image's variance that the mask explains, by the EXIF orientation 1 to 8 given to the image."""
         cells = _oriented_cells(len(self.mask))
-        turned = self.image.reshape(-1, 3).take(cells, axis=0).reshape(len(cells), -1)  # a quarter of [cells]'s time
+        turned = (
+            self.image.reshape(-1, 3).take(cells, axis=0).reshape(len(cells), -1)
+        )  # a quarter of the time of [cells]
         return dict(zip(range(1, 9), explained_variance([self.mask], turned)[0].tolist(), strict=True))
 
 

@@ -14,12 +14,14 @@ MAX_COORDINATE = 100_000
 
 
 def read_json(path: Path, fix: str) -> Any:
-    """Read a JSON file, else DataError that ends with `fix`.
+    """Read a JSON file; lone surrogates, which no file name or terminal accepts, become question marks.
 
-    Lone surrogates, which no file name or terminal accepts, become question marks.
+    Raises:
+        DataError: It cannot be read; the message ends with `fix`.
     """
     try:
-        table = json.loads(text := read_text(path))
+        text = read_text(path)
+        table = json.loads(text)
         if "\\ud" in text or "\\uD" in text:
             table = json.loads(json.dumps(table, ensure_ascii=False).encode("utf-8", "replace"))
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from fullconv.data.formats import (
     cityscapes,
     coco,
     cvat,
+    cvat_masks,
     file_lists,
     labelme,
     labelstudio,
@@ -31,7 +32,7 @@ FORMATS: tuple[Format, ...] = (
     pairs.layout("flat", "pairs", pairs.find_flat),
     Format("voc", "voc", voc.detect, voc.read),
     drawn("coco", coco.find_files, coco.parse),
-    Format("cvat-masks", "cvat-masks", cvat.detect_masks, cvat.read_masks),
+    Format("cvat-masks", "cvat-masks", cvat_masks.detect, cvat_masks.read),
     drawn("cvat", cvat.find_files, cvat.parse),
     drawn("labelme", labelme.find_files, labelme.parse),
     drawn("labelstudio", labelstudio.find_files, labelstudio.parse),
@@ -53,7 +54,11 @@ def _rows(folder: Folder, settings: DataSettings, name: str | None) -> list[tupl
 
 
 def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
-    """Find the format of a folder, which is `name` or that of data.toml if given."""
+    """Find the format of a folder, which is `name` or that of data.toml if given.
+
+    Raises:
+        DataError: None fits, several do, or there is no such format.
+    """
     name = name if name is not None else settings.format
     names = {row.name for row in FORMATS} | {row.family for row in FORMATS}
     if name is not None and name not in names:

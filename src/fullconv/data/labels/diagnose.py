@@ -233,7 +233,14 @@ def has_void_regions(histogram: LabelHistogram) -> bool:
 
 
 def unnamed_colors(root: Path, files: Sequence[str], histogram: LabelHistogram, stems: Sequence[str] = ()) -> Finding:
-    """Describe masks whose colours have no meaning, with the lines that name them."""
+    """Describe masks whose colours have no meaning, with the lines that name them.
+
+    Args:
+        root: The data folder.
+        files: Names of the masks in colour.
+        histogram: Of all masks.
+        stems: Their samples, where other masks are not in colour.
+    """
     colors = histogram.color_pixels
     masks = len(histogram.colored)
     shared = sum(histogram.color_images.values()) / max(1, len(colors))

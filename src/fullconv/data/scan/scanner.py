@@ -138,8 +138,9 @@ class Scanner:
             def look_up(batch: list[tuple[Item, str]]) -> list[_Lookup[Item]]:
                 signatures = [file_signature(path_of(item)) for item, _ in batch]
                 texts = cache.get([(key, found) for (_, key), found in zip(batch, signatures, strict=True)])
-                looked_up = zip(batch, signatures, texts, strict=True)
-                return [(item, key, signature, text) for (item, key), signature, text in looked_up]
+                return [
+                    (item, key, found, text) for (item, key), found, text in zip(batch, signatures, texts, strict=True)
+                ]
 
             def work(batch: list[_Lookup[Item]]) -> list[tuple[str, str, str, Stats]]:
                 done = []
@@ -151,8 +152,12 @@ class Scanner:
 
             left = iter(items)
             batches = iter(lambda: list(islice(left, _BATCH)), [])
-            known = map(look_up, batches)
-            for batch in map(work, known) if self.threads == 1 else ordered_map(work, known, self.threads):
+            found = (
+                map(work, map(look_up, batches))
+                if self.threads == 1
+                else ordered_map(work, map(look_up, batches), self.threads)
+            )
+            for batch in found:
                 for key, signature, text, stats in batch:
                     if text:
                         cache.put(key, signature, text)
