@@ -86,6 +86,11 @@ def indexed_image(label_map: NDArray[np.uint8], palette: Sequence[Sequence[int]]
 def encode_label_map(label_map: NDArray[np.uint8], palette: Sequence[Sequence[int]] | None) -> bytes:
     """Encode a label map (H, W) uint8 as PNG bytes: indexed with the palette, or plain grey where it is None."""
     image = Image.fromarray(np.ascontiguousarray(label_map)) if palette is None else indexed_image(label_map, palette)
+    return encode_png(image)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Encode an image as PNG bytes, fast."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

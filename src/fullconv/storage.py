@@ -84,11 +84,7 @@ def output_errors(path: str | Path) -> Iterator[None]:
 
 
 def write_bytes(path: str | Path, parts: Iterable[bytes], *, overwrite: bool = True) -> None:
-    """Write a file atomically: temporary name, fsync, rename, fsync of the folder.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
+    """Write a file atomically (temporary name, fsync, rename, fsync of the folder), or raise OutputError."""
     with output_errors(path), atomic_path(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
         for part in parts:
             file.write(part)

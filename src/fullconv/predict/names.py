@@ -75,7 +75,11 @@ class ImageList:
         inner = [e.removesuffix(".png") for e in endings if e.endswith(".png") and ".png" in endings and e != ".png"]
         hashes = np.fromiter((hash(self._key(place)) for place in range(len(self._paths))), np.int64, len(self._paths))
         for _ in range(MAX_LEVEL):
-            changed = self._lengthen(self._colliding(hashes), hashes)
+            colliding: set[int] = set()  # of the images with one name those that keep least of their path
+            for group in _groups(hashes, self._key):
+                least = min(self._levels[place] for place in group)
+                colliding.update(place for place in group if self._levels[place] == least)
+            changed = self._lengthen(colliding, hashes)
             for ending in inner:
                 changed += self._lengthen(self._colliding_with(ending), hashes)
             if not changed:
@@ -120,14 +124,6 @@ class ImageList:
     def _key(self, place: int) -> str:
         """Return what two names share where the file system takes them for one."""
         return os.path.normcase(self._name(place))
-
-    def _colliding(self, hashes: NDArray[np.int64]) -> set[int]:
-        """Return the images whose name others have, too: of each group those that keep least of their path."""
-        found: set[int] = set()
-        for group in _groups(hashes, self._key):
-            least = min(self._levels[place] for place in group)
-            found.update(place for place in group if self._levels[place] == least)
-        return found
 
     def _colliding_with(self, ending: str) -> set[int]:
         """Return the images to rename where the name of one is that of another with an ending."""

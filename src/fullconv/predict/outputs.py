@@ -18,7 +18,7 @@ from PIL import Image
 from fullconv.card import Card, Labels
 from fullconv.errors import FullconvError, InputError
 from fullconv.images import read_image
-from fullconv.labels import colorize, encode_label_map, full_palette, read_label_map
+from fullconv.labels import colorize, encode_label_map, encode_png, full_palette, read_label_map
 from fullconv.prediction import Prediction, overlay
 from fullconv.profiling import COUNTING, ENCODING, WRITING, timed
 from fullconv.storage import AtomicTextFile, write_bytes
@@ -58,15 +58,13 @@ class Writer:
             with timed(ENCODING):
                 encoded = {_ending(head): encode(label_map, labels, self.format)}
                 if self.overlays:
-                    painted = io.BytesIO()
-                    overlay(prediction.image, label_map, labels).save(painted, format="PNG", compress_level=1)
-                    encoded[_ending(head, ".overlay.png")] = painted.getvalue()
+                    painted = overlay(prediction.image, label_map, labels)
+                    encoded[_ending(head, ".overlay.png")] = encode_png(painted)
             _write(base, encoded)
         if prediction.probabilities is not None:
             with timed(ENCODING):
-                buffer = io.BytesIO()
-                np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
-            _write(base, {".npz": buffer.getvalue()})
+                encoded = {".npz": encode_probabilities(prediction.probabilities)}
+            _write(base, encoded)
         return counts
 
     def existing(self, name: str) -> Counts | None:
@@ -121,8 +119,13 @@ def encode(label_map: NDArray[np.uint8], labels: Labels, encoding: Format) -> by
     if encoding == "grey":
         return encode_label_map(label_map, None)
     pixels = colorize(label_map, labels.palette) if encoding == "color" else original(label_map, labels)
+    return encode_png(Image.fromarray(pixels))
+
+
+def encode_probabilities(probabilities: NDArray[np.float32]) -> bytes:
+    """Encode probabilities (K, H, W) as npz in float16."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    np.savez_compressed(buffer, probabilities=probabilities.astype(np.float16))
     return buffer.getvalue()
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.card import Labels
-from fullconv.labels import encode_label_map, format_color
+from fullconv.labels import encode_label_map, encode_png, format_color
+from fullconv.predict import encode_probabilities
 from fullconv.prediction import Prediction, overlay, to_rgb8
 from fullconv.serve.errors import ApiError
 
@@ -29,12 +30,10 @@ def encode_response(prediction: Prediction, params: dict[str, Any], fields: dict
     if params["answer"] == "labels":
         return encode_label_map(label_map, labels.palette)
     if params["answer"] == "overlay":
-        return _png(overlay(prediction.image, label_map, labels))
+        return encode_png(overlay(prediction.image, label_map, labels))
     if params["answer"] == "npz":
-        buffer = io.BytesIO()
         assert prediction.probabilities is not None
-        np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
-        return buffer.getvalue()
+        return encode_probabilities(prediction.probabilities)
     content = {**fields, **class_table(label_map, labels)}
     for part in params["include"]:
         content[part] = _PARTS[part](prediction)
@@ -92,12 +91,6 @@ def polygons(label_map: NDArray[np.uint8], labels: Labels) -> list[dict[str, Any
     return found
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
@@ -105,7 +98,7 @@ def _base64(data: bytes) -> str:
 def _confidence(prediction: Prediction) -> str:
     """Encode the confidence as a grey PNG of whole percents."""
     percents = np.floor(prediction.confidence * 100).clip(0, 100).astype(np.uint8)
-    return _base64(_png(Image.fromarray(percents)))
+    return _base64(encode_png(Image.fromarray(percents)))
 
 
 def _browser_image(prediction: Prediction) -> str:
@@ -113,7 +106,7 @@ def _browser_image(prediction: Prediction) -> str:
     shown = Image.fromarray(to_rgb8(prediction.image))
     buffer = io.BytesIO()
     if max(shown.size) > MAX_JPEG_SIDE:
-        return _base64(_png(shown))
+        return _base64(encode_png(shown))
     shown.save(buffer, format="JPEG", quality=90)
     return _base64(buffer.getvalue())
 
