@@ -14,7 +14,7 @@ from PIL import Image
 
 from fullconv.card import Card
 from fullconv.data import open_dataset
-from fullconv.data.evaluation_samples import check_classes, choose_samples
+from fullconv.data.dataset import check_classes, choose_samples
 from fullconv.errors import DataError, InputError, OutputError
 from fullconv.evaluation import Report, evaluate
 from fullconv.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference

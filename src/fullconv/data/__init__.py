@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from fullconv.data.config_writer import write_config
     from fullconv.data.convert import TARGETS, convert_dataset
     from fullconv.data.crop_sampling import choose_loss, class_weights
-    from fullconv.data.dataset import Dataset, add_bands
-    from fullconv.data.evaluation_samples import check_classes, choose_samples, match_heads
+    from fullconv.data.dataset import Dataset, add_bands, check_classes, choose_samples, match_heads
     from fullconv.data.files import IMAGE_SUFFIXES, Folder, walk
     from fullconv.data.loader import MIN_STEPS, Batch, TrainingBatches
     from fullconv.data.opening import open_dataset
@@ -27,8 +26,7 @@ _MODULES = {
     "config_writer": ["write_config"],
     "convert": ["TARGETS", "convert_dataset"],
     "crop_sampling": ["choose_loss", "class_weights"],
-    "dataset": ["Dataset", "add_bands"],
-    "evaluation_samples": ["check_classes", "match_heads", "choose_samples"],
+    "dataset": ["Dataset", "add_bands", "check_classes", "choose_samples", "match_heads"],
     "files": ["IMAGE_SUFFIXES", "Folder", "walk"],
     "loader": ["MIN_STEPS", "Batch", "TrainingBatches"],
     "opening": ["open_dataset"],

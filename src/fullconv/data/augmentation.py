@@ -15,6 +15,9 @@ from fullconv.errors import RecipeError, nearest
 from fullconv.images import resize_image, resize_mask
 from fullconv.labels import VOID
 
+_LUMA = np.array([0.299, 0.587, 0.114])
+_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -58,47 +61,10 @@ PRESETS = {
 def preset(
     name: str, crop: tuple[int, int], fill: tuple[float, ...], value_range: tuple[float, float] = (0.0, 255.0)
 ) -> Augmentation:
-    """Return a preset for crops of a size, and images of a mean colour and value range.
-
-    Raises:
-        RecipeError: There is no such preset.
-    """
+    """Return a preset for crops of a size, and images of a mean colour and value range."""
     if name not in PRESETS:
         raise RecipeError(f"there is no augmentation '{name}'.{nearest(name, PRESETS)} Choose {', '.join(PRESETS)}.")
     return replace(PRESETS[name], crop=crop, fill_value=fill, value_range=value_range)
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """The random parameters of one crop; any settings draw equally many numbers."""
-
-    scale: float
-    top: float
-    left: float
-    hflip: bool
-    vflip: bool
-    quarter_turns: int
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-
-
-def _draw(rng: np.random.Generator, settings: Augmentation) -> _Draw:
-    u = rng.random(10)
-    low, high = settings.scale
-    return _Draw(
-        scale=low * (high / low) ** u[0],
-        top=u[1],
-        left=u[2],
-        hflip=settings.hflip and u[3] < 0.5,
-        vflip=settings.vflip and u[4] < 0.5,
-        quarter_turns=int(4 * u[5]) if settings.rot90 else 0,
-        brightness=1 + settings.brightness * (2 * u[6] - 1),
-        contrast=1 + settings.contrast * (2 * u[7] - 1),
-        saturation=1 + settings.saturation * (2 * u[8] - 1),
-        hue=settings.hue * (2 * u[9] - 1),
-    )
 
 
 def augment(
@@ -120,24 +86,30 @@ def augment(
     Returns:
         (h, w, C) of the image's dtype, mean colour outside the image; (h, w) uint8 by head, VOID outside.
     """
-    draw = _draw(rng, settings)
-    out = settings.crop if draw.quarter_turns % 2 == 0 else settings.crop[::-1]
-    rows = _place(image.shape[0], out[0], draw.scale, draw.top, None if center is None else center[0])
-    columns = _place(image.shape[1], out[1], draw.scale, draw.left, None if center is None else center[1])
+    u = rng.random(10)  # equally many numbers for any settings
+    low, high = settings.scale
+    scale = low * (high / low) ** u[0]
+    hflip, vflip = settings.hflip and u[3] < 0.5, settings.vflip and u[4] < 0.5
+    quarter_turns = int(4 * u[5]) if settings.rot90 else 0
+    ranges = (settings.brightness, settings.contrast, settings.saturation)
+    brightness, contrast, saturation = (1 + ranges[i] * (2 * u[6 + i] - 1) for i in range(3))
+    hue = settings.hue * (2 * u[9] - 1)
+    out = settings.crop if quarter_turns % 2 == 0 else settings.crop[::-1]
+    rows = _place(image.shape[0], out[0], scale, u[1], None if center is None else center[0])
+    columns = _place(image.shape[1], out[1], scale, u[2], None if center is None else center[1])
     # Only the visible part is resized, and colours are changed last: both cost per pixel.
     visible = resize_image(image[rows.source, columns.source], (rows.size, columns.size))
-    visible = change_colors(visible, draw.brightness, draw.contrast, draw.saturation, draw.hue, settings)
+    visible = change_colors(visible, brightness, contrast, saturation, hue, settings)
     canvas = np.empty((*out, image.shape[2]), dtype=image.dtype)
     if visible.shape[:2] != out:
         canvas[:] = as_dtype(np.asarray(settings.fill_value, np.float64), image.dtype)
     canvas[rows.target, columns.target] = visible
     cut = {}
     for head, mask in masks.items():
-        cut[head] = np.full(out, VOID, dtype=np.uint8)
-        cut[head][rows.target, columns.target] = resize_mask(
-            mask[rows.source, columns.source], (rows.size, columns.size)
-        )
-    return _orient(canvas, draw), {head: _orient(mask, draw) for head, mask in cut.items()}
+        labels = np.full(out, VOID, dtype=np.uint8)
+        labels[rows.target, columns.target] = resize_mask(mask[rows.source, columns.source], (rows.size, columns.size))
+        cut[head] = _orient(labels, quarter_turns, hflip, vflip)
+    return _orient(canvas, quarter_turns, hflip, vflip), cut
 
 
 @dataclass(frozen=True)
@@ -172,16 +144,16 @@ def _place(length: int, out: int, scale: float, u: float, center: int | None) ->
     return _CropSpan(slice(first, last), slice(begin, end))
 
 
-def _orient(array: NDArray[Any], draw: _Draw) -> NDArray[Any]:
-    if draw.quarter_turns:
-        array = np.rot90(array, draw.quarter_turns)
-    if draw.hflip and array.dtype == np.uint8:
+def _orient(array: NDArray[Any], quarter_turns: int, hflip: bool, vflip: bool) -> NDArray[Any]:
+    if quarter_turns:
+        array = np.rot90(array, quarter_turns)
+    if hflip and array.dtype == np.uint8:
         import torch  # a tenth of numpy's time for 8 bits
 
         array = torch.from_numpy(array.copy()).flip(1).numpy()
-    elif draw.hflip:
+    elif hflip:
         array = array[:, ::-1]
-    if draw.vflip:
+    if vflip:
         array = array[::-1]
     return np.ascontiguousarray(array)
 
@@ -199,7 +171,11 @@ def change_colors(
     if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
         return image
     if image.dtype == np.uint8 and image.shape[2] == 3:
-        matrix = contrast * brightness * _hue_matrix(hue) @ _saturation_matrix(saturation)
+        # Saturation moves colours away from (or to) their grey of equal luma; hue rotates the chroma plane of YIQ.
+        saturate = saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1))
+        cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
+        rotate = np.linalg.inv(_TO_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _TO_YIQ
+        matrix = contrast * brightness * rotate @ saturate
         shift = (1 - contrast) * fill
         table = tuple(np.column_stack([matrix, shift]).ravel().tolist())
         changed: NDArray[Any] = np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("RGB", table))
@@ -220,22 +196,3 @@ def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     limits = np.iinfo(dtype)
     rounded: NDArray[Any] = np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
     return rounded
-
-
-_LUMA = np.array([0.299, 0.587, 0.114])
-
-
-def _saturation_matrix(factor: float) -> NDArray[np.float64]:
-    """Return the (3, 3) matrix that moves colours away from (or to) their grey of equal luma."""
-    return factor * np.eye(3) + (1 - factor) * np.tile(_LUMA, (3, 1))
-
-
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-
-
-def _hue_matrix(share: float) -> NDArray[np.float64]:
-    """Return the (3, 3) matrix that rotates the chroma plane of YIQ by a share of the circle; greys stay."""
-    angle = 2 * math.pi * share
-    turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
-    back: NDArray[np.float64] = np.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ
-    return back

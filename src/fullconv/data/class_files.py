@@ -21,9 +21,6 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
 
     Returns:
         Names, and colours, None where a line has none. Masks in colour can be decoded where all have one.
-
-    Raises:
-        DataError: It cannot be read, or colours are out of 0 to 255.
     """
     lines = load_text(path, "Save it as UTF-8 text.").splitlines()
     names: list[str] = []
@@ -34,14 +31,20 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
             continue
         found = re.fullmatch(r"(.*?\S)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", text)
         names.append(_unquoted(found[1] if found else text))
-        if not found:
-            colors.append(None)
-        else:
-            red, green, blue = (int(found[i]) for i in (2, 3, 4))
-            if max(red, green, blue) > 255:
-                raise DataError(f"{path}, line {number}: {red} {green} {blue} is no colour. Use values from 0 to 255.")
-            colors.append((red, green, blue))
-    return _in_order_of_numbers(names, colors)
+        color = (int(found[2]), int(found[3]), int(found[4])) if found else None
+        if color is not None and max(color) > 255:
+            raise DataError(
+                f"{path}, line {number}: {' '.join(map(str, color))} is no colour. Use values from 0 to 255."
+            )
+        colors.append(color)
+    # Numbers that count all names from 0 or 1, as in "0 road", "1: sidewalk", in any order, give the order.
+    numbered = [match for name in names if (match := _NUMBERED.fullmatch(name)) is not None]
+    numbers = [int(match[1]) for match in numbered]
+    first = min(numbers, default=0)
+    if len(numbers) < 2 or first > 1 or sorted(numbers) != list(range(first, first + len(names))):
+        return names, colors
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    return [_unquoted(numbered[i][2].strip()) for i in order], [colors[i] for i in order]
 
 
 def similar_class_names(names: Iterable[str], fix: str) -> list[Problem]:
@@ -63,24 +66,10 @@ def _unquoted(text: str) -> str:
     return text[1:-1].strip() if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _in_order_of_numbers(names: list[str], colors: list[Color | None]) -> tuple[list[str], list[Color | None]]:
-    """Remove numbers that count all names from 0 or 1, as in "0 road", "1: sidewalk", in any order."""
-    found = [match for name in names if (match := _NUMBERED.fullmatch(name)) is not None]
-    numbers = [int(match[1]) for match in found]
-    order = sorted(range(len(numbers)), key=numbers.__getitem__)
-    first = min(numbers, default=0)
-    if len(numbers) < 2 or first > 1 or sorted(numbers) != list(range(first, first + len(names))):
-        return names, colors
-    return [_unquoted(found[i][2].strip()) for i in order], [colors[i] for i in order]
-
-
 def read_color_table(root: Path) -> dict[str, Any]:
     """Return the keys that follow from a `class_dict.csv` (name,r,g,b) or `label_colors.txt` ("r g b name"), if there is one.
 
     They are those of a `classes.txt` with colours; where a colour is void, they are `colors`.
-
-    Raises:
-        DataError: The file cannot be read, or two names have one colour.
     """
     path = next((root / name for name in ("class_dict.csv", "label_colors.txt") if (root / name).is_file()), None)
     if path is None:

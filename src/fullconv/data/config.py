@@ -1,28 +1,45 @@
-"""`data.toml` and `classes.txt`: the settings of a data set."""
+"""`data.toml` and `classes.txt`: the settings of a data set, and edits of them that remedies print."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fullconv.data.class_files import VOID_NAME, read_classes, read_color_table
 from fullconv.data.files import DEEPEST, single_subfolder
 from fullconv.data.text_files import read_text
 from fullconv.errors import DataError, FullconvError, nearest
 from fullconv.labels import MAX_CLASSES, VOID, Color, parse_color, voc_palette
+from fullconv.recipe import toml_key, toml_value
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+_TABLE_HEADER = re.compile(r"^\s*\[{1,2}[\w.\"' -]+\]{1,2}\s*(#.*)?$", re.MULTILINE)
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Boxes = Literal["fill", "void", "skip"]
+
+
+def inside(path: str) -> str:
+    """Return a relative path or glob with forward slashes."""
+    clean = path.replace("\\", "/")
+    parts = PurePosixPath(clean).parts
+    if not parts:
+        raise ValueError("the path is empty. Name a folder or glob inside the data folder")
+    if clean.startswith("/") or re.match(r"[A-Za-z]:", clean) or ".." in parts:
+        raise ValueError(f"'{path}' leaves the data folder. Name a path inside it")
+    return "/".join(parts)
+
+
+InnerPath = Annotated[str, AfterValidator(inside)]
 
 
 class LabelSettings(BaseModel):
@@ -71,7 +88,13 @@ class LabelSettings(BaseModel):
         if self.values is not None and self.colors is not None:
             raise ValueError("values (for masks of labels) and colors (for RGB masks) exclude each other. Remove one")
         if self.classes is not None:
-            self._check_classes(self.classes)
+            twice = next((name for name in self.classes if self.classes.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"class '{twice}' is listed twice. Remove one")
+            if any(not name.strip() for name in self.classes):
+                raise ValueError("a class has an empty name. Give it one")
+            if VOID_NAME in self.classes and (self.values or self.colors):
+                raise ValueError("'void' means no class in values and colors. Give the class another name")
         for key in ("values", "colors"):
             table: dict[Any, str] | None = getattr(self, key)
             if table is not None and not table:
@@ -97,15 +120,6 @@ class LabelSettings(BaseModel):
             raise ValueError("palette has numbers out of range. Use three from 0 to 255 per colour")
         return self
 
-    def _check_classes(self, classes: list[str]) -> None:
-        twice = next((name for name in classes if classes.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"class '{twice}' is listed twice. Remove one")
-        if any(not name.strip() for name in classes):
-            raise ValueError("a class has an empty name. Give it one")
-        if VOID_NAME in classes and (self.values or self.colors):
-            raise ValueError("'void' means no class in values and colors. Give the class another name")
-
     def void_values(self) -> list[int]:
         """Return `ignore_index` as a list."""
         if self.ignore_index is None:
@@ -128,13 +142,8 @@ class LabelSettings(BaseModel):
 class HeadSettings(LabelSettings):
     """What the masks of one of several heads mean."""
 
-    masks: str | None = None
+    masks: InnerPath | None = None
     """Their folder; None is `masks_NAME`."""
-
-    @field_validator("masks")
-    @classmethod
-    def _inside(cls, path: str | None) -> str | None:
-        return None if path is None else inside(path)
 
 
 class DataSettings(LabelSettings):
@@ -150,11 +159,11 @@ class DataSettings(LabelSettings):
     """What annotated boxes draw: their class, void, or nothing; None depends on the format."""
     groups: str | None = None
     """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
-    images: str | None = None
+    images: InnerPath | None = None
     """Folder or glob of images, relative to the data folder."""
-    bands_from: str | None = None
+    bands_from: InnerPath | None = None
     """Folder or glob of images of the same names, whose bands follow those of `images`."""
-    masks: str | None = None
+    masks: InnerPath | None = None
     """Folder or glob of masks, relative to the data folder."""
     mask_suffix: str = ""
     """Suffix of a mask's stem after the image's."""
@@ -164,11 +173,6 @@ class DataSettings(LabelSettings):
     """Split -> a text file with a stem or path per line."""
     folds: int | None = Field(default=None, ge=2)
     """Merge train and val and cut them into this many parts, of which one is val."""
-
-    @field_validator("images", "masks", "bands_from")
-    @classmethod
-    def _inside(cls, path: str | None) -> str | None:
-        return None if path is None else inside(path)
 
     @field_validator("splits")
     @classmethod
@@ -186,40 +190,23 @@ class DataSettings(LabelSettings):
     def _agree(self) -> DataSettings:
         if self.unlabeled not in (None, VOID_NAME) and self.classes and self.unlabeled not in self.classes:
             raise ValueError(f"unlabeled = '{self.unlabeled}' is neither a class nor 'void'. Name one of them")
-        if self.heads is not None:
-            self._check_heads(self.heads)
-        return self
-
-    def _check_heads(self, heads: dict[str, HeadSettings]) -> None:
-        if len(heads) < 2:
+        if self.heads is None:
+            return self
+        if len(self.heads) < 2:
             raise ValueError("heads has fewer than two. For one kind of masks, set classes and masks without heads")
-        for head in heads:
+        for head in self.heads:
             if not re.fullmatch(r"\w[\w-]*", head):
                 raise ValueError(f"heads: '{head}' is no valid name. Use letters, digits, '_' and '-'")
         for key in (*LabelSettings.model_fields, "masks", "unlabeled"):
             if key != "class_colors" and getattr(self, key) is not None:
-                raise ValueError(f"{key} belongs to one head. Write it below [heads.{next(iter(heads))}]")
+                raise ValueError(f"{key} belongs to one head. Write it below [heads.{next(iter(self.heads))}]")
+        return self
 
     def of_head(self, head: str) -> LabelSettings:
         """Return what the masks of a head mean; "" is the only one."""
         if self.heads is not None and head in self.heads:
             return self.heads[head]
         return self if not head else LabelSettings()
-
-
-def inside(path: str) -> str:
-    """Return a relative path or glob with forward slashes.
-
-    Raises:
-        ValueError: It is empty, absolute, or leaves the data folder.
-    """
-    clean = path.replace("\\", "/")
-    parts = PurePosixPath(clean).parts
-    if not parts:
-        raise ValueError("the path is empty. Name a folder or glob inside the data folder")
-    if clean.startswith("/") or re.match(r"[A-Za-z]:", clean) or ".." in parts:
-        raise ValueError(f"'{path}' leaves the data folder. Name a path inside it")
-    return "/".join(parts)
 
 
 def table_file(root: Path) -> Path:
@@ -236,11 +223,7 @@ def table_file(root: Path) -> Path:
 
 
 def read_table(root: Path) -> dict[str, Any]:
-    """Read `data.toml` without validation; empty where there is none.
-
-    Raises:
-        DataError: It cannot be read, or is no TOML.
-    """
+    """Read `data.toml` without validation; empty where there is none."""
     table: dict[str, Any] = {}
     where = table_file(root)
     if not where.is_file():
@@ -259,11 +242,7 @@ def read_table(root: Path) -> dict[str, Any]:
 
 
 def read_settings(root: Path) -> DataSettings:
-    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder.
-
-    Raises:
-        DataError: A file cannot be read, a key is unknown or a value wrong.
-    """
+    """Read `data.toml`, and `classes.txt` where it names no classes, from a data folder."""
     table = read_table(root)
     where = table_file(root)
     if "class_colors" in table:
@@ -272,17 +251,12 @@ def read_settings(root: Path) -> DataSettings:
     if not {"classes", "heads", "values", "colors"} & set(table) and not listed.is_file():
         table = {**read_color_table(root), **table}
     if "classes" not in table and "heads" not in table and listed.is_file():
-        found = _from_class_file(listed)
-        table = {**found, **table}
+        table = {**_from_class_file(listed), **table}
     return parse_settings(table, str(where if where.is_file() or not listed.is_file() else listed))
 
 
 def with_classes(settings: LabelSettings, listed: Path) -> LabelSettings:
-    """Add the classes and colours of a `classes.txt`, or of a head's `classes_NAME.txt`.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """Add the classes and colours of a `classes.txt`, or of a head's `classes_NAME.txt`."""
     found = _from_class_file(listed)
     if settings.palette is not None:
         found.pop("palette", None)
@@ -300,11 +274,7 @@ def _from_class_file(listed: Path) -> dict[str, Any]:
 
 
 def parse_settings(table: dict[str, Any], where: str) -> DataSettings:
-    """Check the keys of a `data.toml`.
-
-    Raises:
-        DataError: A key is unknown or a value is wrong.
-    """
+    """Check the keys of a `data.toml`."""
     try:
         return DataSettings.model_validate(table)
     except ValidationError as error:
@@ -327,3 +297,25 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{key}: {reason}." if key else f"{reason}."
     return f"{key} = {first['input']!r} is invalid: {reason[:1].lower()}{reason[1:]}. Correct it."
+
+
+def config_hint(root: Path, table: Mapping[str, Any], remove: tuple[str, ...] = ()) -> str:
+    """Return how to edit `data.toml` so that it has these keys, in prose and lines."""
+    present = read_table(root)
+    new = {key: value for key, value in table.items() if key not in present}
+    other = {key: value for key, value in table.items() if key in present}
+    parts = []
+    if gone := [key for key in remove if key in present]:
+        parts.append(f"Remove {' and '.join(gone)} from data.toml.")
+    if other:
+        parts.append("Replace in data.toml:\n" + "\n".join(toml_lines(other)))
+    if new:
+        # below the header of a table a line would belong to that table
+        place = "at the top of" if present and _TABLE_HEADER.search(read_text(table_file(root))) else "to"
+        parts.append(f"Add {place} data.toml:\n" + "\n".join(toml_lines(new)))
+    return "\n".join(parts)
+
+
+def toml_lines(table: Mapping[str, Any]) -> list[str]:
+    """Write keys of `data.toml` as one line each."""
+    return [f"{toml_key(key)} = {toml_value(value, literal=True)}" for key, value in table.items()]

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fullconv.data.config import DataSettings, parse_settings, read_table, table_file
-from fullconv.data.config_hints import toml_lines
+from fullconv.data.config import DataSettings, parse_settings, read_table, table_file, toml_lines
 from fullconv.data.dataset import Dataset
 from fullconv.data.problems import Problem
 from fullconv.errors import DataError, OutputError
@@ -21,9 +20,8 @@ def _settings(dataset: Dataset) -> dict[str, Any]:
         return {"heads": {head: {"classes": list(labels.classes)} for head, labels in dataset.labels.items()}}
     settings, labels = dataset.settings, next(iter(dataset.labels.values()))
     table: dict[str, Any] = {"classes": list(labels.classes)}
-    given = {
-        key: getattr(settings, key) for key in ("values", "colors", "unlabeled", "bands") if getattr(settings, key)
-    }
+    keys = ("values", "colors", "unlabeled", "bands")
+    given = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
     if settings.class_colors is not None and "colors" not in given:
         table["palette"] = [list(color) for color in settings.class_colors]
     if labels.void_values and set(labels.void_values) != {VOID}:
@@ -33,18 +31,7 @@ def _settings(dataset: Dataset) -> dict[str, Any]:
 
 
 def write_config(dataset: Dataset | None, problems: Iterable[Problem], root: Path, given: str | Path) -> str:
-    """Write the inferred `data.toml` into the data folder; return what was done, in a sentence.
-
-    Args:
-        dataset: As opened; None where it could not be.
-        problems: What is wrong; those that lines in `data.toml` fix bring these lines.
-        root: The data folder.
-        given: The path as the user gave it.
-
-    Raises:
-        DataError: There is a different one, nothing could be inferred, or what was found contradicts itself.
-        OutputError: The folder cannot be written.
-    """
+    """Write the inferred `data.toml` into the data folder; return what was done, in a sentence."""
     where = table_file(root)
     if Path(given).is_file():
         raise DataError(f"{given}: is a .zip, into which nothing is written. Unpack it, and check the folder.")

@@ -47,21 +47,9 @@ def convert_dataset(
     format: str | None = None,  # noqa: A002  # the name of the option
     progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
-    """Write a data set into an empty folder; image files are copied unchanged.
+    """Write a data set (a folder or `.zip`) into an empty folder; image files are copied unchanged.
 
-    Args:
-        data: Folder or `.zip` of a supported layout.
-        out: Folder to create.
-        to: "pairs" (train/images, train/masks, ...), "voc" or "coco".
-        format: Name of the layout if several fit.
-        progress: Called after each image with the number of images done and of all.
-
-    Returns:
-        How many were written, and which were not and why.
-
-    Raises:
-        DataError: The data set cannot be read, or nothing in it.
-        OutputError: The folder is not empty, lies in the data folder, or cannot be written.
+    `format` names the layout if several fit; `progress` is called with the number of images done and of all.
     """
     if to not in TARGETS:
         raise DataError(f"there is no format '{to}' to write.{nearest(to, TARGETS)} Choose {', '.join(TARGETS)}.")

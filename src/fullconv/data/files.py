@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from fullconv.data.problems import Problem, problem
+from fullconv.data.problems import Problem, Severity, problem
 from fullconv.data.text_files import nfc
 from fullconv.errors import DataError, nearest
 from fullconv.storage import cache_folder
@@ -23,9 +23,8 @@ IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split(" "))
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 DEEPEST = 4
 """Levels of folders that hold nothing but another one and are entered."""
-_DOCUMENTATION = re.compile(
-    r"(?i)read ?me|licen[cs]e|copying|data\.toml$|.*\.(md|pdf|html?|url|docx?)$"
-)  # files about a data set
+# files about a data set
+_DOCUMENTATION = re.compile(r"(?i)read ?me|licen[cs]e|copying|data\.toml$|.*\.(md|pdf|html?|url|docx?)$")
 _MAX_ZIP_RATIO = 200  # images hardly shrink, so more is a zip bomb
 _MIN_ZIP_LIMIT_BYTES = 1 << 30  # to which any zip may grow
 
@@ -44,13 +43,7 @@ class ImageFiles:
     """Files that are no images by their suffix."""
 
     def duplicate_problems(self, root: Path, kind: str, only: Container[str] | None = None) -> list[Problem]:
-        """Report the files that share a stem.
-
-        Args:
-            root: The data folder.
-            kind: "images" or "masks".
-            only: The stems that count.
-        """
+        """Report the files that share a stem."""
         pairs = [pair for pair in self.duplicates if only is None or pair[0].stem in only]
         if not pairs:
             return []
@@ -77,12 +70,15 @@ class Folder:
         """Names of the folders in a folder of the root, by their lower-case name."""
         try:
             with os.scandir(self.root / inner) as entries:
-                names = sorted(e.name for e in entries if _is_folder(e) and not is_junk(e.name))
+                names = []
+                for entry in entries:
+                    with suppress(OSError):  # a link that leads back to itself
+                        names += [entry.name] if entry.is_dir() and not is_junk(entry.name) else []
         except OSError as error:
             raise DataError(
                 f"{self.root / inner}: cannot be read ({error.strerror or error}). Check the name."
             ) from error
-        return {name.lower(): name for name in names}
+        return {name.lower(): name for name in sorted(names)}
 
     def images(self, where: str) -> ImageFiles:
         """List the images in a folder (with its inner folders) or glob, relative to the root."""
@@ -100,30 +96,29 @@ class Folder:
 
     def problems(self) -> list[Problem]:
         """Return what could not be entered."""
-        loops, unread = (
-            sorted({path.relative_to(self.root).as_posix() for kind, path in self._errors if kind == code})
-            for code in ("link-loop", "unreadable")
-        )
+        texts: dict[str, tuple[Severity, str, str]] = {
+            "link-loop": (
+                "warning",
+                "links lead back to a folder that holds them, and are not followed",
+                "Remove these links.",
+            ),
+            "unreadable": ("error", "folders cannot be read, so their files are missing", "Check their permissions."),
+        }
         found = []
-        if loops:
-            cause = "links lead back to a folder that holds them, and are not followed"
-            found.append(problem("link-loop", "warning", loops, cause, "Remove these links."))
-        if unread:
-            cause = "folders cannot be read, so their files are missing"
-            found.append(problem("unreadable", "error", unread, cause, "Check their permissions."))
+        for code, (severity, cause, fix) in texts.items():
+            if paths := {path.relative_to(self.root).as_posix() for kind, path in self._errors if kind == code}:
+                found.append(problem(code, severity, sorted(paths), cause, fix))
         return found
 
     def _list(self, where: str) -> ImageFiles:
         found = ImageFiles()
-        base = self.root / where
-        depth = len(base.parts)
-        for path in walk(base, self._errors):
-            suffix = path.suffix
-            if suffix.lower() not in IMAGE_SUFFIXES:
+        depth = len((self.root / where).parts)
+        for path in walk(self.root / where, self._errors):
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
                 found.other_files.append(path)
-                continue
-            stem = "/".join(path.parts[depth:])[: -len(suffix)]
-            _add(found, stem, stem, path)
+            else:
+                stem = "/".join(path.parts[depth:])[: -len(path.suffix)]
+                _add(found, stem, stem, path)
         return found
 
     def _glob(self, pattern: str) -> ImageFiles:
@@ -174,13 +169,6 @@ def _expression(pattern: str) -> re.Pattern[str]:
         else:
             out, i = out + re.escape(pattern[i]), i + 1
     return re.compile(out)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads back to itself
-        return False
 
 
 def single_subfolder(place: Path) -> Path | None:
@@ -248,11 +236,7 @@ def _as_files(folder: Path, inner: list[str]) -> list[str]:
 
 
 def open_root(path: str | os.PathLike[str]) -> Path:
-    """Return the folder that holds a data set: the path itself, or where its `.zip` was unpacked.
-
-    Raises:
-        DataError: There is no such folder, it is empty or cannot be read, or the zip is damaged or unsafe.
-    """
+    """Return the folder that holds a data set: the path itself, or where its `.zip` was unpacked."""
     root = Path(path).expanduser()
     if root.is_file() and root.suffix.lower() == ".zip":
         return _single_folder(_unpack(root))
@@ -274,14 +258,22 @@ def open_root(path: str | os.PathLike[str]) -> Path:
 def _unpack(archive: Path) -> Path:
     """Unpack a zip once into the cache, whole or not at all."""
     state = archive.stat()
-    name = hashlib.sha256(f"{archive.resolve()}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:24]
-    target = cache_folder() / "zips" / name
+    key = hashlib.sha256(f"{archive.resolve()}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:24]
+    target = cache_folder() / "zips" / key
     if target.is_dir():
         return target
-    partial = target.with_name(f"{name}.{os.getpid()}.part")
+    partial = target.with_name(f"{key}.{os.getpid()}.part")
     try:
         with zipfile.ZipFile(archive) as content:
-            _check_members(content, archive, state.st_size)
+            total = sum(member.file_size for member in content.infolist())
+            for name in content.namelist():
+                parts = PurePosixPath(name.replace("\\", "/")).parts
+                if ".." in parts or name.startswith(("/", "\\")) or (parts and parts[0].endswith(":")):
+                    raise DataError(f"{archive}: holds '{name}', which leaves the folder. Make the zip again.")
+            if total > max(_MAX_ZIP_RATIO * state.st_size, _MIN_ZIP_LIMIT_BYTES):
+                raise DataError(
+                    f"{archive}: would grow from {state.st_size:,} to {total:,} bytes. If that is right, unpack it yourself."
+                )
             partial.mkdir(parents=True, exist_ok=True)
             for member in content.infolist():
                 member.filename = member.filename.replace("\\", "/")  # some programs on Windows write these
@@ -298,19 +290,6 @@ def _unpack(archive: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-def _check_members(content: zipfile.ZipFile, archive: Path, size: int) -> None:
-    total = 0
-    for member in content.infolist():
-        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if ".." in parts or member.filename.startswith(("/", "\\")) or (parts and parts[0].endswith(":")):
-            raise DataError(f"{archive}: holds '{member.filename}', which leaves the folder. Make the zip again.")
-        total += member.file_size
-    if total > max(_MAX_ZIP_RATIO * size, _MIN_ZIP_LIMIT_BYTES):
-        raise DataError(
-            f"{archive}: would grow from {size:,} to {total:,} bytes. If that is right, unpack it yourself."
-        )
 
 
 def _single_folder(root: Path) -> Path:

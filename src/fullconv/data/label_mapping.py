@@ -70,9 +70,6 @@ class LabelMapping:
 
         Returns:
             (H, W) uint8.
-
-        Raises:
-            DataError: A label or colour is neither a class nor void.
         """
         if raw.ndim == 3:
             return self._decode_colors(raw, where)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from fullconv.data.augmentation import Augmentation, as_dtype, augment, preset
@@ -39,22 +39,18 @@ def pad_together(
         fill: (C,) the mean colour, which normalizes to 0.
 
     Returns:
-        Images of one size, padded with the mean colour; masks, padded with void, which counts in no loss. Scores near the
-        padding differ from those of the image alone.
+        Images of one size, padded with the mean colour; masks, padded with void, which counts in no loss.
     """
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    padded: list[NDArray[Any]] = []
-    labels: list[dict[str, NDArray[np.uint8]]] = []
-    for image, by_head in zip(images, masks, strict=True):
-        h, w = image.shape[:2]
-        canvas = np.empty((height, width, image.shape[2]), image.dtype)
-        canvas[:] = as_dtype(np.asarray(fill, np.float64), image.dtype)
-        canvas[:h, :w] = image
-        padded.append(canvas)
-        labels.append({head: np.full((height, width), VOID, np.uint8) for head in by_head})
-        for head, mask in by_head.items():
-            labels[-1][head][:h, :w] = mask
-    return padded, labels
+
+    def pad(array: NDArray[Any], value: Any) -> NDArray[Any]:
+        canvas = np.empty((height, width, *array.shape[2:]), array.dtype)
+        canvas[:] = value
+        canvas[: array.shape[0], : array.shape[1]] = array
+        return canvas
+
+    padded = [pad(image, as_dtype(np.asarray(fill, np.float64), image.dtype)) for image in images]
+    return padded, [{head: pad(mask, VOID) for head, mask in by_head.items()} for by_head in masks]
 
 
 MIN_STEPS = 50
@@ -190,19 +186,13 @@ class BatchBuilder(TorchDataset[list[Batch]]):
         return Batch(torch.from_numpy(np.stack(images)), stacked, stems, step)
 
 
-class BlockSampler(Sampler[tuple[int, int]]):
-    """Yields the blocks from a step on, endless or up to one; a run that starts inside a block begins with its rest."""
-
-    def __init__(self, crops: int, start: int, stop: int | None) -> None:
-        self.crops, self.start, self.stop = crops, start, stop
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        step = self.start
-        while self.stop is None or step < self.stop:
-            end = (step // self.crops + 1) * self.crops
-            end = end if self.stop is None else min(end, self.stop)
-            yield step, end
-            step = end
+def iterate_blocks(crops: int, start: int, stop: int | None) -> Iterator[tuple[int, int]]:
+    """Yield the blocks from a step on, endless or up to one; a run that starts inside a block begins with its rest."""
+    while stop is None or start < stop:
+        end = (start // crops + 1) * crops
+        end = end if stop is None else min(end, stop)
+        yield start, end
+        start = end
 
 
 class TrainingBatches:
@@ -289,12 +279,8 @@ class TrainingBatches:
         return not self.workers and pixel_bytes * pixels <= config.cache_bytes
 
     def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
-        """Yield the batches from a step on (counted from the start of the run), endless or up to a step.
-
-        Raises:
-            DataError: An image cannot be read.
-        """
-        blocks = BlockSampler(self._config.crops, start_step, stop_step)
+        """Yield the batches from a step on (counted from the start of the run), endless or up to a step."""
+        blocks = iterate_blocks(self._config.crops, start_step, stop_step)
         built = self._by_workers(blocks) if self.workers else read_ahead(map(self._builder.__getitem__, blocks), 2)
         with contextlib.closing(built):
             for block in built:
@@ -307,7 +293,7 @@ class TrainingBatches:
         config = replace(self._config, slots=range(self._config.batch_size), cache_bytes=0)
         return BatchBuilder(config)[step, step + 1][0]
 
-    def _by_workers(self, blocks: BlockSampler) -> Generator[list[Batch], None, None]:
+    def _by_workers(self, blocks: Iterator[tuple[int, int]]) -> Generator[list[Batch], None, None]:
         loader = DataLoader(
             _ErrorsAsText(self._builder),
             batch_size=None,

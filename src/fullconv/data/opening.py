@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fullconv.data.config import DataSettings, parse_settings, read_settings, with_classes
+from fullconv.data.checks.catalog import ProblemCollector, to_problem
+from fullconv.data.checks.files import describe_unreadable
+from fullconv.data.config import DataSettings, LabelSettings, config_hint, parse_settings, read_settings, with_classes
 from fullconv.data.dataset import Dataset
 from fullconv.data.files import Folder, open_root
 from fullconv.data.formats import FormatResult, detect, enter_root, read
 from fullconv.data.label_mapping import LabelMapping, make_mapping
+from fullconv.data.labels.diagnose import LabelDiagnosis, unnamed_colors
 from fullconv.data.labels.histogram import LabelHistogram
-from fullconv.data.labels.infer import infer_classes
-from fullconv.data.problems import BadDataError, Problem, errors, for_head
-from fullconv.data.samples import Sample
+from fullconv.data.problems import BadDataError, Finding, Problem, display_path, errors, for_head
+from fullconv.data.samples import JPEG_FORMATS, Sample
 from fullconv.data.scan.scanner import Scanner
-from fullconv.data.scan.stats import MaskStats
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, unread_lists, with_groups
 from fullconv.errors import DataError
+from fullconv.labels import MAX_CLASSES, VOID
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,7 @@ def open_dataset(
 
 
 def find_root(path: str | os.PathLike[str], format: str | None = None) -> Path:  # noqa: A002
-    """Return the folder that holds a data set: the path, its unpacked `.zip`, or the only folder in there.
-
-    Raises:
-        DataError: There is no such folder, or it is empty or cannot be read.
-    """
+    """Return the folder that holds a data set: the path, its unpacked `.zip`, or the only folder in there."""
     return enter_root(open_root(path), format)
 
 
@@ -134,11 +132,7 @@ def _split(
 
 
 def build_dataset(layout: Layout, skip_bad: bool) -> Dataset:
-    """Define or infer the classes of a layout.
-
-    Raises:
-        BadDataError: They are unclear; has everything that is wrong.
-    """
+    """Define or infer the classes of a layout."""
     samples = [sample for members in layout.splits.values() for sample in members]
     heads = list(layout.settings.heads) if layout.settings.heads is not None else sorted(samples[0].masks)
     mappings: dict[str, LabelMapping] = {}
@@ -172,10 +166,65 @@ def _map_head(
         own = with_classes(own, listed)
     classes = own.class_names()
     if classes is None:
-        scanner = Scanner(layout.root)
-
-        def scan(chosen: Sequence[Sample]) -> Iterator[MaskStats]:
-            return scanner.masks(sample.masks[head] for sample in chosen)
-
-        classes, histograms[head] = infer_classes(layout.root, own, samples, scan, skip_bad, head)
+        classes, histograms[head] = infer_classes(layout.root, own, samples, skip_bad, head)
     return make_mapping(own, classes)
+
+
+def infer_classes(
+    root: Path,
+    settings: LabelSettings,
+    samples: Sequence[Sample],
+    skip_bad: bool,
+    head: str,
+) -> tuple[tuple[str, ...], LabelHistogram]:
+    """Name the classes class0, class1, ... that the masks of a head hold; return them and their histogram."""
+    void = set(settings.void_values())
+    histogram = LabelHistogram(frozenset(void | {VOID}))
+    broken = ProblemCollector()
+    scanned = Scanner(root).masks(sample.masks[head] for sample in samples)
+    files = [display_path(sample.masks[head].path, root) for sample in samples]
+    for sample, name, stats in zip(samples, files, scanned, strict=True):
+        if stats.error:
+            broken.add(describe_unreadable(stats, sample.masks[head].path, root, sample.stem))
+        elif stats.format in JPEG_FORMATS:
+            broken.add(Finding("jpeg-mask", [name], stems=[sample.stem]))
+        else:
+            histogram.add(sample, stats)
+    if blurred := histogram.blurred():
+        names = [display_path(sample.masks[head].path, root) for sample in blurred]
+        stems = {sample.stem for sample in blurred}
+        broken.add(Finding("lossy-mask", names, histogram.blur_cause(), stems=stems))
+    if (problems := broken.problems()) and not skip_bad:
+        raise BadDataError(str(root), problems)
+    if blurred:  # the others decide
+        rest = [sample for sample in samples if sample.stem not in stems]
+        return infer_classes(root, settings, rest, skip_bad, head)[0], histogram
+    found = _unclear(root, files, histogram, VOID in void, head)
+    if found is not None:
+        raise BadDataError(str(root), [to_problem(found)])
+    labels = LabelDiagnosis(root, files, histogram, None).labels
+    return tuple(f"class{value}" for value in labels), histogram
+
+
+def _unclear(root: Path, files: Sequence[str], histogram: LabelHistogram, void_set: bool, head: str) -> Finding | None:
+    """Return why sound masks do not define the classes; None where they do."""
+    if histogram.colored:
+        colored = [display_path(sample.masks[head].path, root) for sample in histogram.colored]
+        return unnamed_colors(root, colored, histogram)
+    diagnosis = LabelDiagnosis(root, files, histogram, None)
+    labels = diagnosis.labels
+    if not void_set and labels in ([], [0]) and (found := diagnosis.binary()) is not None:
+        return found
+    if len(labels) < 2:
+        held = f"only the label {labels[0]}" if labels else "no labels but void"
+        table: dict[str, Any] = {"classes": ["background", "foreground"]}
+        if labels and labels[0] > 1:
+            table["values"] = {0: "background", labels[0]: "foreground"}
+        cause = f"masks hold {held}, and a network needs two classes or more"
+        fix = f"Name the classes, including those that do not occur. {config_hint(root, table)}"
+        return Finding("few-classes", files, cause=cause, fix=fix)
+    if (found := diagnosis.one_based() or diagnosis.instances()) is not None:
+        return found
+    if labels != list(range(len(labels))) or len(labels) > MAX_CLASSES:
+        return diagnosis.scaled() or diagnosis.gaps()
+    return None

@@ -28,9 +28,6 @@ def read_sample(
     """Read an image (H, W, C) with its masks (H, W) by head, at the working resolution.
 
     A grey image becomes three equal channels where `channels` is 3.
-
-    Raises:
-        DataError, InputError: A file cannot be read, or the sizes differ.
     """
     image = dataset.read_image(sample)
     masks = {head: dataset.read_mask(sample, head) for head in sample.masks}

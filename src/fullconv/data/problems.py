@@ -39,14 +39,8 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of `fullconv check --json`."""
-        return {
-            "code": self.code,
-            "severity": self.severity,
-            "count": self.count,
-            "files": list(self.files),
-            "cause": self.cause,
-            "remedy": self.remedy,
-        }
+        shown = {key: getattr(self, key) for key in ("code", "severity", "count", "files", "cause", "remedy")}
+        return {**shown, "files": list(self.files)}
 
     def __str__(self) -> str:
         files = ", ".join(self.files[:3]) + (f" and {self.count - 3} more" if self.count > 3 else "")

@@ -104,11 +104,7 @@ class Sample:
 
 
 def raw_mask(image: Image.Image, where: str, colors: Colors = "none") -> NDArray[Any]:
-    """Return the labels or colours of a loaded PIL image that is a mask, with its EXIF orientation applied.
-
-    Raises:
-        MaskError: It holds fractions, negative values, or transparency.
-    """
+    """Return the labels or colours of a loaded PIL image that is a mask, with its EXIF orientation applied."""
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         if image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() != 255:

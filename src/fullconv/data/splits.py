@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from fullconv.data.config import SPLITS, DataSettings, inside
@@ -51,18 +50,12 @@ def hold_out(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         chosen = hash_order(name) < VAL_SHARE * 2**64 or len(val) < _MIN_VAL * len(samples)
         if chosen and len(val) + len(part) <= max(_MAX_VAL * len(samples), 1):
             val += part
-    if not val:  # every group is larger than a third
-        val = min(parts, key=len)
-    held = {sample.stem for sample in val}
-    return [s for s in samples if s.stem not in held], sorted(val, key=lambda s: s.stem)
+    val = val or min(parts, key=len)  # every group may be larger than a third
+    return _without(samples, val)
 
 
 def choose_fold(samples: Sequence[Sample], folds: int, fold: int) -> tuple[list[Sample], list[Sample]]:
-    """Split samples into train and val, val being one of `folds` equal parts in the order of the hash.
-
-    Raises:
-        DataError: There are fewer groups or images than folds.
-    """
+    """Split samples into train and val, val being one of `folds` equal parts in the order of the hash."""
     parts = _parts(samples)
     if len(parts) < folds:
         kind = "groups" if any(s.group is not None for s in samples) else "images"
@@ -76,16 +69,16 @@ def choose_fold(samples: Sequence[Sample], folds: int, fold: int) -> tuple[list[
         sizes[smallest] += len(part)
         if smallest == fold:
             val += part
+    return _without(samples, val)
+
+
+def _without(samples: Iterable[Sample], val: Iterable[Sample]) -> tuple[list[Sample], list[Sample]]:
     held = {sample.stem for sample in val}
     return [s for s in samples if s.stem not in held], sorted(val, key=lambda s: s.stem)
 
 
 def check_folds(folds: int | None, fold: int | None) -> None:
-    """Require that the two settings fit together.
-
-    Raises:
-        DataError: They do not.
-    """
+    """Require that the two settings fit together."""
     if folds is None and fold is None:
         return
     if folds is None:
@@ -99,17 +92,16 @@ def check_folds(folds: int | None, fold: int | None) -> None:
 
 
 def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, root: Path) -> dict[str, list[Sample]]:
-    """Assign every sample its group by data.toml's `groups`.
-
-    Raises:
-        DataError: The expression is invalid or does not match, or the CSV file lacks stems.
-    """
+    """Assign every sample its group by data.toml's `groups`."""
     groups = settings.groups
     if groups is None:
         return dict(samples)
-    find: Callable[[str], str | None]
     if groups.lower().endswith(".csv"):
-        find = _read_groups(root, groups).get
+        table = _read_groups(root, groups)
+
+        def find(name: str) -> str | None:
+            return table.get(name)
+
         source = f"{root / groups}: has no group for"
     else:
         try:
@@ -117,7 +109,11 @@ def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, roo
         except re.error as error:
             message = f"groups = '{groups}' is no regular expression ({error}). Correct it."
             raise DataError(f"{root / 'data.toml'}: {message}") from error
-        find = partial(_first_group, expression)
+
+        def find(name: str) -> str | None:
+            match = expression.search(name)
+            return None if match is None else str(match[1] if expression.groups and match[1] is not None else match[0])
+
         source = f"{root / 'data.toml'}: groups = '{groups}' does not match"
     grouped: dict[str, list[Sample]] = {}
     missed: list[str] = []
@@ -133,13 +129,6 @@ def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, roo
     if missed:
         raise DataError(f"{source} {plural(len(missed), 'image')}, as {missed[0]}. Give every image a group.")
     return grouped
-
-
-def _first_group(expression: re.Pattern[str], stem: str) -> str | None:
-    match = expression.search(stem)
-    if match is None:
-        return None
-    return str(match[1]) if expression.groups and match[1] is not None else str(match[0])
 
 
 def _read_groups(root: Path, name: str) -> dict[str, str]:
@@ -179,11 +168,7 @@ def text_stem(text: str) -> str:
 def by_lists(
     samples: Mapping[str, list[Sample]], settings: DataSettings, root: Path
 ) -> tuple[dict[str, list[Sample]], list[Problem]]:
-    """Split by the lists of data.toml's `splits`; images on no list are omitted and reported.
-
-    Raises:
-        DataError: A list cannot be read, or an image is on two.
-    """
+    """Split by the lists of data.toml's `splits`; images on no list are omitted and reported."""
     assert settings.splits is not None
     everyone = [sample for members in samples.values() for sample in members]
     known: dict[str, Sample | None] = {}
@@ -209,11 +194,8 @@ def by_lists(
     if unlisted:
         cause = "images are on no list of splits and are omitted"
         problems.append(problem("unlisted", "note", unlisted, cause, "Add them to a list to include them."))
-    result: dict[str, list[Sample]] = {split: [] for split in SPLITS if split in settings.splits}
-    for sample in everyone:
-        if sample.stem in split_of:
-            result[split_of[sample.stem]].append(sample)
-    return result, problems
+    listed = [split for split in SPLITS if split in settings.splits]
+    return {split: [s for s in everyone if split_of.get(s.stem) == split] for split in listed}, problems
 
 
 def unread_lists(root: Path, splits: Mapping[str, list[Sample]]) -> list[Problem]:
@@ -269,8 +251,5 @@ def straddling(splits: Mapping[str, list[Sample]]) -> list[Problem]:
     if not torn:
         return []
     cause = "groups are in several splits, so scores would be too high"
-    return [
-        problem(
-            "group-straddles", "error", torn, cause, "Move each group into one split, or remove groups from data.toml."
-        )
-    ]
+    fix = "Move each group into one split, or remove groups from data.toml."
+    return [problem("group-straddles", "error", torn, cause, fix)]

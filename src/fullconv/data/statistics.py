@@ -115,11 +115,7 @@ def gather_statistics(
     bands: Sequence[int] | None,
     where: str,
 ) -> Statistics:
-    """Add up the stats of a split, without files that have errors.
-
-    Raises:
-        DataError: No image can be read, or they differ in channels or type.
-    """
+    """Add up the stats of a split, without files that have errors."""
     sums: dict[tuple[int, str], _ChannelSums] = {}
     sizes = []
     for stats in images:
@@ -172,11 +168,7 @@ def gather_statistics(
 
 
 def value_range(low: NDArray[np.float64], high: NDArray[np.float64], dtype: str, where: str) -> tuple[float, float]:
-    """Return the values that become 0 and 1: 0 and 255 for uint8, else the smallest and largest of the whole split.
-
-    Raises:
-        DataError: There is only one value.
-    """
+    """Return the values that become 0 and 1: 0 and 255 for uint8, else the smallest and largest of the whole split."""
     if dtype == "uint8":
         return 0.0, 255.0
     if not float(low.min()) < float(high.max()):

@@ -17,22 +17,13 @@ def _encoding(start: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in the encoding of its byte order mark (Windows' PowerShell writes UTF-16).
-
-    Raises:
-        OSError: It cannot be read.
-        UnicodeDecodeError: It is no such text.
-    """
+    """Read a text file in UTF-8, or in the encoding of its byte order mark (Windows' PowerShell writes UTF-16)."""
     data = path.read_bytes()
     return data.decode(_encoding(data)).replace("\r\n", "\n")
 
 
 def load_text(path: Path, fix: str) -> str:
-    """Read a text file of a data set.
-
-    Raises:
-        DataError: It cannot be read; the message ends with `fix`.
-    """
+    """Read a text file of a data set."""
     try:
         return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -59,11 +50,7 @@ def read_head_tail(path: Path, size: int) -> tuple[str, str]:
 
 
 def load_rows(path: Path, fix: str) -> list[list[str]]:
-    """Read a CSV file separated by commas, semicolons or tabs, whichever its first line has most of.
-
-    Raises:
-        DataError: It cannot be read; the message ends with `fix`.
-    """
+    """Read a CSV file separated by commas, semicolons or tabs, whichever its first line has most of."""
     lines = [line for line in load_text(path, fix).splitlines() if line.strip()]
     first = lines[0] if lines else ""
     delimiter = max(",;\t", key=first.count)

@@ -111,19 +111,13 @@ class Record:
         mask = self.mask
         if mask.error or self.is_copy_of_image or mask.format in JPEG_FORMATS:
             return False
-        labels = holds_labels(mask)
-        return (labels or bool(self.mapping.colors)) and not is_blurred(
-            mask, void_labels(self.mapping.labels) if labels else frozenset()
-        )
+        if holds_labels(mask):
+            return not is_blurred(mask, void_labels(self.mapping.labels))
+        return bool(self.mapping.colors) and not is_blurred(mask, frozenset())
 
 
 class Aggregates:
-    """What the scan of one head's masks, with the images, records over the whole data set.
-
-    Args:
-        dataset: As opened.
-        head: Whose masks; with the first head's the images are recorded, too.
-    """
+    """What the scan of one head's masks, with the images, records over the whole data set."""
 
     def __init__(self, dataset: Dataset, head: str = "") -> None:
         self.dataset, self.head = dataset, head
@@ -202,8 +196,14 @@ class Aggregates:
             self.palettes[tuple(sorted(mask.palette.items()))].append(sample)
         if (counts > 0).sum() > 1 and isinstance(source, MaskFile):
             self.digests[mask.digest].append(record.report_path)
-        if self.is_first and not record.image.error:
-            self._add_pair(record)
+        if not self.is_first or record.image.error:
+            return
+        self._seen[record.split] += 1
+        comparable = (
+            mask.size == record.image.size and record.image.orientation == 1
+        )  # the others are judged one by one
+        if self._seen[record.split] <= MAX_PAIRS and comparable and (pair := record.thumbnails) is not None:
+            self.pairs[record.split].append(replace(pair, classes=self._classes_by_label(mask, pair.mask)))
 
     def _add_image(self, record: Record) -> None:
         split, image = record.split, record.image
@@ -221,14 +221,6 @@ class Aggregates:
         self.images[split].append(record.sample)
         self.duplicate_keys[split].append(hash(content))
         self.duplicate_cells[split].append((sums / 12).round().astype(np.uint8).tobytes())
-
-    def _add_pair(self, record: Record) -> None:
-        split, image, mask = record.split, record.image, record.mask
-        self._seen[split] += 1
-        if self._seen[split] > MAX_PAIRS or mask.size != image.size or image.orientation != 1:
-            return  # the others are judged one by one
-        if (pair := record.thumbnails) is not None:
-            self.pairs[split].append(replace(pair, classes=self._classes_by_label(mask, pair.mask)))
 
     def _classes_by_label(self, mask: MaskStats, cells: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Return the class of each label of a mask's thumbnail, where colours and large labels are ranks; None if unclear."""

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from fullconv.data.checks.aggregates import FEW_VALUES, Aggregates
 from fullconv.data.class_files import similar_class_names
-from fullconv.data.config import read_table
-from fullconv.data.config_hints import config_hint
+from fullconv.data.config import config_hint, read_table
 from fullconv.data.labels.diagnose import LabelDiagnosis, unnamed_colors
 from fullconv.data.problems import Finding, Problem
 from fullconv.data.statistics import common_kind
@@ -74,23 +73,18 @@ def diagnose_labels(scan: Aggregates) -> Iterator[Finding]:
     if (table := mapping.labels.values) is not None:
         found = None if "values" in read_table(root) else diagnosis.diagnose_format(table)
     else:
-        found = diagnosis.diagnose() or _binary_outliers(scan)
+        found = diagnosis.diagnose()
+        if found is None and (few := histogram.binary_outliers()):
+            cause = (
+                "masks hold only 0 and 255 (void), while the others hold classes and no 255, so nothing is learned from"
+                " these"
+            )
+            fix = "Export them like the others; if 255 is void there, set ignore_index = 255 in data.toml."
+            found = Finding("binary-mask", list(map(scan.report_path, few)), cause=cause, fix=fix, severity="warning")
         if scan.settings.ignore_index is not None and found and found.code in ("binary-mask", "void-as-class"):
             found = None  # data.toml states what 255 is
     if found is not None:
         yield found
-
-
-def _binary_outliers(scan: Aggregates) -> Finding | None:
-    few = scan.histogram.binary_outliers()
-    if not few:
-        return None
-    cause = (
-        "masks hold only 0 and 255 (void), while the others hold classes and no 255, so nothing is learned from these"
-    )
-    fix = "Export them like the others; if 255 is void there, set ignore_index = 255 in data.toml."
-    files = [scan.report_path(sample) for sample in few]
-    return Finding("binary-mask", files, cause=cause, fix=fix, severity="warning")
 
 
 def blurred_masks(scan: Aggregates) -> Iterator[Finding]:

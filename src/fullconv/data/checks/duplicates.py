@@ -66,9 +66,7 @@ def _compare(scan: Aggregates, split: str, found: _Matches) -> None:
     step = max(1, -(-work // _MAX_COMPARISONS))
     orientations = range(1, 9) if work <= _MAX_ORIENTED else range(1, 2)
     if len(orientations) == 1:
-        part = (
-            "" if step == 1 else f"only one in {step} images of {split} was compared with train for near copies, and "
-        )
+        part = f"only one in {step} images of {split} was compared with train for near copies, and " if step > 1 else ""
         found.omitted.append(f"{part}flipped and turned copies were not searched in {split}")
     known = {content: i for i, content in enumerate(scan.duplicate_keys["train"])}
     contents = scan.duplicate_keys[split]

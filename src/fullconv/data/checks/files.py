@@ -26,19 +26,16 @@ def unreadable(record: Record, stats: ImageStats | MaskStats, path: Path) -> Fin
 
 def describe_unreadable(stats: ImageStats | MaskStats, path: Path, root: Path, stem: str) -> Finding:
     """Return the finding for a file that cannot be decoded, without what the reader's error advises."""
-    code = "link-loop" if stats.code == "unreadable" and _is_loop(path) else stats.code
+    code = stats.code
+    if code == "unreadable":
+        try:
+            path.stat()
+        except OSError as error:
+            code = "link-loop" if error.errno == errno.ELOOP else code
     detail = "" if code in _SELF_EXPLANATORY else stats.error.removeprefix(f"{path}: ")
     if code != "needs-extra":  # which names the package to install
         detail = re.split(r"\. (?=[A-Z])", detail, maxsplit=1)[0]
     return Finding(code, (display_path(path, root),), detail.removesuffix("."), stems=(stem,))
-
-
-def _is_loop(path: Path) -> bool:
-    try:
-        path.stat()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
 
 
 def several_frames(record: Record, stats: ImageStats | MaskStats, path: Path) -> Finding | None:
@@ -73,14 +70,12 @@ def band_size(record: Record) -> Finding | None:
 
 def mask_alpha(record: Record) -> Finding | None:
     """A mask with an opaque alpha channel; a transparent one is unreadable."""
-    cause = "masks have an alpha channel; it is opaque and ignored"
-    return _of_mask(record, "mask-alpha", cause=cause, note=True) if _is_encoded(record, "alpha") else None
+    return _encoding_note(record, "alpha", "mask-alpha", "masks have an alpha channel; it is opaque and ignored")
 
 
 def float_mask(record: Record) -> Finding | None:
     """A mask of whole numbers that are stored as floats; fractions are unreadable."""
-    cause = "masks store whole numbers as floats; they are read as labels"
-    return _of_mask(record, "float-mask", cause=cause, note=True) if _is_encoded(record, "float") else None
+    return _encoding_note(record, "float", "float-mask", "masks store whole numbers as floats; they are read as labels")
 
 
 def jpeg_mask(record: Record) -> Finding | None:
@@ -134,11 +129,11 @@ def _of_image(record: Record, code: str, detail: str) -> Finding:
     return Finding(code, (record.image_path,), detail, stems=(record.sample.stem,))
 
 
-def _of_mask(record: Record, code: str, detail: str = "", cause: str = "", note: bool = False) -> Finding:
-    if note:
-        return Finding(code, (record.mask_path,), detail, cause, fix="", severity="note")
-    return Finding(code, (record.mask_path,), detail, cause, stems=(record.sample.stem,))
+def _of_mask(record: Record, code: str, detail: str = "") -> Finding:
+    return Finding(code, (record.mask_path,), detail, stems=(record.sample.stem,))
 
 
-def _is_encoded(record: Record, encoding: str) -> bool:
-    return not record.mask.error and record.mask.encoding == encoding
+def _encoding_note(record: Record, encoding: str, code: str, cause: str) -> Finding | None:
+    if record.mask.error or record.mask.encoding != encoding:
+        return None
+    return Finding(code, (record.mask_path,), cause=cause, fix="", severity="note")

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fullconv.data.checks.aggregates import Aggregates
 from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config_hints import config_hint
+from fullconv.data.config import config_hint
 from fullconv.data.label_mapping import LabelMapping, pack_color
 from fullconv.data.problems import Finding
-from fullconv.labels import VOID, Color, format_color
+from fullconv.labels import VOID, Color
 
 _MIN_MASKS = 4  # of which most have something in common
 _MIN_WRONG = 2  # labels with another one's colour; one may be chance
@@ -23,10 +23,17 @@ def permuted_palettes(scan: Aggregates) -> Iterator[Finding]:
     if mapping.by_color or not tables:
         return
     class_colors = own.palette or own.class_colors
-    if not class_colors and (color := _color_without_majority(scan)) is not None:
-        yield _each_its_own(scan, color)
+    if not class_colors and (scattered := _color_without_majority(scan)) is not None:
+        yield _each_its_own(scan, scattered)
         return
-    known = _colors_of_classes(mapping, class_colors) if class_colors else _colors_of_most(scan)
+    if class_colors:
+        known = _colors_of_classes(mapping, class_colors)
+    else:
+        votes: dict[int, Counter[int]] = defaultdict(Counter)
+        for table, members in tables.items():
+            for label, color in table:
+                votes[label][color] += len(members)
+        known = {label: colors.most_common(1)[0][0] for label, colors in votes.items()}
     odd = [table for table in tables if _is_permuted(dict(table), known)]
     if not odd:
         return
@@ -35,7 +42,7 @@ def permuted_palettes(scan: Aggregates) -> Iterator[Finding]:
     label, color = next((v, c) for v, c in odd[0] if v in known and known[v] != c)
     place = next((v for v, c in known.items() if c == color), label)
     cause = f"palettes have the colours of {'the classes' if class_colors else 'most masks'} at other labels"
-    detail = f"{_format(color)} at {label} instead of {place}, so labels or colours are wrong"
+    detail = f"#{color:06x} at {label} instead of {place}, so labels or colours are wrong"
     hint = _colors_hint(scan, known) if class_colors else None
     if hint is None:
         yield Finding("palette-permuted", files, detail, cause, stems=[sample.stem for sample in samples])
@@ -60,14 +67,6 @@ def _colors_of_classes(mapping: LabelMapping, colors: Sequence[Color]) -> dict[i
     return {value: packed[index] for value, index in first.items()}
 
 
-def _colors_of_most(scan: Aggregates) -> dict[int, int]:
-    votes: dict[int, Counter[int]] = defaultdict(Counter)
-    for table, samples in scan.palettes.items():
-        for label, color in table:
-            votes[label][color] += len(samples)
-    return {label: colors.most_common(1)[0][0] for label, colors in votes.items()}
-
-
 def _color_without_majority(scan: Aggregates) -> int | None:
     """Return a colour that most masks have, but at no label that most agree on; None where they agree."""
     labels: dict[int, Counter[int]] = defaultdict(Counter)
@@ -75,11 +74,8 @@ def _color_without_majority(scan: Aggregates) -> int | None:
         for label, color in table:
             labels[color][label] += len(samples)
     masks = sum(map(len, scan.palettes.values()))
-    split = [
-        color
-        for color, found in labels.items()
-        if 2 * sum(found.values()) > masks and 3 * max(found.values()) < 2 * sum(found.values())
-    ]
+    counts = {color: (sum(found.values()), max(found.values())) for color, found in labels.items()}
+    split = [color for color, (total, most) in counts.items() if 2 * total > masks and 3 * most < 2 * total]
     return split[0] if masks >= _MIN_MASKS and len(split) >= _MIN_WRONG else None
 
 
@@ -87,9 +83,9 @@ def _each_its_own(scan: Aggregates, color: int) -> Finding:
     files = [scan.display(s.masks[scan.head].path) for members in scan.palettes.values() for s in members]
     labels = sorted({label for table in scan.palettes for label, found in table if found == color})
     cause = "palettes have their colours at other labels from mask to mask, so a label has no fixed meaning"
-    detail = f"{_format(color)} at {' and '.join(map(str, labels))}"
+    detail = f"#{color:06x} at {' and '.join(map(str, labels))}"
     colors = sorted({found for table in scan.palettes for _, found in table})[:_MAX_SHOWN]
-    shown = ", ".join(map(_format, colors))
+    shown = ", ".join(f"#{found:06x}" for found in colors)
     fix = f"Export all masks with one palette; or name each colour ({shown}) in colors of data.toml."
     return Finding("palette-permuted", files, detail, cause, fix)
 
@@ -104,7 +100,7 @@ def _colors_hint(scan: Aggregates, known: Mapping[int, int]) -> dict[str, object
                 meaning[color] = VOID_NAME
             elif color not in meaning:
                 return None
-    return {"colors": {_format(color): name for color, name in meaning.items()}}
+    return {"colors": {f"#{color:06x}": name for color, name in meaning.items()}}
 
 
 def _is_permuted(table: Mapping[int, int], known: Mapping[int, int]) -> bool:
@@ -113,7 +109,3 @@ def _is_permuted(table: Mapping[int, int], known: Mapping[int, int]) -> bool:
     colors = set(known.values())
     wrong = sum(color != known[label] for label, color in shared.items())
     return wrong >= _MIN_WRONG and all(color in colors for color in shared.values())
-
-
-def _format(color: int) -> str:
-    return format_color((color >> 16, (color >> 8) & 255, color & 255))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -9,19 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fullconv.data.checks.aggregates import Aggregates, Record
 from fullconv.data.checks.catalog import ProblemCollector, checks_of, to_problem, without_consequences
 from fullconv.data.checks.dataset import total_pixels
-from fullconv.data.checks.training_notes import training_notes
 from fullconv.data.dataset import Dataset
 from fullconv.data.opening import build_dataset, find_root, read_layout
 from fullconv.data.problems import BadDataError, Problem, errors, for_head, problem
-from fullconv.errors import FullconvError
+from fullconv.errors import FullconvError, plural
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and in total."""
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
+_FEW_TRAIN = 30  # images
+_FEW_VAL = 10
+_RARE = 0.002  # of the pixels in train
+_DOMINANT = 0.95
+_LARGE = 4_000_000  # pixels of an image
+_MAX_SHOWN = 5
 
 
 @dataclass
@@ -50,7 +58,15 @@ class Examination:
 
         `classes` are those of the first head; a data set of several has all of them in `heads`, by name.
         """
-        by_head = {head: _class_rows(scan) for head, scan in self.aggregates.items()}
+        by_head = {
+            head: [
+                {"index": i, "name": name, "pixels": int(pixels), "pictures": int(images)}
+                for i, (name, pixels, images) in enumerate(
+                    zip(scan.names, total_pixels(scan), scan.class_images, strict=True)
+                )
+            ]
+            for head, scan in self.aggregates.items()
+        }
         splits = {} if self.dataset is None else {split: len(members) for split, members in self.dataset.splits.items()}
         return {
             "ok": not errors(self.problems),
@@ -60,14 +76,6 @@ class Examination:
             "splits": splits,
             "problems": [found.to_dict() for found in self.problems],
         }
-
-
-def _class_rows(scan: Aggregates) -> list[dict[str, Any]]:
-    pixels = total_pixels(scan)
-    return [
-        {"index": i, "name": name, "pixels": int(pixels[i]), "pictures": int(scan.class_images[i])}
-        for i, name in enumerate(scan.names)
-    ]
 
 
 def examine(
@@ -91,9 +99,8 @@ def examine(
     except BadDataError as error:
         return Examination(root, None, _sorted(error.problems))
     except FullconvError as error:
-        message = (
-            str(error).replace(str(root), str(data)) if Path(data).is_file() else str(error)
-        )  # of a .zip: its name
+        packed = Path(data).is_file()  # a .zip, whose name users know, and not the folder in the cache
+        message = str(error).replace(str(root), str(data)) if packed else str(error)
         return Examination(root, None, [_unusable(str(data), message)])
     try:
         return _run_checks(build_dataset(layout, skip_bad=False), [], progress)
@@ -111,11 +118,7 @@ def inspect(
     progress: Progress | None = None,
     format: str | None = None,  # noqa: A002  # the name of the option
 ) -> list[Problem]:
-    """Return what is wrong with a data set, errors first; arguments as of `examine`.
-
-    Returns:
-        Problems with a code of docs/reference/checks.md; empty for a healthy data set.
-    """
+    """Return what is wrong with a data set, errors first; arguments as of `examine`."""
     return examine(data, progress, format).problems
 
 
@@ -129,11 +132,7 @@ def summary(
 
 
 def require_usable(dataset: Dataset, progress: Progress | None = None) -> tuple[Dataset, list[Problem]]:
-    """Check a data set before training; return it, without bad samples where `skip_bad` is set, and all problems.
-
-    Raises:
-        BadDataError: There are errors; with `skip_bad`, errors that omitting samples does not fix.
-    """
+    """Check a data set before training; return it, without bad samples where `skip_bad` is set, and all problems."""
     problems = inspect(dataset, progress)
     bad = errors(problems)
     if not bad:
@@ -167,26 +166,21 @@ def _check_head(scan: Aggregates, progress: Progress | None) -> list[Problem]:
     """Check all masks of a head; with the first head's, the images."""
     dataset, head = scan.dataset, scan.head
     of_images, of_masks = ProblemCollector(), ProblemCollector()
-    image_checks, mask_checks, file_checks = (
-        checks_of("image"),
-        [*checks_of("mask"), *checks_of("pair")],
-        checks_of("file"),
-    )
+    image_checks, mask_checks = checks_of("image"), [*checks_of("mask"), *checks_of("pair")]
+    file_checks = checks_of("file")
     total = sum(len(members) for members in dataset.splits.values())
     done = 0
     for split, members in dataset.splits.items():
         masks = dataset.scanner.masks(sample.masks[head] for sample in members)
         for sample, image, mask in zip(members, dataset.scan_images(members), masks, strict=True):
             record = Record(dataset, head, split, sample, image, mask)
-            images = [find(record, image, sample.image) for find in file_checks] + [
-                find(record) for find in image_checks
-            ]
-            path = sample.masks[head].path
-            pairs = [find(record, mask, path) for find in file_checks] + [find(record) for find in mask_checks]
-            for collector, results in ((of_images, images), (of_masks, pairs)):
-                for result in results:
-                    if result is not None:
-                        collector.add(result)
+            for collector, stats, path, checks in (
+                (of_images, image, sample.image, image_checks),
+                (of_masks, mask, sample.masks[head].path, mask_checks),
+            ):
+                results = [find(record, stats, path) for find in file_checks] + [find(record) for find in checks]
+                for result in filter(None, results):
+                    collector.add(result)
             scan.add(record)
             done += 1
             if progress is not None:
@@ -211,3 +205,42 @@ def _unusable(name: str, message: str) -> Problem:
 
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda found: _ORDER[found.severity])
+
+
+def training_notes(scan: Aggregates) -> list[str]:
+    """Return what to expect of training: nothing that is wrong, but good to know before it."""
+    notes = []
+    smallest, largest = (extreme(scan.sizes, key=math.prod, default=(0, 0)) for extreme in (min, max))
+    if scan.sizes:
+        extent = f"{smallest[1]}x{smallest[0]}" + ("" if smallest == largest else f" to {largest[1]}x{largest[0]}")
+        notes.append(f"Images are {extent}{'' if len(scan.sizes) < 2 else f', {len(scan.sizes)} sizes'}.")
+    train, val = (len(scan.dataset.splits.get(split, ())) for split in ("train", "val"))
+    if 0 < train < _FEW_TRAIN:
+        notes.append(f"train has only {plural(train, 'image')}: scores on other images will vary much.")
+    if 0 < val < _FEW_VAL:
+        notes.append(f"val has only {plural(val, 'image')}: small differences of scores are chance.")
+    pixels = scan.class_pixels.get("train")
+    if pixels is not None and pixels.any():
+        share = pixels / pixels.sum()
+        rare = [(scan.names[i], share[i]) for i in np.argsort(share) if 0 < share[i] < _RARE]
+        if rare:
+            names = ", ".join(f"{name} ({_percent(part)})" for name, part in rare[:_MAX_SHOWN])
+            more = f" and {len(rare) - _MAX_SHOWN} more" if len(rare) > _MAX_SHOWN else ""
+            notes.append(
+                f"Rare classes are learned late or not at all: {names}{more} of the pixels. class_weights and sampling help."
+            )
+        most = int(share.argmax())
+        if share[most] > _DOMINANT:
+            notes.append(
+                f"'{scan.names[most]}' is {_percent(share[most])} of all pixels: a model that predicts nothing else is nearly"
+                " always right, so look at the IoU of the other classes."
+            )
+    if math.prod(largest) > _LARGE:
+        notes.append(
+            f"Images of up to {largest[1]}x{largest[0]} take long to read; --scale 0.5 reads the same scene faster."
+        )
+    return notes
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"

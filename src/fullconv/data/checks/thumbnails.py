@@ -33,20 +33,12 @@ class Thumbnails:
     def score_by_orientation(self) -> dict[int, float]:
         """Share of the image's variance that the mask explains, by the EXIF orientation 1 to 8 given to the image."""
         cells = _oriented_cells(len(self.mask))
-        turned = (
-            self.image.reshape(-1, 3).take(cells, axis=0).reshape(len(cells), -1)
-        )  # a quarter of the time of [cells]
+        turned = self.image.reshape(-1, 3).take(cells, axis=0).reshape(len(cells), -1)  # a quarter of [cells]'s time
         return dict(zip(range(1, 9), explained_variance([self.mask], turned)[0].tolist(), strict=True))
 
 
 def make_thumbnails(sample: Sample, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Thumbnails | None:
-    """Return a sample's thumbnails for comparison, or None where image or mask is too plain.
-
-    Args:
-        sample: Whose they are.
-        image: (SIDE, SIDE, 3) colours.
-        mask: (SIDE, SIDE) labels.
-    """
+    """Prepare (SIDE, SIDE, 3) colours and (SIDE, SIDE) labels to be compared; None where one of them is too plain."""
     counts = np.sort(np.bincount(mask.ravel()))[::-1]
     if len(counts) < 2 or counts[1] < _MIN_SECOND_SHARE * mask.size:
         return None

@@ -9,7 +9,7 @@ from math import gcd
 from pathlib import Path
 
 from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config_hints import config_hint
+from fullconv.data.config import config_hint
 from fullconv.data.labels.histogram import LabelHistogram
 from fullconv.data.problems import Finding
 from fullconv.labels import MAX_CLASSES, VOID
@@ -233,14 +233,7 @@ def has_void_regions(histogram: LabelHistogram) -> bool:
 
 
 def unnamed_colors(root: Path, files: Sequence[str], histogram: LabelHistogram, stems: Sequence[str] = ()) -> Finding:
-    """Describe masks whose colours have no meaning, with the lines that name them.
-
-    Args:
-        root: The data folder.
-        files: Names of the masks in colour.
-        histogram: Of all masks.
-        stems: Their samples, where other masks are not in colour.
-    """
+    """Describe masks whose colours have no meaning, with the lines that name them."""
     colors = histogram.color_pixels
     masks = len(histogram.colored)
     shared = sum(histogram.color_images.values()) / max(1, len(colors))

@@ -53,13 +53,7 @@ class LabelHistogram:
     _soft_runs: int = 0
 
     def add(self, sample: Sample, stats: MaskStats, colors_named: bool = False) -> None:
-        """Count one readable mask.
-
-        Args:
-            sample: Whose mask it is.
-            stats: What the mask holds.
-            colors_named: Whether colours have a meaning.
-        """
+        """Count one readable mask."""
         self.masks += 1
         in_color = not holds_labels(stats)
         edges = stats.edges

@@ -21,7 +21,6 @@ from fullconv.data.scan.stats import (
     EdgeStats,
     ImageStats,
     MaskStats,
-    decode_thumbnail,
     edge_row_step,
     encode_thumbnail,
 )
@@ -78,10 +77,8 @@ def _count_histogram(stats: ImageStats, image: Image.Image) -> None:
     swapped = stats.orientation in (5, 6, 7, 8)
     stats.size = (image.width, image.height) if swapped else (image.height, image.width)
     stats.max_unique = int((bins > 0).sum(axis=1).max())
-    small = _shrink(image)
-    stats.thumbnail = encode_thumbnail(np.asarray(small.convert("RGB") if small.mode != "RGB" else small))
-    if stats.orientation != 1:
-        stats.thumbnail = encode_thumbnail(apply_orientation(decode_thumbnail(stats.thumbnail), stats.orientation))
+    cells = np.asarray(_shrink(image).convert("RGB"))
+    stats.thumbnail = encode_thumbnail(apply_orientation(cells, stats.orientation) if stats.orientation != 1 else cells)
     stats.channels, stats.dtype = len(bins), "uint8"
     stats.total, stats.squares = (bins @ values).tolist(), (bins @ values**2).tolist()
     stats.low = [float(np.flatnonzero(row)[0]) for row in bins]
@@ -90,7 +87,15 @@ def _count_histogram(stats: ImageStats, image: Image.Image) -> None:
 
 def _count_array(stats: ImageStats, array: NDArray[Any]) -> None:
     stats.size, stats.channels, stats.dtype = (array.shape[0], array.shape[1]), array.shape[2], array.dtype.name
-    stats.thumbnail = _array_thumbnail(array)
+    bands = np.nan_to_num(
+        (array[..., :3] if stats.channels >= 3 else array[..., :1]).astype(np.float32), posinf=0, neginf=0
+    )
+    planes = [_shrink(Image.fromarray(np.ascontiguousarray(bands[..., i]))) for i in range(bands.shape[2])]
+    cells = np.stack([np.asarray(planes[i % len(planes)]) for i in range(3)], axis=-1)
+    if array.dtype != np.uint8:
+        low, high = float(cells.min()), float(cells.max())
+        cells = (cells - low) * (255 / (high - low) if high > low else 1)
+    stats.thumbnail = encode_thumbnail(cells.round().clip(0, 255).astype(np.uint8))
     for channel in range(stats.channels):
         if array.dtype == np.uint8:
             stats.max_unique = max(stats.max_unique, int((np.bincount(array[..., channel].ravel()) > 0).sum()))
@@ -101,18 +106,6 @@ def _count_array(stats: ImageStats, array: NDArray[Any]) -> None:
         stats.squares.append(float((finite**2).sum()))
         stats.low.append(float(finite.min()) if finite.size else 0.0)
         stats.high.append(float(finite.max()) if finite.size else 0.0)
-
-
-def _array_thumbnail(array: NDArray[Any]) -> str:
-    """Return up to three bands of an image (H, W, C) of any dtype as a thumbnail."""
-    bands = array[..., :3] if array.shape[2] >= 3 else array[..., :1]
-    bands = np.nan_to_num(bands.astype(np.float32), posinf=0, neginf=0)
-    planes = [_shrink(Image.fromarray(np.ascontiguousarray(bands[..., i]))) for i in range(bands.shape[2])]
-    cells = np.stack([np.asarray(planes[i % len(planes)]) for i in range(3)], axis=-1)
-    if array.dtype != np.uint8:
-        low, high = float(cells.min()), float(cells.max())
-        cells = (cells - low) * (255 / (high - low) if high > low else 1)
-    return encode_thumbnail(cells.round().clip(0, 255).astype(np.uint8))
 
 
 def _shrink(image: Image.Image) -> Image.Image:

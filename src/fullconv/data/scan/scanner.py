@@ -76,11 +76,7 @@ class ScanCache:
             self._database.close()
 
     def get(self, files: Sequence[tuple[str, str]]) -> list[str | None]:
-        """Return the cached stats of files as JSON.
-
-        Args:
-            files: Key and signature of each; None where a signature is empty or has changed.
-        """
+        """Return the cached JSON stats of files by key and signature; None where a signature is empty or has changed."""
         there: dict[tuple[bytes, str], str] = {}
         if self._database is not None and files:
             with suppress(sqlite3.Error):
@@ -138,9 +134,8 @@ class Scanner:
             def look_up(batch: list[tuple[Item, str]]) -> list[_Lookup[Item]]:
                 signatures = [file_signature(path_of(item)) for item, _ in batch]
                 texts = cache.get([(key, found) for (_, key), found in zip(batch, signatures, strict=True)])
-                return [
-                    (item, key, found, text) for (item, key), found, text in zip(batch, signatures, texts, strict=True)
-                ]
+                looked_up = zip(batch, signatures, texts, strict=True)
+                return [(item, key, signature, text) for (item, key), signature, text in looked_up]
 
             def work(batch: list[_Lookup[Item]]) -> list[tuple[str, str, str, Stats]]:
                 done = []
@@ -152,12 +147,8 @@ class Scanner:
 
             left = iter(items)
             batches = iter(lambda: list(islice(left, _BATCH)), [])
-            found = (
-                map(work, map(look_up, batches))
-                if self.threads == 1
-                else ordered_map(work, map(look_up, batches), self.threads)
-            )
-            for batch in found:
+            known = map(look_up, batches)
+            for batch in map(work, known) if self.threads == 1 else ordered_map(work, known, self.threads):
                 for key, signature, text, stats in batch:
                     if text:
                         cache.put(key, signature, text)
