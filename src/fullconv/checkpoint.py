@@ -26,10 +26,7 @@ WEIGHTS_KEY = "weights_sha256"
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint; the one before is kept as ``previous``.
-
-    At every moment one of the two is intact, so a kill loses at most the newest.
-    """
+    """Write a checkpoint; the one before is kept as ``previous``, so that at every moment one of the two is intact."""
     last, fresh = folder / "last", folder / ".fresh"
     write_state(fresh, tensors, state)
     if last.exists():
@@ -93,12 +90,9 @@ def best_file(folder: Path, step: int) -> Path:
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None] | None:
-    """Read the newest checkpoint that is intact together with its best weights.
+    """Read the newest checkpoint that is intact with its best weights; return a sentence, too, if a newer one was damaged.
 
     If there is none, the newest intact one is read without best weights, which later validations select again.
-
-    Returns:
-        Tensors, state, and a sentence if something newer was damaged; None if there is no checkpoint.
     """
     problems: list[str] = []
     without_best: tuple[str, dict[str, Tensor], dict[str, Any]] | None = None

@@ -82,13 +82,8 @@ def channel_means(variant: str) -> tuple[float, ...]:
     """
     if variant == "nyud-fcn32s-hha":
         return MEANS_BGR["nyud-hha"]
-    data = variant.split("-")[0]
-    color = tuple(reversed(MEANS_BGR[data]))
-    if variant == "nyud-fcn32s-color-d":
-        return color + MEANS_BGR["nyud-depth"]
-    if variant == "nyud-fcn32s-color-hha":
-        return color + MEANS_BGR["nyud-hha"]
-    return color
+    further = {"nyud-fcn32s-color-d": "nyud-depth", "nyud-fcn32s-color-hha": "nyud-hha"}.get(variant)
+    return (*reversed(MEANS_BGR[variant.split("-")[0]]), *(MEANS_BGR[further] if further else ()))
 
 
 _COUNTED_FROM_1 = ("nyud", "siftflow")
@@ -98,8 +93,7 @@ _COUNTED_FROM_1 = ("nyud", "siftflow")
 def data_toml(name: str) -> str:
     """Return the data.toml of a published dataset for its own masks, saved as PNG: classes, colors, void.
 
-    Args:
-        name: A key of `LABELS`. PASCAL-Context's are the 60 classes of the paper, not the 459 that it annotates.
+    PASCAL-Context's are the 60 classes of the paper, not the 459 that it annotates.
 
     >>> print(data_toml("camvid").splitlines()[0])
     classes = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]

@@ -213,13 +213,7 @@ def save_per_image(reports: Mapping[str, Report], path: str | Path) -> None:
 
 
 class MetricAccumulator:
-    """Counts of a set of images, added one at a time.
-
-    Args:
-        names: The K classes.
-        policy: Classes that the mean includes.
-        width: Count only within this many pixels of edges in the ground truth.
-    """
+    """Counts of a set of images, added one at a time; with a width, only within that many pixels of true edges."""
 
     def __init__(self, names: tuple[str, ...], policy: Policy, width: int | None) -> None:
         self.names, self.policy, self.width = names, check_policy(policy), width
@@ -228,14 +222,7 @@ class MetricAccumulator:
         self.failed: list[dict[str, str]] = []
 
     def add(self, name: str, mask: NDArray[np.uint8], label_map: NDArray[Any], where: str) -> None:
-        """Count one image.
-
-        Args:
-            name: Of the image.
-            mask: Ground truth, (H, W).
-            label_map: Prediction, (H, W).
-            where: File to name in an error.
-        """
+        """Count one image."""
         if mask.shape != label_map.shape:
             raise DataError(
                 f"{where}: mask and prediction of '{name}' differ in size:"
@@ -309,27 +296,19 @@ def evaluate(
             " the path of a model file."
         )
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    first = match_heads(segmenter.card, dataset, head)[:1]
-    reports = _evaluate(
-        segmenter, dataset, split, first, policy=policy, samples=samples, band=band, progress=progress,
-        on_error=on_error, batch_size=batch_size, workers=workers,
+    reports = evaluate_heads(
+        segmenter, dataset, split, head=match_heads(segmenter.card, dataset, head)[0][0], policy=policy,
+        samples=samples, band=band, progress=progress, on_error=on_error, batch_size=batch_size, workers=workers,
     )  # fmt: skip
     return next(iter(reports.values()))
 
 
 def evaluate_heads(
-    segmenter: Segmenter, data: Dataset, split: str = "val", *, head: str | None = None, **options: Any
-) -> dict[str, Report]:
-    """Score every head of a model for which the data have masks; each image is predicted once."""
-    return _evaluate(segmenter, data, split, match_heads(segmenter.card, data, head), **options)
-
-
-def _evaluate(
     segmenter: Segmenter,
     dataset: Dataset,
-    split: str,
-    heads: Sequence[tuple[str | None, str]],
+    split: str = "val",
     *,
+    head: str | None = None,
     policy: Policy = "nan",
     samples: Sequence[Sample] | None = None,
     band: int | None = None,
@@ -338,8 +317,9 @@ def _evaluate(
     batch_size: int = 1,
     workers: int = 1,
 ) -> dict[str, Report]:
-    """Score pairs of a model's head and a head of the data."""
+    """Score the heads for which the data have masks, as `evaluate` does, each image predicted once; "" names the only head."""
     start = time.perf_counter()
+    heads = match_heads(segmenter.card, dataset, head)
     accumulators: dict[str | None, MetricAccumulator] = {}
     for head, data_head in heads:
         names = segmenter.card.labels(head).classes

@@ -1,21 +1,17 @@
 """Pixel losses, as sums that add up exactly: over batches, accumulated gradients and processes.
 
-The loss of a step is a numerator over a denominator, both summed over everything that the step sees. Each micro-batch
-contributes its share of the two (`PixelLoss.sums`); only the totals are divided. A mean of means would weigh a pixel
-more, the more void surrounds it.
+Each micro-batch contributes its share of a numerator and a denominator (`PixelLoss.sums`); only the totals of a step are
+divided. A mean of means would weigh a pixel more, the more void surrounds it.
 
 - ``cross_entropy``: sum(w l) / sum(w) over valid pixels; w is the weight of a pixel's class (1 without class weights),
   l minus the log-probability of that class.
 - ``focal``: the same with l (1 - p)^gamma, p the probability of the true class. Source: Lin et al., ICCV 2017.
 - ``dice``: 1 - mean of 2 sum(p y) / (sum(p) + sum(y)) over the classes in the micro-batch's ground truth, weighted by
-  their class weights; p are probabilities, y the ground truth. It is a ratio of sums over the micro-batch, not a sum over
-  pixels: a step's value is the mean over its micro-batches, weighted by their denominators.
+  their class weights. A step's value is the mean over its micro-batches, weighted by their denominators.
   Source: Milletari et al., 3DV 2016.
 
-With ``reduction="sum"`` the denominator is the number of images, which is Caffe's rule (and the paper's).
-
-Logits of the full size are never in memory together: coarse scores are upsampled, scored and differentiated a chunk of
-rows at a time (`ChunkedLoss`).
+With ``reduction="sum"`` the denominator is the number of images, which is Caffe's rule (and the paper's). Coarse scores are
+upsampled, scored and differentiated a chunk of rows at a time (`ChunkedLoss`): logits of the full size are never in memory.
 """
 
 from __future__ import annotations
@@ -95,9 +91,6 @@ class PixelLoss:
         focal_gamma: Exponent of ``focal``, at least 0; 0 makes it cross-entropy.
         reduction: ``"mean"`` divides by the (weighted) number of valid pixels, ``"sum"`` by the number of images.
 
-    Raises:
-        RecipeError: The text, a weight or gamma is invalid; the message names the nearest term.
-
     One step over several micro-batches (the denominators need only the labels, so they are known beforehand)::
 
         total = sum(loss.denominator(target) for _, target in batches)  # and all-reduced over processes
@@ -146,10 +139,6 @@ class PixelLoss:
             target: (N, H, W) uint8 or int64, 0..K-1 or void. Logits at void pixels change nothing.
             upsampling: ``rows`` (H, h) and ``columns`` (W, w) float, the weights of each row and column of the logits on
                 those of the scores (`Network.interpolation_matrices`); None if the scores are the logits.
-
-        Raises:
-            RecipeError: There are not K class weights.
-            ValueError: The shapes do not fit.
         """
         exact = torch.float64 if scores.dtype == torch.float64 else torch.float32
         rows, columns = upsampling or (torch.eye(side, device=scores.device) for side in scores.shape[-2:])
@@ -249,15 +238,8 @@ class ChunkedLoss(torch.autograd.Function):
     ) -> Tensor:
         """Return the numerator, () float, and keep its gradient.
 
-        Args:
-            ctx: Of autograd.
-            scores: (N, K, h, w).
-            rows: (H, h), in the type to compute in.
-            columns: (W, w), likewise.
-            target: (N, H, W), 0..K-1 or void.
-            table: Weights by label, (256,) float64.
-            pixel: Factor and gamma (0 for cross-entropy) of each term that is a sum over pixels.
-            dice: The term that is not.
+        Scores are (N, K, h, w), rows (H, h) and columns (W, w) in the type to compute in, the target (N, H, W), the table of
+        weights by label (256,) float64; ``pixel`` holds factor and gamma (0 for cross-entropy) of each sum over pixels.
         """
         chunked = ChunkedLogits(scores, rows, columns, target)
         dice_value, dice_slopes = torch.zeros((), dtype=rows.dtype, device=scores.device), None
@@ -303,14 +285,9 @@ def pixel_terms(
 ) -> tuple[Tensor, Tensor | None]:
     """Return minus the sum over pixels of w l (1 - p)^gamma, and the gradient of the loss, from one pass over the logits.
 
-    Args:
-        logits: (B, K, M), classes in the middle.
-        labels: (B, M) int64, with void.
-        filled: Labels whose void is filled by a class.
-        table: Weights by label, (256,).
-        pixel: Factor and gamma of each term.
-        with_gradient: Whether to return the gradient, (B, K, M).
-        dice_slopes: Derivatives of dice, which the gradient includes, by p: of the true class, and of every class, (K,).
+    Logits and gradient are (B, K, M), labels (B, M), with void and ``filled`` by a class, the table of weights by label
+    (256,); ``pixel`` holds factor and gamma of each term. The gradient includes dice, by its derivatives by p: of the true
+    class, and of every class, (K,).
     """
     weights = _by_label(table.to(logits.dtype), labels)
     log_p = torch.log_softmax(logits, dim=1)

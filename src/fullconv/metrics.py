@@ -7,14 +7,9 @@ n_ij is the number of pixels of true class i predicted as class j, t_i = sum_j n
     mean_iou            mean_i  n_ii / (t_i + sum_j n_ji - n_ii)
     freq_weighted_iou   sum_i t_i IoU_i / sum_i t_i
 
-A set's matrix is the sum of its images' matrices, so the grouping of the images changes nothing. Void pixels are not
-counted. The policy decides over which classes a mean runs:
-
-- ``"nan"`` (default): all but those that are neither in the ground truth nor predicted. A class that is only predicted
-  has IoU 0 and counts.
-- ``"present_only"``: those in the ground truth, as the paper scores SIFT Flow.
-
-All scores are fractions in [0, 1], and NaN where there is nothing to score.
+Void pixels are not counted. All scores are fractions in [0, 1], and NaN where there is nothing to score. The policy decides
+over which classes a mean runs: ``"nan"`` leaves out those that are neither in the ground truth nor predicted (one that is
+only predicted has IoU 0); ``"present_only"`` takes those in the ground truth, as the paper scores SIFT Flow.
 
 Source: Long et al., CVPR 2015, section 5; `score.py` of the authors' release.
 """
@@ -198,16 +193,7 @@ def check_policy(policy: str) -> Policy:
 
 
 def resample(images: Counts, samples: int = 1000, seed: int = 0) -> Counts:
-    """Draw images with replacement, as many as there are, and add up their counts.
-
-    Args:
-        images: Counts (P, K), a row per image.
-        samples: Number of draws.
-        seed: Equal seeds and numbers of images draw equal sets of images.
-
-    Returns:
-        Counts (samples, K).
-    """
+    """Draw images (P, K) with replacement, as many as there are, and add up their counts: (samples, K)."""
     number = len(images.hits)
     random = np.random.default_rng(seed)
     parts = []
@@ -224,19 +210,10 @@ _CHUNK = 100  # resamples at once: 40 MB for 50,000 images
 def bootstrap_interval(
     confusions: NDArray[np.int64] | Counts, policy: Policy = "nan", samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of mIoU by percentile bootstrap over images.
+    """95 % interval of mIoU by percentile bootstrap over images, (P, K, K) int64 or Counts (P, K); NaN for fewer than two.
 
     It estimates how much the score would change with other images of the same kind. Frames of one video are more alike
-    than that, so there it is too narrow.
-
-    Args:
-        confusions: (P, K, K) int64, a matrix per image; or Counts (P, K).
-        policy: See `mean_iou`.
-        samples: Number of resamples.
-        seed: Equal seeds give equal intervals.
-
-    Returns:
-        Lower and upper end; NaN and NaN for fewer than two images.
+    than that, so there it is too narrow. Equal seeds give equal intervals.
     """
     images = count(confusions)
     if len(images.hits) < 2:
@@ -261,22 +238,10 @@ def paired_difference(
     samples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """Difference of mIoU of two models on the same images, and its 95 % interval by paired bootstrap.
+    """Difference of mIoU of two models (b minus a) on the same images, and its 95 % interval by paired bootstrap.
 
-    Both models are scored on the same resampled images, so an image that is hard for both cancels out.
-
-    Args:
-        confusions_a: (P, K, K) int64, or Counts (P, K), of the first model.
-        confusions_b: The same images in the same order, of the second model.
-        policy: See `mean_iou`.
-        samples: Number of resamples.
-        seed: Equal seeds give equal intervals.
-
-    Returns:
-        mIoU of b minus that of a, and its interval: NaN for fewer than two images.
-
-    Raises:
-        InputError: The images are not the same: their number, classes, or target pixels differ.
+    Both are (P, K, K) int64 or Counts (P, K) in the same order. They are scored on the same resampled images, so an image
+    that is hard for both cancels out. Equal seeds give equal intervals; for fewer than two images they are NaN.
     """
     a, b = count(confusions_a), count(confusions_b)
     if a.target.shape != b.target.shape or (a.target != b.target).any():
@@ -301,12 +266,6 @@ def edge_band(target: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
     Args:
         target: (H, W) uint8.
         width: Largest distance in pixels, along rows, columns or diagonals; 1 marks the pixels that touch an edge.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        InputError: The width is below 1.
     """
     if width < 1:
         raise InputError(f"an edge band is at least 1 pixel wide, not {width}.")

@@ -155,12 +155,7 @@ class Recipe(BaseModel):
 
 
 def parse_recipe(settings: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate settings and return them as a Recipe.
-
-    Args:
-        settings: By name; nested tables as mappings, or dotted ("head.fc").
-        where: Source of the settings, for the message.
-    """
+    """Validate settings and return them as a Recipe."""
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         outer, dot, inner = key.partition(".")
@@ -242,10 +237,6 @@ def toml_key(key: Any) -> str:
 
 def toml_value(value: Any, *, literal: bool = False) -> str:
     """Write a value on one line; a mapping becomes an inline table.
-
-    Args:
-        value: A bool, number, string, sequence or mapping of these.
-        literal: Write strings that have a backslash in single quotes, which reads better for patterns and paths.
 
     >>> toml_value({"a": [1, True]})
     '{ a = [1, true] }'

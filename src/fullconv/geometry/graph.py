@@ -24,10 +24,8 @@ EXAMPLE_SIZE = (64, 96)
 def chain(layers: Iterable[nn.Module], start: Geometry = IDENTITY) -> Geometry:
     """Return the geometry behind layers that follow one another; nothing is run.
 
-    Args:
-        layers: Layers of ``torch.nn``, modules that describe themselves, or ``nn.Sequential`` of these. Any other module
-            is unknown here: use ``trace``.
-        start: Of the first layer's input.
+    A module that is no layer of ``torch.nn``, no ``nn.Sequential`` of these, and does not describe itself is unknown here:
+    use ``trace``.
 
     >>> chain([nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1)]).receptive_field
     11
@@ -67,15 +65,13 @@ class NetworkTrace:
 
 
 def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
-    """Trace a network once, and return all that the trace gives.
+    """Trace a network of one tensor once, in evaluation mode, and return all that the trace gives.
 
     A module with a method ``trace_geometry(geometry, *other_geometries) -> Geometry`` is not traced through but asked; it
     gets one geometry for each of its inputs that depend on the image, and must keep the order of dimensions.
 
-    Args:
-        module: Any network that takes one tensor; it runs in evaluation mode.
-        example: (N, C, H, W), large enough for at least 2x2 cells in the smallest inner map: (1, 3, 64, 96) for
-            stride 32. On the network's device; with both on "meta" nothing is computed.
+    The example (N, C, H, W) is large enough for at least 2x2 cells in the smallest inner map: (1, 3, 64, 96) for stride 32.
+    It is on the network's device; with both on "meta" nothing is computed.
     """
     tracer, graph = _trace(module, example)
     height, width = int(example.shape[-2]), int(example.shape[-1])
@@ -106,11 +102,7 @@ def _output(tracer: Tracer, graph: fx.Graph) -> Any:
 
 
 def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:
-    """Return what a network does with an example as a graph, else as `trace_network`.
-
-    Returns:
-        The module in which the graph's targets are paths, and the graph; for its nodes' ``meta`` see `Tracer`.
-    """
+    """Return what a network does with an example as a graph, and the module in which its targets are paths; see `Tracer`."""
     tracer, graph = _trace(module, example)
     for node in graph.nodes:
         if node.op != "output":
@@ -136,10 +128,6 @@ def peak_activation_bytes(graph: fx.Graph, item_bytes: int) -> int:
     A map lives from the operation that computes it to the last that reads it, or reads what shares its memory, and as long
     as a module runs that was given it: a block of a ResNet holds its input beside both its branches. A max pool also
     stores where each maximum lies, as int64.
-
-    Args:
-        graph: The graph.
-        item_bytes: Of one value.
     """
     order = [node for node in graph.nodes if isinstance(node.meta.get("value"), Tensor) and node.op != "get_attr"]
     turn_of = {node: turn for turn, node in enumerate(order)}

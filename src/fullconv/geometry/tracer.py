@@ -95,8 +95,7 @@ class _Concrete:
     def __index__(self) -> int:
         return int(self.tracer.concretize(self.node))
 
-    def __int__(self) -> int:
-        return int(self.tracer.concretize(self.node))
+    __int__ = __index__
 
     def __float__(self) -> float:
         return float(self.tracer.concretize(self.node))
@@ -144,14 +143,10 @@ class LayerGeometry:
 
 
 class Tracer(fx.Tracer):
-    """Records what a network does with an example, and the geometry of every value.
+    """Records what a network does with an example (N, C, H, W), and the geometry of every value.
 
     Each node's ``meta`` holds its ``value`` with the example, its ``info`` (a `TensorInfo` for each tensor), and of a map its
-    row of the layer table as ``layer``.
-
-    Args:
-        example: (N, C, H, W).
-        opaque: Paths of modules that cannot be traced through, and why; their operations are unknown.
+    row of the layer table as ``layer``. Modules with a path in ``opaque`` cannot be traced through, for the reason there.
     """
 
     def __init__(self, example: Tensor, opaque: Mapping[str, str]) -> None:

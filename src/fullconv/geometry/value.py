@@ -84,14 +84,8 @@ def is_size_dependent(value: Any) -> bool:
 class Call:
     """An operation, its arguments, and its result with the example, as a rule sees them.
 
-    Args:
-        name: Of the operation (``"conv2d"``).
-        path: Qualified name of the module that calls it.
-        module_type: Class name of that module.
-        args: Positional arguments: ``TensorInfo`` for tensors, ``SizeDependent`` for numbers computed from the image's size.
-        kwargs: Keyword arguments, likewise; of a layer, the attributes that the function of the same name takes.
-        out: What the operation returned with the example; None where nothing was run (``chain``).
-        node: Name of the graph node.
+    Arguments hold ``TensorInfo`` for tensors and ``SizeDependent`` for numbers computed from the image's size; of a layer,
+    keywords are the attributes that the function of the same name takes. ``out`` is None where nothing was run (``chain``).
     """
 
     name: str

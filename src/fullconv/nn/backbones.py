@@ -105,14 +105,7 @@ def build_backbone(
 
 
 class TapSequential(nn.Module):
-    """Layers in order, some of whose outputs are features.
-
-    Args:
-        parts: Modules that hold the layers, by name.
-        order: Paths of the layers in these, in the order in which they run.
-        taps: Path of a layer -> stride at which its output is a feature.
-        channels: Of the features, by stride.
-    """
+    """Layers in order, some of whose outputs are features."""
 
     def __init__(
         self, parts: Mapping[str, nn.Module], order: Sequence[str], taps: Mapping[str, int], channels: Mapping[int, int]
@@ -213,10 +206,7 @@ def _pools(features: nn.Sequential, fc: nn.Sequential | None, strides: Sequence[
 
 
 def _googlenet(strides: Sequence[int]) -> tuple[TapSequential, dict[str, str]]:
-    """Build torchvision's GoogLeNet without its average pool and classifiers.
-
-    Source: Szegedy et al., CVPR 2015, as torchvision has it (3x3 where the paper has 5x5 branches).
-    """
+    """Build torchvision's GoogLeNet (3x3 where the paper has 5x5 branches) without its average pool and classifiers."""
     import torchvision
 
     body = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=False, transform_input=False)
@@ -314,7 +304,11 @@ def _build_timm(
         torch.set_rng_state(start)  # to draw the same again: timm does not report what a file lacks
         try:
             body = _create(name, out_indices=indices, pretrained=True, pretrained_cfg_overlay=source, **settings)
-            _check_loaded(body, initial, tensors)
+            for key, value in body.state_dict().items():  # one with its initial values must have them in the file
+                if value.is_floating_point() and torch.equal(value, initial[key]):
+                    same_size = (tensor for tensor in tensors.values() if tensor.numel() == value.numel())
+                    if not any(torch.equal(tensor.flatten().to(value), value.flatten()) for tensor in same_size):
+                        raise ValueError(f"'{key}' is missing")
         except _TIMM_ERRORS as error:
             raise WeightsError(f"{file}: not the weights of {name} ({_reason(error)}).") from error
         for module in body.modules():  # timm keeps the whole file in the model otherwise
@@ -371,20 +365,8 @@ def _create_for_strides(
     return _create(name, out_indices=indices, **settings), indices
 
 
-def _check_loaded(body: nn.Module, initial: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a tensor still has its initial values and no tensor of the file has these."""
-    for key, value in body.state_dict().items():
-        if value.is_floating_point() and torch.equal(value, initial[key]):
-            same_size = (tensor for tensor in tensors.values() if tensor.numel() == value.numel())
-            if not any(torch.equal(tensor.flatten().to(value), value.flatten()) for tensor in same_size):
-                raise ValueError(f"'{key}' is missing")
-
-
 def make_same_padding_static(module: nn.Module) -> list[str]:
-    """Turn timm's size-dependent convolutions into static ones, in place; return the names of what remains.
-
-    Pools with size-dependent padding have no static form here and are returned by name.
-    """
+    """Turn timm's size-dependent convolutions into static ones, in place; return the names of what remains."""
     from timm.layers import Conv2dSame  # type: ignore[attr-defined]
 
     remaining = []

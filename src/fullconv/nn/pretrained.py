@@ -106,10 +106,7 @@ def download(published: PretrainedCfg, target: Path, instead: str = ", or use --
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from `.safetensors` or a PyTorch file, running no code from the file.
-
-    Wrapped files ({"model_state_dict": ...}, {"state_dict": ...}, {"model": ...}) are unwrapped.
-    """
+    """Read tensors by name from `.safetensors` or a PyTorch file (also wrapped), running no code from it."""
     if path.suffix == ".safetensors":
         return modelfile.read_tensors(path)
     try:

@@ -20,20 +20,10 @@ from fullconv.errors import NetworkError
 
 
 def convolutionalize(linear: nn.Linear, kernel: tuple[int, int], padding: int = 0) -> nn.Conv2d:
-    """Turn a fully connected layer into the convolution that computes the same at every position.
+    """Turn a fully connected layer that sees maps of a size (h, w) into the convolution that computes the same everywhere.
 
     Fully connected weights (O, I * h * w) and convolution weights (O, I, h, w) hold the same numbers in the same
     order, because a classifier flattens its map channel by channel.
-
-    Args:
-        linear: Weights (O, I * h * w).
-        kernel: (h, w) of the map that the layer was trained on.
-        padding: Of the convolution.
-
-    Raises:
-        ValueError: The layer's inputs are not a multiple of h * w.
-
-    Source: Long et al., CVPR 2015, section 3.1; the Caffe release's surgery.
     """
     height, width = kernel
     channels, rest = divmod(linear.in_features, height * width)
@@ -60,9 +50,6 @@ def convolutionalize_classifier(classifier: nn.Module) -> nn.Sequential:
 
     Returns:
         (N, C, H, W) to (N, classes, h, w), in eval mode; 1 x 1 for images of the size that it was trained on.
-
-    Raises:
-        NetworkError: It has no ``features``, or another layer between them and its classes.
 
     >>> import torchvision
     >>> net = convolutionalize_classifier(torchvision.models.alexnet(num_classes=7))
@@ -160,14 +147,11 @@ def expand_score(tensor: Tensor, num_classes: int) -> Tensor:
 
 
 def transplant(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> list[str]:
-    """Copy a network's weights into another by name, in place: 32s into 16s, 16s into 8s, K classes into more.
+    """Copy a network's weights into another by name, in place; return the target's names that nothing was copied into.
 
     A tensor is copied if names and shapes agree, or if its shape can be adapted: fully connected weights become a
     convolution's by a plain view, a score layer of fewer classes fills the first rows (the others become 0), a stem of
     three channels gets further ones from their mean. All others stay as they are.
-
-    Returns:
-        Names of the target's tensors that nothing was copied into.
     """
     theirs = source.state_dict() if isinstance(source, nn.Module) else source
     own = target.state_dict()
@@ -197,11 +181,7 @@ def _adapt(value: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def load_late_fusion(color: Mapping[str, Tensor], hha: Mapping[str, Tensor], target: nn.Module) -> list[str]:
-    """Copy two trained networks of one backbone each into one of two backbones (`nyud-fcn32s-color-hha`), in place.
-
-    Returns:
-        Names of the target's tensors that nothing was copied into: none if both are networks of the same variant.
-    """
+    """Copy two networks of one backbone each into one of two (`nyud-fcn32s-color-hha`), in place; return as `transplant`."""
     both = {}
     for modality, tensors in (("color", color), ("hha", hha)):
         for name, value in tensors.items():

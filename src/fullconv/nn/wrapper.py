@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from math import lcm
 from typing import TYPE_CHECKING, Any, cast
@@ -28,8 +29,19 @@ class ModuleWrapper(nn.Module):
         self.module = module.eval()
         self.variant, self.spec, self.settings = "custom", None, dict[str, Any]()
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.trace = self._trace()
-        self.geometry, self.stride = _geometry(self.module, self.trace)
+        self.trace: NetworkTrace | None = None  # of a module that cannot be traced
+        with suppress(FullconvError):
+            self.trace = trace_network(self.module, self._example())
+        if (
+            self.trace is not None
+            and isinstance(found := self.trace.output, Geometry)
+            and found.y.jump == found.x.jump == 1
+        ):
+            axes = (axis for row in self.trace.layers for axis in (row.geometry.y, row.geometry.x))
+            self.geometry, self.stride = found, lcm(*(axis.jump.numerator for axis in axes))  # a grid for all layers
+        else:
+            opaque = f"{type(self.module).__name__} (cannot be traced)"
+            self.geometry, self.stride = replace(IDENTITY, unknown_ops=(opaque,)), 1
         self.score_stride, self.min_size = 1, 1
         self.receptive_field = self.geometry.receptive_field
         self.halo = halo(self.geometry.y, self.geometry.x, align=self.stride) if self.geometry.bounded else None
@@ -52,13 +64,6 @@ class ModuleWrapper(nn.Module):
     def _example(self) -> Tensor:
         weight = next(self.module.parameters(), torch.zeros(()))
         return torch.zeros(1, self.in_channels, *EXAMPLE_SIZE, dtype=weight.dtype, device=weight.device)
-
-    def _trace(self) -> NetworkTrace | None:
-        """Return the module's trace; None where it cannot be traced."""
-        try:
-            return trace_network(self.module, self._example())
-        except FullconvError:
-            return None
 
     def graph(self) -> tuple[nn.Module, fx.Graph]:
         """Return the graph from an image to its logits, as `fullconv.geometry.trace_graph` does."""
@@ -93,12 +98,3 @@ class ModuleWrapper(nn.Module):
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size on which an image of a size is computed: its own."""
         return height, width
-
-
-def _geometry(module: nn.Module, trace: NetworkTrace | None) -> tuple[Geometry, int]:
-    """Return the geometry of a module's logits, and the grid on which all its layers agree."""
-    geometry = None if trace is None else trace.output
-    if trace is None or not isinstance(geometry, Geometry) or geometry.y.jump != 1 or geometry.x.jump != 1:
-        return replace(IDENTITY, unknown_ops=(f"{type(module).__name__} (cannot be traced)",)), 1
-    jumps = [axis.jump for row in trace.layers for axis in (row.geometry.y, row.geometry.x)]
-    return geometry, lcm(*(jump.numerator for jump in jumps))

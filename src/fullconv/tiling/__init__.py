@@ -31,8 +31,7 @@ from fullconv.tiling.plan import (
 
 if TYPE_CHECKING:
     from fullconv.tiling.debug import Divergence, find_divergence
-    from fullconv.tiling.streaming.executor import RowExecutor, RowGraph, upsample_rows
-    from fullconv.tiling.streaming.lowering import UnsupportedOpError
+    from fullconv.tiling.streaming import RowExecutor, RowGraph, UnsupportedOpError, upsample_rows
 
 __all__ = [
     "Divergence",
@@ -67,7 +66,8 @@ if not TYPE_CHECKING:  # else every name would exist for type checkers
         {
             "Divergence": "fullconv.tiling.debug",
             "find_divergence": "fullconv.tiling.debug",
-            **dict.fromkeys(("RowExecutor", "RowGraph", "upsample_rows"), "fullconv.tiling.streaming.executor"),
-            "UnsupportedOpError": "fullconv.tiling.streaming.lowering",
+            **dict.fromkeys(
+                ("RowExecutor", "RowGraph", "UnsupportedOpError", "upsample_rows"), "fullconv.tiling.streaming"
+            ),
         },
     )

@@ -49,9 +49,6 @@ def find_divergence(network: Network, image: Tensor, tile_size: int, tolerance: 
 
     Returns:
         The layer, or None where all agree.
-
-    Raises:
-        NetworkError: Tiles of this network cannot be exact at all.
     """
     height, width = image.shape[-2:]
     rows, columns = plan(network, height, width, tile_size)

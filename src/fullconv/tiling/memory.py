@@ -13,7 +13,7 @@ from fullconv.system import available_memory, trim_eagerly
 
 if TYPE_CHECKING:
     from fullconv.nn import Network
-    from fullconv.tiling.streaming.executor import RowGraph
+    from fullconv.tiling.streaming import RowGraph
 
 SCRATCH = 8 * 2**20
 """Bytes that kernels work in at any size, and of maps too small to be returned to the system at once."""
@@ -53,10 +53,7 @@ def estimate_bytes(network: Network, height: int, width: int, item_bytes: int = 
 def choose_tile_size(
     network: Network, height: int, width: int, budget: int, item_bytes: int = 4, blend: bool = False
 ) -> int | None:
-    """Return the largest side of a tile that fits a budget, or None where the whole image does.
-
-    Where tiles cannot be exact, only the whole image is right, unless tiles may be blended.
-    """
+    """Return the largest side of a tile that fits a budget, or None where the whole image does."""
     if (network.halo is None and not blend) or estimate_bytes(network, height, width, item_bytes) <= budget:
         return None
     left, top, right, bottom = network.halo or (0, 0, 0, 0)

@@ -42,16 +42,7 @@ class TileSpan:
 
 
 def plan_axis(axis: Axis, length: int, padded: int, tile_size: int, align: int, min_size: int) -> list[TileSpan]:
-    """Cut one axis into tiles whose cells follow each other without a gap.
-
-    Args:
-        axis: Geometry of the score map along this axis.
-        length: Pixels of the image.
-        padded: Pixels on which the whole image is computed.
-        tile_size: Pixels of a tile without its halo, a multiple of ``align``.
-        align: Grid in pixels on which windows start and end.
-        min_size: Least pixels of a window, below which the network would pad it.
-    """
+    """Cut one axis into tiles whose cells follow each other without a gap."""
     stride = int(axis.jump)
     spans = []
     for begin in range(0, padded, tile_size):
@@ -105,14 +96,7 @@ def explain_inexact(network: Network) -> str:
 def tiled_scores(
     compute: Callable[[Any], Scores], image: Any, rows: Sequence[TileSpan], columns: Sequence[TileSpan]
 ) -> Scores:
-    """Compute the scores of an image tile by tile: those of the whole image.
-
-    Args:
-        compute: Maps (1, h, w, C) as stored to scores.
-        image: (1, H, W, C).
-        rows: Tiles along the rows, of `plan`.
-        columns: Tiles along the columns.
-    """
+    """Compute the scores of an image (1, H, W, C) tile by tile: those of the whole image."""
     return _join(
         [tile_row_scores(compute, lambda *window: image[:, window[0], window[1]], row, columns) for row in rows], -2
     )
@@ -121,14 +105,7 @@ def tiled_scores(
 def tile_row_scores(
     compute: Callable[[Any], Scores], read: Callable[[slice, slice], Any], row: TileSpan, columns: Sequence[TileSpan]
 ) -> Scores:
-    """Compute the scores of one row of tiles.
-
-    Args:
-        compute: Maps (1, h, w, C) as stored to scores.
-        read: Returns the window (1, h, w, C) of some rows and columns.
-        row: The tile along the rows.
-        columns: Tiles along the columns.
-    """
+    """Compute the scores of one row of tiles."""
     parts: list[Scores] = []
     for column in columns:
         scores = compute(read(slice(row.start, row.stop), slice(column.start, column.stop)))
@@ -139,15 +116,9 @@ def tile_row_scores(
 
 
 def sliding_window(compute: Callable[[Any], Scores], image: Any, network: Network, tile_size: int) -> Scores:
-    """Average the scores of tiles that overlap by half, the middle of a tile weighing most.
+    """Average the scores of tiles of an image (1, H, W, C) that overlap by half, the middle of a tile weighing most.
 
     The result is not the whole image's: this is for networks with layers that see the whole image, where no tile is exact.
-
-    Args:
-        compute: Maps (1, h, w, C) as stored to scores.
-        image: (1, H, W, C).
-        network: For its grid.
-        tile_size: Side of a tile in pixels, rounded up to the grid.
     """
     align, stride = network.stride, network.score_stride
     side = max(2 * align, network.min_size, -(-tile_size // align) * align)
@@ -217,14 +188,7 @@ def row_chunks(height: int, width: int, num_classes: int, budget: int = 8 * 2**2
 
 
 def rows_available(network: Network, known: int, height: int, total: int) -> int:
-    """Return how many rows of the logits, from the top, the first rows of the scores suffice for.
-
-    Args:
-        network: For how it upsamples.
-        known: Rows of the scores, from the top.
-        height: Rows of the image.
-        total: Rows of the whole image's scores; used only by networks that upsample to the image's size.
-    """
+    """Return how many rows of the logits, from the top, the first rows of the scores suffice for."""
     return bisect_left(range(height), known, key=lambda row: _cells_around(network, row, height, total)[1])
 
 

@@ -18,9 +18,8 @@ from fullconv.losses import ratio
 from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
 from fullconv.training.config import Schedule
-from fullconv.training.errors import NonFiniteError, catch_oom
+from fullconv.training.errors import NonFiniteError, catch_oom, next_batch
 from fullconv.training.loop import evenly_spaced
-from fullconv.training.oom import next_batch
 from fullconv.training.setup import RunContext
 from fullconv.training.state import new_state
 from fullconv.training.step import TrainStep
@@ -32,10 +31,7 @@ AGREEMENT_IMAGES = 32
 
 
 def pick_amp_dtype(network: Network, train_step: TrainStep, batch: Batch) -> str:
-    """Return "bf16" where it is measured to be faster, else "fp32".
-
-    One crop goes forward and backward three times in each; the fastest counts.
-    """
+    """Return "bf16" where it is measured to be faster, else "fp32"."""
     requested = train_step.recipe.precision
     if requested != "auto":
         return requested
@@ -60,12 +56,7 @@ def pick_amp_dtype(network: Network, train_step: TrainStep, batch: Batch) -> str
 
 
 def time_step(network: Network, train_step: TrainStep, loader: TrainingBatches, budget: float) -> tuple[float, float]:
-    """Time a step, loading included, on a copy of the network.
-
-    Returns:
-        Seconds per step, and how much longer one takes in the first epoch: where decoded images stay in memory, only that
-        one decodes them.
-    """
+    """Time a step, loading included; return its seconds, and how many more one takes in the first epoch, which decodes images."""
     state = new_state(copy.deepcopy(network), train_step.recipe)
     accumulate = train_step.recipe.accumulate
     rounds: list[list[float]] = []
@@ -125,10 +116,7 @@ def plan_schedule(
     images: int,
     validate_every: int | None,
 ) -> tuple[int, int, int]:
-    """Fix the number of steps, and how often and on how many images a run validates.
-
-    Returns:
-        Steps, epochs between validations, images per validation.
+    """Fix the steps of a run, the epochs between its validations, and the images of each.
 
     >>> plan_schedule(epochs=10, seconds_left=None, steps_per_epoch=50, step_seconds=0.5, image_seconds=0.05, images=100,
     ...               validate_every=None)

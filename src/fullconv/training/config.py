@@ -66,15 +66,6 @@ def read_recipe(recipe: str | Path) -> RecipeFile:
     return RecipeFile(path, about, None if needs is None else str(needs), tuple(stages), table)
 
 
-def check_start(recipe: RecipeFile, settings: Mapping[str, Any]) -> None:
-    """Raise if a recipe starts from a trained model and none is given."""
-    if recipe.needs is not None and "weights" not in settings:
-        raise RecipeError(
-            f"the recipe {recipe.path.stem} starts from a model of {recipe.needs}: add --weights RUN/model.safetensors"
-            " of such a run, or use a recipe whose name ends in -staged, which trains them in turn."
-        )
-
-
 def describe_recipes() -> list[dict[str, Any]]:
     """Return the recipes of the package, as `fullconv models --json` prints them."""
     rows = []
@@ -115,10 +106,7 @@ def default_lr(recipe: Recipe, statistics: Statistics) -> float:
 
 
 def check_lr(recipe: Recipe, statistics: Statistics) -> None:
-    """Raise if the learning rate is one for the other reduction of the loss.
-
-    Source: the Caffe release's solvers (sum, 1e-10) and Long et al., CVPR 2015 (mean, 1e-4).
-    """
+    """Raise if the learning rate is one for the other reduction of the loss."""
     lr = recipe.lr or 0.0
     if recipe.optimizer == "adamw":
         if lr < MIN_EFFECTIVE_LR["adamw"]:
@@ -313,11 +301,7 @@ def config_from_tables(tables: Mapping[str, Any], path: str) -> RunConfig:
 
 
 def merge_overrides(base: RunConfig | None, given: Mapping[str, Any]) -> tuple[Recipe, Schedule | None, list[str]]:
-    """Apply the user's settings over those of a recipe file.
-
-    Returns:
-        The recipe, the measured choices if they still hold, and the names of settings that differ from the file.
-    """
+    """Put settings over a recipe file; return the recipe, measured choices if they still hold, and the settings that differ."""
     if base is None:
         return parse_recipe(given, "settings"), None, []
     stored = recipe_to_dict(base.recipe)

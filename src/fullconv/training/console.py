@@ -125,9 +125,6 @@ class NullConsole(Console):
     def info(self, text: str) -> None:
         """Print nothing."""
 
-    def start(self, step: int, steps: int) -> None:
-        """Show nothing."""
-
 
 def format_bytes(count: float) -> str:
     """Write a number of bytes for people.

@@ -150,11 +150,6 @@ def dist_errors() -> Iterator[None]:
         raise PeerLostError(f"another process of this run is gone ({first_line(error)[:200]}).") from error
 
 
-def is_elastic_restart() -> bool:
-    """Return whether torchrun restarted this process after one had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 @contextmanager
 def init_distributed(device: str) -> Iterator[Distributed]:
     """Connect the processes that torchrun started; without torchrun there is one."""
@@ -336,10 +331,7 @@ def evaluate_distributed(
     samples: Sequence[Sample],
     **options: Any,
 ) -> dict[str, Report]:
-    """Score images as `evaluate_heads` does, each in exactly one of the processes; all return the whole report.
-
-    Each image is predicted alone and counts are integers, so the result is the same for any number of processes.
-    """
+    """Score as `evaluate_heads` does, each image in exactly one process; all return the same report for any number of them."""
     if own.world_size == 1:
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()

@@ -54,12 +54,7 @@ def write_model(context: RunContext, state: TrainState) -> Segmenter:
 
 
 def precision_agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sample]) -> dict[str, Any]:
-    """Measure how bf16 predictions agree with fp32 on validation images.
-
-    Returns:
-        ``{"bf16": {"labels": share equal, "mean_iou_difference": bf16 - fp32, "pictures": count}}``; empty without
-        images.
-    """
+    """Measure how bf16 predictions agree with fp32 on validation images: the card's ``agreement``; empty without images."""
     card, device = segmenter.card, str(segmenter.device)
     models = {p: Segmenter(segmenter.network, card, device, p, "torch") for p in ("fp32", "bf16")} if val else {}
     classes = len(card.classes)

@@ -21,9 +21,8 @@ from fullconv.segmenter import Segmenter
 from fullconv.tracking import EpochRecord, Observer, Validation
 from fullconv.training.config import Schedule
 from fullconv.training.distributed import evaluate_distributed
-from fullconv.training.errors import NonFiniteError, PeerLostError
+from fullconv.training.errors import NonFiniteError, PeerLostError, next_batch
 from fullconv.training.nan_debug import dump_failed_step
-from fullconv.training.oom import next_batch
 from fullconv.training.optimizer import lr_at
 from fullconv.training.setup import RunContext
 from fullconv.training.state import TrainState
@@ -37,11 +36,7 @@ DISK_BYTES_PER_S = 200e6
 
 @contextmanager
 def graceful_stop() -> Iterator[Callable[[], str | None]]:
-    """Turn the first Ctrl-C or SIGTERM into a stop after the current step; a second one stops at once.
-
-    Yields:
-        A function that returns "sigint" or "sigterm" once that signal came.
-    """
+    """Let the first Ctrl-C or SIGTERM stop after the step, a second at once; yield what returns "sigint" or "sigterm"."""
     received: list[str] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -138,17 +138,6 @@ class TensorStats:
 
 
 @dataclass
-class CropStats:
-    """A crop of the batch."""
-
-    stem: str
-    pixels: TensorStats
-    """Normalized."""
-    valid: float
-    """Fraction of labeled pixels."""
-
-
-@dataclass
 class Replay:
     """What a replayed step computed."""
 
@@ -159,22 +148,12 @@ class Replay:
     """Outputs of the layers, in order."""
     gradients: list[TensorStats] = field(default_factory=list)
     """Of the parameters, in the order of the backward pass."""
-    crops: list[CropStats] = field(default_factory=list)
+    crops: list[tuple[TensorStats, float]] = field(default_factory=list)
+    """Normalized pixels, named by the image's stem, and the fraction of labeled ones."""
 
 
 def debug(run: Path) -> list[str]:
-    """Replay the failed step of a run.
-
-    Args:
-        run: A run folder.
-
-    Returns:
-        Lines for people: the first layer or parameter that is not finite or explodes, the images of the batch, and the
-        fix.
-
-    Raises:
-        RunError: The run holds no failed step, or a damaged one.
-    """
+    """Replay the failed step of a run; return lines that name the first layer or parameter that is not finite, and the fix."""
     failed = load_failed_step(run)
     replayed = replay(failed, failed.precision)
     lines = [
@@ -184,9 +163,9 @@ def debug(run: Path) -> list[str]:
         "",
         "The images of the batch, normalized:",
     ]
-    for crop in replayed.crops:
-        nonfinite = f", {crop.pixels.nonfinite} NOT FINITE" if crop.pixels.nonfinite else ""
-        lines.append(f"  {crop.stem}: values up to {crop.pixels.largest:.3g}{nonfinite}, {crop.valid:.0%} labeled")
+    for crop, valid in replayed.crops:
+        nonfinite = f", {crop.nonfinite} NOT FINITE" if crop.nonfinite else ""
+        lines.append(f"  {crop.name}: values up to {crop.largest:.3g}{nonfinite}, {valid:.0%} labeled")
     lines.append("")
     for title, stats in (("weights", replayed.weights), ("maps", replayed.maps), ("gradients", replayed.gradients)):
         worst = sorted(stats, key=lambda s: (s.nonfinite > 0, s.largest), reverse=True)[:3]
@@ -196,9 +175,9 @@ def debug(run: Path) -> list[str]:
 
 def first_nonfinite(replayed: Replay) -> str:
     """Name the first thing that is not finite or explodes: in images, weights, maps, loss, then gradients."""
-    for crop in replayed.crops:
-        if crop.pixels.suspicious:
-            return f"the image {crop.pixels}."
+    for crop, _ in replayed.crops:
+        if crop.suspicious:
+            return f"the image {crop}."
     for what, stats in (("the weight", replayed.weights), ("the output of the layer", replayed.maps)):
         if first := next((s for s in stats if s.suspicious), None):  # too large comes before not finite
             return f"{what} {first}."
@@ -211,7 +190,7 @@ def first_nonfinite(replayed: Replay) -> str:
 
 def suggest_fix(failed: FailedStep, replayed: Replay) -> str:
     """Return the fix that follows from the replay."""
-    suspicious = [crop.stem for crop in replayed.crops if crop.pixels.suspicious]
+    suspicious = [crop.name for crop, _ in replayed.crops if crop.suspicious]
     if suspicious:
         return f"check the values of {', '.join(suspicious[:8])}: fix these files, or remove them."
     if failed.precision != "fp32" and not any(s.suspicious for s in replayed.weights):
@@ -225,30 +204,7 @@ def suggest_fix(failed: FailedStep, replayed: Replay) -> str:
 
 
 def replay(failed: FailedStep, precision: str) -> Replay:
-    """Make the step again from the state before it, and measure everything on the way."""
-    train_step, state = rebuild_step(failed, precision)
-    network = state.network
-    result = Replay(math.nan, [TensorStats.of(name, "weight", v) for name, v in network.state_dict().items()])
-    for batch in failed.batches:
-        x = normalize(batch.images.float(), failed.card)
-        mask = next(iter(batch.masks.values()))
-        for stem, crop, labels in zip(batch.stems, x, mask, strict=True):
-            valid = float((labels != VOID).float().mean())
-            result.crops.append(CropStats(stem, TensorStats.of(stem, "image", crop), valid))
-    handles = register_hooks(network, result)
-    set_training_mode(network, failed.recipe)
-    try:
-        result.loss = train_step.backward(state, failed.batches)
-    except NonFiniteError as error:
-        result.loss = error.value
-    finally:
-        for handle in handles:
-            handle.remove()
-    return result
-
-
-def rebuild_step(failed: FailedStep, precision: str) -> tuple[TrainStep, TrainState]:
-    """Return step and state as they were before the failed step, on the CPU."""
+    """Make the step again on the CPU, from the state before it, and measure everything on the way."""
     recipe, prefix = failed.recipe, "network."
     weights = {k.removeprefix(prefix): v for k, v in failed.tensors.items() if k.startswith(prefix)}
     network = build_from_card(failed.card, weights, Path("state.safetensors"))
@@ -261,7 +217,24 @@ def rebuild_step(failed: FailedStep, precision: str) -> tuple[TrainStep, TrainSt
     }
     state = new_state(network, recipe)
     state.step = failed.step
-    return TrainStep(recipe, failed.card, criteria, torch.device("cpu"), precision), state
+    train_step = TrainStep(recipe, failed.card, criteria, torch.device("cpu"), precision)
+    result = Replay(math.nan, [TensorStats.of(name, "weight", v) for name, v in network.state_dict().items()])
+    for batch in failed.batches:
+        x = normalize(batch.images.float(), failed.card)
+        mask = next(iter(batch.masks.values()))
+        for stem, crop, labels in zip(batch.stems, x, mask, strict=True):
+            valid = float((labels != VOID).float().mean())
+            result.crops.append((TensorStats.of(stem, "image", crop), valid))
+    handles = register_hooks(network, result)
+    set_training_mode(network, recipe)
+    try:
+        result.loss = train_step.backward(state, failed.batches)
+    except NonFiniteError as error:
+        result.loss = error.value
+    finally:
+        for handle in handles:
+            handle.remove()
+    return result
 
 
 def register_hooks(network: nn.Module, result: Replay) -> list[Any]:

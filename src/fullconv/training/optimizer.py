@@ -13,10 +13,7 @@ from fullconv.recipe import Recipe
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Put every trainable parameter into exactly one group by learning rate and weight decay.
-
-    Returns:
-        Groups with ``params``, ``names``, ``weight_decay`` and ``lr_scale``.
+    """Put every trainable parameter into exactly one group, with its ``names``, by learning rate and weight decay.
 
     Source: the Caffe release's solvers for biases (learning rate x2, decay 0) and fixed upsampling (in no group).
     """
@@ -54,10 +51,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def lr_at(step: int, steps: int, recipe: Recipe) -> float:
-    """Return the learning rate of a 0-based step, before each group's scale.
-
-    Source: poly with power 0.9 as in DeepLab and torchvision.
-    """
+    """Return the learning rate of a 0-based step, before each group's scale."""
     base = recipe.lr or 1e-3
     warmup_steps = round(recipe.warmup * steps)
     if step < warmup_steps:
@@ -111,9 +105,7 @@ def _named_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
 class ModelEma:
     """Exponential moving average of a network's floating-point tensors; integer tensors are copied.
 
-    Args:
-        network: Its current weights are the start.
-        decay: Fraction kept per step; at most (1 + step) / (10 + step), so that early steps count more.
+    The fraction kept per step is at most (1 + step) / (10 + step), so that early steps count more.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

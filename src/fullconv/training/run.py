@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from fullconv.training.config import (
     check_conflicts,
     check_lr,
     check_same_config,
-    check_start,
     config_from_tables,
     merge_overrides,
     read_config,
@@ -42,14 +41,12 @@ from fullconv.training.distributed import (
     SINGLE_PROCESS,
     convert_sync_batchnorm,
     init_distributed,
-    is_elastic_restart,
     rank_device,
 )
 from fullconv.training.environment import collect_env, diff_env
-from fullconv.training.errors import NonFiniteError, TrainOOMError, catch_oom, suggest_settings
+from fullconv.training.errors import NonFiniteError, TrainOOMError, catch_oom, suggest_settings, suggest_smaller_batch
 from fullconv.training.finalize import TrainResult, finalize, write_model
 from fullconv.training.loop import TrainLoop, evenly_spaced, graceful_stop
-from fullconv.training.oom import suggest_smaller_batch
 from fullconv.training.run_dir import RunDir
 from fullconv.training.setup import (
     RunContext,
@@ -121,9 +118,10 @@ def run(
     if lengthen and not resume:
         raise RecipeError("--lengthen extends a run: add --resume.")
     recipe_file = read_recipe(recipe) if recipe is not None else None
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process had died
     with init_distributed(str(settings.get("device", "auto"))) as dist:
         request = RunRequest(
-            data, out, settings, resume or is_elastic_restart(), lengthen, recipe, format,
+            data, out, settings, resume or restarted, lengthen, recipe, format,
             (console or Console()) if dist.is_main else NullConsole(),
             time.monotonic() if started is None else started, dist,
         )  # fmt: skip
@@ -165,7 +163,14 @@ def run_once(request: RunRequest) -> TrainResult:
     own = dist.local_main_first(
         lambda: build_run(request, config, decision["resuming"], run_dir, dataset, statistics, notes, fingerprint)
     )
-    with run_lock(run_dir, request):
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            run_dir.prepare(request.resume)
+            stack.callback(run_dir.remove_if_unused)
+            stack.enter_context(run_dir.locked())
+
+        dist.broadcast(lock)  # the main process locks the run folder for all
         return own.execute()
 
 
@@ -177,8 +182,11 @@ def load_config(request: RunRequest) -> dict[str, Any]:
     recipe, measured, _ = merge_overrides(base, settings)
     check_conflicts(recipe)
     stored = read_config(run_dir.recipe) if request.resume and run_dir.recipe.exists() else None
-    if recipe_file is not None and stored is None:
-        check_start(recipe_file, settings)
+    if recipe_file is not None and stored is None and recipe_file.needs is not None and "weights" not in settings:
+        raise RecipeError(
+            f"the recipe {recipe_file.path.stem} starts from a model of {recipe_file.needs}: add --weights"
+            " RUN/model.safetensors of such a run, or use a recipe whose name ends in -staged, which trains them in turn."
+        )
     config = RunConfig(recipe, measured, {})
     if stored is not None:
         config = resume_config(stored, settings, request.out, request.lengthen)
@@ -260,20 +268,6 @@ def build_run(
     context = RunContext(recipe, card, dataset, statistics, run_dir, console, device, dist, notes)
     train_step = TrainStep(recipe, card, criteria, device, "fp32", dist)
     return Run(context, replace(config, recipe=recipe), resuming, network, train_step, loader, request.started)
-
-
-@contextmanager
-def run_lock(run_dir: RunDir, request: RunRequest) -> Iterator[None]:
-    """Let the main process lock the run folder for all."""
-    with ExitStack() as stack:
-
-        def lock() -> None:
-            run_dir.prepare(request.resume)
-            stack.callback(run_dir.remove_if_unused)
-            stack.enter_context(run_dir.locked())
-
-        request.dist.broadcast(lock)
-        yield
 
 
 @dataclass

@@ -47,20 +47,16 @@ class RunDir:
                 reason = "is not writable" if parent.is_dir() else "is a file"
                 raise OutputError(f"{self.path}: cannot be created ({parent} {reason}). Choose another -o.")
         entries = list(self.path.iterdir()) if self.path.is_dir() else []
-        filled = any(not self._is_leftover(path) for path in entries) or (self.stages in entries and not resume)
+        leftovers = {self.path / ".lock", *self.path.glob(".*.part")}  # of a run that never started
+        if self.staged:
+            leftovers.add(self.stages)
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            leftovers.add(self.checkpoints)
+        filled = bool(set(entries) - leftovers) or (self.stages in entries and not resume)
         if filled and not resume:
             raise RunError(f"{self.path}: is not empty. Continue that run with --resume, or choose another -o.")
         if filled and not self.recipe.exists():
             raise RunError(f"{self.path}: holds no run to resume (recipe.toml is missing). Choose another -o.")
-
-    def _is_leftover(self, path: Path) -> bool:
-        """Return whether a run that never started leaves such an entry behind."""
-        partial = path.name.startswith(".") and path.name.endswith(".part")  # killed while writing recipe.toml
-        if self.staged and path == self.stages:
-            return True
-        return (
-            path.name == ".lock" or partial or (path == self.checkpoints and path.is_dir() and not any(path.iterdir()))
-        )
 
     def remove_if_unused(self) -> None:
         """Remove what `prepare` created if the run never started."""

@@ -102,9 +102,18 @@ def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: S
     """Return the card of a model without scores."""
     labels = dataset.labels
     first = next(iter(labels.values()))
-    start = _starting_card(recipe)
+    start = None  # the card of the fullconv model that the run starts from
+    if recipe.weights.endswith(".safetensors") and Path(recipe.weights).is_file():
+        text = read_header(recipe.weights)[1].get(CARD_KEY)
+        start = Card.from_json(text, recipe.weights) if text else None
     order, mean, std, value_range = input_convention(recipe, statistics, start)
-    origin, license_name = _weights_origin(recipe, start)
+    origin: str | None = None
+    license_name: str | None = None
+    if recipe.weights == "imagenet":
+        config = pretrained_cfg(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
+        origin, license_name = config.url, config.license
+    elif recipe.weights != "none":
+        origin, license_name = Path(recipe.weights).name, None if start is None else start.weights_license
     card = Card(
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
@@ -125,14 +134,6 @@ def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: S
     return card
 
 
-def _starting_card(recipe: Recipe) -> Card | None:
-    """Return the card of the fullconv model that a run starts from."""
-    if not recipe.weights.endswith(".safetensors") or not Path(recipe.weights).is_file():
-        return None
-    text = read_header(recipe.weights)[1].get(CARD_KEY)
-    return Card.from_json(text, recipe.weights) if text else None
-
-
 def input_convention(
     recipe: Recipe, s: Statistics, start: Card | None
 ) -> tuple[Literal["rgb", "bgr"], tuple[float, ...], tuple[float, ...], tuple[float, float]]:
@@ -148,16 +149,6 @@ def input_convention(
         mean, std = pretrained_statistics(backbone) or (IMAGENET_MEAN, IMAGENET_STD)
         return "rgb", mean, std, s.range
     return "rgb", tuple(s.mean), tuple(max(value, 1e-6) for value in s.std), s.range
-
-
-def _weights_origin(recipe: Recipe, start: Card | None) -> tuple[str | None, str | None]:
-    """Return where the pretrained weights are from, and their license."""
-    if recipe.weights == "none":
-        return None, None
-    if recipe.weights == "imagenet":
-        config = pretrained_cfg(_CLASSIFIER.get(recipe.backbone, recipe.backbone))
-        return config.url, config.license
-    return Path(recipe.weights).name, None if start is None else start.weights_license
 
 
 def build_criteria(recipe: Recipe, dataset: Dataset) -> tuple[dict[str, PixelLoss], list[str]]:

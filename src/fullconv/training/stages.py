@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,15 @@ def run_stages(
             request, out=place, settings=own, resume=True, recipe=None if started else name, staged=last,
             started=time.monotonic() if resuming else request.started,
         )  # fmt: skip
-        with cleanup_on_failure(out, place) if number == 1 and dist.is_main else nullcontext():
+        try:
             result = run_once(stage)
+        except BaseException:
+            if number == 1 and dist.is_main and not (place / "recipe.toml").exists():  # it never started
+                with suppress(OSError):
+                    stages_file(out).unlink()
+                    stages_file(out).parent.rmdir()
+                    out.rmdir()
+            raise
         if result.status != "done" or last:
             return result
         model = place / "model.safetensors"
@@ -62,7 +69,21 @@ def load_stages(recipe: RecipeFile | None, request: RunRequest) -> tuple[list[st
     RunDir(out, staged=True).check_empty(request.resume)
     path = stages_file(out)
     if request.resume and path.exists():
-        return (*_read_stages(path, out, recipe, settings), True)
+        table = read_toml(path)
+        stored: dict[str, Any] = table.get("settings", {})
+        if recipe is not None and list(recipe.stages) != table["stages"]:
+            raise RunError(
+                f"{out}: this run has the recipe {table['recipe']}, not {recipe.path.stem}. Omit --recipe to resume it, or"
+                " start another run in a new folder."
+            )
+        for key, value in settings.items():
+            if key not in RESUMABLE_KEYS and stored.get(key) != value:
+                raise RunError(
+                    f"{out}: this run has {key} = {stored.get(key, 'that of each stage')}, not {value}. Omit it to resume,"
+                    " or start another run in a new folder."
+                )
+        changed = {key: settings[key] for key in settings if key in RESUMABLE_KEYS}
+        return list(table["stages"]), {**stored, **changed}, True
     assert recipe is not None
     for key in STAGE_KEYS:
         if key in settings:
@@ -82,37 +103,3 @@ def load_stages(recipe: RecipeFile | None, request: RunRequest) -> tuple[list[st
     table = {"recipe": recipe.path.stem, "stages": list(recipe.stages), "settings": dict(settings)}
     write_text(path, "# The stages of this run; the last one lies in the folder above.\n" + dump_toml(table))
     return list(recipe.stages), settings, False
-
-
-def _read_stages(
-    path: Path, out: Path, recipe: RecipeFile | None, given: Mapping[str, Any]
-) -> tuple[list[str], dict[str, Any]]:
-    """Return the stages and settings of a run, with the changes that are allowed."""
-    table = read_toml(path)
-    stored: dict[str, Any] = table.get("settings", {})
-    if recipe is not None and list(recipe.stages) != table["stages"]:
-        raise RunError(
-            f"{out}: this run has the recipe {table['recipe']}, not {recipe.path.stem}. Omit --recipe to resume it, or"
-            " start another run in a new folder."
-        )
-    for key, value in given.items():
-        if key not in RESUMABLE_KEYS and stored.get(key) != value:
-            raise RunError(
-                f"{out}: this run has {key} = {stored.get(key, 'that of each stage')}, not {value}. Omit it to resume,"
-                " or start another run in a new folder."
-            )
-    return list(table["stages"]), {**stored, **{key: given[key] for key in given if key in RESUMABLE_KEYS}}
-
-
-@contextmanager
-def cleanup_on_failure(out: Path, first: Path) -> Iterator[None]:
-    """Remove the list of stages if the first one ends before it started."""
-    try:
-        yield
-    except BaseException:
-        if not (first / "recipe.toml").exists():
-            with suppress(OSError):
-                stages_file(out).unlink()
-                stages_file(out).parent.rmdir()
-                out.rmdir()
-        raise

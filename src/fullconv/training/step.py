@@ -89,13 +89,7 @@ class TrainStep:
         return value
 
     def loss_sums(self, network: Network, images: Tensor, masks: Mapping[str, Tensor]) -> dict[str, LossSums]:
-        """Return numerator and denominator of the loss by head.
-
-        Args:
-            network: In training mode.
-            images: (N, h, w, C), as stored.
-            masks: (N, h, w) uint8 by head, on the device.
-        """
+        """Return the loss's sums by head, for images (N, h, w, C) as stored and masks (N, h, w) uint8 on the device."""
         if images.dtype == torch.uint16:
             images = images.to(torch.float32)
         x = normalize(images.to(self.device, non_blocking=True), self.card)

@@ -117,15 +117,8 @@ LAYERS: dict[type[nn.Module], tuple[str, str]] = {
 """Layers, the function each computes, and the attributes that are that function's keywords."""
 PAD_MODES = {nn.ReplicationPad2d: "replicate", nn.ReflectionPad2d: "reflect", nn.CircularPad2d: "circular"}
 
-ALIASES = {
-    "truediv": "div",
-    "concat": "cat",
-    "dim": "ndim",
-    "iadd": "add",
-    "isub": "sub",
-    "imul": "mul",
-    "itruediv": "div",
-}
+ALIASES = {"truediv": "div", "itruediv": "div", "concat": "cat", "dim": "ndim"}
+ALIASES |= {f"i{name}": name for name in ("add", "sub", "mul")}
 HOMES = ("torch", "_operator", "operator", "math", "timm", "torchvision")
 """Packages whose functions are found by their bare name."""
 CONSTANTS = [

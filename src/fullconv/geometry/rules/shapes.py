@@ -102,17 +102,10 @@ def reshape(call: Call) -> Any:
 
 
 def _regroup(info: TensorInfo, shape: Sequence[int], fixed: Sequence[bool]) -> TensorInfo | str:
-    """Follow rows and columns through a reshape.
+    """Follow rows and columns through a reshape: ``"flat"`` where positions become features, ``"mixed"`` where they are cut up.
 
-    Rows cut into blocks of a fixed size become blocks, each of which reads what its rows read.
-
-    Args:
-        info: Before.
-        shape: After.
-        fixed: Per dimension after: its size does not depend on the image's.
-
-    Returns:
-        The reshaped info, or ``"flat"`` where positions become features, or ``"mixed"`` where they are cut up.
+    Rows cut into blocks of a ``fixed`` size, one that does not depend on the image's, become blocks, each of which reads
+    what its rows read.
     """
     old = [(n, role) for n, role in zip(info.shape, info.dims, strict=True) if n != 1 or role]
     new = [(n, place) for place, n in enumerate(shape) if n != 1]

@@ -63,12 +63,7 @@ class WindowSpec:
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any]) -> WindowSpec:
-        """Read the window of a convolution or pool.
-
-        Args:
-            name: Of the function: ``"conv2d"``, ``"max_pool2d"``.
-            options: Its `parameters`; ``padding`` may also be pairs (before, after).
-        """
+        """Read the window of a function such as ``"conv2d"`` from its `parameters`; padding may be pairs (before, after)."""
         weight = options.get("weight")
         kernel = options["kernel_size"] if weight is None else tuple(weight.shape[2:])
         count = len(kernel) if weight is not None else int(name.removesuffix("_with_indices")[-2])

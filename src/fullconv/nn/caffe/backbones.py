@@ -142,10 +142,7 @@ def _googlenet(in_channels: int, strides: Sequence[int], width: float) -> TapSeq
 
 
 class Inception(nn.Module):
-    """GoogLeNet's module, with the 5x5 branch of the paper.
-
-    Source: Szegedy et al., CVPR 2015, figure 2b and table 1.
-    """
+    """GoogLeNet's module, with the 5x5 branch of the paper."""
 
     def __init__(self, before: int, plan: Sequence[int]) -> None:
         super().__init__()

@@ -17,8 +17,7 @@ from runs import SMALL
 from fullconv.errors import RunError
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.training import train
-from fullconv.training.errors import TrainOOMError, catch_oom
-from fullconv.training.oom import next_batch, suggest_smaller_batch
+from fullconv.training.errors import TrainOOMError, catch_oom, next_batch, suggest_smaller_batch
 
 OOM = TrainOOMError("[enforce fail] can't allocate memory: you tried to allocate 4096 bytes")
 
