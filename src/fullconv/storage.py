@@ -51,11 +51,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = True, temporary: str | No
 
 
 def publish(temporary: Path, path: Path, *, overwrite: bool = True) -> None:
-    """Sync a finished file to disk and rename it to `path`, on the same file system; see `atomic_path`.
-
-    Raises:
-        OSError: It cannot be done; the file stays where it is.
-    """
+    """Sync a finished file to disk and rename it on the same file system, or raise OSError and leave it; see `atomic_path`."""
     with temporary.open("rb" if os.name == "posix" else "rb+") as file:  # Windows syncs only what may be written
         os.fsync(file.fileno())
     if not overwrite:

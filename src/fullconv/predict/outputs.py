@@ -108,11 +108,8 @@ def written_labels(card: Card, head: str | None) -> dict[str, Labels]:
 def encode(label_map: NDArray[np.uint8], labels: Labels, encoding: Format) -> bytes:
     """Encode a label map (H, W) uint8 as PNG.
 
-    Args:
-        label_map: Class indices.
-        labels: Classes, palette and the mask values of the data set.
-        encoding: "index" has the palette, "grey" the same numbers without it, "color" RGB, "original" the mask values of
-            the training data set, 16-bit where they exceed 255.
+    "index" has the palette, "grey" the same numbers without it, "color" RGB, "original" the mask values of the training
+    data set, 16-bit where they exceed 255.
     """
     if encoding == "index":
         return encode_label_map(label_map, labels.palette)

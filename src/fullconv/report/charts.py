@@ -105,16 +105,10 @@ def line_chart(
     mark: str = "",
     legend: bool = True,
 ) -> Chart:
-    """Lay out lines over epochs.
+    """Lay out lines over epochs, each with at least one point; `height` is `LOW` or `TALL`.
 
-    Args:
-        title: The caption.
-        lines: At least one, each with at least one point.
-        show: Formats a y value.
-        height: `LOW` or `TALL`, beside a `WIDTH` of 520.
-        floor: Lowest y; None takes that of the points.
-        mark: Label of the highest point of the first line; empty for none.
-        legend: Whether several lines are named above the chart.
+    `show` formats a y value, `floor` is the lowest y (by default that of the points), `mark` labels the highest point of
+    the first line, and `legend` names several lines above the chart.
     """
     lines = [line._replace(points=_thin_out(line.points)) for line in lines]
     xs = [x for line in lines for x, _ in line.points]

@@ -99,15 +99,10 @@ def write_report(
 
 
 def choose_images(report: Report, worst: int = WORST, typical: int = 4) -> list[str]:
-    """Choose the images to show: those of the lowest mIoU, then some spread evenly over the others.
+    """Return the stems of the images to show: those of the lowest mIoU, the worst first, then typical ones.
 
-    Args:
-        report: Scores of the split.
-        worst: How many of the lowest; fewer where `typical` others would not be left.
-        typical: How many of the others.
-
-    Returns:
-        Stems, the worst first. Images that are all void have no score and are omitted.
+    The typical ones are spread evenly over the others; fewer of the lowest are chosen where so many would not be left.
+    Images that are all void have no score and are omitted.
     """
     scores = {stem: score for stem, score in report.scores_by_image().items() if not math.isnan(score)}
     order = sorted(scores, key=lambda stem: (scores[stem], stem))

@@ -34,12 +34,10 @@ class Item:
 
 
 def list_source(source: str, out: str) -> Iterator[Item]:
-    """Yield the items of a source.
+    """Yield the items of a source; the folder of results is skipped where it lies in the source.
 
-    Args:
-        source: A folder (local or a URL; searched recursively), a list (.txt, one path or URL per line), a Parquet file
-            or folder with a column of paths (`PATH_COLUMNS`) or of encoded images (`BYTE_COLUMNS`), or an image.
-        out: The folder of results, which is skipped where it lies in the source.
+    A source is a folder (local or a URL; searched recursively), a list (.txt, one path or URL per line), a Parquet file or
+    folder with a column of paths (`PATH_COLUMNS`) or of encoded images (`BYTE_COLUMNS`), or an image.
     """
     fs, path = open_filesystem(source)
     suffix = PurePosixPath(path).suffix.lower()
