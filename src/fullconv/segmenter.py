@@ -87,6 +87,10 @@ class CpuDevice:
 class Segmenter:
     """A network, what it needs to know about images and classes, and the engines that compute it.
 
+    One image: `images.read_image` -> `preprocess.rescale` to the working size -> `Engine.scores`, which normalizes and pads,
+    tile by tile if memory requires it (`tiling.tiled_scores`) -> `prediction.ImageLogits` upsamples strips of rows
+    (`Network.upsample`) -> argmax -> `Prediction`.
+
     Args:
         network: In two halves, `scores` and `upsample`; or the layout of an exported file's scores.
         card: Preprocessing, classes and origin.

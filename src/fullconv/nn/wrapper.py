@@ -82,10 +82,10 @@ class ModuleWrapper(nn.Module):
         rows: tuple[int, int] | None = None,
         working: tuple[int, int] | None = None,
         *,
-        clamp: bool = True,
+        check: bool = True,
     ) -> Scores:
         """Return rows of the logits, resized (half-pixel) if they were computed at another size."""
-        if clamp:
+        if check:
             check_rows(rows, size)
         logits = cast(Tensor, scores)
         a, b = rows if rows is not None else (0, size[0])

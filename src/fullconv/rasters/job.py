@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv._version import __version__
 from fullconv.errors import InputError
 from fullconv.interpolation import ScoreLayout
 from fullconv.labels import VOID
@@ -27,6 +26,9 @@ from fullconv.rasters.strategy import Strategy, choose_strategy
 from fullconv.rasters.vector import check_polygons, write_polygons
 from fullconv.rasters.writer import finished_counts, is_finished, write_probabilities, write_result
 from fullconv.segmenter import Segmenter, Tile
+
+LABELS_VERSION = "0.1.0"
+"""The first version that gave these labels: a stopped job of it resumes. Changes only when labels do."""
 
 _CARD_KEYS = {"variant", "classes", "palette", "heads", "bands", "channel_order", "mean", "std", "range"}
 """Keys of a card that the label map depends on."""
@@ -183,6 +185,6 @@ def _describe(
     return {
         "raster": raster.fingerprint(), "model": model, "head": head, "tile": strategy.tile, "rows": strategy.rows,
         "tta": segmenter.options.tta, "engine": engine.name, "precision": engine.precision,
-        "device": segmenter.device.type, "version": __version__,
+        "device": segmenter.device.type, "version": LABELS_VERSION,
         **({"probabilities": True} if probabilities else {}),
     }  # fmt: skip
