@@ -15,15 +15,9 @@ class ImageError(InputError):
         self.code = code
 
 
-DEFAULT_MAX_PIXELS = 178_956_970
-"""Pillow's own default."""
-
-
 def max_pixels() -> int:
     """Return the limit of an image's pixels: the environment's FULLCONV_MAX_PIXELS or 179 million."""
-    text = os.environ.get("FULLCONV_MAX_PIXELS", "")
-    if not text:
-        return DEFAULT_MAX_PIXELS
+    text = os.environ.get("FULLCONV_MAX_PIXELS") or "178956970"  # Pillow's own default
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"FULLCONV_MAX_PIXELS={text} is not a number of pixels. Set it to an integer, or unset it.")
     return int(text)

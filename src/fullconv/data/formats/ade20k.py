@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from fullconv.errors import DataError, nearest
 from fullconv.images import decode
 from fullconv.labels import MAX_CLASSES
 
-_SCENE_CLASSES = 150
 _SEG = "_seg.png"
 _SEARCHED_FILES = 3000
 """Files that are searched for the first mask of the full release."""
@@ -72,7 +72,7 @@ def _scene_classes(folder: Folder) -> list[str]:
     lines = load_text(path, "Save it as UTF-8 text.").splitlines() if path.is_file() else []
     rows = [line.split("\t")[-1].split(",")[0].strip() for line in lines if re.match(r"\d+\s", line)]
     if len(rows) < 2:
-        return [f"class{i}" for i in range(1, _SCENE_CLASSES + 1)]
+        return [f"class{i}" for i in range(1, 151)]
     return [name if rows.count(name) == 1 else f"{name} {i}" for i, name in enumerate(rows, 1)]
 
 
@@ -105,14 +105,11 @@ def detect_full(folder: Folder, settings: DataSettings) -> str | None:
     """Find a mask x_seg.png beside x.jpg and the other files of the release."""
     if settings.images or settings.masks or "images" not in folder.folders:
         return None
-    for count, path in enumerate(walk(folder.root)):
-        if path.name.endswith(_SEG) and _beside(path, ".jpg").is_file():
-            if any(_beside(path, ending).is_file() for ending in (".json", "_atr.txt", "_parts_1.png")):
-                return f"{path.relative_to(folder.root).as_posix()} beside its image"
-            return None
-        if count > _SEARCHED_FILES:
-            break
-    return None
+    searched = islice(walk(folder.root), _SEARCHED_FILES)
+    mask = next((path for path in searched if path.name.endswith(_SEG) and _beside(path, ".jpg").is_file()), None)
+    if mask is None or not any(_beside(mask, ending).is_file() for ending in (".json", "_atr.txt", "_parts_1.png")):
+        return None
+    return f"{mask.relative_to(folder.root).as_posix()} beside its image"
 
 
 def read_full(folder: Folder, settings: DataSettings) -> FormatResult:
@@ -161,9 +158,14 @@ def _names(tables: Iterable[Path], numbers: set[int]) -> dict[int, str]:
     for path in tables:
         if not left:
             break
-        for number, name in _names_in(path):
-            if number in left:
-                full[number] = name
+        try:
+            objects = json.loads(path.read_bytes().decode("utf-8", "replace"))["annotation"]["object"]
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):  # older releases have none
+            continue
+        for entry in objects_in(objects):
+            number, name = entry.get("name_ndx"), entry.get("name")
+            if type(number) is int and number in left and isinstance(name, str) and name.strip():
+                full[number] = re.sub(r"\s+", " ", name).strip()
                 left.discard(number)
     full.update({number: f"object{number}" for number in left})
     short = Counter(name.split(",")[0] for name in full.values())
@@ -175,14 +177,3 @@ def _names(tables: Iterable[Path], numbers: set[int]) -> dict[int, str]:
         return name if whole[name] == 1 else f"{name} {number}"
 
     return {number: shortest(number, name) for number, name in full.items()}
-
-
-def _names_in(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        objects = json.loads(path.read_bytes().decode("utf-8", "replace"))["annotation"]["object"]
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):  # older releases have none
-        return
-    for entry in objects_in(objects):
-        number, name = entry.get("name_ndx"), entry.get("name")
-        if type(number) is int and isinstance(name, str) and (name := re.sub(r"\s+", " ", name).strip()):
-            yield number, name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -138,8 +137,13 @@ def _id(entry: dict[str, Any], key: str) -> int | str:
 
 def _annotation(entry: dict[str, Any], name: str, image_size: tuple[int, int] | None, file: str) -> Annotation:
     is_void = bool(entry.get("iscrowd"))
-    if not entry.get("segmentation") and (corners := _box_corners(entry.get("bbox"))) is not None:
-        return Annotation("box", name, (Shape("polygon", (corners,)),), is_box=True, is_void=is_void)
+    box = entry.get("bbox")
+    if not entry.get("segmentation") and isinstance(box, list) and len(box) == 4:
+        found = [part for value in box if (part := number(value)) is not None]
+        if len(found) == 4 and min(found[2:]) > 0:
+            x, y, width, height = found
+            corners = rotated_box((x, y, x + width, y + height))
+            return Annotation("box", name, (Shape("polygon", (corners,)),), is_box=True, is_void=is_void)
     shape = _shape(entry.get("segmentation"), image_size)
     if shape is None:
         return Annotation(f"segmentation in {file}", name)
@@ -159,20 +163,17 @@ def _shape(outline: object, image_size: tuple[int, int] | None) -> Shape | None:
     if not isinstance(outline, list) or not outline:
         return None
     rings: list[tuple[float, ...]] = []
+    length = 0.0
     for ring in outline if isinstance(outline[0], list) else [outline]:
         values = [number(value) for value in ring] if isinstance(ring, list) else []
         corners = tuple(value for value in values if value is not None)
         if len(corners) < 6 or len(corners) % 2 or len(corners) < len(values):
             return None
-        if len(set(zip(corners[::2], corners[1::2], strict=True))) > 2:  # otherwise it covers nothing
+        line = list(zip(corners[::2], corners[1::2], strict=True))
+        if len(set(line)) > 2:  # otherwise it covers nothing
             rings.append(corners)
-    return Shape("coco-polygon", tuple(rings)) if sum(map(_outline_length, rings)) <= _MAX_OUTLINE else None
-
-
-def _outline_length(ring: Sequence[float]) -> float:
-    """Return the length of a flat ring (x, y, x, y, ...) in pixels."""
-    corners = list(zip(ring[::2], ring[1::2], strict=True))
-    return sum(math.dist(one, two) for one, two in zip(corners, [*corners[1:], corners[0]], strict=True))
+            length += sum(map(math.dist, line, [*line[1:], line[0]]))
+    return Shape("coco-polygon", tuple(rings)) if length <= _MAX_OUTLINE else None
 
 
 def _has_nested_ring(annotation: Annotation) -> bool:
@@ -182,13 +183,3 @@ def _has_nested_ring(annotation: Annotation) -> bool:
             boxes = [(min(r[::2]), min(r[1::2]), -max(r[::2]), -max(r[1::2])) for r in shape.points]
             return any(all(a < b for a, b in zip(one, two, strict=True)) for one in boxes for two in boxes)
     return False
-
-
-def _box_corners(value: object) -> tuple[tuple[float, float], ...] | None:
-    """Return the corners of [x, y, width, height]."""
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    found = [part for entry in value if (part := number(entry)) is not None]
-    if len(found) < 4 or min(found[2:]) <= 0:
-        return None
-    return rotated_box((found[0], found[1], found[0] + found[2], found[1] + found[3]))

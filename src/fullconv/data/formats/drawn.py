@@ -1,28 +1,31 @@
 """Data sets of drawn shapes: a format parses its annotation files, one driver draws, splits and reports.
 
 A format has two functions: `find_files` finds its annotation files, `parse` returns their `Annotations`. Everything that does
-not depend on the tool is done here: class names, void and unlabeled pixels, boxes, images with several annotations, images
-that are missing or not annotated, shapes that cannot be drawn.
+not depend on the tool is done here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from fullconv.data.class_files import VOID_NAME, similar_class_names
 from fullconv.data.config import Boxes, DataSettings
 from fullconv.data.files import Folder
-from fullconv.data.formats.class_names import ClassNames
 from fullconv.data.formats.format import Format, FormatResult
 from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.rasterize import DrawnMask, Shape
 from fullconv.data.formats.shape_issues import ShapeIssues
+from fullconv.data.problems import BadDataError, Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.errors import DataError
-from fullconv.labels import VOID
+from fullconv.errors import DataError, nearest
+from fullconv.labels import BACKGROUND_NAMES, VOID
+
+_IGNORED = (VOID_NAME, "__ignore__", "_ignore_", "ignore")
+"""Class names that mean void."""
 
 
 class Annotation(NamedTuple):
@@ -79,6 +82,75 @@ class Annotations:
     """Whether an image may be in several splits; otherwise one of its annotations counts."""
 
 
+class ClassNames:
+    """Maps the names in annotation files to class indices; pixels that no shape covers are `unlabeled`."""
+
+    def __init__(self, settings: DataSettings, names: Iterable[str], root: Path) -> None:
+        for key in ("values", "colors"):
+            if getattr(settings, key) is not None:
+                raise DataError(
+                    f"{root / 'data.toml'}: {key} is for masks that are image files. Remove it: names count."
+                )
+        self._root = root
+        there = list(dict.fromkeys(name for name in names if name not in _IGNORED))
+        rest = settings.unlabeled
+        if settings.classes is not None:
+            self.classes = list(settings.classes)
+            if rest is None and self.classes[0] in there and self.classes[0].lower() not in BACKGROUND_NAMES:
+                raise DataError(
+                    f"{root / 'data.toml'}: pixels without a shape would be '{self.classes[0]}', which shapes draw, too."
+                    ' Put "background" first in classes, or set unlabeled = "void".'
+                )
+        else:
+            named = next((name for name in there if name.lower() in BACKGROUND_NAMES), None)
+            first = rest if rest not in (None, VOID_NAME) else named or ("background" if rest is None else None)
+            self.classes = [*([first] if first else []), *(name for name in there if name != first)]
+        self._index = {name: i for i, name in enumerate(self.classes)}
+        self._index.update({name: VOID for name in _IGNORED if name not in self._index})
+        self.rest = self.classes[0] if rest is None else rest
+        self.unlabeled = VOID if self.rest == VOID_NAME else self._index.get(self.rest, 0)
+        self._boxes = settings.boxes
+        self._unknown: dict[str, list[str]] = {}
+        self._any_shape = False
+
+    def index(self, name: str, stem: str) -> int | None:
+        """Return the class index (or VOID) of a name in the annotation of an image; None, which is reported, if it has none."""
+        if (found := self._index.get(name)) is None:
+            self._unknown.setdefault(name, []).append(stem)
+        self._any_shape = True
+        return found
+
+    @property
+    def key(self) -> str:
+        """The settings that a drawn mask depends on."""
+        return f"{self._boxes}|{self.unlabeled}|{'|'.join(self.classes)}"
+
+    def problems(self) -> list[Problem]:
+        """Return the class of unlabeled pixels as a note, and the names that are not classes."""
+        cause = f"pixels without a shape are '{self.rest}'"
+        found = [problem("unlabeled", "note", [], cause, 'Set unlabeled in data.toml for another class, or "void".')]
+        fix = "Give all shapes of a class the same name."
+        found += similar_class_names(self.classes, fix)
+        for name, stems in self._unknown.items():
+            cause = f"shapes are called '{name}', which is not among the classes"
+            fix = f"Add it to classes in data.toml, or rename the shapes.{nearest(name, self.classes)}"
+            found.append(problem("unknown-class", "error", stems, cause, fix, stems))
+        return found
+
+    def settings(self, problems: Sequence[Problem]) -> dict[str, object]:
+        """Return the keys of data.toml that follow; files that cannot be read are the reason if nothing is drawn."""
+        if len(self.classes) < 2:
+            unreadable = [found for found in problems if found.code == "unreadable"]
+            if unreadable and not self._any_shape:
+                raise BadDataError(str(self._root), unreadable)
+            cause = "annotations draw nothing, so there is no class to learn"
+            if self._any_shape:
+                cause = f"annotations draw only '{self.classes[0]}', but a network needs at least two classes"
+            fix = 'Draw shapes, or list all classes in data.toml: classes = ["background", "..."].'
+            raise BadDataError(str(self._root), [problem("few-classes", "error", [], cause, fix)])
+        return {"classes": self.classes}
+
+
 Parse = Callable[[Folder, DataSettings, ImageIndex, FormatResult], Annotations]
 """Parses the annotation files of a folder; problems of the format's own go into the result."""
 
@@ -94,7 +166,16 @@ def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Pars
         result = FormatResult(folder.root)
         index = ImageIndex(folder, settings)
         found = parse(folder, settings, index, result)
-        _report_unreadable(result, found.unreadable)
+        if found.unreadable:
+            path, error = found.unreadable[0]
+            reason = re.split(r"\. (?=[A-Z])", str(error).removeprefix(f"{path}: "), maxsplit=1)[0]
+            files = [path for path, _ in found.unreadable]
+            stems = [path.relative_to(folder.root).with_suffix("").as_posix() for path in files]
+            cause, fix = (
+                f"annotation files cannot be read (the first {reason})",
+                "Save or export them again, or remove them.",
+            )
+            result.report("unreadable", "error", files, cause, fix, stems)
         names = ClassNames(settings, found.class_names, folder.root)
         issues = ShapeIssues(settings, found.default_boxes)
         images = found.images if found.repeats_allowed else _choose_one_each(found, folder.root)
@@ -110,18 +191,6 @@ def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Pars
         return result
 
     return Format(name, name, detect, read)
-
-
-def _report_unreadable(result: FormatResult, broken: list[tuple[Path, DataError]]) -> None:
-    if broken:
-        path, error = broken[0]
-        reason = re.split(r"\. (?=[A-Z])", str(error).removeprefix(f"{path}: "), maxsplit=1)[0]
-        stems = [path.relative_to(result.root).with_suffix("").as_posix() for path, _ in broken]
-        cause, fix = (
-            f"annotation files cannot be read (the first {reason})",
-            "Save or export them again, or remove them.",
-        )
-        result.report("unreadable", "error", [path for path, _ in broken], cause, fix, stems)
 
 
 def _choose_one_each(found: Annotations, root: Path) -> list[AnnotatedImage]:

@@ -85,20 +85,19 @@ def _lists(folder: Folder) -> list[Path]:
     there = {path for path in there if path.is_file() and not is_junk(path.name)}
     per_folder = Counter(path.parent for path in there)
     few = sorted(path for path in there if per_folder[path.parent] <= _MAX_LISTS)
-    found = {path for path in few if _is_list(path)}
+    found = set()
+    for path in few:
+        lines = [line.strip() for line in read_head(path, 1 << 16).splitlines()]
+        lines = [line for line in lines if line and not _is_comment(line)][:3]
+        columns = _columns(lines[0]) if lines else _Columns()
+        if any(_row(line, columns) for line in lines):  # the first may be a heading
+            found.add(path)
     return [path for path in few if path in found or (found and split_in(path.stem) and not path.stat().st_size)]
 
 
 def _is_comment(line: str) -> bool:
     """Whether a line is a comment, or the one that states the delimiter for Excel."""
     return (line.startswith("#") and _row(line) is None) or re.fullmatch(r'"?sep=.?"?', line) is not None
-
-
-def _is_list(path: Path) -> bool:
-    lines = [line.strip() for line in read_head(path, 1 << 16).splitlines()]
-    lines = [line for line in lines if line and not _is_comment(line)][:3]
-    columns = _columns(lines[0]) if lines else _Columns()
-    return any(_row(line, columns) for line in lines)  # the first may be a heading
 
 
 def detect(folder: Folder, settings: DataSettings) -> str | None:
@@ -150,13 +149,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
 def report_overlap(
     result: FormatResult, lists: Mapping[str, Path], stems: Mapping[str, Iterable[str]] | None = None
 ) -> None:
-    """Report images on the list of train and on that of another split.
-
-    Args:
-        result: Gets the problems.
-        lists: The lists by split.
-        stems: Their stems by split; those of the samples by default.
-    """
+    """Report images on the list of train and on that of another split; `stems` by split are the samples' by default."""
     stems = stems or {split: [sample.stem for sample in members] for split, members in result.splits.items()}
     train = set(stems.get("train", ()))
     for split, members in stems.items():

@@ -34,25 +34,20 @@ class ImageIndex:
     def find(self, name: str, near: Path, split: str = "", reported: str = "") -> Path | None:
         """Return the image of a name that stands in a file in `near`; None is reported as missing.
 
-        Args:
-            name: As written, also with foreign folders and slashes.
-            near: Folder of the annotation file.
-            split: Preferred part of the path if several images share the name.
-            reported: What problems call it; the name itself if empty.
+        The name may have foreign folders and slashes; if several images share it, a path with the split is preferred.
+        Problems call it `reported`, or by its name if that is empty.
         """
-        path = self._find(name, near, split, reported or name)
-        if path is not None:
+        clean = nfc(name.replace("\\", "/"))
+        path = self.exactly(clean, near) or self._by_name(clean, near, split, reported or name)
+        if path is None:
+            self.missing.append(reported or name)
+        else:
             self._found.add(path)
         return path
 
-    def _find(self, name: str, near: Path, split: str, reported: str) -> Path | None:
-        clean = nfc(name.replace("\\", "/"))
-        if (exact := self.exactly(clean, near)) is not None:
-            return exact
-        if not (last := PurePosixPath(clean).name):
-            self.missing.append(reported)
-            return None
-        for end in (last, PurePosixPath(last).stem):
+    def _by_name(self, clean: str, near: Path, split: str, reported: str) -> Path | None:
+        last = PurePosixPath(clean).name
+        for end in (last, PurePosixPath(last).stem) if last else ():
             fits = _longest(self._ends.get(end, []), clean)
             if len(fits) > 1:
                 fits = [path for path in fits if near in path.parents] or [
@@ -63,7 +58,6 @@ class ImageIndex:
                 if foreign or end != last or ("/" in clean and not nfc(fits[0].as_posix()).endswith("/" + clean)):
                     self.repaired.append(reported)
                 return fits[0]
-        self.missing.append(reported)
         return None
 
     def exactly(self, name: str, near: Path) -> Path | None:
@@ -89,13 +83,7 @@ class ImageIndex:
         unlisted: str = "images are in no annotation",
         unlisted_fix: str = "Annotate them if they should count.",
     ) -> list[Problem]:
-        """Return the images that were not found, are not listed, or were found at another path.
-
-        Args:
-            any_found: Whether there is any image with a mask.
-            unlisted: Why images that `find` did not return are omitted.
-            unlisted_fix: What to do about these.
-        """
+        """Return the images that were not found (an error if no image has a mask), are unlisted, or lay elsewhere."""
         found = []
         if self.missing:
             cause = "images that annotations name do not exist, and are omitted"

@@ -14,14 +14,12 @@ MAX_COORDINATE = 100_000
 
 
 def read_json(path: Path, fix: str) -> Any:
-    """Read a JSON file; lone surrogates, which no file name or terminal accepts, become question marks.
+    """Read a JSON file, else DataError that ends with `fix`.
 
-    Raises:
-        DataError: It cannot be read; the message ends with `fix`.
+    Lone surrogates, which no file name or terminal accepts, become question marks.
     """
     try:
-        text = read_text(path)
-        table = json.loads(text)
+        table = json.loads(text := read_text(path))
         if "\\ud" in text or "\\uD" in text:
             table = json.loads(json.dumps(table, ensure_ascii=False).encode("utf-8", "replace"))
     except UnicodeDecodeError as error:
@@ -59,15 +57,9 @@ def points(value: object, least: int = 1) -> tuple[tuple[float, float], ...] | N
     """Return a list [[x, y], ...] as tuples; None if it is not one, or has fewer than `least`."""
     if not isinstance(value, list) or len(value) < least:
         return None
-    found = []
-    for pair in value:
-        if not isinstance(pair, list) or len(pair) < 2:
-            return None
-        x, y = number(pair[0]), number(pair[1])
-        if x is None or y is None:
-            return None
-        found.append((x, y))
-    return tuple(found)
+    pairs = [pair[:2] for pair in value if isinstance(pair, list) and len(pair) > 1]
+    found = tuple((x, y) for a, b in pairs if (x := number(a)) is not None and (y := number(b)) is not None)
+    return found if len(found) == len(value) else None
 
 
 def size(height: object, width: object) -> tuple[int, int] | None:

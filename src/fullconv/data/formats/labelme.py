@@ -18,7 +18,7 @@ from fullconv.data.files import Folder, walk
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.image_index import ImageIndex
-from fullconv.data.formats.json_io import objects_in, points, read_object
+from fullconv.data.formats.json_io import objects_in, points, read_object, size
 from fullconv.data.formats.rasterize import PackedMask, Shape
 from fullconv.data.text_files import read_head_tail
 from fullconv.errors import DataError, FullconvError
@@ -67,10 +67,14 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
         inner = path.relative_to(folder.root)
         name = inner.as_posix()
         if (image := _find_image(table, path, index, name)) is not None:
-            stem, size = inner.with_suffix("").as_posix(), _stated_size(table, image)
+            stem, stated, split = (
+                inner.with_suffix("").as_posix(),
+                _stated_size(table, image),
+                split_of(*inner.parts[:-1]),
+            )
             shapes = [_annotation(entry, settings) for entry in objects_in(table["shapes"])]
-            images.append(AnnotatedImage(name, image, stem, size, split_of(*inner.parts[:-1]), shapes, path, key=str(size),
-                                         is_preferred=inner.stem == image.stem))  # fmt: skip
+            own = inner.stem == image.stem
+            images.append(AnnotatedImage(name, image, stem, stated, split, shapes, path, str(stated), own))
     return found
 
 
@@ -109,14 +113,14 @@ def _stated_size(table: dict[str, Any], image: Path) -> tuple[int, int] | None:
 
     Other programs often exchange height and width, which does not concern the shapes.
     """
-    height, width = table.get("imageHeight"), table.get("imageWidth")
-    if type(height) is not int or type(width) is not int or not (0 < height < 1 << 16 and 0 < width < 1 << 16):
+    stated = size(table.get("imageHeight"), table.get("imageWidth"))
+    if stated is None or max(stated) >= 1 << 16:
         return None
     try:
         actual = image_size(image)
     except FullconvError:  # is reported with the image
         return None
-    return None if (height, width) in (actual, actual[::-1]) else (height, width)
+    return None if stated in (actual, actual[::-1]) else stated
 
 
 def _annotation(entry: dict[str, Any], settings: DataSettings) -> Annotation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -45,20 +46,16 @@ def find_files(folder: Folder) -> list[Path]:
 
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
     """Parse one annotation of every image, in its order."""
-    tasks = [
-        (path, task, *_choose(task))
-        for path in find_files(folder)
-        for task in objects_in(read_json(path, "Export it again."))
-    ]
+    tables = {path: objects_in(read_json(path, "Export it again.")) for path in find_files(folder)}
+    tasks = [(path, task, *_choose(task)) for path, table in tables.items() for task in table]
     if tasks and not any(count for *_, count in tasks):
         raise DataError(
             f"{tasks[0][0]}: no task is labeled yet; predictions count only after they are submitted. Submit them in"
             " Label Studio, and export again."
         )
     images: list[AnnotatedImage] = []
-    found = Annotations(
-        sorted({name for _, _, rows, _ in tasks for row in rows for name in _names(row)[:1]} - {""}), images
-    )
+    names = {name for _, _, rows, _ in tasks for row in rows for name in _names(row)[:1]}
+    found = Annotations(sorted(names - {""}), images)
     unlabeled: list[str] = []
     known = {path.name for path in folder.images(settings.images or "").files.values()}
     for path, task, rows, count in tasks:
@@ -74,7 +71,11 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
         stem = image.relative_to(folder.root).with_suffix("").as_posix()
         found.repeated += [stem] if count > 1 else []
         stated = next((stated for row in rows if (stated := _size(row)) is not None), None)
-        shapes = _annotations(rows, stated or _stored_size(image))
+        shown_size = stated
+        if shown_size is None:
+            with suppress(FullconvError):  # is reported with the image
+                shown_size = image_size(image)
+        shapes = _annotations(rows, shown_size)
         is_ground_truth = any(row.get("ground_truth") for row in _submitted(task))
         images.append(
             AnnotatedImage(stem, image, stem, stated, "", shapes, path, f"{task.get('id')}|{stem}", is_ground_truth)
@@ -104,12 +105,10 @@ def _choose(task: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
     if not isinstance(result, list):  # a shape that cannot be drawn, so that it is not taken for an empty image
         return [{"type": "polygonlabels"}], len(done)
     rows = [row for row in result if isinstance(row, dict)]
-    labeled = {
-        str(row["id"]) for row in rows if "id" in row and any(_names(row)[:1])
-    }  # a row of the shape, one of its label
-    return [row for row in rows if _type(row) and (any(_names(row)[:1]) or str(row.get("id")) not in labeled)], len(
-        done
-    )
+    # a shape may have a row of its own, and one of its label
+    labeled = {str(row["id"]) for row in rows if "id" in row and any(_names(row)[:1])}
+    rows = [row for row in rows if _type(row) and (any(_names(row)[:1]) or str(row.get("id")) not in labeled)]
+    return rows, len(done)
 
 
 def _type(row: dict[str, Any]) -> str:
@@ -153,13 +152,6 @@ def _size(row: dict[str, Any]) -> tuple[int, int] | None:
     return stated if stated is not None and max(stated) <= MAX_COORDINATE else None
 
 
-def _stored_size(image: Path) -> tuple[int, int] | None:
-    try:
-        return image_size(image)
-    except FullconvError:
-        return None  # is reported with the image
-
-
 def _annotations(rows: list[dict[str, Any]], image_size: tuple[int, int] | None) -> Iterable[Annotation]:
     for row in rows:
         kind, names = _type(row), _names(row)
@@ -186,10 +178,8 @@ def _shape(row: dict[str, Any], kind: str, image_size: tuple[int, int]) -> Shape
     if kind == "bitmask":
         return _bitmask(value.get("imageDataURL"), (height, width))
     if kind == "polygon":
-        ring = points(value.get("points"), 3)
-        return (
-            None if ring is None else Shape("polygon", (tuple((x * width / 100, y * height / 100) for x, y in ring),))
-        )
+        ring = [(x * width / 100, y * height / 100) for x, y in points(value.get("points"), 3) or ()]
+        return Shape("polygon", (tuple(ring),)) if ring else None
     sides = ("width", "height") if kind == "rectangle" else ("radiusX", "radiusY")
     found = numbers({"rotation": 0, **value}, "x", "y", *sides, "rotation")
     if found is None or min(found[2:4]) <= 0:
@@ -215,20 +205,6 @@ def _bitmask(address: object, image_size: tuple[int, int]) -> Shape | None:
     return Shape("bitmap", (0, 0, PackedMask.pack((bits[..., 0] > 0) & (bits[..., 1] > 0))))
 
 
-class _BitReader:
-    """Reads numbers of any length from bytes, highest bit first."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
-
-    def take(self, count: int) -> int:
-        first, last = self.place >> 3, (self.place + count + 7) >> 3
-        if last > len(self.data):
-            raise EOFError
-        self.place += count
-        return (int.from_bytes(self.data[first:last], "big") >> (8 * last - self.place)) & ((1 << count) - 1)
-
-
 def unpack_brush_rle(code: object, height: int, width: int) -> NDArray[np.bool_] | None:
     """Decode the RLE of brush strokes into (H, W) bool, whether a pixel is opaque; None if it is invalid or of another size.
 
@@ -240,22 +216,31 @@ def unpack_brush_rle(code: object, height: int, width: int) -> NDArray[np.bool_]
     """
     if not isinstance(code, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in code):
         return None
-    bits = _BitReader(bytes(code))
+    data, place = bytes(code), 0
+
+    def take(count: int) -> int:
+        nonlocal place
+        first, last = place >> 3, (place + count + 7) >> 3
+        if last > len(data):
+            raise EOFError
+        place += count
+        return (int.from_bytes(data[first:last], "big") >> (8 * last - place)) & ((1 << count) - 1)
+
     try:
-        total, word = bits.take(32), bits.take(5) + 1
-        lengths = [bits.take(4) + 1 for _ in range(4)]
+        total, word = take(32), take(5) + 1
+        lengths = [take(4) + 1 for _ in range(4)]
         if total != height * width * 4 or height * width > max_pixels() or word != 8:
             return None
         opaque = np.zeros(height * width, np.bool_)
         at = 0
         while at < total:
-            same = bits.take(1)
-            end = min(at + 1 + bits.take(lengths[bits.take(2)]), total)
+            same = take(1)
+            end = min(at + 1 + take(lengths[take(2)]), total)
             if same:
-                opaque[at // 4 : end // 4] = bits.take(word) > 0  # the alphas among bytes at ... end - 1
+                opaque[at // 4 : end // 4] = take(word) > 0  # the alphas among bytes at ... end - 1
             else:
                 for byte in range(at, end):
-                    value = bits.take(word)
+                    value = take(word)
                     if byte % 4 == 3:
                         opaque[byte // 4] = value > 0
             at = end

@@ -59,12 +59,8 @@ def layout(name: str, family: str, find: Finder, priority: int = 0) -> Format:
 
 def split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str]:
     """Return the folders of the splits among some (by lower-case name): split -> name."""
-    found: dict[str, str] = {}
-    for split in SPLITS:
-        for name in SPLIT_NAMES[split]:
-            if name + ending in folders:
-                found.setdefault(split, folders[name + ending])
-    return found
+    names = [(split, name + ending) for split in SPLITS for name in reversed(SPLIT_NAMES[split])]  # the first counts
+    return {split: folders[name] for split, name in names if name in folders}
 
 
 def find_camvid(folder: Folder, settings: DataSettings) -> SplitFolders:
@@ -122,11 +118,9 @@ def find_flat(folder: Folder, settings: DataSettings) -> SplitFolders:
     found = SplitFolders({}, {})
     if not find_kind_first(folder, settings).paired():
         images, masks = _existing_folders(folder, settings)
-        if images is not None:
-            found.images[""] = images
-        for head, place in masks.items():
-            if place is not None:
-                found.add_masks("", head, place)
+        found.images.update({} if images is None else {"": images})
+        if there := {head: place for head, place in masks.items() if place is not None}:
+            found.masks[""] = there
     return found
 
 
@@ -183,10 +177,7 @@ def _only(names: Sequence[str]) -> str | None:
 def _mask_names(settings: DataSettings, heads: Iterable[str], default: str) -> dict[str, str]:
     """Return the names of mask folders (or their endings) by head, from data.toml or from folders like `masks_NAME`.
 
-    Args:
-        settings: The user's settings.
-        heads: What follows `masks_` in the names of folders; empty for others.
-        default: "masks" or "annot", the folder of a data set with one head.
+    `heads` is what follows `masks_` in the names of folders, `default` the folder of a data set with one head.
     """
     if settings.heads is not None:
         return {head: own.masks or f"{default}_{head}" for head, own in settings.heads.items()}
@@ -232,10 +223,10 @@ def read_pairs(folder: Folder, settings: DataSettings, folders: SplitFolders) ->
             missing = ["their masks"]
         if missing:
             cause = f"{place}/ has images, but there is no folder with {' and '.join(missing)}"
-            if split == "test":  # many data sets keep their test masks back
-                result.report("missing-folder", "note", [place], cause)
-            else:
-                result.report("missing-folder", "error", [place], cause, "Add the masks, or move the folder elsewhere.")
+            fix = (
+                "" if split == "test" else "Add the masks, or move the folder elsewhere."
+            )  # test masks are often kept back
+            result.report("missing-folder", "error" if fix else "note", [place], cause, fix)
     for split, by_head in folders.masks.items():
         if split not in folders.images:
             place = next(iter(by_head.values()))
@@ -280,10 +271,8 @@ def _pair(
             stems = [images.stems[key] for key in without]
             result.report("missing-mask", "error", [files[key] for key in without], cause, fix, stems)
         lost = [path for key, path in masks_of[head].items() if key not in files]
-        cause, fix = (
-            f"masks in {place}/ have no image in {image_folder}/",
-            "Add the images, or move the masks elsewhere.",
-        )
+        cause = f"masks in {place}/ have no image in {image_folder}/"
+        fix = "Add the images, or move the masks elsewhere."
         result.report("missing-picture", "warning" if files else "error", lost, cause, fix)
         if not files and not masks.files:
             cause = f"there are no images in {image_folder}/ and no masks in {place}/"
@@ -306,14 +295,9 @@ def pair_by_split(
     masks_where: str,
     images_where: str,
 ) -> None:
-    """Pair images with masks in folders that begin with the split.
+    """Pair images (stem, key of the mask, path) with masks (by key) in folders that begin with the split.
 
-    Args:
-        result: Gets the samples and problems.
-        images: Stem, key of the mask, and path of each image.
-        masks: Masks by key.
-        masks_where: Where masks are expected, for messages.
-        images_where: Where images are expected.
+    Messages say where masks and images are expected.
     """
     unpaired: dict[str, dict[str, Path]] = {}
     for stem, key, path in images:
@@ -353,21 +337,10 @@ def _usual_suffix(images: ImageFiles, masks: ImageFiles) -> str:
 def _add_bands(
     result: FormatResult, folder: Folder, where: str, images: str, samples: dict[str, Sample]
 ) -> dict[str, Sample]:
-    """Add to each sample the image of its key in a second folder, whose bands follow (depth or HHA after color).
+    """Add to each sample (by key) the image of its key in a second folder, whose bands follow (depth or HHA after color).
 
-    Args:
-        result: Gets the samples without further bands as a problem.
-        folder: The data folder.
-        where: `bands_from` of data.toml: a folder laid out as that of the images (`hha/train`, `train/hha` or `hha`), or
-            a glob.
-        images: Folder or glob of the images.
-        samples: Samples by key.
-
-    Returns:
-        The samples that have further bands.
-
-    Raises:
-        DataError: There is no such folder.
+    `where` is `bands_from` of data.toml: a folder laid out as that of the images (`hha/train`, `train/hha` or `hha`), or a
+    glob. Samples without further bands are reported and omitted.
     """
     parts = images.split("/")
     places = [where] if is_glob(where) else [f"{where}/{parts[-1]}", f"{parts[0]}/{where}", where]

@@ -102,10 +102,9 @@ def cover(shape: Shape, height: int, width: int) -> Window:
 
 
 def _draw_with_outline(shape: Shape, height: int, width: int) -> Window:
-    points = shape.points
-    rings: Sequence[Sequence[Point]] = points if shape.type == "pil-polygon" else [points]
+    rings: Sequence[Sequence[Point]] = shape.points if shape.type == "pil-polygon" else [shape.points]
     if shape.type in ("pil-rectangle", "pil-ellipse"):
-        rings = [[(points[0], points[1]), (points[2], points[3])]]
+        rings = [[shape.points[:2], shape.points[2:]]]
     corners = [corner for ring in rings for corner in ring]
     left, top = (max(math.floor(min(c[i] for c in corners)) - shape.width, 0) for i in (0, 1))
     right, bottom = (max(math.ceil(max(c[i] for c in corners)) + shape.width + 1, 0) for i in (0, 1))
@@ -119,12 +118,10 @@ def _draw_with_outline(shape: Shape, height: int, width: int) -> Window:
         pen.polygon(first, fill=1, outline=1)
         for hole in holes:
             pen.polygon(hole, fill=0, outline=0)
-    elif shape.type == "pil-rectangle":
-        pen.rectangle(first, fill=1, outline=1)
-    elif shape.type == "pil-ellipse":
-        pen.ellipse(first, fill=1, outline=1)
-    else:
+    elif shape.type == "pil-line":
         pen.line(first, fill=1, width=shape.width)
+    else:
+        (pen.rectangle if shape.type == "pil-rectangle" else pen.ellipse)(first, fill=1, outline=1)
     return top, left, np.asarray(image)
 
 
@@ -192,13 +189,7 @@ class PackedMask:
 
 
 def rasterize_polygon(rings: Sequence[Sequence[Point]], height: int, width: int) -> Window:
-    """Return the pixels whose center (x + 0.5, y + 0.5) lies in rings, by the even-odd rule: a ring in another is a hole.
-
-    Args:
-        rings: Closed lines of (x, y) in pixels, anywhere.
-        height: Height of the image.
-        width: Width of the image.
-    """
+    """Return the pixels whose center (x + 0.5, y + 0.5) lies in rings, by the even-odd rule: a ring in another is a hole."""
     corners = np.array([point for ring in rings for point in ring], dtype=np.float64)
     (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
     top, left, bottom, right = _clip_box(x0, y0, x1, y1, height, width)

@@ -11,7 +11,6 @@ from fullconv.data.formats import (
     cityscapes,
     coco,
     cvat,
-    cvat_masks,
     file_lists,
     labelme,
     labelstudio,
@@ -32,7 +31,7 @@ FORMATS: tuple[Format, ...] = (
     pairs.layout("flat", "pairs", pairs.find_flat),
     Format("voc", "voc", voc.detect, voc.read),
     drawn("coco", coco.find_files, coco.parse),
-    Format("cvat-masks", "cvat-masks", cvat_masks.detect, cvat_masks.read),
+    Format("cvat-masks", "cvat-masks", cvat.detect_masks, cvat.read_masks),
     drawn("cvat", cvat.find_files, cvat.parse),
     drawn("labelme", labelme.find_files, labelme.parse),
     drawn("labelstudio", labelstudio.find_files, labelstudio.parse),
@@ -54,11 +53,7 @@ def _rows(folder: Folder, settings: DataSettings, name: str | None) -> list[tupl
 
 
 def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
-    """Find the format of a folder, which is `name` or that of data.toml if given.
-
-    Raises:
-        DataError: None fits, several do, or there is no such format.
-    """
+    """Find the format of a folder, which is `name` or that of data.toml if given."""
     name = name if name is not None else settings.format
     names = {row.name for row in FORMATS} | {row.family for row in FORMATS}
     if name is not None and name not in names:
@@ -101,10 +96,8 @@ def enter_root(root: Path, name: str | None) -> Path:
     if here is None or fits(root):
         return root
     for _ in range(DEEPEST):
-        if here is None:
-            break
-        if fits(here):
-            return here
+        if here is None or fits(here):
+            return here or root
         here = single_subfolder(here)
     return root
 

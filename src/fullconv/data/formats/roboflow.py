@@ -63,11 +63,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
 
 
 def _add_classes(values: dict[int, str], path: Path) -> None:
-    """Add the rows "Pixel Value, Class" of a table.
-
-    Raises:
-        DataError: It cannot be read, or gives a number two names.
-    """
+    """Add the rows "Pixel Value, Class" of a table."""
     text = load_text(path, "Export it again.")
     try:
         rows = list(csv.reader(text.splitlines(), skipinitialspace=True))

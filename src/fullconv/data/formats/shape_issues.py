@@ -49,12 +49,7 @@ _OUTSIDE_FIX = (
 
 
 class ShapeIssues:
-    """Collects the stems of images by what must be reported about their shapes.
-
-    Args:
-        settings: The user's settings: boxes.
-        default_boxes: What happens to boxes if the user does not set it.
-    """
+    """Collects the stems of images by what must be reported about their shapes."""
 
     def __init__(self, settings: DataSettings, default_boxes: Boxes) -> None:
         self._box_rule: Boxes = settings.boxes or default_boxes
@@ -104,9 +99,7 @@ class BoundsCheck:
     """Counts shapes that lie outside of their images, or in one corner: other units, x and y swapped, resized images."""
 
     def __init__(self) -> None:
-        self._shapes = 0
-        self._far = 0
-        self._in_corner = 0
+        self._shapes = self._far = self._in_corner = 0
         self._reach = (0.0, 0.0)
         self._leaving: dict[str, None] = {}
         self._outside: dict[str, None] = {}

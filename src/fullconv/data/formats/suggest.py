@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from fullconv.data.files import IMAGE_SUFFIXES, Folder, ImageFiles, is_glob, is_junk
@@ -32,21 +33,9 @@ _BRUSH_FIX = (
 def suggest_layout(folder: Folder, fits: Callable[[Folder], bool]) -> str:
     """Return a sentence about a folder that no format fits, with a space before it, or nothing.
 
-    Args:
-        folder: The data folder.
-        fits: Whether a format fits a folder.
+    `fits` returns whether a format fits a folder.
     """
-    inner = _inner_folders(folder)
-    places = [folder.root, *inner]
-    searches: tuple[Callable[[], str], ...] = (
-        lambda: _find_data_sets(folder, inner, fits),
-        lambda: next((_BRUSH_FIX for place in places if _has_brush_labels(_files(place))), ""),
-        lambda: _find_supervisely_without_meta(folder, places),
-        lambda: _find_yolo(folder, inner),
-        lambda: _find_other_tools(folder, places),
-        lambda: _find_two_suffixes(folder, places),
-    )
-    return next((f" {sentence}" for search in searches if (sentence := search())), "")
+    return next((f" {sentence}" for sentence in _sentences(folder, fits)), "")
 
 
 def _inner_folders(folder: Folder) -> list[Path]:
@@ -54,10 +43,8 @@ def _inner_folders(folder: Folder) -> list[Path]:
     below = [folder.root / name for name in folder.folders.values()][:_MAX_FOLDERS]
     found = list(below)
     for path in below:
-        try:
+        with suppress(OSError):
             found += sorted(p for p in path.iterdir() if p.is_dir() and not is_junk(p.name))[: _MAX_FOLDERS // 4]
-        except OSError:
-            continue
     return found
 
 
@@ -73,77 +60,55 @@ def _has_brush_labels(files: list[Path]) -> bool:
     return any(_BRUSH_LABELS.fullmatch(path.name) for path in files[:20])
 
 
-def _find_data_sets(folder: Folder, inner: list[Path], fits: Callable[[Folder], bool]) -> str:
+def _sentences(folder: Folder, fits: Callable[[Folder], bool]) -> Iterator[str]:
+    """Yield what is found in a folder and those below it, the most telling first."""
+    inner = _inner_folders(folder)
+    places = [folder.root, *inner]
+
+    def relative(path: Path) -> str:
+        return path.relative_to(folder.root).as_posix()
+
     found: list[Path] = []
     for path in inner:
-        try:
+        with suppress(DataError):  # cannot be read
             if not any(path.is_relative_to(other) for other in found) and fits(Folder(path)):
                 found.append(path)
-        except DataError:  # cannot be read
-            continue
-    names = [path.relative_to(folder.root).as_posix() + "/" for path in found]
     if len(found) > 1:
-        return f"{', '.join(names[:4])} look like data sets: specify one of them."
-    return f"{names[0]} looks like one: did you mean {found[0]}?" if found else ""
-
-
-def _find_supervisely_without_meta(folder: Folder, places: list[Path]) -> str:
+        yield f"{', '.join(f'{relative(path)}/' for path in found[:4])} look like data sets: specify one of them."
+    elif found:
+        yield f"{relative(found[0])}/ looks like one: did you mean {found[0]}?"
+    if any(_has_brush_labels(_files(place)) for place in places):
+        yield _BRUSH_FIX
     for place in places:
         if (place / "img").is_dir() and (place / "ann").is_dir() and not (folder.root / "meta.json").is_file():
-            where = f"{place.relative_to(folder.root).as_posix()}/".removeprefix("./")
-            return (
-                f"{where}img/ and {where}ann/ are Supervisely's, but the project's meta.json is missing: copy it, too."
-            )
-    return ""
-
-
-def _find_yolo(folder: Folder, places: list[Path]) -> str:
-    for place in places:
+            where = f"{relative(place)}/".removeprefix("./")
+            yield f"{where}img/ and {where}ann/ are Supervisely's, but the project's meta.json is missing: copy it, too."
+    for place in inner:
         for path in [path for path in _files(place)[:20] if path.suffix.lower() == ".txt"][:3]:
             lines = path.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:1]
             if lines and _YOLO.fullmatch(lines[0]):
-                where = place.relative_to(folder.root).as_posix()
-                return f"{where}/ holds YOLO labels, which are not supported: export COCO, or masks, instead."
-    return ""
-
-
-def _find_other_tools(folder: Folder, places: list[Path]) -> str:
+                yield f"{relative(place)}/ holds YOLO labels, which are not supported: export COCO, or masks, instead."
     for place in places:
         for path in _files(place, ".json", ".xml", ".geojson", ".ndjson", ".jsonl")[:3]:
             start = read_head(path, 1 << 14)
             if tool := next((tool for key, tool in _OTHER_TOOLS.items() if key in start), None):
-                name = path.relative_to(folder.root).as_posix()
-                return f"{name} is {tool}, which is not supported: export COCO, or masks, instead."
-    return ""
-
-
-def _find_two_suffixes(folder: Folder, places: list[Path]) -> str:
-    """Find images and masks of the same names in one folder: a.jpg with a.png."""
-    for place in places:
+                yield f"{relative(path)} is {tool}, which is not supported: export COCO, or masks, instead."
+    for place in places:  # images and masks of the same names in one folder: a.jpg with a.png
         stems: dict[str, set[str]] = {}
         for path in _files(place, *IMAGE_SUFFIXES):
             stems.setdefault(path.suffix, set()).add(path.stem)
         masks = stems.pop(".png", set())
         for suffix, images in stems.items():
             if len(images & masks) > 1 and 2 * len(images & masks) > len(images):
-                where = f"{place.relative_to(folder.root).as_posix()}/".removeprefix("./")
-                lines = f'images = "{where}*{suffix}"\nmasks = "{where}*.png"\n'
-                return f"If the PNGs are the masks of the {suffix} files, add to data.toml:\n{lines}Else:"
-    return ""
+                where = f"{relative(place)}/".removeprefix("./")
+                added = f'images = "{where}*{suffix}"\nmasks = "{where}*.png"\n'
+                yield f"If the PNGs are the masks of the {suffix} files, add to data.toml:\n{added}Else:"
 
 
 def suggest_pairing(
     unpaired: list[str], images: ImageFiles, masks: ImageFiles, folders: tuple[str, str], *, has_splits: bool
 ) -> str:
-    """Return the fix for images without a mask.
-
-    Args:
-        unpaired: Keys of these images.
-        images: The files in the folder of the images.
-        masks: The files in the folder of the masks.
-        folders: These two folders.
-        has_splits: Whether other splits have folders of their own.
-    """
+    """Return the fix for images without a mask (by key), from the files in the folders of images and masks."""
     if (suffix := _common_suffix(unpaired, masks.files)) is not None:
         return f'Masks are named with a suffix: add to data.toml: mask_suffix = "{suffix}"'
     place = folders[1]

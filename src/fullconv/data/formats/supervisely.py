@@ -97,11 +97,8 @@ def _rings(entry: object) -> tuple[tuple[tuple[float, float], ...], ...] | None:
     """Return {"exterior": [...], "interior": [[...], ...]} as an outline and its holes."""
     if not isinstance(entry, dict):
         return None
-    inside = entry.get("interior") or []
-    rings = [
-        points(entry.get("exterior"), 3),
-        *([points(hole, 3) for hole in inside] if isinstance(inside, list) else [None]),
-    ]
+    holes = entry.get("interior") or []
+    rings = [points(ring, 3) for ring in (entry.get("exterior"), *(holes if isinstance(holes, list) else [None]))]
     valid = tuple(ring for ring in rings if ring is not None)
     return valid if len(valid) == len(rings) else None
 

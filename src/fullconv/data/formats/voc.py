@@ -69,9 +69,8 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
         cause = "images in JPEGImages/ have no mask, and are omitted"
         result.report("missing-mask", "warning", without, cause, "Add masks if they should count.")
     stems = {sample.stem for sample in result.samples}
-    result.problems += images.duplicate_problems(folder.root, "images", stems) + masks.duplicate_problems(
-        folder.root, "masks", stems
-    )
+    result.problems += images.duplicate_problems(folder.root, "images", stems)
+    result.problems += masks.duplicate_problems(folder.root, "masks", stems)
     report_overlap(result, lists)
     result.settings = _classes(folder, settings, result.samples)
     return result
