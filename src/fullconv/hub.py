@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fullconv._version import __version__
-from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
+from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, Labels
 from fullconv.dataset_constants import LABELS, channel_means
 from fullconv.errors import ModelFileError, WeightsError, nearest
 from fullconv.nn import ALIASES, VARIANTS, Network, PretrainedCfg, convertible, download, load_foreign
@@ -21,15 +21,7 @@ _LICENSES = {"torchvision": "bsd-3-clause", "release": "unrestricted use (the re
 
 
 def import_file(path: str | Path, name: str) -> tuple[Network, Card]:
-    """Read a foreign checkpoint as a `Network` with its card.
-
-    Args:
-        path: `.caffemodel`, `.pth` or `.safetensors`.
-        name: What it is, see `fullconv.nn.convertible`.
-
-    Raises:
-        WeightsError: The name is unknown, or the file is missing or of another network; nothing in it is executed.
-    """
+    """Read a foreign checkpoint as a `Network` with its card."""
     path = Path(path)
     variant = ALIASES.get(name, name)
     if variant not in convertible():
@@ -49,10 +41,8 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
     found = {}
     for head, count in network.classes_by_head.items():
         known = labels.get(head)
-        fits = known is not None and len(known.classes) == count
-        found[head] = known if fits and known is not None else type(next(iter(labels.values())))(
-            classes=tuple(f"class{index}" for index in range(count))
-        )  # fmt: skip
+        numbered = Labels(classes=tuple(f"class{index}" for index in range(count)))
+        found[head] = known if known is not None and len(known.classes) == count else numbered
     first = next(iter(found.values()))
     if release:
         mean, channels = channel_means(variant), network.in_channels
@@ -73,12 +63,7 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
 
 
 def published_model(name: str) -> tuple[Network, Card]:
-    """Return a model by its published name, downloading its file unless it is cached.
-
-    Raises:
-        ModelFileError: There is no such name.
-        WeightsError: The file cannot be downloaded; the message names it, and where to put it.
-    """
+    """Return a model by its published name, downloading its file unless it is cached."""
     if name not in PUBLISHED:
         raise ModelFileError(
             f"there is no published model '{name}'.{nearest(name, PUBLISHED)} Known: {', '.join(PUBLISHED)}."

@@ -137,11 +137,7 @@ class ScoreLayout:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ScoreLayout:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is something else.
-        """
+        """Read what `to_dict` wrote; anything else raises KeyError, TypeError or ValueError."""
         y, x = (Axis(*(Fraction(text) for text in axis)) for axis in data["axes"])
         inexact = [tuple(str(name) for name in names) for names in data["inexact"]]
         halo = None if data["halo"] is None else tuple(int(side) for side in data["halo"])
@@ -170,17 +166,7 @@ def take_cells(x: Floats, dim: int, left: NDArray[np.float64], border: Border) -
 
 
 def interpolate(x: Floats, dim: int, positions: NDArray[np.float64], border: Border = "replicate") -> Floats:
-    """Interpolate the cells of an axis linearly.
-
-    Args:
-        x: float32, any shape.
-        dim: The axis, counted from the end (negative), of n cells.
-        positions: (m,) in cells.
-        border: Values beyond the first and last cell: copies of them, or zero.
-
-    Returns:
-        ``x`` with m cells along ``dim``.
-    """
+    """Interpolate the n cells of an axis, counted from the end, linearly at positions (m,): ``x`` with m cells there."""
     left = np.floor(positions)
     return _lerp(take_cells(x, dim, left, border), dim, positions, left)
 

@@ -43,9 +43,6 @@ def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, 
 
     Returns:
         Tensor descriptions by name (``dtype``, ``shape``, ``data_offsets``), and the metadata.
-
-    Raises:
-        ModelFileError: The file is missing, truncated, damaged, or not a safetensors file.
     """
     path = Path(path)
     try:
@@ -149,11 +146,7 @@ def _check_tensors(path: Path, header: dict[str, Any], data_bytes: int) -> dict[
 
 
 def read_card(path: str | Path) -> Card:
-    """Read the card of a model file.
-
-    Raises:
-        ModelFileError: The file is damaged or foreign.
-    """
+    """Read the card of a model file."""
     _, metadata = read_header(path)
     if CARD_KEY not in metadata:
         raise ModelFileError(
@@ -164,15 +157,7 @@ def read_card(path: str | Path) -> Card:
 
 
 def read_model(path: str | Path, verify: bool = True) -> tuple[Card, dict[str, Tensor]]:
-    """Read card and weights of a model file.
-
-    Args:
-        path: The file.
-        verify: Compare the weights with the card's ``weights_sha256``.
-
-    Raises:
-        ModelFileError: The file is damaged or foreign.
-    """
+    """Read card and weights of a model file, after comparing both where ``verify``."""
     card = read_card(path)
     tensors = read_tensors(path)
     if verify and card.weights_sha256 and weights_sha256(tensors) != card.weights_sha256:
@@ -181,11 +166,7 @@ def read_model(path: str | Path, verify: bool = True) -> tuple[Card, dict[str, T
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file after checking its header.
-
-    Raises:
-        ModelFileError: The file is damaged.
-    """
+    """Read the tensors of a safetensors file after checking its header."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -216,23 +197,14 @@ def _bytes(value: Tensor) -> Any:
 
 
 def write_model(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> Card:
-    """Write a model file atomically; returns the card with its hash.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    card = card.model_copy(update={"weights_sha256": weights_sha256(kept)})
-    write_tensors(path, kept, {CARD_KEY: card.to_json()})
+    """Write a model file atomically; returns the card with its hash."""
+    card = card.model_copy(update={"weights_sha256": weights_sha256(tensors)})
+    write_tensors(path, tensors, {CARD_KEY: card.to_json()})
     return card
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically and durably.
-
-    Raises:
-        OutputError: It cannot be written; an existing file is unchanged.
-    """
+    """Write a safetensors file atomically and durably."""
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     write_bytes(path, _safetensors(Path(path), kept, metadata))
 

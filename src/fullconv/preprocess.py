@@ -27,15 +27,7 @@ MIN_DEEP_RANGE = 1023
 def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool = False) -> NDArray[Any]:
     """Select the card's bands of an image (H, W, C), or check that it has the number that the network takes.
 
-    Args:
-        image: The image.
-        card: Its `bands` refer to a file; None is all.
-        name: The image's file, for the message; "" where it has none.
-        stored: Whether the image has all bands of its file; otherwise one with the network's number of bands is taken
-            as already selected.
-
-    Raises:
-        InputError: The image has other bands than the card.
+    Where the image does not have all ``stored`` bands of its file, the network's number of bands is taken as selected.
     """
     channels = image.shape[2]
     has = f"{name}: has" if name else f"{UNNAMED} has"
@@ -63,11 +55,6 @@ def range_warning(image: NDArray[Any], card: Card, name: str = "") -> Notice | N
 
     That is certain for 16 bits above 255 and a model of 8 bits, and for 8 bits and a model of `MIN_DEEP_RANGE` or more.
     Floats may be anything.
-
-    Args:
-        image: The image as stored.
-        card: Its `range` are the values in training.
-        name: The image's file; "" where it has none.
     """
     low, high = card.range
     if image.dtype == np.uint16 and high <= 255:
@@ -131,11 +118,7 @@ def working_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def rescale(images: NDArray[Any], scale: float) -> NDArray[Any]:
-    """Resize images (N, H, W, C) to the working resolution, antialiased; integers are rounded.
-
-    Returns:
-        (N, h, w, C) of the same dtype.
-    """
+    """Resize images (N, H, W, C) to the working resolution, antialiased; integers are rounded."""
     if scale == 1:
         return images
     size = working_size(images.shape[1], images.shape[2], scale)

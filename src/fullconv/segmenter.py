@@ -185,11 +185,7 @@ class Segmenter:
         return self.engines[0]
 
     def with_options(self, **changes: Any) -> Segmenter:
-        """Return a segmenter with other `PredictOptions` that shares network and engines.
-
-        Args:
-            changes: Fields of `PredictOptions`.
-        """
+        """Return a segmenter with other fields of `PredictOptions` that shares network and engines."""
         other = copy.copy(self)
         other.options = replace(self.options, **changes)
         return other
@@ -388,11 +384,7 @@ def build_settings(network: Any) -> dict[str, Any]:
 
 
 def choose_device(device: str) -> Any:
-    """Return the ``torch.device`` of "auto", "cpu", "cuda" or "cuda:i"; without torch, the CPU.
-
-    Raises:
-        RecipeError: There is no such device here.
-    """
+    """Return the ``torch.device`` of "auto", "cpu", "cuda" or "cuda:i"; without torch, the CPU."""
     if not is_importable("torch"):
         if device not in ("auto", "cpu"):
             raise RecipeError(f"device {device} needs PyTorch, which is not installed. Use cpu.")
@@ -455,16 +447,7 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
 
 
 def build_from_card(card: Card, tensors: dict[str, Tensor] | None, file: Path) -> Network:
-    """Build the network of a card and load its weights.
-
-    Args:
-        card: The card.
-        tensors: The weights; None builds the network on the meta device, which is enough to stitch and upsample.
-        file: Where they come from, for messages.
-
-    Raises:
-        ModelFileError: The network is unknown, or the weights do not fit it.
-    """
+    """Build the network of a card and load its weights; without any on the meta device, enough to stitch and upsample."""
     from fullconv.nn import VARIANTS
     from fullconv.nn.build import build_meta, build_with_weights
 

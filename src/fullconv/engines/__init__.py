@@ -5,116 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fullconv._lazy import attach
+from fullconv.engines._optional import (
+    ENGINES,
+    REQUIRES,
+    check_installed,
+    cores,
+    import_optional,
+    is_installed,
+    versions,
+)
+from fullconv.engines.autotune import AutoEngine, choose_engine
+from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum
+from fullconv.engines.engine import INPUT, Engine, UnsafeProgramError, head_names, output_names
+from fullconv.engines.exported import (
+    ENGINES_OF,
+    EXPORT_KEY,
+    LAYOUT_KEY,
+    PRECISIONS,
+    exported_engine,
+    is_exported,
+    read_exported,
+    read_layout,
+)
+from fullconv.engines.onnxruntime import session
+from fullconv.engines.openvino import compile_model
 
 if TYPE_CHECKING:
-    from fullconv.engines._optional import (
-        ENGINES,
-        REQUIRES,
-        check_installed,
-        cores,
-        import_optional,
-        is_installed,
-        versions,
-    )
-    from fullconv.engines.autotune import AutoEngine, Choice, choose_engine
-    from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum
-    from fullconv.engines.engine import INPUT, Engine, Scores, UnsafeProgramError, head_names, output_names
-    from fullconv.engines.exported import (
-        ENGINES_OF,
-        EXPORT_KEY,
-        LAYOUT_KEY,
-        PRECISIONS,
-        exported_engine,
-        is_exported,
-        read_exported,
-        read_layout,
-    )
     from fullconv.engines.graph import ExportModule, capture, quiet, to_onnx
-    from fullconv.engines.onnxruntime import session
-    from fullconv.engines.openvino import compile_model
     from fullconv.engines.pt2_safety import drop_size_asserts, module_of, save_program
     from fullconv.engines.torch import TorchEngine, in_bf16
-
-_PUBLIC = {
-    **dict.fromkeys(
-        (
-            "ENGINES",
-            "REQUIRES",
-            "check_installed",
-            "cores",
-            "import_optional",
-            "is_installed",
-            "versions",
-        ),
-        "fullconv.engines._optional",
-    ),
-    **dict.fromkeys(
-        (
-            "AutoEngine",
-            "Choice",
-            "choose_engine",
-        ),
-        "fullconv.engines.autotune",
-    ),
-    **dict.fromkeys(
-        (
-            "BLANK",
-            "CHECKSUM_KEY",
-            "add_checksum",
-        ),
-        "fullconv.engines.checksum",
-    ),
-    **dict.fromkeys(
-        (
-            "Engine",
-            "INPUT",
-            "Scores",
-            "UnsafeProgramError",
-            "head_names",
-            "output_names",
-        ),
-        "fullconv.engines.engine",
-    ),
-    **dict.fromkeys(
-        (
-            "ENGINES_OF",
-            "EXPORT_KEY",
-            "LAYOUT_KEY",
-            "PRECISIONS",
-            "exported_engine",
-            "is_exported",
-            "read_exported",
-            "read_layout",
-        ),
-        "fullconv.engines.exported",
-    ),
-    **dict.fromkeys(
-        (
-            "ExportModule",
-            "capture",
-            "quiet",
-            "to_onnx",
-        ),
-        "fullconv.engines.graph",
-    ),
-    **dict.fromkeys(("session",), "fullconv.engines.onnxruntime"),
-    **dict.fromkeys(("compile_model",), "fullconv.engines.openvino"),
-    **dict.fromkeys(
-        (
-            "drop_size_asserts",
-            "module_of",
-            "save_program",
-        ),
-        "fullconv.engines.pt2_safety",
-    ),
-    **dict.fromkeys(
-        (
-            "TorchEngine",
-            "in_bf16",
-        ),
-        "fullconv.engines.torch",
-    ),
-}
 
 __all__ = [
     "BLANK",
@@ -127,10 +46,8 @@ __all__ = [
     "PRECISIONS",
     "REQUIRES",
     "AutoEngine",
-    "Choice",
     "Engine",
     "ExportModule",
-    "Scores",
     "TorchEngine",
     "UnsafeProgramError",
     "add_checksum",
@@ -158,4 +75,9 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # else every name would exist for type checkers
-    __getattr__, __dir__ = attach(__name__, _PUBLIC)
+    __getattr__, _ = attach(
+        __name__,
+        dict.fromkeys(("ExportModule", "capture", "quiet", "to_onnx"), "fullconv.engines.graph")
+        | dict.fromkeys(("drop_size_asserts", "module_of", "save_program"), "fullconv.engines.pt2_safety")
+        | dict.fromkeys(("TorchEngine", "in_bf16"), "fullconv.engines.torch"),
+    )

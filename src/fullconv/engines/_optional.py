@@ -29,26 +29,14 @@ def is_installed(engine: str) -> bool:
 
 
 def check_installed(packages: Iterable[str], purpose: str) -> None:
-    """Check before long work that optional libraries are installed.
-
-    Raises:
-        MissingExtraError: One is missing.
-    """
+    """Check before long work that optional libraries are installed."""
     for package in packages:
         if not is_importable(package):
             raise MissingExtraError(package, "export", purpose)
 
 
 def import_optional(package: str, purpose: str) -> Any:
-    """Import an optional library of the extra "export" without its telemetry.
-
-    Args:
-        package: Its module.
-        purpose: What needs it, for the message.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """Import an optional library of the extra "export" without its telemetry."""
     # OpenVINO and NNCF report usage unless the module that does it cannot be imported.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:

@@ -67,27 +67,19 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         import torch
 
         name = torch.cuda.get_device_name(device)
-    else:
-        name = _processor()
+    else:  # a hash of the processor's name and features, so that a migrated virtual machine is another machine
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = {
+            line.split(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags", "Features"))
+        }
+        name = hashlib.sha256("".join(kept.values()).encode()).hexdigest()[:16] if kept else platform.processor()
     return {"device": device.type, "name": name, "threads": threads(), "system": platform.system()}
 
 
-def _processor(listing: Path = Path("/proc/cpuinfo")) -> str:
-    """Return a hash of the processor's name and features, so that a migrated virtual machine is another machine."""
-    try:
-        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    kept = {line.split(":")[0].strip(): line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return hashlib.sha256("".join(kept.values()).encode()).hexdigest()[:16] if kept else platform.processor()
-
-
 class TuningCache:
-    """The result of one benchmark, in a file of the user's cache folder.
-
-    Args:
-        key: All that the result depends on; among it `candidates`, one of which it is.
-    """
+    """The result of one benchmark, one of the key's `candidates`, in a file of the user's cache folder."""
 
     def __init__(self, key: dict[str, Any]) -> None:
         self.key, self._text = key, json.dumps(key, sort_keys=True)
@@ -125,19 +117,7 @@ class TuningCache:
 
 
 def choose_engine(network: Network, card: Card, device: torch.device, engine: str, precision: str) -> Engine:
-    """Return the engine that was asked for; "auto" chooses when it knows the size of an image.
-
-    Args:
-        network: In eval mode.
-        card: The preprocessing, and the measured agreement of lower precisions.
-        device: Where to compute; only torch supports other devices than the CPU.
-        engine: "auto", "torch", "openvino" or "onnxruntime".
-        precision: "auto", "fp32" or "bf16".
-
-    Raises:
-        RecipeError: There is no such engine or precision here.
-        MissingExtraError: The engine is not installed.
-    """
+    """Return the engine that was asked for; "auto" chooses when it knows the size of an image."""
     if engine not in ("auto", *ENGINES):
         hint = nearest(engine, ENGINES)
         raise RecipeError(f"there is no engine '{engine}' here: use torch, openvino, onnxruntime or auto.{hint}")
@@ -157,9 +137,8 @@ def choose_engine(network: Network, card: Card, device: torch.device, engine: st
     if engine == "auto":
         tuned = factory.has_identity and device.type == "cpu"
         names = ["torch", *(name for name in ENGINES[1:] if tuned and is_installed(name))]
-    precisions = [precision]
-    if precision == "auto":
-        precisions = ["fp32", "bf16"] if precision_allowed(card, "bf16") else ["fp32"]
+    automatic = ["fp32", "bf16"] if precision_allowed(card, "bf16") else ["fp32"]
+    precisions = automatic if precision == "auto" else [precision]
     candidates = [(n, p) for p in precisions for n in names if (n, p) != ("onnxruntime", "bf16")]
     return factory.engine(candidates[0]) if len(candidates) == 1 else AutoEngine(factory, candidates)
 
@@ -195,12 +174,7 @@ class EngineFactory:
         return self.network.variant != "custom"
 
     def engine(self, choice: Choice) -> Engine:
-        """Return the engine of a choice.
-
-        Raises:
-            NetworkError: The network cannot be translated for it.
-            MissingExtraError: It is not installed.
-        """
+        """Return the engine of a choice."""
         if choice not in self._engines:
             with timed(PREPARING):
                 self._engines[choice] = self._create(*choice)
@@ -212,9 +186,16 @@ class EngineFactory:
 
             return TorchEngine(self.network, self.card, self.device, precision)
         import_optional(name, f"--engine {name}")
-        if name == "openvino":
-            return OpenVinoEngine(self._openvino_model(), self.card, precision, self.network.min_size)
-        return OnnxRuntimeEngine(self.onnx(), self.card, precision)
+        if name == "onnxruntime":
+            return OnnxRuntimeEngine(self.onnx(), self.card, precision)
+        from fullconv.engines.graph import cached_onnx
+
+        model: Any = None
+        if self._onnx is None and self.has_identity and (path := cached_onnx(self.identity())) is not None:
+            with suppress(RuntimeError):  # a damaged file is written anew
+                model = read_file(path)
+        model = read_onnx(self.onnx()) if model is None else model
+        return OpenVinoEngine(model, self.card, precision, self.network.min_size)
 
     def onnx(self) -> Any:
         """Return the network with its preprocessing as an ``onnx.ModelProto``."""
@@ -223,15 +204,6 @@ class EngineFactory:
         if self._onnx is None:
             self._onnx = export_cached(self.network, self.card, self.identity() if self.has_identity else None)
         return self._onnx
-
-    def _openvino_model(self) -> Any:
-        """Return the network as an ``openvino.Model``, directly from the file where it was translated before."""
-        from fullconv.engines.graph import cached_onnx
-
-        if self._onnx is None and self.has_identity and (path := cached_onnx(self.identity())) is not None:
-            with suppress(RuntimeError):  # a damaged file is written anew
-                return read_file(path)
-        return read_onnx(self.onnx())
 
     def identity(self) -> str:
         """Return a hash of all that the scores of an image depend on, except the machine and its libraries."""
@@ -251,11 +223,7 @@ class AutoEngine:
 
     A benchmark takes about a second. Its result is stored in the user's cache folder, under a hash of model, machine,
     library versions, candidates and size class, so that all commands compute an image in the same way, now and later.
-    Where nothing can be stored, nothing is benchmarked: the first candidate computes.
-
-    Args:
-        factory: Creates the engines.
-        candidates: The choices, the default first.
+    Where nothing can be stored, nothing is benchmarked: the first candidate, the default, computes.
     """
 
     def __init__(self, factory: EngineFactory, candidates: Sequence[Choice]) -> None:
@@ -299,11 +267,7 @@ class AutoEngine:
             return {side: self._choose(side) for side in SIDES}
 
     def pin(self, choices: Mapping[int, Choice]) -> None:
-        """Use what another process has chosen, whatever the cache holds now.
-
-        Raises:
-            RecipeError: A choice is no candidate here.
-        """
+        """Use what another process has chosen, whatever the cache holds now."""
         for name, precision in choices.values():
             if (name, precision) not in self.candidates:
                 known = ", ".join(" ".join(choice) for choice in self.candidates)
@@ -317,11 +281,7 @@ class AutoEngine:
         return 0.0 if trace is None else trace.macs_per_pixel
 
     def estimate_seconds(self, seconds_per_image: float) -> float:
-        """Estimate the duration of the benchmark for large images.
-
-        Args:
-            seconds_per_image: Of a large image in fp32.
-        """
+        """Estimate the duration of the benchmark for large images."""
         if self.macs() * SIDES[-1] ** 2 < MIN_MACS:
             return 0.0
         return TRANSLATION_S + len(self.candidates) * (2 * seconds_per_image + BENCHMARK_S)
@@ -350,28 +310,24 @@ class AutoEngine:
         if not cache.can_write():
             LOG.info("engine: %s %s; nothing is benchmarked, as %s cannot be written", *default, cache.path.parent)
             return default
-        with timed(CHOOSING):
-            seconds = self._benchmark(side)
-        choice = cache.store(fastest(seconds, default), seconds)
-        tried = ", ".join(f"{name} {precision} {1000 * took:.0f} ms" for (name, precision), took in seconds.items())
-        size = f"{side}x{side} pixels and more" if side == SIDES[-1] else f"up to {side}x{side} pixels"
-        LOG.info("engine: %s %s for images of %s (%s)", *choice, size, tried)
-        return choice
-
-    def _benchmark(self, side: int) -> dict[Choice, float]:
-        """Return the seconds that each candidate takes for an image; candidates that fail are omitted."""
-        shape = (1, side, side, self.factory.card.in_channels)
-        image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        image = np.random.default_rng(0).integers(
+            0, 256, (1, side, side, self.factory.card.in_channels), dtype=np.uint8
+        )
         seconds: dict[Choice, float] = {}
-        for choice in self.candidates:
-            try:
-                engine = self.factory.engine(choice)
-                seconds[choice] = time_calls(lambda: engine.scores(image))  # noqa: B023  (called at once)
-            except (FullconvError, RuntimeError) as error:
-                if choice == self.candidates[0]:
-                    raise
-                LOG.info("engine: %s %s is omitted: %s", *choice, first_line(error))
-        return seconds
+        with timed(CHOOSING):
+            for tried in self.candidates:
+                try:
+                    engine = self.factory.engine(tried)
+                    seconds[tried] = time_calls(lambda: engine.scores(image))  # noqa: B023  (called at once)
+                except (FullconvError, RuntimeError) as error:
+                    if tried == default:
+                        raise
+                    LOG.info("engine: %s %s is omitted: %s", *tried, first_line(error))
+        choice = cache.store(fastest(seconds, default), seconds)
+        times = ", ".join(f"{name} {precision} {1000 * took:.0f} ms" for (name, precision), took in seconds.items())
+        size = f"{side}x{side} pixels and more" if side == SIDES[-1] else f"up to {side}x{side} pixels"
+        LOG.info("engine: %s %s for images of %s (%s)", *choice, size, times)
+        return choice
 
 
 def time_calls(compute: Callable[[], object]) -> float:

@@ -15,21 +15,12 @@ BLANK = MARK + "0" * 64
 
 
 def add_checksum(content: bytes, weights: bytes = b"") -> bytes:
-    """Return a file's bytes with the checksum in place of `BLANK`.
-
-    Args:
-        content: The file, with `BLANK` in its metadata.
-        weights: The file with its weights, where they are stored separately.
-    """
+    """Return a file's bytes with the checksum in place of `BLANK`."""
     return content.replace(BLANK.encode(), _checksum(content, weights), 1)
 
 
 def verify_checksum(path: Path, stored: str | None, content: bytes, weights: bytes = b"") -> None:
-    """Compare a file with its stored checksum; None, as in files of earlier versions, is accepted.
-
-    Raises:
-        ModelFileError: They differ.
-    """
+    """Compare a file with its stored checksum; None, as in files of earlier versions, is accepted."""
     if (
         stored is not None
         and _checksum(content.replace(stored.encode(), BLANK.encode(), 1), weights) != stored.encode()

@@ -41,12 +41,7 @@ def is_exported(path: str | Path) -> bool:
 
 
 def read_exported(path: str | Path) -> tuple[Card, dict[str, Any]]:
-    """Read the metadata of an exported file: its card; format, precision and parity. Nothing in it is executed.
-
-    Raises:
-        ModelFileError: The file is missing, damaged or foreign.
-        MissingExtraError: An ONNX file, and onnx is not installed.
-    """
+    """Read the metadata of an exported file: its card; format, precision and parity. Nothing in it is executed."""
     path, texts = Path(path), _read_texts(Path(path))
     if CARD_KEY not in texts:
         raise ModelFileError(
@@ -62,11 +57,7 @@ def read_exported(path: str | Path) -> tuple[Card, dict[str, Any]]:
 
 
 def read_layout(path: str | Path) -> ScoreLayout | None:
-    """Read the layout of an exported file's scores; None in files of 0.1.0.
-
-    Raises:
-        ModelFileError: The file is missing or damaged.
-    """
+    """Read the layout of an exported file's scores; None in files of 0.1.0."""
     text = _read_texts(Path(path)).get(LAYOUT_KEY)
     if text is None:
         return None
@@ -79,20 +70,7 @@ def read_layout(path: str | Path) -> ScoreLayout | None:
 def exported_engine(
     path: str | Path, card: Card, about: dict[str, Any], engine: str, precision: str, min_size: int
 ) -> Engine:
-    """Return the engine that runs an exported file.
-
-    Args:
-        path: The file.
-        card: Its card.
-        about: The rest of its metadata, of `read_exported`.
-        engine: "auto", or one that runs its format.
-        precision: "auto", or the file's own.
-        min_size: Smallest size at which the network computes.
-
-    Raises:
-        RecipeError: The file needs another engine, or has another precision.
-        ModelFileError: It cannot be read.
-    """
+    """Return the engine that runs an exported file."""
     path = Path(path)
     kind, own = FORMATS[path.suffix.lower()], str(about["precision"])
     if engine != "auto" and engine not in ENGINES_OF[kind]:
@@ -133,14 +111,7 @@ def exported_engine(
 
 
 class Pt2Engine:
-    """Run an exported PyTorch program.
-
-    Args:
-        path: The file.
-        names: Of the graph's values that are the scores of each head.
-        card: For the names of the heads.
-        precision: Of the program.
-    """
+    """Run an exported PyTorch program, in which ``names`` are the values that are the scores of each head."""
 
     name = "torch"
 

@@ -1,7 +1,6 @@
 """A network with its preprocessing as one graph for other runtimes: images of any size as stored in, scores out.
 
-One capture (`torch.export`) serves them all; ONNX is the format that the others read. Translating takes seconds, reading
-does not, so translated networks are cached.
+Translating it to ONNX takes seconds, reading does not, so translated networks are cached.
 """
 
 from __future__ import annotations
@@ -38,13 +37,7 @@ _PURPOSE = "turning the network into a graph"
 
 
 class ExportModule(nn.Module):
-    """Images (N, H, W, C) as stored to the scores of a network: `TorchEngine` without branches.
-
-    Args:
-        network: In eval mode, on the CPU.
-        card: The preprocessing.
-        dtype: Of the network's weights and computation.
-    """
+    """Images (N, H, W, C) as stored to the scores of a network: `TorchEngine` without branches."""
 
     def __init__(self, network: Network, card: Card, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -83,16 +76,7 @@ class ExportModule(nn.Module):
 
 
 def capture(module: nn.Module, channels: int, name: str) -> ExportedProgram:
-    """Capture a module from (N, H, W, C) uint8 as a graph for any N, H and W.
-
-    Args:
-        module: In eval mode, on the CPU.
-        channels: C.
-        name: Of the network, for the message.
-
-    Raises:
-        NetworkError: It depends on the image in a way that no graph can express.
-    """
+    """Capture a module from (N, H, W, C) uint8 as a graph for any N, H and W."""
     example = torch.zeros(2, *EXAMPLE_SIZE, channels, dtype=torch.uint8)
     free = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     try:
@@ -107,15 +91,7 @@ def capture(module: nn.Module, channels: int, name: str) -> ExportedProgram:
 
 
 def to_onnx(program: ExportedProgram, names: list[str]) -> Any:
-    """Translate a captured graph to an ``onnx.ModelProto`` with the input "images".
-
-    Args:
-        program: Of `capture`.
-        names: Of the outputs.
-
-    Raises:
-        MissingExtraError: onnx or onnxscript are not installed.
-    """
+    """Translate a captured graph to an ``onnx.ModelProto`` with the input "images"."""
     for package in ("onnx", "onnxscript"):
         import_optional(package, _PURPOSE)
     with quiet():
@@ -134,14 +110,7 @@ def cached_onnx(identity: str) -> Path | None:
 def export_cached(network: Network, card: Card, identity: str | None) -> Any:
     """Return a network with its preprocessing as an ``onnx.ModelProto``, from the cache where it is there.
 
-    Args:
-        network: In eval mode, on the CPU.
-        card: The preprocessing.
-        identity: Hash of all that the graph depends on; None where it is unknown, and nothing is cached.
-
-    Raises:
-        NetworkError: No graph can express it.
-        MissingExtraError: onnx or onnxscript are not installed.
+    ``identity`` is a hash of all that the graph depends on; None where it is unknown, and nothing is cached.
     """
     onnx = import_optional("onnx", _PURPOSE)
     if identity is not None and (path := cached_onnx(identity)) is not None:
@@ -174,9 +143,7 @@ def _key(identity: str) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporters' messages about their own internals."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export")
-    ]
+    loggers = list(map(logging.getLogger, ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._export")))
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -14,13 +14,7 @@ from fullconv.profiling import PREPARING, timed
 
 
 class OnnxRuntimeEngine:
-    """Run a graph in ONNX Runtime.
-
-    Args:
-        model: An ``onnx.ModelProto`` from images (N, H, W, C) uint8 to the scores of each head.
-        card: For the names of the heads.
-        precision: "fp32"; or what the graph itself computes in, "fp16" or "int8".
-    """
+    """Run an ``onnx.ModelProto`` from images (N, H, W, C) uint8 to the scores of each head."""
 
     name = "onnxruntime"
 

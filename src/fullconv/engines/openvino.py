@@ -21,13 +21,9 @@ OpenVINO takes bf16 wherever the CPU has it."""
 
 
 class OpenVinoEngine:
-    """Run a graph in OpenVINO.
+    """Run an ``openvino.Model`` from images (N, H, W, C) uint8 to the scores of each head.
 
-    Args:
-        model: An ``openvino.Model`` from images (N, H, W, C) uint8 to the scores of each head.
-        card: For the names of the heads.
-        precision: "fp32", "bf16", or "int8" for a quantised graph.
-        min_size: Smallest size at which the network computes; below 64 small images are not computed in bf16.
+    ``min_size`` is the smallest size at which the network computes; below 64 small images are not computed in bf16.
     """
 
     name = "openvino"
@@ -53,10 +49,7 @@ class OpenVinoEngine:
         return self
 
     def scores(self, images: NDArray[Any]) -> Scores:
-        """Map images (N, H, W, C) as stored to scores (N, K, h, w) float32 by head.
-
-        Images are computed one by one: on a CPU a batch gains nothing, and so it cannot change a result.
-        """
+        """Map images (N, H, W, C) as stored, one by one as in ONNX Runtime, to scores (N, K, h, w) float32 by head."""
         images = bytes_or_floats(images)
         small = bf16_unsafe(images.shape[1], images.shape[2], self.min_size)
         precision = "fp32" if small and self.precision == "bf16" else self.precision
@@ -107,9 +100,5 @@ def read_onnx(model: Any) -> Any:
 
 
 def read_file(path: Path) -> Any:
-    """Read a file of a format that OpenVINO knows; an ONNX file in a tenth of the time that `onnx.load` takes.
-
-    Raises:
-        RuntimeError: It is damaged.
-    """
+    """Read a file of a format that OpenVINO knows; an ONNX file in a tenth of the time that `onnx.load` takes."""
     return import_optional("openvino", "--engine openvino").Core().read_model(path)

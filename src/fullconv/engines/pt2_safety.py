@@ -92,9 +92,6 @@ def drop_size_asserts(program: Any) -> Any:
 
     The tracer adds them where an operation would compute in another order, such as on a map that is one cell wide. The
     operations themselves work at every size, and the parity check compares their results on small images.
-
-    Args:
-        program: A ``torch.export.ExportedProgram``.
     """
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_scalar.default:
@@ -107,26 +104,14 @@ def drop_size_asserts(program: Any) -> Any:
 
 
 def module_of(program: Any) -> Any:
-    """Return a program as a module for images of any size.
-
-    Args:
-        program: A ``torch.export.ExportedProgram``.
-    """
+    """Return a program as a module for images of any size."""
     if "check_guards" in inspect.signature(program.module).parameters:
         return program.module(check_guards=False)  # they repeat what `drop_size_asserts` removes
     return program.module()
 
 
 def save_program(program: Any, texts: Mapping[str, str]) -> bytes:
-    """Return a program as a file that `read_program` and ``torch.export.load`` read.
-
-    Args:
-        program: A ``torch.export.ExportedProgram``. Its stack traces, with paths of this machine, are removed.
-        texts: Stored in the file by name.
-
-    Raises:
-        UnsafeProgramError: It contains what `read_program` refuses.
-    """
+    """Return a program, without its stack traces, as a file with texts that `read_program` and torch read."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     buffer = io.BytesIO()
@@ -138,12 +123,7 @@ def save_program(program: Any, texts: Mapping[str, str]) -> bytes:
 
 
 def read_program(path: Path) -> Any:
-    """Read an exported program without executing anything that a foreign file may contain.
-
-    Raises:
-        UnsafeProgramError: It contains what an exported network never does.
-        RuntimeError: It is damaged.
-    """
+    """Read an exported program without executing anything that a foreign file may contain."""
     check_archive(path)
     with quiet():
         return torch.export.load(path)
@@ -153,23 +133,17 @@ def check_archive(file: Path | io.BytesIO) -> None:
     """Raise where a file contains more than numbers and a graph of known operations.
 
     It is read by PyTorch's own archive reader, so that no other reader can see other parts of it.
-
-    Raises:
-        UnsafeProgramError: It contains something else.
-        RuntimeError: It is damaged.
     """
     reader = torch._C.PyTorchFileReader(str(file) if isinstance(file, Path) else file)
     names = list(reader.get_all_records())
     if len({name.lower() for name in names}) != len(names):
         raise UnsafeProgramError("two parts with one name")
-    for name in names:
-        if not MEMBERS.fullmatch(name):
-            raise UnsafeProgramError(f"a part, {name[:80]!r}, that no exported network has")
+    if (name := next((name for name in names if not MEMBERS.fullmatch(name)), None)) is not None:
+        raise UnsafeProgramError(f"a part, {name[:80]!r}, that no exported network has")
     for part in ("weights", "constants"):
-        config = _json(reader, f"data/{part}/model_{part}_config.json")
-        for each in _dicts(config):
-            if each.get("use_pickle", False) is not False:
-                raise UnsafeProgramError(f"pickled {part}")
+        found = _dicts(_json(reader, f"data/{part}/model_{part}_config.json"))
+        if any(each.get("use_pickle", False) is not False for each in found):
+            raise UnsafeProgramError(f"pickled {part}")
     try:
         with quiet():
             torch.load(io.BytesIO(reader.get_record("data/sample_inputs/model.pt")), weights_only=True)
@@ -182,11 +156,7 @@ def check_archive(file: Path | io.BytesIO) -> None:
 
 
 def check_graph(model: Any) -> None:
-    """Raise where a graph, as JSON, contains an operation or a name that is not listed.
-
-    Raises:
-        UnsafeProgramError: It does.
-    """
+    """Raise where a graph, as JSON, contains an operation or a name that is not listed."""
     for each in _dicts(model):
         for key, value in each.items():
             _check_word(key, "a name")

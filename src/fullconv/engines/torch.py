@@ -17,14 +17,7 @@ from fullconv.preprocess import as_tensor, normalize
 
 
 class TorchEngine:
-    """Run a network in PyTorch.
-
-    Args:
-        network: In eval mode; bf16 works on a copy of its weights.
-        card: The preprocessing.
-        device: Where to compute.
-        precision: "fp32" or "bf16".
-    """
+    """Run a network in PyTorch."""
 
     name = "torch"
 
@@ -54,9 +47,8 @@ class TorchEngine:
         network = self.net_for(*images.shape[1:3])
         x = self.prepare(images, network)
         with shared():
-            scores = network.scores(x)
-        heads = scores_by_head(scores)
-        return {name: value.float().cpu().numpy() for name, value in heads.items()}
+            scores = scores_by_head(network.scores(x))
+        return {name: value.float().cpu().numpy() for name, value in scores.items()}
 
 
 class _InFloat32(nn.Module):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,20 @@ from numpy.typing import NDArray
 from fullconv._version import __version__
 from fullconv.card import Card
 from fullconv.data import Dataset, check_classes, choose_samples, match_heads
-from fullconv.engines import ENGINES_OF, EXPORT_KEY, LAYOUT_KEY, PRECISIONS, REQUIRES, check_installed, head_names
+from fullconv.engines import (
+    ENGINES_OF,
+    EXPORT_KEY,
+    LAYOUT_KEY,
+    PRECISIONS,
+    REQUIRES,
+    ExportModule,
+    capture,
+    check_installed,
+    head_names,
+)
 from fullconv.errors import NetworkError, OutputError, RecipeError, nearest
-from fullconv.exports.formats import Export, Images, OnnxExport, OpenVinoExport, Pt2Export
-from fullconv.exports.layer_diff import find_divergent_layer
+from fullconv.exports.formats import Export, OnnxExport, OpenVinoExport, Pt2Export, program_values
 from fullconv.exports.parity import (
-    Image,
-    Labels,
     Parity,
     check_bytes,
     crop,
@@ -32,6 +40,7 @@ from fullconv.exports.parity import (
 )
 from fullconv.interpolation import ScoreLayout
 from fullconv.modelfile import CARD_KEY
+from fullconv.nn import Network
 from fullconv.segmenter import Segmenter
 from fullconv.storage import check_writable
 
@@ -42,6 +51,8 @@ FORMATS: dict[str, tuple[Callable[..., Export], str, tuple[str, ...]]] = {
 }
 """Class, suffix and precisions of each format."""
 CALIBRATION_IMAGES = 64
+MAX_ERROR = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.05, "int8": 0.2}
+"""Relative error of a layer's output above which it is reported."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +99,15 @@ def export_model(
     if segmenter.device.type != "cpu":
         network = copy.deepcopy(network).to("cpu")
     exact = Segmenter(network, card, device="cpu", precision="fp32", engine="torch")
-    images = _calibration(dataset, exact) if dataset is not None and precision == "int8" else None
+    images = partial(_calibration, dataset, exact) if dataset is not None and precision == "int8" else None
     found = validation_images(dataset, exact) if dataset is not None else synthetic_images(card.in_channels)
     first = next(iter(found), None)  # an unsuitable image is reported before any work
     export = create(network, card, probabilities, precision, images)
     rest = chain([first], found) if first is not None else iter(())
-    parity = measure_parity(label_function(export, card), exact, precision, rest, made=dataset is None)
+    run, heads = export.runner(), head_names(card)  # of a file's outputs, labels come first
+    parity = measure_parity(
+        lambda image: dict(zip(heads, run(image), strict=False)), exact, precision, rest, made=dataset is None
+    )
     parity.calibrated_on = images is not None and dataset is not None and not dataset.splits.get("train")
     layer = ""
     if parity.reasons and first is not None:
@@ -151,21 +165,47 @@ def _check(
     return create
 
 
-def label_function(export: Export, card: Card) -> Callable[[Image], Labels]:
-    """Return a function that computes label maps by head in the file's own runtime."""
-    run, heads = export.runner(), head_names(card)
-    return lambda image: dict(zip(heads, run(image), strict=False))  # labels come first
-
-
-def _calibration(dataset: Dataset, exact: Segmenter) -> Images:
-    """Return evenly spaced training images."""
+def _calibration(dataset: Dataset, exact: Segmenter) -> Iterator[NDArray[np.uint8]]:
+    """Yield evenly spaced training images."""
     samples, _ = choose_samples(dataset, exact.card, "train" if dataset.splits.get("train") else "val")
-    step = max(1, len(samples) // CALIBRATION_IMAGES)
+    for sample in samples[:: max(1, len(samples) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]:
+        image = exact.read(dataset.read_image(sample), sample.image.as_posix())
+        check_bytes(image, sample)
+        yield np.ascontiguousarray(image)
 
-    def images() -> Any:
-        for sample in islice(samples[::step], CALIBRATION_IMAGES):
-            image: NDArray[Any] = exact.read(dataset.read_image(sample), sample.image.as_posix())
-            check_bytes(image, sample)
-            yield np.ascontiguousarray(image)
 
-    return images
+def find_divergent_layer(export: Export, network: Network, card: Card, image: NDArray[np.uint8], precision: str) -> str:
+    """Return a sentence on the first layer whose activations differ, or else on the one that differs most."""
+    program = capture(ExportModule(network, card).eval(), card.in_channels, card.variant)
+    layers = {node.name: _path(node) for node in program.graph.nodes if _path(node)}
+    expected = program_values(program, image, list(layers))
+    got = export.values(image, list(layers))
+    errors = {name: _error(expected[name], got[name]) for name in layers if name in expected and name in got}
+    if not errors:
+        return "The layer that differs is unknown: its activations have other names in the file."
+    name = next((name for name, error in errors.items() if not error <= MAX_ERROR[precision]), None)
+    if name is None:
+        name = max(errors, key=lambda key: errors[key])
+        return (
+            f"No layer stands out; {layers[name]} differs most, by {100 * errors[name]:.2g} % of its activations' norm."
+        )
+    share = f"they differ by {100 * errors[name]:.2g} % of their norm"
+    size = share if np.isfinite(errors[name]) else "they are not finite"
+    return f"The first layer that differs in its activations is {layers[name]}: {size}."
+
+
+def _path(node: Any) -> str:
+    """Return the path of the layer that a node of a captured program comes from; "" for other nodes."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    value = node.meta.get("val")
+    if not stack or getattr(value, "ndim", 0) != 4 or not value.dtype.is_floating_point:
+        return ""
+    return str(stack[-1][0]).removeprefix("L['self'].").removeprefix("body.").removeprefix("network.")
+
+
+def _error(expected: NDArray[Any], got: NDArray[Any]) -> float:
+    """Return the difference of two arrays relative to the norm of the first; infinite where they are not comparable."""
+    if expected.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    size = float(np.linalg.norm(expected.astype(np.float64)))
+    return float(np.linalg.norm(expected.astype(np.float64) - got)) / (size or 1.0)

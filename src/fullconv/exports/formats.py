@@ -135,19 +135,11 @@ class OpenVinoExport:
         return run
 
     def _compiled(self, model: Any) -> Any:
-        hint = {"fp16": "fp32"}.get(self.precision, self.precision)  # 16 bits are only how weights are stored
-        return compile_model(self._stored(model), hint)
-
-    def _stored(self, model: Any) -> Any:
-        """Return the model as its file will store it."""
-        if self.precision not in ("fp16", "bf16"):
-            return model
-        openvino = import_optional("openvino", "export")
-        stored = model.clone()
-        compress = import_optional("openvino._offline_transformations", "export")
-        compress.compress_model_transformation(stored)
-        assert isinstance(stored, openvino.Model)
-        return stored
+        """Compile a model as its file will store it."""
+        if self.precision in ("fp16", "bf16"):
+            model = model.clone()
+            import_optional("openvino._offline_transformations", "export").compress_model_transformation(model)
+        return compile_model(model, {"fp16": "fp32"}.get(self.precision, self.precision))  # 16 bits: only of weights
 
     def values(self, image: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return activations by name."""
@@ -162,31 +154,22 @@ class OpenVinoExport:
 
     def write(self, path: Path, texts: Mapping[str, str]) -> None:
         """Write the .xml, and the weights beside it as .bin; both are complete before one gets its name."""
+        openvino = import_optional("openvino", "export")
         for key, text in {**texts, CHECKSUM_KEY: BLANK}.items():
             self.model.set_rt_info(text, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
-                graph, weights = self._save(Path(folder))
+                graph, weights = Path(folder) / "model.xml", Path(folder) / "model.bin"
+                openvino.save_model(self.model, graph, compress_to_fp16=self.precision in ("fp16", "bf16"))
+                openvino.Core().read_model(graph)  # raises where a file was truncated
+                graph.write_bytes(add_checksum(graph.read_bytes(), weights.read_bytes()))
                 publish(weights, path.with_suffix(".bin"))  # first: the .xml appears only when all is there
                 publish(graph, path)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error}).") from error
         except RuntimeError as error:  # OpenVINO's error on a full disk
             raise OutputError(f"{path}: OpenVINO cannot write it. Check the free disk space.") from error
-
-    def _save(self, folder: Path) -> tuple[Path, Path]:
-        """Save into a folder, with checksum; returns the graph and the weights.
-
-        Raises:
-            OSError, RuntimeError: It cannot be written.
-        """
-        openvino = import_optional("openvino", "export")
-        graph, weights = folder / "model.xml", folder / "model.bin"
-        openvino.save_model(self.model, graph, compress_to_fp16=self.precision in ("fp16", "bf16"))
-        openvino.Core().read_model(graph)  # raises where a file was truncated
-        graph.write_bytes(add_checksum(graph.read_bytes(), weights.read_bytes()))
-        return graph, weights
 
 
 class Pt2Export:

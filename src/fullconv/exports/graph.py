@@ -19,16 +19,6 @@ class LabelGraph(nn.Module):
     """Images (N, H, W, C) uint8 to label maps (N, H, W) uint8 and, where asked for, probabilities (N, K, H, W) and scores.
 
     It upsamples as `Network.upsample` does, with integer arithmetic wherever that decides between two cells.
-
-    Args:
-        network: In eval mode, on the CPU.
-        card: The preprocessing.
-        probabilities: Whether to return them.
-        scores: Whether to return them, too.
-        dtype: What the network computes in; its weights are of it.
-
-    Raises:
-        NetworkError: The model works at another resolution than the image's.
     """
 
     def __init__(

@@ -74,15 +74,7 @@ def measure_parity(
     images: Iterable[tuple[Image, Labels]],
     made: bool,
 ) -> Parity:
-    """Compare a file's labels with the model's.
-
-    Args:
-        predict: Returns the label maps of the file's own runtime for an image (H, W, C).
-        exact: The model in fp32.
-        precision: Of the file.
-        images: Images, each with its masks by head, if any.
-        made: Whether they are synthetic.
-    """
+    """Compare the labels that a file predicts for images (H, W, C), given with masks by head, with the model's."""
     parity = Parity(precision, made=made)
     heads = head_names(exact.card)
     ours: dict[str, NDArray[np.int64]] = {}
@@ -91,7 +83,7 @@ def measure_parity(
     small: dict[tuple[int, int], list[int]] = {size: [0, 0] for size in SIZES}
     rng = np.random.default_rng(0)
     for image, masks in images:
-        expected, got = _both(exact, predict, image)
+        expected, got = exact.predict(image, tile="none").label_maps, predict(image)
         equal, total = equal + _equal(expected, got), total + expected[heads[0]].size * len(heads)
         for head, mask in masks.items():
             classes = len(exact.card.labels(head or None).classes)
@@ -99,7 +91,8 @@ def measure_parity(
                 counted[head] = counted.get(head, 0) + confusion_matrix(mask, labels, classes)
         for size, count in small.items():
             if parity.pictures < CROPS_PER_SIZE.get(size, 4):
-                expected, got = _both(exact, predict, crop(image, size, rng))
+                part = crop(image, size, rng)
+                expected, got = exact.predict(part, tile="none").label_maps, predict(part)
                 count[0], count[1] = count[0] + _equal(expected, got), count[1] + size[0] * size[1] * len(heads)
         parity.pictures += 1
     if not parity.pictures:
@@ -112,23 +105,12 @@ def measure_parity(
     return parity
 
 
-def _both(exact: Segmenter, predict: Callable[[Image], Labels], image: Image) -> tuple[Labels, Labels]:
-    return dict(exact.predict(image, tile="none").label_maps), predict(image)
-
-
 def _equal(expected: Mapping[str, Any], got: Mapping[str, Any]) -> int:
     return sum(int((labels == got[head]).sum()) for head, labels in expected.items())
 
 
 def _reasons(parity: Parity, equal: int, total: int, small: Mapping[tuple[int, int], list[int]]) -> Iterator[str]:
-    """Yield the reasons to refuse the file.
-
-    Args:
-        parity: What was measured.
-        equal: Labels of the images that agree with fp32.
-        total: Labels of the images.
-        small: Both for the crops of each odd size.
-    """
+    """Yield the reasons to refuse the file."""
     least, apart = MIN_LABELS_EQUAL.get(parity.precision), MAX_MEAN_IOU_DIFFERENCE.get(parity.precision)
     if least is not None:
         right, count = (sum(counts) for counts in zip(*small.values(), strict=True))
@@ -164,10 +146,6 @@ def validation_images(dataset: Dataset, exact: Segmenter, count: int = IMAGES) -
     """Yield evenly spaced validation images of a data set with their masks by head of the model.
 
     They are those that `evaluate` scores: of the model's own split where it was trained on this data.
-
-    Raises:
-        DataError: They are not 8-bit, there are none, or a mask has another size than its image.
-        InputError: An image or a mask cannot be read.
     """
     if not dataset.splits.get("val"):
         raise DataError(f"{dataset.root}: has no validation images to compare the export on.")

@@ -21,13 +21,7 @@ PURPOSE = "export --precision int8"
 
 
 def quantize_onnx(model: Any, scores: Sequence[str], images: Iterable[NDArray[np.uint8]]) -> Any:
-    """Return an ``onnx.ModelProto`` whose convolutions compute in int8, by ONNX Runtime's static quantisation.
-
-    Args:
-        model: With images as input, and the scores among its outputs.
-        scores: Their names.
-        images: For calibration, (H, W, C).
-    """
+    """Return an ``onnx.ModelProto`` whose convolutions compute in int8; ONNX Runtime calibrates it with images (H, W, C)."""
     onnx, tools = import_optional("onnx", PURPOSE), import_optional("onnxruntime.quantization", PURPOSE)
     prepare = import_optional("onnxruntime.quantization.shape_inference", PURPOSE)
 
@@ -89,13 +83,7 @@ def between(model: Any, scores: Sequence[str]) -> list[str]:
 
 
 def quantize_openvino(model: Any, scores: set[str], images: Iterable[NDArray[np.uint8]]) -> Any:
-    """Return an ``openvino.Model`` whose convolutions compute in int8, by NNCF's post-training quantisation.
-
-    Args:
-        model: With images as input, and the scores among its outputs.
-        scores: Their names.
-        images: For calibration, (H, W, C).
-    """
+    """Return an ``openvino.Model`` whose convolutions compute in int8; NNCF calibrates it with images (H, W, C)."""
     nncf = import_optional("nncf", PURPOSE)
     calibration = [image[None] for image in images]
     excluded = sorted(_outside(model, scores))

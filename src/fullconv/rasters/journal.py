@@ -28,17 +28,7 @@ _PIECE = 4 * 2**20
 
 
 class StripJournal:
-    """Rows of labels on disk, and the state to continue from; a context manager that deletes it after a finished job.
-
-    Args:
-        path: The file; created where it is missing.
-        job: What the rows depend on.
-        resume: Continue from the file's content; otherwise it is overwritten.
-
-    Raises:
-        RunError: The file belongs to another job.
-        OutputError: It cannot be written.
-    """
+    """Rows of labels on disk, and the state to continue from; a context manager that deletes it after a finished job."""
 
     def __init__(self, path: Path, job: Mapping[str, Any], resume: bool) -> None:
         self.path, self.state = path, StripState()
@@ -65,15 +55,7 @@ class StripJournal:
             self.path.unlink(missing_ok=True)
 
     def append(self, state: StripState, strips: Iterable[NDArray[np.uint8]]) -> None:
-        """Append a band and sync it to disk.
-
-        Args:
-            state: After the band.
-            strips: Its rows of labels, (rows, W).
-
-        Raises:
-            OutputError: It cannot be written, for example on a full disk.
-        """
+        """Append a band and sync it to disk."""
         packer = zlib.compressobj(1)
         parts = [packer.compress(strip.tobytes()) for strip in strips]
         labels = b"".join([*parts, packer.flush()])

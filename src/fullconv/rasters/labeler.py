@@ -13,7 +13,7 @@ from fullconv.interpolation import ScoreLayout, argmax, hflip, mean_logits, soft
 from fullconv.labels import VOID
 from fullconv.profiling import NETWORK, UPSAMPLING, timed
 from fullconv.rasters.reader import RasterReader
-from fullconv.rasters.scores import ScoreSource
+from fullconv.rasters.strategy import ScoreSource
 from fullconv.segmenter import Segmenter
 from fullconv.tiling import first_required, row_chunks, rows_available, upsamples_by_size
 
@@ -35,14 +35,7 @@ class StripState:
 
 
 class StripLabeler:
-    """The labels of a raster, band by band.
-
-    Args:
-        segmenter: The model.
-        raster: The raster.
-        sources: Scores of the raster in each view; or one source of all views, one after another.
-        keep: Also return all scores that a band adds.
-    """
+    """The labels of a raster, band by band."""
 
     def __init__(
         self, segmenter: Segmenter, raster: RasterReader, sources: Sequence[ScoreSource], keep: bool = False
@@ -53,27 +46,34 @@ class StripLabeler:
         self.total = sources[0].total() if upsamples_by_size(segmenter.network) else 0
 
     def label(self, state: StripState) -> tuple[StripState, Iterator[NDArray[np.uint8]]]:
-        """Compute the next band.
+        """Compute the next band; returns the state after it, and its labels in strips (rows, W) uint8, void is 255."""
+        after, strips = self._band(state)
 
-        Args:
-            state: Of the band before.
+        def labels() -> Iterator[NDArray[np.uint8]]:
+            for logits, nodata in strips:
+                with timed(UPSAMPLING):
+                    found = argmax(logits)
+                if nodata is not None:
+                    found[nodata] = VOID
+                yield found
 
-        Returns:
-            The state after this band, and its labels in strips (rows, W) uint8; void is 255.
-
-        Raises:
-            InputError: The raster is damaged there.
-        """
-        after, logits = self._band(state)
-        return after, (self._labels(rows, strip) for rows, strip in logits)
+        return after, labels()
 
     def probabilities(self, state: StripState) -> tuple[StripState, Iterator[NDArray[np.float32]]]:
         """Compute the next band's probabilities in strips (K, rows, W), rounded to float16; void is NaN."""
-        after, logits = self._band(state)
-        return after, (self._probabilities(rows, strip) for rows, strip in logits)
+        after, strips = self._band(state)
 
-    def _band(self, state: StripState) -> tuple[StripState, Iterator[tuple[tuple[int, int], Any]]]:
-        """Compute the scores of the next band; returns the state after it, and its logits in strips with their rows."""
+        def probabilities() -> Iterator[NDArray[np.float32]]:
+            for logits, nodata in strips:
+                chances = to_numpy(softmax(logits)).astype(np.float16).astype(np.float32)
+                if nodata is not None:
+                    chances[:, nodata] = np.nan
+                yield chances
+
+        return after, probabilities()
+
+    def _band(self, state: StripState) -> tuple[StripState, Iterator[tuple[Any, NDArray[np.bool_] | None]]]:
+        """Compute the scores of the next band; returns the state after it, and its logits and nodata mask in strips."""
         network, height = self.segmenter.network, self.size[0]
         parts = [] if state.scores is None else [state.scores[None]]
         known = state.first + (parts[0].shape[-2] if parts else 0)
@@ -96,8 +96,8 @@ class StripLabeler:
 
     def _strips(
         self, scores: NDArray[np.float32], first: int, start: int, stop: int
-    ) -> Iterator[tuple[tuple[int, int], Any]]:
-        """Upsample scores to logits (K, rows, W), strip by strip."""
+    ) -> Iterator[tuple[Any, NDArray[np.bool_] | None]]:
+        """Upsample scores to logits (K, rows, W), strip by strip, each with its nodata mask (rows, W)."""
         if stop == start:
             return
         network: Any = self.segmenter.network
@@ -119,19 +119,4 @@ class StripLabeler:
                     views = [logits[index * count : (index + 1) * count] for index in range(len(self.flips))]
                     flipped = zip(views, self.flips, strict=True)
                     logits = mean_logits([hflip(view) if flip else view for view, flip in flipped])
-            yield rows, logits
-
-    def _labels(self, rows: tuple[int, int], logits: Any) -> NDArray[np.uint8]:
-        with timed(UPSAMPLING):
-            labels = argmax(logits)
-        nodata = self.raster.nodata(*rows)
-        if nodata is not None:
-            labels[nodata] = VOID
-        return labels
-
-    def _probabilities(self, rows: tuple[int, int], logits: Any) -> NDArray[np.float32]:
-        chances = to_numpy(softmax(logits)).astype(np.float16).astype(np.float32)
-        nodata = self.raster.nodata(*rows)
-        if nodata is not None:
-            chances[:, nodata] = np.nan
-        return chances
+            yield logits, self.raster.nodata(*rows)

@@ -27,11 +27,7 @@ _FIX = "Copy or export it again"
 
 
 def import_rasterio() -> Any:
-    """Return the package.
-
-    Raises:
-        MissingExtraError: rasterio is not installed.
-    """
+    """Return the package."""
     try:
         import rasterio
     except ImportError as error:
@@ -57,17 +53,7 @@ def quiet() -> Iterator[None]:
 
 
 class RasterReader:
-    """A raster file, open for reading.
-
-    Args:
-        path: GeoTIFF, BigTIFF, VRT, or another raster that GDAL reads.
-        card: Its bands are the file's; where it has none, all bands but alpha.
-        on_window: Called with each window (h, w, C) that is read, as stored.
-
-    Raises:
-        MissingExtraError: rasterio is not installed.
-        InputError: It is missing, not a raster, or has other bands than the card.
-    """
+    """A raster file, open for reading."""
 
     def __init__(self, path: str | Path, card: Card, on_window: Callable[[NDArray[Any]], None] | None = None) -> None:
         rasterio = import_rasterio()
@@ -85,14 +71,17 @@ class RasterReader:
         try:
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
             self.bands = _choose_bands(self.dataset, card, str(self.path))
-            _check_types(self.dataset, self.bands, str(self.path))
-            self._masked, self._floats = self._mask_kinds()
+            types = {band: str(self.dataset.dtypes[band - 1]) for band in self.bands}
+            for band, name in types.items():
+                if "complex" in name:
+                    raise InputError(f"{self.path}: band {band} holds {name} numbers. Convert it to real ones.")
+            kinds = {flag.name for band in self.bands for flag in self.dataset.mask_flag_enums[band - 1]}
+            as_image = "alpha" in kinds and _alpha(self.dataset) in self.bands  # the card uses that band as image data
+            self._masked = not kinds <= {"all_valid"} and not as_image
+            self._floats = any(np.dtype(name).kind == "f" for name in types.values())
         except BaseException:
             self.dataset.close()
             raise
-        low, high = card.range
-        self._range = low, high
-        self._mean = np.array(card.mean, np.float64) * (high - low) + low
 
     def __enter__(self) -> RasterReader:
         return self
@@ -113,7 +102,13 @@ class RasterReader:
         pixels = self._read(self.dataset.read, window)
         nodata = self._nodata(pixels, window)
         if nodata is not None and nodata.any():
-            pixels = self._fill_nodata(pixels, nodata)
+            low, high = self.card.range
+            with np.errstate(invalid="ignore"):
+                unseen = nodata & ~((pixels >= low) & (pixels <= high)).all(axis=0)
+            if unseen.any():
+                mean = np.array(self.card.mean, np.float64) * (high - low) + low
+                mean = mean if pixels.dtype.kind == "f" else np.rint(mean)
+                pixels = np.where(unseen, mean.astype(pixels.dtype)[: len(pixels), None, None], pixels)
         image = read_image(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
         if len(self.bands) == 1 and self.card.in_channels == 3:
             image = np.repeat(image, 3, axis=2)  # grey is R = G = B
@@ -129,12 +124,7 @@ class RasterReader:
         return self._nodata(self._read(self.dataset.read, window) if self._floats else None, window)
 
     def cache_bytes(self, rows: int, whole_rows: bool) -> int:
-        """Return the bytes of decoded blocks to keep, so that none is decoded twice in a band.
-
-        Args:
-            rows: Of a band.
-            whole_rows: The band is read at once, not tile by tile.
-        """
+        """Return the bytes of decoded blocks to keep, so that none is decoded twice in a band."""
         block_height, block_width = self.dataset.block_shapes[0]
         row = self.width * self.dataset.count * np.dtype(self.dataset.dtypes[0]).itemsize
         if whole_rows:  # the row of blocks in which a band ends is read again by the next
@@ -161,14 +151,6 @@ class RasterReader:
                 f" {_FIX}."
             ) from error
 
-    def _mask_kinds(self) -> tuple[bool, bool]:
-        """Return whether the raster has a mask, and whether its values may be NaN."""
-        flags = [self.dataset.mask_flag_enums[band - 1] for band in self.bands]
-        masked = any(flag.name != "all_valid" for band in flags for flag in band)
-        if any(flag.name == "alpha" for band in flags for flag in band) and _alpha(self.dataset) in self.bands:
-            masked = False  # the card uses that band as image data
-        return masked, any(np.dtype(self.dataset.dtypes[band - 1]).kind == "f" for band in self.bands)
-
     def _nodata(self, pixels: NDArray[Any] | None, window: Any) -> NDArray[np.bool_] | None:
         """Return where no band has data, or one is NaN or infinite."""
         nodata = ~self._read(self.dataset.read_masks, window).any(axis=0) if self._masked else None
@@ -176,15 +158,6 @@ class RasterReader:
             none = ~np.isfinite(pixels).all(axis=0)
             nodata = none if nodata is None else nodata | none
         return cast("NDArray[np.bool_] | None", nodata)
-
-    def _fill_nodata(self, pixels: NDArray[Any], nodata: NDArray[np.bool_]) -> NDArray[Any]:
-        low, high = self._range
-        with np.errstate(invalid="ignore"):
-            unseen = nodata & ~((pixels >= low) & (pixels <= high)).all(axis=0)
-        if unseen.any():
-            mean = self._mean if pixels.dtype.kind == "f" else np.rint(self._mean)
-            pixels = np.where(unseen, mean.astype(pixels.dtype)[: len(pixels), None, None], pixels)
-        return pixels
 
 
 def _alpha(dataset: Any) -> int | None:
@@ -194,11 +167,7 @@ def _alpha(dataset: Any) -> int | None:
 
 
 def _choose_bands(dataset: Any, card: Card, where: str) -> list[int]:
-    """Return the numbers of the bands that the network gets, from 1.
-
-    Raises:
-        InputError: The raster has other bands than the card.
-    """
+    """Return the numbers of the bands that the network gets, from 1."""
     count = int(dataset.count)
     if count == 0:
         inside = ", ".join(dataset.subdatasets[:3])
@@ -218,13 +187,6 @@ def _choose_bands(dataset: Any, card: Card, where: str) -> list[int]:
     if card.bands is None and len(set(chosen)) == 1:  # grey, read once
         return [int(chosen[0])]
     return [int(band) for band in chosen]
-
-
-def _check_types(dataset: Any, bands: list[int], where: str) -> None:
-    for band in bands:
-        name = dataset.dtypes[band - 1]
-        if "complex" in name:
-            raise InputError(f"{where}: band {band} holds {name} numbers. Convert it to real ones.")
 
 
 def raster_reason(error: BaseException) -> str:

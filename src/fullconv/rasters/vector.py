@@ -41,14 +41,6 @@ def write_polygons(label_map: Path, path: Path, labels: Labels) -> None:
 
     Coordinates in GeoJSON are longitude and latitude (RFC 7946) where the label map has a coordinate system, otherwise
     its own. Void becomes no polygon.
-
-    Args:
-        label_map: The finished GeoTIFF.
-        path: The file; its suffix selects the format.
-        labels: Names and colours of the classes.
-
-    Raises:
-        OutputError: It cannot be written.
     """
     from rasterio.features import shapes
 
@@ -102,14 +94,7 @@ def _no_crs_warning() -> Iterator[None]:
 def _write_geopackage(
     path: Path, areas: Iterable[tuple[Mapping[str, Any], int]], labels: Labels, crs: str | None
 ) -> None:
-    """Write polygons with class, index and colour, as the layer ``classes``; the layer is empty without any.
-
-    Args:
-        path: The .gpkg.
-        areas: GeoJSON polygons and class indices.
-        labels: Names and colours of the classes.
-        crs: Coordinate system of the polygons as WKT; None where the raster has none.
-    """
+    """Write polygons with class, index and colour, as the layer ``classes``; the layer is empty without any."""
     source = iter(areas)
     batch, append = list(islice(source, POLYGONS_PER_INSERT)), False
     while batch or not append:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,43 +29,40 @@ _CACHE = 64 * 2**20
 def write_result(
     path: Path, pieces: Iterable[bytes], raster: RasterReader, labels: Labels, job: str, overviews: bool
 ) -> NDArray[np.int64]:
-    """Write all labels under a temporary name, read them back, and rename the file.
+    """Write labels (H, W) uint8, in pieces of any length; returns the pixels by value, (256,).
 
-    Args:
-        path: The GeoTIFF.
-        pieces: The labels (H, W) uint8 in order, in pieces of any length.
-        raster: With the same grid.
-        labels: Classes and colours.
-        job: Stored in its tags, so that a finished job is recognized.
-        overviews: Also store it at halved resolutions (nearest).
-
-    Returns:
-        Pixels by value, (256,).
-
-    Raises:
-        OutputError: It cannot be written.
+    They are written under a temporary name, read back, and the file is renamed. ``job`` is stored in its tags.
     """
     rasterio = import_rasterio()
+    with _temporary(path, _CACHE) as temporary:
+        checksum = _write(temporary, pieces, raster, labels, job)
+        factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
+        if overviews and factors:
+            with rasterio.open(temporary, "r+") as result:
+                result.build_overviews(factors, rasterio.enums.Resampling.nearest)
+        found, counts = _read_back(temporary)
+        if found != checksum:
+            raise OutputError(f"{path}: cannot be written: it reads back differently. Free disk space.")
+    return counts
+
+
+@contextmanager
+def _temporary(path: Path, cache: int, hint: str = "") -> Iterator[Path]:
+    """Yield the temporary name of a file that is complete at the end; GDAL may hold ``cache`` bytes of its blocks."""
     try:
         with (
-            rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+            import_rasterio().Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
             quiet(),
             atomic_path(path, temporary=f".{path.name}.part") as temporary,
         ):
             temporary.unlink(missing_ok=True)
-            checksum = _write(temporary, pieces, raster, labels, job)
-            if overviews:
-                _add_overviews(temporary, raster)
-            found, counts = _read_back(temporary)
-            if found != checksum:
-                raise OutputError(f"{path}: cannot be written: it reads back differently. Free disk space.")
+            yield temporary
     except OutputError:
         raise
     except raster_errors() as error:
         raise OutputError(
-            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder."
+            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder.{hint}"
         ) from error
-    return counts
 
 
 def _write(temporary: Path, pieces: Iterable[bytes], raster: RasterReader, labels: Labels, job: str) -> int:
@@ -116,14 +114,6 @@ def _blocks(pieces: Iterable[bytes], width: int) -> Iterator[NDArray[np.uint8]]:
         yield np.frombuffer(bytes(held), np.uint8).reshape(-1, width)
 
 
-def _add_overviews(temporary: Path, raster: RasterReader) -> None:
-    rasterio = import_rasterio()
-    factors = [2**n for n in range(1, 12) if max(raster.height, raster.width) > BLOCK * 2 ** (n - 1)]
-    if factors:
-        with rasterio.open(temporary, "r+") as result:
-            result.build_overviews(factors, rasterio.enums.Resampling.nearest)
-
-
 def _read_back(path: Path) -> tuple[int, NDArray[np.int64]]:
     """Return the checksum of a label map's rows, and its pixels by value (256,)."""
     rasterio = import_rasterio()
@@ -139,15 +129,9 @@ def _read_back(path: Path) -> tuple[int, NDArray[np.int64]]:
 
 def finished_counts(path: Path, job: str) -> NDArray[np.int64] | None:
     """Return the pixels by value of a label map that a job has finished; None without one."""
-    rasterio = import_rasterio()
-    if not path.is_file():
-        return None
     try:
         with quiet():
-            with rasterio.open(path) as result:
-                if result.tags().get(JOB) != job:
-                    return None
-            return _read_back(path)[1]
+            return _read_back(path)[1] if path.is_file() and is_finished(path, job) else None
     except raster_errors():
         return None
 
@@ -175,12 +159,7 @@ PROBABILITY_ROWS = 16
 
 
 class JournaledScores:
-    """Scores that a job has journaled, band by band; those of further views follow along the class axis.
-
-    Args:
-        journal: Holds them.
-        labeler: Computed them.
-    """
+    """Scores that a job has journaled, band by band; those of further views follow along the class axis."""
 
     def __init__(self, journal: StripJournal, labeler: StripLabeler) -> None:
         self.journal, self.bands, self._total = journal, labeler.count, labeler.total
@@ -200,46 +179,25 @@ def write_probabilities(path: Path, labeler: StripLabeler, journal: StripJournal
 
     The file has the raster's grid and a band for each class: float32 rounded to float16, as in the .npz of an image, so
     that it compresses; NaN, its nodata value, where the raster has no data.
-
-    Args:
-        path: The GeoTIFF.
-        labeler: That labelled the raster.
-        journal: Holds all scores.
-        labels: The classes, one a band.
-        job: Stored in its tags, so that a finished job is recognized.
-
-    Raises:
-        OutputError: It cannot be written.
     """
     rasterio = import_rasterio()
     raster, count, rows = labeler.raster, len(labels.classes), PROBABILITY_ROWS
     again = StripLabeler(labeler.segmenter, raster, [JournaledScores(journal, labeler)])
     profile = {**grid_profile(raster), "dtype": "float32", "count": count, "nodata": float("nan"), "blockysize": rows,
                "predictor": 3, "interleave": "band"}  # fmt: skip
-    try:
-        cache = 2 * rows * 4 * count * (raster.width + 512)
-        with (
-            rasterio.Env(GDAL_CACHEMAX=cache, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
-            quiet(),
-            atomic_path(path, temporary=f".{path.name}.part") as temporary,
-        ):
-            temporary.unlink(missing_ok=True)
-            with rasterio.open(temporary, "w", **profile) as file:
-                file.update_tags(**{JOB: job})
-                for index, name in enumerate(labels.classes, 1):
-                    file.set_band_description(index, name)
-                row = 0
-                for block in _probability_blocks(again):
-                    file.write(block, window=rasterio.windows.Window(0, row, raster.width, block.shape[1]))
-                    row += block.shape[1]
-            assert row == raster.height
-            with rasterio.open(temporary) as file:  # a full disk may show only when the file is closed
-                file.read(count, window=rasterio.windows.Window(0, max(0, row - 1), raster.width, 1))
-    except raster_errors() as error:
-        raise OutputError(
-            f"{path}: cannot be written ({raster_reason(error)}). Free disk space, or choose another folder. With"
-            " --resume the job continues from what is there."
-        ) from error
+    cache = 2 * rows * 4 * count * (raster.width + 512)
+    with _temporary(path, cache, " With --resume the job continues from what is there.") as temporary:
+        with rasterio.open(temporary, "w", **profile) as file:
+            file.update_tags(**{JOB: job})
+            for index, name in enumerate(labels.classes, 1):
+                file.set_band_description(index, name)
+            row = 0
+            for block in _probability_blocks(again):
+                file.write(block, window=rasterio.windows.Window(0, row, raster.width, block.shape[1]))
+                row += block.shape[1]
+        assert row == raster.height
+        with rasterio.open(temporary) as file:  # a full disk may show only when the file is closed
+            file.read(count, window=rasterio.windows.Window(0, max(0, row - 1), raster.width, 1))
 
 
 def _probability_blocks(labeler: StripLabeler) -> Iterator[NDArray[np.float32]]:
