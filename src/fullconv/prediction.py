@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,14 +27,9 @@ from fullconv.tta import ViewScores
 
 @dataclass(frozen=True)
 class ImageLogits:
-    """The logits of one image and head, computed from its scores when they are asked for.
+    """The logits of one image (H, W) and head, computed from the scores of each view and engine when they are asked for.
 
-    Args:
-        network: A `Network`, which upsamples in torch, or a `ScoreLayout`, which does so in numpy.
-        views: The scores of the image in each view, and of each engine.
-        size: (H, W) of the image.
-        head: Name of the head.
-        device: Where to compute; only torch has others than the CPU.
+    The network is a `Network`, which upsamples in torch, or a `ScoreLayout`, which does so in numpy.
     """
 
     network: Any
@@ -45,7 +40,8 @@ class ImageLogits:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the network's weights, which upsampling does not need."""
-        return {**self.__dict__, "network": ScoreLayout.of(self.network), "device": None, "_scores": None}
+        kept = {key: value for key, value in self.__dict__.items() if key != "_scores"}
+        return {**kept, "network": ScoreLayout.of(self.network), "device": None}
 
     def rows(self, a: int, b: int) -> Any:
         """Return rows of the logits, (K, b - a, W) float32: a tensor or an array, by the network.
@@ -53,7 +49,7 @@ class ImageLogits:
         Of several views they are the logarithms of the mean probabilities.
         """
         found = []
-        for each, scores in zip(self.views, self._upsampled_from(), strict=True):
+        for each, scores in zip(self.views, self._scores, strict=True):
             logits = self.network.upsample(scores, self.size, (a, b), each.working)[0]
             found.append(hflip(logits) if each.view.hflip else logits)
         return found[0] if len(found) == 1 else mean_logits(found)
@@ -63,17 +59,15 @@ class ImageLogits:
         for a, b in row_chunks(*self.size, self.views[0].scores[self.head].shape[1]):
             yield a, b, self.rows(a, b)
 
-    def _upsampled_from(self) -> list[Any]:
+    @cached_property
+    def _scores(self) -> list[Any]:
         """Return the scores of each view as the network's `upsample` takes them."""
-        cached: list[Any] | None = self.__dict__.get("_scores")
-        if cached is None:
-            cached = [view.scores[self.head] for view in self.views]
-            if not isinstance(self.network, ScoreLayout):
-                import torch
+        found: list[Any] = [view.scores[self.head] for view in self.views]
+        if isinstance(self.network, ScoreLayout):
+            return found
+        import torch
 
-                cached = [torch.from_numpy(scores).to(self.device) for scores in cached]
-            self.__dict__["_scores"] = cached
-        return cached
+        return [torch.from_numpy(scores).to(self.device) for scores in found]
 
 
 class Prediction:
@@ -144,9 +138,7 @@ class Prediction:
 
     def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook."""
-        buffer = io.BytesIO()
-        self.overlay().save(buffer, format="PNG")
-        return buffer.getvalue()
+        return _png(self.overlay().save)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
@@ -243,11 +235,11 @@ def show(image: Any, mask: NDArray[np.uint8] | str | Path | None = None, predict
         axis.axis("off")
     figure.tight_layout()
     # Without pyplot a notebook prints a figure's name instead of drawing it.
-    figure._repr_png_ = lambda: _png_of(figure)  # type: ignore[attr-defined]
+    figure._repr_png_ = lambda: _png(figure.savefig)  # type: ignore[attr-defined]
     return figure
 
 
-def _png_of(figure: Any) -> bytes:
+def _png(save: Callable[..., object]) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    save(buffer, format="png")
     return buffer.getvalue()
