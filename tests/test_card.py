@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, Labels, single_channel_statistics
+from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, Labels, adapt_statistics
 from fullconv.errors import ModelFileError
 from fullconv.labels import voc_palette
 
@@ -48,8 +48,8 @@ def test_labels_go_by_head():
 
 
 def test_statistics_spread_over_any_number_of_channels():
-    assert single_channel_statistics(IMAGENET_MEAN, IMAGENET_STD, 3)["mean"] == IMAGENET_MEAN
+    assert adapt_statistics(IMAGENET_MEAN, IMAGENET_STD, 3)["mean"] == IMAGENET_MEAN
     for channels in (1, 2, 5):
-        spread = single_channel_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
+        spread = adapt_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         assert spread["mean"] == pytest.approx((sum(IMAGENET_MEAN) / 3,) * channels)
         assert len(spread["std"]) == channels

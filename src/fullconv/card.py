@@ -15,7 +15,7 @@ CARD_FORMAT = 1
 """Version of the card; newer ones are refused."""
 
 MAX_ENTRIES = 2**17
-"""Limit of all entries of a card's tables and lists except `FREE`: each invalid one of millions would be a separate error."""
+"""Limit of all entries of a card's tables and lists except `FREE`; otherwise pydantic would collect an error for each."""
 
 FREE = ("network", "recipe", "scores", "agreement", "data")
 """Keys whose contents are not validated one by one."""
@@ -211,9 +211,7 @@ def describe(error: ValidationError) -> str:
     return f"{key + ': ' if key else ''}{str(first['msg']).removeprefix('Value error, ')}{more}."
 
 
-def single_channel_statistics(
-    mean: Sequence[float], std: Sequence[float], channels: int
-) -> Mapping[str, tuple[float, ...]]:
+def adapt_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> Mapping[str, tuple[float, ...]]:
     """Adapt three-channel statistics to another number of channels: each channel gets their averages."""
     if channels == len(mean):
         return {"mean": tuple(mean), "std": tuple(std)}

@@ -1,7 +1,7 @@
 """Pixel losses, as sums that add up exactly: over batches, accumulated gradients and processes.
 
 Each micro-batch contributes its share of a numerator and a denominator (`PixelLoss.sums`); only the totals of a step are
-divided. A mean of means would weigh a pixel more, the more void surrounds it.
+divided. Averaging the means of batches would give more weight to pixels of batches with more void.
 
 - ``cross_entropy``: sum(w l) / sum(w) over valid pixels; w is the weight of a pixel's class (1 without class weights),
   l minus the log-probability of that class.

@@ -8,8 +8,8 @@ n_ij is the number of pixels of true class i predicted as class j, t_i = sum_j n
     freq_weighted_iou   sum_i t_i IoU_i / sum_i t_i
 
 Void pixels are not counted. All scores are fractions in [0, 1], and NaN where there is nothing to score. The policy decides
-over which classes a mean runs: ``"nan"`` leaves out those that are neither in the ground truth nor predicted (one that is
-only predicted has IoU 0); ``"present_only"`` takes those in the ground truth, as the paper scores SIFT Flow.
+over which classes a mean runs: ``"nan"`` over those that occur in the ground truth or in the prediction (one that is only
+predicted has IoU 0); ``"present_only"`` over those in the ground truth, as the paper scores SIFT Flow.
 
 Source: Long et al., CVPR 2015, section 5; `score.py` of the authors' release.
 """

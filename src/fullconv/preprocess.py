@@ -1,6 +1,6 @@
 """Image to network input: one rule for training, validation, prediction, service and exports.
 
-Only the functions on tensors load torch. `rescale` uses it where it is installed: its bits are those of training.
+Only the functions on tensors load torch. `rescale` uses it where it is installed, so that results are bit-identical to training.
 """
 
 from __future__ import annotations

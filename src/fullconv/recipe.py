@@ -36,7 +36,7 @@ class HeadSettings(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Settings of a run. None is chosen from the data and the machine, printed, and written to RUN/recipe.toml."""
+    """Settings of a run; one that is None is chosen from the data and the machine, printed, and written to RUN/recipe.toml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -83,7 +83,7 @@ class Recipe(BaseModel):
     class_weights: Literal["auto", "none", "inverse_log", "median_frequency"] | tuple[float, ...] = "auto"
     focal_gamma: float = Field(default=2.0, ge=0)
     reduction: Literal["mean", "sum"] = "mean"
-    """"mean": over the valid pixels of the global batch; "sum": over pixels, divided by images, as Caffe does."""
+    """"mean" divides by the (class-weighted) valid pixels of the global batch, "sum" by its images, as Caffe does."""
 
     # the optimizer
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -92,7 +92,7 @@ class Recipe(BaseModel):
     weight_decay: float | None = Field(default=None, ge=0)
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Fraction of all steps over which the learning rate rises from 0."""
+    """Fraction of all steps over which the learning rate rises linearly to `lr`."""
     clip: float | None = Field(default=None, gt=0)
     """Maximum L2 norm of the gradient."""
     accumulate: int = Field(default=1, ge=1)
@@ -104,7 +104,7 @@ class Recipe(BaseModel):
     bias_lr: float = Field(default=1.0, gt=0)
     """Multiplier for biases; 2 with `bias_decay = false` is the paper's."""
     bias_decay: bool = False
-    """Whether biases and normalisation weights decay."""
+    """Whether biases and normalization weights decay."""
     freeze: Literal["none", "backbone", "norm"] = "none"
     """"backbone" trains the head only; "norm" freezes the statistics of batch norms."""
     sync_batchnorm: bool = False

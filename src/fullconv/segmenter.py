@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fullconv._version import __version__
-from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, describe, single_channel_statistics
+from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, adapt_statistics, describe
 from fullconv.engines import Engine, choose_engine, exported_engine, is_exported, read_exported, read_layout
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
@@ -147,7 +147,7 @@ class Segmenter:
             precision: "auto", "fp32" or "bf16".
 
         Raises:
-            NetworkError: It is no module, a `Network` has another number of classes than there are names, or classes,
+            NetworkError: ``network`` is not a module, a `Network` has another number of classes than there are names, or classes,
                 palette, mean or std are not valid.
         """
         from torch import nn
@@ -166,7 +166,7 @@ class Segmenter:
         first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
         channels = in_channels or getattr(network, "in_channels", None) or (3 if first is None else first.in_channels)
         body = cast(Network, network if own else ModuleWrapper(network, channels, len(classes)))
-        statistics = single_channel_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
+        statistics = adapt_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         try:
             card = Card(
                 variant=body.variant, backbone=body.settings.get("backbone"), network=build_settings(body),

@@ -59,7 +59,7 @@ def graceful_stop() -> Iterator[Callable[[], str | None]]:
 class CheckpointTimer:
     """Decides when to save: at an interval, and after an epoch where that is cheap.
 
-    Checkpoints at ends of epochs, except for the newest, together take at most 2 % of the time between them.
+    At the end of an epoch one is written only if it is expected to take at most 2 % of the time since the last one.
     """
 
     interval_s: float
@@ -111,7 +111,7 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 @contextmanager
-def ema_scope(state: TrainState, train_step: TrainStep) -> Iterator[Segmenter]:
+def validation_segmenter(state: TrainState, train_step: TrainStep) -> Iterator[Segmenter]:
     """Yield a segmenter of the weights to validate; restore the network and its training mode afterwards."""
     network, saved = state.network, None
     if state.ema is not None:
@@ -148,9 +148,10 @@ class TrainLoop:
     stop_requested: Callable[[], str | None]
     """Returns the signal that requests a stop."""
     observers: Sequence[Observer] = ()
+    """Called on the main rank after each validation and epoch; they read, and never alter the run."""
     started: float = field(default_factory=time.monotonic)
     resumable: bool = field(default=True, init=False)
-    """Whether a run can resume from the state; not while an epoch ends."""
+    """Whether a run can resume from the state; not while an epoch ends: its loss is reset, its line not yet written."""
 
     def __post_init__(self) -> None:
         self.dist = self.context.dist
@@ -280,7 +281,7 @@ class TrainLoop:
         """Score a part of val, and keep the weights if they are the best."""
         state, context = self.state, self.context
         samples = evenly_spaced(context.val, self.schedule.validation_pictures)
-        with ema_scope(state, self.train_step) as segmenter:
+        with validation_segmenter(state, self.train_step) as segmenter:
             reports = evaluate_distributed(
                 self.dist, segmenter, context.dataset, "val", samples, progress=context.console.validation_progress
             )

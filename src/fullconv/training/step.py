@@ -40,7 +40,8 @@ class TrainStep:
     def step(self, state: TrainState, batches: Sequence[Batch], steps: int) -> float:
         """Make one step from one or more micro-batches and return its loss.
 
-        The loss is averaged over all valid pixels of all micro-batches of all processes, so the split changes nothing.
+        Numerators and denominators are summed over all micro-batches of all ranks and divided once, so the split changes
+        nothing. If the forward or backward pass fails, the state is that before the step.
         """
         network = state.network
         set_training_mode(network, self.recipe)
@@ -52,9 +53,10 @@ class TrainStep:
             for buffer, saved in zip(network.buffers(), saved_buffers, strict=True):
                 buffer.copy_(saved)
             raise
-        if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip)
-        state.optimizer.step()
+        with catch_oom():  # AdamW allocates its moments in the first step
+            if self.recipe.clip is not None:
+                nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip)
+            state.optimizer.step()
         if state.ema is not None:
             state.ema.update(network, state.step)
         state.step += 1
