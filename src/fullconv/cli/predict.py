@@ -123,10 +123,21 @@ def predict(
             from fullconv.tta import parse_views
 
             job = PredictJob(
-                inputs or [], out, listed, cast(Format, check_choice("--format", format, FORMATS)), overlay, probabilities,
-                skip_existing or resume, parse_shard(shard) if shard else None, head, parse_tile(tile), workers,
-                batch_size, polygons, bands_from,
-            )  # fmt: skip
+                inputs=inputs or [],
+                out=out,
+                listed=listed,
+                format=cast(Format, check_choice("--format", format, FORMATS)),
+                overlay=overlay,
+                probabilities=probabilities,
+                skip_existing=skip_existing or resume,
+                shard=parse_shard(shard) if shard else None,
+                head=head,
+                tile=parse_tile(tile),
+                workers=workers,
+                batch_size=batch_size,
+                polygons=polygons,
+                bands_from=bands_from,
+            )
             if to is not None:  # refused before anything is computed
                 from fullconv.annotations import TOOLS, write_annotations
                 from fullconv.rasters import import_rasterio

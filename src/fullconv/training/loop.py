@@ -148,7 +148,7 @@ class TrainLoop:
     stop_requested: Callable[[], str | None]
     """Returns the signal that requests a stop."""
     observers: Sequence[Observer] = ()
-    """Called on the main rank after each validation and epoch; they read, and never alter the run."""
+    """Called on every rank after each validation and epoch; they read, and never alter the run."""
     started: float = field(default_factory=time.monotonic)
     resumable: bool = field(default=True, init=False)
     """Whether a run can resume from the state; not while an epoch ends: its loss is reset, its line not yet written."""
