@@ -12,7 +12,7 @@ from PIL import Image
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.data.checks.run import inspect
-from fullconv.data.prefetch import read_sample
+from fullconv.data.loader import read_sample
 from fullconv.data.statistics import Statistics
 from fullconv.errors import DataError
 from fullconv.labels import VOID

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fullconv.data import open_dataset
-from fullconv.data.loader import MIN_STEPS, BatchBuilder, TrainingBatches, read_sample
+from fullconv.data.loader import MIN_STEPS, BatchBuilder, TrainingBatches, read_ahead, read_sample
 from fullconv.errors import DataError
 from fullconv.labels import VOID
 from fullconv.preprocess import working_size
@@ -322,4 +322,36 @@ def test_batches_are_made_while_the_caller_works_and_the_thread_ends_with_them(d
         time.sleep(0.01)
     assert made == [(0, 1), (1, 2), (2, 3), (3, 4)]
     batches.close()
+    assert not any(t.name == "fullconv-read-ahead" for t in threading.enumerate())
+
+
+def test_a_mask_of_another_size_is_an_error_that_names_both(tmp_path):
+    data = open_dataset(make_shapes(tmp_path, "camvid", images=9))
+    sample = data.samples("all")[0]
+    save_mask(np.zeros((5, 7), np.uint8), sample.mask)
+    with pytest.raises(DataError, match=r"shape000\.png: the mask is 7x5, its image shape000\.png 64x48\. Export both"):
+        read_sample(data, sample)
+
+
+def test_the_working_resolution_applies_to_both(tmp_path):
+    data = open_dataset(make_shapes(tmp_path, "camvid", images=9))
+    image, masks = read_sample(data, data.samples("all")[0], scale=0.25)
+    assert image.shape == (12, 16, 3)
+    assert masks[""].shape == (12, 16)
+
+
+def test_reading_ahead_keeps_order_passes_errors_on_and_ends_its_thread():
+    assert list(read_ahead(iter(range(50)), 3)) == list(range(50))
+
+    def failing():
+        yield 1
+        raise DataError("broken")
+
+    read = read_ahead(failing(), 2)
+    assert next(read) == 1
+    with pytest.raises(DataError, match="broken"):
+        next(read)
+    endless = read_ahead(iter(int, 1), 2)
+    next(endless)
+    endless.close()
     assert not any(t.name == "fullconv-read-ahead" for t in threading.enumerate())

@@ -34,7 +34,7 @@ def check(
         if write:
             from fullconv.data import write_config
 
-            status(write_config(report.dataset, report.problems, report.root, data))
+            status(write_config(report, data))
             report = examine(data, progress, format)
         if html is not None:
             from fullconv.report import write_check_page

@@ -8,8 +8,7 @@ from fullconv._lazy import attach
 
 if TYPE_CHECKING:
     from fullconv.data.augmentation import PRESETS
-    from fullconv.data.checks.run import Examination, examine, inspect, require_usable, summary
-    from fullconv.data.config_writer import write_config
+    from fullconv.data.checks.run import Examination, examine, inspect, require_usable, summary, write_config
     from fullconv.data.convert import TARGETS, convert_dataset
     from fullconv.data.crop_sampling import choose_loss, class_weights
     from fullconv.data.dataset import Dataset, add_bands, check_classes, choose_samples, match_heads
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "augmentation": ["PRESETS"],
-    "checks.run": ["Examination", "examine", "inspect", "require_usable", "summary"],
-    "config_writer": ["write_config"],
+    "checks.run": ["Examination", "examine", "inspect", "require_usable", "summary", "write_config"],
     "convert": ["TARGETS", "convert_dataset"],
     "crop_sampling": ["choose_loss", "class_weights"],
     "dataset": ["Dataset", "add_bands", "check_classes", "choose_samples", "match_heads"],

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fullconv.data.files import column, load_rows, load_text
 from fullconv.data.problems import Problem, problem
-from fullconv.data.text_files import column, load_rows, load_text
 from fullconv.errors import DataError
 from fullconv.labels import Color, format_color
 

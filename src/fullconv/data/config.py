@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fullconv.data.class_files import VOID_NAME, read_classes, read_color_table
-from fullconv.data.files import DEEPEST, single_subfolder
-from fullconv.data.text_files import read_text
+from fullconv.data.files import DEEPEST, read_text, single_subfolder
 from fullconv.errors import DataError, FullconvError, nearest
 from fullconv.labels import MAX_CLASSES, VOID, Color, parse_color, voc_palette
 from fullconv.recipe import toml_key, toml_value

@@ -67,7 +67,7 @@ def convert_dataset(
     for split, members in dataset.splits.items():
         for sample in members:
             try:
-                masks = _read_masks(dataset, sample)
+                _, masks = dataset.read_sample(sample)
             except FullconvError as error:
                 result.failed.append((display_path(sample.image, dataset.root), str(error)))
             else:
@@ -91,15 +91,6 @@ def _check_target(target: Path, root: Path) -> None:
         raise OutputError(f"{target}: is not empty. Specify a new folder.")
     if root.resolve() in (target.resolve(), *target.resolve().parents):
         raise OutputError(f"{target}: lies in the data folder. Specify a folder outside it.")
-
-
-def _read_masks(dataset: Dataset, sample: Sample) -> dict[str, NDArray[np.uint8]]:
-    image, masks = dataset.read_image(sample), {head: dataset.read_mask(sample, head) for head in dataset.heads}
-    for head, mask in masks.items():
-        if mask.shape != image.shape[:2]:
-            sizes = f"{mask.shape[1]}x{mask.shape[0]}, its image {image.shape[1]}x{image.shape[0]}"
-            raise DataError(f"{sample.masks[head].path}: the mask is {sizes}. Export both at one size.")
-    return masks
 
 
 class _Writer(ABC):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fullconv.card import Card, Labels
 from fullconv.data.config import DataSettings
+from fullconv.data.label_diagnosis import LabelHistogram
 from fullconv.data.label_mapping import LabelMapping
-from fullconv.data.labels.histogram import LabelHistogram
 from fullconv.data.problems import Problem
 from fullconv.data.samples import Colors, Sample
 from fullconv.data.scan.scanner import Scanner
@@ -110,6 +110,22 @@ class Dataset:
         mapping, source = self.mappings[head], sample.masks[head]
         colors: Colors = "all" if mapping.by_color else "rgb" if mapping.colors else "none"
         return mapping.decode(source.raw(colors), str(source.path))
+
+    def read_sample(self, sample: Sample) -> tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]:
+        """Read an image with its masks by head, as `read_image` and `read_mask` do.
+
+        Raises:
+            DataError, InputError: As these do; or a mask has another size than the image.
+        """
+        image = self.read_image(sample)
+        masks = {head: self.read_mask(sample, head) for head in sample.masks}
+        for head, mask in masks.items():
+            if mask.shape != image.shape[:2]:
+                raise DataError(
+                    f"{sample.masks[head].path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its image"
+                    f" {sample.image.name} {image.shape[1]}x{image.shape[0]}. Export both at one size, or omit the pair."
+                )
+        return image, masks
 
     def fingerprint(self) -> str:
         """Return a hex digest of the splits, names and contents of all files and of the meaning of the masks."""

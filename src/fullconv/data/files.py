@@ -1,20 +1,21 @@
-"""Files of a data folder: listed once, in the same order on every system; a `.zip` is unpacked into the cache."""
+"""Files of a data folder: listed once, in the same order on every system, and read as text; `.zip` files are unpacked."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
 import shutil
+import unicodedata
 import zipfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from fullconv.data.problems import Problem, Severity, problem
-from fullconv.data.text_files import nfc
 from fullconv.errors import DataError, nearest
 from fullconv.storage import cache_folder
 
@@ -25,6 +26,8 @@ DEEPEST = 4
 """Levels of folders that hold nothing but another one and are entered."""
 # files about a data set
 _DOCUMENTATION = re.compile(r"(?i)read ?me|licen[cs]e|copying|data\.toml$|.*\.(md|pdf|html?|url|docx?)$")
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+"""Byte order marks, which programs on Windows write, with their encodings."""
 _MAX_ZIP_RATIO = 200  # images hardly shrink, so more is a zip bomb
 _MIN_ZIP_LIMIT_BYTES = 1 << 30  # to which any zip may grow
 
@@ -296,3 +299,61 @@ def _single_folder(root: Path) -> Path:
     """Enter the only folder of a zip, as most are packed."""
     inner = [p for p in root.iterdir() if not is_junk(p.name)]
     return _single_folder(inner[0]) if len(inner) == 1 and inner[0].is_dir() else root
+
+
+def _encoding(start: bytes) -> str:
+    return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in the encoding of its byte order mark (Windows' PowerShell writes UTF-16)."""
+    data = path.read_bytes()
+    return data.decode(_encoding(data)).replace("\r\n", "\n")
+
+
+def load_text(path: Path, fix: str) -> str:
+    """Read a text file of a data set."""
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}). {fix}") from error
+
+
+def read_head(path: Path, size: int) -> str:
+    """Return the first bytes of a file as text, with undecodable ones replaced."""
+    with path.open("rb") as file:
+        data = file.read(size)
+    return data.decode(_encoding(data), "replace")
+
+
+def read_head_tail(path: Path, size: int) -> tuple[str, str]:
+    """Return the first and the last bytes of a file as text, with undecodable ones replaced."""
+    with path.open("rb") as file:
+        head = file.read(size)
+        end = file.seek(0, 2)
+        file.seek(max(end - size // 2 * 2, 0) // 2 * 2)  # UTF-16 has two bytes a letter
+        tail = file.read()
+    encoding = _encoding(head)
+    plain = {"utf-8-sig": "utf-8", "utf-16": "utf-16-be" if head.startswith(b"\xfe\xff") else "utf-16-le"}
+    return head.decode(encoding, "replace"), tail.decode(plain.get(encoding, encoding), "replace")
+
+
+def load_rows(path: Path, fix: str) -> list[list[str]]:
+    """Read a CSV file separated by commas, semicolons or tabs, whichever its first line has most of."""
+    lines = [line for line in load_text(path, fix).splitlines() if line.strip()]
+    first = lines[0] if lines else ""
+    delimiter = max(",;\t", key=first.count)
+    try:
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read ({error}). {fix}") from error
+
+
+def column(heading: Sequence[str], *names: str) -> int | None:
+    """Return the index of the first heading that is one of some names, in any case."""
+    return next((i for i, cell in enumerate(heading) if cell.lower().replace(" ", "_") in names), None)
+
+
+def nfc(name: str) -> str:
+    """Return a name as most systems write it; macOS takes letters like `ä` apart, and so do files packed there."""
+    return unicodedata.normalize("NFC", name)

@@ -6,8 +6,9 @@ import contextlib
 import math
 import multiprocessing
 import os
+import queue
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -21,11 +22,40 @@ from torch.utils.data import Dataset as TorchDataset
 from fullconv.data.augmentation import Augmentation, as_dtype, augment, preset
 from fullconv.data.crop_sampling import Crop, center_probabilities, choose_sampling, crops_per_image, sample_center
 from fullconv.data.dataset import Dataset
-from fullconv.data.prefetch import read_ahead, read_sample
 from fullconv.data.samples import Sample
 from fullconv.data.statistics import Statistics
 from fullconv.errors import DataError, FullconvError
+from fullconv.images import resize_mask
 from fullconv.labels import VOID
+from fullconv.preprocess import rescale, working_size
+
+MIN_STEPS = 50
+"""Steps of an epoch, however few images there are."""
+
+START_METHOD: str | None = None
+"""How workers start: "fork", "spawn", "forkserver", or None for the system's default."""
+
+_ORDER, _CROP = 1, 2  # separate streams of random numbers from one seed
+_POLL_S = 0.1  # how soon the background thread notices that its consumer is gone
+
+Item = TypeVar("Item")
+
+
+def read_sample(
+    dataset: Dataset, sample: Sample, scale: float = 1.0, channels: int | None = None
+) -> tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]:
+    """Read an image (H, W, C) with its masks (H, W) by head, at the working resolution.
+
+    A grey image becomes three equal channels where `channels` is 3.
+    """
+    image, masks = dataset.read_sample(sample)
+    if channels == 3 and image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)  # grey among colour images
+    if scale != 1:
+        size = working_size(image.shape[0], image.shape[1], scale)
+        image = rescale(image[None], scale)[0]
+        masks = {head: resize_mask(mask, size) for head, mask in masks.items()}
+    return image, masks
 
 
 def pad_together(
@@ -51,17 +81,6 @@ def pad_together(
 
     padded = [pad(image, as_dtype(np.asarray(fill, np.float64), image.dtype)) for image in images]
     return padded, [{head: pad(mask, VOID) for head, mask in by_head.items()} for by_head in masks]
-
-
-MIN_STEPS = 50
-"""Steps of an epoch, however few images there are."""
-
-Item = TypeVar("Item")
-
-START_METHOD: str | None = None
-"""How workers start: "fork", "spawn", "forkserver", or None for the system's default."""
-
-_ORDER, _CROP = 1, 2  # separate streams of random numbers from one seed
 
 
 @dataclass
@@ -342,3 +361,40 @@ def _exit_with_parent(_: int) -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def read_ahead(items: Iterable[Item], ahead: int) -> Generator[Item, None, None]:
+    """Take items from an iterable in a background thread, at most `ahead` before they are needed."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=ahead)
+    stopped = threading.Event()
+
+    def offer(done: bool, item: Any) -> bool:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put((done, item), timeout=_POLL_S)
+                return True
+        return False
+
+    def fill() -> None:
+        try:
+            for item in items:
+                if not offer(False, item):
+                    return
+            offer(True, None)
+        except BaseException as error:  # raised in the caller's thread
+            offer(True, error)
+
+    thread = threading.Thread(target=fill, name="fullconv-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            done, item = ready.get()
+            if not done:
+                yield item
+                continue
+            if item is not None:
+                raise item
+            return
+    finally:
+        stopped.set()
+        thread.join()

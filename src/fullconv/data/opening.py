@@ -14,9 +14,8 @@ from fullconv.data.config import DataSettings, LabelSettings, config_hint, parse
 from fullconv.data.dataset import Dataset
 from fullconv.data.files import Folder, open_root
 from fullconv.data.formats import FormatResult, detect, enter_root, read
+from fullconv.data.label_diagnosis import LabelDiagnosis, LabelHistogram, unnamed_colors
 from fullconv.data.label_mapping import LabelMapping, make_mapping
-from fullconv.data.labels.diagnose import LabelDiagnosis, unnamed_colors
-from fullconv.data.labels.histogram import LabelHistogram
 from fullconv.data.problems import BadDataError, Finding, Problem, display_path, errors, for_head
 from fullconv.data.samples import JPEG_FORMATS, Sample
 from fullconv.data.scan.scanner import Scanner

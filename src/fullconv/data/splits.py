@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fullconv.data.config import SPLITS, DataSettings, inside
+from fullconv.data.files import column, load_rows, load_text, nfc
 from fullconv.data.problems import Problem, problem
 from fullconv.data.samples import Sample
-from fullconv.data.text_files import column, load_rows, load_text, nfc
 from fullconv.errors import DataError, plural
 
 VAL_SHARE = 0.2

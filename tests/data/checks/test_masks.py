@@ -10,8 +10,7 @@ from PIL import Image
 from fullconv.data import inspect
 from fullconv.data.checks.alignment import AlignmentMatrix
 from fullconv.data.checks.thumbnails import Thumbnails
-from fullconv.data.labels.diagnose import LabelDiagnosis
-from fullconv.data.labels.histogram import LabelHistogram
+from fullconv.data.label_diagnosis import LabelDiagnosis, LabelHistogram
 from fullconv.data.samples import Sample
 from synthetic.reading import problems
 from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene

@@ -13,7 +13,7 @@ from PIL import Image
 from fullconv.data import examine, open_dataset
 from fullconv.data.formats import drawn as drawn_formats
 from fullconv.data.formats import registry
-from fullconv.data.formats.json_io import read_object
+from fullconv.data.formats.annotation_files import read_object
 from fullconv.data.formats.rasterize import Shape
 from synthetic.reading import problems, read_mask
 from synthetic.scenes import assert_read, assert_refused, pairs

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fullconv.data.checks.thumbnails import Thumbnails, make_thumbnails
 from fullconv.data.dataset import Dataset
 from fullconv.data.formats import BoundsCheck, DrawnMask
+from fullconv.data.label_diagnosis import LabelHistogram, is_blurred, void_labels
 from fullconv.data.label_mapping import LabelMapping
-from fullconv.data.labels.histogram import LabelHistogram, is_blurred, void_labels
 from fullconv.data.problems import MAX_FILES, display_path
 from fullconv.data.samples import JPEG_FORMATS, MaskFile, Sample
 from fullconv.data.scan.stats import ImageStats, MaskStats, decode_thumbnail

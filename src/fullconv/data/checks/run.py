@@ -15,10 +15,13 @@ import numpy as np
 from fullconv.data.checks.aggregates import Aggregates, Record
 from fullconv.data.checks.catalog import ProblemCollector, checks_of, to_problem, without_consequences
 from fullconv.data.checks.dataset import total_pixels
+from fullconv.data.config import DataSettings, parse_settings, read_table, table_file, toml_lines
 from fullconv.data.dataset import Dataset
 from fullconv.data.opening import build_dataset, find_root, read_layout
 from fullconv.data.problems import BadDataError, Problem, errors, for_head, problem
-from fullconv.errors import FullconvError, plural
+from fullconv.errors import DataError, FullconvError, OutputError, plural
+from fullconv.labels import VOID
+from fullconv.storage import write_text
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and in total."""
@@ -244,3 +247,57 @@ def training_notes(scan: Aggregates) -> list[str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
+
+
+def write_config(found: Examination, data: str | os.PathLike[str]) -> str:
+    """Write what `examine` found out about `data` as its `data.toml`; return what was done, in a sentence.
+
+    Raises:
+        DataError: Nothing could be inferred, it exists and differs, or `data` is a `.zip`.
+        OutputError: It cannot be written.
+    """
+    root, where = found.root, table_file(found.root)
+    if Path(data).is_file():
+        raise DataError(f"{data}: is a .zip, into which nothing is written. Unpack it, and check the folder.")
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder to write data.toml to. Check the name.")
+    known = {} if found.dataset is None else {"format": found.dataset.format, **_settings(found.dataset)}
+    known |= read_table(root)
+    for one in found.problems:
+        known |= one.settings
+    table = {key: known[key] for key in DataSettings.model_fields if key in known}
+    if not {"classes", "values", "colors", "heads"} & set(table):
+        raise DataError(f"{where}: nothing could be inferred to write there. First fix what check reports.")
+    after = parse_settings(dict(table), str(where))
+    if where.exists():
+        before = parse_settings(read_table(root), str(where))
+        new = {key: table[key] for key in table if key != "format" and getattr(before, key) != getattr(after, key)}
+        if not new:
+            return f"{where} is up to date; nothing was written."
+        lines = "\n".join(toml_lines(new))
+        raise DataError(
+            f"{where} exists and is not overwritten. What was found differs from it; to use it, add:\n{lines}"
+        )
+    lines = "\n".join(toml_lines(table))
+    try:
+        write_text(where, lines + "\n")
+    except OutputError as error:
+        advice = "To train, copy the folder to a writable place and add these lines:"
+        raise OutputError(f"{error} {advice}\n{lines}") from error
+    return f"Wrote {where}."
+
+
+def _settings(dataset: Dataset) -> dict[str, Any]:
+    """Return the keys that the format's reader and the classes stand for."""
+    if len(dataset.heads) > 1:
+        return {"heads": {head: {"classes": list(labels.classes)} for head, labels in dataset.labels.items()}}
+    settings, labels = dataset.settings, next(iter(dataset.labels.values()))
+    table: dict[str, Any] = {"classes": list(labels.classes)}
+    keys = ("values", "colors", "unlabeled", "bands")
+    given = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
+    if settings.class_colors is not None and "colors" not in given:
+        table["palette"] = [list(color) for color in settings.class_colors]
+    if labels.void_values and set(labels.void_values) != {VOID}:
+        void = sorted(labels.void_values)
+        table["ignore_index"] = void[0] if len(void) == 1 else void
+    return table | given

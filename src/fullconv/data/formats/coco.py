@@ -9,13 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import Folder
+from fullconv.data.files import Folder, read_head_tail
+from fullconv.data.formats.annotation_files import ImageIndex, number, read_json, size, unique
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.format import FormatResult, split_in
-from fullconv.data.formats.image_index import ImageIndex, unique
-from fullconv.data.formats.json_io import number, read_json, size
 from fullconv.data.formats.rasterize import Shape, rotated_box, unpack_rle
-from fullconv.data.text_files import read_head_tail
 from fullconv.errors import DataError
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')

@@ -15,18 +15,16 @@ import numpy as np
 
 from fullconv.data.class_files import VOID_NAME
 from fullconv.data.config import SPLITS, DataSettings
-from fullconv.data.files import Folder
+from fullconv.data.files import Folder, load_text, read_head
+from fullconv.data.formats.annotation_files import ImageIndex, number, size, unique
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.file_lists import report_overlap
 from fullconv.data.formats.format import FormatResult, split_of
-from fullconv.data.formats.image_index import ImageIndex, unique
-from fullconv.data.formats.json_io import number, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
 from fullconv.data.formats.voc import listed_stem
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import read_list
-from fullconv.data.text_files import load_text, read_head
 from fullconv.dataset_constants import LABELS
 from fullconv.errors import DataError
 from fullconv.images import max_pixels

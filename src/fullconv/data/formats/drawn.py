@@ -15,8 +15,8 @@ from typing import NamedTuple
 from fullconv.data.class_files import VOID_NAME, similar_class_names
 from fullconv.data.config import Boxes, DataSettings
 from fullconv.data.files import Folder
+from fullconv.data.formats.annotation_files import ImageIndex
 from fullconv.data.formats.format import Format, FormatResult
-from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.rasterize import DrawnMask, Shape
 from fullconv.data.formats.shape_issues import ShapeIssues
 from fullconv.data.problems import BadDataError, Problem, problem

@@ -10,13 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import IMAGE_SUFFIXES, Folder, is_junk
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, column, is_junk, read_head
+from fullconv.data.formats.annotation_files import ImageIndex
 from fullconv.data.formats.format import FormatResult, split_in
-from fullconv.data.formats.image_index import ImageIndex
 from fullconv.data.formats.pairs import MASK_SUFFIXES, SplitFolders, read_pairs, split_folders
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.splits import read_list
-from fullconv.data.text_files import column, read_head
 
 _PATTERNS = ("*.txt", "*.csv", "*.tsv", "*.lst")
 _MAX_LISTS = 50

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import Folder, walk
+from fullconv.data.files import Folder, read_head_tail, walk
+from fullconv.data.formats.annotation_files import ImageIndex, objects_in, points, read_object, size
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.format import FormatResult, split_of
-from fullconv.data.formats.image_index import ImageIndex
-from fullconv.data.formats.json_io import objects_in, points, read_object, size
 from fullconv.data.formats.rasterize import PackedMask, Shape
-from fullconv.data.text_files import read_head_tail
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import decode, image_size
 from fullconv.storage import cache_folder, write_bytes

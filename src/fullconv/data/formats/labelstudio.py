@@ -14,13 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import IMAGE_SUFFIXES, Folder
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, read_head
+from fullconv.data.formats.annotation_files import (
+    MAX_COORDINATE,
+    ImageIndex,
+    numbers,
+    objects_in,
+    points,
+    read_json,
+    size,
+)
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.format import FormatResult
-from fullconv.data.formats.image_index import ImageIndex
-from fullconv.data.formats.json_io import MAX_COORDINATE, numbers, objects_in, points, read_json, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
-from fullconv.data.text_files import read_head
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import decode, image_size, max_pixels
 

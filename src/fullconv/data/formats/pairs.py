@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fullconv.data.config import SPLITS, DataSettings
 from fullconv.data.files import Folder, ImageFiles, is_glob
-from fullconv.data.formats.format import SPLIT_NAMES, Format, FormatResult, split_of
+from fullconv.data.formats.format import SPLIT_NAMES, Format, FormatResult
 from fullconv.data.formats.suggest import suggest_pairing
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.errors import DataError
@@ -286,39 +286,6 @@ def _pair(
         samples = _add_bands(result, folder, settings.bands_from, image_folder, samples)
     result.splits[split] = list(samples.values())
     result.partial |= {images.stems[key] for key in files.keys() - samples.keys()}
-
-
-def pair_by_split(
-    result: FormatResult,
-    images: list[tuple[str, str, Path]],
-    masks: Mapping[str, Path],
-    masks_where: str,
-    images_where: str,
-) -> None:
-    """Pair images (stem, key of the mask, path) with masks (by key) in folders that begin with the split.
-
-    Messages say where masks and images are expected.
-    """
-    unpaired: dict[str, dict[str, Path]] = {}
-    for stem, key, path in images:
-        if split := split_of(stem.split("/")[0]):
-            result.splits.setdefault(split, [])
-            if key in masks:
-                result.add(split, Sample(stem, path, {"": MaskFile(masks[key])}))
-            else:
-                unpaired.setdefault(split, {})[stem] = path
-    for split, paths in unpaired.items():
-        cause = f"images have no mask {masks_where}"
-        if split == "test" and not result.splits[split]:  # kept back by the benchmark
-            result.report("missing-mask", "note", paths.values(), cause)
-        else:
-            fix = "Add the masks, or move the images elsewhere."
-            result.report("missing-mask", "error", paths.values(), cause, fix, list(paths))
-            result.partial |= paths.keys()
-    keys = {key for _, key, _ in images}
-    splits = {key.split("/")[0] for key in keys}  # the images of other splits come in archives of their own
-    lost = [path for key, path in masks.items() if key not in keys and key.split("/")[0] in splits]
-    result.report_missing_images(lost, images_where)
 
 
 def _usual_suffix(images: ImageFiles, masks: ImageFiles) -> str:

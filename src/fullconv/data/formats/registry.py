@@ -7,8 +7,6 @@ from pathlib import Path
 from fullconv.data.config import DataSettings, read_settings
 from fullconv.data.files import DEEPEST, Folder, single_subfolder
 from fullconv.data.formats import (
-    ade20k,
-    cityscapes,
     coco,
     cvat,
     file_lists,
@@ -16,6 +14,7 @@ from fullconv.data.formats import (
     labelstudio,
     pairs,
     roboflow,
+    scene_parsing,
     supervisely,
     voc,
 )
@@ -35,9 +34,9 @@ FORMATS: tuple[Format, ...] = (
     drawn("cvat", cvat.find_files, cvat.parse),
     drawn("labelme", labelme.find_files, labelme.parse),
     drawn("labelstudio", labelstudio.find_files, labelstudio.parse),
-    Format("cityscapes", "cityscapes", cityscapes.detect, cityscapes.read),
-    Format("ade20k", "ade20k", ade20k.detect, ade20k.read),
-    Format("ade20k-full", "ade20k", ade20k.detect_full, ade20k.read_full),
+    Format("cityscapes", "cityscapes", scene_parsing.detect_cityscapes, scene_parsing.read_cityscapes),
+    Format("ade20k", "ade20k", scene_parsing.detect_ade20k, scene_parsing.read_ade20k),
+    Format("ade20k-full", "ade20k", scene_parsing.detect_ade20k_full, scene_parsing.read_ade20k_full),
     Format("roboflow", "roboflow", roboflow.detect, roboflow.read),
     drawn("supervisely", supervisely.find_files, supervisely.parse),
     Format("list", "list", file_lists.detect, file_lists.read, priority=1),

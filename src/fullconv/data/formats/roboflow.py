@@ -6,10 +6,9 @@ import csv
 from pathlib import Path
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import Folder
+from fullconv.data.files import Folder, load_text
 from fullconv.data.formats.format import SPLIT_NAMES, FormatResult
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.text_files import load_text
 from fullconv.errors import DataError
 
 _TABLE, _MASK = "_classes.csv", "_mask"

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from fullconv.data.files import IMAGE_SUFFIXES, Folder, ImageFiles, is_glob, is_junk
-from fullconv.data.text_files import read_head
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, ImageFiles, is_glob, is_junk, read_head
 from fullconv.errors import DataError
 
 _MAX_FOLDERS = 60

@@ -14,10 +14,9 @@ from PIL import Image
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder, walk
+from fullconv.data.formats.annotation_files import ImageIndex, number, objects_in, points, read_object, size
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.format import FormatResult, split_of
-from fullconv.data.formats.image_index import ImageIndex
-from fullconv.data.formats.json_io import number, objects_in, points, read_object, size
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import PNG_SIGNATURE, decode

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 from fullconv.data.config import SPLITS, DataSettings
-from fullconv.data.files import Folder, ImageFiles
+from fullconv.data.files import Folder, ImageFiles, load_text, nfc
 from fullconv.data.formats.file_lists import report_overlap
 from fullconv.data.formats.format import FormatResult
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import read_list, text_stem
-from fullconv.data.text_files import load_text, nfc
 from fullconv.dataset_constants import LABELS
 from fullconv.labels import VOID
 

@@ -1,6 +1,7 @@
-"""ADE20K: the scene-parsing release (images, annotations; 0 is void), and the full one.
+"""Cityscapes (leftImg8bit with gtFine or gtCoarse) and ADE20K, in two releases.
 
-The full release has x.jpg with x_seg.png, whose red and green hold the class, and x.json, which names it.
+ADE20K's scene-parsing release has images and annotations; 0 is void. The full one has x.jpg with x_seg.png, whose red and
+green hold the class, and x.json, which names it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,24 +20,103 @@ from numpy.typing import NDArray
 
 from fullconv.data.class_files import VOID_NAME
 from fullconv.data.config import DataSettings
-from fullconv.data.files import Folder, walk
+from fullconv.data.files import Folder, load_text, walk
+from fullconv.data.formats.annotation_files import objects_in
 from fullconv.data.formats.format import FormatResult, split_of
-from fullconv.data.formats.json_io import objects_in
-from fullconv.data.formats.pairs import pair_by_split
-from fullconv.data.samples import Colors, Sample
+from fullconv.data.samples import Colors, MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
-from fullconv.data.text_files import load_text
+from fullconv.dataset_constants import LABELS
 from fullconv.errors import DataError, nearest
 from fullconv.images import decode
 from fullconv.labels import MAX_CLASSES
 
+_CLASS_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""labelIds of the 19 evaluated classes, in the order of their trainIds; all others are void."""
+_MAX_LABEL_ID = 33
 _SEG = "_seg.png"
 _SEARCHED_FILES = 3000
 """Files that are searched for the first mask of the full release."""
 _SUGGESTED_CLASSES = 12
 
 
-def detect(folder: Folder, settings: DataSettings) -> str | None:
+def pair_by_split(
+    result: FormatResult,
+    images: list[tuple[str, str, Path]],
+    masks: Mapping[str, Path],
+    masks_where: str,
+    images_where: str,
+) -> None:
+    """Pair images (stem, key of the mask, path) with masks (by key) in folders that begin with the split.
+
+    Messages say where masks and images are expected.
+    """
+    unpaired: dict[str, dict[str, Path]] = {}
+    for stem, key, path in images:
+        if split := split_of(stem.split("/")[0]):
+            result.splits.setdefault(split, [])
+            if key in masks:
+                result.add(split, Sample(stem, path, {"": MaskFile(masks[key])}))
+            else:
+                unpaired.setdefault(split, {})[stem] = path
+    for split, paths in unpaired.items():
+        cause = f"images have no mask {masks_where}"
+        if split == "test" and not result.splits[split]:  # kept back by the benchmark
+            result.report("missing-mask", "note", paths.values(), cause)
+        else:
+            fix = "Add the masks, or move the images elsewhere."
+            result.report("missing-mask", "error", paths.values(), cause, fix, list(paths))
+            result.partial |= paths.keys()
+    keys = {key for _, key, _ in images}
+    splits = {key.split("/")[0] for key in keys}  # the images of other splits come in archives of their own
+    lost = [path for key, path in masks.items() if key not in keys and key.split("/")[0] in splits]
+    result.report_missing_images(lost, images_where)
+
+
+def detect_cityscapes(folder: Folder, settings: DataSettings) -> str | None:
+    """Find the two folders."""
+    images, masks = _cityscapes_folders(folder)
+    return None if images is None or masks is None or settings.masks else f"{images}/ with {masks}/"
+
+
+def _cityscapes_folders(folder: Folder) -> tuple[str | None, str | None]:
+    """Find the folders of images and masks, also in those that are called like archives: gtFine_trainvaltest/gtFine."""
+
+    def find(name: str) -> str | None:
+        if name in folder.folders:
+            return folder.folders[name]
+        outer = next((folder.folders[key] for key in folder.folders if key.startswith(f"{name}_")), None)
+        inner = {} if outer is None else folder.folders_in(outer)
+        return f"{outer}/{inner[name]}" if name in inner else None
+
+    return find("leftimg8bit"), find("gtfine") or find("gtcoarse")
+
+
+def read_cityscapes(folder: Folder, settings: DataSettings) -> FormatResult:
+    """Pair by city and number; trainIds if all images have them, else labelIds."""
+    result = FormatResult(folder.root)
+    image_folder, mask_folder = (
+        _find_cityscapes(folder, "leftimg8bit") or "",
+        _find_cityscapes(folder, "gtfine", "gtcoarse") or "",
+    )
+    images, masks = folder.images(image_folder), folder.images(mask_folder)
+    counts = {ids: sum(key.endswith(f"_{ids}") for key in masks.files) for ids in ("labelTrainIds", "labelIds")}
+    ids = "labelTrainIds" if counts["labelTrainIds"] >= max(counts["labelIds"], 1) else "labelIds"
+    ending = f"_{'gtFine' if mask_folder.lower().endswith('gtfine') else 'gtCoarse'}_{ids}"
+    by_key = {key.removesuffix(ending): path for key, path in masks.files.items() if key.endswith(ending)}
+    parts = [(key.partition("_leftImg8bit"), path) for key, path in images.files.items()]
+    entries = [(plain + weather, plain, path) for (plain, _, weather), path in parts]  # weather variants share a mask
+    pair_by_split(result, entries, by_key, f"in {mask_folder}/ as ...{ending}.png", f"in {image_folder}/")
+    result.problems += images.duplicate_problems(folder.root, "images")
+    labels = LABELS["cityscapes"][""]
+    found: dict[str, object] = {"classes": list(labels.classes), "palette": [list(c) for c in labels.palette]}
+    if ids == "labelIds":
+        names = dict(zip(_CLASS_IDS, labels.classes, strict=True))
+        found["values"] = {i: names.get(i, VOID_NAME) for i in range(_MAX_LABEL_ID + 1)}
+    result.settings = found
+    return result
+
+
+def detect_ade20k(folder: Folder, settings: DataSettings) -> str | None:
     """Find images/training with annotations/training."""
     if settings.masks or not {"images", "annotations"} <= folder.folders.keys():
         return None
@@ -47,7 +127,7 @@ def detect(folder: Folder, settings: DataSettings) -> str | None:
     return f"{folder.folders['images']}/{split}/ with {folder.folders['annotations']}/{split}/"
 
 
-def read(folder: Folder, settings: DataSettings) -> FormatResult:
+def read_ade20k(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by name; 0 is void, and class k of objectInfo150 is k - 1."""
     result = FormatResult(folder.root)
     image_folder, mask_folder = folder.folders["images"], folder.folders["annotations"]
@@ -101,7 +181,7 @@ def _beside(mask: Path, ending: str) -> Path:
     return mask.with_name(mask.name.removesuffix(_SEG) + ending)
 
 
-def detect_full(folder: Folder, settings: DataSettings) -> str | None:
+def detect_ade20k_full(folder: Folder, settings: DataSettings) -> str | None:
     """Find a mask x_seg.png beside x.jpg and the other files of the release."""
     if settings.images or settings.masks or "images" not in folder.folders:
         return None
@@ -112,7 +192,7 @@ def detect_full(folder: Folder, settings: DataSettings) -> str | None:
     return f"{mask.relative_to(folder.root).as_posix()} beside its image"
 
 
-def read_full(folder: Folder, settings: DataSettings) -> FormatResult:
+def read_ade20k_full(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by name; classes are those of data.toml, or all that the masks hold if these are at most 255."""
     result = FormatResult(folder.root)
     for path in walk(folder.root):
