@@ -94,10 +94,9 @@ def _cityscapes_folders(folder: Folder) -> tuple[str | None, str | None]:
 def read_cityscapes(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by city and number; trainIds if all images have them, else labelIds."""
     result = FormatResult(folder.root)
-    image_folder, mask_folder = (
-        _find_cityscapes(folder, "leftimg8bit") or "",
-        _find_cityscapes(folder, "gtfine", "gtcoarse") or "",
-    )
+    image_folder, mask_folder = _cityscapes_folders(folder)
+    assert image_folder is not None
+    assert mask_folder is not None
     images, masks = folder.images(image_folder), folder.images(mask_folder)
     counts = {ids: sum(key.endswith(f"_{ids}") for key in masks.files) for ids in ("labelTrainIds", "labelIds")}
     ids = "labelTrainIds" if counts["labelTrainIds"] >= max(counts["labelIds"], 1) else "labelIds"
