@@ -160,9 +160,15 @@ def read_model(path: str | Path, verify: bool = True) -> tuple[Card, dict[str, T
     """Read card and weights of a model file, after comparing both where ``verify``."""
     card = read_card(path)
     tensors = read_tensors(path)
-    if verify and card.weights_sha256 and weights_sha256(tensors) != card.weights_sha256:
-        raise ModelFileError(f"{path}: damaged: its weights do not match its card. Copy or train it again.")
+    if verify:
+        verify_weights(path, card, tensors)
     return card, tensors
+
+
+def verify_weights(path: str | Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelFileError if weights are not those of their card."""
+    if card.weights_sha256 and weights_sha256(tensors) != card.weights_sha256:
+        raise ModelFileError(f"{path}: damaged: its weights do not match its card. Copy or train it again.")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ from fullconv.engines import Engine, choose_engine, exported_engine, is_exported
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.interpolation import ScoreLayout, argmax, softmax, to_numpy
-from fullconv.modelfile import read_model, write_model
+from fullconv.modelfile import read_model, verify_weights, write_model
 from fullconv.notices import Notice, NoticeCollector
 from fullconv.prediction import ImageLogits, Prediction
 from fullconv.preprocess import range_warning, rescale, select_bands, working_size
@@ -431,8 +432,11 @@ def load(path: str | Path, precision: str = "auto", engine: str = "auto", device
         raise ModelFileError(f"{path}: holds only the weights of {path.with_suffix('.xml')}. Use that file.")
     if not is_exported(path):
         file = path / "model.safetensors" if path.is_dir() else path
-        card, tensors = read_model(file)
-        network = build_from_card(card, tensors, file)
+        card, tensors = read_model(file, verify=False)
+        with ThreadPoolExecutor(1) as pool:  # hashing takes as long as building
+            verified = pool.submit(verify_weights, file, card, tensors)
+            network = build_from_card(card, tensors, file)
+            verified.result()
         return Segmenter(network, card, device=device, precision=precision, engine=engine)
     card, about = read_exported(path)
     if device != "auto" and choose_device(device).type != "cpu":

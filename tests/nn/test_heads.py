@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import fullconv
+from fullconv.geometry import EXAMPLE_SIZE, trace
 from fullconv.losses import PixelLoss, ratio
 from fullconv.nn.caffe.backbones import build_caffe_backbone
 from fullconv.nn.caffe.convert import to_caffe_state_dict
-from fullconv.nn.heads import CaffeSkipHead, Features, final_crop
+from fullconv.nn.heads import CaffeSkipHead, final_crop
 from fullconv.nn.registry import VARIANTS, CaffeSpec
 from fullconv.nn.upsample import bilinear_kernel
 from networks import linearize, narrow
@@ -149,7 +150,7 @@ def test_other_paddings_and_dilations_have_other_crops(pad, dilation, crops):
     backbone = build_caffe_backbone(CaffeSpec("vgg"), 3, (8, 16, 32), 1 / 64)
     backbone.layers["conv1_1"].padding = (pad, pad)
     backbone.layers["fc6"].dilation = (dilation, dilation)
-    features = Features(backbone, 3).geometry
+    features = trace(backbone, torch.zeros(1, 3, *EXAMPLE_SIZE))
     head = CaffeSkipHead(features, backbone.channels, 2, {})
     fused = head.grow["8"].trace_geometry(head.grow["16"].trace_geometry(features[32], features[16]), features[8])
     found = head.crop["16"].offset, head.crop["8"].offset, final_crop(fused, 8, 16)
@@ -164,7 +165,7 @@ def test_a_padding_for_which_no_crop_is_whole_is_refused():
     backbone = build_caffe_backbone(CaffeSpec("vgg"), 3, (16, 32), 1 / 64)
     backbone.layers["pool5"] = nn.MaxPool2d(3, 2, ceil_mode=True)  # its cells lie half a cell of pool4 further
     with pytest.raises(fullconv.FullconvError, match=r"they are 5\.5 cells of 16 pixels apart, not a whole number"):
-        CaffeSkipHead(Features(backbone, 3).geometry, backbone.channels, 2, {})
+        CaffeSkipHead(trace(backbone, torch.zeros(1, 3, *EXAMPLE_SIZE)), backbone.channels, 2, {})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ from fullconv._lazy import attach
 from fullconv.geometry.axis import IDENTITY, Axis, Geometry, crop_between, halo, merge
 
 if TYPE_CHECKING:
-    from fullconv.geometry.graph import EXAMPLE_SIZE, NetworkTrace, chain, operation, trace, trace_graph, trace_network
+    from fullconv.geometry.graph import (
+        EXAMPLE_SIZE,
+        NetworkTrace,
+        chain,
+        operation,
+        trace,
+        trace_graph,
+        trace_network,
+        traced_geometry,
+    )
     from fullconv.geometry.rules import WindowSpec, per_dim
     from fullconv.geometry.tracer import LayerGeometry, shared
     from fullconv.geometry.value import OTHER, TensorInfo, X, Y, map_aggregate, tree_leaves
@@ -41,6 +50,7 @@ __all__ = [
     "trace",
     "trace_graph",
     "trace_network",
+    "traced_geometry",
     "tree_leaves",
 ]
 
@@ -48,7 +58,16 @@ if not TYPE_CHECKING:  # else every name would exist for type checkers
     __getattr__, _ = attach(
         __name__,
         dict.fromkeys(
-            ("EXAMPLE_SIZE", "NetworkTrace", "chain", "operation", "trace", "trace_graph", "trace_network"),
+            (
+                "EXAMPLE_SIZE",
+                "NetworkTrace",
+                "chain",
+                "operation",
+                "trace",
+                "trace_graph",
+                "trace_network",
+                "traced_geometry",
+            ),
             "fullconv.geometry.graph",
         )
         | dict.fromkeys(("WindowSpec", "per_dim"), "fullconv.geometry.rules")

@@ -14,7 +14,7 @@ from fullconv.errors import NetworkError, first_line
 from fullconv.geometry.axis import IDENTITY, Geometry
 from fullconv.geometry.rules import as_function, describe_layer, name_of
 from fullconv.geometry.rules.windows import PARAMETERS, parameters
-from fullconv.geometry.tracer import LayerGeometry, Tracer, exclusive
+from fullconv.geometry.tracer import ConcreteProxy, LayerGeometry, Tracer, exclusive
 from fullconv.geometry.value import OTHER, Call, TensorInfo, X, Y, map_aggregate
 
 EXAMPLE_SIZE = (64, 96)
@@ -97,7 +97,17 @@ def trace(module: nn.Module, example: Tensor) -> Any:
 
 def _output(tracer: Tracer, graph: fx.Graph) -> Any:
     (output,) = (node for node in graph.nodes if node.op == "output")
-    infos = map_aggregate(output.args[0], tracer.info)
+    return _geometries(map_aggregate(output.args[0], tracer.info))
+
+
+def traced_geometry(values: Any) -> Any:
+    """Return what a network has computed so far with a `Geometry` for each tensor; for its ``forward``, while it is traced."""
+    return _geometries(
+        map_aggregate(values, lambda leaf: leaf.tracer.info(leaf.node) if isinstance(leaf, ConcreteProxy) else leaf)
+    )
+
+
+def _geometries(infos: Any) -> Any:
     return map_aggregate(infos, lambda leaf: leaf.geometry if isinstance(leaf, TensorInfo) else leaf)
 
 

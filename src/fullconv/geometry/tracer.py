@@ -205,6 +205,13 @@ class Tracer(fx.Tracer):
         """Keep torch's own types as they are."""
         return a if isinstance(a, (torch.Generator, type)) else super().create_arg(a)
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Return a module's path, also of one that the network added while it was traced."""
+        if mod not in (self.submodule_paths or {}):
+            self.submodule_paths = {module: path for path, module in self.root.named_modules()}
+            self._weights = {}
+        return super().path_of_module(mod)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is described as a whole."""
         if is_described(m) or module_qualified_name in self.opaque:

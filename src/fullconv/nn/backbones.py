@@ -319,7 +319,8 @@ def _build_timm(
             f"{name} pads its pool {path} by the image's size, so tiles could not agree with the whole image."
             f" {_suggest(name)}"
         )
-    _check_features(name, body, strides, in_channels)
+    if name not in TESTED:
+        _check_features(name, body, strides, in_channels)
     return TimmBackbone(body, strides)
 
 

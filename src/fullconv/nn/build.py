@@ -77,17 +77,17 @@ def build(
             name, spec.strides, channels, init, fc=settings.fc, dropout=settings.dropout, norm=norm, width=width,
             output_stride=spec.output_stride,
         )  # fmt: skip
-    features = Features(body.eval(), channels)
     options = replace(spec.head_options, learned=settings.upsampling == "learned")
-    heads: nn.Module
-    if isinstance(classes, Mapping):
+
+    def make_head(features: Features) -> nn.Module:
         make = spec.head.from_features
-        heads = HeadDict({key: make(features, spec.strides, count, options) for key, count in classes.items()})
-    else:
-        heads = spec.head.from_features(features, spec.strides, classes, options)
+        if isinstance(classes, int):
+            return make(features, spec.strides, classes, options)
+        return HeadDict({key: make(features, spec.strides, count, options) for key, count in classes.items()})
+
     keywords = {"in_channels": channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
                 "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
-    network = Network(variant, body, heads, keywords)
+    network = Network(variant, body.eval(), make_head, keywords)
     if is_model and source is not None:
         network.missing_keys = load_partial(network, read_model(source)[1])
     return network.eval()

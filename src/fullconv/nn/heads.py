@@ -10,34 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from fullconv.errors import NetworkError
-from fullconv.geometry import EXAMPLE_SIZE, Geometry, crop_between, trace
+from fullconv.geometry import Geometry, crop_between
 from fullconv.nn.upsample import Border, Upsample
 
 
+@dataclass(frozen=True)
 class Features:
-    """What a head is built from: channels and geometry of a backbone's features, by stride.
+    """What a head is built from: channels and geometry of a backbone's features, by stride."""
 
-    Args:
-        backbone: Module with ``channels``, from (N, C, H, W) to ``{stride: (N, C, h, w)}``.
-        in_channels: C of the images.
-    """
-
-    def __init__(self, backbone: nn.Module, in_channels: int) -> None:
-        self.backbone, self.in_channels = backbone, in_channels
-        self.channels = cast(Mapping[int, int], backbone.channels)
-
-    @cached_property
-    def geometry(self) -> Mapping[int, Geometry]:
-        """Where the cells of each map lie in the image."""
-        return cast(Mapping[int, Geometry], trace(self.backbone, torch.zeros(1, self.in_channels, *EXAMPLE_SIZE)))
+    channels: Mapping[int, int]
+    geometry: Mapping[int, Geometry]
+    """Where the cells of each map lie in the image."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fullconv.errors import InputError, NetworkError
-from fullconv.geometry import EXAMPLE_SIZE, Axis, Geometry, halo, trace_graph, trace_network
+from fullconv.geometry import EXAMPLE_SIZE, Axis, Geometry, halo, trace_graph, trace_network, traced_geometry
+from fullconv.nn.heads import Features
 from fullconv.nn.registry import get_variant
 from fullconv.nn.upsample import check_rows, half_pixel_coords, interp1d, interp2d, upsample1d
 
@@ -31,7 +32,7 @@ class Network(nn.Module):
     Args:
         variant: Name in `VARIANTS`.
         backbone: Features by stride.
-        head: Features to scores.
+        make_head: Features to the head, a module from features to scores; called once, while the network is traced.
         settings: Keywords of `build` that made it.
     """
 
@@ -40,15 +41,18 @@ class Network(nn.Module):
         def __call__(self, x: Tensor) -> Scores:
             """Call `forward`."""
 
-    def __init__(self, variant: str, backbone: nn.Module, head: nn.Module, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, variant: str, backbone: nn.Module, make_head: Callable[[Features], nn.Module], settings: Mapping[str, Any]
+    ) -> None:
         super().__init__()
         self.variant, self.spec, self.settings = variant, get_variant(variant), dict(settings)
         self.border = self.spec.head.border
         self.in_channels: int = settings["in_channels"]
         self.num_classes: int | dict[str, int] = settings["num_classes"]
-        self.backbone, self.head = backbone, head
-        example = torch.zeros(1, self.in_channels, *EXAMPLE_SIZE)
-        self.trace = trace_network(_CoarseNet(backbone, head, with_features=True), example)
+        self.backbone = backbone
+        traced = _TracedOnce(backbone, make_head)
+        self.trace = trace_network(traced, torch.zeros(1, self.in_channels, *EXAMPLE_SIZE))
+        self.head = traced.head
         scores, features = self.trace.output
         geometry: Geometry = next(iter(scores.values())) if isinstance(scores, dict) else scores
         if geometry.stride != min(self.spec.strides):
@@ -196,16 +200,29 @@ class Network(nn.Module):
 
 
 class _CoarseNet(nn.Module):
-    """From a padded image to its scores, and on request the features they are made of, for tracing."""
+    """From a padded image to its scores."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, with_features: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.head, self.with_features = backbone, head, with_features
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.backbone(x))
+
+
+class _TracedOnce(nn.Module):
+    """From a padded image to its scores and features, for one trace, which also gives the head what it is built from."""
+
+    def __init__(self, backbone: nn.Module, make_head: Callable[[Features], nn.Module]) -> None:
+        super().__init__()
+        self.backbone, self.make_head = backbone, make_head
 
     def forward(self, x: Tensor) -> Any:
         features = self.backbone(x)
-        scores = self.head(features)
-        return (scores, features) if self.with_features else scores
+        if not hasattr(self, "head"):
+            channels = cast(Mapping[int, int], self.backbone.channels)
+            self.head = self.make_head(Features(channels, traced_geometry(features))).eval()
+        return self.head(features), features
 
 
 def scores_by_head(scores: Scores) -> dict[str, Tensor]:
