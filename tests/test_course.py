@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fullconv.cli.model_table import MEASURED
+from fullconv.cli.models import MEASURED
 from fullconv.nn import VARIANTS
 
 ROOT = Path(__file__).parents[1]

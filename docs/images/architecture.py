@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 import torch
 
 import fullconv
-from fullconv.cli.model_table import layers
+from fullconv.cli.models import layers
 from fullconv.cli.options import parse_size
 from fullconv.nn.heads import final_crop
 

@@ -12,8 +12,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -145,8 +144,3 @@ def to_csv(order: Sequence[Ranked]) -> str:
             [row.rank, row.image, *("" if x is None else f"{x:.6f}" for x in (row.uncertainty, row.novelty))]
         )
     return text.getvalue()
-
-
-def to_dict(order: Sequence[Ranked]) -> list[dict[str, Any]]:
-    """Return a ranking for JSON."""
-    return [asdict(row) for row in order]

@@ -121,7 +121,7 @@ def read_run(path: Path, name: str) -> Run:
     tables.pop("decided", None)
     tables["measured"] = {key: measured[key] for key in MEASURED_SETTINGS if key in measured}
     log = path / METRICS
-    status = _read_status(path / STATUS)
+    status = read_status(path / STATUS)
     history = _read_lines(log)
     scores: dict[str, Any] = {}
     with suppress(FullconvError):
@@ -165,7 +165,8 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 
-def _read_status(path: Path) -> dict[str, Any]:
+def read_status(path: Path) -> dict[str, Any]:
+    """Return the content of a status.json; empty where it is missing or damaged."""
     try:
         status = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

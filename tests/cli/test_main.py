@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fullconv.cli import COMMANDS, main, model_table
+from fullconv.cli import COMMANDS, main, models
 from fullconv.cli.console import Progress
 from fullconv.cli.startup import use_utf8
 
@@ -115,7 +115,7 @@ def test_closed_streams_are_replaced(monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(model_table, "table", lambda: 1 / 0)
+    monkeypatch.setattr(models, "table", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["models"])
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fullconv.cli import model_table
+from fullconv.cli import models
 
 
 def test_models_prints_the_layers_of_a_variant(run):
@@ -25,12 +25,12 @@ def test_models_prints_the_layers_of_a_variant(run):
     "key", [("fcn8s", "tiny"), ("fcn8s", "vgg16"), ("fcn-os8", "resnet18"), ("voc-fcn8s", "vgg")], ids=str
 )
 def test_the_table_equals_measurements(key):
-    assert model_table.measure(key[0], None if key[1] == "vgg" else key[1]) == model_table.MEASURED[key]
+    assert models.measure(key[0], None if key[1] == "vgg" else key[1]) == models.MEASURED[key]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", model_table.MEASURED, ids=str)
+@pytest.mark.parametrize("key", models.MEASURED, ids=str)
 def test_the_whole_table_equals_measurements(key):
     variant, backbone = key
     own = backbone in ("vgg", "caffenet") or variant == "voc-fcn-googlenet"
-    assert model_table.measure(variant, None if own else backbone) == model_table.MEASURED[key]
+    assert models.measure(variant, None if own else backbone) == models.MEASURED[key]

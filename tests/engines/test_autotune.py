@@ -172,7 +172,7 @@ def test_a_translated_network_is_cached_and_a_damaged_one_translated_again(monke
 def test_openvino_reads_a_translated_network_from_its_file(monkeypatch):
     network, card = net("skip")
     fresh = autotune.EngineFactory(network, card, torch.device("cpu"))
-    path = store(monkeypatch, fresh.identity())
+    path = store(monkeypatch, fresh.identity)
     os.utime(path, (1000, 1000))
     image = noise(1, 45, 70, 3)
     scores = fresh.engine(("openvino", "fp32")).scores(image)
@@ -202,13 +202,13 @@ def test_a_cached_network_that_changed_is_not_used(monkeypatch):
 def test_openvino_writes_a_damaged_file_anew(damaged, monkeypatch, capfd):
     network, card = net("skip")
     fresh = autotune.EngineFactory(network, card, torch.device("cpu"))
-    path = store(monkeypatch, fresh.identity())
+    path = store(monkeypatch, fresh.identity)
     path.write_bytes(damaged(path.read_bytes()))
     image = noise(1, 45, 70, 3)
     scores = flat(fresh.engine(("openvino", "fp32")).scores(image))
     np.testing.assert_allclose(scores, flat(maker("skip").engine(("openvino", "fp32")).scores(image)), atol=1e-5)
     assert path.stat().st_size > 5000
-    assert graph.cached_onnx(fresh.identity()) == path
+    assert graph.cached_onnx(fresh.identity) == path
     assert capfd.readouterr().err == "", "no reader of other formats tries it"
 
 

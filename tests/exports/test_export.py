@@ -26,7 +26,7 @@ from engine_nets import NETS, card_for, flat, net, noise
 from fullconv.cli import main
 from fullconv.data import open_dataset
 from fullconv.engines._optional import import_optional
-from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum, verify_checksum
+from fullconv.engines.engine import BLANK, CHECKSUM_KEY, add_checksum, verify_checksum
 from fullconv.engines.exported import read_exported
 from fullconv.errors import (
     DataError,
@@ -39,8 +39,7 @@ from fullconv.errors import (
 )
 from fullconv.evaluation import evaluate
 from fullconv.exports import FORMATS, export_model
-from fullconv.exports.formats import OpenVinoExport
-from fullconv.exports.graph import LabelGraph
+from fullconv.exports.formats import LabelGraph, OpenVinoExport
 from fullconv.exports.parity import Parity, crop, measure_parity, synthetic_images, validation_images
 from fullconv.images import read_image
 from fullconv.labels import read_label_map

@@ -6,8 +6,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from fullconv.serve.app import Service, make_app
-from fullconv.serve.metrics import Metrics
 from fullconv.serve.middleware import RequestMiddleware
+from fullconv.serve.monitoring import Metrics
 from fullconv.serve.settings import Settings
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullconv.serve.errors import ApiError
-from fullconv.serve.metrics import Metrics
+from fullconv.serve.monitoring import Metrics
 from fullconv.serve.uploads import ByteBudget, read_form_file
 
 
@@ -31,10 +31,10 @@ def test_a_file_field_without_a_file_name_is_a_file(size):
 def test_all_requests_together_have_a_byte_limit():
     gauge = Metrics().body_bytes
     budget = ByteBudget(100, gauge)
-    with budget.reserve() as first:
-        first.add(100)
-        with budget.reserve() as second, pytest.raises(ApiError, match="Try again in a moment") as caught:
-            second.add(1)
+    with budget.reserve() as reserve:
+        assert reserve(100) == 100
+        with budget.reserve() as reserve_more, pytest.raises(ApiError, match="Try again in a moment") as caught:
+            reserve_more(1)
         assert (caught.value.status, caught.value.code, caught.value.headers["Retry-After"]) == (
             503,
             "memory-full",

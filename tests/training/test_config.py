@@ -22,6 +22,7 @@ from fullconv.training.config import (
     check_same_config,
     default_lr,
     default_workers,
+    diff_env,
     merge_overrides,
     read_config,
     resolve_defaults,
@@ -92,13 +93,12 @@ def test_config_round_trip(tmp_path):
 
 def test_settings_override_a_recipe_file_and_measured_choices_hold_where_they_can(tmp_path):
     plan = RunConfig(resolved(epochs=10), MEASURED, {})
-    same, measured, changed = merge_overrides(plan, {"seed": 4, "workers": 3})
-    assert (same.seed, measured, set(changed)) == (4, MEASURED, {"seed", "workers"})
-    other, measured, changed = merge_overrides(plan, {"minutes": 5})
+    same, measured = merge_overrides(plan, {"seed": 4, "workers": 3})
+    assert (same.seed, measured) == (4, MEASURED)
+    other, measured = merge_overrides(plan, {"minutes": 5})
     assert (other.minutes, other.epochs, measured) == (5, None, None)
-    assert set(changed) == {"minutes", "epochs"}
     assert merge_overrides(None, {"lr": 1})[0].lr == 1
-    inner, measured, _ = merge_overrides(plan, {"head.fc": False})
+    inner, measured = merge_overrides(plan, {"head.fc": False})
     assert (inner.head.fc, measured) == (False, None)
 
 
@@ -234,3 +234,11 @@ def test_rejected_lr_leaves_no_folder(tmp_path):
     with pytest.raises(RecipeError, match=r"is a rate for the mean over pixels, but reduction = sum"):
         train(shapes, tmp_path / "run", **SMALL, optimizer="sgd", reduction="sum", lr=0.01)
     assert not (tmp_path / "run").exists()
+
+
+def test_diff_env():
+    before = {"data": "a", "fingerprint": "1" * 64, "versions": {"torch": "2.4", "timm": "1"}, "git": "abc"}
+    now = {"data": "b", "fingerprint": "2", "versions": {"torch": "2.5", "timm": "1"}}
+    assert diff_env(before, now) == [
+        "the data differ (fingerprint 111111111111, here 2)", "torch was 2.4, is 2.5", "git was abc, is absent"
+    ]  # fmt: skip

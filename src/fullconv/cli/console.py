@@ -153,17 +153,14 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         """Show that so many are done."""
-        if sys.stderr.isatty():
-            self._draw(done, total)
-            return
         now = time.monotonic()
-        if now - self._last_line >= PROGRESS_INTERVAL_S and done < total:
-            self._last_line = now
-            speed = done / (now - self._start)
-            minutes = (total - done) / speed / 60
-            status(f"{done} of {total} {self.noun}, {speed:.1f} per second, about {minutes:.0f} min left")
-
-    def _draw(self, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            if now - self._last_line >= PROGRESS_INTERVAL_S and done < total:
+                self._last_line = now
+                speed = done / (now - self._start)
+                minutes = (total - done) / speed / 60
+                status(f"{done} of {total} {self.noun}, {speed:.1f} per second, about {minutes:.0f} min left")
+            return
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,6 @@ def export(
     for reason in done.parity.reasons:
         status(f"forced: {reason}. {done.layer}")
     if json:
-        print_json({"file": str(done.path), "format": format, **done.parity.to_dict()})
+        print_json({"file": str(done.path), "format": format, **asdict(done.parity)})
     else:
         print(f"{done.path}: {done.parity}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -193,7 +194,5 @@ def _can_print() -> bool:
 
 def _close_stdout() -> None:
     """Keep Python from writing the rest to a closed pipe or full disk at exit, which would print a traceback."""
-    import os
-
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), cast(int, sys.stdout.fileno()))

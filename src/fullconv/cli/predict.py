@@ -30,8 +30,9 @@ from fullconv.cli.options import (
     check_choice,
     parse_bytes,
 )
-from fullconv.cli.startup import lower_thread_priority, starting
+from fullconv.cli.startup import starting
 from fullconv.errors import RecipeError
+from fullconv.system import lower_thread_priority
 
 if TYPE_CHECKING:
     from fullconv.predict import RunSummary

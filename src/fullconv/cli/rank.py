@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def rank(
     from fullconv.data import open_dataset
     from fullconv.errors import InputError
     from fullconv.predict import expand, why_empty
-    from fullconv.ranking import rank, summarize_images, summarize_labeled, to_csv, to_dict
+    from fullconv.ranking import rank, summarize_images, summarize_labeled, to_csv
     from fullconv.segmenter import load
     from fullconv.storage import write_text
 
@@ -58,7 +59,7 @@ def rank(
         write_text(out, to_csv(order))
         status(f"{out}: {plural(len(order), 'image')}, the ones to label first on top.")
     if json:
-        print_json({"order": to_dict(order), "failed": failed})
+        print_json({"order": [asdict(row) for row in order], "failed": failed})
     elif out is None:
         print(to_csv(order), end="")
     raise typer.Exit(3 if failed else 0)

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fullconv.profiling import STARTING, timed
-from fullconv.system import lazy_packages, lower_thread_priority, retain_freed
-
-__all__ = ["exit_now", "is_own_process", "lower_thread_priority", "process_settings", "starting", "use_utf8"]
+from fullconv.system import lazy_packages, retain_freed
 
 
 @contextmanager

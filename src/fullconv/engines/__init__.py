@@ -15,8 +15,16 @@ from fullconv.engines._optional import (
     versions,
 )
 from fullconv.engines.autotune import AutoEngine, choose_engine
-from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum
-from fullconv.engines.engine import INPUT, Engine, UnsafeProgramError, head_names, output_names
+from fullconv.engines.engine import (
+    BLANK,
+    CHECKSUM_KEY,
+    INPUT,
+    Engine,
+    UnsafeProgramError,
+    add_checksum,
+    head_names,
+    output_names,
+)
 from fullconv.engines.exported import (
     ENGINES_OF,
     EXPORT_KEY,

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from fullconv.engines.engine import Engine, Scores
 from fullconv.engines.onnxruntime import OnnxRuntimeEngine
 from fullconv.engines.openvino import OpenVinoEngine, read_file, read_onnx
 from fullconv.errors import FullconvError, OutputError, RecipeError, first_line, nearest
+from fullconv.modelfile import weights_sha256
 from fullconv.profiling import CHOOSING, PREPARING, timed
 from fullconv.storage import DiskCache, check_writable
 
@@ -163,7 +165,6 @@ class EngineFactory:
         self.network, self.card, self.device = network, card, device
         self._engines: dict[Choice, Engine] = {}
         self._onnx: Any = None
-        self._identity = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_engines": {}, "_onnx": None}
@@ -191,7 +192,7 @@ class EngineFactory:
         from fullconv.engines.graph import cached_onnx
 
         model: Any = None
-        if self._onnx is None and self.has_identity and (path := cached_onnx(self.identity())) is not None:
+        if self._onnx is None and self.has_identity and (path := cached_onnx(self.identity)) is not None:
             with suppress(RuntimeError):  # a damaged file is written anew
                 model = read_file(path)
         model = read_onnx(self.onnx()) if model is None else model
@@ -202,20 +203,16 @@ class EngineFactory:
         from fullconv.engines.graph import export_cached
 
         if self._onnx is None:
-            self._onnx = export_cached(self.network, self.card, self.identity() if self.has_identity else None)
+            self._onnx = export_cached(self.network, self.card, self.identity if self.has_identity else None)
         return self._onnx
 
+    @cached_property
     def identity(self) -> str:
-        """Return a hash of all that the scores of an image depend on, except the machine and its libraries."""
-        from fullconv.modelfile import weights_sha256
-
-        if not self._identity:
-            keys = {"variant", "backbone", "network", "in_channels", "heads", "mean", "std", "range", "channel_order"}
-            card = json.dumps(self.card.model_dump(mode="json", include=keys), sort_keys=True)
-            hashed = weights_sha256(self.network.state_dict())
-            layers = repr(self.network)  # one may have been replaced
-            self._identity = hashlib.sha256((hashed + card + layers).encode()).hexdigest()
-        return self._identity
+        """A hash of all that the scores of an image depend on, except the machine and its libraries."""
+        keys = {"variant", "backbone", "network", "in_channels", "heads", "mean", "std", "range", "channel_order"}
+        card = json.dumps(self.card.model_dump(mode="json", include=keys), sort_keys=True)
+        layers = repr(self.network)  # one may have been replaced
+        return hashlib.sha256((weights_sha256(self.network.state_dict()) + card + layers).encode()).hexdigest()
 
 
 class AutoEngine:
@@ -296,7 +293,7 @@ class AutoEngine:
         """Return the stored choice for a size class, or benchmark the candidates and store theirs."""
         cache = TuningCache(
             {
-                "model": self.factory.identity(),
+                "model": self.factory.identity,
                 "side": side,
                 "candidates": [list(choice) for choice in self.candidates],
                 "machine": describe_machine(self.factory.device),

@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 
 from fullconv.card import Card
 from fullconv.engines._optional import import_optional
-from fullconv.engines.checksum import CHECKSUM_KEY, verify_checksum
-from fullconv.engines.engine import INPUT, Engine, Scores, UnsafeProgramError, by_head, bytes_or_floats, output_names
+from fullconv.engines.engine import (
+    CHECKSUM_KEY,
+    INPUT,
+    Engine,
+    Scores,
+    UnsafeProgramError,
+    by_head,
+    bytes_or_floats,
+    output_names,
+    verify_checksum,
+)
 from fullconv.engines.onnxruntime import OnnxRuntimeEngine
 from fullconv.engines.openvino import OpenVinoEngine, read_onnx
 from fullconv.errors import ModelFileError, RecipeError, nearest

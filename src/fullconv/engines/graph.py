@@ -21,8 +21,7 @@ from torch.export import Dim, ExportedProgram
 from fullconv._version import __version__
 from fullconv.card import Card
 from fullconv.engines._optional import import_optional, versions
-from fullconv.engines.checksum import BLANK, CHECKSUM_KEY, add_checksum, verify_trailing_checksum
-from fullconv.engines.engine import INPUT, output_names
+from fullconv.engines.engine import BLANK, CHECKSUM_KEY, INPUT, add_checksum, output_names, verify_trailing_checksum
 from fullconv.errors import NetworkError, OutputError, first_line
 from fullconv.nn import ModuleWrapper, Network, Scores
 from fullconv.preprocess import normalization

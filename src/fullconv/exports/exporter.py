@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -60,7 +60,6 @@ class Exported:
     """A file that was written."""
 
     path: Path
-    format: str
     parity: Parity
     layer: str = ""
     """The layer that differs, where the file was written with ``force``."""
@@ -117,13 +116,13 @@ def export_model(
             raise NetworkError(f"{path} is not written: {'; '.join(parity.reasons)}. {layer} --force writes it anyway.")
     about: dict[str, Any] = {
         "format": format, "precision": precision, "probabilities": probabilities, "fullconv": __version__,
-        "parity": parity.to_dict(),
+        "parity": asdict(parity),
     }  # fmt: skip
     if isinstance(export, Pt2Export):
         about["scores"] = export.scores
     layout = json.dumps(ScoreLayout.of(network).to_dict(), sort_keys=True)
     export.write(path, {CARD_KEY: card.to_json(), EXPORT_KEY: json.dumps(about, sort_keys=True), LAYOUT_KEY: layout})
-    return Exported(path, format, parity, layer)
+    return Exported(path, parity, layer)
 
 
 def _check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,6 @@ class Parity:
     """Share of equal labels on small and odd sizes."""
     reasons: list[str] = field(default_factory=list)
     """Why the file is refused; empty where it is accepted."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for the file's metadata and for --json."""
-        return asdict(self)
 
     def __str__(self) -> str:
         images = plural(self.pictures, "synthetic image" if self.made else "validation image")
@@ -142,7 +138,7 @@ def crop(image: Image, size: tuple[int, int], rng: np.random.Generator) -> Image
     return np.ascontiguousarray(picked)
 
 
-def validation_images(dataset: Dataset, exact: Segmenter, count: int = IMAGES) -> Iterator[tuple[Image, Labels]]:
+def validation_images(dataset: Dataset, exact: Segmenter) -> Iterator[tuple[Image, Labels]]:
     """Yield evenly spaced validation images of a data set with their masks by head of the model.
 
     They are those that `evaluate` scores: of the model's own split where it was trained on this data.
@@ -151,8 +147,7 @@ def validation_images(dataset: Dataset, exact: Segmenter, count: int = IMAGES) -
         raise DataError(f"{dataset.root}: has no validation images to compare the export on.")
     samples, _ = choose_samples(dataset, exact.card, "val")
     heads = match_heads(exact.card, dataset, None)
-    step = max(1, len(samples) // count)
-    for sample in samples[::step][:count]:
+    for sample in samples[:: max(1, len(samples) // IMAGES)][:IMAGES]:
         image = exact.read(dataset.read_image(sample), sample.image.as_posix())
         check_bytes(image, sample)
         masks = {ours or "": dataset.read_mask(sample, theirs) for ours, theirs in heads}

@@ -48,29 +48,12 @@ class StripLabeler:
     def label(self, state: StripState) -> tuple[StripState, Iterator[NDArray[np.uint8]]]:
         """Compute the next band; returns the state after it, and its labels in strips (rows, W) uint8, void is 255."""
         after, strips = self._band(state)
-
-        def labels() -> Iterator[NDArray[np.uint8]]:
-            for logits, nodata in strips:
-                with timed(UPSAMPLING):
-                    found = argmax(logits)
-                if nodata is not None:
-                    found[nodata] = VOID
-                yield found
-
-        return after, labels()
+        return after, (_labels(logits, nodata) for logits, nodata in strips)
 
     def probabilities(self, state: StripState) -> tuple[StripState, Iterator[NDArray[np.float32]]]:
         """Compute the next band's probabilities in strips (K, rows, W), rounded to float16; void is NaN."""
         after, strips = self._band(state)
-
-        def probabilities() -> Iterator[NDArray[np.float32]]:
-            for logits, nodata in strips:
-                chances = to_numpy(softmax(logits)).astype(np.float16).astype(np.float32)
-                if nodata is not None:
-                    chances[:, nodata] = np.nan
-                yield chances
-
-        return after, probabilities()
+        return after, (_probabilities(logits, nodata) for logits, nodata in strips)
 
     def _band(self, state: StripState) -> tuple[StripState, Iterator[tuple[Any, NDArray[np.bool_] | None]]]:
         """Compute the scores of the next band; returns the state after it, and its logits and nodata mask in strips."""
@@ -120,3 +103,18 @@ class StripLabeler:
                     flipped = zip(views, self.flips, strict=True)
                     logits = mean_logits([hflip(view) if flip else view for view, flip in flipped])
             yield logits, self.raster.nodata(*rows)
+
+
+def _labels(logits: Any, nodata: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+    with timed(UPSAMPLING):
+        labels = argmax(logits)
+    if nodata is not None:
+        labels[nodata] = VOID
+    return labels
+
+
+def _probabilities(logits: Any, nodata: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    chances = to_numpy(softmax(logits)).astype(np.float16).astype(np.float32)
+    if nodata is not None:
+        chances[:, nodata] = np.nan
+    return chances

@@ -45,9 +45,9 @@ def raster_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings about rasters without georeferencing, which are supported."""
+    """Silence warnings about rasters and polygons without georeferencing, which are supported."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*geotransform.*|.*not georeferenced.*")
+        warnings.filterwarnings("ignore", message=".*geotransform.*|.*not georeferenced.*|.*crs.*was not provided.*")
         warnings.filterwarnings("ignore", category=PendingDeprecationWarning)  # rasterio 1.4 on affine 3
         yield
 

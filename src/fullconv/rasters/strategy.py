@@ -46,14 +46,9 @@ class ScoreSource(Protocol):
     """Number of bands."""
 
     def scores(self, band: int, known: int) -> Floats | None:
-        """Compute the scores of a band.
+        """Compute the scores (1, K, n, w) that a band adds to the ``known`` rows before it; None where there are none yet.
 
-        Args:
-            band: Its index; bands are requested in order, from any one on.
-            known: Rows of scores of all bands before it.
-
-        Returns:
-            (1, K, n, w), the rows after ``known``; None where there are none yet.
+        Bands are requested in order, from any one on.
         """
         ...
 

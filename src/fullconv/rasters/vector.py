@@ -6,9 +6,8 @@ They are written as a GeoPackage in the raster's own coordinates; GeoJSON is con
 from __future__ import annotations
 
 import struct
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def write_polygons(label_map: Path, path: Path, labels: Labels) -> None:
             if geojson:
                 converted = temporary.with_suffix(".geojson")
                 options = {"COORDINATE_PRECISION": str(GEOJSON_DIGITS), **({"RFC7946": "YES"} if crs else {})}
-                with pyogrio.open_arrow(temporary, use_pyarrow=False) as (meta, reader), _no_crs_warning():
+                with pyogrio.open_arrow(temporary, use_pyarrow=False) as (meta, reader):
                     pyogrio.write_arrow(
                         reader, converted, layer=LAYER, driver="GeoJSON", geometry_type="Polygon",
                         geometry_name=meta["geometry_name"], crs=meta["crs"], layer_options=options,
@@ -84,13 +83,6 @@ def _import_pyogrio() -> Any:
     return pyogrio
 
 
-@contextmanager
-def _no_crs_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*crs.*was not provided.*")
-        yield
-
-
 def _write_geopackage(
     path: Path, areas: Iterable[tuple[Mapping[str, Any], int]], labels: Labels, crs: str | None
 ) -> None:
@@ -103,11 +95,10 @@ def _write_geopackage(
         colors = np.array([format_color(labels.palette[index]) for index in indices], object)
         geometry = np.empty(len(batch), object)
         geometry[:] = [to_wkb(shape) for shape, _ in batch]
-        with _no_crs_warning():
-            _import_pyogrio().raw.write(
-                path, geometry, [names, indices, colors], ["class", "index", "color"], layer=LAYER, driver="GPKG",
-                geometry_type="Polygon", crs=crs, append=append,
-            )  # fmt: skip
+        _import_pyogrio().raw.write(
+            path, geometry, [names, indices, colors], ["class", "index", "color"], layer=LAYER, driver="GPKG",
+            geometry_type="Polygon", crs=crs, append=append,
+        )  # fmt: skip
         batch, append = list(islice(source, POLYGONS_PER_INSERT)), True
 
 

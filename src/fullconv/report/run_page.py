@@ -73,7 +73,6 @@ def write_report(
         version=card.fullconv,
         split=split,
         report=report,
-        intervals={name: _interval(found) for name, found in reports.items()},
         reports=reports,
         selection=_describe_selection(reports, split, history, best),
         notices=_notices(notes, reports),
@@ -81,13 +80,7 @@ def write_report(
         classes=_class_rows(report, labels),
         confusion=_confusion(report.confusion, labels) if report.pixels else None,
         heads=[
-            {
-                "name": name,
-                "report": found,
-                "interval": _interval(found),
-                "classes": _class_rows(found, card.labels(name)),
-            }
-            for name, found in others
+            {"name": name, "report": found, "classes": _class_rows(found, card.labels(name))} for name, found in others
         ],
         worst=articles[:WORST],
         typical=articles[WORST:],
@@ -121,11 +114,6 @@ def _subtitle(labels: Labels, history: Sequence[Mapping[str, Any]], data: Mappin
         seconds = sum(float(line.get("seconds") or 0) for line in history)
         parts.append(count(len(history), "epoch") + (f" in {duration(seconds)}" if seconds else ""))
     return parts
-
-
-def _interval(report: Report) -> tuple[float, float] | None:
-    bounds = report.mean_iou_interval
-    return None if bounds is None or math.isnan(bounds[0]) else bounds
 
 
 def _describe_selection(

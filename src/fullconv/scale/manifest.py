@@ -38,13 +38,9 @@ class Manifest:
         self._rows: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
         existing = folder.read(JOB)
-        if existing is None:
-            self._read_parts()
-            folder.write(JOB, (json.dumps(job, indent=1) + "\n").encode())
-            return
-        if not resume:
+        if existing is not None and not resume:
             raise RunError(f"{folder.url}: holds results of a batch job. Continue it with --resume, or set another -o.")
-        before = json.loads(existing)
+        before = job if existing is None else json.loads(existing)
         for key, value in job.items():
             if before.get(key) != value:
                 raise RunError(
@@ -52,6 +48,8 @@ class Manifest:
                     " value, or set another -o."
                 )
         self._read_parts()
+        if existing is None:
+            folder.write(JOB, (json.dumps(job, indent=1) + "\n").encode())
 
     def _read_parts(self) -> None:
         pyarrow = import_arrow()

@@ -20,7 +20,7 @@ from fullconv._version import __version__
 from fullconv.errors import nearest
 from fullconv.labels import format_color
 from fullconv.serve.errors import BUG_MESSAGE, ApiError
-from fullconv.serve.metrics import Metrics
+from fullconv.serve.monitoring import Metrics
 from fullconv.serve.openapi import (
     ClassInfo,
     Health,
@@ -74,8 +74,8 @@ class Service:
         if self.stopping:
             raise ApiError(503, "stopping", "the service is stopping. Try again in a moment.", 5)
         pool.check_queue()  # before the body is read; the pool checks again
-        with self.budget.reserve() as reservation:
-            body = await read_image_body(request, self.settings, reservation, deadline)
+        with self.budget.reserve() as reserve:
+            body = await read_image_body(request, self.settings, reserve, deadline)
             resolved["request_id"] = request.state.request_id
             result = await _unless_disconnected(request, pool.predict(resolved, body, deadline))
             self.metrics.images.labels(name, response_type).inc()

@@ -15,8 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fullconv.serve.errors import BUG_MESSAGE, ApiError
-from fullconv.serve.logging import JsonLog
-from fullconv.serve.metrics import Metrics
+from fullconv.serve.monitoring import JsonLog, Metrics
 from fullconv.serve.settings import PROTECTED, Settings, is_loopback
 
 DRAIN_SECONDS, MAX_DRAIN_BYTES = 2.0, 64 * 2**20

@@ -16,8 +16,7 @@ from fullconv.card import Card
 from fullconv.errors import ModelFileError
 from fullconv.serve.errors import ApiError
 from fullconv.serve.ipc import pack_frame, receive_frame
-from fullconv.serve.logging import JsonLog
-from fullconv.serve.metrics import Metrics
+from fullconv.serve.monitoring import JsonLog, Metrics
 from fullconv.serve.settings import Settings
 
 PIPE_BUFFER_BYTES = 2**23

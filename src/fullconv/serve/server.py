@@ -14,9 +14,8 @@ import uvicorn
 from fullconv.errors import RunError
 from fullconv.serve.app import Service, make_app
 from fullconv.serve.connection import Connection
-from fullconv.serve.logging import JsonLog
-from fullconv.serve.metrics import Metrics
 from fullconv.serve.middleware import RequestMiddleware
+from fullconv.serve.monitoring import JsonLog, Metrics
 from fullconv.serve.pool import Pool
 from fullconv.serve.settings import Settings, check_models
 from fullconv.system import handle_signals

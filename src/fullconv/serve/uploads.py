@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import Gauge
@@ -31,33 +31,31 @@ class ByteBudget:
         self.used = 0
 
     @contextmanager
-    def reserve(self) -> Iterator[Reservation]:
-        """Count the bytes of a request until it has its response."""
-        reservation = Reservation(self)
+    def reserve(self) -> Iterator[Callable[[int], int]]:
+        """Yield a function that counts further bytes of a request, until it has its response, and returns all of them."""
+        own = 0
+
+        def add(size: int) -> int:
+            nonlocal own
+            own += size
+            self._set(self.used + size)
+            if self.used > self.limit:
+                raise ApiError(503, "memory-full", "too many images are being received. Try again in a moment.", 2)
+            return own
+
         try:
-            yield reservation
+            yield add
         finally:
-            self.used -= reservation.size
-            self.gauge.set(self.used)
+            self._set(self.used - own)
+
+    def _set(self, used: int) -> None:
+        self.used = used
+        self.gauge.set(used)
 
 
-class Reservation:
-    """Bytes of one request."""
-
-    def __init__(self, budget: ByteBudget) -> None:
-        self.budget = budget
-        self.size = 0
-
-    def add(self, size: int) -> None:
-        """Reserve further bytes."""
-        self.size += size
-        self.budget.used += size
-        self.budget.gauge.set(self.budget.used)
-        if self.budget.used > self.budget.limit:
-            raise ApiError(503, "memory-full", "too many images are being received. Try again in a moment.", 2)
-
-
-async def read_image_body(request: Request, settings: Settings, reservation: Reservation, deadline: float) -> bytes:
+async def read_image_body(
+    request: Request, settings: Settings, reserve: Callable[[int], int], deadline: float
+) -> bytes:
     """Return the image file in a request; `deadline` is in seconds of `time.monotonic`."""
     limit = settings.max_body
     size = f"{limit / 1e6:g} MB" if limit >= 10**5 else f"{limit} bytes"
@@ -72,8 +70,7 @@ async def read_image_body(request: Request, settings: Settings, reservation: Res
     async def receive() -> None:
         async for chunk in request.stream():
             chunks.append(chunk)
-            reservation.add(len(chunk))
-            if reservation.size > limit:
+            if reserve(len(chunk)) > limit:
                 raise too_large
 
     try:
@@ -81,7 +78,8 @@ async def read_image_body(request: Request, settings: Settings, reservation: Res
     except asyncio.TimeoutError:
         message = f"the image had not arrived after {settings.timeout:g} seconds. Send it again."
         raise ApiError(408, "body-too-slow", message) from None
-    body = await asyncio.to_thread(b"".join, chunks) if reservation.size > 2**20 else b"".join(chunks)
+    is_large = sum(map(len, chunks)) > 2**20
+    body = await asyncio.to_thread(b"".join, chunks) if is_large else b"".join(chunks)
     chunks.clear()
     content_type = request.headers.get("content-type", "")
     if content_type.lower().startswith("multipart/"):

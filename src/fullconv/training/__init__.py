@@ -1,7 +1,6 @@
 """Training: from a recipe to a run, from a run to a model."""
 
-from fullconv.training.config import describe_recipes
-from fullconv.training.environment import machine_info, package_versions
+from fullconv.training.config import describe_recipes, machine_info, package_versions
 from fullconv.training.finalize import TrainResult
 from fullconv.training.nan_debug import debug
 from fullconv.training.run import run, train

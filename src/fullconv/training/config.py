@@ -1,15 +1,21 @@
-"""The configuration of a run: recipe files, defaults, learning rates; fixed before step 1, and reused on resume."""
+"""The configuration of a run: recipe files, defaults, learning rates, origin; fixed before step 1, and reused on resume."""
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from fullconv._version import __version__
 from fullconv.data import MIN_STEPS, Dataset, Statistics, choose_loss
 from fullconv.errors import RecipeError, RunError, nearest
 from fullconv.nn import VARIANTS
@@ -202,6 +208,60 @@ def default_workers(local_world_size: int = 1) -> int:
     return 0 if cores <= 4 else min(8, cores // 2)
 
 
+# --- the origin of a run -----------------------------------------------------------------------------------------------
+
+
+def machine_info() -> dict[str, str]:
+    """Return system, processor, Python version and GPU."""
+    processor = platform.processor() or "unknown"
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        processor = next(models, processor)
+    info = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor,
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        info["gpu"] = torch.cuda.get_device_name(0)
+    return info
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that change what a run computes."""
+    versions = {"fullconv": __version__, "torch": torch.__version__}
+    for name in ("torchvision", "timm", "numpy", "pillow"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def collect_env(data: Path, fingerprint: str) -> dict[str, Any]:
+    """Return the table ``[origin]`` of recipe.toml: data, git revision of the working directory, versions, machine."""
+    env: dict[str, Any] = {"data": data.as_posix(), "fingerprint": fingerprint}
+    with suppress(OSError, subprocess.SubprocessError):
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        if git.returncode == 0 and git.stdout.strip():
+            env["git"] = git.stdout.strip()
+    return {**env, "versions": package_versions(), "machine": machine_info()}
+
+
+def diff_env(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each fact that was different in another run."""
+    changes = []
+    for key, value in before.items():
+        current = now.get(key)
+        if isinstance(value, Mapping):
+            inner = current if isinstance(current, Mapping) else {}
+            changes += [f"{k} was {v}, is {inner.get(k, 'absent')}" for k, v in value.items() if inner.get(k) != v]
+        elif key == "fingerprint" and current != value:
+            changes.append(f"the data differ (fingerprint {str(value)[:12]}, here {str(current)[:12]})")
+        elif key != "data" and current != value:
+            changes.append(f"{key} was {value}, is {'absent' if current is None else current}")
+    return changes
+
+
 # --- the configuration of a run ---------------------------------------------------------------------------------------
 
 RESUMABLE_KEYS = ("workers", "checkpoint_every", "device")
@@ -264,7 +324,7 @@ class RunConfig:
 
     def tables(self) -> dict[str, Any]:
         """Return plain nested tables."""
-        tables: dict[str, Any] = recipe_to_dict(self.recipe)
+        tables: dict[str, Any] = self.recipe.model_dump(mode="json")
         if self.measured is not None:
             tables["measured"] = asdict(self.measured)
         if self.decided:
@@ -274,12 +334,6 @@ class RunConfig:
     def write(self, path: Path) -> None:
         """Write recipe.toml."""
         write_text(path, HEADING + dump_toml(self.tables()))
-
-
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as plain nested tables."""
-    table: dict[str, Any] = recipe.model_dump(mode="json")
-    return table
 
 
 def read_config(path: Path) -> RunConfig:
@@ -300,22 +354,22 @@ def config_from_tables(tables: Mapping[str, Any], path: str) -> RunConfig:
         raise RecipeError(f"{path}: [measured] is invalid ({error}). Remove that table.") from None
 
 
-def merge_overrides(base: RunConfig | None, given: Mapping[str, Any]) -> tuple[Recipe, Schedule | None, list[str]]:
-    """Put settings over a recipe file; return the recipe, measured choices if they still hold, and the settings that differ."""
+def merge_overrides(base: RunConfig | None, given: Mapping[str, Any]) -> tuple[Recipe, Schedule | None]:
+    """Put settings over a recipe file; return the recipe, and measured choices if they still hold."""
     if base is None:
-        return parse_recipe(given, "settings"), None, []
-    stored = recipe_to_dict(base.recipe)
+        return parse_recipe(given, "settings"), None
+    stored = base.recipe.model_dump(mode="json")
     table = stored | dict.fromkeys(_LENGTH_KEYS) if any(key in given for key in _LENGTH_KEYS) else stored
     merged = {**flatten({k: v for k, v in table.items() if v is not None}), **flatten(given)}
     recipe = parse_recipe(merged, "settings")
-    changed = [key for key, value in recipe_to_dict(recipe).items() if value != stored.get(key)]
-    return recipe, base.measured if set(changed) <= {*RESUMABLE_KEYS, "seed"} else None, changed
+    changed = {key for key, value in recipe.model_dump(mode="json").items() if value != stored.get(key)}
+    return recipe, base.measured if changed <= {*RESUMABLE_KEYS, "seed"} else None
 
 
 def resume_config(stored: RunConfig, given: Mapping[str, Any], where: Path, lengthen: bool = False) -> RunConfig:
     """Return the configuration of a resumed run with the settings that may change."""
-    table = flatten(recipe_to_dict(stored.recipe))
-    requested = flatten(recipe_to_dict(parse_recipe(given, "settings")))
+    table = flatten(stored.recipe.model_dump(mode="json"))
+    requested = flatten(parse_recipe(given, "settings").model_dump(mode="json"))
     given = flatten(given)
     epochs = requested["epochs"] if "epochs" in given else None
     longer = stored.recipe.epochs is not None and epochs is not None and epochs > stored.recipe.epochs
@@ -341,7 +395,7 @@ def check_same_config(stored: RunConfig, file: RunConfig, given: Mapping[str, An
     What the file leaves open ("auto", or not set) was decided since; `resume_config` checks the settings of the command line.
     """
     ignored = {*flatten(given), *RESUMABLE_KEYS, *(_LENGTH_KEYS if any(key in given for key in _LENGTH_KEYS) else ())}
-    table = flatten(recipe_to_dict(stored.recipe))
+    table = flatten(stored.recipe.model_dump(mode="json"))
     for key, value in flatten(file.recipe.model_dump(mode="json", exclude_unset=True)).items():
         if key not in ignored and value not in (None, "auto") and value != table.get(key):
             raise RunError(

@@ -17,13 +17,13 @@ LINE_INTERVAL_S = 30.0
 
 
 class Console:
-    """Progress of a run; observes its epochs."""
+    """Progress of a run; observes its epochs. Quiet in every process but the main one."""
 
     def __init__(self, batch_size: int = 1, quiet: bool = False) -> None:
         self.rich = RichConsole(stderr=True)
         self.batch_size = batch_size
         self.bar: Progress | None = None
-        self.task: TaskID | None = None
+        self.task = TaskID(0)
         self.quiet = quiet
         self.mean_iou: float | None = None
         self._clock = (time.monotonic(), 0)
@@ -33,6 +33,8 @@ class Console:
 
     def info(self, text: str) -> None:
         """Print a sentence."""
+        if self.quiet:
+            return
         if self.rich.is_terminal:
             self.rich.print(text, highlight=False, markup=False)
         else:
@@ -48,12 +50,8 @@ class Console:
                 self.info(f"scanned {done} of {plural(total, 'image')}")
             return
         if self.bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=self.rich, transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task("scanning the data", total=total)
-        if self.task is not None:
-            self.bar.update(self.task, completed=done)
+            self.bar = self._start_bar("scanning the data", total)
+        self.bar.update(self.task, completed=done)
         if done == total:
             self.stop()
 
@@ -61,12 +59,16 @@ class Console:
         """Start the bar of the steps."""
         self._clock = (time.monotonic(), step)
         if self.rich.is_terminal and not self.quiet:
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
-                TimeRemainingColumn(), console=self.rich, transient=True,
-            )  # fmt: skip
-            self.bar.start()
-            self.task = self.bar.add_task("training", total=steps, completed=step, status="")
+            self.bar = self._start_bar("training", steps, step)
+
+    def _start_bar(self, name: str, total: int, done: int = 0) -> Progress:
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(), console=self.rich, transient=True,
+        )  # fmt: skip
+        bar.start()
+        self.task = bar.add_task(name, total=total, completed=done, status="")
+        return bar
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Show a step."""
@@ -76,14 +78,14 @@ class Console:
         if now - since >= 2:
             self._speed = (step - first) * self.batch_size / (now - since)
             self._clock = (now, step)
-        if self.bar is not None and self.task is not None:
+        if self.bar is not None:
             score = "" if self.mean_iou is None else f"  val mIoU {self.mean_iou:.3f}"
             status = f"loss {self._loss:.3f}  {self._speed:.0f} images/s{score}"
             self.bar.update(self.task, completed=step, status=status)
 
     def validation_progress(self, done: int, total: int) -> None:
         """Show the progress of a validation."""
-        if self.bar is not None and self.task is not None:
+        if self.bar is not None:
             self.bar.update(self.task, status=f"validating {done} of {total}")
         if done == total:  # the clock of the steps stood still meanwhile
             now = time.monotonic()
@@ -104,8 +106,7 @@ class Console:
             self.mean_iou = val["mean_iou"]
             text += f", val mIoU {self.mean_iou:.4f}" + (" (best)" if record.is_best else f" (best {record.best:.4f})")
         self._clock = (time.monotonic(), line["step"])
-        if not self.quiet:
-            self.info(f"{text}, {self._speed:.0f} images/s, {duration(line['seconds'])}")
+        self.info(f"{text}, {self._speed:.0f} images/s, {duration(line['seconds'])}")
         for warning in record.warnings:
             self.info(warning)
 
@@ -114,16 +115,6 @@ class Console:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-
-
-class NullConsole(Console):
-    """The console of every process but the main one."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-
-    def info(self, text: str) -> None:
-        """Print nothing."""
 
 
 def format_bytes(count: float) -> str:

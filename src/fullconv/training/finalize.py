@@ -18,9 +18,8 @@ from fullconv.metrics import confusion_matrix, mean_iou
 from fullconv.report import ReportImage, choose_images, summarize_data, write_report
 from fullconv.segmenter import Segmenter
 from fullconv.training.autotune import AGREEMENT_IMAGES
-from fullconv.training.config import recipe_to_dict
+from fullconv.training.config import machine_info, package_versions
 from fullconv.training.distributed import evaluate_distributed
-from fullconv.training.environment import machine_info, package_versions
 from fullconv.training.loop import evenly_spaced
 from fullconv.training.setup import RunContext
 from fullconv.training.state import TrainState
@@ -136,7 +135,7 @@ def finalize(context: RunContext, state: TrainState) -> Segmenter:
         firsts = {name: next(iter(by_head.values())) for name, by_head in reports.items()}
         write_report(
             run_dir.report, card=segmenter.card, history=state.history, reports=firsts, heads=reports,
-            images=report_images(segmenter, dataset, firsts[split], split), recipe=recipe_to_dict(context.recipe),
+            images=report_images(segmenter, dataset, firsts[split], split), recipe=context.recipe.model_dump(mode="json"),
             data=summarize_data(dataset), notes=context.notes, machine={**machine_info(), **package_versions()},
         )  # fmt: skip
     return segmenter

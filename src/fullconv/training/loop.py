@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from fullconv.data import Batch, Sample, TrainingBatches
 from fullconv.errors import OutputError
 from fullconv.evaluation import Report
 from fullconv.segmenter import Segmenter
+from fullconv.system import handle_signals
 from fullconv.tracking import EpochRecord, Observer, Validation
 from fullconv.training.config import Schedule
 from fullconv.training.distributed import evaluate_distributed
@@ -44,15 +44,8 @@ def graceful_stop() -> Iterator[Callable[[], str | None]]:
             raise KeyboardInterrupt
         received.append("sigint" if number == signal.SIGINT else "sigterm")
 
-    previous: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
-    try:
+    with handle_signals(handle, signal.SIGINT, signal.SIGTERM):
         yield lambda: received[0] if received else None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @dataclass

@@ -23,7 +23,6 @@ from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, w
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.segmenter import build_from_card
-from fullconv.training.config import recipe_to_dict
 from fullconv.training.errors import NonFiniteError, suggest_settings
 from fullconv.training.run_dir import RunDir
 from fullconv.training.state import TrainState, new_state
@@ -72,7 +71,7 @@ def dump_failed_step(
         tensors |= {f"{number}.mask.{head}": mask for head, mask in batch.masks.items()}
     facts = {
         "step": error.step, "steps": steps, "value": str(error.value), "precision": train_step.precision,
-        "device": train_step.device.type, "recipe": recipe_to_dict(train_step.recipe), "class_weights": weights,
+        "device": train_step.device.type, "recipe": train_step.recipe.model_dump(mode="json"), "class_weights": weights,
         "stems": [batch.stems for batch in batches], "sha256": weights_sha256(tensors),
     }  # fmt: skip
     run_dir.debug.mkdir(exist_ok=True)

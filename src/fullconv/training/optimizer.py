@@ -38,16 +38,10 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over the network's parameter groups."""
     groups = parameter_groups(network, recipe)
-    names = [group.pop("names") for group in groups]
     lr = recipe.lr or 1e-3
-    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)
-    else:
-        optimizer = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
-    for group, members in zip(optimizer.param_groups, names, strict=True):
-        group["names"] = members
-    return optimizer
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
 
 
 def lr_at(step: int, steps: int, recipe: Recipe) -> float:

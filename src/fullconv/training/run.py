@@ -19,6 +19,7 @@ from fullconv.errors import DataError, RecipeError, RunError, plural
 from fullconv.losses import parse_loss, ratio
 from fullconv.nn import Network, check_build_args
 from fullconv.recipe import HeadSettings
+from fullconv.runs import read_status
 from fullconv.segmenter import Segmenter, choose_device, load
 from fullconv.system import malloc_trim
 from fullconv.tracking import Observer, TrackingObserver, open_trackers, require_trackers
@@ -29,21 +30,17 @@ from fullconv.training.config import (
     check_conflicts,
     check_lr,
     check_same_config,
+    collect_env,
     config_from_tables,
+    diff_env,
     merge_overrides,
     read_config,
     read_recipe,
     resolve_defaults,
     resume_config,
 )
-from fullconv.training.console import Console, NullConsole
-from fullconv.training.distributed import (
-    SINGLE_PROCESS,
-    convert_sync_batchnorm,
-    init_distributed,
-    rank_device,
-)
-from fullconv.training.environment import collect_env, diff_env
+from fullconv.training.console import Console
+from fullconv.training.distributed import SINGLE_PROCESS, convert_sync_batchnorm, init_distributed, rank_device
 from fullconv.training.errors import NonFiniteError, TrainOOMError, catch_oom, suggest_settings, suggest_smaller_batch
 from fullconv.training.finalize import TrainResult, finalize, write_model
 from fullconv.training.loop import TrainLoop, evenly_spaced, graceful_stop
@@ -122,7 +119,7 @@ def run(
     with init_distributed(str(settings.get("device", "auto"))) as dist:
         request = RunRequest(
             data, out, settings, resume or restarted, lengthen, recipe, format,
-            (console or Console()) if dist.is_main else NullConsole(),
+            (console or Console()) if dist.is_main else Console(quiet=True),
             time.monotonic() if started is None else started, dist,
         )  # fmt: skip
         staged = recipe_file is not None and recipe_file.stages
@@ -179,7 +176,7 @@ def load_config(request: RunRequest) -> dict[str, Any]:
     run_dir, settings = RunDir(request.out, request.staged), request.settings
     recipe_file = read_recipe(request.recipe) if request.recipe is not None else None
     base = read_config(recipe_file.path) if recipe_file is not None else None
-    recipe, measured, _ = merge_overrides(base, settings)
+    recipe, measured = merge_overrides(base, settings)
     check_conflicts(recipe)
     stored = read_config(run_dir.recipe) if request.resume and run_dir.recipe.exists() else None
     if recipe_file is not None and stored is None and recipe_file.needs is not None and "weights" not in settings:
@@ -195,7 +192,7 @@ def load_config(request: RunRequest) -> dict[str, Any]:
     run_dir.check_empty(request.resume)
     finished = False
     if stored is not None:
-        status = run_dir.read_status()
+        status = read_status(run_dir.status)
         if status.get("status") == "failed":
             raise RunError(
                 f"{request.out}: this run failed: {status.get('reason', 'its loss was not finite.')} Resuming would fail"

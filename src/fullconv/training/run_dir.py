@@ -76,14 +76,6 @@ class RunDir:
         why = {} if reason is None else {"reason": reason}
         write_text(self.status, json.dumps({"status": status, "step": step, "steps": steps, **why}) + "\n")
 
-    def read_status(self) -> dict[str, Any]:
-        """Return the content of status.json; empty where it is missing or damaged."""
-        try:
-            status: dict[str, Any] = json.loads(self.status.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return status if isinstance(status, dict) else {}
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder's lock, which the system releases however the process ends."""
