@@ -74,7 +74,7 @@ def test_without_files_nothing_is_set(tmp_path):
         ('masks = "/etc"', "masks: '/etc' leaves the data folder"),
         ('masks = "C:/x"', "leaves the data folder"),
         ('images = ""', "the path is empty"),
-        ('splits = { train = "../../x" }', "splits: '../../x' leaves the data folder"),
+        ('splits = { train = "../../x" }', "splits.train: '../../x' leaves the data folder"),
         ('splits = { trian = "x" }', r"there is no split 'trian'\. Did you mean 'train'\?"),
         ("classes = [", "data.toml: not valid TOML"),
     ],
@@ -126,7 +126,7 @@ def test_lines_of_classes_txt_without_a_colour_are_painted_in_one_of_their_own(t
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("road 1 2 300\n", r"classes\.txt, line 1: 1 2 300 is no colour"),
+        ("road 1 2 300\n", r"classes\.txt, line 1: 'road 1 2 300' has a number over 255"),
     ],
 )
 def test_a_wrong_classes_txt_is_named_with_its_line(tmp_path, text, words):

@@ -118,7 +118,7 @@ def test_a_damaged_zip_and_a_bomb_are_refused(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(3_000_000))
     monkeypatch.setattr("fullconv.data.files._MIN_ZIP_LIMIT_BYTES", 1_000_000)
-    with pytest.raises(DataError, match=r"bomb\.zip: would grow from [\d,]+ to 3,000,000 bytes"):
+    with pytest.raises(DataError, match=r"bomb\.zip: would grow to 3,000,000 bytes"):
         open_root(tmp_path / "bomb.zip")
 
 
@@ -126,6 +126,6 @@ def test_a_zip_needs_room_in_the_cache(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file where the cache should be")
     monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "cache"))
     with pytest.raises(
-        DataError, match=r"d\.zip: cannot be unpacked into .*set FULLCONV_CACHE to a folder with free space"
+        DataError, match=r"d\.zip: cannot be unpacked into .*Set FULLCONV_CACHE to a folder with free space"
     ):
         open_root(make_zip(tmp_path / "d.zip", "images/a.png"))

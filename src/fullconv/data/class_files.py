@@ -33,9 +33,7 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
         names.append(_unquoted(found[1] if found else text))
         color = (int(found[2]), int(found[3]), int(found[4])) if found else None
         if color is not None and max(color) > 255:
-            raise DataError(
-                f"{path}, line {number}: {' '.join(map(str, color))} is no colour. Use values from 0 to 255."
-            )
+            raise DataError(f"{path}, line {number}: '{text}' has a number over 255. Use colours from 0 to 255.")
         colors.append(color)
     # Numbers that count all names from 0 or 1, as in "0 road", "1: sidewalk", in any order, give the order.
     numbered = [match for name in names if (match := _NUMBERED.fullmatch(name)) is not None]
@@ -103,12 +101,9 @@ def _csv_colors(rows: list[list[str]]) -> list[tuple[str, Color]]:
 
 
 def _text_colors(lines: list[str]) -> list[tuple[str, Color]]:
-    found = [re.fullmatch(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*?)\s*", line) for line in lines]
-    return [
-        (m[4], (int(m[1]), int(m[2]), int(m[3])))
-        for m in found
-        if m is not None and all(map(_is_channel, m.groups()[:3]))
-    ]
+    cells = [line.split(maxsplit=3) for line in lines]
+    rows = [(*row[:3], row[3].rstrip()) for row in cells if len(row) == 4]
+    return [(name, (int(r), int(g), int(b))) for r, g, b, name in rows if all(map(_is_channel, (r, g, b)))]
 
 
 def _is_channel(text: str) -> bool:

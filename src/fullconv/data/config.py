@@ -100,16 +100,14 @@ class LabelSettings(BaseModel):
                 raise ValueError(f"{key} is empty. Remove it, or name a class for each")
             for source, name in (table or {}).items():
                 if self.classes is not None and name != VOID_NAME and name not in self.classes:
-                    raise ValueError(
-                        f"{key}: {source} = '{name}' is not among the classes.{nearest(name, self.classes)}"
-                    )
-        both = next(
-            (n for n in self.void_values() if n != VOID and (self.values or {}).get(n, VOID_NAME) != VOID_NAME), None
-        )
-        if both is not None:  # 255 may stand there, as it is void where it is no class
-            raise ValueError(f"{both} is void by ignore_index and '{(self.values or {})[both]}' by values. Remove one")
-        if any(not 0 <= value <= 65535 for value in self.void_values()):
-            raise ValueError("ignore_index is out of range. Use a mask value from 0 to 65535, or a list of them")
+                    hint = nearest(name, self.classes)
+                    raise ValueError(f"{key}: {source} = '{name}' is not among the classes.{hint}")
+        for value in self.void_values():
+            name = (self.values or {}).get(value, VOID_NAME)
+            if value != VOID and name != VOID_NAME:  # 255 may stand there, as it is void where it is no class
+                raise ValueError(f"{value} is void by ignore_index and '{name}' by values. Remove one")
+            if not 0 <= value <= 65535:
+                raise ValueError("ignore_index is out of range. Use a mask value from 0 to 65535, or a list of them")
         names = self.class_names()
         if names is not None and not 2 <= len(names) <= MAX_CLASSES:
             raise ValueError(f"the number of classes is {len(names)}. Name 2 to {MAX_CLASSES}")
@@ -168,15 +166,10 @@ class DataSettings(LabelSettings):
     """Suffix of a mask's stem after the image's."""
     bands: list[int] | None = Field(default=None, min_length=1)
     """1-based bands in the order of use; None for all."""
-    splits: dict[Split, str] | None = None
+    splits: dict[Split, InnerPath] | None = None
     """Split -> a text file with a stem or path per line."""
     folds: int | None = Field(default=None, ge=2)
     """Merge train and val and cut them into this many parts, of which one is val."""
-
-    @field_validator("splits")
-    @classmethod
-    def _lists_inside(cls, splits: dict[Split, str] | None) -> dict[Split, str] | None:
-        return None if splits is None else {split: inside(path) for split, path in splits.items()}
 
     @field_validator("bands")
     @classmethod

@@ -41,9 +41,7 @@ def class_weights(statistics: Statistics, kind: str | Sequence[float] = "auto") 
             classes = plural(len(pixels), "class", "classes")
             raise RecipeError(f"class_weights has {len(kind)} numbers for {classes}. Give one per class.")
         if min(kind) < 0 or max(kind) <= 0 or not np.isfinite(kind).all():
-            raise RecipeError(
-                "class_weights has negative or non-finite numbers, or only 0. Use finite numbers from 0, not all 0."
-            )
+            raise RecipeError("class_weights must be finite numbers from 0, not all 0. Correct them.")
         return np.asarray(kind, np.float32), "Classes have the weights of the recipe."
     if kind not in ("auto", "none", "inverse_log", "median_frequency"):
         raise RecipeError(f"class_weights = '{kind}' is unknown. Choose auto, none, inverse_log or median_frequency.")

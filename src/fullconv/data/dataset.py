@@ -76,10 +76,9 @@ class Dataset:
             return [sample for members in self.splits.values() for sample in members]
         if not isinstance(split, str) or not self.splits.get(split):
             present = [name for name, members in self.splits.items() if members]
+            there = ", ".join(present) or "none"
             hint = nearest(str(split), present)
-            raise DataError(
-                f"{self.root}: there is no split '{split}', but {', '.join(present) or 'none'}.{hint} Name another split."
-            )
+            raise DataError(f"{self.root}: there is no split '{split}', but {there}.{hint} Name another split.")
         return self.splits[split]
 
     def read_image(self, sample: Sample) -> NDArray[Any]:
@@ -94,10 +93,9 @@ class Dataset:
             image = add_bands(image, read_image(sample.more), sample.more, sample.image.name)
         if self.bands is None:
             return image
-        if max(self.bands) > image.shape[2]:
-            raise DataError(
-                f"{sample.image}: has {image.shape[2]} bands, data.toml asks for band {max(self.bands)}. Correct bands."
-            )
+        there, last = image.shape[2], max(self.bands)
+        if last > there:
+            raise DataError(f"{sample.image}: has {there} bands, data.toml asks for band {last}. Correct bands.")
         return np.ascontiguousarray(image[..., [band - 1 for band in self.bands]])
 
     def read_mask(self, sample: Sample, head: str | None = None) -> NDArray[np.uint8]:
@@ -120,11 +118,10 @@ class Dataset:
         image = self.read_image(sample)
         masks = {head: self.read_mask(sample, head) for head in sample.masks}
         for head, mask in masks.items():
-            if mask.shape != image.shape[:2]:
-                raise DataError(
-                    f"{sample.masks[head].path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its image"
-                    f" {sample.image.name} {image.shape[1]}x{image.shape[0]}. Export both at one size, or omit the pair."
-                )
+            (h, w), (height, width) = mask.shape, image.shape[:2]
+            if (h, w) != (height, width):
+                sizes = f"{w}x{h}, its image {sample.image.name} {width}x{height}"
+                raise DataError(f"{sample.masks[head].path}: the mask is {sizes}. Export both at one size.")
         return image, masks
 
     def fingerprint(self) -> str:
@@ -168,11 +165,9 @@ class Dataset:
 
 def add_bands(image: NDArray[Any], more: NDArray[Any], where: Path, name: str) -> NDArray[Any]:
     """Concatenate an image (H, W, C) and its further bands (H, W, C') in the smallest type that holds both."""
-    if image.shape[:2] != more.shape[:2]:
-        raise DataError(
-            f"{where}: is {more.shape[1]}x{more.shape[0]} pixels, {name} {image.shape[1]}x{image.shape[0]}."
-            " Export both at one size."
-        )
+    (height, width), (h, w) = image.shape[:2], more.shape[:2]
+    if (h, w) != (height, width):
+        raise DataError(f"{where}: is {w}x{h} pixels, {name} {width}x{height}. Export both at one size.")
     return np.concatenate([image, more], axis=2)
 
 
@@ -193,20 +188,14 @@ def check_classes(model: Sequence[str], data: Sequence[str], where: str) -> None
     """Require that a model and a data set have the same classes in the same order."""
     if tuple(model) == tuple(data):
         return
-    only_model = [name for name in model if name not in data]
-    only_data = [name for name in data if name not in model]
-    listed = "[" + ", ".join(f'"{name}"' for name in model) + "]"
-    if not only_model and not only_data:
+    only = {"model": [name for name in model if name not in data], "data": [name for name in data if name not in model]}
+    difference = "; ".join(f"only in the {side}: {', '.join(names)}" for side, names in only.items() if names)
+    if not difference:
         k = next(k for k, names in enumerate(zip(model, data, strict=True)) if names[0] != names[1])
         difference = f"class {k} is '{model[k]}' in the model and '{data[k]}' in the data"
-    else:
-        parts = [f"only in the {what}: {', '.join(names)}" for what, names in
-                 (("model", only_model), ("data", only_data)) if names]  # fmt: skip
-        difference = "; ".join(parts)
-    raise DataError(
-        f"{where}: classes of model and data differ: {difference}. If the masks mean the model's classes,"
-        f" write in data.toml: classes = {listed}"
-    )
+    fix = "If the masks mean the model's classes, write in data.toml: classes = "
+    listed = ", ".join(f'"{name}"' for name in model)
+    raise DataError(f"{where}: classes of model and data differ: {difference}. {fix}[{listed}]")
 
 
 def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample], list[str]]:
@@ -228,6 +217,5 @@ def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample],
     kept = [sample for stem, sample in sorted(present.items()) if trained.get(stem) == split or stem in unknown]
     if not kept or {sample.stem for sample in kept} == {sample.stem for sample in own}:
         return own, []
-    return kept, [
-        f"split '{split}' is that of the model's training ({plural(len(kept), 'image')}), not the data set's own"
-    ]
+    images = plural(len(kept), "image")
+    return kept, [f"split '{split}' is that of the model's training ({images}), not the data set's own"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from fullconv.data.problems import Problem, Severity, problem
+from fullconv.data.problems import Problem, problem
 from fullconv.errors import DataError, nearest
 from fullconv.storage import cache_folder
 
@@ -78,9 +78,7 @@ class Folder:
                     with suppress(OSError):  # a link that leads back to itself
                         names += [entry.name] if entry.is_dir() and not is_junk(entry.name) else []
         except OSError as error:
-            raise DataError(
-                f"{self.root / inner}: cannot be read ({error.strerror or error}). Check the name."
-            ) from error
+            raise DataError(f"{self.root / inner}: cannot be read ({error.strerror}). Check the name.") from error
         return {name.lower(): name for name in sorted(names)}
 
     def images(self, where: str) -> ImageFiles:
@@ -99,18 +97,17 @@ class Folder:
 
     def problems(self) -> list[Problem]:
         """Return what could not be entered."""
-        texts: dict[str, tuple[Severity, str, str]] = {
-            "link-loop": (
-                "warning",
-                "links lead back to a folder that holds them, and are not followed",
-                "Remove these links.",
-            ),
-            "unreadable": ("error", "folders cannot be read, so their files are missing", "Check their permissions."),
-        }
+
+        def paths(code: str) -> list[str]:
+            return sorted({path.relative_to(self.root).as_posix() for kind, path in self._errors if kind == code})
+
         found = []
-        for code, (severity, cause, fix) in texts.items():
-            if paths := {path.relative_to(self.root).as_posix() for kind, path in self._errors if kind == code}:
-                found.append(problem(code, severity, sorted(paths), cause, fix))
+        if loops := paths("link-loop"):
+            cause = "links lead back to a folder that holds them, and are not followed"
+            found.append(problem("link-loop", "warning", loops, cause, "Remove these links."))
+        if unreadable := paths("unreadable"):
+            cause = "folders cannot be read, so their files are missing"
+            found.append(problem("unreadable", "error", unreadable, cause, "Check their permissions."))
         return found
 
     def _list(self, where: str) -> ImageFiles:
@@ -274,9 +271,7 @@ def _unpack(archive: Path) -> Path:
                 if ".." in parts or name.startswith(("/", "\\")) or (parts and parts[0].endswith(":")):
                     raise DataError(f"{archive}: holds '{name}', which leaves the folder. Make the zip again.")
             if total > max(_MAX_ZIP_RATIO * state.st_size, _MIN_ZIP_LIMIT_BYTES):
-                raise DataError(
-                    f"{archive}: would grow from {state.st_size:,} to {total:,} bytes. If that is right, unpack it yourself."
-                )
+                raise DataError(f"{archive}: would grow to {total:,} bytes. If that is right, unpack it yourself.")
             partial.mkdir(parents=True, exist_ok=True)
             for member in content.infolist():
                 member.filename = member.filename.replace("\\", "/")  # some programs on Windows write these
@@ -286,10 +281,8 @@ def _unpack(archive: Path) -> Path:
         raise DataError(f"{archive}: cannot be unpacked ({error}). Make the zip again, without a password.") from error
     except OSError as error:
         if not target.is_dir():  # else another process did it
-            raise DataError(
-                f"{archive}: cannot be unpacked into {target.parent} ({error.strerror or error})."
-                " Unpack it yourself, or set FULLCONV_CACHE to a folder with free space."
-            ) from error
+            cause = f"cannot be unpacked into {target.parent} ({error.strerror or error})"
+            raise DataError(f"{archive}: {cause}. Set FULLCONV_CACHE to a folder with free space.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

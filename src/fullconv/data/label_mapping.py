@@ -83,19 +83,15 @@ class LabelMapping:
 
     def _decode_colors(self, raw: NDArray[Any], where: str) -> NDArray[np.uint8]:
         if not self.colors:
-            raise DataError(
-                f"{where}: the mask is in colour, and no colour has a class. Add to data.toml: colors = {{ "
-                f'"{format_color(raw[0, 0])}" = "{self.labels.classes[0]}", ... }}'
-            )
+            fix = f'Add to data.toml: colors = {{ "{format_color(raw[0, 0])}" = "{self.labels.classes[0]}", ... }}'
+            raise DataError(f"{where}: the mask is in colour, and no colour has a class. {fix}")
         keys, classes = self._color_table
         codes = pack_colors(raw)
         place = np.searchsorted(keys, codes).clip(max=len(keys) - 1)
         wrong = keys[place] != codes
         if wrong.any():
             color = int(codes[wrong].min())
-            raise DataError(
-                f"{where}: colour #{color:06x} has no class. Add it to colors in data.toml, as a class or void."
-            )
+            raise DataError(f"{where}: colour #{color:06x} has no class. Add it to colors in data.toml.")
         decoded: NDArray[np.uint8] = classes[place]
         return decoded
 
@@ -104,10 +100,9 @@ class LabelMapping:
         if self.labels.values is not None:
             named = ", ".join(str(v) for v in sorted(self.labels.values))
             return f'label {value} is not in values ({named}). Add it there, as a class or "void".'
-        return (
-            f"label {value} is neither a class (0 to {len(self.labels.classes) - 1}) nor void. Add it to classes,"
-            f" or set ignore_index = {value}, in data.toml."
-        )
+        last = len(self.labels.classes) - 1
+        fix = f"In data.toml, add it to classes, or set ignore_index = {value}."
+        return f"label {value} is neither a class (0 to {last}) nor void. {fix}"
 
 
 def pack_colors(raw: NDArray[Any]) -> NDArray[np.uint32]:

@@ -91,10 +91,8 @@ def read_layout(
     row = detect(folder, settings, format)
     for key in ("heads", "bands_from"):
         if getattr(settings, key) is not None and row.family not in ("pairs", "camvid"):
-            raise DataError(
-                f"{root / 'data.toml'}: {key} is for folders of images and masks, not for the format {row.family}."
-                " Remove it, or convert the data first: fullconv convert."
-            )
+            cause = f"{key} is for folders of images and masks, not for the format {row.family}"
+            raise DataError(f"{root / 'data.toml'}: {cause}. Remove it, or run first: fullconv convert.")
     found = read(row, folder, settings)
     if found.settings:
         settings = parse_settings({**found.settings, **_given(settings)}, str(root))

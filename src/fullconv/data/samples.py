@@ -147,20 +147,15 @@ def _whole_numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim != 2:
-        raise MaskError(
-            "bad-mask",
-            f"{where}: a mask has one channel, or RGB colours, not {array.shape}. Save it as an indexed PNG.",
-        )
+        cause = f"a mask has one channel, or RGB colours, not {array.shape}"
+        raise MaskError("bad-mask", f"{where}: {cause}. Save it as an indexed PNG.")
     low, high = float(array.min()), float(array.max())
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        message = "the mask holds NaN or infinity. Save it as whole numbers from 0 to 255."
-        raise MaskError("not-finite", f"{where}: {message}")
+        raise MaskError("not-finite", f"{where}: the mask holds NaN or infinity. Save it as whole numbers.")
     if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        message = (
-            f"the mask holds fractions from {low:g} to {high:g}: it was scaled or averaged. Save it as whole numbers."
-        )
-        raise MaskError("float-mask", f"{where}: {message}")
+        cause = f"the mask holds fractions from {low:g} to {high:g}: it was scaled or averaged"
+        raise MaskError("float-mask", f"{where}: {cause}. Save it as whole numbers.")
     if low < 0 or high > 65535:
-        message = f"the mask holds {low:g} to {high:g}; labels are 0 to 65535. Save it as class labels."
-        raise MaskError("bad-mask", f"{where}: {message}")
+        cause = f"the mask holds {low:g} to {high:g}; labels are 0 to 65535"
+        raise MaskError("bad-mask", f"{where}: {cause}. Save it as class labels.")
     return array.astype(np.uint16 if high > 255 else np.uint8)

@@ -59,9 +59,8 @@ def choose_fold(samples: Sequence[Sample], folds: int, fold: int) -> tuple[list[
     parts = _parts(samples)
     if len(parts) < folds:
         kind = "groups" if any(s.group is not None for s in samples) else "images"
-        raise DataError(
-            f"folds = {folds} needs as many {kind}, there are {len(parts)}. Set folds = {max(2, len(parts))}."
-        )
+        most = len(parts)
+        raise DataError(f"folds = {folds} needs as many {kind}, there are {most}. Set folds = {max(2, most)}.")
     sizes = [0] * folds
     val: list[Sample] = []
     for part in parts:
@@ -121,9 +120,8 @@ def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, roo
         grouped[split] = []
         for sample in members:
             own = sample.stem.removeprefix(f"{split}/")
-            group = next(
-                (g for name in (own, sample.stem, own.rpartition("/")[2]) if (g := find(name)) is not None), None
-            )
+            names = (own, sample.stem, own.rpartition("/")[2])
+            group = next((group for name in names if (group := find(name)) is not None), None)
             missed += [sample.stem] if group is None else []
             grouped[split].append(replace(sample, group=group))
     if missed:
@@ -144,10 +142,7 @@ def _read_groups(root: Path, name: str) -> dict[str, str]:
     stem, group = column(heading, *_STEM_HEADINGS), column(heading, *_GROUP_HEADINGS)
     if stem is None or group is None:
         if any(len(row) > 2 for row in rows):
-            raise DataError(
-                f"{path}: has more than two columns, so it is not clear which is the group. Name them in its first line:"
-                " stem and group."
-            )
+            raise DataError(f"{path}: has more than two columns. Name stem and group in its first line.")
         stem, group = 0, 1
     groups: dict[str, str] = {}
     for i, row in enumerate(rows, 1):
@@ -184,9 +179,8 @@ def by_lists(
             if found is None:
                 missing.append(line)
             elif split_of.setdefault(found.stem, split) != split:
-                raise DataError(
-                    f"{root / name}: {found.stem} is in {split_of[found.stem]}, too. Remove it from one list."
-                )
+                other = split_of[found.stem]
+                raise DataError(f"{root / name}: {found.stem} is in {other}, too. Remove it from one list.")
         if missing:
             cause = f"lines of {name} name images that do not exist"
             problems.append(problem("missing-listed", "error", missing, cause, f"Correct {name}, or add the images."))

@@ -134,10 +134,8 @@ def gather_statistics(
     for kind in sums.values():
         merged.add(kind.count, kind)
     chosen = [band - 1 for band in bands] if bands else list(range(channels))
-    if max(chosen) >= channels:
-        raise DataError(
-            f"{where}: images have {channels} bands, data.toml asks for band {max(chosen) + 1}. Correct bands."
-        )
+    if (last := max(chosen) + 1) > channels:
+        raise DataError(f"{where}: images have {channels} bands, data.toml asks for band {last}. Correct bands.")
     low, high = value_range(merged.low[chosen], merged.high[chosen], dtype, where)
     mean = merged.total[chosen] / merged.count
     spread = np.sqrt(np.maximum(merged.squares[chosen] / merged.count - mean**2, 0)) / (high - low)
@@ -172,7 +170,6 @@ def value_range(low: NDArray[np.float64], high: NDArray[np.float64], dtype: str,
     if dtype == "uint8":
         return 0.0, 255.0
     if not float(low.min()) < float(high.max()):
-        raise DataError(
-            f"{where}: every pixel of every image is {low.min():g}, so there is nothing to learn from. Check the export."
-        )
+        raise DataError(f"{where}: every pixel of every image is {low.min():g}. Check the export.")
+
     return float(low.min()), float(high.max())

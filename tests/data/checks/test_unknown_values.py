@@ -51,7 +51,7 @@ def test_numbers_stretched_mask_by_mask_are_not_taken_for_classes_in_order(tmp_p
     found = told(root)
     assert "label-gaps" not in found
     assert "ignore_index" not in found["unknown-label"].remedy  # nothing would be left to learn
-    assert "export the masks again" in found["unknown-label"].remedy
+    assert "Export the masks again" in found["unknown-label"].remedy
 
 
 def test_classes_of_one_colour_are_an_error_where_masks_hold_it(tmp_path):

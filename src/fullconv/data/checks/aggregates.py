@@ -199,9 +199,8 @@ class Aggregates:
         if not self.is_first or record.image.error:
             return
         self._seen[record.split] += 1
-        comparable = (
-            mask.size == record.image.size and record.image.orientation == 1
-        )  # the others are judged one by one
+        # The others are judged one by one.
+        comparable = mask.size == record.image.size and record.image.orientation == 1
         if self._seen[record.split] <= MAX_PAIRS and comparable and (pair := record.thumbnails) is not None:
             self.pairs[record.split].append(replace(pair, classes=self._classes_by_label(mask, pair.mask)))
 

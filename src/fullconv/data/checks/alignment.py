@@ -129,10 +129,8 @@ def _whole_split(scan: Aggregates, matrix: AlignmentMatrix) -> Finding | None:
     shift = matrix.best_shift()
     if shift is not None:
         first, second = pairs[max(0, -shift)], pairs[max(0, -shift) + shift]
-        cause = (
-            f"masks fit the image {abs(shift)} {'after' if shift > 0 else 'before'} their own in the order of names, so"
-            " the list was shifted"
-        )
+        side = "after" if shift > 0 else "before"
+        cause = f"masks fit the image {abs(shift)} {side} their own in the order of names, so the list was shifted"
         return Finding("mask-mismatch", files, _example(scan, first, second), cause)
     if (other := _of_other_images(scan, matrix)) is not None:
         return other

@@ -105,18 +105,15 @@ def exchanged_classes(scan: Aggregates) -> Iterator[Finding]:
     found = _by_split(splits, count) or (None if count != 2 else _by_mask(splits))
     if found is not None:
         first, second, samples, where = found
-        cause = (
-            f"'{scan.names[first]}' looks like '{scan.names[second]}' in {where}, and the other way round, in colour and"
-            " size: the two are probably exchanged"
-        )
+        alike = f"'{scan.names[first]}' looks like '{scan.names[second]}' in {where}, and the other way round"
+        cause = f"{alike}, in colour and size: the two are probably exchanged"
         yield Finding("classes-exchanged", [scan.report_path(sample) for sample in samples], cause=cause)
 
 
 def _joined(parts: Sequence[ClassAppearance]) -> ClassAppearance:
     samples = [sample for part in parts for sample in part.samples]
-    return ClassAppearance(
-        samples, np.concatenate([part.colors for part in parts]), np.concatenate([part.shares for part in parts])
-    )
+    colors = np.concatenate([part.colors for part in parts])
+    return ClassAppearance(samples, colors, np.concatenate([part.shares for part in parts]))
 
 
 def _by_split(splits: dict[str, ClassAppearance], classes: int) -> tuple[int, int, Sequence[Sample], str] | None:

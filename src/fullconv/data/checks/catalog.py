@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fullconv.data.checks import alignment, appearance, dataset, duplicates, files, palettes
-from fullconv.data.problems import MAX_FILES, Finding, Problem, Severity
+from fullconv.data.problems import MAX_FILES, Finding, Problem, Severity, problem
 
 Scope = Literal["file", "image", "mask", "pair", "masks", "dataset", "format"]
 
@@ -245,44 +245,33 @@ def to_problem(found: Finding | Problem) -> Problem:
     """Complete a finding with its row of the table."""
     if isinstance(found, Problem):
         return found
-    collector = ProblemCollector()
-    collector.add(found)
-    return collector.problems()[0]
-
-
-@dataclass
-class _Collected:
-    first: Finding
-    count: int = 0
-    files: list[str] = field(default_factory=list)
-    stems: set[str] = field(default_factory=set)
+    row = BY_CODE[found.code]
+    severity = found.severity or row.severity
+    cause = (found.cause or row.cause) + (f" ({found.detail})" if found.detail else "")
+    fix = row.fix if found.fix is None else found.fix
+    stems = found.stems if severity == "error" else ()
+    return problem(found.code, severity, found.files, cause, fix, stems, found.settings)
 
 
 class ProblemCollector:
     """Merges findings to one problem per code and severity; the first finding supplies detail, cause and fix."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, Severity], _Collected] = {}
+        self._found: dict[tuple[str, Severity], tuple[Problem, list[str], set[str]]] = {}
 
     def add(self, finding: Finding) -> None:
         """Add what a check found."""
-        severity = finding.severity or BY_CODE[finding.code].severity
-        collected = self._found.setdefault((finding.code, severity), _Collected(finding))
-        collected.count += len(finding.files)
-        collected.files += finding.files[: MAX_FILES - len(collected.files)]
-        collected.stems.update(finding.stems)
+        found = to_problem(finding)
+        _, files, stems = self._found.setdefault((found.code, found.severity), (found, [], set()))
+        files += finding.files
+        stems |= found.stems
 
     def problems(self) -> list[Problem]:
         """Return the problems in the order of their first finding."""
-        problems = []
-        for (code, severity), collected in self._found.items():
-            row, found = BY_CODE[code], collected.first
-            cause = (found.cause or row.cause) + (f" ({found.detail})" if found.detail else "")
-            fix = row.fix if found.fix is None else found.fix
-            stems = frozenset(collected.stems) if severity == "error" else frozenset()
-            files = tuple(collected.files)
-            problems.append(Problem(code, severity, collected.count, files, cause, fix, stems, found.settings))
-        return problems
+        return [
+            replace(first, count=len(files), files=tuple(files[:MAX_FILES]), stems=frozenset(stems))
+            for first, files, stems in self._found.values()
+        ]
 
 
 def without_consequences(problems: Iterable[Problem]) -> list[Problem]:
@@ -290,14 +279,3 @@ def without_consequences(problems: Iterable[Problem]) -> list[Problem]:
     problems = list(problems)
     hidden = {code for found in problems if found.code in BY_CODE for code in BY_CODE[found.code].hides}
     return [found for found in problems if found.code not in hidden]
-
-
-def as_markdown() -> str:
-    """Return the table of docs/reference/checks.md."""
-    rows = ["| code | severity | meaning | fix |", "|---|---|---|---|"]
-    for check in CHECKS:
-        star = " \\*" if check.severity == "error" and check.scope in ("masks", "dataset") else ""
-        severity = f"{check.severity}{star}" + (f"; {check.also}" if check.also else "")
-        meaning = " ".join(f"{text[0].upper()}{text[1:]}." for text in (check.cause, check.evidence) if text)
-        rows.append(f"| `{check.code}` | {severity} | {meaning} | {check.fix} |")
-    return "\n".join(rows) + "\n"

@@ -75,10 +75,7 @@ def diagnose_labels(scan: Aggregates) -> Iterator[Finding]:
     else:
         found = diagnosis.diagnose()
         if found is None and (few := histogram.binary_outliers()):
-            cause = (
-                "masks hold only 0 and 255 (void), while the others hold classes and no 255, so nothing is learned from"
-                " these"
-            )
+            cause = "masks hold only 0 and 255 (void), while the others hold classes and no 255"
             fix = "Export them like the others; if 255 is void there, set ignore_index = 255 in data.toml."
             found = Finding("binary-mask", list(map(scan.report_path, few)), cause=cause, fix=fix, severity="warning")
         if scan.settings.ignore_index is not None and found and found.code in ("binary-mask", "void-as-class"):
@@ -125,9 +122,8 @@ def _nothing_to_learn(scan: Aggregates) -> Finding | None:
         return Finding("nothing-to-learn", [path for paths in scan.void.values() for path in paths])
     if (train > 0).sum() != 1:
         return None
-    cause = (
-        f"the masks in train hold no class but '{scan.names[int(train.argmax())]}', so there is nothing to learn from"
-    )
+    only = scan.names[int(train.argmax())]
+    cause = f"the masks in train hold no class but '{only}', so there is nothing to learn from"
     return Finding("nothing-to-learn", [scan.report_path(sample) for sample in members], cause=cause)
 
 
@@ -149,10 +145,7 @@ def unknown_labels(scan: Aggregates) -> Iterator[Finding]:
         return
     root = scan.dataset.root
     if _nothing_to_learn(scan) is not None:  # void would be all that is left
-        fix = (
-            "Without them there is nothing to learn from: export the masks again with class labels, not stretched to be"
-            " visible; or define in values of data.toml what each label means."
-        )
+        fix = "Export the masks again with class labels, or define in values of data.toml what each label means."
     elif len(values) > _MAX_VALUES_NAMED:
         fix = "Check that these are class masks: resized or compressed masks and instance masks are not."
     else:

@@ -46,11 +46,10 @@ def duplicates(scan: Aggregates) -> Iterator[Finding]:
         fix = "Remove each from one of the two."
         yield Finding("duplicate-across-splits", listed_twice, cause=cause, fix=fix)
     enough = len(found.similar) >= max(3, 0.1 * found.compared)
-    for code, pairs in (
-        ("duplicate-across-splits", [pair for pair in found.same if pair[0].image != pair[1].image]),
-        ("near-duplicate", found.near),
-        ("video-neighbours", found.similar if enough else []),
-    ):
+    copies = [pair for pair in found.same if pair[0].image != pair[1].image]
+    neighbours = found.similar if enough else []
+    codes = ("duplicate-across-splits", "near-duplicate", "video-neighbours")
+    for code, pairs in zip(codes, (copies, found.near, neighbours), strict=True):
         if pairs:
             files = [scan.display(second.image) for _, second in pairs]
             yield Finding(code, files, f"{files[0]} and {scan.display(pairs[0][0].image)}")

@@ -23,6 +23,8 @@ from fullconv.errors import DataError, FullconvError, OutputError, plural
 from fullconv.labels import VOID
 from fullconv.storage import write_text
 
+Data = Dataset | str | os.PathLike[str]
+"""An opened data set, or its path."""
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and in total."""
 
@@ -61,15 +63,13 @@ class Examination:
 
         `classes` are those of the first head; a data set of several has all of them in `heads`, by name.
         """
-        by_head = {
-            head: [
-                {"index": i, "name": name, "pixels": int(pixels), "pictures": int(images)}
-                for i, (name, pixels, images) in enumerate(
-                    zip(scan.names, total_pixels(scan), scan.class_images, strict=True)
-                )
+        by_head = {}
+        for head, scan in self.aggregates.items():
+            rows = zip(scan.names, total_pixels(scan).tolist(), scan.class_images.tolist(), strict=True)
+            by_head[head] = [
+                {"index": i, "name": name, "pixels": pixels, "pictures": images}
+                for i, (name, pixels, images) in enumerate(rows)
             ]
-            for head, scan in self.aggregates.items()
-        }
         splits = {} if self.dataset is None else {split: len(members) for split, members in self.dataset.splits.items()}
         return {
             "ok": not errors(self.problems),
@@ -81,11 +81,7 @@ class Examination:
         }
 
 
-def examine(
-    data: Dataset | str | os.PathLike[str],
-    progress: Progress | None = None,
-    format: str | None = None,  # noqa: A002  # the name of the option
-) -> Examination:
+def examine(data: Data, progress: Progress | None = None, format: str | None = None) -> Examination:  # noqa: A002
     """Decode every image and mask, and run all checks.
 
     Args:
@@ -116,20 +112,12 @@ def examine(
         return Examination(root, None, _sorted(before))
 
 
-def inspect(
-    data: Dataset | str | os.PathLike[str],
-    progress: Progress | None = None,
-    format: str | None = None,  # noqa: A002  # the name of the option
-) -> list[Problem]:
+def inspect(data: Data, progress: Progress | None = None, format: str | None = None) -> list[Problem]:  # noqa: A002
     """Return what is wrong with a data set, errors first; arguments as of `examine`."""
     return examine(data, progress, format).problems
 
 
-def summary(
-    data: Dataset | str | os.PathLike[str],
-    progress: Progress | None = None,
-    format: str | None = None,  # noqa: A002  # the name of the option
-) -> dict[str, Any]:
+def summary(data: Data, progress: Progress | None = None, format: str | None = None) -> dict[str, Any]:  # noqa: A002
     """Return the JSON object of `fullconv check --json`; arguments as of `examine`."""
     return examine(data, progress, format).summary()
 
@@ -171,16 +159,17 @@ def _check_head(scan: Aggregates, progress: Progress | None) -> list[Problem]:
     of_images, of_masks = ProblemCollector(), ProblemCollector()
     image_checks, mask_checks = checks_of("image"), [*checks_of("mask"), *checks_of("pair")]
     file_checks = checks_of("file")
-    total = sum(len(members) for members in dataset.splits.values())
-    done = 0
+    total, done = len(dataset.samples("all")), 0
     for split, members in dataset.splits.items():
         masks = dataset.scanner.masks(sample.masks[head] for sample in members)
         for sample, image, mask in zip(members, dataset.scan_images(members), masks, strict=True):
             record = Record(dataset, head, split, sample, image, mask)
-            for collector, stats, path, checks in (
+            files = (
                 (of_images, image, sample.image, image_checks),
                 (of_masks, mask, sample.masks[head].path, mask_checks),
-            ):
+            )
+
+            for collector, stats, path, checks in files:
                 results = [find(record, stats, path) for find in file_checks] + [find(record) for find in checks]
                 for result in filter(None, results):
                     collector.add(result)
@@ -229,19 +218,14 @@ def training_notes(scan: Aggregates) -> list[str]:
         if rare:
             names = ", ".join(f"{name} ({_percent(part)})" for name, part in rare[:_MAX_SHOWN])
             more = f" and {len(rare) - _MAX_SHOWN} more" if len(rare) > _MAX_SHOWN else ""
-            notes.append(
-                f"Rare classes are learned late or not at all: {names}{more} of the pixels. class_weights and sampling help."
-            )
+            what = "Rare classes are learned late or not at all"
+            notes.append(f"{what}: {names}{more} of the pixels. class_weights and sampling help.")
         most = int(share.argmax())
         if share[most] > _DOMINANT:
-            notes.append(
-                f"'{scan.names[most]}' is {_percent(share[most])} of all pixels: a model that predicts nothing else is nearly"
-                " always right, so look at the IoU of the other classes."
-            )
+            part = f"'{scan.names[most]}' is {_percent(share[most])} of all pixels"
+            notes.append(f"{part}, so look at the IoU of the other classes: accuracy is high without them.")
     if math.prod(largest) > _LARGE:
-        notes.append(
-            f"Images of up to {largest[1]}x{largest[0]} take long to read; --scale 0.5 reads the same scene faster."
-        )
+        notes.append(f"Images of up to {largest[1]}x{largest[0]} take long to read; --scale 0.5 is faster.")
     return notes
 
 
@@ -274,10 +258,8 @@ def write_config(found: Examination, data: str | os.PathLike[str]) -> str:
         new = {key: table[key] for key in table if key != "format" and getattr(before, key) != getattr(after, key)}
         if not new:
             return f"{where} is up to date; nothing was written."
-        lines = "\n".join(toml_lines(new))
-        raise DataError(
-            f"{where} exists and is not overwritten. What was found differs from it; to use it, add:\n{lines}"
-        )
+        advice = "What was found differs from it; to use it, add:"
+        raise DataError(f"{where} exists and is not overwritten. {advice}\n" + "\n".join(toml_lines(new)))
     lines = "\n".join(toml_lines(table))
     try:
         write_text(where, lines + "\n")

@@ -233,14 +233,12 @@ def _label_settings(folder: Folder, samples: list[Sample]) -> dict[str, object]:
 def _read_labelmap(path: Path) -> dict[str, str]:
     """Return the lines label:r,g,b:parts:actions as color -> label, in order."""
     colors: dict[str, str] = {}
-    for count, line in enumerate(load_text(path, "Export it again.").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
+    for count, line in enumerate(map(str.strip, load_text(path, "Export it again.").splitlines()), 1):
+        if not line or line.startswith("#"):
             continue
-        match = _LINE.fullmatch(line.strip())
+        match = _LINE.fullmatch(line)
         if match is None or max(int(match[i]) for i in (2, 3, 4)) > 255:
-            raise DataError(
-                f"{path}, line {count}: '{line.strip()}' is not label:r,g,b:parts:actions. Export it again."
-            )
+            raise DataError(f"{path}, line {count}: '{line}' is not label:r,g,b:parts:actions. Export it again.")
         color = format_color((int(match[2]), int(match[3]), int(match[4])))
         if color in colors:
             raise DataError(f"{path}, line {count}: {match[1]} has the color of {colors[color]}. Give it another one.")

@@ -86,21 +86,18 @@ class ClassNames:
     """Maps the names in annotation files to class indices; pixels that no shape covers are `unlabeled`."""
 
     def __init__(self, settings: DataSettings, names: Iterable[str], root: Path) -> None:
+        where = root / "data.toml"
         for key in ("values", "colors"):
             if getattr(settings, key) is not None:
-                raise DataError(
-                    f"{root / 'data.toml'}: {key} is for masks that are image files. Remove it: names count."
-                )
+                raise DataError(f"{where}: {key} is for masks that are image files. Remove it: names count.")
         self._root = root
         there = list(dict.fromkeys(name for name in names if name not in _IGNORED))
         rest = settings.unlabeled
         if settings.classes is not None:
             self.classes = list(settings.classes)
             if rest is None and self.classes[0] in there and self.classes[0].lower() not in BACKGROUND_NAMES:
-                raise DataError(
-                    f"{root / 'data.toml'}: pixels without a shape would be '{self.classes[0]}', which shapes draw, too."
-                    ' Put "background" first in classes, or set unlabeled = "void".'
-                )
+                cause = f"pixels without a shape would be '{self.classes[0]}', which shapes draw, too"
+                raise DataError(f'{where}: {cause}. Put "background" first in classes, or set unlabeled = "void".')
         else:
             named = next((name for name in there if name.lower() in BACKGROUND_NAMES), None)
             first = rest if rest not in (None, VOID_NAME) else named or ("background" if rest is None else None)
@@ -171,11 +168,8 @@ def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Pars
             reason = re.split(r"\. (?=[A-Z])", str(error).removeprefix(f"{path}: "), maxsplit=1)[0]
             files = [path for path, _ in found.unreadable]
             stems = [path.relative_to(folder.root).with_suffix("").as_posix() for path in files]
-            cause, fix = (
-                f"annotation files cannot be read (the first {reason})",
-                "Save or export them again, or remove them.",
-            )
-            result.report("unreadable", "error", files, cause, fix, stems)
+            cause = f"annotation files cannot be read (the first {reason})"
+            result.report("unreadable", "error", files, cause, "Save or export them again, or remove them.", stems)
         names = ClassNames(settings, found.class_names, folder.root)
         issues = ShapeIssues(settings, found.default_boxes)
         images = found.images if found.repeats_allowed else _choose_one_each(found, folder.root)

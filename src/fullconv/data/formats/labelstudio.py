@@ -55,10 +55,7 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
     tables = {path: objects_in(read_json(path, "Export it again.")) for path in find_files(folder)}
     tasks = [(path, task, *_choose(task)) for path, table in tables.items() for task in table]
     if tasks and not any(count for *_, count in tasks):
-        raise DataError(
-            f"{tasks[0][0]}: no task is labeled yet; predictions count only after they are submitted. Submit them in"
-            " Label Studio, and export again."
-        )
+        raise DataError(f"{tasks[0][0]}: no task has a submitted annotation. Submit them, and export again.")
     images: list[AnnotatedImage] = []
     names = {name for _, _, rows, _ in tasks for row in rows for name in _names(row)[:1]}
     found = Annotations(sorted(names - {""}), images)
@@ -83,9 +80,8 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
                 shown_size = image_size(image)
         shapes = _annotations(rows, shown_size)
         is_ground_truth = any(row.get("ground_truth") for row in _submitted(task))
-        images.append(
-            AnnotatedImage(stem, image, stem, stated, "", shapes, path, f"{task.get('id')}|{stem}", is_ground_truth)
-        )
+        key = f"{task.get('id')}|{stem}"
+        images.append(AnnotatedImage(stem, image, stem, stated, "", shapes, path, key, is_ground_truth))
     cause = "images are not labeled yet, and are omitted"
     result.report("missing-mask", "warning", unlabeled, cause, "Label them if they should count.")
     return found

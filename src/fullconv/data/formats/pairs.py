@@ -223,10 +223,10 @@ def read_pairs(folder: Folder, settings: DataSettings, folders: SplitFolders) ->
             missing = ["their masks"]
         if missing:
             cause = f"{place}/ has images, but there is no folder with {' and '.join(missing)}"
-            fix = (
-                "" if split == "test" else "Add the masks, or move the folder elsewhere."
-            )  # test masks are often kept back
-            result.report("missing-folder", "error" if fix else "note", [place], cause, fix)
+            if split == "test":  # masks of it are often kept back
+                result.report("missing-folder", "note", [place], cause)
+            else:
+                result.report("missing-folder", "error", [place], cause, "Add the masks, or move the folder elsewhere.")
     for split, by_head in folders.masks.items():
         if split not in folders.images:
             place = next(iter(by_head.values()))
@@ -313,10 +313,8 @@ def _add_bands(
     places = [where] if is_glob(where) else [f"{where}/{parts[-1]}", f"{parts[0]}/{where}", where]
     place = next((place for place in places if is_glob(place) or (folder.root / place).is_dir()), None)
     if place is None:
-        raise DataError(
-            f'{folder.root / "data.toml"}: bands_from = "{where}", but there is no such folder for the images in'
-            f" {images}/. Name a folder with an image of the same name for each of them."
-        )
+        cause = f'bands_from = "{where}", but there is no such folder for the images in {images}/'
+        raise DataError(f"{folder.root / 'data.toml'}: {cause}. Name one with an image of the same name for each.")
     bands = folder.images(place).files
     without = [sample for key, sample in samples.items() if key not in bands]
     cause = f"images in {images}/ have no further bands in {place}/"

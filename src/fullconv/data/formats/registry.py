@@ -56,9 +56,8 @@ def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
     name = name if name is not None else settings.format
     names = {row.name for row in FORMATS} | {row.family for row in FORMATS}
     if name is not None and name not in names:
-        raise DataError(
-            f"there is no format '{name}'.{nearest(str(name), names)} The formats are {', '.join(sorted(names))}."
-        )
+        listed = ", ".join(sorted(names))
+        raise DataError(f"there is no format '{name}'.{nearest(str(name), names)} The formats are {listed}.")
     fits = _rows(folder, settings, name)
     if not fits:
         raise DataError(_explain_no_fit(folder, settings, name))

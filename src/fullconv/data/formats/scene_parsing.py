@@ -132,10 +132,8 @@ def read_ade20k(folder: Folder, settings: DataSettings) -> FormatResult:
     image_folder, mask_folder = folder.folders["images"], folder.folders["annotations"]
     images, masks = folder.images(image_folder), folder.images(mask_folder)
     if any(re.search(r"_seg$|_parts_\d+$", key) for key in masks.files):
-        raise DataError(
-            f"{folder.root}: these are masks of the full ADE20K release, whose red and green code the class. Put them"
-            " beside their images as that release does, or use the scene-parsing release (SceneParse150)."
-        )
+        fix = "Put them beside their images as that release does, or use the scene-parsing release (SceneParse150)."
+        raise DataError(f"{folder.root}: these are masks of the full ADE20K release. {fix}")
     entries = [(key, key, path) for key, path in images.files.items()]
     pair_by_split(result, entries, masks.files, f"in {mask_folder}/", f"in {image_folder}/")
     result.problems += images.duplicate_problems(folder.root, "images") + masks.duplicate_problems(folder.root, "masks")
@@ -170,9 +168,7 @@ class CodedMask:
         where = str(self.path)
         array = decode(self.path, where, lambda image: np.asarray(image.convert("RGB")))
         if array.ndim != 3 or array.shape[2] < 3 or array.dtype != np.uint8:
-            raise DataError(
-                f"{where}: is not an 8-bit RGB image, as masks of the full ADE20K release are. Copy it again."
-            )
+            raise DataError(f"{where}: is not 8-bit RGB, as masks of the full ADE20K release are. Copy it again.")
         return np.asarray(array[..., 0] // 10 * np.uint16(256) + array[..., 1], dtype=np.uint16)
 
 
@@ -208,22 +204,18 @@ def read_ade20k_full(folder: Folder, settings: DataSettings) -> FormatResult:
     chosen = settings.class_names()
     if chosen is None and len(images) > MAX_CLASSES:
         frequent = ", ".join(json.dumps(names[number]) for number, _ in images.most_common(_SUGGESTED_CLASSES))
-        raise DataError(
-            f"{folder.root}: the masks of this full ADE20K release hold {len(images)} classes, more than {MAX_CLASSES}."
-            f" List those that count in data.toml, all others are void: classes = [{frequent}, ...]"
-        )
+        cause = f"masks of the full ADE20K release hold {len(images)} classes, more than {MAX_CLASSES}"
+        fix = f"List those that count in data.toml, all others are void: classes = [{frequent}, ...]"
+        raise DataError(f"{folder.root}: {cause}. {fix}")
     classes = list(chosen or (names[number] for number in sorted(images)))
     known = {**{name.split(",")[0]: name for name in names.values()}, **{name: name for name in names.values()}}
     for name in classes:
         if name not in known:
-            raise DataError(
-                f"{folder.root}: no mask holds '{name}'.{nearest(name, known)} Correct classes in data.toml."
-            )
+            hint = nearest(name, known)
+            raise DataError(f"{folder.root}: no mask holds '{name}'.{hint} Correct classes in data.toml.")
     meaning = {known[name]: name for name in classes}
-    result.settings = {
-        "classes": classes,
-        "values": {0: VOID_NAME, **{number: meaning.get(names[number], VOID_NAME) for number in sorted(images)}},
-    }
+    values = {number: meaning.get(names[number], VOID_NAME) for number in sorted(images)}
+    result.settings = {"classes": classes, "values": {0: VOID_NAME, **values}}
     others = [names[number] for number, _ in images.most_common() if names[number] not in meaning]
     cause = "classes of the full ADE20K release are not in classes of data.toml, and are void"
     result.report("other-class", "note", others, cause)

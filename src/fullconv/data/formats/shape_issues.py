@@ -42,10 +42,7 @@ _CORNER = 0.01
 """Fraction of an image's side in which all shapes lie if fractions are taken for percent."""
 _MIN_FAR, _MIN_FAR_SHARE = 3, 0.1
 """Number and share of such shapes from which on they are reported."""
-_OUTSIDE_FIX = (
-    "Check what the coordinates are: pixels, percent or fractions, x before y, of the image as it is now; shapes are"
-    " cut off at its edges."
-)
+_OUTSIDE_FIX = "Check the coordinates: pixels, percent or fractions, x before y, of the image as it is now."
 
 
 class ShapeIssues:

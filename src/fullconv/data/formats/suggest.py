@@ -24,9 +24,7 @@ _OTHER_TOOLS = {
 """Text by which the files of other tools are recognized."""
 _YOLO = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*")
 _BRUSH_LABELS = re.compile(r"task-\d+-annotation-\d+-by-.*\.(png|npy)")
-_BRUSH_FIX = (
-    'This is Label Studio\'s export "Brush labels", which does not state the image of a mask: export JSON instead.'
-)
+_BRUSH_FIX = 'This is Label Studio\'s export "Brush labels", which names no images: export JSON instead.'
 
 
 def suggest_layout(folder: Folder, fits: Callable[[Folder], bool]) -> str:
@@ -123,10 +121,8 @@ def suggest_pairing(
         added = lines(f"{outer}{'/' * bool(name)}{name}" for outer, name in zip(folders, inner, strict=True))
         classes = _folders_per_class(unpaired, masks.files)
         if len(classes) > 1:
-            return (
-                f"{place}/ has a mask of most images in each of {', '.join(classes)}. If these are the classes, draw the"
-                f" masks of an image into one, with a number a class; to use only one, add to data.toml:\n{added}"
-            )
+            found = f"{place}/ has a mask of most images in each of {', '.join(classes)}. If these are the classes"
+            return f"{found}, draw them into one mask with a number a class; to use one, add to data.toml:\n{added}"
         return f"They lie in folders of their own: add to data.toml:\n{added}"
     others = {PurePosixPath(path.name).stem: path.suffix for path in masks.other_files}
     suffixes = sorted({others[name] for key in unpaired if (name := key.rpartition("/")[2]) in others})

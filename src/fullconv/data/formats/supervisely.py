@@ -44,9 +44,7 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
         try:
             table = read_object(path, "Export it again.")
             if not isinstance(objects := table.get("objects"), list):  # Supervisely writes even an empty one
-                raise DataError(
-                    f'{path}: has no list "objects", so it is not an annotation of Supervisely. Export it again.'
-                )
+                raise DataError(f'{path}: has no list "objects", as Supervisely writes. Export it again.')
         except DataError as error:
             found.unreadable.append((path, error))
             continue

@@ -16,14 +16,7 @@ from PIL import Image
 
 from fullconv.data.label_mapping import is_grey_color, pack_colors
 from fullconv.data.samples import MaskFile, MaskSource, raw_mask, tiff_mask
-from fullconv.data.scan.stats import (
-    THUMBNAIL_SIDE,
-    EdgeStats,
-    ImageStats,
-    MaskStats,
-    edge_row_step,
-    encode_thumbnail,
-)
+from fullconv.data.scan.stats import THUMBNAIL_SIDE, EdgeStats, ImageStats, MaskStats, edge_row_step, encode_thumbnail
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import apply_orientation, count_pages, decode, has_foreign_profile, open_source, to_array, to_hwc
 from fullconv.labels import VOID
@@ -87,9 +80,8 @@ def _count_histogram(stats: ImageStats, image: Image.Image) -> None:
 
 def _count_array(stats: ImageStats, array: NDArray[Any]) -> None:
     stats.size, stats.channels, stats.dtype = (array.shape[0], array.shape[1]), array.shape[2], array.dtype.name
-    bands = np.nan_to_num(
-        (array[..., :3] if stats.channels >= 3 else array[..., :1]).astype(np.float32), posinf=0, neginf=0
-    )
+    shown = array[..., : 3 if stats.channels >= 3 else 1].astype(np.float32)
+    bands = np.nan_to_num(shown, posinf=0, neginf=0)
     planes = [_shrink(Image.fromarray(np.ascontiguousarray(bands[..., i]))) for i in range(bands.shape[2])]
     cells = np.stack([np.asarray(planes[i % len(planes)]) for i in range(3)], axis=-1)
     if array.dtype != np.uint8:
@@ -196,7 +188,7 @@ def _measure_colors(stats: MaskStats, planes: NDArray[np.uint8]) -> None:
     if all(map(is_grey_color, stats.counts)):  # labels as R = G = B
         stats.edges = measure_edges(planes[..., 0])
     elif len(stats.counts) > 2:
-        stats.edges = measure_color_edges(planes)
+        stats.edges = measure_edges(planes)
 
 
 def mask_thumbnail(mask: NDArray[Any]) -> str:
@@ -216,55 +208,37 @@ def _cell_centers(side: int) -> NDArray[np.intp]:
     return ((2 * np.arange(THUMBNAIL_SIDE) + 1) * side // (2 * THUMBNAIL_SIDE)).astype(np.intp)
 
 
-def measure_edges(labels: NDArray[Any]) -> EdgeStats:
-    """Count the edges along some rows of a mask of labels, (H, W)."""
-    height, width = labels.shape
-    step = edge_row_step(height)
-    flat = np.ascontiguousarray(labels[step // 2 :: step]).ravel()
+def measure_edges(mask: NDArray[Any]) -> EdgeStats:
+    """Count the edges along some rows of labels (H, W) or colors (H, W, 3).
+
+    All edges of colors are hard; their soft runs lie between both sides in all channels.
+    """
+    step = edge_row_step(mask.shape[0])
+    rows = np.ascontiguousarray(mask[step // 2 :: step]).reshape(-1, *mask.shape[2:])
+    flat = pack_colors(rows) if mask.ndim == 3 else rows
     starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     edges = EdgeStats()
     if len(starts) < 2:
         return edges
-    values = flat[starts].astype(np.int32)
-    inside = starts % width != 0  # the others lead from the end of one row to the next
+    inside = starts % mask.shape[1] != 0  # the others lead from the end of one row to the next
     whole = inside[:-1] & inside[1:]
-    length = starts[1:] - starts[:-1]
-    edges.hard_edges = int(np.count_nonzero((np.abs(values - flat[starts - 1]) >= 2) & inside))
-    edges.runs = int(np.count_nonzero(whole))
+    length = np.diff(starts)
     short = np.flatnonzero((length <= _MAX_SHORT) & whole)
-    edges.short = len(short)
-    if edges.short:
-        own = values[short]
-        left, right = flat[starts[short] - 1] - own, values[short + 1] - own
-        edges.short_values = len(set(own.tolist()))
-        edges.soft_runs = _value_counts(own[(left < 0) != (right < 0)])
-        small = (np.abs(left) <= 2) & (np.abs(right) <= 2)
-        edges.overshoots = _value_counts(own[small & ((left < 0) == (right < 0))])
+    edges.runs, edges.short = int(np.count_nonzero(whole)), len(short)
+    values = flat[starts]
+    own = rows[starts[short]].astype(np.int64)
+    left, right = rows[starts[short] - 1] - own, rows[starts[short + 1]] - own
+    between = left * right <= 0
+    edges.short_values = len(np.unique(values[short]))
+    if mask.ndim == 3:
+        edges.hard_edges = int(np.count_nonzero(inside))
+        edges.soft_runs = _value_counts(values[short][between.all(axis=1)])
+        return edges
+    edges.hard_edges = int(np.count_nonzero((np.abs(values.astype(np.int32) - flat[starts - 1]) >= 2) & inside))
+    edges.soft_runs = _value_counts(own[between])
+    edges.overshoots = _value_counts(own[~between & (np.abs(left) <= 2) & (np.abs(right) <= 2)])
     if len(lengths := length[values[:-1] == VOID]):
         edges.void_run = int(np.median(lengths))
-    return edges
-
-
-def measure_color_edges(planes: NDArray[np.uint8]) -> EdgeStats:
-    """Count the edges along some rows of a mask of colors, (H, W, 3): all are hard; soft runs lie between in all channels."""
-    height, width = planes.shape[:2]
-    step = edge_row_step(height)
-    rows = np.ascontiguousarray(planes[step // 2 :: step]).reshape(-1, 3)
-    flat = pack_colors(rows)
-    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = EdgeStats()
-    if len(starts) < 2:
-        return edges
-    inside = starts % width != 0
-    whole = inside[:-1] & inside[1:]
-    edges.hard_edges, edges.runs = int(inside.sum()), int(whole.sum())
-    short = np.flatnonzero((np.diff(starts) <= _MAX_SHORT) & whole)
-    edges.short = len(short)
-    if edges.short:
-        edges.short_values = len(np.unique(flat[starts[short]]))
-        left, own = rows[starts[short] - 1].astype(np.int16), rows[starts[short]].astype(np.int16)
-        right = rows[starts[short + 1]].astype(np.int16)
-        edges.soft_runs = _value_counts(flat[starts[short]][((left - own) * (right - own) <= 0).all(axis=1)])
     return edges
 
 
