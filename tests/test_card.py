@@ -19,15 +19,6 @@ def test_a_card_is_read_as_it_was_written():
     assert list(json.loads(CARD.to_json())) == sorted(json.loads(CARD.to_json()))
 
 
-def test_a_card_has_the_keys_of_the_interface():
-    wanted = [
-        "format", "variant", "backbone", "in_channels", "classes", "palette", "ignore_index", "values", "mean",
-        "std", "range", "scale", "stride", "receptive_field", "recipe", "scores", "agreement", "data",
-        "weights_origin", "weights_license", "fullconv", "weights_sha256",
-    ]  # fmt: skip
-    assert set(wanted) <= set(json.loads(CARD.to_json()))
-
-
 def test_colours_that_are_not_given_are_vocs():
     assert [tuple(color) for color in CARD.palette] == voc_palette(2)
 

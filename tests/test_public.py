@@ -33,11 +33,13 @@ def test_the_names_of_the_interface_exist():
         "predict_raster",
         "show",
         "read_image",
-        "__version__",
     }
+    assert "__version__" in fullconv.__all__
     assert expected <= set(fullconv.__all__)
     assert set(dir(fullconv)) >= set(fullconv.__all__)
     assert list(fullconv.__all__) == sorted(fullconv.__all__)
+    with pytest.raises(AttributeError):
+        fullconv.no_such_name  # noqa: B018
 
 
 def test_public_names_pickle():

@@ -200,12 +200,6 @@ def test_the_demo_makes_what_the_readme_shows(tmp_path):
         assert picture.size == shown.size
 
 
-def test_the_module_is_a_command():
-    command = [sys.executable, "-m", "fullconv", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == f"fullconv {fullconv.__version__}\n"
-
-
 def test_make_has_the_targets_that_are_named():
     targets = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), re.MULTILINE))
     code = [part for page in PAGES for part in [*blocks(page, "text"), *spans(page)]]

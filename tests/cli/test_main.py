@@ -30,10 +30,11 @@ def test_without_a_command_help_goes_to_stderr_and_the_exit_is_2(run):
     assert "Commands:" in done.err
 
 
-def test_help_loads_neither_torch_nor_numpy():
+def test_help_and_version_load_neither_torch_nor_numpy():
     code = (
-        "import sys; from fullconv.cli import main; code = main(['train', '--help']);"
-        "sys.exit(code or bool({'torch', 'numpy', 'timm', 'rich'} & set(sys.modules)))"
+        "import sys; from fullconv.cli import main\n"
+        "code = any(main(line.split()) for line in ('--help', '--version', 'train --help', 'predict --help'))\n"
+        "sys.exit(code or bool({'torch', 'torchvision', 'numpy', 'timm', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
@@ -44,8 +45,11 @@ def test_help_loads_neither_torch_nor_numpy():
     [
         ("trian", "no such command 'trian'. Did you mean 'train'? See `fullconv --help`."),
         ("train d -o r --epoch 3", "no such option: --epoch. Did you mean '--epochs'? See `fullconv train --help`."),
+        ("train d -o r --batchsize 3", "no such option: --batchsize. Did you mean '--batch-size'?"),
+        ("train d -o r --engine openvino", "no such option: --engine."),
         ("predict m p -o o --overlya", "no such option: --overlya. Did you mean '--overlay'? See `fullconv predict"),
         ("train d", "missing option '-o' / '--out'. See `fullconv train --help`."),
+        ("predict m.safetensors", "missing option '-o' / '--out'. See `fullconv predict --help`."),
         ("evaluate m", "missing argument 'DATA'. See `fullconv evaluate --help`."),
         ("train d -o r --epochs many", "--epochs many: "),
         ("predict m p -o o --workers=0", "--workers=0: "),
@@ -59,6 +63,17 @@ def test_help_loads_neither_torch_nor_numpy():
         ("train d -o r --weights none --variant fcn9s", "there is no variant 'fcn9s'. Did you mean 'fcn8s'?"),
         ("train d -o r --weights none --set loss=dicee", "there is no loss 'dicee'"),
         ("train d -o r --weights none --device tpu", "there is no device 'tpu': use auto, cpu, cuda or cuda:0."),
+        ("train d -o r --weights none --device cuda:99", "device cuda:99 is not available: PyTorch finds"),
+        ("train d -o r --backbone resnet81", "there is no backbone 'resnet81'. Did you mean 'resnet18'?"),
+        ("train d -o r --weights none --backbone tinny", "there is no backbone 'tinny'. Did you mean 'tiny'?"),
+        ("train d -o r --weights none --augment strete", "augment = 'strete' is invalid: input should be 'street', 'aerial'"),
+        ("train d -o r --weights none --precision fp23", "precision = 'fp23' is invalid: input should be 'auto', 'fp32' or"),
+        ("train d -o r --weights none --crop 0x32", "crop must be at least 1x1, not 0x32."),
+        ("train d -o r --weights none --epochs -1", "epochs = -1 is invalid: input should be greater than or equal to 1."),
+        ("train d -o r --weights none --batch-size 0", "batch_size = 0 is invalid: input should be greater than or equal"),
+        ("train d -o r --weights none --lr -0.1", "lr = -0.1 is invalid: input should be greater than 0."),
+        ("train d -o r --weights none --scale 0", "scale = 0.0 is invalid: input should be greater than 0."),
+        ("train d -o r --weights none --set seed=many", "seed = 'many' is invalid: input should be a valid integer"),
         ("train d -o r --backbone tiny --weights old.pth", "old.pth: there is no such weights file."),
         ("train d -o r --set optimizer", "--set optimizer: write it as key=value"),
         ("train d -o r --set optimiser=sgd", "there is no setting 'optimiser'. Did you mean 'optimizer'?"),

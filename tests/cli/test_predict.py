@@ -54,6 +54,8 @@ def test_predict_counts_images_and_exits_with_3_if_some_failed(run, data, model,
     assert done.code == 3
     assert done.out == ""
     assert f"fullconv: {tmp_path / 'in/bad.png'}: is empty (0 bytes)" in done.err
+    records = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [record["status"] for record in records if record["reason"]] == ["failed"]
     assert f"2 images predicted, 1 failed; results are in {tmp_path / 'out'}." in done.err
     done = run("predict", model, tmp_path / "in", "-o", tmp_path / "out", "--skip-existing")
     assert "0 images predicted, 2 skipped, 1 failed" in done.err

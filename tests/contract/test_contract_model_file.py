@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import tempfile
 from pathlib import Path
 
 import contract_tools as tools
@@ -83,63 +84,37 @@ def test_safetensors_reads_the_file(model):
         assert all(isinstance(value, str) for value in file.metadata().values())
 
 
-def cut(model: Path, bad: Path) -> None:
-    raw = model.read_bytes()
-    bad.write_bytes(raw[: len(raw) // 2])
+def file_of(header: object, data: bytes = b"") -> bytes:
+    """A safetensors file with any header."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
 
 
-def cut_in_the_header(model: Path, bad: Path) -> None:
-    bad.write_bytes(model.read_bytes()[:100])
+def png() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return tools.save(tools.scene(1)[0], Path(folder) / "image.png").read_bytes()
 
 
-def empty(model: Path, bad: Path) -> None:
-    bad.write_bytes(b"")
+BAD = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "cut in the header": lambda whole: whole[:100],
+    "empty": lambda whole: b"",
+    "an image": lambda whole: png(),
+    "without a card": lambda whole: file_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+    "a huge header": lambda whole: (2**62).to_bytes(8, "little") + b"{}",
+    "a card that is no JSON": lambda whole: file_of({"__metadata__": {"fullconv": "{"}}),
+    "missing": None,
+    "a folder": None,
+}
 
 
-def a_picture(model: Path, bad: Path) -> None:
-    tools.save(tools.scene(1)[0], bad.with_suffix(".png"))
-    bad.with_suffix(".png").rename(bad)
-
-
-def without_a_card(model: Path, bad: Path) -> None:
-    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    bad.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
-
-
-def a_huge_header(model: Path, bad: Path) -> None:
-    bad.write_bytes((2**62).to_bytes(8, "little") + b"{}")
-
-
-def a_card_that_is_no_json(model: Path, bad: Path) -> None:
-    header = json.dumps({"__metadata__": {"fullconv": "{"}}).encode()
-    bad.write_bytes(len(header).to_bytes(8, "little") + header)
-
-
-def missing(model: Path, bad: Path) -> None:
-    pass
-
-
-def a_folder(model: Path, bad: Path) -> None:
-    bad.mkdir()
-
-
-BAD = [
-    cut,
-    cut_in_the_header,
-    empty,
-    a_picture,
-    without_a_card,
-    a_huge_header,
-    a_card_that_is_no_json,
-    missing,
-    a_folder,
-]
-
-
-@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
-def test_a_damaged_or_foreign_file_is_named_by_every_command(model, shapes, tmp_path, spoil):
+@pytest.mark.parametrize("what", BAD)
+def test_a_damaged_or_foreign_file_is_named_by_every_command(model, shapes, tmp_path, what):
     bad = tmp_path / "bad.safetensors"
-    spoil(model, bad)
+    if change := BAD[what]:
+        bad.write_bytes(change(model.read_bytes()))
+    elif what == "a folder":
+        bad.mkdir()
     assert_mendable(call("predict", bad, shapes / "val/images", "-o", tmp_path / "out"), r"bad\.safetensors")
     assert_mendable(call("evaluate", bad, shapes), r"bad\.safetensors")
     assert_mendable(call("info", bad), r"bad\.safetensors")

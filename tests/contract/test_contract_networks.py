@@ -150,10 +150,7 @@ def test_encoders_that_see_the_whole_image_have_no_halo():
 
 def test_vgg16_has_the_paper_s_field_and_scores_pool3_pool4_and_fc7():
     with torch.device("meta"):
-        try:
-            net = fullconv.build("fcn8s", backbone="vgg16", num_classes=21, in_channels=3, weights=None)
-        except (NotImplementedError, RuntimeError):
-            pytest.skip("cannot be built without storage; the slow test builds it in full")
+        net = fullconv.build("fcn8s", backbone="vgg16", num_classes=21, in_channels=3, weights=None)
     assert net.receptive_field == 404
     assert net.stride == 32
     assert sorted(m.in_channels for m in net.modules() if getattr(m, "out_channels", 0) == 21) == [256, 512, 4096]
@@ -166,21 +163,6 @@ def test_vgg16_in_full_has_the_paper_s_field_and_keeps_the_size():
     scored = [m.in_channels for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels == 21]
     assert sorted(scored) == [256, 512, 4096]
     assert net(image(1, 3, 33, 40)).shape == (1, 21, 33, 40)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "nearest"),
-    [
-        ({"variant": "fcn8"}, "fcn8s"),
-        ({"variant": "fcn-os9"}, "fcn-os8"),
-        ({"backbone": "resnet81"}, "resnet18"),
-        ({"backbone": "tinny"}, "tiny"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_nearest(wrong, nearest):
-    names = {"variant": "fcn8s", "backbone": "tiny", **wrong}
-    with pytest.raises(Exception, match=nearest):
-        fullconv.build(names["variant"], backbone=names["backbone"], num_classes=3, in_channels=3, weights=None)
 
 
 def test_the_number_of_classes_must_be_given():

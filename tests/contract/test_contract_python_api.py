@@ -9,24 +9,11 @@ from pathlib import Path
 import contract_tools as tools
 import numpy as np
 import pytest
+import torch
 from contract_tools import scene
 from PIL import Image
 
-torch = pytest.importorskip("torch")
-
-import fullconv  # noqa: E402
-
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
-
-
-def in_a_new_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-# --- import ----------------------------------------------------------------------------------------------------------
+import fullconv
 
 
 def test_import_fullconv_is_spawn_safe(tmp_path):
@@ -42,12 +29,6 @@ def test_import_fullconv_is_spawn_safe(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert fullconv.__version__ in done.stdout
-
-
-# --- build -----------------------------------------------------------------------------------------------------------
-
-
-# --- load, predict ---------------------------------------------------------------------------------------------------
 
 
 def test_load_gives_a_segmenter_with_network_and_card(segmenter, model):
@@ -91,12 +72,6 @@ def test_python_and_command_line_give_the_same_label_maps(segmenter, shapes, pre
         np.testing.assert_array_equal(labels, tools.read(predicted / f"{file.stem}.png"))
 
 
-# --- from_network ----------------------------------------------------------------------------------------------------
-
-
-# --- train, evaluate, data, show -------------------------------------------------------------------------------------
-
-
 def test_train_returns_a_segmenter_whose_keywords_are_the_recipe_s_names(shapes, tmp_path):
     out = tmp_path / "a"
     segmenter = fullconv.train(
@@ -133,27 +108,9 @@ def test_evaluate_gives_the_number_of_the_command(segmenter, model, shapes):
     assert np.asarray(report.confusion).tolist() == found["confusion"]
 
 
-def test_a_missing_extra_is_one_sentence_with_the_install_line(shapes):
-    code = (
-        "import sys; sys.modules['matplotlib'] = None\n"
-        "import numpy as np, fullconv\n"
-        "try:\n    fullconv.show(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), None)\n"
-        "except Exception as error:\n    print(error)\n"
-    )
-    said = in_a_new_process(code)
-    assert "pip install" in said
-    assert "fullconv[" in said
-
-
 def test_a_bad_picture_is_named(segmenter, tmp_path):
     Path(tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(Exception, match=r"bad\.png"):
         segmenter.predict(tmp_path / "bad.png")
     with pytest.raises(Exception, match=r"missing\.png"):
         segmenter.predict(tmp_path / "missing.png")
-
-
-def test_names_are_listed_and_an_unknown_one_is_an_attribute_error():
-    assert {"build", "train", "load", "Segmenter", "evaluate", "open_dataset", "show"} <= set(dir(fullconv))
-    with pytest.raises(AttributeError):
-        fullconv.nothing_of_the_kind  # noqa: B018

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 
 import numpy as np
 import pytest
 
-from fullconv.data import inspect, open_dataset
+from fullconv.data import open_dataset
 from fullconv.errors import DataError
 from synthetic import coco, file_lists, labelme
+from synthetic.reading import edit_json, problems
 from synthetic.shapes import save_mask
-
-
-def told(root):
-    return {problem.code: problem for problem in inspect(root)}
 
 
 def test_comments_and_the_line_for_excel_are_no_pairs(tmp_path):
@@ -23,7 +20,7 @@ def test_comments_and_the_line_for_excel_are_no_pairs(tmp_path):
     rows = "".join(f"pics/#{i}.png;truth/{i}.png\n" for i in range(5))
     (tmp_path / "train.csv").write_text(f"sep=;\n# made by hand\nimage;mask\n{rows}")
     file_lists.check(tmp_path, expected, "list")
-    assert "missing-listed" not in told(tmp_path)
+    assert "missing-listed" not in problems(tmp_path)
     (tmp_path / "train.csv").write_text(rows)  # names may begin with the sign of comments
     file_lists.check(tmp_path, expected, "list")
 
@@ -41,29 +38,29 @@ def test_a_category_without_a_name_is_an_error(tmp_path):
 
 
 def test_a_image_under_two_spellings_is_reported(tmp_path):
+    def edit(table):
+        first = table["images"][0]
+        table["images"].append({**first, "id": 99, "file_name": "./" + first["file_name"]})
+
     boxed(tmp_path)
-    table = json.loads((tmp_path / "instances.json").read_text())
-    table["images"].append({**table["images"][0], "id": 99, "file_name": "./" + table["images"][0]["file_name"]})
-    (tmp_path / "instances.json").write_text(json.dumps(table))
-    assert told(tmp_path)["repeated-id"].files == ("./bild ü 0.png",)
+    edit_json(tmp_path / "instances.json", edit)
+    assert problems(tmp_path)["repeated-id"].files == ("./bild ü 0.png",)
 
 
 def test_two_files_that_share_out_the_annotations_are_reported_and_copies_are_not(tmp_path):
     boxed(tmp_path)
-    text = (tmp_path / "instances.json").read_text()
-    (tmp_path / "instances (1).json").write_text(text)
-    assert "repeated-id" not in told(tmp_path)
-    table = json.loads(text)
-    table["annotations"][0]["segmentation"] = [coco.square(9, 9, 6)]
-    (tmp_path / "instances (1).json").write_text(json.dumps(table))
-    assert told(tmp_path)["repeated-id"].files == ("bild ü 0.png",)
+    second = tmp_path / "instances (1).json"
+    shutil.copy(tmp_path / "instances.json", second)
+    assert "repeated-id" not in problems(tmp_path)
+    edit_json(second, lambda table: table["annotations"][0].update(segmentation=[coco.square(9, 9, 6)]))
+    assert problems(tmp_path)["repeated-id"].files == ("bild ü 0.png",)
 
 
 def test_two_files_of_labelme_for_one_image_are_reported_and_its_own_counts(tmp_path):
     for stem in ("a", "b", "c"):
         labelme.labelme(tmp_path, stem, [labelme.box("x", 1, 1, 9, 9)])
     (tmp_path / "a new.json").write_text((tmp_path / "a.json").read_text().replace('"x"', '"y"'))
-    found = told(tmp_path)["several-annotations"]
+    found = problems(tmp_path)["several-annotations"]
     assert found.files == ("a new.json",)
     assert [sample.stem for sample in open_dataset(tmp_path).samples("all")] == ["a", "b", "c"]
 
@@ -74,13 +71,13 @@ def test_a_head_without_masks_is_reported(tmp_path):
         save_mask(np.eye(24, 32, dtype="uint8"), tmp_path / "masks_thing" / path.name)
     head = '[heads.{}]\nclasses = ["a", "b", "c"]\n'.format
     (tmp_path / "data.toml").write_text(head("kind") + head("thing") + head("lost"))
-    found = told(tmp_path)["missing-folder"]
+    found = problems(tmp_path)["missing-folder"]
     assert (found.severity, "masks of head lost" in found.cause) == ("error", True)
 
 
 def test_what_the_doctor_draws_itself_is_not_judged_as_a_file(tmp_path):
     shapes = [{"image_id": 70 + i, "category_id": 7, "bbox": [1, 1, 9, 9], "segmentation": []} for i in range(3)]
     coco.coco(tmp_path, shapes, categories=[{"id": 7, "name": "x"}])
-    codes = set(told(tmp_path))
+    codes = set(problems(tmp_path))
     assert "box-only" in codes
     assert not codes & {"binary-mask", "scaled-labels", "void-as-class"}

@@ -40,7 +40,13 @@ def test_a_glob_yields_names_relative_to_its_fixed_part(tmp_path):
 def test_a_name_that_exists_is_taken_literally(tmp_path):
     write_noise(tmp_path / "a[1].png")
     write_noise(tmp_path / "a1.png")
-    assert [relative for _, relative in expand(f"{tmp_path}/a[1].png", tmp_path)] == ["a[1].png"]
+    write_noise(tmp_path / "photos [1]/a [x].png")
+    for given, expected in (
+        ("a[1].png", "a[1].png"),
+        ("photos [1]", "a [x].png"),
+        ("photos [1]/a [x].png", "a [x].png"),
+    ):
+        assert [relative for _, relative in expand(f"{tmp_path}/{given}", tmp_path)] == [expected]
 
 
 @pytest.mark.parametrize("link", [False, True])

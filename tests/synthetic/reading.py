@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fullconv.data import Problem, inspect, open_dataset
 
+Array = NDArray[Any]
 _SMALL = {"class-missing-in-train", "class-unused"}
 """Codes that sets of a few images always have."""
 
@@ -48,3 +50,19 @@ def edit_json(path: Path, edit: Callable[[Any], object]) -> None:
     table = json.loads(path.read_text(encoding="utf-8"))
     edit(table)
     path.write_text(json.dumps(table), encoding="utf-8")
+
+
+def rewrite_masks(paths: Iterable[Path], change: Callable[[Array], Array]) -> None:
+    """Replace the pixels of mask files."""
+    for path in paths:
+        Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
+
+
+def camvid_masks(root: Path, split: str = "*") -> list[Path]:
+    """Return the mask files of a data set in CamVid's layout."""
+    return sorted(root.glob(f"{split}annot/*.png"))
+
+
+def relative(paths: Iterable[Path], root: Path) -> tuple[str, ...]:
+    """Return names as problems report them."""
+    return tuple(path.relative_to(root).as_posix() for path in paths)

@@ -10,24 +10,9 @@ from PIL import Image
 
 from fullconv.data import inspect
 from fullconv.data.checks.appearance import ClassAppearance, is_exchanged
-from fullconv.data.problems import Problem
 from fullconv.data.samples import Sample
+from synthetic.reading import Array, camvid_masks, problems, relative, rewrite_masks
 from synthetic.shapes import COLORS, make_shapes
-
-Array = np.ndarray
-
-
-def told(root: Path) -> dict[str, Problem]:
-    return {one.code: one for one in inspect(root)}
-
-
-def masks(root: Path, split: str = "*") -> list[Path]:
-    return sorted(root.glob(f"{split}annot/*.png"))
-
-
-def redo(paths: list[Path], change: Callable[[Array], Array]) -> None:
-    for path in paths:
-        Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
 
 
 def exchange(first: int, second: int) -> Callable[[Array], Array]:
@@ -36,23 +21,19 @@ def exchange(first: int, second: int) -> Callable[[Array], Array]:
     return lambda mask: table[mask]
 
 
-def shown(paths: list[Path], root: Path) -> tuple[str, ...]:
-    return tuple(path.relative_to(root).as_posix() for path in paths)
-
-
 @pytest.mark.parametrize(("classes", "first", "second"), [(2, 0, 1), (4, 0, 2), (4, 1, 3)])
 def test_two_classes_exchanged_in_val_are_reported(tmp_path, classes, first, second):
     root = make_shapes(tmp_path, images=24, classes=classes, void=False)
     assert inspect(root) == []
-    redo(masks(root, "val"), exchange(first, second))
-    found = told(root)["classes-exchanged"]
-    assert (found.severity, found.files) == ("warning", shown(masks(root, "val"), root))
+    rewrite_masks(camvid_masks(root, "val"), exchange(first, second))
+    found = problems(root)["classes-exchanged"]
+    assert (found.severity, found.files) == ("warning", relative(camvid_masks(root, "val"), root))
 
 
 def test_some_inverted_masks_of_two_classes_are_reported_in_numbers_and_in_colours(tmp_path):
     for encoding in ("index", "rgb"):
         root = make_shapes(tmp_path / encoding, images=16, classes=2, void=False, encoding=encoding)
-        odd = [masks(root)[3], masks(root)[14]]
+        odd = [camvid_masks(root)[3], camvid_masks(root)[14]]
         for path in odd:
             image = np.asarray(Image.open(path))
             inner = (image == COLORS[1]).all(-1) if encoding == "rgb" else image == 1
@@ -60,25 +41,25 @@ def test_some_inverted_masks_of_two_classes_are_reported_in_numbers_and_in_colou
                 np.array(COLORS[1::-1], np.uint8)[inner.astype(int)] if encoding == "rgb" else (~inner).astype(np.uint8)
             )
             Image.fromarray(new).save(path)
-        assert told(root)["classes-exchanged"].files == shown(odd, root)
+        assert problems(root)["classes-exchanged"].files == relative(odd, root)
 
 
 def test_a_set_of_night_in_val_is_no_exchange(tmp_path):
     root = make_shapes(tmp_path, images=24, classes=2, void=False)
-    redo(sorted((root / "val").iterdir()), lambda picture: 255 - picture)  # as bright on dark, sizes as ever
-    assert "classes-exchanged" not in told(root)
+    rewrite_masks(sorted((root / "val").iterdir()), lambda picture: 255 - picture)  # as bright on dark, sizes as ever
+    assert "classes-exchanged" not in problems(root)
 
 
 def test_val_as_large_as_train_is_judged_too(tmp_path):
     root = make_shapes(tmp_path, images=16, classes=2, void=False)
     shutil.copytree(root / "trainannot", root / "valannot", dirs_exist_ok=True)
     shutil.copytree(root / "train", root / "val", dirs_exist_ok=True)
-    for path in [*(root / "val").iterdir(), *masks(root, "val")][: len(masks(root, "val"))]:
+    for path in [*(root / "val").iterdir(), *camvid_masks(root, "val")][: len(camvid_masks(root, "val"))]:
         if path.name >= "shape012":  # those that were in val before
             path.unlink()
             (root / "valannot" / path.name).unlink()
-    redo(masks(root, "val"), exchange(0, 1))
-    assert told(root)["classes-exchanged"].files == shown(masks(root, "val"), root)
+    rewrite_masks(camvid_masks(root, "val"), exchange(0, 1))
+    assert problems(root)["classes-exchanged"].files == relative(camvid_masks(root, "val"), root)
 
 
 @pytest.mark.parametrize(("green", "exchanged"), [(0.0, True), (0.5, False)])

@@ -1,17 +1,10 @@
 from __future__ import annotations
 
-import json
 import shutil
-from pathlib import Path
 
-from fullconv.data import inspect
-from fullconv.data.problems import Problem
 from synthetic import labelme, labelstudio
+from synthetic.reading import edit_json, problems
 from synthetic.shapes import make_shapes
-
-
-def told(root: Path) -> dict[str, Problem]:
-    return {one.code: one for one in inspect(root)}
 
 
 def test_annotations_in_another_encoding_are_unreadable_and_not_empty(tmp_path):
@@ -19,33 +12,31 @@ def test_annotations_in_another_encoding_are_unreadable_and_not_empty(tmp_path):
         labelme.labelme(tmp_path, stem, [labelme.box("straße", 2, 2, 9, 9)])
         path = tmp_path / f"{stem}.json"
         path.write_bytes(path.read_text(encoding="utf-8").encode("cp1252"))
-    found = told(tmp_path)
+    found = problems(tmp_path)
     assert set(found) == {"unreadable"}
     assert "is not UTF-8 text" in found["unreadable"].cause
 
 
-def test_shapes_on_pictures_turned_in_label_studio_are_refused_with_the_reason(tmp_path):
+def test_shapes_on_images_rotated_in_label_studio_are_refused(tmp_path):
     turned = {**labelstudio.POLYGON, "image_rotation": 90}
     labelstudio.make(tmp_path, [labelstudio.BOX, turned])
-    assert "polygon, rotated by 90 degrees" in told(tmp_path)["bad-shape"].cause
+    assert "polygon, rotated by 90 degrees" in problems(tmp_path)["bad-shape"].cause
 
 
-def test_shapes_of_pictures_made_smaller_say_by_how_much(tmp_path):
+def test_shapes_of_resized_images_are_reported_with_the_factor(tmp_path):
     for number in range(4):
         far = [labelme.box("car", 20, 10, 63, 47), labelme.box("tree", 50, 30, 64, 40)]
         labelme.labelme(tmp_path, f"p{number}", far)
-        path = tmp_path / f"p{number}.json"
-        table = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**table, "imageHeight": None, "imageWidth": None}), encoding="utf-8")
-    assert "the furthest to 2 times the width and 2 times the height" in told(tmp_path)["outside-picture"].cause
+        edit_json(tmp_path / f"p{number}.json", lambda table: table.update(imageHeight=None, imageWidth=None))
+    assert "the furthest to 2 times the width and 2 times the height" in problems(tmp_path)["outside-picture"].cause
 
 
-def test_a_folder_a_class_is_told_as_such(tmp_path):
+def test_a_folder_for_each_class_is_recognized(tmp_path):
     root = make_shapes(tmp_path, "flat", images=6, encoding="binary255", void=False)
     whole = root / "masks"
     for name in ("car", "tree"):
         shutil.copytree(root / "masks", root / "inner" / name)
     shutil.rmtree(whole)
     (root / "inner").rename(whole)
-    remedy = told(root)["missing-mask"].remedy
+    remedy = problems(root)["missing-mask"].remedy
     assert "in each of car, tree. If these are the classes" in remedy
