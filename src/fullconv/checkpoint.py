@@ -15,9 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fullconv.card import Card
 from fullconv.errors import ModelFileError, RunError
-from fullconv.modelfile import read_header, read_model, read_tensors, weights_sha256, write_model, write_tensors
+from fullconv.modelfile import read_header, read_model, read_tensors, weights_sha256, write_tensors
 from fullconv.storage import sync_folder
 
 STATE_KEY = "state"
@@ -72,11 +71,6 @@ def _hashes(tensors: Mapping[str, Tensor], state: str) -> tuple[str, str]:
     weights = weights_sha256({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     others = weights_sha256({name: value for name, value in tensors.items() if not name.startswith(prefix)})
     return weights, hashlib.sha256((weights + others + state).encode()).hexdigest()
-
-
-def write_best(folder: Path, step: int, card: Card, tensors: Mapping[str, Tensor]) -> None:
-    """Write the best weights so far as a model file."""
-    write_model(best_file(folder, step), card, tensors)
 
 
 def read_best(folder: Path, step: int) -> dict[str, Tensor]:

@@ -78,8 +78,8 @@ def _cells(length: int) -> Tensor:
 def summarize_images(
     segmenter: Segmenter,
     paths: Iterable[str],
-    on_failure: Callable[[str, str], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_failure: Callable[[str, str], None] = lambda path, reason: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ImageSummary]:
     """Predict and summarize images; those that cannot be read are reported and skipped."""
     paths = list(paths)
@@ -88,10 +88,8 @@ def summarize_images(
         try:
             summaries.append(summarize(segmenter.predict(path), path))
         except (FullconvError, OSError) as error:
-            if on_failure is not None:
-                on_failure(path, str(error))
-        if progress is not None:
-            progress(done, len(paths))
+            on_failure(path, str(error))
+        progress(done, len(paths))
     return summaries
 
 

@@ -181,19 +181,19 @@ def cache_folder() -> Path:
 
 
 class DiskCache:
-    """Files by key in one folder of the user's cache, named by `digits` of the key's SHA-256.
+    """Files by key in one folder of the user's cache, named by the key's SHA-256.
 
     Above `limit` bytes the least recently used files are deleted; None has no limit.
     """
 
-    def __init__(self, folder: str, suffix: str, limit: int | None = None, digits: int = 40) -> None:
+    def __init__(self, folder: str, suffix: str, limit: int | None = None) -> None:
         self.folder = cache_folder() / folder
-        self.suffix, self.limit, self.digits = suffix, limit, digits
+        self.suffix, self.limit = suffix, limit
 
     def path(self, key: str | bytes) -> Path:
         """Return the file of a key, whether it exists or not."""
         data = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
-        return self.folder / f"{hashlib.sha256(data).hexdigest()[: self.digits]}{self.suffix}"
+        return self.folder / f"{hashlib.sha256(data).hexdigest()[:40]}{self.suffix}"
 
     def get(self, key: str | bytes) -> Path | None:
         """Return the file of a key and mark it as just used; None where it is not cached."""

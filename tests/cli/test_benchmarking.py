@@ -10,7 +10,7 @@ import torch
 
 from fullconv import Segmenter, build
 from fullconv.cli import main
-from fullconv.cli.benchmarking import Subject, bench, candidates, random_image
+from fullconv.cli.benchmarking import Benchmark, bench, candidates, random_image
 from fullconv.system import peak_rss
 
 
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 
 def test_torch_in_both_precisions_side_by_side(model):
-    found = bench(Subject(model, device="cpu"), [(33, 40), (64, 64)], "torch", rounds=3, memory=False)
+    found = bench(Benchmark(model, device="cpu", rounds=3, memory=False), [(33, 40), (64, 64)], "torch", "auto")
     assert [(r["engine"], r["precision"], r["size"]) for r in found["rows"]] == [
         ("torch", "fp32", [33, 40]), ("torch", "bf16", [33, 40]), ("torch", "fp32", [64, 64]), ("torch", "bf16", [64, 64]),
     ]  # fmt: skip
@@ -35,7 +35,7 @@ def test_torch_in_both_precisions_side_by_side(model):
     exact, lower = found["rows"][2:]
     assert exact["labels_equal"] is None
     maps = [
-        Subject(model, device="cpu").open("torch", kind).predict(random_image((64, 64), 3)).label_map
+        Benchmark(model, device="cpu").open("torch", kind).predict(random_image((64, 64), 3)).label_map
         for kind in ("fp32", "bf16")
     ]
     assert lower["labels_equal"] == float(np.mean(maps[0] == maps[1]))
@@ -43,7 +43,9 @@ def test_torch_in_both_precisions_side_by_side(model):
 
 
 def test_batches_and_concurrent_calls_count_all_images(model):
-    (row,) = bench(Subject(model), [(32, 32)], "torch", "fp32", rounds=2, batch_size=3, workers=2, memory=False)["rows"]
+    (row,) = bench(Benchmark(model, rounds=2, batch_size=3, workers=2, memory=False), [(32, 32)], "torch", "fp32")[
+        "rows"
+    ]
     assert row["pictures_per_s"] == pytest.approx(6 / row["median_s"])
 
 
@@ -51,17 +53,17 @@ def test_batches_and_concurrent_calls_count_all_images(model):
 def test_peak_memory_is_measured_in_a_process_of_its_own(model):
     if peak_rss() is None:
         pytest.skip("the system reports no peak memory")
-    (row,) = bench(Subject(model), [(256, 256)], "torch", "fp32", rounds=2)["rows"]
+    (row,) = bench(Benchmark(model, rounds=2), [(256, 256)], "torch", "fp32")["rows"]
     assert 1 < row["peak_mb"] < 2000
 
 
 def test_installed_engines_and_precisions_are_candidates(model, tmp_path):
-    every = candidates(Subject(model, device="cpu"), "auto", "auto")
+    every = candidates(Benchmark(model, device="cpu"), "auto", "auto")
     assert ("torch", "bf16") in every
-    assert candidates(Subject(model, device="cpu"), "auto", "bf16") == [c for c in every if c[1] == "bf16"]
+    assert candidates(Benchmark(model, device="cpu"), "auto", "bf16") == [c for c in every if c[1] == "bf16"]
     exported = tmp_path / "x.onnx"
     exported.touch()
-    assert candidates(Subject(str(exported)), "auto", "auto") == [("auto", "auto")]
+    assert candidates(Benchmark(str(exported)), "auto", "auto") == [("auto", "auto")]
 
 
 def test_the_command_prints_a_table_or_json(capsys):
@@ -116,6 +118,6 @@ def test_impossible_requests_are_reported(arguments, message, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_a_published_network_of_several_heads_is_measured():
-    found = bench(Subject("siftflow-fcn8s", device="cpu"), [(33, 40)], "torch", "fp32", rounds=2, memory=False)
+    found = bench(Benchmark("siftflow-fcn8s", device="cpu", rounds=2, memory=False), [(33, 40)], "torch", "fp32")
     assert found["device"] == "cpu"
     assert [row["pictures_per_s"] > 0 for row in found["rows"]] == [True]

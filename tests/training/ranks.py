@@ -24,7 +24,7 @@ from fullconv.data.loader import Batch
 from fullconv.modelfile import weights_sha256
 from fullconv.recipe import parse_recipe, parse_setting
 from fullconv.segmenter import Segmenter
-from fullconv.training import run
+from fullconv.training import RunRequest, run
 from fullconv.training.config import resolve_defaults
 from fullconv.training.console import Console
 from fullconv.training.distributed import (
@@ -55,7 +55,7 @@ def trained(
     torch.set_num_threads(1)
     console = Recording()
     small = {key: value for key, value in SMALL.items() if recipe is None or key != "variant"}
-    outcome = run(Path(data), Path(out), {**small, **settings}, resume=resume, recipe=recipe, console=console)
+    outcome = run(RunRequest(Path(data), Path(out), {**small, **settings}, resume, recipe=recipe, console=console))
     weights = weights_sha256(outcome.segmenter.network.state_dict())
     return {"status": outcome.status, "losses": console.losses, "weights": weights}
 

@@ -17,8 +17,8 @@ def test_durations_and_bytes_for_people():
 def test_speed_excludes_validation(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    console = Console(batch_size=4)
-    console.start(0, 50)
+    console = Console()
+    console.start(0, 50, 4)
     for step in range(1, 11):
         clock[0] += 0.1
         console.step(step, 50, 1.0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import SMALL, lines
 
-from fullconv.training import run
+from fullconv.training import RunRequest, run
 from fullconv.training.console import Console
 from fullconv.training.loop import DISK_BYTES_PER_S, CheckpointTimer, evenly_spaced
 
@@ -139,7 +139,7 @@ class Recorder(Console):
 
 def test_observers_see_each_validation_before_its_epoch(shapes, tmp_path):
     console = Recorder()
-    run(shapes, tmp_path / "run", {**SMALL, "epochs": 2, "validate_every": 2}, console=console)
+    run(RunRequest(shapes, tmp_path / "run", {**SMALL, "epochs": 2, "validate_every": 2}, console=console))
     (line,) = (line for line in lines(tmp_path / "run") if line["val"])
     best = line["val"]["mean_iou"]
     assert console.calls == [("epoch", 50, None), ("validation", 100, [""]), ("epoch", 100, best)]

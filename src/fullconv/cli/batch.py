@@ -50,10 +50,6 @@ def batch(
         )
         raise
     earlier, failed = summary.before - summary.failed_before, summary.failed + summary.failed_before
-    others = {
-        "done before": earlier,
-        "failed": summary.failed,
-        "failed before and not retried": summary.failed_before,
-    }
+    others = {"done before": earlier, "failed": summary.failed, "failed before and not retried": summary.failed_before}
     status(f"{count_images(summary.done, others)}; results are in {out}.")
     raise typer.Exit(0 if not failed else 3 if summary.done + earlier else 2)

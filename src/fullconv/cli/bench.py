@@ -37,15 +37,13 @@ def bench(
 
     From a decoded image to its label map, on random images, in turn; medians and quartiles.
     """
-    from fullconv.cli.benchmarking import SIZES, Subject
+    from fullconv.cli.benchmarking import SIZES, Benchmark
     from fullconv.cli.benchmarking import bench as measure
 
     sizes = [parse_size(text) for text in size] if size else SIZES
     with stdout_to_stderr():
-        result = measure(
-            Subject(model, backbone, classes, device), sizes, engine, precision, rounds=rounds, batch_size=batch_size,
-            workers=workers, memory=not no_memory, on_status=status,
-        )  # fmt: skip
+        job = Benchmark(model, backbone, classes, device, rounds, batch_size, workers, not no_memory)
+        result = measure(job, sizes, engine, precision, status)
     if json:
         print_json(result)
         return

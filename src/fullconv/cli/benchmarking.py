@@ -43,8 +43,8 @@ PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The model to measure."""
+class Benchmark:
+    """The model to measure, and how."""
 
     model: str
     """A model as `load` takes it, or a variant, with random weights."""
@@ -52,6 +52,14 @@ class Subject:
     classes: int = 21
     """Of a variant without a published number."""
     device: str = "auto"
+    rounds: int = 7
+    """Timed calls of each engine and precision."""
+    batch_size: int = 1
+    """Images per call."""
+    workers: int = 1
+    """Concurrent calls."""
+    memory: bool = True
+    """Whether peak memory is measured, in a process of its own each."""
 
     def open(self, engine: str, precision: str) -> Segmenter:
         """Load it with an engine and a precision."""
@@ -80,20 +88,20 @@ def _make_card(network: Network, count: int | Mapping[str, int]) -> Card:
     )  # fmt: skip
 
 
-def candidates(subject: Subject, engine: str, precision: str) -> list[tuple[str, str]]:
+def candidates(job: Benchmark, engine: str, precision: str) -> list[tuple[str, str]]:
     """Return the engines and precisions to measure: all that are installed, or those requested."""
-    name = subject.model
+    name = job.model
     if name not in VARIANTS and ":" not in name and not Path(name).exists():
         hint = nearest(name, VARIANTS)
         raise InputError(f"{name}: is neither a model file nor a variant.{hint} `fullconv models` lists variants.")
-    on_gpu = choose_device(subject.device).type != "cpu"
+    on_gpu = choose_device(job.device).type != "cpu"
     if precision not in ("auto", *PRECISIONS):
         raise RecipeError(
             f"unknown precision '{precision}': use auto, {', '.join(PRECISIONS)}.{nearest(precision, PRECISIONS)}"
         )
     if engine != "auto" and engine not in ENGINES:
         raise RecipeError(f"unknown engine '{engine}'.{nearest(engine, ENGINES)} Use {', '.join(ENGINES)}.")
-    if is_exported(subject.model):
+    if is_exported(name):
         return [(engine, precision)]  # the file has its own
     found = [
         (name, kind)
@@ -115,21 +123,15 @@ def random_image(size: tuple[int, int], channels: int, seed: int = 0) -> NDArray
 
 
 def bench(
-    subject: Subject,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    engine: str = "auto",
-    precision: str = "auto",
-    *,
-    rounds: int = 7,
-    batch_size: int = 1,
-    workers: int = 1,
-    memory: bool = True,
+    job: Benchmark,
+    sizes: Sequence[tuple[int, int]],
+    engine: str,
+    precision: str,
     on_status: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure a model; "auto" takes all engines and precisions that are installed.
 
-    `rounds` are timed calls of each, `batch_size` images per call, `workers` concurrent calls. Peak memory is measured in a
-    process of its own each. `on_status` gets a sentence on each combination that is skipped.
+    `on_status` gets a sentence on each combination that is skipped.
 
     Returns:
         ``model``, ``device``, ``machine``, ``versions``, ``threads``, and ``rows``: ``engine``, ``precision``, ``size``,
@@ -138,9 +140,9 @@ def bench(
     """
     segmenters: dict[tuple[str, str], Segmenter] = {}
     failed: dict[tuple[str, str], FullconvError] = {}
-    for choice in candidates(subject, engine, precision):
+    for choice in candidates(job, engine, precision):
         try:
-            segmenters[choice] = subject.open(*choice)
+            segmenters[choice] = job.open(*choice)
         except FullconvError as error:
             failed[choice] = error
     if not segmenters and len({str(error) for error in failed.values()}) == 1:  # it is the model
@@ -148,49 +150,43 @@ def bench(
     for choice, why in failed.items():
         on_status(f"{choice[0]} {choice[1]} is skipped: {why}")
     if not segmenters:
-        raise InputError(f"{subject.model}: no installed engine supports it.")
+        raise InputError(f"{job.model}: no installed engine supports it.")
     rows: list[dict[str, Any]] = []
     for size in sizes:
-        rows += _bench_size(subject, segmenters, size, rounds, batch_size, workers, memory)
+        rows += _bench_size(job, segmenters, size)
     return {
-        "model": subject.model, "backbone": subject.backbone,
+        "model": job.model, "backbone": job.backbone,
         "device": str(next(iter(segmenters.values())).device), "machine": machine_info() | {"cores": str(cores())},
-        "versions": versions(), "threads": torch.get_num_threads(), "batch_size": batch_size, "workers": workers,
-        "rounds": rounds, "rows": rows,
+        "versions": versions(), "threads": torch.get_num_threads(), "batch_size": job.batch_size,
+        "workers": job.workers, "rounds": job.rounds, "rows": rows,
     }  # fmt: skip
 
 
 def _bench_size(
-    subject: Subject,
-    segmenters: dict[tuple[str, str], Segmenter],
-    size: tuple[int, int],
-    rounds: int,
-    batch_size: int,
-    workers: int,
-    memory: bool,
+    job: Benchmark, segmenters: dict[tuple[str, str], Segmenter], size: tuple[int, int]
 ) -> list[dict[str, Any]]:
     channels = next(iter(segmenters.values())).card.in_channels
-    needed = batch_size * size[0] * size[1] * (channels + 2)  # the image, a working copy and the label map at least
+    needed = job.batch_size * size[0] * size[1] * (channels + 2)  # the image, a working copy and the label map at least
     if needed > (available := available_memory()):
         raise InputError(
             f"--size {size[0]}x{size[1]}: images of this size take {needed / 1e9:.0f} GB, and {available / 1e9:.0f} GB"
             " are available. Choose a smaller size."
         )
-    images = [random_image(size, channels, seed) for seed in range(batch_size)]
+    images = [random_image(size, channels, seed) for seed in range(job.batch_size)]
     times: dict[tuple[str, str], list[float]] = {choice: [] for choice in segmenters}
     maps: dict[tuple[str, str], NDArray[np.uint8]] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        for turn in range(rounds + 1):  # the first warms up
+    with ThreadPoolExecutor(job.workers) as pool:
+        for turn in range(job.rounds + 1):  # the first warms up
             for choice, segmenter in segmenters.items():
                 start = time.perf_counter()
-                calls = [pool.submit(segmenter.predict_many, images) for _ in range(workers)]
+                calls = [pool.submit(segmenter.predict_many, images) for _ in range(job.workers)]
                 answers = [call.result() for call in calls]
                 if turn:
                     times[choice].append(time.perf_counter() - start)
                 maps[choice] = answers[0][0].label_map
     exact = maps.get(("torch", "fp32"))
     if exact is None and ("auto", "auto") not in segmenters:
-        exact = subject.open("torch", "fp32").predict(images[0]).label_map if not is_exported(subject.model) else None
+        exact = job.open("torch", "fp32").predict(images[0]).label_map if not is_exported(job.model) else None
     rows = []
     for choice, seconds in times.items():
         low, middle, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else (seconds[0],) * 3
@@ -198,34 +194,30 @@ def _bench_size(
         equal = None if exact is None or choice == ("torch", "fp32") else float((maps[choice] == exact).mean())
         rows.append({
             "engine": used.name, "precision": used.precision, "size": list(size), "median_s": middle,
-            "quartile_1_s": low, "quartile_3_s": high, "pictures_per_s": workers * batch_size / middle,
-            "peak_mb": _peak(subject, choice, size, batch_size, workers) if memory else None, "labels_equal": equal,
+            "quartile_1_s": low, "quartile_3_s": high, "pictures_per_s": job.workers * job.batch_size / middle,
+            "peak_mb": _peak(job, choice, size) if job.memory else None, "labels_equal": equal,
         })  # fmt: skip
     return rows
 
 
-def _peak(
-    subject: Subject, choice: tuple[str, str], size: tuple[int, int], batch_size: int, workers: int
-) -> float | None:
+def _peak(job: Benchmark, choice: tuple[str, str], size: tuple[int, int]) -> float | None:
     """Return the peak memory of concurrent predictions above that of the loaded program, in MB, in a process of its own."""
     if peak_rss() is None:
         return None
-    request = json.dumps({**vars(subject), "choice": choice, "size": size, "batch": batch_size, "workers": workers})
+    request = json.dumps({**vars(job), "choice": choice, "size": size})
     code = "import sys; from fullconv.cli.benchmarking import print_peak; print_peak(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, request], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return None
-    return float(done.stdout.split()[-1])
+    return None if done.returncode else float(done.stdout.split()[-1])
 
 
 def print_peak(request: str) -> None:
     """Predict twice and print the peak memory in MB above that of the loaded program; run in the process of `_peak`."""
     given = json.loads(request)
-    choice, size, batch, workers = (given.pop(key) for key in ("choice", "size", "batch", "workers"))
-    before = cast(int, peak_rss())
-    segmenter = Subject(**given).open(*choice)
-    images = [random_image(tuple(size), segmenter.card.in_channels, seed) for seed in range(batch)]
-    with ThreadPoolExecutor(workers) as pool:
+    choice, size = given.pop("choice"), given.pop("size")
+    job, before = Benchmark(**given), cast(int, peak_rss())
+    segmenter = job.open(*choice)
+    images = [random_image(tuple(size), segmenter.card.in_channels, seed) for seed in range(job.batch_size)]
+    with ThreadPoolExecutor(job.workers) as pool:
         for _ in range(2):
-            list(pool.map(segmenter.predict_many, [images] * workers))
+            list(pool.map(segmenter.predict_many, [images] * job.workers))
     print((cast(int, peak_rss()) - before) / 2**20)

@@ -26,7 +26,7 @@ def demo(
     from fullconv.cli.synthetic import IMAGES, SIZE, make_shapes
     from fullconv.evaluation import evaluate
     from fullconv.predict import PredictJob, predict_files
-    from fullconv.training import run
+    from fullconv.training import RunRequest, run
 
     started = time.monotonic() if context.obj is None else context.obj
     data, folder, predictions = out / "data", out / "run", out / "predictions"
@@ -36,7 +36,7 @@ def demo(
         status(f"Writing {sum(IMAGES.values())} images of shapes to {data} ...")
         make_shapes(data, SIZE)
     with stdout_to_stderr():
-        result = run(data, folder, SETTINGS, resume=True, started=started)
+        result = run(RunRequest(data, folder, SETTINGS, resume=True, started=started))
         if result.status != "done":
             status(f"Resume the demo with: fullconv demo -o {out}")
             raise typer.Exit(exit_code(result.status, []))

@@ -73,19 +73,10 @@ def train(
         "workers": workers,
     }  # fmt: skip
     settings = collect_settings(given, setting or [])
-    from fullconv.training import run
+    from fullconv.training import RunRequest, run
 
     with stdout_to_stderr():
-        result = run(
-            Path(data),
-            out,
-            settings,
-            resume=resume,
-            lengthen=lengthen,
-            recipe=recipe,
-            format=format,
-            started=context.obj,
-        )
+        result = run(RunRequest(Path(data), out, settings, resume, lengthen, recipe, format, started=context.obj))
     for stem in result.skipped:
         status(f"skipped: {stem}")
     raise typer.Exit(exit_code(result.status, result.skipped))

@@ -30,14 +30,7 @@ from fullconv.engines import (
 )
 from fullconv.errors import NetworkError, OutputError, RecipeError, nearest
 from fullconv.exports.formats import Export, OnnxExport, OpenVinoExport, Pt2Export, program_values
-from fullconv.exports.parity import (
-    Parity,
-    check_bytes,
-    crop,
-    measure_parity,
-    synthetic_images,
-    validation_images,
-)
+from fullconv.exports.parity import Parity, check_bytes, crop, measure_parity, synthetic_images, validation_images
 from fullconv.interpolation import ScoreLayout
 from fullconv.modelfile import CARD_KEY
 from fullconv.nn import Network

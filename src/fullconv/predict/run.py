@@ -84,10 +84,10 @@ class RunSummary:
 def predict_files(
     segmenter: Segmenter,
     job: PredictJob,
-    on_failure: Callable[[str, str], None] | None = None,
-    progress: Progress | None = None,
+    on_failure: Callable[[str, str], None] = lambda path, reason: None,
+    progress: Progress = lambda done, total: None,
     summary: RunSummary | None = None,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], bool] = lambda: False,
     initializer: Callable[[], None] | None = None,
 ) -> RunSummary:
     """Predict images and write their label maps, `predictions.jsonl` and `summary.csv`.
@@ -108,7 +108,6 @@ def predict_files(
         InputError: There is nothing to predict, or a result would overwrite an input; nothing was written.
         OutputError: The output folder cannot be written.
     """
-    stop = stop or (lambda: False)
     extra = ExtraBands(job.bands_from) if job.bands_from is not None else None
     writer = Writer(job.out, written_labels(segmenter.card, job.head), job.format, job.overlay, job.probabilities)
     images = ImageList(job.out, job.shard)
@@ -142,15 +141,14 @@ def predict_files(
         tables.add(outcome.path, outcome.status, outcome.name, outcome.reason, outcome.last)
         if counts is not None:
             tables.count(outcome.path, counts)
-        if outcome.reason is not None and on_failure is not None:
+        if outcome.reason is not None:
             on_failure(outcome.path, outcome.reason)
-        if progress is not None:
-            progress(summary.total, total)
+        progress(summary.total, total)
 
     try:
         for text in empty:
             record(_Outcome(text, "failed", reason=why_empty(text)))
-        _Run(segmenter, job, tables, extra, record, stop).predict_all(images, initializer)
+        _Run(segmenter, job, writer, extra, record, stop).predict_all(images, initializer)
     except BaseException:
         with suppress(OutputError):  # as on a full disk; what stopped the run is the error to report
             tables.close()
@@ -198,23 +196,23 @@ class _StoppedError(Exception):
     """A stop was requested between two strips of a raster."""
 
 
+@dataclass
 class _Run:
     """The pipeline: reading threads, the network in this thread, writing threads; a bounded number of images in it."""
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        job: PredictJob,
-        tables: Tables,
-        extra: ExtraBands | None,
-        record: Callable[[_Outcome], None],
-        stop: Callable[[], bool],
-    ) -> None:
-        self.segmenter, self.job, self.writer, self.extra = segmenter, job, tables.writer, extra
-        self.record, self.stop = record, stop
-        self.threads = max(1, job.workers if job.workers is not None else min(4, os.cpu_count() or 1))
-        self.outcomes: deque[_Outcome] = deque()
-        """Not yet recorded, in the order of the images, however long each takes."""
+    segmenter: Segmenter
+    job: PredictJob
+    writer: Writer
+    extra: ExtraBands | None
+    record: Callable[[_Outcome], None]
+    stop: Callable[[], bool]
+    outcomes: deque[_Outcome] = field(default_factory=deque)
+    """Not yet recorded, in the order of the images, however long each takes."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that read and write files."""
+        return max(1, self.job.workers if self.job.workers is not None else min(4, os.cpu_count() or 1))
 
     def predict_all(self, images: Iterable[InputImage], initializer: Callable[[], None] | None) -> None:
         """Predict images until a stop is requested, and record their outcomes."""

@@ -37,13 +37,13 @@ class StripJournal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = path.open("r+b" if resume and path.exists() else "w+b")
+            try:
+                self._begin(job)
+            except BaseException:
+                self._file.close()
+                raise
         except OSError as error:
             raise self._error(error) from error
-        try:
-            self._begin(job)
-        except BaseException:
-            self._file.close()
-            raise
 
     def __enter__(self) -> StripJournal:
         return self
@@ -103,13 +103,10 @@ class StripJournal:
     def _begin(self, job: Mapping[str, Any]) -> None:
         header = self._file.readline()
         if not header.endswith(b"\n"):  # new, or killed within its first line
-            try:
-                self._file.seek(0)
-                self._file.truncate()
-                self._file.write(json.dumps(dict(job), sort_keys=True).encode() + b"\n")
-                self._file.flush()
-            except OSError as error:
-                raise self._error(error) from error
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(json.dumps(dict(job), sort_keys=True).encode() + b"\n")
+            self._file.flush()
             return
         known = _parse_job(header)
         if known is None:

@@ -76,11 +76,8 @@ def setting(value: Any) -> str:
 def data_uri(image: Image.Image, format: Literal["JPEG", "PNG"]) -> str:  # noqa: A002
     """Encode a PIL image as a data URI; JPEG without chroma subsampling, so that thin coloured marks stay sharp."""
     buffer = io.BytesIO()
-    if format == "JPEG":
-        # Not optimized: Pillow sizes its buffer by the pixels, and noise without subsampling overflows it.
-        image.save(buffer, "JPEG", quality=82, subsampling=0)
-    else:
-        image.save(buffer, "PNG", optimize=True)
+    # JPEG is not optimized: Pillow sizes its buffer by the pixels, and noise without subsampling overflows it.
+    image.save(buffer, format, **({"quality": 82, "subsampling": 0} if format == "JPEG" else {"optimize": True}))
     return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 

@@ -74,8 +74,8 @@ class BatchSummary:
 
 def run_batch(
     job: BatchJob,
-    on_failure: Callable[[str, str], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_failure: Callable[[str, str], None] = lambda path, reason: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     summary: BatchSummary | None = None,
     on_stall: Callable[[str], None] | None = None,
 ) -> BatchSummary:
@@ -99,9 +99,8 @@ def run_batch(
     }  # fmt: skip
     manifest = Manifest(ResultFolder(job.out), identity, job.resume)
     summary.before, summary.failed_before = len(manifest.done), len(manifest.failures)
-    if on_failure is not None:
-        for path, reason in manifest.failures:
-            on_failure(path, reason)
+    for path, reason in manifest.failures:
+        on_failure(path, reason)
     items = [item for item in items if item.group >= 0 or item.input not in manifest.done]
     summary.total = summary.before + len(items)
     if not summary.total:
@@ -119,10 +118,9 @@ def run_batch(
                 summary.failed += row["status"] == "failed"
                 finished = summary.before + summary.done + summary.failed
                 summary.total = max(summary.total, finished)
-                if row["status"] == "failed" and on_failure is not None:
+                if row["status"] == "failed":
                     on_failure(row["input"], row["reason"])
-                if progress is not None:
-                    progress(finished, summary.total)
+                progress(finished, summary.total)
     finally:
         manifest.flush()
         ray.shutdown()

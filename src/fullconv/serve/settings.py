@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from fullconv.engines import is_exported
 from fullconv.errors import RecipeError
 from fullconv.modelfile import read_card
 
@@ -105,8 +106,7 @@ def check_models(models: Mapping[str, str]) -> None:
     """Read the cards of model files, so that a missing or foreign file is reported before anything starts."""
     for model in models.values():
         path = Path(model)
-        exported = path.suffix in (".onnx", ".xml", ".pt2")
-        if path.is_dir() or (path.exists() and not exported) or (":" not in model and not path.exists()):
+        if path.is_dir() or (path.exists() and not is_exported(path)) or (":" not in model and not path.exists()):
             read_card(path / "model.safetensors" if path.is_dir() else path)
 
 

@@ -4,5 +4,6 @@ from fullconv.training.config import describe_recipes, machine_info, package_ver
 from fullconv.training.finalize import TrainResult
 from fullconv.training.nan_debug import debug
 from fullconv.training.run import run, train
+from fullconv.training.setup import RunRequest
 
-__all__ = ["TrainResult", "debug", "describe_recipes", "machine_info", "package_versions", "run", "train"]
+__all__ = ["RunRequest", "TrainResult", "debug", "describe_recipes", "machine_info", "package_versions", "run", "train"]

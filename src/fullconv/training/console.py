@@ -19,9 +19,9 @@ LINE_INTERVAL_S = 30.0
 class Console:
     """Progress of a run; observes its epochs. Quiet in every process but the main one."""
 
-    def __init__(self, batch_size: int = 1, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         self.rich = RichConsole(stderr=True)
-        self.batch_size = batch_size
+        self.batch_size = 1
         self.bar: Progress | None = None
         self.task = TaskID(0)
         self.quiet = quiet
@@ -55,8 +55,9 @@ class Console:
         if done == total:
             self.stop()
 
-    def start(self, step: int, steps: int) -> None:
-        """Start the bar of the steps."""
+    def start(self, step: int, steps: int, batch_size: int) -> None:
+        """Start the bar of the steps, of so many crops each."""
+        self.batch_size = batch_size
         self._clock = (time.monotonic(), step)
         if self.rich.is_terminal and not self.quiet:
             self.bar = self._start_bar("training", steps, step)

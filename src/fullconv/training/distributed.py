@@ -324,12 +324,7 @@ def convert_sync_batchnorm(network: nn.Module, own: Distributed) -> None:
 
 
 def evaluate_distributed(
-    own: Distributed,
-    segmenter: Segmenter,
-    dataset: Dataset,
-    split: str,
-    samples: Sequence[Sample],
-    **options: Any,
+    own: Distributed, segmenter: Segmenter, dataset: Dataset, split: str, samples: Sequence[Sample], **options: Any
 ) -> dict[str, Report]:
     """Score as `evaluate_heads` does, each image in exactly one process; all return the same report for any number of them."""
     if own.world_size == 1:

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from fullconv.checkpoint import write_best
+from fullconv.checkpoint import best_file
 from fullconv.data import Batch, Sample, TrainingBatches
 from fullconv.errors import OutputError
 from fullconv.evaluation import Report
+from fullconv.modelfile import write_model
 from fullconv.segmenter import Segmenter
 from fullconv.system import handle_signals
 from fullconv.tracking import EpochRecord, Observer, Validation
@@ -284,7 +285,7 @@ class TrainLoop:
         if state.best is None or score > state.best:
             state.best, state.best_step, state.bad_epochs = score, state.step, 0
             if self.dist.is_main:
-                write_best(context.run_dir.checkpoints, state.step, context.card, state.weights())
+                write_model(best_file(context.run_dir.checkpoints, state.step), context.card, state.weights())
         else:
             state.bad_epochs += 1
         return reports

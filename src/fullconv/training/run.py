@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,34 +94,20 @@ def train(
     for name, path in (("data", data), ("out", out)):
         if not isinstance(path, (str, os.PathLike)):
             raise (DataError if name == "data" else RunError)(f"{name} is the path of a folder, not {path!r}.")
-    return run(Path(data), Path(out), plain, resume=resume, lengthen=lengthen, recipe=recipe).segmenter
+    return run(RunRequest(Path(data), Path(out), plain, resume, lengthen, recipe)).segmenter
 
 
-def run(
-    data: Path,
-    out: Path,
-    settings: Mapping[str, Any],
-    *,
-    resume: bool = False,
-    lengthen: bool = False,
-    recipe: Path | str | None = None,
-    format: str | None = None,  # noqa: A002  (the name of the option)
-    console: Console | None = None,
-    started: float | None = None,
-) -> TrainResult:
-    """Train as `train` does, and return how the run ended; the arguments are those of `RunRequest`."""
-    if lengthen and not resume:
+def run(request: RunRequest) -> TrainResult:
+    """Train as `train` does, in each process that torchrun started, and return how the run ended."""
+    if request.lengthen and not request.resume:
         raise RecipeError("--lengthen extends a run: add --resume.")
-    recipe_file = read_recipe(recipe) if recipe is not None else None
+    recipe_file = read_recipe(request.recipe) if request.recipe is not None else None
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process had died
-    with init_distributed(str(settings.get("device", "auto"))) as dist:
-        request = RunRequest(
-            data, out, settings, resume or restarted, lengthen, recipe, format,
-            (console or Console()) if dist.is_main else Console(quiet=True),
-            time.monotonic() if started is None else started, dist,
-        )  # fmt: skip
+    with init_distributed(str(request.settings.get("device", "auto"))) as dist:
+        console = request.console if dist.is_main else Console(quiet=True)
+        request = replace(request, resume=request.resume or restarted, console=console, dist=dist)
         staged = recipe_file is not None and recipe_file.stages
-        if staged or dist.broadcast(lambda: request.resume and stages_file(out).exists()):
+        if staged or dist.broadcast(lambda: request.resume and stages_file(request.out).exists()):
             return run_stages(run_once, recipe_file, request)
         return run_once(request)
 
@@ -157,9 +141,7 @@ def run_once(request: RunRequest) -> TrainResult:
             )
         )
     config = config if decision["resuming"] else replace(config, origin=env)
-    own = dist.local_main_first(
-        lambda: build_run(request, config, decision["resuming"], run_dir, dataset, statistics, notes, fingerprint)
-    )
+    own = dist.local_main_first(lambda: build_run(request, config, decision["resuming"], dataset, statistics, notes))
     with ExitStack() as stack:
 
         def lock() -> None:
@@ -232,14 +214,7 @@ def _open_checked(request: RunRequest, config: RunConfig) -> tuple[Dataset, list
 
 
 def build_run(
-    request: RunRequest,
-    config: RunConfig,
-    resuming: bool,
-    run_dir: RunDir,
-    dataset: Dataset,
-    statistics: Statistics,
-    notes: list[str],
-    fingerprint: str,
+    request: RunRequest, config: RunConfig, resuming: bool, dataset: Dataset, statistics: Statistics, notes: list[str]
 ) -> Run:
     """Build everything that a run needs; the run folder is not touched."""
     console, dist = request.console, request.dist
@@ -254,7 +229,7 @@ def build_run(
         torch.set_num_threads(config.measured.threads)
     torch.manual_seed(recipe.seed)
     network = build_model(recipe, dataset, statistics.channels, device, console)
-    card = build_card(recipe, network, dataset, statistics, fingerprint)
+    card = build_card(recipe, network, dataset, statistics, config.origin["fingerprint"])
     criteria, class_notes = build_criteria(recipe, dataset)
     loader = build_train_loader(recipe, dataset, statistics, dist)
     if recipe.sync_batchnorm:
@@ -262,6 +237,7 @@ def build_run(
     for sentence in (*class_notes, loader.explain):
         console.info(sentence)
         notes.append(sentence)
+    run_dir = RunDir(request.out, request.staged)
     context = RunContext(recipe, card, dataset, statistics, run_dir, console, device, dist, notes)
     train_step = TrainStep(recipe, card, criteria, device, "fp32", dist)
     return Run(context, replace(config, recipe=recipe), resuming, network, train_step, loader, request.started)
@@ -305,9 +281,8 @@ class Run:
                     observers.append(TrackingObserver(trackers, context.dataset, samples))
                     for tracker in trackers:
                         stack.callback(tracker.close)
-                console.batch_size = (recipe.batch_size or 1) * recipe.accumulate
                 stack.callback(console.stop)
-                console.start(state.step, schedule.steps)
+                console.start(state.step, schedule.steps, (recipe.batch_size or 1) * recipe.accumulate)
                 observers.append(console)
                 loop = TrainLoop(context, state, self.train_step, self.loader, schedule, stop_requested, observers)
                 try:

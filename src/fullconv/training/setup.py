@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,17 +43,17 @@ class RunRequest:
     """The run folder."""
     settings: Mapping[str, Any]
     """Those that the user specified, by the recipe's names."""
-    resume: bool
-    lengthen: bool
+    resume: bool = False
+    lengthen: bool = False
     """On resume, let the epochs be more than the run has."""
-    recipe: Path | str | None
+    recipe: Path | str | None = None
     """A recipe file, or the name of a recipe of the package."""
-    format: str | None
+    format: str | None = None
     """Layout of the data where several fit."""
-    console: Console
-    started: float
+    console: Console = field(default_factory=Console)
+    started: float = field(default_factory=time.monotonic)
     """`time.monotonic` at the start of the program; minutes count from there."""
-    dist: Distributed
+    dist: Distributed = SINGLE_PROCESS
     staged: bool = False
     """Whether it is the last of several stages, which has the others in its folder."""
 
