@@ -212,42 +212,24 @@ def save_per_image(reports: Mapping[str, Report], path: str | Path) -> None:
     write_text(path, text.getvalue())
 
 
-class MetricAccumulator:
-    """Counts of a set of images, added one at a time; with a width, only within that many pixels of true edges."""
-
-    def __init__(self, names: tuple[str, ...], policy: Policy, width: int | None) -> None:
-        self.names, self.policy, self.width = names, check_policy(policy), width
-        self.confusion = np.zeros((len(names), len(names)), np.int64)
-        self.per_image: dict[str, Counts] = {}
-        self.failed: list[dict[str, str]] = []
-
-    def add(self, name: str, mask: NDArray[np.uint8], label_map: NDArray[Any], where: str) -> None:
-        """Count one image."""
-        if mask.shape != label_map.shape:
-            raise DataError(
-                f"{where}: mask and prediction of '{name}' differ in size:"
-                f" {mask.shape[1]}x{mask.shape[0]} and {label_map.shape[1]}x{label_map.shape[0]} pixels."
-                " A mask must have the size of its image (after EXIF rotation)."
-            )
-        if self.width is not None:
-            mask = np.where(edge_band(mask, self.width), mask, np.uint8(VOID))
-        try:
-            confusion = confusion_matrix(mask, label_map, len(self.names))
-        except FullconvError as error:
-            raise DataError(f"{where}: {error}") from error
-        self.confusion += confusion
-        self.per_image[name] = count(confusion)
-
-    def report(self, where: str) -> Report:
-        """Return the scores."""
-        if self.failed and not self.per_image:
-            error = DataError(
-                f"{where}: none of {plural(len(self.failed), 'image')} could be scored. The first:"
-                f" {self.failed[0]['reason']}"
-            )
-            error.failed = self.failed
-            raise error
-        return Report(self.names, self.confusion, self.per_image, policy=self.policy, failed=self.failed)
+def _count_image(
+    report: Report, stem: str, mask: NDArray[np.uint8], label_map: NDArray[Any], where: str, band: int | None
+) -> None:
+    """Add an image to a report; with a band, only what lies within that many pixels of true edges."""
+    if mask.shape != label_map.shape:
+        raise DataError(
+            f"{where}: mask and prediction of '{stem}' differ in size:"
+            f" {mask.shape[1]}x{mask.shape[0]} and {label_map.shape[1]}x{label_map.shape[0]} pixels."
+            " A mask must have the size of its image (after EXIF rotation)."
+        )
+    if band is not None:
+        mask = np.where(edge_band(mask, band), mask, np.uint8(VOID))
+    try:
+        confusion = confusion_matrix(mask, label_map, len(report.names))
+    except FullconvError as error:
+        raise DataError(f"{where}: {error}") from error
+    report.confusion += confusion
+    report.per_image[stem] = count(confusion)
 
 
 def evaluate(
@@ -320,11 +302,12 @@ def evaluate_heads(
     """Score the heads for which the data have masks, as `evaluate` does, each image predicted once; "" names the only head."""
     start = time.perf_counter()
     heads = match_heads(segmenter.card, dataset, head)
-    accumulators: dict[str | None, MetricAccumulator] = {}
+    reports: dict[str | None, Report] = {}
     for head, data_head in heads:
         names = segmenter.card.labels(head).classes
         check_classes(names, dataset.labels[data_head].classes, str(dataset.root))
-        accumulators[head] = MetricAccumulator(names, policy, band)
+        confusion = np.zeros((len(names), len(names)), np.int64)
+        reports[head] = Report(names, confusion, {}, check_policy(policy), split=split, head=head or "")
     members, notes = (list(samples), []) if samples is not None else choose_samples(dataset, segmenter.card, split)
     only = heads[0][0] if len(heads) == 1 else None
 
@@ -335,13 +318,11 @@ def evaluate_heads(
         except FullconvError as error:
             return sample, error
 
-    def fail(
-        sample: Sample, error: FullconvError, of: Iterable[MetricAccumulator] = tuple(accumulators.values())
-    ) -> None:
+    def fail(sample: Sample, error: FullconvError, of: Iterable[Report] = tuple(reports.values())) -> None:
         if on_error == "raise":
             raise error
-        for accumulator in of:
-            accumulator.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
+        for report in of:
+            report.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
 
     def predict(batch: list[tuple[Sample, NDArray[Any], Masks]]) -> Iterator[Prediction | FullconvError]:
         if len(batch) > 1:
@@ -373,18 +354,21 @@ def evaluate_heads(
                     try:
                         with timed(COUNTING):
                             where = str(sample.masks[data_head].path)
-                            accumulators[head].add(sample.stem, masks[head], label_map, where)
+                            _count_image(reports[head], sample.stem, masks[head], label_map, where, band)
                     except FullconvError as error:
-                        fail(sample, error, [accumulators[head]])
+                        fail(sample, error, [reports[head]])
             done += len(part)
             if progress is not None:
                 progress(done, len(members))
-    reports = {head or "": accumulator.report(str(dataset.root)) for head, accumulator in accumulators.items()}
-    for name, report in reports.items():
+    for report in reports.values():
+        if report.failed and not report.per_image:
+            reason = f"none of {plural(len(report.failed), 'image')} could be scored. The first: {report.failed[0]['reason']}"
+            unscored = DataError(f"{dataset.root}: {reason}")
+            unscored.failed = report.failed
+            raise unscored
         report.engine, report.precision = segmenter.engine.name, segmenter.engine.precision
-        report.split, report.head, report.notes, report.notices = split, name, notes, tuple(notices)
-        report.seconds = time.perf_counter() - start
-    return reports
+        report.notes, report.notices, report.seconds = notes, tuple(notices), time.perf_counter() - start
+    return {report.head: report for report in reports.values()}
 
 
 @dataclass(frozen=True)

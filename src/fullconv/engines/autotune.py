@@ -215,7 +215,7 @@ class EngineFactory:
         return hashlib.sha256((weights_sha256(self.network.state_dict()) + card + layers).encode()).hexdigest()
 
 
-class AutoEngine:
+class AutoEngine(Engine):
     """Chooses an engine for each size class, and remembers it.
 
     A benchmark takes about a second. Its result is stored in the user's cache folder, under a hash of model, machine,
@@ -225,6 +225,8 @@ class AutoEngine:
 
     def __init__(self, factory: EngineFactory, candidates: Sequence[Choice]) -> None:
         self.factory, self.candidates = factory, list(candidates)
+        self.name = self.precision = "auto"
+        """Of the engines used so far."""
         self._chosen: dict[int, Choice] = {}
         self._used: list[Choice] = []
         self._lock = threading.Lock()
@@ -234,16 +236,6 @@ class AutoEngine:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
-
-    @property
-    def name(self) -> str:
-        """The engines used so far, "auto" before the first image."""
-        return ", ".join(dict.fromkeys(name for name, _ in self._used)) or "auto"
-
-    @property
-    def precision(self) -> str:
-        """The precisions used so far, "auto" before the first image."""
-        return ", ".join(dict.fromkeys(precision for _, precision in self._used)) or "auto"
 
     def scores(self, images: NDArray[Any]) -> Scores:
         """Map images (N, H, W, C), none of which is a tile of a larger one, to scores."""
@@ -256,6 +248,7 @@ class AutoEngine:
             choice = self._choose(side)
             if choice not in self._used:
                 self._used.append(choice)
+                self.name, self.precision = (", ".join(dict.fromkeys(used)) for used in zip(*self._used, strict=True))
             return self.factory.engine(choice)
 
     def resolve_all(self) -> dict[int, Choice]:

@@ -34,15 +34,10 @@ class Engine(Protocol):
     Tiling, stitching and upsampling happen outside, so that every engine's scores are put together in the same way.
     """
 
-    @property
-    def name(self) -> str:
-        """One of torch, openvino and onnxruntime; several where sizes were computed by different ones."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """One of fp32, bf16 and int8; several likewise."""
-        ...
+    name: str
+    """One of torch, openvino and onnxruntime; several where sizes were computed by different ones."""
+    precision: str
+    """One of fp32, bf16 and int8; several likewise."""
 
     def scores(self, images: NDArray[Any]) -> Scores:
         """Map images (N, H, W, C) as stored, in the card's bands, to scores (N, K, h, w) by head."""
@@ -50,7 +45,7 @@ class Engine(Protocol):
 
     def for_size(self, height: int, width: int) -> Engine:
         """Return the engine for images of a size and their tiles: itself, or the one that "auto" chose for it."""
-        ...
+        return self
 
 
 class UnsafeProgramError(RuntimeError):

@@ -119,7 +119,7 @@ def exported_engine(
         raise ModelFileError(f"{path}: damaged: {first[:200]} Export it again.") from error
 
 
-class Pt2Engine:
+class Pt2Engine(Engine):
     """Run an exported PyTorch program, in which ``names`` are the values that are the scores of each head."""
 
     name = "torch"
@@ -152,10 +152,6 @@ class Pt2Engine:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.module = self._read()
-
-    def for_size(self, height: int, width: int) -> Pt2Engine:
-        """Return itself."""
-        return self
 
     def scores(self, images: NDArray[Any]) -> Scores:
         """Map images (N, H, W, C) as stored to scores (N, K, h, w) float32 by head."""

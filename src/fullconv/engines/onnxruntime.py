@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from fullconv.card import Card
 from fullconv.engines._optional import import_optional, threads
-from fullconv.engines.engine import INPUT, Scores, by_head, bytes_or_floats
+from fullconv.engines.engine import INPUT, Engine, Scores, by_head, bytes_or_floats
 from fullconv.profiling import PREPARING, timed
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Engine):
     """Run an ``onnx.ModelProto`` from images (N, H, W, C) uint8 to the scores of each head."""
 
     name = "onnxruntime"
@@ -24,10 +24,6 @@ class OnnxRuntimeEngine:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sessions": {}}
-
-    def for_size(self, height: int, width: int) -> OnnxRuntimeEngine:
-        """Return itself."""
-        return self
 
     def scores(self, images: NDArray[Any]) -> Scores:
         """Map images (N, H, W, C) as stored to scores (N, K, h, w) float32 by head.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fullconv.card import Card
 from fullconv.engines._optional import import_optional, threads
-from fullconv.engines.engine import Scores, bf16_unsafe, by_head, bytes_or_floats
+from fullconv.engines.engine import Engine, Scores, bf16_unsafe, by_head, bytes_or_floats
 from fullconv.profiling import PREPARING, timed
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
@@ -20,7 +20,7 @@ HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 OpenVINO takes bf16 wherever the CPU has it."""
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Engine):
     """Run an ``openvino.Model`` from images (N, H, W, C) uint8 to the scores of each head.
 
     ``min_size`` is the smallest size at which the network computes; below 64 small images are not computed in bf16.
@@ -43,10 +43,6 @@ class OpenVinoEngine:
     def __setstate__(self, state: dict[str, Any]) -> None:
         core = import_optional("openvino", "copying an engine").Core()
         self.__dict__.update(state, model=core.read_model(*state["model"]), _lock=threading.Lock())
-
-    def for_size(self, height: int, width: int) -> OpenVinoEngine:
-        """Return itself."""
-        return self
 
     def scores(self, images: NDArray[Any]) -> Scores:
         """Map images (N, H, W, C) as stored, one by one as in ONNX Runtime, to scores (N, K, h, w) float32 by head."""

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullconv.card import Card
-from fullconv.engines.engine import Scores, bf16_unsafe
+from fullconv.engines.engine import Engine, Scores, bf16_unsafe
 from fullconv.geometry import shared
 from fullconv.nn import Network, scores_by_head
 from fullconv.preprocess import as_tensor, normalize
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Run a network in PyTorch."""
 
     name = "torch"
@@ -25,10 +25,6 @@ class TorchEngine:
         self.card, self.device, self.precision = card, device, precision
         self.fp32_net = cast(Network, network.to(device).to(memory_format=torch.channels_last).eval())
         self.bf16_net = in_bf16(self.fp32_net) if precision == "bf16" else None
-
-    def for_size(self, height: int, width: int) -> TorchEngine:
-        """Return itself."""
-        return self
 
     def net_for(self, height: int, width: int) -> Network:
         """Return the network that computes images of a size; small ones are computed in full precision."""
