@@ -126,13 +126,11 @@ def timing(enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    times = None
     try:
         with profile() as times:
             yield
     finally:
-        if times is not None:
-            status("\n".join(times.lines()))
+        status("\n".join(times.lines()))
 
 
 class Progress:

@@ -66,14 +66,7 @@ class Distributed:
         """Call a function in the main process, and return its JSON-serializable result in all."""
         if self.world_size == 1:
             return work()
-        message = self.run_synced(lambda: json.dumps(work()).encode() if self.is_main else b"")
-        length = self.all_reduce(torch.tensor(len(message)))
-        content = (
-            torch.frombuffer(bytearray(message), dtype=torch.uint8) if message else torch.zeros(int(length)).byte()
-        )
-        with dist_errors():
-            dist.broadcast(content, 0)
-        return json.loads(content.numpy().tobytes())
+        return self.all_gather_object(self.run_synced(lambda: work() if self.is_main else None))[0]
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """Return the JSON-serializable value of every process, by rank."""
