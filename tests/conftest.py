@@ -69,6 +69,22 @@ def socket_attempts(_socket_log: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `fullconv demo` writes, after two epochs of a small network: data/, run/ and predictions/; read only."""
+    import fullconv
+    from fullconv.cli.synthetic import make_shapes
+    from fullconv.predict import PredictJob, predict_files
+
+    root, threads = tmp_path_factory.mktemp("demo"), torch.get_num_threads()
+    make_shapes(root / "data", size=(48, 64))
+    settings = {"backbone": "tiny", "width": 0.25, "weights": "none", "epochs": 2, "batch_size": 4, "workers": 0}
+    segmenter = fullconv.train(root / "data", root / "run", **settings)
+    predict_files(segmenter, PredictJob([str(root / "data/test/images")], root / "predictions", overlay=True))
+    torch.set_num_threads(threads)
+    return root
+
+
+@pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve synthetic images of 40 x 48, three of them in val."""
     from synthetic.shapes import make_shapes

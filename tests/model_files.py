@@ -1,11 +1,37 @@
-"""Model files as an older version wrote them, and with one bit changed."""
+"""Small models, and model files as an older version wrote them or with one bit changed."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 
+import torch
+
+from fullconv.card import Card, Labels
 from fullconv.modelfile import CHECKSUM_KEY
+from fullconv.nn import build
+from fullconv.segmenter import Segmenter, build_settings
+
+
+def small_segmenter(
+    classes: Sequence[str] = ("a", "b", "c"), seed: int = 0, variant: str = "fcn8s", width: float = 0.25, **options
+) -> Segmenter:
+    """An untrained model on the CPU; options are those of `Segmenter.from_network`."""
+    torch.manual_seed(seed)
+    network = build(variant, backbone="tiny", num_classes=len(classes), width=width)
+    return Segmenter.from_network(network, classes, device="cpu", **options)
+
+
+def two_headed_segmenter() -> Segmenter:
+    """An untrained model with the heads `sort` (a, b, c) and `state` (dry, wet)."""
+    torch.manual_seed(3)
+    network = build("fcn8s", backbone="tiny", num_classes={"sort": 3, "state": 2}, width=0.25)
+    heads = {"sort": Labels(classes=("a", "b", "c")), "state": Labels(classes=("dry", "wet"))}
+    card = Card(
+        variant="fcn8s", backbone="tiny", network=build_settings(network), classes=heads["sort"].classes, heads=heads
+    )
+    return Segmenter(network, card, "cpu")
 
 
 def header_of(whole: bytes) -> bytes:

@@ -89,11 +89,15 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def walk(node: ast.AST, nested: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    for child in ast.iter_child_nodes(node):
-        inside = nested or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        yield child, inside
-        yield from walk(child, inside)
+def walk(node: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """Yield all nodes below one, and whether they are inside a function."""
+    stack = [(node, False)]
+    while stack:
+        parent, nested = stack.pop()
+        nested = nested or isinstance(parent, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(parent):
+            yield child, nested
+            stack.append((child, nested))
 
 
 @cache

@@ -11,9 +11,7 @@ import pytest
 import torch
 
 import fullconv
-from fullconv.cli.synthetic import make_shapes
 from fullconv.nn import VARIANTS
-from fullconv.predict import PredictJob, predict_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -26,17 +24,6 @@ def _own_cache(tmp_path_factory, monkeypatch):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)  # training takes over those that were measured
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder with data/, run/ and predictions/, as the demo makes it but after one epoch."""
-    root = tmp_path_factory.mktemp("trained")
-    make_shapes(root / "data", size=(48, 64))
-    settings: dict[str, Any] = {"backbone": "tiny", "weights": "none", "epochs": 1, "batch_size": 4, "workers": 0}
-    segmenter = fullconv.train(root / "data", root / "run", **settings)
-    predict_files(segmenter, PredictJob([str(root / "data" / "test" / "images")], root / "predictions"))
-    return root
 
 
 def example(name: str) -> dict[str, Any]:
@@ -169,6 +156,7 @@ def test_own_data_says_what_is_missing_and_then_learns(capsys):
     assert found["files"] >= 5
 
 
+@pytest.mark.slow
 def test_own_data_takes_a_folder(tmp_path):
     module = example("own_data.py")
     data = module["make_export"](tmp_path / "mine", count=6)
@@ -185,16 +173,16 @@ def test_the_python_api_does_what_it_says():
     assert found["run"]["probabilities"] == (4, 48, 64)
 
 
-def test_scores_counted_from_the_written_files_are_those_of_evaluate(trained):
-    counted = example("count_scores.py")["main"](trained / "data" / "test" / "masks", trained / "predictions")
-    report = fullconv.evaluate(fullconv.load(trained / "run"), trained / "data", split="test")
+def test_scores_counted_from_the_written_files_are_those_of_evaluate(demo):
+    counted = example("count_scores.py")["main"](demo / "data" / "test" / "masks", demo / "predictions")
+    report = fullconv.evaluate(fullconv.load(demo / "run"), demo / "data", split="test")
     assert (counted["images"], counted["pixels"]) == (report.images, report.pixels)
     assert counted["pixel_accuracy"] == pytest.approx(report.pixel_accuracy, abs=1e-12)
     assert counted["mean_iou"] == pytest.approx(report.mean_iou, abs=1e-12)
 
 
-def test_tiles_are_exact_on_a_picture_larger_than_the_window(trained, tmp_path, capsys):
-    found = example("exact_tiles.py")["main"](trained / "run", save=tmp_path / "large.png", height=300, width=340)
+def test_tiles_are_exact_on_a_picture_larger_than_the_window(demo, tmp_path, capsys):
+    found = example("exact_tiles.py")["main"](demo / "run", save=tmp_path / "large.png", height=300, width=340)
     assert list(found) == [32, 64, 128, 256]
     assert all(difference < 1e-5 and labels == 0 for difference, labels in found.values())
     assert "tiles of 32: 110 windows of up to 288x288" in capsys.readouterr().out

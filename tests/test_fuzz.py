@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import multiprocessing
 import struct
@@ -15,11 +14,11 @@ import numpy as np
 import pytest
 
 import fullconv
-from fullconv.card import Card
 from fullconv.checkpoint import read_state, write_state
 from fullconv.errors import FullconvError, ModelFileError
 from fullconv.modelfile import read_card, read_header, read_model
-from model_files import unsealed
+from model_files import small_segmenter, unsealed
+from synthetic.trees import copy_with_parent, paths_in
 
 MEMORY = 1 << 30
 """Bytes of address space that reading may take beyond what the process has: the largest header allowed is 32 MB."""
@@ -29,20 +28,11 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
-def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return every place in nested lists and tables."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [(*path, key) for key, _ in items] + [p for key, value in items for p in places(value, (*path, key))]
-
-
 def changed(tree: Any, rng: np.random.Generator) -> Any:
     """Return a copy with one place replaced, removed, renamed or duplicated."""
-    tree = copy.deepcopy(tree)
-    found = places(tree)
+    found = list(paths_in(tree))
     path = found[int(rng.integers(len(found)))]
-    inner = tree
-    for key in path[:-1]:
-        inner = inner[key]
+    tree, inner = copy_with_parent(tree, path)
     kind = rng.integers(4)
     if kind == 0:
         del inner[path[-1]]
@@ -86,15 +76,8 @@ def mutated(whole: bytes, rng: np.random.Generator) -> bytes:
 
 def forbid_execution() -> None:
     """Exit with 77 on anything that a file could execute."""
-    forbidden = {
-        "os.system",
-        "subprocess.Popen",
-        "os.exec",
-        "os.posix_spawn",
-        "os.fork",
-        "pickle.find_class",
-        "socket.connect",
-    }
+    forbidden = {"os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "pickle.find_class"}
+    forbidden |= {"socket.connect"}
 
     def imports() -> bool:
         # a changed backbone is looked up in timm, which creates classes at import
@@ -149,12 +132,9 @@ def fuzz(model: str, state: str, place: str, count: int, seed: int) -> None:
 
 
 def fuzzed(tmp_path: Path, count: int, seed: int) -> dict[str, Any]:
-    network = fullconv.build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
-    card = Card(
-        variant="fcn8s", backbone="tiny", classes=("a", "b", "c"), network={"width": 0.25, "norm": "batch", "head": {}}
-    )
-    fullconv.Segmenter(network, card, "cpu").save(tmp_path / "model.safetensors")
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    segmenter = small_segmenter()
+    segmenter.save(tmp_path / "model.safetensors")
+    tensors = {f"network.{name}": value for name, value in segmenter.network.state_dict().items()}
     write_state(tmp_path / "state", tensors, {"step": 3, "best_step": None, "history": [{"epoch": 1}]})
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fullconv.training"])
@@ -191,9 +171,9 @@ def test_a_hundred_thousand_mutations_are_refused_or_read(tmp_path):
 
 
 def test_a_network_that_a_card_makes_huge_is_refused(tmp_path):
-    network = fullconv.build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
-    card = Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c"), network={"width": 1e7, "head": {}})
-    fullconv.Segmenter(network, card, "cpu").save(tmp_path / "model.safetensors")
+    segmenter = small_segmenter()
+    segmenter.card = segmenter.card.model_copy(update={"network": {"width": 1e7, "head": {}}})
+    segmenter.save(tmp_path / "model.safetensors")
     assert read_header(tmp_path / "model.safetensors")
     with pytest.raises(ModelFileError, match=r"its network cannot be built: .*width = 10000000\.0 is invalid"):
         fullconv.load(tmp_path / "model.safetensors")

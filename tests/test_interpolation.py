@@ -19,7 +19,7 @@ VARIANTS = ("fcn32s", "fcn8s", "fcn-os8", "torchvision-fcn_resnet50", "voc-fcn16
 @pytest.fixture(scope="module", params=VARIANTS)
 def network(request):
     backbone = "tiny" if request.param in ("fcn32s", "fcn8s") else None
-    return build(request.param, backbone=backbone, num_classes=3, width=1.0 if backbone is None else 0.5)
+    return build(request.param, backbone=backbone, num_classes=3, width=0.25)
 
 
 def scores_of(network, size: tuple[int, int]) -> np.ndarray:

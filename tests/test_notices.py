@@ -10,11 +10,11 @@ from PIL import Image
 
 from fullconv.data import open_dataset
 from fullconv.evaluation import evaluate
-from fullconv.nn import build
 from fullconv.notices import Notice, NoticeCollector
 from fullconv.predict import PredictJob, predict_files
 from fullconv.rasters import predict_raster
 from fullconv.segmenter import Segmenter
+from model_files import small_segmenter
 
 
 def test_collector_keeps_the_first_notice_of_a_code_and_counts_the_others() -> None:
@@ -36,9 +36,7 @@ def bright(tmp_path):
 
 
 def segmenter() -> Segmenter:
-    return Segmenter.from_network(
-        build("fcn32s", backbone="tiny", num_classes=2, width=0.25), ["class0", "class1"], device="cpu"
-    )
+    return small_segmenter(["class0", "class1"], variant="fcn32s")
 
 
 def test_predictions_and_the_summary_of_a_run_carry_notices_which_are_logged_once(bright, caplog):

@@ -9,24 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fullconv.cli import main
-from fullconv.nn import build
-from fullconv.profiling import (
-    DECODING,
-    NETWORK,
-    READING,
-    REST,
-    UPSAMPLING,
-    is_profiling,
-    open_binary,
-    profile,
-    timed,
-)
-from fullconv.segmenter import Segmenter
-from synthetic.shapes import make_shapes
+from fullconv.profiling import DECODING, NETWORK, READING, REST, UPSAMPLING, is_profiling, open_binary, profile, timed
+from model_files import small_segmenter
+from synthetic.shapes import make_shapes, names
 
 
 def test_a_part_excludes_the_parts_within_it():
@@ -102,9 +90,8 @@ def test_a_timed_file_returns_the_same_bytes(tmp_path):
 
 
 def test_network_and_upsampling_are_timed_separately():
-    torch.manual_seed(0)
-    network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
-    segmenter = Segmenter.from_network(network, ["a", "b", "c"], device="cpu", precision="fp32")
+    segmenter = small_segmenter(precision="fp32")
+    network = segmenter.network
     forward = network.head.forward
 
     def slow(*given):
@@ -120,10 +107,8 @@ def test_network_and_upsampling_are_timed_separately():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    torch.manual_seed(5)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    network = build("fcn8s", backbone="tiny", num_classes=4, width=0.25)
-    Segmenter.from_network(network, ["ground", "disc", "box", "triangle"], device="cpu").save(path)
+    small_segmenter(names(4), seed=5).save(path)
     return path
 
 

@@ -9,21 +9,19 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fullconv import Segmenter, build
 from fullconv.cli import main
 from fullconv.errors import InputError
 from fullconv.ranking import GRID, ImageSummary, rank, summarize
+from model_files import small_segmenter
 
 
 @pytest.fixture(scope="module")
 def segmenter():
-    torch.manual_seed(0)
-    return Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=3, width=0.5), classes=["a", "b", "c"])
+    return small_segmenter(width=0.5)
 
 
 def random_image(seed, height=50, width=41):

@@ -24,9 +24,8 @@ import fullconv
 from fullconv.card import Card
 from fullconv.cli import main
 from fullconv.cli.synthetic import make_shapes
-from fullconv.data.config import DataSettings, parse_settings, read_settings
+from fullconv.data.config import DataSettings, parse_settings
 from fullconv.labels import format_color
-from fullconv.predict import PredictJob, predict_files
 from fullconv.recipe import HeadSettings, Recipe, dump_toml, parse_recipe, parse_setting
 
 if sys.version_info >= (3, 11):
@@ -83,14 +82,10 @@ def _settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory, demo) -> Path:
     """A folder as the README takes it: what `make demo` leaves (after two epochs), examples/, cracks/ and new/."""
     root = tmp_path_factory.mktemp("readme")
-    make_shapes(root / "demo" / "data", size=(48, 64))
-    settings: dict[str, Any] = {"backbone": "tiny", "weights": "none", "epochs": 2, "batch_size": 4, "workers": 0}
-    segmenter = fullconv.train(root / "demo" / "data", root / "demo" / "run", **settings)
-    pictures = [str(root / "demo" / "data" / "test" / "images")]
-    predict_files(segmenter, PredictJob(pictures, root / "demo" / "predictions", overlay=True))
+    shutil.copytree(demo, root / "demo")
     shutil.copytree(ROOT / "examples", root / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     make_export = runpy.run_path(str(ROOT / "examples" / "own_data.py"))["make_export"]
     make_export(root / "cracks")
@@ -221,8 +216,8 @@ def test_the_python_of_the_readme_runs(ran, place, monkeypatch, capsys):
         assert names["network"](torch.zeros(1, 3, 33, 40)).shape == (1, 21, 33, 40)
 
 
-def test_the_python_of_the_model_file_runs(place, monkeypatch):
-    monkeypatch.chdir(place / "demo" / "run")
+def test_the_python_of_the_model_file_runs(demo, monkeypatch):
+    monkeypatch.chdir(demo / "run")
     names: dict[str, Any] = {"fullconv": fullconv}
     for code in blocks(ROOT / "docs" / "reference" / "model-file.md", "python"):
         exec(compile(code, "model-file.md", "exec"), names)
@@ -420,6 +415,7 @@ def test_the_citation_names_the_version():
     assert f"version: {fullconv.__version__}\n" in text(ROOT / "CITATION.cff")
 
 
-def test_the_data_settings_of_the_readme_are_those_of_the_example(place):
+def test_the_data_settings_of_the_readme_are_those_of_the_example():
     example = runpy.run_path(str(ROOT / "examples" / "own_data.py"))["SETTINGS"]
-    assert parse_settings(tomllib.loads(example), "example") == read_settings(place / "cracks")
+    shown = "\n".join(blocks(README, "toml"))
+    assert parse_settings(tomllib.loads(example), "example") == parse_settings(tomllib.loads(shown), "README")

@@ -13,6 +13,7 @@ from fullconv.errors import InputError
 from fullconv.recipe import dump_toml
 from fullconv.runs import differing_settings, find_runs
 from fullconv.storage import lock_file
+from model_files import small_segmenter
 
 
 def val(score: float, **classes: float) -> dict:
@@ -71,11 +72,9 @@ def test_differing_measured_settings(tmp_path):
 
 
 def test_finished_model_has_the_score_of_its_card(three, tmp_path):
-    from fullconv import Segmenter, build
     from fullconv.modelfile import read_model, write_model
 
-    segmenter = Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=2), classes=["sky", "road"])
-    segmenter.save(three / "a" / "model.safetensors")
+    small_segmenter(["sky", "road"]).save(three / "a" / "model.safetensors")
     card, tensors = read_model(three / "a" / "model.safetensors")
     scored = card.model_copy(update={"scores": {"val": val(0.35, sky=0.3, road=0.4)}})
     write_model(three / "a" / "model.safetensors", scored, tensors)

@@ -80,7 +80,7 @@ def test_the_allocator_settings_of_the_user_stay():
 def test_trimming_eagerly_changes_nothing_where_memory_is_not_retained():
     program = PROGRAM.replace("    with retain_freed() as kept:\n", "    trim_eagerly()\n    if kept := True:\n")
     program = program.replace("import retain_freed", "import retain_freed, trim_eagerly")
-    program = program.replace("mallopt", "mallopt").replace("        with retain_freed():\n            faults(2)\n", "")
+    program = program.replace("        with retain_freed():\n            faults(2)\n", "")
     program = "import ctypes\nctypes.CDLL(None).mallopt(-4, 0), ctypes.CDLL(None).mallopt(-1, -1)\n" + program
     _, _, inside, *_ = run(program)  # as a program sets it that uses the library
     assert float(inside) < 64 * 2**20 / 4096 / 600

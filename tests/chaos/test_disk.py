@@ -66,7 +66,7 @@ def test_truncated_checkpoint_is_detected(often, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
-@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_flipped_bits_are_detected(often, tmp_path, name, count):
     folder = tmp_path / "checkpoints"
     shutil.copytree(often / "checkpoints", folder)

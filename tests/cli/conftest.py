@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
 from fullconv.cli import main
-from fullconv.nn import build
-from fullconv.segmenter import Segmenter
-from synthetic.shapes import make_shapes
+from model_files import small_segmenter
+from synthetic.shapes import make_shapes, names
 
 
 class Done(NamedTuple):
@@ -30,10 +28,8 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    torch.manual_seed(5)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    network = build("fcn8s", backbone="tiny", num_classes=4, width=0.25)
-    Segmenter.from_network(network, ["ground", "disc", "box", "triangle"], device="cpu").save(path)
+    small_segmenter(names(4), seed=5).save(path)
     return path
 
 

@@ -6,21 +6,17 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from fullconv import Segmenter, build
 from fullconv.cli import main
 from fullconv.cli.benchmarking import Benchmark, bench, candidates, random_image
 from fullconv.system import peak_rss
+from model_files import small_segmenter
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=3, width=0.5), classes=["a", "b", "c"]).save(
-        path
-    )
+    small_segmenter(width=0.5).save(path)
     return str(path)
 
 

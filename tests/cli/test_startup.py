@@ -77,7 +77,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("program", [BUILD, BUILD_FIRST], ids=["timm first", "fullconv first"])
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(BUILD, id="timm first"), pytest.param(BUILD_FIRST, id="fullconv first", marks=pytest.mark.slow)],
+)
 def test_building_a_network_changes_neither_the_process_nor_timm(program):
     assert run_python("-c", STATE + program) == (0, "")
 

@@ -38,9 +38,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tools.Answer]:
-    """A finished run of two epochs, and what the command said."""
+    """A finished run of two epochs, and the output of the command."""
     run = tmp_path_factory.mktemp("runs") / "straight"
-    answer = tools.spawn("train", shapes, "-o", run, *tools.SMALL, "--epochs", 2, "--workers", 0, "--seed", 7)
+    answer = tools.call("train", shapes, "-o", run, *tools.SMALL, "--epochs", 2, "--workers", 0, "--seed", 7)
     assert answer.rc == 0, str(answer)
     return run, answer
 

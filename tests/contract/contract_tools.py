@@ -39,7 +39,7 @@ CARD_KEYS = {
 }  # fmt: skip
 SMALL = (
     "--variant", "fcn8s", "--backbone", "tiny", "--weights", "none", "--crop", "32x32", "--batch-size", "2",
-    "--precision", "fp32", "--device", "cpu",
+    "--precision", "fp32", "--device", "cpu", "--set", "width=0.25",
 )  # fmt: skip
 QUICK = (*SMALL, "--epochs", "1", "--workers", "0")
 

@@ -108,7 +108,7 @@ def test_model_is_the_best_on_val(run, model, shapes):
 
 
 def test_the_same_seed_gives_the_same_run_also_with_other_workers(run, shapes, tmp_path):
-    answer = spawn("train", shapes, "-o", tmp_path / "again", *STRAIGHT, "--workers", 1)
+    answer = call("train", shapes, "-o", tmp_path / "again", *STRAIGHT, "--workers", 1)
     assert answer.rc == 0, str(answer)
     assert_same_run(run, tmp_path / "again")
 
@@ -137,12 +137,12 @@ def test_a_killed_run_resumes_to_the_same_result(run, shapes, tmp_path, closing,
         process = start(*command, log=log)
         closing(process)
         wait_for(lambda: (target / "recipe.toml").exists(), process)
-        time.sleep(draw.uniform(0, 3.0))
+        time.sleep(draw.uniform(0, 2.0))
         process.kill()
         process.wait()
         if (target / "model.safetensors").exists():
             tools.card_of(target / "model.safetensors")
-    answer = spawn(*command)
+    answer = call(*command)
     assert answer.rc == 0, str(answer)
     assert_same_run(run, target)
 
@@ -159,7 +159,7 @@ def test_sigterm_exits_143_with_a_usable_model_and_resumes_to_the_same_result(ru
     assert "Traceback" not in said
     assert "--resume" in said
     assert call("info", target / "model.safetensors").rc == 0
-    answer = spawn(*command, "--resume")
+    answer = call(*command, "--resume")
     assert answer.rc == 0, str(answer)
     assert_same_run(run, target)
 

@@ -49,19 +49,8 @@ def test_median_frequency_counts_over_the_images_that_have_the_class():
 
 # CamVid's training pictures as published by SegNet: pixels of each class, and valid pixels of the pictures that have it
 CAMVID = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967]
-CAMVID_AREA = [
-    60742419,
-    60576720,
-    60742419,
-    60913605,
-    57891851,
-    53145620,
-    58219298,
-    28788115,
-    59722763,
-    52666175,
-    33193217,
-]
+CAMVID_AREA = [60742419, 60576720, 60742419, 60913605, 57891851, 53145620, 58219298, 28788115, 59722763, 52666175,
+               33193217]  # fmt: skip
 
 
 def test_median_frequency_on_camvid_is_near_the_published_weights():

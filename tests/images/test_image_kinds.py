@@ -1,4 +1,4 @@
-"""Pictures of rarer kinds, against arithmetic, Pillow's own decoders and GDAL."""
+"""Images of rarer types, against arithmetic, Pillow's own decoders and GDAL."""
 
 from __future__ import annotations
 
@@ -22,24 +22,9 @@ PHOTO = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 @pytest.mark.parametrize("adam7", [False, True])
 @pytest.mark.parametrize(
     ("color", "depth"),
-    [
-        (0, 1),
-        (0, 2),
-        (0, 4),
-        (0, 8),
-        (0, 16),
-        (2, 8),
-        (2, 16),
-        (3, 1),
-        (3, 2),
-        (3, 4),
-        (3, 8),
-        (4, 8),
-        (4, 16),
-        (6, 8),
-        (6, 16),
-    ],
-)
+    [*((0, depth) for depth in (1, 2, 4, 8, 16)), *((3, depth) for depth in (1, 2, 4, 8)),
+     *((color, depth) for color in (2, 4, 6) for depth in (8, 16))],
+)  # fmt: skip
 def test_png_of_every_kind_and_depth_gives_its_numbers(color, depth, adam7):
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     samples = RNG.integers(0, 1 << depth, (11, 13, channels))
@@ -106,9 +91,8 @@ def to_srgb(colors: np.ndarray, primaries: dict[str, tuple[float, float, float]]
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "AVIF"])
 def test_a_colour_profile_is_applied(kind):
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}, "AVIF": {"quality": 100}}.get(
-        kind, {}
-    )
+    best = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}, "AVIF": {"quality": 100}}
+    options = best.get(kind, {})
     smooth = np.stack(np.meshgrid(np.linspace(20, 230, 32), np.linspace(40, 200, 24)), -1)
     colors = np.dstack([smooth, 255 - smooth[..., :1]]).astype(np.uint8)
     plain = read_image(encode(Image.fromarray(colors), kind, **options))
@@ -178,19 +162,17 @@ def test_tiff_of_every_compression_and_arrangement_gives_its_numbers(tmp_path, o
         options = {**options, "predictor": 3}
     numbers = (RNG.random((bands, 21, 33)) * 60000).astype(dtype)
     path = tmp_path / "a.tif"
+    profile = {
+        "driver": "GTiff",
+        "height": 21,
+        "width": 33,
+        "count": bands,
+        "dtype": dtype,
+        "photometric": "minisblack",
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has no place on earth
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            height=21,
-            width=33,
-            count=bands,
-            dtype=dtype,
-            photometric="minisblack",
-            **options,
-        ) as file:
+        with rasterio.open(path, "w", **profile, **options) as file:
             file.write(numbers)
     np.testing.assert_array_equal(read_image(path), np.moveaxis(numbers, 0, -1))
     assert image_size(path) == (21, 33)

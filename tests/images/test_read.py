@@ -41,20 +41,17 @@ def write_bands(path: Path, array: np.ndarray, **options: object) -> None:
     tifffile.imwrite(path, array, photometric="minisblack", planarconfig="contig", **options)
 
 
-def test_a_picture_keeps_its_numbers_and_has_three_dimensions():
+def test_an_image_keeps_its_values_and_has_three_dimensions():
     read = read_image(encode(Image.fromarray(PHOTO), "PNG"))
     assert read.dtype == np.uint8
+    assert read.flags.writeable
     np.testing.assert_array_equal(read, PHOTO)
     grey = read_image(encode(Image.fromarray(PHOTO[..., 0]), "PNG"))
     np.testing.assert_array_equal(grey, PHOTO[..., :1])
 
 
-def test_what_is_read_may_be_written_to():
-    assert read_image(encode(Image.fromarray(PHOTO), "PNG")).flags.writeable
-
-
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP", "JPEG2000"])
-def test_lossless_files_of_every_kind_give_the_same_picture(kind):
+def test_lossless_files_of_every_type_give_the_same_image(kind):
     few = (PHOTO // 128) * 128  # 8 colours, for GIF
     image = Image.fromarray(few)
     options = {"lossless": True} if kind == "WEBP" else {"irreversible": False} if kind == "JPEG2000" else {}
@@ -94,27 +91,12 @@ def test_cmyk_and_grey_jpeg_come_as_rgb_and_grey():
     assert read_image(encode(Image.new("L", (8, 8), 77), "JPEG")).shape == (8, 8, 1)
 
 
-def test_one_bit_is_black_and_white():
-    image = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
-    assert read_image(encode(image, "PNG"))[..., 0].tolist() == [[0, 255], [255, 0]]
-
-
 def test_sixteen_bit_grey_keeps_all_bits():
     deep = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
     for data in (encode(Image.fromarray(deep), "PNG"), encode(Image.fromarray(deep), "TIFF"), png(deep, 0, 16)):
         read = read_image(data)
         assert read.dtype == np.uint16
         np.testing.assert_array_equal(read[..., 0], deep)
-
-
-@pytest.mark.parametrize(("color", "channels"), [(2, 3), (6, 4), (4, 2)])
-def test_sixteen_bit_colours_keep_all_bits_which_pillow_would_cut(color, channels):
-    deep = RNG.integers(0, 65536, (5, 7, channels), dtype=np.uint16)
-    if channels in (2, 4):
-        deep[..., -1] = 65535
-    read = read_image(png(deep, color, 16))
-    assert read.dtype == np.uint16
-    np.testing.assert_array_equal(read, deep if channels == 3 else deep[..., :-1])
 
 
 def test_sixteen_bit_alpha_is_laid_on_white():
@@ -212,7 +194,7 @@ def test_arrays_are_taken_as_they_are():
         (np.zeros((0, 5), np.uint8), r"at least one pixel, not \(0, 5\)"),
     ],
 )
-def test_an_array_that_is_no_picture_is_refused(array, words):
+def test_an_array_that_is_no_image_is_refused(array, words):
     with pytest.raises(InputError, match=words):
         read_image(array)
 
@@ -233,7 +215,7 @@ def test_an_array_that_is_no_picture_is_refused(array, words):
         ("a.png", b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x0dIHDR", "truncated", r"a\.png: is truncated: its data end"),
     ],
 )
-def test_files_that_are_no_pictures_are_named_with_the_reason(tmp_path, name, content, code, words):
+def test_files_that_are_no_images_are_reported_with_the_reason(tmp_path, name, content, code, words):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ImageError, match=words) as caught:
@@ -309,10 +291,11 @@ def test_a_damaged_file_is_read_or_refused_but_never_a_crash(kind, changes):
 @pytest.mark.parametrize("color", [0, 2])
 @pytest.mark.parametrize("rows", [0, 1, 10, 19])
 def test_a_png_with_fewer_rows_than_its_header_says_is_truncated(color, rows):
-    array = PHOTO if color == 2 else PHOTO[..., 0]
+    array = (PHOTO if color == 2 else PHOTO[..., 0]).copy()
     with pytest.raises(InputError, match=r"is truncated: it has fewer rows than its header|cannot be decoded"):
         read_image(png(array, color, 8, rows=rows))
-    read_image(png(array, color, 8))
+    array[-5:] = 0  # a black end is not a missing one
+    np.testing.assert_array_equal(read_image(png(array, color, 8))[..., : 1 + color], array.reshape(20, 30, -1))
 
 
 @pytest.mark.parametrize("number", [0, 165, 255])
@@ -381,12 +364,6 @@ def test_a_whole_jpeg_with_a_flat_end_is_read(picture, options, tail):
     assert read.shape[:2] == picture.shape[:2]
 
 
-def test_a_whole_png_with_a_black_last_row_is_read():
-    black = PHOTO.copy()
-    black[-5:] = 0
-    np.testing.assert_array_equal(read_image(png(black, 2, 8)), black)
-
-
 def test_a_bomb_is_refused_until_the_user_raises_the_limit(monkeypatch):
     data = encode(Image.new("L", (100, 50)), "PNG")
     monkeypatch.setenv("FULLCONV_MAX_PIXELS", "4999")
@@ -407,12 +384,8 @@ def test_a_bomb_is_refused_until_the_user_raises_the_limit(monkeypatch):
 
 def test_pillows_own_limit_does_not_count_and_stays_as_it_was(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    assert read_image(encode_unlimited()).shape == (40, 40, 1)
+    assert read_image(png(np.zeros((40, 40), np.uint8), 0, 8)).shape == (40, 40, 1)
     assert Image.MAX_IMAGE_PIXELS == 500
-
-
-def encode_unlimited() -> bytes:
-    return png(np.zeros((40, 40), np.uint8), 0, 8)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
@@ -455,7 +428,7 @@ def test_a_path_with_spaces_and_other_letters_is_read(tmp_path: Path):
     np.testing.assert_array_equal(read_image(str(path)), PHOTO)
 
 
-def test_a_tiff_without_a_page_is_told_once(tmp_path: Path, capfd):
+def test_a_tiff_without_a_page_is_reported_once(tmp_path: Path, capfd):
     path = tmp_path / "begun.tif"
     path.write_bytes(b"II*\0" + bytes(12))  # what a program leaves that stopped before its first page
     with pytest.raises(ImageError, match=r"begun\.tif: is a TIFF without pages\. Copy or export it again"):

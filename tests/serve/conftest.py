@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
@@ -18,30 +17,20 @@ pytest.importorskip("httpx")
 
 from serving import CLASSES, RunningService, draw_image  # noqa: E402
 
-from fullconv.card import Card, Labels  # noqa: E402
-from fullconv.nn import build  # noqa: E402
-from fullconv.segmenter import Segmenter, build_settings  # noqa: E402
+from model_files import small_segmenter, two_headed_segmenter  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
-    torch.manual_seed(5)
     path = tmp_path_factory.mktemp("served") / "shapes" / "model.safetensors"
-    network = build("fcn8s", backbone="tiny", num_classes=4, width=0.25)
-    Segmenter.from_network(network, CLASSES, device="cpu").save(path)
+    small_segmenter(CLASSES, seed=5).save(path)
     return path
 
 
 @pytest.fixture(scope="session")
 def two_headed(tmp_path_factory) -> Path:
-    torch.manual_seed(3)
-    network = build("fcn8s", backbone="tiny", num_classes={"sort": 3, "state": 2}, width=0.25)
-    heads = {"sort": Labels(classes=("a", "b", "c")), "state": Labels(classes=("dry", "wet"))}
-    card = Card(
-        variant="fcn8s", backbone="tiny", network=build_settings(network), classes=heads["sort"].classes, heads=heads
-    )
     path = tmp_path_factory.mktemp("two") / "two.safetensors"
-    Segmenter(network, card, device="cpu").save(path)
+    two_headed_segmenter().save(path)
     return path
 
 

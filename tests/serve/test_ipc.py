@@ -6,12 +6,13 @@ import asyncio
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullconv.serve.ipc import pack_frame, read_frame, receive_frame, write_frame
 
 
+@settings(max_examples=30)
 @given(frames=st.lists(st.tuples(st.dictionaries(st.text(), st.integers()), st.binary()), max_size=5))
 def test_frames_survive_the_pipe_and_a_truncated_one_ends_it(frames):
     file = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import numpy as np
@@ -10,26 +9,9 @@ import pytest
 
 from fullconv.data import inspect
 from synthetic import coco, labelme, labelstudio, supervisely
+from synthetic.trees import paths_in, replaced
 
 ODD = [None, [], {}, "", -1, 1e308, 10**400, True, [[[]]], "../x", "a\0b"]
-
-
-def paths_in(value, path=()):
-    """Yield the path of each value in a JSON value."""
-    if path:
-        yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from paths_in(inner, (*path, key))
-
-
-def changed(value, path, odd):
-    value = copy.deepcopy(value)
-    inner = value
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = odd
-    return value
 
 
 def coco_file(root):
@@ -68,6 +50,6 @@ def test_no_value_of_an_annotation_file_crashes(tmp_path, make):
     table = json.loads(path.read_text(encoding="utf-8"))
     for number, place in enumerate(paths_in(table)):
         for odd in ODD[number % 3 :: 3]:
-            path.write_text(json.dumps(changed(table, place, odd)), encoding="utf-8")
+            path.write_text(json.dumps(replaced(table, place, odd)), encoding="utf-8")
             for found in inspect(tmp_path):
                 assert found.cause, (place, odd)

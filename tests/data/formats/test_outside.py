@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 
 from fullconv.data import open_dataset
 from fullconv.errors import FullconvError
+from synthetic import coco, labelme
+from synthetic.reading import edit_json
 from synthetic.shapes import make_shapes
 
 Change = Callable[[Path, Path], None]
@@ -44,27 +45,24 @@ def lists(prefix: str) -> Change:
     return change
 
 
-def coco(root: Path, outside: Path) -> None:
+def coco_images(root: Path, outside: Path) -> None:
     shutil.rmtree(root)
-    (root / "images").mkdir(parents=True)
-    (root / "annotations").mkdir()
-    pictures = [
-        {"id": i, "file_name": f"../../outside/images/shape00{i}.png", "width": 24, "height": 24} for i in range(3)
-    ]
-    shape = {"category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]], "bbox": [1, 1, 8, 8], "area": 32, "iscrowd": 0}
-    table = {"images": pictures, "annotations": [{**shape, "id": i + 1, "image_id": i} for i in range(3)],
-             "categories": [{"id": 1, "name": "x"}]}  # fmt: skip
-    (root / "annotations" / "instances.json").write_text(json.dumps(table))
+    shapes = [{"image_id": 70 + i, "category_id": 7, "segmentation": [coco.square(1, 1, 8)]} for i in range(3)]
+    coco.coco(root, shapes, name="annotations/instances.json")
+
+    def edit(table: dict) -> None:
+        for i, image in enumerate(table["images"]):
+            image["file_name"] = f"../../outside/images/shape00{i}.png"
+
+    edit_json(root / "annotations" / "instances.json", edit)
 
 
-def labelme(root: Path, outside: Path) -> None:
+def labelme_images(root: Path, outside: Path) -> None:
     shutil.rmtree(root)
     root.mkdir()
-    shape = {"label": "x", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
     for i in range(3):
-        content = {"version": "5", "imagePath": f"../outside/images/shape00{i}.png", "imageData": None, "imageHeight": 24,
-                   "imageWidth": 24, "shapes": [shape]}  # fmt: skip
-        (root / f"a{i}.json").write_text(json.dumps(content))
+        labelme.labelme(root, f"a{i}", [labelme.box("x", 1, 1, 9, 9)], f"../outside/images/shape00{i}.png")
+        (root / f"a{i}.png").unlink()
 
 
 def voc(root: Path, outside: Path) -> None:
@@ -88,8 +86,8 @@ def voc(root: Path, outside: Path) -> None:
         split_lines,
         lists("../outside"),
         lists("OUTSIDE"),
-        coco,
-        labelme,
+        coco_images,
+        labelme_images,
         voc,
     ],
     ids=["images", "absolute", "masks", "glob", "groups", "splits", "split-lines", "lists", "absolute-lists", "coco",
