@@ -216,21 +216,19 @@ def table_file(root: Path) -> Path:
 
 def read_table(root: Path) -> dict[str, Any]:
     """Read `data.toml` without validation; empty where there is none."""
-    table: dict[str, Any] = {}
     where = table_file(root)
     if not where.is_file():
         names = ("data.toml", "data.toml.txt")  # editors of Windows add a suffix that its file manager hides
         near = next((path.name for path in sorted(root.glob("[dD]*")) if path.name.lower() in names), None)
         if near is not None:  # its settings would be ignored silently
             raise DataError(f"{root / near}: is not read. Make it a file named data.toml.")
-    else:
-        try:
-            table = tomllib.loads(read_text(where))
-        except OSError as error:
-            raise DataError(f"{where}: cannot be read ({error.strerror or error}). Check its permissions.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: not valid TOML: {error}.") from error
-    return table
+        return {}
+    try:
+        return tomllib.loads(read_text(where))
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read ({error.strerror or error}). Check its permissions.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{where}: not valid TOML: {error}.") from error
 
 
 def read_settings(root: Path) -> DataSettings:

@@ -19,7 +19,9 @@ MAX_CROPS = 8
 
 _MAX_BALANCED_RATIO = 5.0  # of pixels of two classes that need no weights
 _DICE_SHARE = 0.05  # of the pixels, below which a class is helped by a loss that counts classes, not pixels
-_RARE_SHARE = 0.02  # of the pixels, below which crops are centered on classes
+_RARE_CROPS = "Every second crop is centered on a class of the image, rare ones more often"
+_RARE_SHARE = 0.02
+# of the pixels, below which crops are centered on classes
 
 
 def class_weights(statistics: Statistics, kind: str | Sequence[float] = "auto") -> tuple[NDArray[np.float32], str]:
@@ -97,7 +99,7 @@ def choose_sampling(statistics: Statistics, sampling: str, crop: Crop, scale: fl
     if sampling == "uniform":
         return "uniform", "Crops lie anywhere in the image."
     if sampling == "rare" or crop == "whole":
-        return "rare", "Every second crop is centered on a class of the image, rare ones more often."
+        return "rare", f"{_RARE_CROPS}."
     if sampling != "auto":
         raise RecipeError(f"sampling = '{sampling}' is unknown. Choose auto, uniform or rare.")
     pixels = statistics.pixels
@@ -107,10 +109,7 @@ def choose_sampling(statistics: Statistics, sampling: str, crop: Crop, scale: fl
         return "uniform", f"Crops lie anywhere in the image: the rarest class has {100 * share:.2g} % of the pixels."
     if covered > 0.5:
         return "uniform", f"Crops lie anywhere in the image: one covers {100 * min(covered, 1):.0f} % of it."
-    return "rare", (
-        "Every second crop is centered on a class of the image, rare ones more often, as the rarest has only"
-        f" {100 * share:.2g} % of the pixels."
-    )
+    return "rare", f"{_RARE_CROPS}, as the rarest has only {100 * share:.2g} % of the pixels."
 
 
 def median_area(statistics: Statistics) -> float:

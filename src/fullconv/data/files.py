@@ -189,31 +189,29 @@ def is_junk(name: str) -> bool:
 def walk(base: Path, errors: list[tuple[str, Path]] | None = None) -> Iterator[Path]:
     """Yield all files below a folder in sorted order; links are followed, but never in a loop.
 
-    Args:
-        base: The folder.
-        errors: Gets what cannot be entered: ("link-loop" or "unreadable", path). Where given, folders that are named
-            like images are yielded, too.
+    `errors` gets what cannot be entered: ("link-loop" or "unreadable", path); with it, folders named like images are
+    yielded, too.
     """
     collected = errors if errors is not None else []
     if not base.is_dir():
         return
     above = {_identity(folder) for folder in (base.resolve(), *base.resolve().parents)}
     seen: set[tuple[int, int]] = set()
-    for folder, inner, names in os.walk(
-        base, followlinks=True, onerror=lambda error: collected.append(("unreadable", Path(error.filename)))
-    ):
-        here = _identity(Path(folder))
-        if here[1] and (here in seen or (here in above and Path(folder) != base)):
-            collected.append(("link-loop", Path(folder)))
+
+    def note(error: OSError) -> None:
+        collected.append(("unreadable", Path(error.filename)))
+
+    for folder, inner, names in os.walk(base, followlinks=True, onerror=note):
+        place = Path(folder)
+        here = _identity(place)
+        if here[1] and (here in seen or (here in above and place != base)):
+            collected.append(("link-loop", place))
             inner.clear()
             continue
         seen.add(here)
         inner[:] = sorted(name for name in inner if not is_junk(name))
-        files = names if errors is None else [*names, *_as_files(Path(folder), inner)]
-        place = Path(folder)
-        for name in sorted(files):
-            if not is_junk(name):
-                yield place / name
+        files = names if errors is None else [*names, *_as_files(place, inner)]
+        yield from (place / name for name in sorted(files) if not is_junk(name))
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -314,9 +312,7 @@ def load_text(path: Path, fix: str) -> str:
 
 def read_head(path: Path, size: int) -> str:
     """Return the first bytes of a file as text, with undecodable ones replaced."""
-    with path.open("rb") as file:
-        data = file.read(size)
-    return data.decode(_encoding(data), "replace")
+    return read_head_tail(path, size)[0]
 
 
 def read_head_tail(path: Path, size: int) -> tuple[str, str]:

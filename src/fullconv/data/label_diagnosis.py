@@ -86,9 +86,8 @@ class LabelHistogram:
         self.pixels.update(counts)
         self.images.update(counts.keys())
         step = edge_row_step(stats.size[0])
-        self._area_labels.update(
-            value for value, n in counts.items() if edges.soft_runs.get(value, 0) * step < 0.15 * n
-        )
+        areas = [value for value, n in counts.items() if edges.soft_runs.get(value, 0) * step < 0.15 * n]
+        self._area_labels.update(areas)
         if _is_soft(stats, self.void):
             label = next(iter(set(edges.soft_runs) - self.void))
             self._single.append((sample, label, edges.soft_runs[label]))
@@ -133,7 +132,8 @@ def _is_textured(stats: MaskStats) -> bool:
 
 def _is_soft(stats: MaskStats, void: frozenset[int]) -> bool:
     """Whether the edges of a mask pass over labels or colours in between."""
-    soft = stats.edges.soft_count(void)
+    soft = sum(count for value, count in stats.edges.soft_runs.items() if value not in void)
+
     if _is_textured(stats) or soft < _MIN_SOFT_RUNS:
         return False
     return soft >= _SOFT_SHARE * (soft + stats.edges.hard_edges)
@@ -187,15 +187,12 @@ class LabelDiagnosis:
 
     def _shifted(self, held: set[int], table: Mapping[int, int]) -> Finding | None:
         """Find labels that are in the table after a division, or after subtracting 1."""
-        for factor in (*_BIT_DEPTH_FACTORS, reduce(gcd, held, 0), reduce(gcd, held - {VOID}, 0)):
+        for factor in self._factors:
             wide = factor in _BIT_DEPTH_FACTORS
             labels = held - {VOID * factor if wide else VOID}
-            indices = {value // factor for value in labels} if factor > 1 else set()
-            if (
-                len(indices - {0}) > (not wide)
-                and indices <= set(table)
-                and not any(value % factor for value in labels)
-            ):
+            divisible = factor > 1 and not any(value % factor for value in labels)
+            indices = {value // factor for value in labels} if divisible else set()
+            if len(indices - {0}) > (not wide) and indices <= set(table):
                 meaning = {value * factor: index for value, index in table.items()}
                 if VOID * factor in held:
                     meaning[VOID * factor] = VOID
@@ -211,21 +208,31 @@ class LabelDiagnosis:
         others = held - {VOID}
         if VOID not in held or VOID in table or not others <= set(own) or all(table[v] == v for v in others):
             return None
-        cause = (
-            f"masks hold 255, which this format does not define, and otherwise only 0 to {max(others)}: they seem to"
-            " number its classes from 0, with 255 for void"
-        )
+        cause = f"masks hold only 0 to {max(others)}, and 255: they seem to number this format's classes from 0"
         fix = f"If they do: {config_hint(self.root, self._values(own), ('colors',))}"
         return Finding("off-by-one", self.files, cause=cause, fix=fix, severity="warning")
 
-    def _finding(self, code: str, cause: str, meaning: Mapping[int, int], otherwise: str = "") -> Finding:
-        table = self._values(meaning)
+    @property
+    def _factors(self) -> tuple[int, ...]:
+        """What labels may have been multiplied by."""
+        held = set(self.histogram.pixels)
+        return (*_BIT_DEPTH_FACTORS, reduce(gcd, held, 0), reduce(gcd, held - {VOID}, 0))
+
+    def _finding(
+        self, code: str, cause: str, meaning: Mapping[int, int], otherwise: str = "", names: Sequence[str] = ()
+    ) -> Finding:
+        """Report what mask values mean, with the lines of data.toml that state it; arguments as of `_values`."""
+        table = self._values(meaning, names)
         fix = f"{config_hint(self.root, table, ('colors',))}\n{otherwise}".strip()
         return Finding(code, self.files, cause=cause, fix=fix, settings=table)
 
-    def _values(self, meaning: Mapping[int, int]) -> dict[str, object]:
-        """Return the keys of data.toml for mask values with the class (or VOID) that each means."""
-        names = self.classes or [f"class{i}" for i in range(1 + max(c for c in meaning.values() if c != VOID))]
+    def _values(self, meaning: Mapping[int, int], names: Sequence[str] = ()) -> dict[str, object]:
+        """Return the keys of data.toml for mask values with the class (or VOID) that each means.
+
+        `names` are those of classes that are to be inferred, class0 and so on by default.
+        """
+        count = 1 + max(index for index in meaning.values() if index != VOID)
+        names = self.classes or names or [f"class{i}" for i in range(count)]
         values = {value: VOID_NAME if index == VOID else names[index] for value, index in meaning.items()}
         return {**({} if self.classes else {"classes": list(names)}), "values": values}
 
@@ -234,13 +241,9 @@ class LabelDiagnosis:
         top = max(self.histogram.pixels, default=0)
         if (self.classes and len(self.classes) != 2) or set(self.histogram.pixels) != {0, top} or top not in _WHITES:
             return None
-        names = self.classes or ("background", "foreground")
-        cause = f"masks hold only 0 and {top}, and " + (
-            "255 is void unless a class has it" if top == VOID else f"{top} is no class"
-        )
-        table = {**({} if self.classes else {"classes": list(names)}), "values": {0: names[0], top: names[1]}}
-        fix = config_hint(self.root, table, ("colors",))
-        return Finding("binary-mask", self.files, cause=cause, fix=fix, settings=table)
+        what = "255 is void unless a class has it" if top == VOID else f"{top} is no class"
+        cause = f"masks hold only 0 and {top}, and {what}"
+        return self._finding("binary-mask", cause, {0: 0, top: 1}, names=("background", "foreground"))
 
     def scaled(self) -> Finding | None:
         """Masks whose labels were multiplied: by 256 or 257 for 16 bits, or spread over 0 to 255 to be visible."""
@@ -248,7 +251,7 @@ class LabelDiagnosis:
         count = len(self.classes) if self.classes else 0
         if count and max(held, default=0) < count:
             return None
-        for factor in (*_BIT_DEPTH_FACTORS, reduce(gcd, held, 0), reduce(gcd, held - {VOID}, 0)):
+        for factor in self._factors:
             if (found := self._times(held, factor, count)) is not None:
                 return self._finding("scaled-labels", f"masks hold the class labels times {factor}", found)
         if (found := self._stretched(held, count)) is not None:
@@ -308,22 +311,17 @@ class LabelDiagnosis:
         if len(odd) < (2 if self.classes else _MIN_INSTANCES) or histogram.masks < 4:
             return None
         last = histogram.last_consecutive
-        nested = (
-            sum(last.values()) >= 0.9 * histogram.masks
-            and len(last) > (2 if self.classes else 3)
-            and max(last.values()) <= max(2, histogram.masks // 2)
-        )
+        varied = len(last) > (2 if self.classes else 3) and max(last.values()) <= max(2, histogram.masks // 2)
+        nested = varied and sum(last.values()) >= 0.9 * histogram.masks
         rare = sum(histogram.images[value] for value in odd) < 1.5 * len(odd) and len(odd) > 3 * _MIN_INSTANCES
         if not nested and not rare and len(labels) <= MAX_CLASSES:
             return None
         cause = f"masks hold {len(labels)} labels that differ from mask to mask: they number objects, not classes"
         if (self.classes is not None and len(self.classes) > 2) or len(labels) > 4 * MAX_CLASSES:
             return Finding("instance-ids", self.files, cause=cause, fix=_EXPORT_CLASSES)
-        names = self.classes or ("background", "object")
-        values = {0: names[0]} | {value: names[1] for value in labels if value > 0}
-        table = {**({} if self.classes else {"classes": list(names)}), "values": values}
-        fix = f"{config_hint(self.root, table, ('colors',))}\nOr export masks with one label per class."
-        return Finding("instance-ids", self.files, cause=cause, fix=fix, settings=table)
+        meaning = {0: 0, **{value: 1 for value in labels if value > 0}}
+        otherwise = "Or export masks with one label per class."
+        return self._finding("instance-ids", cause, meaning, otherwise, names=("background", "object"))
 
     def void_as_class(self) -> Finding | None:
         """Masks in which 255, which is void, fills regions, while one class is missing."""
@@ -336,10 +334,8 @@ class LabelDiagnosis:
         share = 100 * histogram.pixels[VOID] / sum(histogram.pixels.values())
         name = names[unused[0]]
         meaning = {(VOID if i == unused[0] else i): i for i in range(len(names))}
-        cause = (
-            f"255 is void, but it fills regions in {histogram.void_regions} masks ({share:.2g} % of all pixels),"
-            f" and no mask holds {unused[0]} ('{name}')"
-        )
+        regions = f"regions in {histogram.void_regions} masks ({share:.2g} % of all pixels)"
+        cause = f"255 is void, but it fills {regions}, and no mask holds {unused[0]} ('{name}')"
         hint = config_hint(self.root, self._values(dict(sorted(meaning.items()))), ("colors",))
         return Finding("void-as-class", self.files, cause=cause, fix=f"If 255 is '{name}': {hint}")
 
@@ -354,10 +350,7 @@ class LabelDiagnosis:
         void = ""
         if has_void_regions(self.histogram):  # more likely a class than a border
             labels, void = [*labels, VOID], ' (255 fills regions; write "void" for it if it is no class)'
-        table = {
-            "classes": [f"class{i}" for i in range(len(labels))],
-            "values": {value: f"class{i}" for i, value in enumerate(labels)},
-        }
+        table = self._values({value: i for i, value in enumerate(labels)})
         fix = f"With your own names{void}: {config_hint(self.root, table)}"
         return Finding("label-gaps", self.files, cause=cause, fix=fix, settings=table)
 
@@ -380,13 +373,10 @@ def unnamed_colors(root: Path, files: Sequence[str], histogram: LabelHistogram, 
         cause = f"masks hold {len(colors)} colours or more: they were compressed or resized, or are no masks"
         return Finding("rgb-mask", files, cause=cause, fix="Export the masks again, as indexed PNG.", stems=stems)
     ordered = [color for color, _ in colors.most_common()]
-    table = {
-        "classes": [f"class{i}" for i in range(len(ordered))],
-        "colors": {f"#{color:06x}": f"class{i}" for i, color in enumerate(ordered)},
-    }
+    names = {f"#{color:06x}": f"class{i}" for i, color in enumerate(ordered)}
+    table = {"classes": list(names.values()), "colors": names}
     cause = f"masks are RGB with {len(ordered)} colours that have no class"
     hint = config_hint(root, table, ("values", "ignore_index"))
     fix = f'With your own names ("void" for what is ignored): {hint}'
-    return Finding(
-        "rgb-mask", files, cause=cause, fix=fix, stems=stems, settings={} if stems or len(ordered) < 2 else table
-    )
+    settings = {} if stems or len(ordered) < 2 else table
+    return Finding("rgb-mask", files, cause=cause, fix=fix, stems=stems, settings=settings)

@@ -62,14 +62,9 @@ class LabelMapping:
         return self.labels.values is None and min(self.labels.void_values, default=VOID) >= len(self.labels.classes)
 
     def decode(self, raw: NDArray[Any], where: str) -> NDArray[np.uint8]:
-        """Return class indices and VOID.
+        """Return class indices and VOID, (H, W) uint8, of labels (H, W) uint8 or uint16, or of colours (H, W, 3) uint8.
 
-        Args:
-            raw: (H, W) uint8 or uint16 labels, or (H, W, 3) uint8 colours.
-            where: The file, for the message.
-
-        Returns:
-            (H, W) uint8.
+        Errors name the file by `where`.
         """
         if raw.ndim == 3:
             return self._decode_colors(raw, where)

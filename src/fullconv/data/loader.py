@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from fullconv.data.augmentation import Augmentation, as_dtype, augment, preset
 from fullconv.data.crop_sampling import Crop, center_probabilities, choose_sampling, crops_per_image, sample_center
 from fullconv.data.dataset import Dataset
-from fullconv.data.samples import Sample
+from fullconv.data.samples import Masks, Sample
 from fullconv.data.statistics import Statistics
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import resize_mask
@@ -38,12 +38,12 @@ START_METHOD: str | None = None
 _ORDER, _CROP = 1, 2  # separate streams of random numbers from one seed
 _POLL_S = 0.1  # how soon the background thread notices that its consumer is gone
 
+Decoded = tuple[NDArray[Any], Masks]
+"""An image (H, W, C) with its masks."""
 Item = TypeVar("Item")
 
 
-def read_sample(
-    dataset: Dataset, sample: Sample, scale: float = 1.0, channels: int | None = None
-) -> tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]:
+def read_sample(dataset: Dataset, sample: Sample, scale: float = 1.0, channels: int | None = None) -> Decoded:
     """Read an image (H, W, C) with its masks (H, W) by head, at the working resolution.
 
     A grey image becomes three equal channels where `channels` is 3.
@@ -59,17 +59,11 @@ def read_sample(
 
 
 def pad_together(
-    images: Sequence[NDArray[Any]], masks: Sequence[Mapping[str, NDArray[np.uint8]]], fill: Sequence[float]
-) -> tuple[list[NDArray[Any]], list[dict[str, NDArray[np.uint8]]]]:
-    """Pad images with their masks, right and bottom, to the largest height and width among them.
+    images: Sequence[NDArray[Any]], masks: Sequence[Masks], fill: Sequence[float]
+) -> tuple[list[NDArray[Any]], list[Masks]]:
+    """Pad images (H, W, C) of one type and their masks, right and bottom, to the largest height and width among them.
 
-    Args:
-        images: Each (H, W, C), of one type.
-        masks: Of each image, (H, W) uint8 by head.
-        fill: (C,) the mean colour, which normalizes to 0.
-
-    Returns:
-        Images of one size, padded with the mean colour; masks, padded with void, which counts in no loss.
+    Images get the mean colour `fill` (C,), which normalizes to 0; masks get void, which counts in no loss.
     """
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
 
@@ -129,7 +123,7 @@ class BatchBuilder(TorchDataset[list[Batch]]):
 
     def __init__(self, config: LoaderConfig) -> None:
         self.config = config
-        self._cache: dict[int, tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]] = {}
+        self._cache: dict[int, Decoded] = {}
         self._cache_bytes = 0
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
@@ -153,9 +147,7 @@ class BatchBuilder(TorchDataset[list[Batch]]):
             self._order = epoch, np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(count)
         return int(self._order[1][visit % count])
 
-    def _read_or_skip(
-        self, index: int, skipped: list[tuple[str, str]]
-    ) -> tuple[int, NDArray[Any], dict[str, NDArray[np.uint8]]]:
+    def _read_or_skip(self, index: int, skipped: list[tuple[str, str]]) -> tuple[int, NDArray[Any], Masks]:
         """Read an image; one that cannot be read is an error, or with `skip_bad` the next takes its place."""
         count = len(self.config.samples)
         for shift in range(count):
@@ -169,7 +161,7 @@ class BatchBuilder(TorchDataset[list[Batch]]):
                 skipped.append((sample.stem, str(error)))
         raise DataError(f"{self.config.dataset.root}: none of {count} images can be read. Check the disk.")
 
-    def _read(self, index: int) -> tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]:
+    def _read(self, index: int) -> Decoded:
         if index in self._cache:
             return self._cache[index]
         config, sample = self.config, self.config.samples[index]
@@ -181,9 +173,7 @@ class BatchBuilder(TorchDataset[list[Batch]]):
             self._cache_bytes += size
         return found
 
-    def _batch(
-        self, step: int, samples: Sequence[tuple[int, int, NDArray[Any], dict[str, NDArray[np.uint8]]]]
-    ) -> Batch:
+    def _batch(self, step: int, samples: Sequence[tuple[int, int, NDArray[Any], Masks]]) -> Batch:
         config = self.config
         images, masks, stems = [], [], []
         epoch, inner = divmod(step, config.steps_per_epoch)
@@ -321,7 +311,6 @@ class TrainingBatches:
             prefetch_factor=2,
             persistent_workers=True,
             multiprocessing_context=START_METHOD,
-            collate_fn=_identity,
             worker_init_fn=_exit_with_parent,
         )
         for block in loader:
@@ -341,10 +330,6 @@ class _ErrorsAsText(TorchDataset[Any]):
             return self.builder[block]
         except FullconvError as error:
             return str(error)
-
-
-def _identity(block: Any) -> Any:
-    return block
 
 
 def _exit_with_parent(_: int) -> None:

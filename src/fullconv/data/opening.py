@@ -168,11 +168,7 @@ def _map_head(
 
 
 def infer_classes(
-    root: Path,
-    settings: LabelSettings,
-    samples: Sequence[Sample],
-    skip_bad: bool,
-    head: str,
+    root: Path, settings: LabelSettings, samples: Sequence[Sample], skip_bad: bool, head: str
 ) -> tuple[tuple[str, ...], LabelHistogram]:
     """Name the classes class0, class1, ... that the masks of a head hold; return them and their histogram."""
     void = set(settings.void_values())

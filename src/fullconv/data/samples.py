@@ -17,6 +17,9 @@ from fullconv.images import decode
 JPEG_FORMATS = ("JPEG", "MPO")
 """Pillow's names for files that cannot hold a mask."""
 
+Masks = dict[str, NDArray[np.uint8]]
+"""Class indices and VOID, each (H, W), by head."""
+
 Colors = Literal["none", "rgb", "all"]
 """Where colours count: nowhere (equal channels are labels, others stay colours), in RGB files, or in palettes, too."""
 

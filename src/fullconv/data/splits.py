@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +38,7 @@ def _parts(samples: Iterable[Sample]) -> list[list[Sample]]:
 def hold_out(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """Split samples into train and val: 20 % of the groups or stems by their hash, 10 to 30 % of the images.
 
-    Returns:
-        train, val; val is empty where there is only one group.
+    val is empty where there is only one group.
     """
     parts = _parts(samples)
     if len(parts) < 2:
@@ -95,12 +94,9 @@ def with_groups(samples: Mapping[str, list[Sample]], settings: DataSettings, roo
     groups = settings.groups
     if groups is None:
         return dict(samples)
+    find: Callable[[str], str | None]
     if groups.lower().endswith(".csv"):
-        table = _read_groups(root, groups)
-
-        def find(name: str) -> str | None:
-            return table.get(name)
-
+        find = _read_groups(root, groups).get
         source = f"{root / groups}: has no group for"
     else:
         try:
@@ -175,7 +171,7 @@ def by_lists(
     for split, name in settings.splits.items():
         missing = []
         for line in read_list(root / name):
-            found = _find(line, known)
+            found = next(filter(None, map(known.get, stems_in(line))), None)
             if found is None:
                 missing.append(line)
             elif split_of.setdefault(found.stem, split) != split:
@@ -200,8 +196,7 @@ def unread_lists(root: Path, splits: Mapping[str, list[Sample]]) -> list[Problem
         path = root / f"{split}.txt"
         with suppress(DataError):
             lines = read_list(path)[:20] if path.is_file() else []
-            names = [nfc(text_stem(re.split(r"[,\t ]", line, maxsplit=1)[0])) for line in lines]
-            if lines and 2 * sum(name in known or name.rpartition("/")[2] in known for name in names) > len(lines):
+            if 2 * sum(any(stem in known for stem in stems_in(line)) for line in lines) > len(lines):
                 lists[split] = path.name
     if "train" not in lists:
         return []
@@ -218,14 +213,11 @@ def _names_of(sample: Sample, root: Path) -> set[str]:
     return names
 
 
-def _find(line: str, known: Mapping[str, Sample | None]) -> Sample | None:
-    """Find the sample that a line names: all of it, or its first word (`image label` lists)."""
-    for text in (line, re.split(r"[,\t ]", line, maxsplit=1)[0]):
+def stems_in(line: str) -> Iterator[str]:
+    """Yield the stems that a line may name: all of it, or its first word (`image label` lists), with folders or without."""
+    for text in (line, re.split(r"[,;\t ]", line, maxsplit=1)[0]):
         stem = nfc(text_stem(text))
-        for name in (stem, stem.rpartition("/")[2]):
-            if (found := known.get(name)) is not None:
-                return found
-    return None
+        yield from (stem, stem.removeprefix("JPEGImages/"), stem.rpartition("/")[2])
 
 
 def read_list(path: Path) -> list[str]:

@@ -46,11 +46,7 @@ class Statistics:
 
 
 def class_counts(stats: MaskStats, mapping: LabelMapping) -> tuple[NDArray[np.int64], int, list[int]]:
-    """Count a mask's pixels by class.
-
-    Returns:
-        (K,) pixels by class; void pixels; labels or colours without a meaning.
-    """
+    """Return a mask's pixels by class (K,), its void pixels, and its labels or colours without a meaning."""
     classes = np.zeros(len(mapping.labels.classes), dtype=np.int64)
     void = 0
     unknown: list[int] = []

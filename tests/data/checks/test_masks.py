@@ -8,8 +8,8 @@ from doctor.sets import COLORS, NAMES, colored, save
 from PIL import Image
 
 from fullconv.data import inspect
+from fullconv.data.checks.aggregates import Thumbnails
 from fullconv.data.checks.alignment import AlignmentMatrix
-from fullconv.data.checks.thumbnails import Thumbnails
 from fullconv.data.label_diagnosis import LabelDiagnosis, LabelHistogram
 from fullconv.data.samples import Sample
 from synthetic.reading import problems

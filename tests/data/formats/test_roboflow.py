@@ -41,7 +41,7 @@ def test_missing_masks_and_contradictory_tables_are_errors(tmp_path):
     (tmp_path / "valid" / "_classes.csv").write_text("Pixel Value, Class\n0, sky\n")
     (found,) = inspect(tmp_path)
     assert "valid" in found.cause
-    assert "0 is sky here, but background elsewhere" in found.cause
+    assert "0 is sky, but background elsewhere" in found.cause
     (tmp_path / "valid" / "_classes.csv").write_text("Pixel Value, Class\nx, sky\n")
     (found,) = inspect(tmp_path)
     assert "line 2: 'x, sky' is not a number and a class" in found.cause

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.checks.aggregates import MAX_PAIRS, Aggregates
-from fullconv.data.checks.thumbnails import Thumbnails, explained_variance
+from fullconv.data.checks.aggregates import MAX_PAIRS, Aggregates, Thumbnails, explained_variance
 from fullconv.data.problems import Finding
 
 MIN_PAIRS = 6

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.checks.aggregates import MAX_PAIRS, Aggregates
+from fullconv.data.checks.aggregates import MAX_PAIRS, Aggregates, Thumbnails
 from fullconv.data.checks.alignment import MIN_SIGMAS
-from fullconv.data.checks.thumbnails import Thumbnails
 from fullconv.data.problems import Finding
 from fullconv.data.samples import Sample
 
@@ -55,9 +54,8 @@ class ClassAppearance:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Compare two classes in the M masks that hold both.
 
-        Returns:
-            (M,) their difference in colour along the usual one: 1 where it is the same, -1 where it is opposite; (M,) the
-            logarithm of how many times the first is as large as the second.
+        Returned are (M,) their difference in colour along the usual one, 1 where it is the same and -1 where it is
+        opposite, and (M,) the logarithm of how many times the first is as large as the second.
         """
         both = np.minimum(self.shares[:, first], self.shares[:, second]) >= _MIN_SHARE
         direction = usual[first] - usual[second]

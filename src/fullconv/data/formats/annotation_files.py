@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path, PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 from fullconv.data.config import DataSettings
@@ -109,9 +110,8 @@ class ImageIndex:
         for end in (last, PurePosixPath(last).stem) if last else ():
             fits = _longest(self._ends.get(end, []), clean)
             if len(fits) > 1:
-                fits = [path for path in fits if near in path.parents] or [
-                    p for p in fits if split and any(part.lower().startswith(split) for part in p.parts[:-1])
-                ]
+                of_split = [p for p in fits if split and any(x.lower().startswith(split) for x in p.parts[:-1])]
+                fits = [path for path in fits if near in path.parents] or of_split
             if len(fits) == 1:
                 foreign = re.match(r"/|[A-Za-z]:|.*\.\./", clean) is not None
                 if foreign or end != last or ("/" in clean and not nfc(fits[0].as_posix()).endswith("/" + clean)):
@@ -123,7 +123,7 @@ class ImageIndex:
         """Return the image at a path, or None, which is not reported."""
         here = near.relative_to(self.root)
         for base in (here, *map(Path, self._bases), here / "images", Path(), Path("images")):
-            if (path := self._paths.get(_join(base, name))) is not None:
+            if (path := self._paths.get(normpath((base / name).as_posix()))) is not None:
                 return path
         return None
 
@@ -136,13 +136,13 @@ class ImageIndex:
         stem = nfc(path.stem)
         return next((p for p in self._ends.get(stem, []) if p.parent == path.parent and nfc(p.stem) == stem), None)
 
-    def problems(
-        self,
-        any_found: bool,
-        unlisted: str = "images are in no annotation",
-        unlisted_fix: str = "Annotate them if they should count.",
-    ) -> list[Problem]:
-        """Return the images that were not found (an error if no image has a mask), are unlisted, or lay elsewhere."""
+    def problems(self, any_found: bool, *, of_lists: bool = False) -> list[Problem]:
+        """Return the images that were not found (an error if no image has a mask), are unlisted, or lay elsewhere.
+
+        `of_lists` words it for lists of pairs instead of annotations.
+        """
+        unlisted = "files are on no list" if of_lists else "images are in no annotation"
+        unlisted_fix = f"{'Add them to a list' if of_lists else 'Annotate them'} if they should count."
         found = []
         if self.missing:
             cause = "images that annotations name do not exist, and are omitted"
@@ -156,18 +156,6 @@ class ImageIndex:
             cause = "annotations name their image by a path that does not exist; the one of the same name was used"
             found.append(problem("path-mended", "note", self.repaired, cause, ""))
         return found
-
-
-def _join(base: Path, name: str) -> str:
-    parts: list[str] = []
-    for part in [*base.parts, *PurePosixPath(name).parts]:
-        if part == "..":
-            if not parts:
-                return ""
-            parts.pop()
-        elif part != ".":
-            parts.append(part)
-    return "/".join(parts)
 
 
 def _longest(paths: list[Path], name: str) -> list[Path]:

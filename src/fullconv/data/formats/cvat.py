@@ -21,10 +21,9 @@ from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.file_lists import report_overlap
 from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.rasterize import PackedMask, Shape, rotated_box
-from fullconv.data.formats.voc import listed_stem
+from fullconv.data.formats.voc import read_stems
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
-from fullconv.data.splits import read_list
 from fullconv.dataset_constants import LABELS
 from fullconv.errors import DataError
 from fullconv.images import max_pixels
@@ -165,7 +164,7 @@ def read_masks(folder: Folder, settings: DataSettings) -> FormatResult:
     for path in folder.files("*.txt", "ImageSets/Segmentation"):  # one a subset of CVAT's project
         split = split_of(path.stem)
         lists.setdefault(split, path)
-        stems.setdefault(split, []).extend(listed_stem(line, masks) for line in read_list(path))
+        stems.setdefault(split, []).extend(read_stems(path, masks))
     stems = {split: stems[split] for split in (*SPLITS, "") if split in stems}
     split_by_stem = {stem: split for split, listed in reversed(stems.items()) for stem in listed}
     result.splits.update({split: [] for split in stems if split})

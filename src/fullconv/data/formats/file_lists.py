@@ -141,7 +141,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     result.report("missing-listed", "error", index.missing, "lists name files that do not exist", fix)
     index.missing = []
     report_overlap(result, lists)
-    result.problems += index.problems(True, "files are on no list", "Add them to a list if they should count.")
+    result.problems += index.problems(True, of_lists=True)
     return result
 
 
@@ -151,11 +151,14 @@ def report_overlap(
     """Report images on the list of train and on that of another split; `stems` by split are the samples' by default."""
     stems = stems or {split: [sample.stem for sample in members] for split, members in result.splits.items()}
     train = set(stems.get("train", ()))
+
+    def list_of(split: str) -> str:
+        path = lists.get(split, lists.get(""))
+        return split if path is None else path.relative_to(result.root).as_posix()
+
     for split, members in stems.items():
         both = [stem for stem in members if split != "train" and stem in train]
-        paths = [lists.get(name, lists.get("")) for name in ("train", split)]
-        first, second = (name if path is None else path.relative_to(result.root).as_posix()
-                         for name, path in zip(("train", split), paths, strict=True))  # fmt: skip
+        first, second = list_of("train"), list_of(split)
         cause = f"{first} and {second} both list an image, so scores would be too good"
         fix = f"Remove each from one of the two lists, preferably from {first}."
         result.report("duplicate-across-splits", "warning", both, cause, fix)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.rasterize import PackedMask, Shape
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import decode, image_size
-from fullconv.storage import cache_folder, write_bytes
+from fullconv.storage import DiskCache
 
 _KEY = re.compile(r'"(shapes|imagePath|imageData)"\s*:')
 _MIN_POINTS = {"polygon": 3, "line": 2, "linestrip": 2, "rectangle": 2, "circle": 2}
@@ -65,11 +64,8 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
         inner = path.relative_to(folder.root)
         name = inner.as_posix()
         if (image := _find_image(table, path, index, name)) is not None:
-            stem, stated, split = (
-                inner.with_suffix("").as_posix(),
-                _stated_size(table, image),
-                split_of(*inner.parts[:-1]),
-            )
+            stated = _stated_size(table, image)
+            stem, split = inner.with_suffix("").as_posix(), split_of(*inner.parts[:-1])
             shapes = [_annotation(entry, settings) for entry in objects_in(table["shapes"])]
             own = inner.stem == image.stem
             images.append(AnnotatedImage(name, image, stem, stated, split, shapes, path, str(stated), own))
@@ -100,10 +96,8 @@ def _unpack_image(table: dict[str, Any], path: Path) -> Path | None:
         return None
     suffix = Path(str(table.get("imagePath") or "").replace("\\", "/")).suffix
     suffix = suffix if re.fullmatch(r"\.\w{1,5}", suffix, re.ASCII) else ".png"
-    target = cache_folder() / "embedded" / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
-    if not target.is_file():
-        write_bytes(target, [data])
-    return target
+    cache = DiskCache("embedded", suffix, digits=32)
+    return cache.get(data) or cache.put(data, [data])
 
 
 def _stated_size(table: dict[str, Any], image: Path) -> tuple[int, int] | None:

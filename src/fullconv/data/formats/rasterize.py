@@ -59,6 +59,11 @@ class Shape:
     below: bool = False
     """Whether it lies below all shapes that are not."""
 
+    def corners(self) -> NDArray[np.float64]:
+        """Return the points (N, 2) of all outlines; not of ellipses, bitmaps and run lengths."""
+        rings = self.points if self.type in ("polygon", "pil-polygon", "coco-polygon") else [self.points]
+        return np.concatenate([np.empty((0, 2)), *(np.reshape(ring, (-1, 2)) for ring in rings)])
+
 
 @dataclass(frozen=True)
 class DrawnMask:
@@ -105,9 +110,9 @@ def _draw_with_outline(shape: Shape, height: int, width: int) -> Window:
     rings: Sequence[Sequence[Point]] = shape.points if shape.type == "pil-polygon" else [shape.points]
     if shape.type in ("pil-rectangle", "pil-ellipse"):
         rings = [[shape.points[:2], shape.points[2:]]]
-    corners = [corner for ring in rings for corner in ring]
-    left, top = (max(math.floor(min(c[i] for c in corners)) - shape.width, 0) for i in (0, 1))
-    right, bottom = (max(math.ceil(max(c[i] for c in corners)) + shape.width + 1, 0) for i in (0, 1))
+    corners = shape.corners()
+    left, top = (max(math.floor(low) - shape.width, 0) for low in corners.min(axis=0))
+    right, bottom = (max(math.ceil(high) + shape.width + 1, 0) for high in corners.max(axis=0))
     size = max(min(right, width) - left, 0), max(min(bottom, height) - top, 0)
     if not all(size):
         return 0, 0, np.zeros((0, 0), np.bool_)

@@ -108,12 +108,14 @@ def _explain_no_fit(folder: Folder, settings: DataSettings, name: str | None) ->
     what, suggestion = f"does not have the layout '{name}'", ""
     if name is None:
         what = "unrecognized data set layout"
-        suggestion = suggest_layout(
-            folder, lambda inner: any(not row.priority for row, _ in _rows(inner, DataSettings(), None))
-        )
+
+        def fits(inner: Folder) -> bool:
+            return any(not row.priority for row, _ in _rows(inner, DataSettings(), None))
+
+        suggestion = suggest_layout(folder, fits)
     half = pairs.find_half(folder, settings)
-    return (
-        f"{folder.root}: {what} (it holds {there}){f': {half}' if half else ''}.{suggestion}"
-        " Put images in images/ and masks of the same names in masks/, or specify your folders in data.toml:"
-        ' images = "...", masks = "...".'
+    fix = (
+        'Put images in images/ and masks in masks/, or name their folders in data.toml: images = "...", masks = "...".'
     )
+
+    return f"{folder.root}: {what} (it holds {there}){f': {half}' if half else ''}.{suggestion} {fix}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from pathlib import Path
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import Folder, load_text
+from fullconv.data.files import Folder, load_rows
 from fullconv.data.formats.format import SPLIT_NAMES, FormatResult
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.errors import DataError
@@ -63,23 +63,13 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
 
 def _add_classes(values: dict[int, str], path: Path) -> None:
     """Add the rows "Pixel Value, Class" of a table."""
-    text = load_text(path, "Export it again.")
-    try:
-        rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
-    except csv.Error as error:
-        raise DataError(f"{path}: cannot be read ({error}). Export it again.") from None
-    before = len(values)
-    for count, row in enumerate(rows, 1):
-        if len(row) < 2 or not row[0].strip().isascii() or not row[0].strip().isdigit() or len(row[0].strip()) > 5:
-            if count > 1 and "".join(row).strip():  # the first is a heading
-                raise DataError(
-                    f"{path}, line {count}: {', '.join(row)!r} is not a number and a class. Export it again."
-                )
-            continue
-        number, name = int(row[0]), row[1].strip()
-        if values.setdefault(number, name) != name:
-            raise DataError(
-                f"{path}, line {count}: {number} is {name} here, but {values[number]} elsewhere. Make them agree."
-            )
-    if not values and not before:
+    for count, row in enumerate(load_rows(path, "Export it again."), 1):
+        if len(row) > 1 and re.fullmatch(r"[0-9]{1,5}", row[0]):
+            number, name = int(row[0]), row[1]
+            if values.setdefault(number, name) != name:
+                other = values[number]
+                raise DataError(f"{path}, line {count}: {number} is {name}, but {other} elsewhere. Make them agree.")
+        elif count > 1 and any(row):  # the first is a heading
+            raise DataError(f"{path}, line {count}: {', '.join(row)!r} is not a number and a class. Export it again.")
+    if not values:
         raise DataError(f"{path}: lists no class. Export it again.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -70,9 +69,9 @@ class ShapeIssues:
     def add_extent(self, shape: Shape) -> None:
         """Note how far the points of an outline reach."""
         if shape.type in ("coco-polygon", "pil-polygon"):
-            farthest = max((abs(value) for ring in shape.points for value in np.ravel(ring).tolist()), default=2.0)
+            corners = np.abs(shape.corners())
             self._outlines += 1
-            self._farthest = max(self._farthest, farthest)
+            self._farthest = max(self._farthest, float(corners.max()) if corners.size else 2.0)
 
     def problems(self) -> list[Problem]:
         """Return the problems, each with the images that it concerns."""
@@ -142,8 +141,6 @@ def bounding_box(shape: Shape) -> tuple[float, float, float, float] | None:
     """Return left, top, right, bottom in pixels; None of run lengths, which cannot leave an image, and of empty shapes."""
     if shape.type == "coco-rle":
         return None
-    xs: Sequence[float]
-    ys: Sequence[float]
     if shape.type == "bitmap":
         left, top, packed = shape.points
         left, top = left + packed.left, top + packed.top
@@ -151,11 +148,7 @@ def bounding_box(shape: Shape) -> tuple[float, float, float, float] | None:
     if shape.type == "ellipse":
         x, y, rx, ry = shape.points[:4]
         return x - rx, y - ry, x + rx, y + ry
-    if shape.type == "coco-polygon":
-        xs = [x for ring in shape.points for x in ring[::2]]
-        ys = [y for ring in shape.points for y in ring[1::2]]
-    elif shape.type in ("pil-rectangle", "pil-ellipse"):
-        xs, ys = shape.points[::2], shape.points[1::2]
-    else:
-        xs, ys = zip(*(shape.points if shape.type == "pil-line" else shape.points[0]), strict=True)
-    return (min(xs), min(ys), max(xs), max(ys)) if xs else None
+    if not len(corners := shape.corners()):
+        return None
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+    return left, top, right, bottom

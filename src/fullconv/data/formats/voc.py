@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from fullconv.data.config import SPLITS, DataSettings
-from fullconv.data.files import Folder, ImageFiles, load_text, nfc
+from fullconv.data.files import Folder, ImageFiles, load_text
 from fullconv.data.formats.file_lists import report_overlap
 from fullconv.data.formats.format import FormatResult
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
-from fullconv.data.splits import read_list, text_stem
+from fullconv.data.splits import read_list, stems_in
 from fullconv.dataset_constants import LABELS
 from fullconv.labels import VOID
 
@@ -47,7 +47,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     lists = _lists(folder)
     for split, path in lists.items():
         name = path.relative_to(folder.root).as_posix()
-        listed = [listed_stem(line, images) for line in read_list(path)]
+        listed = read_stems(path, images)
         absent = [stem for stem in listed if stem not in images.files and not stem.startswith("#")]
         fix = f"Correct {name}, or add the images."
         result.report("missing-listed", "error", absent, f"lines of {name} name images that do not exist", fix)
@@ -90,14 +90,9 @@ def _samples(stems: list[str], images: ImageFiles, masks: ImageFiles) -> list[Sa
     return [Sample(stem, images.files[stem], {"": MaskFile(masks.files[stem])}) for stem in stems]
 
 
-def listed_stem(line: str, images: ImageFiles) -> str:
-    """Return the image that a line names: all of it, or its first word; with folders and a suffix, or without."""
-    for text in (line, re.split(r"[,;\t ]", line, maxsplit=1)[0]):
-        stem = nfc(text_stem(text))
-        for name in (stem, stem.removeprefix("JPEGImages/"), stem.rpartition("/")[2]):
-            if name in images.files:
-                return name
-    return line
+def read_stems(path: Path, images: ImageFiles) -> list[str]:
+    """Return the image that each line of a list names; the line itself if it names none."""
+    return [next((stem for stem in stems_in(line) if stem in images.files), line) for line in read_list(path)]
 
 
 def _classes(folder: Folder, settings: DataSettings, samples: list[Sample]) -> dict[str, object]:

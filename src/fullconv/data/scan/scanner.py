@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 _Lookup = tuple[Item, str, str, str | None]
 """What to analyze, its key, its file signature, and its cached stats."""
 
-_VERSION = 6  # of the stats: a cache of another version is rebuilt
+_VERSION = 7  # of the stats: a cache of another version is rebuilt
 _BATCH = 8  # files a thread takes at a time: one by one, waiting would take half of the time
 _WRITE_EVERY = 256
 
@@ -115,27 +115,23 @@ class Scanner:
 
     def images(self, paths: Iterable[Path]) -> Iterator[ImageStats]:
         """Yield the stats of each image in order."""
-        return self._scan(((path, f"picture|{path}") for path in paths), analyze_image, lambda p: p, ImageStats)
+        return self._scan(((path, path, f"picture|{path}") for path in paths), analyze_image, ImageStats)
 
     def masks(self, sources: Iterable[MaskSource]) -> Iterator[MaskStats]:
         """Yield the stats of each mask in order."""
-        items = ((source, f"mask|{source.path}|{source.key}") for source in sources)
-        return self._scan(items, analyze_mask, lambda source: source.path, MaskStats)
+        items = ((source, source.path, f"mask|{source.path}|{source.key}") for source in sources)
+        return self._scan(items, analyze_mask, MaskStats)
 
     def _scan(
-        self,
-        items: Iterable[tuple[Item, str]],
-        analyze: Callable[[Item], Stats],
-        path_of: Callable[[Item], Path],
-        kind: type[Stats],
+        self, items: Iterable[tuple[Item, Path, str]], analyze: Callable[[Item], Stats], kind: type[Stats]
     ) -> Iterator[Stats]:
+        """Yield the stats of items, each with its file and its key in the cache."""
         with ScanCache(self._store, _VERSION) as cache:
 
-            def look_up(batch: list[tuple[Item, str]]) -> list[_Lookup[Item]]:
-                signatures = [file_signature(path_of(item)) for item, _ in batch]
-                texts = cache.get([(key, found) for (_, key), found in zip(batch, signatures, strict=True)])
-                looked_up = zip(batch, signatures, texts, strict=True)
-                return [(item, key, signature, text) for (item, key), signature, text in looked_up]
+            def look_up(batch: list[tuple[Item, Path, str]]) -> list[_Lookup[Item]]:
+                files = [(key, file_signature(path)) for _, path, key in batch]
+                looked_up = zip(batch, files, cache.get(files), strict=True)
+                return [(item, key, signature, text) for (item, _, _), (key, signature), text in looked_up]
 
             def work(batch: list[_Lookup[Item]]) -> list[tuple[str, str, str, Stats]]:
                 done = []

@@ -43,10 +43,6 @@ class EdgeStats:
     void_run: int = 0
     """Median length of the runs of 255; 0 without any."""
 
-    def soft_count(self, void: frozenset[int]) -> int:
-        """Return the number of soft runs over labels that are not void."""
-        return sum(count for value, count in self.soft_runs.items() if value not in void)
-
 
 @dataclass
 class ImageStats:
