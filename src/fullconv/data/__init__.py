@@ -63,6 +63,5 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # else every name would exist for type checkers
-    __getattr__, __dir__ = attach(
-        __name__, {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
-    )
+    _modules = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+    __getattr__, __dir__ = attach(__name__, _modules)

@@ -57,9 +57,8 @@ def problem(
     settings: Mapping[str, Any] | None = None,
 ) -> Problem:
     """Make a Problem from all files that it concerns."""
-    return Problem(
-        code, severity, len(files), tuple(files[:MAX_FILES]), cause, remedy, frozenset(stems), settings or {}
-    )
+    shown = tuple(files[:MAX_FILES])
+    return Problem(code, severity, len(files), shown, cause, remedy, frozenset(stems), settings or {})
 
 
 @dataclass(frozen=True)

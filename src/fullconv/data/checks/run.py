@@ -65,11 +65,9 @@ class Examination:
         """
         by_head = {}
         for head, scan in self.aggregates.items():
-            rows = zip(scan.names, total_pixels(scan).tolist(), scan.class_images.tolist(), strict=True)
-            by_head[head] = [
-                {"index": i, "name": name, "pixels": pixels, "pictures": images}
-                for i, (name, pixels, images) in enumerate(rows)
-            ]
+            keys = ("index", "name", "pixels", "pictures")
+            columns = (range(len(scan.names)), scan.names, total_pixels(scan).tolist(), scan.class_images.tolist())
+            by_head[head] = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
         splits = {} if self.dataset is None else {split: len(members) for split, members in self.dataset.splits.items()}
         return {
             "ok": not errors(self.problems),

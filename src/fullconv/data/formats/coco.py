@@ -42,9 +42,8 @@ def find_files(folder: Folder) -> list[Path]:
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
     """Parse the annotations of every image, in their order in the file."""
     tables = {path: _load(path) for path in find_files(folder)}
-    categories = dict.fromkeys(
-        (_id(row, "id"), str(row.get("name"))) for table in tables.values() for row in table["categories"]
-    )
+    rows = [row for table in tables.values() for row in table["categories"]]
+    categories = dict.fromkeys((_id(row, "id"), str(row.get("name"))) for row in rows)
     ordered = sorted(categories, key=lambda pair: (not isinstance(pair[0], int), str(pair[0]).zfill(12)))
     images: dict[tuple[str, Path], AnnotatedImage] = {}
     taken: set[str] = set()

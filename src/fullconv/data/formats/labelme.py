@@ -96,7 +96,7 @@ def _unpack_image(table: dict[str, Any], path: Path) -> Path | None:
         return None
     suffix = Path(str(table.get("imagePath") or "").replace("\\", "/")).suffix
     suffix = suffix if re.fullmatch(r"\.\w{1,5}", suffix, re.ASCII) else ".png"
-    cache = DiskCache("embedded", suffix, digits=32)
+    cache = DiskCache("embedded", suffix)
     return cache.get(data) or cache.put(data, [data])
 
 

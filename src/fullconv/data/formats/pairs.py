@@ -234,9 +234,8 @@ def read_pairs(folder: Folder, settings: DataSettings, folders: SplitFolders) ->
             result.report("missing-folder", "error", [place], cause, "Add them, or move the folder elsewhere.")
     stems = [stem for samples in result.splits.values() for stem in {sample.stem for sample in samples}]
     if len(set(stems)) < len(stems):  # splits share a stem
-        result.splits = {
-            split: [replace(s, stem=f"{split}/{s.stem}") for s in samples] for split, samples in result.splits.items()
-        }
+        for split, samples in result.splits.items():
+            result.splits[split] = [replace(sample, stem=f"{split}/{sample.stem}") for sample in samples]
     return result
 
 

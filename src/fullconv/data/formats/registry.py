@@ -114,8 +114,6 @@ def _explain_no_fit(folder: Folder, settings: DataSettings, name: str | None) ->
 
         suggestion = suggest_layout(folder, fits)
     half = pairs.find_half(folder, settings)
-    fix = (
-        'Put images in images/ and masks in masks/, or name their folders in data.toml: images = "...", masks = "...".'
-    )
+    fix = 'Put images in images/ and masks in masks/, or name your folders: images = "...", masks = "..." in data.toml.'
 
     return f"{folder.root}: {what} (it holds {there}){f': {half}' if half else ''}.{suggestion} {fix}"
