@@ -14,7 +14,7 @@ from PIL import Image
 
 from fullconv.card import Card
 from fullconv.data import open_dataset
-from fullconv.data.dataset import check_classes, choose_samples
+from fullconv.data.dataset import choose_samples
 from fullconv.errors import DataError, InputError, OutputError
 from fullconv.evaluation import Report, evaluate
 from fullconv.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference
@@ -236,20 +236,145 @@ def test_unwritable_csv_is_reported(data, tmp_path):
 # what goes wrong
 
 
-def test_different_classes_are_reported(data):
-    with pytest.raises(
-        DataError, match=r"only in the model: road; only in the data: never\. If the masks mean"
-    ) as caught:
+# classes are names
+
+
+def store_classes(root: Path, order, stored: str):
+    """Store the masks of `write_data` with the classes in another order; returns the folder."""
+    number = [order.index(name) for name in CLASSES]
+    table = np.arange(256, dtype=np.uint8)
+    table[: len(CLASSES)] = number
+    lines = [f"classes = {json.dumps(order)}"]
+    if stored == "values":
+        table[: len(CLASSES)] = [10 + 3 * k for k in number]
+        lines.append("values = {" + ", ".join(f'{10 + 3 * k} = "{name}"' for k, name in enumerate(order)) + "}")
+    colors = {name: (40 * k, 200 - 40 * k, 7) for k, name in enumerate(CLASSES)}
+    for path in root.glob("*/masks/*.png"):
+        mask = np.asarray(Image.open(path))
+        if stored == "colors":
+            painted = np.full((*mask.shape, 3), 255, np.uint8)
+            for k, name in enumerate(CLASSES):
+                painted[mask == k] = colors[name]
+            Image.fromarray(painted).save(path)
+        else:
+            Image.fromarray(table[mask]).save(path)
+    if stored == "colors":
+        pairs = [f'"#{r:02x}{g:02x}{b:02x}" = "{name}"' for name, (r, g, b) in colors.items()]
+        lines.append("colors = {" + ", ".join([*pairs, '"#ffffff" = "void"']) + "}")
+    (root / "data.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("stored", ["index", "values", "colors"])
+@pytest.mark.parametrize("order", [("never", "box", "disc", "ground"), ("disc", "ground", "never", "box")])
+def test_classes_in_another_order_are_matched_by_name(data, tmp_path, order, stored):
+    right = evaluate(Stand(), data)
+    assert right.notes == []
+    other = store_classes(write_data(tmp_path / "other"), order, stored)
+    report = evaluate(Stand(), other)
+    assert report.names == CLASSES
+    np.testing.assert_array_equal(report.confusion, right.confusion)
+    assert report.classes == right.classes
+    assert report.notes == [f"classes are matched by name: the data have them in another order ({', '.join(order)})"]
+
+
+def test_a_bad_label_of_reordered_classes_is_explained_by_the_data_s_own_settings(data):
+    store_classes(data, ("box", "ground", "disc", "never"), "index")
+    Image.fromarray(np.full((9, 14), 9, np.uint8)).save(data / "val" / "masks" / "val0.png")
+    with pytest.raises(DataError, match=r"val0\.png: label 9 is neither a class \(0 to 3\) nor void"):
+        evaluate(Stand(), data)
+
+
+def test_names_of_classes_that_differ_are_listed_for_both_sides(data):
+    with pytest.raises(DataError, match=r"differ: only in the model: road; only in the data: never\."):
         evaluate(Stand(classes=("ground", "disc", "box", "road")), data)
-    assert 'classes = ["ground", "disc", "box", "road"]' in str(caught.value)
-    with pytest.raises(DataError, match=r"data: classes of model and data differ: only in the data: never\."):
+    with pytest.raises(DataError, match=r"differ: only in the model: none; only in the data: never\."):
         evaluate(Stand(classes=CLASSES[:3]), data)
 
 
-def test_class_order_is_checked():
-    with pytest.raises(DataError, match=r"class 1 is 'b' in the model and 'c' in the data"):
-        check_classes(["a", "b", "c"], ["a", "c", "b"], "data")
-    check_classes(("a", "b"), ["a", "b"], "data")
+def apply_fix(root: Path, message: str):
+    """Edit data.toml exactly as a message says."""
+    before = (root / "data.toml").read_text(encoding="utf-8").splitlines()
+    edits = [line for line in message.splitlines() if " = " in line and not line.startswith(" ")]
+    keys = [line.split(" = ")[0] for line in edits]
+    kept = [line for line in before if line.split(" = ")[0] not in keys]
+    edits = [line.split(" Then ")[0] for line in edits]
+    (root / "data.toml").write_text("\n".join([*kept, *edits]) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("stored", ["index", "values", "colors"])
+@pytest.mark.parametrize("order", [CLASSES, ("box", "never", "ground", "disc")])
+def test_the_printed_lines_match_the_classes_that_both_have(data, order, stored):
+    store_classes(data, order, stored)
+    model = ("ground", "sea", "disc", "box")  # without "never", which no pixel has
+    with pytest.raises(DataError) as caught:
+        evaluate(Stand(classes=model), data)
+    assert "Then never is void and not scored." in str(caught.value)
+    apply_fix(data, str(caught.value))
+    dataset = open_dataset(data)
+    assert dataset.classes == model
+    for sample in dataset.samples("val"):
+        expected, _ = mask_and_prediction(int(sample.stem[3:]), 100)
+        named = np.array([model.index(name) if name in model else 255 for name in CLASSES] + [255] * 252, np.uint8)
+        np.testing.assert_array_equal(dataset.read_mask(sample), named[expected])
+
+
+def test_names_that_differ_in_case_only_are_matched_by_the_printed_lines(data):
+    right = evaluate(Stand(), data)
+    (data / "data.toml").write_text('classes = ["Ground", "Disc", "Box", "Never"]\n', encoding="utf-8")
+    with pytest.raises(DataError, match="only in the data: Ground, Disc, Box, Never") as caught:
+        evaluate(Stand(), data)
+    apply_fix(data, str(caught.value))
+    np.testing.assert_array_equal(evaluate(Stand(), data).confusion, right.confusion)
+
+
+def test_no_line_is_printed_where_names_say_nothing(data):
+    for text in ('classes = ["a", "b", "c", "d"]\n', ""):
+        (data / "data.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError) as caught:
+            evaluate(Stand(), data)
+        assert "\n" not in str(caught.value)
+        assert " = " not in str(caught.value)
+
+
+@pytest.mark.parametrize("tool", ["labelme", "coco"])
+def test_the_order_of_a_tool_makes_no_difference(tmp_path, tool):
+    (tmp_path / "data").mkdir()
+    names = ("zebra", "ape") if tool == "labelme" else ("ape", "zebra")  # by the alphabet, by ids
+    boxes = {"zebra": (1, 1, 3, 9), "ape": (5, 2, 12, 9)}
+    images = []
+    for n in range(4):
+        Image.fromarray(np.full((12, 14, 3), 10 * (n % 2), np.uint8)).save(tmp_path / "data" / f"a{n}.png")
+        images.append({"id": n, "file_name": f"a{n}.png", "height": 12, "width": 14})
+        shapes = [
+            {"label": name, "shape_type": "polygon", "points": [[x, y], [u, y], [u, v], [x, v]], "group_id": None}
+            for name, (x, y, u, v) in boxes.items()
+        ]
+        if tool == "labelme":
+            about = {"shapes": shapes, "imagePath": f"a{n}.png", "imageHeight": 12, "imageWidth": 14, "imageData": None}
+            (tmp_path / "data" / f"a{n}.json").write_text(json.dumps(about), encoding="utf-8")
+    if tool == "coco":
+        rows = [
+            {"id": len(boxes) * n + k, "image_id": n, "category_id": 4 + k, "iscrowd": 0, "bbox": [x, y, u - x, v - y],
+             "area": (u - x) * (v - y), "segmentation": [[x, y, u, y, u, v, x, v]]}
+            for n in range(4) for k, (x, y, u, v) in enumerate(boxes.values())
+        ]  # fmt: skip
+        table = [{"id": 4 + k, "name": name} for k, name in enumerate(boxes)]
+        text = json.dumps({"images": images, "annotations": rows, "categories": table})
+        (tmp_path / "data" / "annotations.json").write_text(text, encoding="utf-8")
+    dataset = open_dataset(tmp_path / "data")
+    model = ("background", *names)
+    assert dataset.classes == ("background", *names[::-1])
+    report = evaluate(Stand(classes=model), dataset, "all")
+    rows = {row["name"]: row["pixels"] for row in report.classes}
+    for name, (x, y, u, v) in boxes.items():  # LabelMe's outlines count
+        assert (v - y) * (u - x) <= rows[name] / 4 <= (v - y + 1) * (u - x + 1)
+    with pytest.raises(DataError, match="only in the model: fish; only in the data: none") as caught:
+        evaluate(Stand(classes=(*model, "fish")), dataset, "all")
+    (tmp_path / "data" / "data.toml").write_text("", encoding="utf-8")
+    apply_fix(tmp_path / "data", str(caught.value))
+    again = evaluate(Stand(classes=(*model, "fish")), tmp_path / "data", "all")
+    assert {row["name"]: row["pixels"] for row in again.classes} == {**rows, "fish": 0}
 
 
 def test_size_mismatch_is_reported(data):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Dataset, Sample, check_classes, choose_samples, match_heads, open_dataset
+from fullconv.data import Dataset, Sample, choose_samples, match_classes, match_heads, open_dataset
 from fullconv.errors import DataError, FullconvError, InputError, plural
 from fullconv.labels import VOID
 from fullconv.metrics import (
@@ -72,7 +72,7 @@ class Report:
     """`input` and `reason` of each image that could not be scored."""
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
-    """How the images were selected, where that is unexpected."""
+    """How images were selected and classes matched, where that is unexpected."""
     notices: tuple[Notice, ...] = ()
     """Warnings about the images, one per code."""
 
@@ -246,7 +246,7 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 1,
 ) -> Report:
-    """Score a model on a split of a data set.
+    """Score a model on a split of a data set, whose classes are matched with the model's by name.
 
     Every image is predicted by itself, as by `Segmenter.predict`, and compared at its own size.
 
@@ -301,14 +301,13 @@ def evaluate_heads(
 ) -> dict[str, Report]:
     """Score the heads for which the data have masks, as `evaluate` does, each image predicted once; "" names the only head."""
     start = time.perf_counter()
-    heads = match_heads(segmenter.card, dataset, head)
+    dataset, heads, notes = match_classes(segmenter.card, dataset, head)
     reports: dict[str | None, Report] = {}
-    for head, data_head in heads:
+    for head, _ in heads:
         names = segmenter.card.labels(head).classes
-        check_classes(names, dataset.labels[data_head].classes, str(dataset.root))
         confusion = np.zeros((len(names), len(names)), np.int64)
         reports[head] = Report(names, confusion, {}, check_policy(policy), split=split, head=head or "")
-    members, notes = (list(samples), []) if samples is not None else choose_samples(dataset, segmenter.card, split)
+    members, more = (list(samples), []) if samples is not None else choose_samples(dataset, segmenter.card, split)
     only = heads[0][0] if len(heads) == 1 else None
 
     def read(sample: Sample) -> tuple[Sample, NDArray[Any], Masks] | tuple[Sample, FullconvError]:
@@ -367,7 +366,7 @@ def evaluate_heads(
             unscored.failed = report.failed
             raise unscored
         report.engine, report.precision = segmenter.engine.name, segmenter.engine.precision
-        report.notes, report.notices, report.seconds = notes, tuple(notices), time.perf_counter() - start
+        report.notes, report.notices, report.seconds = [*notes, *more], tuple(notices), time.perf_counter() - start
     return {report.head: report for report in reports.values()}
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fullconv.data.checks.run import Examination, examine, inspect, require_usable, summary, write_config
     from fullconv.data.convert import TARGETS, convert_dataset
     from fullconv.data.crop_sampling import choose_loss, class_weights
-    from fullconv.data.dataset import Dataset, add_bands, check_classes, choose_samples, match_heads
+    from fullconv.data.dataset import Dataset, add_bands, choose_samples, match_classes, match_heads
     from fullconv.data.files import IMAGE_SUFFIXES, Folder, walk
     from fullconv.data.loader import MIN_STEPS, Batch, TrainingBatches
     from fullconv.data.opening import open_dataset
@@ -24,7 +24,7 @@ _MODULES = {
     "checks.run": ["Examination", "examine", "inspect", "require_usable", "summary", "write_config"],
     "convert": ["TARGETS", "convert_dataset"],
     "crop_sampling": ["choose_loss", "class_weights"],
-    "dataset": ["Dataset", "add_bands", "check_classes", "choose_samples", "match_heads"],
+    "dataset": ["Dataset", "add_bands", "choose_samples", "match_classes", "match_heads"],
     "files": ["IMAGE_SUFFIXES", "Folder", "walk"],
     "loader": ["MIN_STEPS", "Batch", "TrainingBatches"],
     "opening": ["open_dataset"],
@@ -47,13 +47,13 @@ __all__ = [
     "Statistics",
     "TrainingBatches",
     "add_bands",
-    "check_classes",
     "choose_loss",
     "choose_samples",
     "class_weights",
     "convert_dataset",
     "examine",
     "inspect",
+    "match_classes",
     "match_heads",
     "open_dataset",
     "require_usable",

@@ -45,11 +45,16 @@ def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
     return [_unquoted(numbered[i][2].strip()) for i in order], [colors[i] for i in order]
 
 
+def spelling(name: str) -> str:
+    """Return what class names that differ in case, spaces or hyphens only have in common."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
 def similar_class_names(names: Iterable[str], fix: str) -> list[Problem]:
     """Find class names that differ in case, spaces or hyphens only."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), []).append(name)
+        groups.setdefault(spelling(name), []).append(name)
     several = [group for group in groups.values() if len(group) > 1]
     if not several:
         return []

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Card, Labels
-from fullconv.data.config import DataSettings
+from fullconv.data.class_files import VOID_NAME, spelling
+from fullconv.data.config import DataSettings, config_hint
 from fullconv.data.label_diagnosis import LabelHistogram
 from fullconv.data.label_mapping import LabelMapping
 from fullconv.data.problems import Problem
-from fullconv.data.samples import Colors, Sample
+from fullconv.data.samples import Colors, MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.scan.stats import ImageStats, merge_bands
 from fullconv.data.statistics import Statistics, gather_statistics
 from fullconv.errors import DataError, nearest, plural
 from fullconv.images import read_image
+from fullconv.labels import VOID
 
 
 @dataclass
@@ -175,8 +177,8 @@ def match_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[st
     """Return pairs, at least one, of a model's head to evaluate (None for the only one) and the data set's."""
     labels = dataset.labels
     if card.heads is None:
-        own = card.labels(head).classes
-        same = [name for name, theirs in labels.items() if theirs.classes == own]
+        own = set(card.labels(head).classes)
+        same = [name for name, theirs in labels.items() if set(theirs.classes) == own]
         return [(None, (same or list(labels))[0])]
     if head is not None:
         card.labels(head)
@@ -184,18 +186,73 @@ def match_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[st
     return [(name, name if name in labels else next(iter(labels))) for name in names]
 
 
-def check_classes(model: Sequence[str], data: Sequence[str], where: str) -> None:
-    """Require that a model and a data set have the same classes in the same order."""
-    if tuple(model) == tuple(data):
-        return
-    only = {"model": [name for name in model if name not in data], "data": [name for name in data if name not in model]}
-    difference = "; ".join(f"only in the {side}: {', '.join(names)}" for side, names in only.items() if names)
-    if not difference:
-        k = next(k for k, names in enumerate(zip(model, data, strict=True)) if names[0] != names[1])
-        difference = f"class {k} is '{model[k]}' in the model and '{data[k]}' in the data"
-    fix = "If the masks mean the model's classes, write in data.toml: classes = "
-    listed = ", ".join(f'"{name}"' for name in model)
-    raise DataError(f"{where}: classes of model and data differ: {difference}. {fix}[{listed}]")
+def match_classes(
+    card: Card, dataset: Dataset, head: str | None = None
+) -> tuple[Dataset, list[tuple[str | None, str]], list[str]]:
+    """Match a data set's classes with those of a model, by name.
+
+    Args:
+        card: Of the model.
+        dataset: The data set.
+        head: Of a model with several; None for all that the data have masks for.
+
+    Returns:
+        The data set, whose masks then hold the class indices of the model; pairs of a model's head (None for the only one) and
+        the data set's; and sentences for the user.
+
+    Raises:
+        DataError: The names differ; the message has the lines of data.toml that match them, where there are some.
+    """
+    pairs, notes = match_heads(card, dataset, head), []
+    mappings = dict(dataset.mappings)
+    for ours, theirs in pairs:
+        model, mapping = card.labels(ours), mappings[theirs]
+        if set(model.classes) != set(mapping.labels.classes):
+            raise DataError(f"{dataset.root}: {_different_classes(model.classes, dataset, theirs)}")
+        if model.classes != mapping.labels.classes:
+            order = ", ".join(mapping.labels.classes)
+            notes.append(f"classes are matched by name: the data have them in another order ({order})")
+            mappings[theirs] = mapping.in_order_of(model)
+    return (replace(dataset, mappings=mappings) if notes else dataset), pairs, notes
+
+
+def _different_classes(model: Sequence[str], dataset: Dataset, head: str) -> str:
+    """Return how the classes of a model and of a data set's head differ, and what to write in data.toml."""
+    mapping = dataset.mappings[head]
+    data = mapping.labels.classes
+    sides = {
+        "model": [name for name in model if name not in data],
+        "data": [name for name in data if name not in model],
+    }
+    only = "; ".join(f"only in the {side}: {', '.join(names) or 'none'}" for side, names in sides.items())
+    differ = f"classes of model and data differ: {only}."
+    by_spelling = {spelling(name): name for name in model}
+    if len(by_spelling) < len(model):
+        by_spelling = {}
+    names = {name: name if name in model else by_spelling.get(spelling(name), VOID_NAME) for name in data}
+    known = [name for name in names.values() if name != VOID_NAME]
+    if head in dataset.histograms and not known:
+        return f"{differ} The data name no classes: name them in data.toml, in the order of the labels in the masks."
+    if head or not known or len(set(known)) < len(known) or VOID_NAME in model:
+        return f"{differ} Score data that have the model's classes, or train on these."
+    table: dict[str, Any] = {"classes": list(model)}
+    source = dataset.samples("all")[0].masks[head]
+    if source.key:  # shapes, whose names count
+        if len(known) < len(names) or any(name != theirs for theirs, name in names.items()):
+            return f"{differ} Rename them in the annotations, or train on these data."
+        table["unlabeled"] = dataset.settings.unlabeled or data[0]
+    elif not isinstance(source, MaskFile):
+        return f"{differ} Convert the data with fullconv convert, and name the classes as the model does."
+    elif mapping.colors:
+        if not mapping.by_color:  # colours of classes.txt, which masks of labels do not need
+            return f"{differ} Name the classes in classes.txt as the model does."
+        table["colors"] = {f"#{c:06x}": names.get(name, name) for c, name in mapping.named_colors.items()}
+    else:
+        meaning = sorted(mapping.class_values.items())
+        table["values"] = {value: VOID_NAME if i == VOID else names[data[i]] for value, i in meaning}
+    void = [name for name, known_as in names.items() if known_as == VOID_NAME]
+    left = f" Then {', '.join(void)} is void and not scored." if void else ""
+    return f"{differ} {config_hint(dataset.root, table)}{left}"
 
 
 def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,26 @@ class LabelMapping:
     """0xrrggbb -> class index or VOID."""
     by_color: bool = False
     """Whether colours count in masks of labels and palettes, too."""
+    defined: Labels | None = None
+    """The labels as the data define them, where `labels` are in the order of a model."""
+
+    def in_order_of(self, model: Labels) -> LabelMapping:
+        """Return the mapping to the class indices of a model that has the same class names in any order."""
+        own = self.labels
+        if own.classes == model.classes:
+            return self
+        index = {i: model.classes.index(name) for i, name in enumerate(own.classes)} | {VOID: VOID}
+        values = {value: index[i] for value, i in self.class_values.items()}
+        labels = Labels(classes=model.classes, palette=model.palette, ignore_index=own.ignore_index, values=values)
+        return replace(self, labels=labels, colors={c: index[i] for c, i in self.colors.items()}, defined=own)
+
+    @property
+    def class_values(self) -> dict[int, int]:
+        """Mask values and their class indices (or VOID)."""
+        labels = self.labels
+        if labels.values is not None:
+            return dict(labels.values)
+        return {value: value for value in range(len(labels.classes)) if value not in labels.void_values}
 
     def class_of(self, value: int) -> int | None:
         """Return the class index (or VOID) of a mask value; None where it has none."""
@@ -92,10 +112,11 @@ class LabelMapping:
 
     def error(self, value: int) -> str:
         """Return the message for a mask value without a meaning, with the fix."""
-        if self.labels.values is not None:
-            named = ", ".join(str(v) for v in sorted(self.labels.values))
+        labels = self.defined or self.labels
+        if labels.values is not None:
+            named = ", ".join(str(v) for v in sorted(labels.values))
             return f'label {value} is not in values ({named}). Add it there, as a class or "void".'
-        last = len(self.labels.classes) - 1
+        last = len(labels.classes) - 1
         fix = f"In data.toml, add it to classes, or set ignore_index = {value}."
         return f"label {value} is neither a class (0 to {last}) nor void. {fix}"
 

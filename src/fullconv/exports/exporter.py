@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fullconv._version import __version__
 from fullconv.card import Card
-from fullconv.data import Dataset, check_classes, choose_samples, match_heads
+from fullconv.data import Dataset, choose_samples, match_classes
 from fullconv.engines import (
     ENGINES_OF,
     EXPORT_KEY,
@@ -152,8 +152,7 @@ def _check(
     if (format, precision) == ("openvino", "int8"):
         check_installed(["nncf"], "export --precision int8")
     if dataset is not None:
-        for ours, theirs in match_heads(card, dataset, None):
-            check_classes(card.labels(ours).classes, dataset.labels[theirs].classes, str(dataset.root))
+        match_classes(card, dataset)
     return create
 
 

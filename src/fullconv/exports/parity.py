@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Dataset, Sample, choose_samples, match_heads
+from fullconv.data import Dataset, Sample, choose_samples, match_classes
 from fullconv.engines import head_names
 from fullconv.errors import DataError, plural
 from fullconv.metrics import confusion_matrix, mean_iou
@@ -146,7 +146,7 @@ def validation_images(dataset: Dataset, exact: Segmenter) -> Iterator[tuple[Imag
     if not dataset.splits.get("val"):
         raise DataError(f"{dataset.root}: has no validation images to compare the export on.")
     samples, _ = choose_samples(dataset, exact.card, "val")
-    heads = match_heads(exact.card, dataset, None)
+    dataset, heads, _ = match_classes(exact.card, dataset)
     for sample in samples[:: max(1, len(samples) // IMAGES)][:IMAGES]:
         image = exact.read(dataset.read_image(sample), sample.image.as_posix())
         check_bytes(image, sample)

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fullconv.data import Dataset, Sample, check_classes, match_heads
+from fullconv.data import Dataset, Sample, match_heads
 from fullconv.errors import DataError, FullconvError, NetworkError, RunError, first_line, plural
 from fullconv.evaluation import Report, evaluate_heads
 from fullconv.metrics import Counts
@@ -323,10 +323,8 @@ def evaluate_distributed(
     if own.world_size == 1:
         return evaluate_heads(segmenter, dataset, split, samples=samples, **options)
     start = time.perf_counter()
-    classes: dict[str, tuple[str, ...]] = {}
-    for head, data_head in match_heads(segmenter.card, dataset, None):
-        names = classes[head or ""] = segmenter.card.labels(head).classes
-        check_classes(names, dataset.labels[data_head].classes, str(dataset.root))
+    heads = match_heads(segmenter.card, dataset, None)
+    classes = {head or "": segmenter.card.labels(head).classes for head, _ in heads}
     counts = {head: torch.zeros(len(samples), 3, len(names), dtype=torch.int64) for head, names in classes.items()}
     confusions = {head: torch.zeros(len(names), len(names), dtype=torch.int64) for head, names in classes.items()}
     failed: list[list[Any]] = []  # position, and input and reason, of each image
