@@ -95,40 +95,29 @@ def augment(
     brightness, contrast, saturation = (1 + ranges[i] * (2 * u[6 + i] - 1) for i in range(3))
     hue = settings.hue * (2 * u[9] - 1)
     out = settings.crop if quarter_turns % 2 == 0 else settings.crop[::-1]
-    rows = _place(image.shape[0], out[0], scale, u[1], None if center is None else center[0])
-    columns = _place(image.shape[1], out[1], scale, u[2], None if center is None else center[1])
+    rows, rows_out = _place(image.shape[0], out[0], scale, u[1], None if center is None else center[0])
+    columns, columns_out = _place(image.shape[1], out[1], scale, u[2], None if center is None else center[1])
+    size = rows_out.stop - rows_out.start, columns_out.stop - columns_out.start
     # Only the visible part is resized, and colours are changed last: both cost per pixel.
-    visible = resize_image(image[rows.source, columns.source], (rows.size, columns.size))
+    visible = resize_image(image[rows, columns], size)
     visible = change_colors(visible, brightness, contrast, saturation, hue, settings)
     canvas = np.empty((*out, image.shape[2]), dtype=image.dtype)
     if visible.shape[:2] != out:
         canvas[:] = as_dtype(np.asarray(settings.fill_value, np.float64), image.dtype)
-    canvas[rows.target, columns.target] = visible
+    canvas[rows_out, columns_out] = visible
     cut = {}
     for head, mask in masks.items():
         labels = np.full(out, VOID, dtype=np.uint8)
-        labels[rows.target, columns.target] = resize_mask(mask[rows.source, columns.source], (rows.size, columns.size))
+        labels[rows_out, columns_out] = resize_mask(mask[rows, columns], size)
         cut[head] = _orient(labels, quarter_turns, hflip, vflip)
     return _orient(canvas, quarter_turns, hflip, vflip), cut
 
 
-@dataclass(frozen=True)
-class _CropSpan:
-    """Where a crop lies along one axis."""
+def _place(length: int, out: int, scale: float, u: float, center: int | None) -> tuple[slice, slice]:
+    """Place a crop of `out` pixels in an image of `length` pixels enlarged by `scale`; u from 0 to 1 is random.
 
-    source: slice
-    """In the image."""
-    target: slice
-    """In the crop."""
-
-    @property
-    def size(self) -> int:
-        """Pixels of the crop that show the image."""
-        return int(self.target.stop - self.target.start)
-
-
-def _place(length: int, out: int, scale: float, u: float, center: int | None) -> _CropSpan:
-    """Place a crop of `out` pixels in an image of `length` pixels enlarged by `scale`; u from 0 to 1 is random."""
+    Returned are the pixels of the image that are visible, and where they lie in the crop.
+    """
     window = max(1, round(out / scale))
     if center is None or window >= length:
         start = math.floor(u * (abs(length - window) + 1))
@@ -141,7 +130,7 @@ def _place(length: int, out: int, scale: float, u: float, center: int | None) ->
     if end == begin:  # an image so small that its share of the crop rounds to nothing
         begin = min(begin, out - 1)
         end = begin + 1
-    return _CropSpan(slice(first, last), slice(begin, end))
+    return slice(first, last), slice(begin, end)
 
 
 def _orient(array: NDArray[Any], quarter_turns: int, hflip: bool, vflip: bool) -> NDArray[Any]:

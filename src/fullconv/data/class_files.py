@@ -78,10 +78,14 @@ def read_color_table(root: Path) -> dict[str, Any]:
     if path is None:
         return {}
     fix = "Save it as UTF-8 text, or remove it."
-    is_csv = path.suffix == ".csv"
-    found = _csv_colors(load_rows(path, fix)) if is_csv else _text_colors(load_text(path, fix).splitlines())
+    if path.suffix == ".csv":
+        rows = _color_columns(load_rows(path, fix))
+    else:
+        cells = [line.split(maxsplit=3) for line in load_text(path, fix).splitlines()]
+        rows = [[row[3].strip(), *row[:3]] for row in cells if len(row) == 4]
+    listed = [(name, (int(r), int(g), int(b))) for name, r, g, b in rows if all(map(_is_channel, (r, g, b)))]
+    found = list(dict.fromkeys(listed))
     colors: dict[str, str] = {}
-    found = list(dict.fromkeys(found))
     for name, color in found:
         if colors.setdefault(format_color(color), name) != name:
             raise DataError(f"{path}: {name} has the colour of {colors[format_color(color)]}. Give it another one.")
@@ -95,20 +99,14 @@ def read_color_table(root: Path) -> dict[str, Any]:
     return {"classes": names, "palette": palette, "class_colors": palette}
 
 
-def _csv_colors(rows: list[list[str]]) -> list[tuple[str, Color]]:
+def _color_columns(rows: list[list[str]]) -> list[list[str]]:
+    """Return the cells of the name, red, green and blue by the heading of a table; none without all of these."""
     heading = rows[0] if rows else []
     places = [column(heading, *names) for names in (("name", "class"), ("r", "red"), ("g", "green"), ("b", "blue"))]
     whole = [place for place in places if place is not None]
     if len(whole) < 4:
         return []
-    cells = [[row[place] for place in whole] for row in rows[1:] if len(row) > max(whole)]
-    return [(name, (int(r), int(g), int(b))) for name, r, g, b in cells if all(map(_is_channel, (r, g, b)))]
-
-
-def _text_colors(lines: list[str]) -> list[tuple[str, Color]]:
-    cells = [line.split(maxsplit=3) for line in lines]
-    rows = [(*row[:3], row[3].rstrip()) for row in cells if len(row) == 4]
-    return [(name, (int(r), int(g), int(b))) for r, g, b, name in rows if all(map(_is_channel, (r, g, b)))]
+    return [[row[place] for place in whole] for row in rows[1:] if len(row) > max(whole)]
 
 
 def _is_channel(text: str) -> bool:

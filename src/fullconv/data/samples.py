@@ -59,11 +59,7 @@ class MaskFile:
     """A mask file."""
 
     path: Path
-
-    @property
-    def key(self) -> str:
-        """Empty: the path suffices."""
-        return ""
+    key: str = ""
 
     def raw(self, colors: Colors = "none") -> NDArray[Any]:
         """Read labels or colours."""

@@ -113,16 +113,6 @@ class Record:
         return self.dataset.mappings[self.head]
 
     @property
-    def mask_path(self) -> str:
-        """The mask's file, for display."""
-        return display_path(self.sample.masks[self.head].path, self.dataset.root)
-
-    @property
-    def image_path(self) -> str:
-        """The image's file, for display."""
-        return display_path(self.sample.image, self.dataset.root)
-
-    @property
     def report_path(self) -> str:
         """The file that problems with the mask name, for display."""
         return display_path(self.sample.report_path(self.head), self.dataset.root)
@@ -273,7 +263,7 @@ class Aggregates:
         self.kinds[image.channels, image.dtype].append(record.sample)
         self.max_unique = max(self.max_unique, image.max_unique or FEW_VALUES)
         if image.low == image.high:
-            self.plain.append(record.image_path)
+            self.plain.append(self.display(record.sample.image))
         if split == "train":
             self.train_dtypes.add(image.dtype)
             self.train_low, self.train_high = min(self.train_low, *image.low), max(self.train_high, *image.high)

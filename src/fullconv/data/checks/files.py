@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from fullconv.data.checks.aggregates import Record
@@ -126,14 +127,15 @@ def constant_mask(record: Record) -> Finding | None:
 
 
 def _of_image(record: Record, code: str, detail: str) -> Finding:
-    return Finding(code, (record.image_path,), detail, stems=(record.sample.stem,))
+    return Finding(code, (display_path(record.sample.image, record.dataset.root),), detail, stems=(record.sample.stem,))
 
 
 def _of_mask(record: Record, code: str, detail: str = "") -> Finding:
-    return Finding(code, (record.mask_path,), detail, stems=(record.sample.stem,))
+    path = display_path(record.sample.masks[record.head].path, record.dataset.root)
+    return Finding(code, (path,), detail, stems=(record.sample.stem,))
 
 
 def _encoding_note(record: Record, encoding: str, code: str, cause: str) -> Finding | None:
     if record.mask.error or record.mask.encoding != encoding:
         return None
-    return Finding(code, (record.mask_path,), cause=cause, fix="", severity="note")
+    return replace(_of_mask(record, code), cause=cause, fix="", severity="note")

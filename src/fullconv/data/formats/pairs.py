@@ -26,18 +26,18 @@ _MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation"
 
 
 class SplitFolders(NamedTuple):
-    """Folders or globs of images by split, and of masks by split and head; split "" if there is only one."""
+    """Folders or globs of images by split, and of masks by head and split; split "" if there is only one."""
 
     images: dict[str, str]
     masks: dict[str, dict[str, str]]
 
+    def masks_of(self, split: str) -> dict[str, str]:
+        """Return the folders of masks of a split, by head."""
+        return {head: places[split] for head, places in self.masks.items() if split in places}
+
     def paired(self) -> dict[str, tuple[str, dict[str, str]]]:
         """Return the splits that have both."""
-        return {split: (self.images[split], self.masks[split]) for split in self.images if split in self.masks}
-
-    def add_masks(self, split: str, head: str, folder: str) -> None:
-        """Add the folder of a head's masks."""
-        self.masks.setdefault(split, {})[head] = folder
+        return {split: (place, masks) for split, place in self.images.items() if (masks := self.masks_of(split))}
 
 
 Finder = Callable[[Folder, DataSettings], SplitFolders]
@@ -65,40 +65,32 @@ def split_folders(folders: Mapping[str, str], ending: str = "") -> dict[str, str
 
 def find_camvid(folder: Folder, settings: DataSettings) -> SplitFolders:
     """Find train/ with trainannot/, and so on."""
-    found = SplitFolders({}, {})
     if settings.images or settings.masks or any(h.masks for h in (settings.heads or {}).values()):
-        return found
+        return SplitFolders({}, {})
     heads = [name.partition("annot_")[2] for name in folder.folders if "annot_" in name]
-    for head, ending in _mask_names(settings, heads, "annot").items():
-        for split, place in split_folders(folder.folders, ending.lower()).items():
-            found.add_masks(split, head, place)
-    found.images.update(split_folders(folder.folders))
-    return found
+    endings = _mask_names(settings, heads, "annot")
+    masks = {head: split_folders(folder.folders, ending.lower()) for head, ending in endings.items()}
+    return SplitFolders(split_folders(folder.folders), masks)
 
 
 def find_split_first(folder: Folder, settings: DataSettings) -> SplitFolders:
     """Find images/ and masks/ in the folders of the splits."""
-    found = SplitFolders({}, {})
     images = settings.images or "images"
-    splits = split_folders(folder.folders)
-    inside = {split: folder.folders_in(name) for split, name in splits.items()}
+    inside = {(split, outer): folder.folders_in(outer) for split, outer in split_folders(folder.folders).items()}
     heads = [name.partition("masks_")[2] for inner in inside.values() for name in inner]
     names = _mask_names(settings, heads, "masks")
     if any(is_glob(name) for name in (images, *names.values())):
-        return found
-    for split, outer in splits.items():
-        inner = inside[split]
-        if images.lower() in inner:
-            found.images[split] = f"{outer}/{inner[images.lower()]}"
-        for head, name in names.items():
-            if name.lower() in inner:
-                found.add_masks(split, head, f"{outer}/{inner[name.lower()]}")
-    return found
+        return SplitFolders({}, {})
+
+    def places(name: str) -> dict[str, str]:
+        key = name.lower()
+        return {split: f"{outer}/{inner[key]}" for (split, outer), inner in inside.items() if key in inner}
+
+    return SplitFolders(places(images), {head: places(name) for head, name in names.items()})
 
 
 def find_kind_first(folder: Folder, settings: DataSettings) -> SplitFolders:
     """Find the folders of the splits in images/ and masks/."""
-    found = SplitFolders({}, {})
 
     def splits_in(place: str | None) -> dict[str, str]:
         if place is None or is_glob(place):
@@ -106,22 +98,16 @@ def find_kind_first(folder: Folder, settings: DataSettings) -> SplitFolders:
         return {split: f"{place}/{name}" for split, name in split_folders(folder.folders_in(place)).items()}
 
     images, masks = _existing_folders(folder, settings)
-    found.images.update(splits_in(images))
-    for head, place in masks.items():
-        for split, inner in splits_in(place).items():
-            found.add_masks(split, head, inner)
-    return found
+    return SplitFolders(splits_in(images), {head: splits_in(place) for head, place in masks.items()})
 
 
 def find_flat(folder: Folder, settings: DataSettings) -> SplitFolders:
     """Find images/ and masks/ without splits."""
-    found = SplitFolders({}, {})
-    if not find_kind_first(folder, settings).paired():
-        images, masks = _existing_folders(folder, settings)
-        found.images.update({} if images is None else {"": images})
-        if there := {head: place for head, place in masks.items() if place is not None}:
-            found.masks[""] = there
-    return found
+    if find_kind_first(folder, settings).paired():
+        return SplitFolders({}, {})
+    images, masks = _existing_folders(folder, settings)
+    there = {head: {"": place} for head, place in masks.items() if place is not None}
+    return SplitFolders({} if images is None else {"": images}, there)
 
 
 def find_other_names(folder: Folder, settings: DataSettings) -> SplitFolders:
@@ -153,7 +139,7 @@ def find_other_names(folder: Folder, settings: DataSettings) -> SplitFolders:
 
 def _find_split_names(folder: Folder) -> SplitFolders:
     """Find the splits in the names of the folders: train_images/ with train_masks/, train/ with train_labels/."""
-    found = SplitFolders({}, {})
+    found = SplitFolders({}, {"": {}})
 
     def only_of(names: Iterable[str]) -> str | None:
         there = [folder.folders[name] for name in names if name in folder.folders]
@@ -165,8 +151,7 @@ def _find_split_names(folder: Folder) -> SplitFolders:
         images = only_of(name + ending for name in names for ending in endings)
         masks = only_of(f"{name}{joint}{end}" for name in names for joint in ("_", "-", "") for end in _MASK_FOLDERS)
         if images is not None and masks is not None:
-            found.images[split] = images
-            found.add_masks(split, "", masks)
+            found.images[split], found.masks[""][split] = images, masks
     return found
 
 
@@ -205,31 +190,30 @@ def find_half(folder: Folder, settings: DataSettings) -> str | None:
         images, masks = find(folder, settings)
         for split, place in images.items():
             return f"{place}/ has no {f'{split}annot' if find is find_camvid else 'masks'}/ to go with it"
-        for by_head in masks.values():
-            return f"{next(iter(by_head.values()))}/ has no images to go with it"
+        for place in (place for places in masks.values() for place in places.values()):
+            return f"{place}/ has no images to go with it"
     return None
 
 
 def read_pairs(folder: Folder, settings: DataSettings, folders: SplitFolders) -> FormatResult:
     """Pair the images and masks of each split by name."""
     result = FormatResult(folder.root)
-    heads = dict.fromkeys([*(settings.heads or ()), *(head for by_head in folders.masks.values() for head in by_head)])
+    heads = dict.fromkeys([*(settings.heads or ()), *(head for head, places in folders.masks.items() if places)])
     for split, (images, masks) in folders.paired().items():
         if set(masks) == set(heads):
             _pair(result, folder, settings, split, images, {head: masks[head] for head in heads})
     for split, place in folders.images.items():
-        missing = [f"the masks of head {head}" for head in heads if head not in folders.masks.get(split, {})]
-        if split not in folders.masks:
-            missing = ["their masks"]
+        there = folders.masks_of(split)
+        missing = [f"the masks of head {head}" for head in heads if head not in there] if there else ["their masks"]
         if missing:
             cause = f"{place}/ has images, but there is no folder with {' and '.join(missing)}"
             if split == "test":  # masks of it are often kept back
                 result.report("missing-folder", "note", [place], cause)
             else:
                 result.report("missing-folder", "error", [place], cause, "Add the masks, or move the folder elsewhere.")
-    for split, by_head in folders.masks.items():
+    for split in dict.fromkeys(split for places in folders.masks.values() for split in places):
         if split not in folders.images:
-            place = next(iter(by_head.values()))
+            place = next(iter(folders.masks_of(split).values()))
             cause = f"{place}/ has masks, but there is no folder with their images"
             result.report("missing-folder", "error", [place], cause, "Add them, or move the folder elsewhere.")
     stems = [stem for samples in result.splits.values() for stem in {sample.stem for sample in samples}]

@@ -38,9 +38,8 @@ def file_signature(path: Path) -> str:
 class ScanCache:
     """Stats by file in one SQLite file; without one (read-only home, full disk) every file is analyzed again."""
 
-    def __init__(self, path: Path, version: int) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._version = version
         self._database: sqlite3.Connection | None = None
         self._new: list[tuple[bytes, str, str]] = []
 
@@ -64,9 +63,9 @@ class ScanCache:
         self._database = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
         self._database.execute("PRAGMA synchronous = OFF")  # first: else a new file is synced
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version != self._version:
+        if version != _VERSION:
             self._database.execute("DROP TABLE IF EXISTS facts")
-            self._database.execute(f"PRAGMA user_version = {self._version}")
+            self._database.execute(f"PRAGMA user_version = {_VERSION}")
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, state TEXT, facts TEXT)")
 
@@ -126,7 +125,7 @@ class Scanner:
         self, items: Iterable[tuple[Item, Path, str]], analyze: Callable[[Item], Stats], kind: type[Stats]
     ) -> Iterator[Stats]:
         """Yield the stats of items, each with its file and its key in the cache."""
-        with ScanCache(self._store, _VERSION) as cache:
+        with ScanCache(self._store) as cache:
 
             def look_up(batch: list[tuple[Item, Path, str]]) -> list[_Lookup[Item]]:
                 files = [(key, file_signature(path)) for _, path, key in batch]
