@@ -156,6 +156,11 @@ def read_card(path: str | Path) -> Card:
     return Card.from_json(metadata[CARD_KEY], str(path))
 
 
+def is_model_file(path: str | Path) -> bool:
+    """Return whether a file is one of this program's models, by its header; False where there is none."""
+    return Path(path).suffix == ".safetensors" and Path(path).is_file() and CARD_KEY in read_header(path)[1]
+
+
 def read_model(path: str | Path, verify: bool = True) -> tuple[Card, dict[str, Tensor]]:
     """Read card and weights of a model file, after comparing both where ``verify``."""
     card = read_card(path)

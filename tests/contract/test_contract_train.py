@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import re
@@ -12,8 +13,10 @@ import time
 from pathlib import Path
 
 import contract_tools as tools
+import numpy as np
 import pytest
 from contract_tools import QUICK, SMALL, assert_mendable, assert_same_run, call, pairs, spawn, start
+from PIL import Image
 
 try:
     import tomllib
@@ -277,6 +280,34 @@ def test_model_with_other_classes_as_pretrained_weights(model, tmp_path):
     assert re.search("anew|afresh|from scratch|fresh|new", answer.err, flags=re.IGNORECASE)
     card = tools.card_of(tmp_path / "run/model.safetensors")
     assert len(card["classes"]) == 4
+
+
+def test_permuted_classes_keep_their_scores_and_are_evaluated_by_name(model, shapes, tmp_path):
+    """The same images, whose masks number the classes in another order, give the same scores; so does a run on them."""
+    own = tools.card_of(model)["classes"]
+    order = [2, 0, 1]  # index in the new list of each class
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    for path in data.glob("*/masks/*.png"):
+        table = np.arange(256, dtype=np.uint8)
+        table[:3] = order
+        Image.fromarray(table[tools.read(path)]).save(path)
+    names = [own[order.index(index)] for index in range(3)]
+    (data / "data.toml").write_text(f"classes = {json.dumps(names)}\n", "utf-8")
+    right, found = (call("evaluate", model, folder, "--json") for folder in (shapes, data))
+    assert "matched by name" in found.err
+    assert [row["name"] for row in found.json()["classes"]] == own
+    for key in ("confusion", "mean_iou", "classes", "mean_iou_interval"):
+        assert found.json()[key] == right.json()[key]
+    still = [model if value == "none" else value for value in QUICK]
+    answer = call("train", data, "-o", tmp_path / "run", *still, "--lr", "1e-6", "--augment", "none")
+    assert answer.rc == 0, str(answer)
+    moved = [f"{name} ({own.index(name)} to {names.index(name)})" for name in names]
+    sentence = f"by name: carried over from another index: {', '.join(moved)}."
+    assert sentence in answer.err
+    assert sentence in html.unescape((tmp_path / "run" / "report.html").read_text("utf-8"))
+    again = call("evaluate", tmp_path / "run", shapes, "--json").json()
+    assert abs(again["mean_iou"] - right.json()["mean_iou"]) < 0.1  # batch norm moves, the weights hardly do
 
 
 def test_scale_is_in_the_card_and_results_have_the_image_size(shapes, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
@@ -13,12 +14,16 @@ import pytest
 import timm
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from fullconv.card import Card, Labels
 from fullconv.errors import NetworkError, WeightsError
-from fullconv.nn import build
-from fullconv.nn.pretrained import PretrainedCfg, download, pretrained_cfg, read_weights
-from networks import random_images
+from fullconv.modelfile import write_model
+from fullconv.nn import build, load_model_weights
+from fullconv.nn.pretrained import PretrainedCfg, download, load_by_class, pretrained_cfg, read_weights
+from networks import enliven, random_images
 
 
 @pytest.fixture
@@ -245,3 +250,122 @@ def test_a_network_does_not_keep_the_file_that_it_was_made_from(tmp_path):
 def test_a_backbone_that_cannot_be_is_told_so_before_anything_is_fetched(cache, name, message):
     with pytest.raises(NetworkError, match=message):
         build("fcn8s", backbone=name, num_classes=2, weights="imagenet")
+
+
+# classes of our own models are names
+
+
+def model_file(path, variant, classes, **options):
+    """Write a model whose scores and kernels all differ; returns its network."""
+    torch.manual_seed(len(str(path)))
+    heads = classes if isinstance(classes, dict) else None
+    counts = {head: len(names) for head, names in classes.items()} if heads else len(classes)
+    built = enliven(build(variant, num_classes=counts, **options))
+    with torch.no_grad():
+        for value in built.head.parameters():
+            value.normal_(std=0.1)
+    first = next(iter(classes.values())) if heads else classes
+    labels = {head: Labels(classes=names) for head, names in heads.items()} if heads else None
+    write_model(path, Card(variant=variant, classes=first, heads=labels), built.state_dict())
+    return built
+
+
+CLASS_VARIANTS = [
+    ("fcn8s", {"backbone": "tiny"}),
+    ("fcn8s", {"backbone": "tiny", "head": {"upsampling": "learned"}}),
+    ("fcn32s", {"backbone": "tiny"}),
+    ("fcn-os8", {"backbone": "resnet18", "width": 1 / 16}),
+    ("voc-fcn8s-atonce", {"width": 1 / 16}),
+    ("nyud-fcn32s-color-hha", {"width": 1 / 16}),
+]
+
+
+@pytest.mark.parametrize(("variant", "options"), CLASS_VARIANTS)
+def test_every_head_declares_the_layers_that_have_a_row_per_class(variant, options):
+    few, many = (build(variant, num_classes=count, **options) for count in (3, 5))
+    other = {key for key, value in few.state_dict().items() if value.shape != many.state_dict()[key].shape}
+    layers = tuple(f"head.{name}." for name in few.head.class_layers)
+    assert other
+    assert other == {key for key in few.state_dict() if key.startswith(layers)}
+    for key in other:
+        assert [len(built.state_dict()[key]) for built in (few, many)] == [3, 5]
+
+
+@pytest.mark.parametrize(("variant", "options"), CLASS_VARIANTS)
+def test_scores_of_a_class_come_from_the_class_of_its_name(tmp_path, variant, options):
+    names = ("background", "disc", "ball", "box")
+    old = model_file(tmp_path / "old.safetensors", variant, names, **options)
+    own = ("background", "ball", "hand", "disc")
+    new = build(variant, num_classes=4, **options)
+    fresh = copy.deepcopy(new)
+    (row,) = load_model_weights(new, tmp_path / "old.safetensors", {"": own})
+    assert new.missing_keys == []
+    assert (row.kept, row.new) == (("background",), ("hand",))
+    assert row.moved == (("ball", 2, 1), ("disc", 1, 3))
+    assert str(row) == (
+        "carried over: background; carried over from another index: ball (2 to 1), disc (1 to 3); newly initialized: hand"
+    )
+    x = random_images(1, old.in_channels, 48, 40)
+    before, after = old(x), new(x)
+    for index, name in enumerate(own):
+        if name in names:
+            torch.testing.assert_close(after[:, index], before[:, names.index(name)], rtol=1e-4, atol=1e-5)
+    for key, value in new.head.state_dict().items():
+        if key.startswith(tuple(f"{layer}." for layer in new.head.class_layers)):
+            assert torch.equal(value[2], fresh.head.state_dict()[key][2])  # "hand" is as it was built
+
+
+@settings(max_examples=15, deadline=None)
+@given(order=st.permutations(range(5)), keep=st.integers(1, 5))
+def test_any_order_of_the_classes_gives_the_same_scores_by_name(order, keep):
+    names = tuple("abcde")
+    stored = dict(zip(names, torch.arange(10.0).reshape(5, 2).unbind(), strict=True))
+    own = tuple(names[i] for i in order)[:keep]
+    new = network_of(len(own))
+    tensors = {key: torch.stack([stored[name][0] + value[0] * 0 for name in names]) if is_row else value * 0
+               for key, value, is_row in class_tensors(new)}  # fmt: skip
+    missing, rows = load_by_class(new, tensors, {"": names}, {"": own})
+    assert missing == []
+    assert rows[0].new == ()
+    for key, value, is_row in class_tensors(new):
+        if is_row:
+            for index, name in enumerate(own):
+                assert torch.equal(value[index], torch.full_like(value[index], float(stored[name][0]))), key
+
+
+def network_of(count):
+    return build("fcn16s", backbone="tiny", num_classes=count, width=0.25, head={"upsampling": "learned"})
+
+
+def class_tensors(network):
+    layers = tuple(f"head.{name}." for name in network.head.class_layers)
+    return [(key, value, key.startswith(layers)) for key, value in network.state_dict().items()]
+
+
+def test_several_heads_take_the_scores_of_the_head_of_their_name(tmp_path):
+    old = model_file(
+        tmp_path / "old.safetensors", "fcn8s", {"sort": ("a", "b", "c"), "state": ("dry", "wet")}, backbone="tiny"
+    )
+    new = build("fcn8s", backbone="tiny", num_classes={"state": 2, "sort": 2})
+    rows = load_model_weights(new, tmp_path / "old.safetensors", {"state": ("wet", "dry"), "sort": ("c", "d")})
+    assert [str(row) for row in rows] == [
+        "head state: carried over from another index: wet (1 to 0), dry (0 to 1)",
+        "head sort: carried over from another index: c (2 to 0); newly initialized: d",
+    ]
+    x = random_images(1, 3, 40, 40)
+    torch.testing.assert_close(new(x)["state"], old(x)["state"].flip(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(new(x)["sort"][:, 0], old(x)["sort"][:, 2], rtol=1e-4, atol=1e-5)
+    single = build("fcn8s", backbone="tiny", num_classes=3)
+    (row,) = load_model_weights(single, tmp_path / "old.safetensors", {"": ("a", "b", "c")})
+    assert str(row) == "all 3 carried over"
+    torch.testing.assert_close(single(x), old(x)["sort"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_a_common_class_lends_its_backbone_only(tmp_path):
+    old = model_file(tmp_path / "old.safetensors", "fcn8s", ("a", "b"), backbone="tiny")
+    new = build("fcn8s", backbone="tiny", num_classes=2)
+    (row,) = load_model_weights(new, tmp_path / "old.safetensors", {"": ("x", "y")})
+    assert str(row) == "newly initialized: x, y"
+    assert {key.split(".")[1] for key in new.missing_keys} == {"score"}
+    for key, value in new.backbone.state_dict().items():
+        assert torch.equal(value, old.backbone.state_dict()[key])

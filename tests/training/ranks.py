@@ -67,7 +67,7 @@ def scored(data: str) -> dict[str, Any]:
     with init_distributed("cpu") as processes:
         recipe = resolve_defaults(parse_recipe(SMALL), dataset, dataset.statistics("train"), processes)
         torch.manual_seed(5)
-        network = build_model(recipe, dataset, 3, torch.device("cpu"), Console(quiet=True))
+        network, _ = build_model(recipe, dataset, 3, torch.device("cpu"), Console(quiet=True))
         card = build_card(recipe, network, dataset, dataset.statistics("train"), "")
         segmenter = Segmenter(network, card, "cpu", "fp32")
         members = dataset.samples("all")
@@ -84,7 +84,7 @@ def first_gradient(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     with init_distributed("cpu") as processes:
         recipe = resolve_defaults(parse_recipe({**SMALL, **settings}), dataset, statistics, processes)
         torch.manual_seed(recipe.seed)
-        network = build_model(recipe, dataset, 3, torch.device("cpu"), Console(quiet=True))
+        network, _ = build_model(recipe, dataset, 3, torch.device("cpu"), Console(quiet=True))
         card, (losses, _) = build_card(recipe, network, dataset, statistics, ""), build_criteria(recipe, dataset)
         train_step = TrainStep(recipe, card, losses, torch.device("cpu"), "fp32", processes)
         batches: list[Batch] = list(build_train_loader(recipe, dataset, statistics, processes).batches(0, 2))

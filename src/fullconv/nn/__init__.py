@@ -1,7 +1,7 @@
 """Backbones, heads, upsampling, networks, pretrained and foreign weights."""
 
 from fullconv.nn.backbones import TESTED, Conv2dSameStatic
-from fullconv.nn.build import build, build_meta, build_with_weights, check_build_args
+from fullconv.nn.build import build, build_meta, build_with_weights, check_build_args, load_model_weights
 from fullconv.nn.caffe.convert import ALIASES, convertible, load_foreign
 from fullconv.nn.network import Network, Scores, scores_by_head
 from fullconv.nn.pretrained import PretrainedCfg, download, pretrained_cfg, pretrained_statistics
@@ -26,6 +26,7 @@ __all__ = [
     "download",
     "get_variant",
     "load_foreign",
+    "load_model_weights",
     "pretrained_cfg",
     "pretrained_statistics",
     "scores_by_head",

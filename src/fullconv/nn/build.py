@@ -15,12 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 from fullconv.card import Card
 from fullconv.errors import NetworkError, RecipeError, WeightsError
-from fullconv.modelfile import CARD_KEY, read_header, read_model
+from fullconv.modelfile import is_model_file, read_model
 from fullconv.nn.backbones import TESTED, build_backbone, check_backbone
 from fullconv.nn.caffe.backbones import build_caffe_backbone
 from fullconv.nn.heads import Features, HeadDict, SkipHead
 from fullconv.nn.network import Network
-from fullconv.nn.pretrained import load_partial
+from fullconv.nn.pretrained import ClassRows, load_by_class, load_partial
 from fullconv.nn.registry import Variant, get_variant
 from fullconv.recipe import HeadSettings, parse_recipe
 
@@ -45,7 +45,8 @@ def build(
         num_classes: Number of classes K, or K by head name; published networks know theirs.
         in_channels: Channels of the images; 3, or what the published network takes.
         weights: None or "none", "imagenet", or a file: of the classifier, or a fullconv model (also with other classes;
-            `Network.missing_keys` then lists the tensors that did not come from it).
+            `Network.missing_keys` then lists the tensors that did not come from it; scores are taken by position, see
+            `load_model_weights`).
         norm: "batch" or "none", for the backbone tiny.
         width: Multiplier of the backbone's channels, for tests and small machines.
         head: Settings of the head.
@@ -91,6 +92,26 @@ def build(
     if is_model and source is not None:
         network.missing_keys = load_partial(network, read_model(source)[1])
     return network.eval()
+
+
+def load_model_weights(network: Network, weights: str | Path, classes: Mapping[str, Sequence[str]]) -> list[ClassRows]:
+    """Load what fits of a fullconv model, the scores of each class from the class of the same name.
+
+    Args:
+        network: Its `missing_keys` list the tensors that keep their values.
+        weights: The model file.
+        classes: Names of the network's classes by head; the key of a single head is "".
+
+    Returns:
+        Where the scores of each head's classes came from.
+
+    Raises:
+        ModelFileError: The file is damaged.
+    """
+    card, tensors = read_model(weights)
+    stored = {"": card.classes} if card.heads is None else {head: own.classes for head, own in card.heads.items()}
+    network.missing_keys, rows = load_by_class(network, tensors, stored, classes)
+    return rows
 
 
 def check_build_args(variant: str, backbone: str, weights: str) -> None:
@@ -177,7 +198,7 @@ def _resolve_source(weights: str | Path | None) -> tuple[str | Path | None, bool
         return None, False
     if str(weights) != "imagenet" and not Path(weights).is_file():
         raise WeightsError(f'{weights}: there is no such weights file. Give a file, "imagenet" or "none".')
-    return weights, Path(weights).suffix == ".safetensors" and CARD_KEY in read_header(weights)[1]
+    return weights, is_model_file(weights)
 
 
 # From a card: networks whose weights come from a file are not initialized at random.

@@ -47,6 +47,8 @@ class Head(nn.Module):
 
     border: ClassVar[Border] = "replicate"
     """What lies beyond the score map when it is upsampled to the image."""
+    class_layers: ClassVar[tuple[str, ...]]
+    """Layers whose weights and biases have a row per class on their first axis; all others do not depend on the classes."""
 
     @classmethod
     def from_features(
@@ -77,6 +79,8 @@ class SkipHead(Head):
 
     Source: Long et al., CVPR 2015, section 4.2 and figure 3.
     """
+
+    class_layers = ("score", "grow")
 
     def __init__(
         self, channels: Mapping[int, int], num_classes: int, phases: Mapping[int, Fraction], learned: bool = False
@@ -129,6 +133,8 @@ class FCNHead(nn.Sequential, Head):
     Source: torchvision/models/segmentation/fcn.py.
     """
 
+    class_layers = ("4",)
+
     def __init__(self, channels: int, num_classes: int, stride: int) -> None:
         hidden = max(1, channels // 4)
         super().__init__(
@@ -172,6 +178,7 @@ class CaffeSkipHead(Head):
     """
 
     border = "zero"
+    class_layers = ("score",)
 
     def __init__(
         self,
@@ -219,6 +226,7 @@ class LateFusionHead(Head):
     """Scores of two backbones, averaged before they are upsampled (the paper says summed; the release halves each)."""
 
     border = "zero"
+    class_layers = ("score_color", "score_hha")
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()

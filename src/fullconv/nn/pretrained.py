@@ -9,10 +9,10 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fullconv import modelfile
 from fullconv.errors import WeightsError
 from fullconv.nn import timm_models
+from fullconv.nn.heads import Head
 from fullconv.storage import atomic_path, cache_folder
 
 
@@ -157,3 +158,73 @@ def load_partial(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     module.load_state_dict(fitting, strict=False)
     return [key for key in own if key not in fitting]
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Where the scores of a head's classes came from, when a model's weights were loaded by class name."""
+
+    head: str
+    """"" is the only one."""
+    kept: tuple[str, ...]
+    """Classes with the index that they had."""
+    moved: tuple[tuple[str, int, int], ...]
+    """Classes with another index: name, index in the file, and own."""
+    new: tuple[str, ...]
+    """Classes that the file does not have."""
+
+    def __str__(self) -> str:
+        if not self.moved and not self.new:
+            return f"{f'head {self.head}: ' if self.head else ''}all {len(self.kept)} carried over"
+        parts = [f"carried over: {', '.join(self.kept)}"] if self.kept else []
+        if self.moved:
+            parts.append(f"carried over from another index: {', '.join(f'{n} ({i} to {j})' for n, i, j in self.moved)}")
+        parts += [f"newly initialized: {', '.join(self.new)}"] if self.new else []
+        return f"{f'head {self.head}: ' if self.head else ''}{'; '.join(parts)}"
+
+
+def load_by_class(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    stored: Mapping[str, Sequence[str]],
+    classes: Mapping[str, Sequence[str]],
+) -> tuple[list[str], list[ClassRows]]:
+    """Copy the tensors that fit by name and shape, and the rows of a head's classes by class name.
+
+    A head takes those of the head of its name, else of the head with the most of its classes.
+
+    Args:
+        network: A `Network`.
+        tensors: Weights of another one.
+        stored: Its classes by head; "" is the only one.
+        classes: The network's classes by head.
+
+    Returns:
+        Names of the tensors that keep their values, and where the classes of each head came from.
+    """
+    own, loaded, rows = network.state_dict(), dict[str, Tensor](), []
+    for head, names in classes.items():
+        source = head if head in stored else max(stored, key=lambda key: len(set(stored[key]) & set(names)))
+        there = {name: index for index, name in enumerate(stored[source])}
+        pairs = [(index, there[name]) for index, name in enumerate(names) if name in there]
+        prefix, before = (f"head.{key}." if key else "head." for key in (head, source))
+        module = cast(Head, network.get_submodule(prefix[:-1]))
+        found = False
+        for key in (key for key in own if key.startswith(prefix)):
+            layer, value = key.removeprefix(prefix), tensors.get(before + key.removeprefix(prefix))
+            if value is None:
+                continue
+            if not layer.startswith(tuple(f"{name}." for name in module.class_layers)):
+                loaded |= {key: value} if value.shape == own[key].shape else {}
+            elif value.shape[1:] == own[key].shape[1:] and len(value) == len(there) and pairs:
+                loaded[key], found = own[key].clone(), True
+                loaded[key][[i for i, _ in pairs]] = value[[j for _, j in pairs]].to(own[key])
+        carried = pairs if found else []
+        kept = tuple(names[i] for i, j in carried if i == j)
+        moved = tuple((names[i], j, i) for i, j in carried if i != j)
+        taken = {i for i, _ in carried}
+        rows.append(ClassRows(head, kept, moved, tuple(name for i, name in enumerate(names) if i not in taken)))
+    others = {key: value for key, value in tensors.items() if key in own and not key.startswith("head.")}
+    loaded |= {key: value for key, value in others.items() if value.shape == own[key].shape}
+    network.load_state_dict(loaded, strict=False)
+    return [key for key in own if key not in loaded], rows

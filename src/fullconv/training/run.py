@@ -228,7 +228,8 @@ def build_run(
     if config.measured is not None:
         torch.set_num_threads(config.measured.threads)
     torch.manual_seed(recipe.seed)
-    network = build_model(recipe, dataset, statistics.channels, device, console)
+    network, sentences = build_model(recipe, dataset, statistics.channels, device, console)
+    notes += sentences
     card = build_card(recipe, network, dataset, statistics, config.origin["fingerprint"])
     criteria, class_notes = build_criteria(recipe, dataset)
     loader = build_train_loader(recipe, dataset, statistics, dist)

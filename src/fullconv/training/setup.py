@@ -16,8 +16,8 @@ from fullconv.data import Dataset, Sample, Statistics, TrainingBatches, class_we
 from fullconv.dataset_constants import channel_means
 from fullconv.errors import DataError, RunError, plural
 from fullconv.losses import PixelLoss
-from fullconv.modelfile import CARD_KEY, card_excess, read_header
-from fullconv.nn import Network, build, pretrained_cfg, pretrained_statistics
+from fullconv.modelfile import card_excess, is_model_file, read_card
+from fullconv.nn import Network, build, load_model_weights, pretrained_cfg, pretrained_statistics
 from fullconv.profiling import duration
 from fullconv.recipe import Recipe
 from fullconv.segmenter import build_settings
@@ -81,22 +81,33 @@ class RunContext:
         return self.dataset.splits.get("val", [])
 
 
-def build_model(recipe: Recipe, dataset: Dataset, channels: int, device: torch.device, console: Console) -> Network:
-    """Build the network on its device; print which weights are newly initialized."""
-    counts = {name: len(labels.classes) for name, labels in dataset.labels.items()}
+def build_model(
+    recipe: Recipe, dataset: Dataset, channels: int, device: torch.device, console: Console
+) -> tuple[Network, list[str]]:
+    """Build the network on its device; return also sentences, printed, on what came from the weights of a model."""
+    classes = {name: labels.classes for name, labels in dataset.labels.items()}
+    counts = {name: len(names) for name, names in classes.items()}
+    is_model = is_model_file(recipe.weights)
     network = build(
         recipe.variant, backbone=recipe.backbone,
         num_classes=counts if len(counts) > 1 else len(dataset.classes), in_channels=channels,
-        weights=recipe.weights, norm=recipe.norm, width=recipe.width, head=recipe.head,
+        weights=None if is_model else recipe.weights, norm=recipe.norm, width=recipe.width, head=recipe.head,
     )  # fmt: skip
+    sentences = []
+    if is_model:
+        several = len(classes) > 1
+        rows = load_model_weights(network, recipe.weights, classes if several else {"": dataset.classes})
+        sentences = [f"Classes of {recipe.weights}, by name: {row}." for row in rows]
     if network.missing_keys:
         parts = sorted({name.rsplit(".", 1)[0] for name in network.missing_keys})
-        console.info(f"Newly initialized, not from {recipe.weights}: {', '.join(parts)}.")
+        sentences.append(f"Newly initialized, not from {recipe.weights}: {', '.join(parts)}.")
+    for sentence in sentences:
+        console.info(sentence)
     if network.halo is None:
         console.info(f"Tiles will not be exact with this network: {explain_inexact(network)}")
     if recipe.freeze == "backbone":
         network.backbone.requires_grad_(False)
-    return network.to(device).to(memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last), sentences
 
 
 def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: Statistics, fingerprint: str) -> Card:
@@ -104,9 +115,8 @@ def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: S
     labels = dataset.labels
     first = next(iter(labels.values()))
     start = None  # the card of the fullconv model that the run starts from
-    if recipe.weights.endswith(".safetensors") and Path(recipe.weights).is_file():
-        text = read_header(recipe.weights)[1].get(CARD_KEY)
-        start = Card.from_json(text, recipe.weights) if text else None
+    if is_model_file(recipe.weights):
+        start = read_card(recipe.weights)
     order, mean, std, value_range = input_convention(recipe, statistics, start)
     origin: str | None = None
     license_name: str | None = None
