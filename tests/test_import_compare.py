@@ -10,7 +10,8 @@ from fullconv.cli.import_ import IMPORTABLE
 from fullconv.cli.main import main
 from fullconv.evaluation import compare
 from fullconv.nn.caffe.convert import convertible
-from synthetic.shapes import make_shapes
+from model_files import small_segmenter
+from synthetic.shapes import make_shapes, names
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +19,6 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare") / "data"
     make_shapes(folder, layout="camvid", images=12, size=(40, 56))
     return folder
-
-
-def model(data, path, seed):
-    dataset = fullconv.open_dataset(data)
-    torch.manual_seed(seed)
-    network = fullconv.build("fcn8s", backbone="tiny", num_classes=len(dataset.classes))
-    segmenter = fullconv.Segmenter.from_network(network, dataset.classes)
-    segmenter.save(path)
-    return segmenter
 
 
 def test_help_lists_the_importable_names():
@@ -68,8 +60,8 @@ def test_checkpoint_of_another_network_is_rejected(tmp_path, capsys):
 
 
 def test_model_against_itself(data, tmp_path, capsys):
-    model(data, tmp_path / "a.safetensors", 1)
     path = str(tmp_path / "a.safetensors")
+    small_segmenter(names(4)).save(path)
     assert main(["compare", path, path, str(data), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["difference"], found["interval"], found["noise"]) == (0.0, [0.0, 0.0], True)
@@ -78,8 +70,8 @@ def test_model_against_itself(data, tmp_path, capsys):
     assert "(torch fp32)" in capsys.readouterr().out
 
 
-def test_two_models_are_compared_on_the_same_images(data, tmp_path):
-    a, b = model(data, tmp_path / "a.safetensors", 1), model(data, tmp_path / "b.safetensors", 2)
+def test_two_models_are_compared_on_the_same_images(data):
+    a, b = (small_segmenter(names(4), seed) for seed in (1, 2))
     found = compare(a, b, data, "all")
     reports = [fullconv.evaluate(m, data, split="all") for m in (a, b)]
     assert found.difference == pytest.approx(reports[1].mean_iou - reports[0].mean_iou)
@@ -87,8 +79,8 @@ def test_two_models_are_compared_on_the_same_images(data, tmp_path):
     assert ("not significant" in str(found)) != found.significant
 
 
-def test_training_images_are_excluded(data, tmp_path):
-    a, b = model(data, tmp_path / "a.safetensors", 1), model(data, tmp_path / "b.safetensors", 2)
+def test_training_images_are_excluded(data):
+    a, b = (small_segmenter(names(4), seed) for seed in (1, 2))
     stems = [sample.stem for sample in fullconv.open_dataset(data).splits["val"]]
     a.card = a.card.model_copy(update={"data": {"splits": {"train": stems[:1]}}})
     assert compare(a, b, data).a.images == len(stems) - 1

@@ -77,15 +77,13 @@ def test_the_matrix_of_a_whole_is_the_sum_over_its_parts_in_any_grouping(target,
     np.testing.assert_array_equal(parts[1] + parts[0], confusion_matrix(target, prediction, 4))
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
-def test_integers_of_any_width_count_the_same(dtype):
-    matrix = confusion_matrix(TARGET.astype(dtype), PREDICTION.astype(dtype), CLASSES)
-    np.testing.assert_array_equal(matrix, naive_confusion(TARGET, PREDICTION, CLASSES))
-
-
-def test_tensors_count_as_arrays_do():
+def test_integers_of_any_width_and_tensors_count_the_same():
+    expected = naive_confusion(TARGET, PREDICTION, CLASSES)
+    for dtype in (np.int64, np.int32, np.uint16):
+        matrix = confusion_matrix(TARGET.astype(dtype), PREDICTION.astype(dtype), CLASSES)
+        np.testing.assert_array_equal(matrix, expected)
     matrix = confusion_matrix(torch.from_numpy(TARGET).long(), torch.from_numpy(PREDICTION), CLASSES)
-    np.testing.assert_array_equal(matrix, naive_confusion(TARGET, PREDICTION, CLASSES))
+    np.testing.assert_array_equal(matrix, expected)
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 0, 1000])
@@ -116,21 +114,15 @@ def test_what_is_predicted_under_void_does_not_count():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_a_prediction_outside_the_classes_is_named_with_its_number_of_pixels(dtype):
+def test_values_outside_the_classes_are_named_with_their_number_of_pixels(dtype):
     prediction = np.array([0, 7, 255, 1], dtype=dtype)
     with pytest.raises(InputError, match=r"prediction holds 7, which is not a class; classes are 0 to 2 \(2 such"):
         confusion_matrix(np.zeros(4, dtype), prediction, 3)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_a_label_outside_the_classes_is_named(dtype):
     with pytest.raises(InputError, match=r"target holds 3, which is not a class or void \(255\); classes are 0 to 2"):
         confusion_matrix(np.array([3, 0], dtype), np.zeros(2, dtype), 3)
-
-
-def test_a_negative_prediction_is_refused_and_does_not_wrap_around():
-    with pytest.raises(InputError, match=r"prediction holds -1"):
-        confusion_matrix(np.array([0]), np.array([-1]), 3)
+    if dtype == np.int64:
+        with pytest.raises(InputError, match=r"prediction holds -1"):
+            confusion_matrix(np.array([0]), np.array([-1]), 3)
 
 
 def test_other_shapes_other_types_and_other_numbers_of_classes_are_refused():
@@ -205,9 +197,8 @@ def test_where_nothing_is_valid_every_score_is_nan():
 
 
 def test_an_unknown_policy_is_refused_with_the_nearest():
-    with pytest.raises(
-        InputError, match=r"no policy 'present', only nan and present_only\. Did you mean 'present_only'"
-    ):
+    message = r"no policy 'present', only nan and present_only\. Did you mean 'present_only'"
+    with pytest.raises(InputError, match=message):
         mean_iou(np.eye(2, dtype=np.int64), "present")
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 import struct
 from pathlib import Path
 
@@ -77,12 +74,9 @@ def test_the_card_is_json_under_one_key_of_a_plain_safetensors_file(written):
 
 
 def test_the_library_reads_every_type_as_it_was_written(tmp_path):
-    types = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-             torch.uint8, torch.bool]  # fmt: skip
-    tensors = {str(kind): (torch.randn(3, 5) * 9).to(kind) for kind in types} | {
-        "none": torch.zeros(2, 0),
-        "one": torch.ones(()),
-    }
+    types = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+    tensors = {dtype: (torch.randn(3, 5) * 9).to(getattr(torch, dtype)) for dtype in types}
+    tensors |= {"none": torch.zeros(2, 0), "one": torch.ones(())}
     write_tensors(tmp_path / "t", tensors, {"a": 'ä\n"', "b": ""})
     with safe_open(tmp_path / "t", "pt") as file:
         assert {**file.metadata(), CHECKSUM_KEY: None} == {"a": 'ä\n"', "b": "", CHECKSUM_KEY: None}
@@ -93,17 +87,6 @@ def test_the_library_reads_every_type_as_it_was_written(tmp_path):
         assert torch.equal(found[name], value)
     with pytest.raises(TypeError, match=r"c is torch\.complex64, which a model file cannot store"):
         write_tensors(tmp_path / "t", {"c": torch.zeros(1, dtype=torch.complex64)}, {})
-
-
-def test_the_hash_is_over_name_dtype_shape_and_bytes_in_the_order_of_names(written):
-    digest = hashlib.sha256()
-    for name in sorted(TENSORS):
-        value = TENSORS[name]
-        digest.update(name.encode() + str(value.dtype).removeprefix("torch.").encode())
-        digest.update(str(tuple(value.shape)).encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes() if value.ndim and value.numel() else b"")
-        digest.update(struct.pack("<q", 3) if name == "a" else b"")
-    assert read_card(written).weights_sha256 == weights_sha256(TENSORS) == digest.hexdigest()
 
 
 def test_the_hash_sees_every_bit_name_shape_and_type():
@@ -286,15 +269,6 @@ def test_a_header_that_nothing_could_read_is_never_written(tmp_path, monkeypatch
     assert card_excess(CARD) is None
 
 
-def test_weights_that_are_not_the_cards_are_noticed(written, tmp_path):
-    data = bytearray(written.read_bytes())
-    data[-1] ^= 1
-    path = tmp_path / "other.safetensors"
-    path.write_bytes(bytes(data))
-    with pytest.raises(ModelFileError, match="its weights do not match its card"):
-        read_model(path)
-
-
 def test_a_damaged_model_is_no_start_for_another(tmp_path):
     network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
     path = tmp_path / "start.safetensors"
@@ -306,8 +280,10 @@ def test_a_damaged_model_is_no_start_for_another(tmp_path):
 
 
 def test_a_missing_file_a_folder_and_a_foreign_file_are_told_apart(tmp_path):
-    with pytest.raises(ModelFileError, match=r"none\.safetensors: there is no such model file"):
+    with pytest.raises(ModelFileError, match=r"none\.safetensors: there is no such model file") as caught:
         read_model(tmp_path / "none.safetensors")
+    assert isinstance(caught.value, (FullconvError, ValueError))
+    assert caught.value.exit_code == 2
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_model(tmp_path)
     save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
@@ -361,44 +337,19 @@ def test_what_is_no_card_at_all_is_no_traceback(text):
 # --- whole or not at all ---------------------------------------------------------------------------------------------
 
 
-def refuse(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disc_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
-    path = tmp_path / "model.safetensors"
-    write_model(path, CARD, {"w": torch.zeros(3)})
-    before = path.read_bytes()
-    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), refuse)
-    with pytest.raises(OutputError, match=r"model\.safetensors: cannot be written \(No space left on device\)"):
-        write_model(path, CARD, {"w": torch.ones(3)})
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_a_file_in_the_way_of_the_folder_is_said(tmp_path):
+@pytest.mark.parametrize("name", ["file/model.safetensors", "x" * 300])
+def test_a_path_that_cannot_be_written_is_reported(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        write_model(tmp_path / "file" / "model.safetensors", CARD, {"w": torch.zeros(1)})
-
-
-def test_a_name_that_is_too_long_is_said(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_model(tmp_path / ("x" * 300), CARD, {"w": torch.zeros(1)})
-
-
-def test_errors_of_model_files_are_the_users(tmp_path):
-    with pytest.raises(FullconvError) as caught:
-        read_header(tmp_path / "none")
-    assert caught.value.exit_code == 2
-    assert isinstance(caught.value, ValueError)
+        write_model(tmp_path / name, CARD, {"w": torch.zeros(1)})
 
 
 def test_the_hash_is_the_one_that_the_documentation_computes(tmp_path, monkeypatch):
-    tensors = {"ü": torch.randn(2, 3), "b": torch.tensor(7), "a.weight": torch.randn(4, 3, 2, 2)}
-    tensors["c"] = tensors["a.weight"].to(memory_format=torch.channels_last)
+    tensors = {**TENSORS, "ü": torch.randn(2, 3), "a.weight": torch.randn(4, 3, 2, 2)}
+    tensors["f"] = tensors["a.weight"].to(memory_format=torch.channels_last)
+    del tensors["d"]  # NumPy has no bfloat16
     card = write_model(tmp_path / "model.safetensors", CARD, tensors)
+    assert card.weights_sha256 == weights_sha256(tensors) == read_card(tmp_path / "model.safetensors").weights_sha256
     page = (Path(__file__).parents[1] / "docs" / "reference" / "model-file.md").read_text(encoding="utf-8")
     program = page[page.index("import hashlib") :].split("```")[0]
     monkeypatch.chdir(tmp_path)

@@ -40,14 +40,16 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path, error
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
-def test_a_full_disk_is_reported_with_the_file(tmp_path, monkeypatch):
-    def full(_):
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
+def test_a_full_disk_is_reported_with_the_file(tmp_path, monkeypatch, call):
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
+    write_text(tmp_path / "t", "old")
+    monkeypatch.setattr(call, full)
     with pytest.raises(OutputError, match=r"t: cannot be written \(No space left on device\)\."):
         write_text(tmp_path / "t", "new")
-    assert not list(tmp_path.iterdir())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("t", "old")]
 
 
 def test_a_folder_in_the_way_is_reported(tmp_path):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fullconv.errors import InputError, RecipeError
+from fullconv.errors import RecipeError
 from fullconv.nn import build
-from fullconv.rasters import predict_raster
 from fullconv.segmenter import Segmenter
 from fullconv.tta import TTAView, parse_views
 from networks import enliven
@@ -78,22 +77,3 @@ def test_views_are_read_from_words():
     for text in ("flop", "0", "flip,11", "1e9", "nan"):
         with pytest.raises(RecipeError, match=rf"--tta {text}: use flip, factors of size from 0\.1 to 10, or both"):
             parse_views(text)
-
-
-@pytest.mark.parametrize("tile", ["auto", 64])
-def test_rasters_average_their_mirror_image(segmenter, image, tile, tmp_path):
-    rasterio = pytest.importorskip("rasterio")
-    path = tmp_path / "ortho.tif"
-    profile = {"driver": "GTiff", "height": 150, "width": 101, "count": 3, "dtype": "uint8", "crs": "EPSG:32632",
-               "transform": rasterio.Affine(0.5, 0, 440720, 0, -0.5, 5100000)}  # fmt: skip
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(np.moveaxis(image, -1, 0))
-    augmented = segmenter.with_options(tta="flip")
-    whole = augmented.predict(image, tile="none").label_map
-    predict_raster(augmented, path, tmp_path / "labels.tif", tile=tile)
-    with rasterio.open(tmp_path / "labels.tif") as file:
-        assert (file.read(1) == whole).all()
-    with pytest.raises(InputError, match=r"at their own resolution, so .* only --tta flip is possible, not flip,0\.5"):
-        predict_raster(segmenter.with_options(tta="flip,0.5"), path, tmp_path / "other.tif")
-    plain = segmenter.predict(image).label_map
-    assert (plain != whole).any()

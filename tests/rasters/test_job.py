@@ -204,6 +204,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_pa
     refused(half, source, out, r"works at 0\.5 of an image's resolution.*Resample the raster")
     half.card.scale = 1.0
     refused(half.with_options(blend=True), source, out, r"exact tiles only: omit --blend")
+    refused(half.with_options(tta="flip,0.5"), source, out, r"only --tta flip is possible, not flip,0\.5")
     gated = Segmenter.from_network(build("fcn8s", backbone="mobilenetv3_large_100", num_classes=3), CLASSES)
     refused(gated, source, out, r"too large for its memory budget.*SqueezeExcite", NetworkError, memory=1000)
     (tmp_path / "file").write_text("")
