@@ -6,12 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fullconv.modelfile import read_header
+from fullconv.nn import Network, build
+from fullconv.recipe import Recipe, parse_recipe
+from fullconv.training.config import Schedule
 
 SMALL: dict[str, Any] = {
     "variant": "fcn8s", "backbone": "tiny", "weights": "none", "crop": "32x32", "batch_size": 2, "workers": 0,
     "precision": "fp32", "device": "cpu",
 }  # fmt: skip
+MEASURED = Schedule(
+    steps=500, steps_per_epoch=50, precision="bf16", threads=2, seconds_per_step=0.1, validate_every=1,
+    validation_pictures=20,
+)  # fmt: skip
+
+
+def small_recipe(**settings: Any) -> Recipe:
+    return parse_recipe({"loss": "cross_entropy", "lr": 0.01, "weight_decay": 0.1, **SMALL, **settings})
+
+
+def small_network(**settings: Any) -> Network:
+    """An untrained network in training mode."""
+    torch.manual_seed(0)
+    return build("fcn8s", backbone="tiny", num_classes=3, **settings).train()
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

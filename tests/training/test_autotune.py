@@ -45,12 +45,7 @@ def test_run_by_epochs_has_its_epochs(epochs, per_epoch, step, image, images):
 
 def test_validate_every_is_respected():
     steps, every, _ = plan_schedule(
-        epochs=10,
-        seconds_left=None,
-        steps_per_epoch=50,
-        step_seconds=1.0,
-        image_seconds=9.0,
-        images=9,
+        epochs=10, seconds_left=None, steps_per_epoch=50, step_seconds=1.0, image_seconds=9.0, images=9,
         validate_every=3,
-    )
+    )  # fmt: skip
     assert (steps, every) == (500, 3)

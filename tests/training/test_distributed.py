@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -203,8 +204,6 @@ def test_one_gpu_for_several_processes_is_rejected():
 
 
 def test_sync_batchnorm_without_batch_norm_is_rejected(shapes, tmp_path):
-    from fullconv.errors import NetworkError
-
     with pytest.raises(NetworkError, match="sync_batchnorm = true does nothing in this network: it has no batch norm"):
         train(shapes, tmp_path / "run", **SMALL, norm="none", sync_batchnorm=True)
     with pytest.raises(RecipeError, match="sync_batchnorm = true does nothing with freeze = norm"):
@@ -212,9 +211,9 @@ def test_sync_batchnorm_without_batch_norm_is_rejected(shapes, tmp_path):
 
 
 def torchrun(*arguments: object, limit: float = 500) -> subprocess.CompletedProcess[str]:
-    message = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
+    command = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(message, env=environment, capture_output=True, text=True, timeout=limit, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
 
 
 @pytest.mark.slow
@@ -241,37 +240,12 @@ def test_one_two_and_three_processes_under_torchrun(scenes, tmp_path):
 @pytest.mark.slow
 def test_torchrun_restarts_and_the_run_resumes(shapes, tmp_path):
     run = tmp_path / "run"
-    message = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        "--max-restarts=2",
-        "-m",
-        "fullconv",
-        "train",
-        shapes,
-        "-o",
-        run,
-        "--backbone",
-        "tiny",
-        "--weights",
-        "none",
-        "--crop",
-        "32x32",
-        "--batch-size",
-        "4",
-        "--epochs",
-        "12",
-        "--checkpoint-every",
-        "0.5",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
-    with subprocess.Popen([str(word) for word in message], stderr=subprocess.PIPE, text=True,
+    torchrun = "torch.distributed.run --nproc-per-node=2 --standalone --max-restarts=2 -m fullconv train"
+    options = (
+        "--backbone tiny --weights none --crop 32x32 --batch-size 4 --epochs 12 --checkpoint-every 0.5 --device cpu"
+    )
+    command = [sys.executable, "-m", *shlex.split(f"{torchrun} {shapes} -o {run} {options} --precision fp32")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:  # fmt: skip
         wait(begun(run))
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -312,7 +286,7 @@ def test_rendezvous_gives_each_start_a_new_prefix(store, sizes):
 
 
 def test_rendezvous_timeout(store):
-    agree_alone = [ThreadPoolExecutor(1).submit(rendezvous, store, rank, 3, timedelta(seconds=0.2)) for rank in (0, 1)]
-    for rank, waiting in enumerate(agree_alone):
+    results = [ThreadPoolExecutor(1).submit(rendezvous, store, rank, 3, timedelta(seconds=0.2)) for rank in (0, 1)]
+    for rank, result in enumerate(results):
         with pytest.raises(RunError, match=rf"process {rank} waited 0:00:00.2\d* for all 3 of them"):
-            waiting.result()
+            result.result()

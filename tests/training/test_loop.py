@@ -48,12 +48,9 @@ def simulate_run(
 
 
 runs = {
-    "steps": st.integers(1, 200),
-    "per_epoch": st.integers(1, 60),
-    "step": st.floats(0.01, 5),
-    "every": st.floats(1, 400),
-    "size": st.floats(0, 5e9),
-}
+    "steps": st.integers(1, 200), "per_epoch": st.integers(1, 60), "step": st.floats(0.01, 5),
+    "every": st.floats(1, 400), "size": st.floats(0, 5e9),
+}  # fmt: skip
 
 
 @settings(max_examples=30)

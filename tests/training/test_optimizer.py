@@ -9,10 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import SMALL
+from runs import small_network as small
+from runs import small_recipe as recipe
 
-from fullconv.nn import build
-from fullconv.recipe import Recipe, parse_recipe
 from fullconv.training.optimizer import (
     ModelEma,
     lr_at,
@@ -24,25 +23,10 @@ from fullconv.training.optimizer import (
 )
 
 
-def recipe(**settings) -> Recipe:
-    return parse_recipe({"loss": "cross_entropy", "lr": 0.01, "weight_decay": 0.1, **SMALL, **settings})
-
-
-def small(**settings):
-    torch.manual_seed(0)
-    return build("fcn8s", backbone="tiny", num_classes=3, **settings).train()
-
-
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"backbone_lr": 0.1, "bias_lr": 2.0},
-        {"bias_decay": True},
-        {"optimizer": "sgd"},
-        {"head.upsampling": "learned"},
-    ],
-)
+    [{}, {"backbone_lr": 0.1, "bias_lr": 2.0}, {"bias_decay": True}, {"optimizer": "sgd"}, {"head.upsampling": "learned"}],
+)  # fmt: skip
 def test_every_trainable_tensor_is_in_exactly_one_group(settings):
     r = recipe(**settings)
     network = small(head=r.head)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from runs import SMALL, identity, lines, state
 
@@ -28,12 +28,6 @@ def finished(shapes, tmp_path_factory) -> Path:
     return run
 
 
-def copied(run: Path, to: Path) -> Path:
-    import shutil
-
-    return Path(shutil.copytree(run, to))
-
-
 def test_card_has_recipe_data_and_scores(finished, shapes):
     card = read_card(finished / "model.safetensors")
     assert card.recipe["lr"] == 2e-3
@@ -42,16 +36,6 @@ def test_card_has_recipe_data_and_scores(finished, shapes):
     assert set(card.agreement) == {"bf16"}
     assert len(card.data["splits"]["train"]) == 9
     assert card.fullconv == fullconv.__version__
-
-
-def test_returned_segmenter_equals_the_file(finished, shapes, tmp_path):
-    import numpy as np
-
-    returned = train(shapes, tmp_path / "run", **SHORT)
-    image = next((shapes / "val").iterdir())
-    loaded = fullconv.load(tmp_path / "run")
-    assert np.array_equal(returned.predict(image).label_map, loaded.predict(image).label_map)
-    assert np.array_equal(returned.logits(image), loaded.logits(image))
 
 
 def test_file_instead_of_folder_is_rejected(shapes, tmp_path):
@@ -63,14 +47,14 @@ def test_file_instead_of_folder_is_rejected(shapes, tmp_path):
 
 
 def test_checkpoints_without_recipe_cannot_resume(shapes, tmp_path, finished):
-    run = copied(finished, tmp_path / "run")
+    run = shutil.copytree(finished, tmp_path / "run")
     (run / "recipe.toml").unlink()
     with pytest.raises(RunError, match=r"holds no run to resume \(recipe\.toml is missing\)"):
         train(shapes, run, resume=True, **SHORT)
 
 
 def test_second_process_in_the_folder_is_rejected(shapes, tmp_path, finished):
-    run = copied(finished, tmp_path / "run")
+    run = shutil.copytree(finished, tmp_path / "run")
     (run / "status.json").unlink()
     with (run / ".lock").open("a+") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -95,7 +79,7 @@ def test_resume_starts_a_run_that_has_not_started(shapes, tmp_path, finished):
 
 
 def test_run_killed_while_finishing_makes_no_more_steps(shapes, tmp_path, finished):
-    run = copied(finished, tmp_path / "run")
+    run = shutil.copytree(finished, tmp_path / "run")
     (run / "status.json").write_text('{"status": "running", "step": 50, "steps": 50}')
     (run / "model.safetensors").unlink()
     train(shapes, run, resume=True, **SHORT)
@@ -145,14 +129,3 @@ def test_head_settings_may_be_an_object(shapes, tmp_path):
     again = train(shapes, tmp_path / "run", epochs=1, head=head, resume=True, **settings)
     assert again.card.weights_sha256 == first.card.weights_sha256
     assert again.card.network["head"]["upsampling"] == "learned"
-
-
-@pytest.mark.parametrize("variant", ["voc-fcn16s", "voc-fcn-alexnet"])
-def test_published_networks_train(shapes, tmp_path, variant):
-    settings = {"weights": "none", "width": 1 / 16, "crop": (32, 32), "batch_size": 2, "epochs": 1}
-    trained = train(shapes, tmp_path / "run", variant=variant, **settings)
-    again = fullconv.load(tmp_path / "run")
-    assert again.card.weights_sha256 == trained.card.weights_sha256
-    assert again.card.variant == variant
-    image = np.random.default_rng(0).integers(0, 256, (33, 41, 3), dtype=np.uint8)
-    assert again.predict(image).label_map.shape == (33, 41)

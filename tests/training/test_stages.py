@@ -21,6 +21,7 @@ from fullconv.nn import VARIANTS
 from fullconv.recipe import parse_recipe, read_toml
 from fullconv.training import train
 from fullconv.training.config import check_lr, read_config, read_recipe, recipe_names, resolve_defaults
+from synthetic.shapes import make_shapes
 
 HEAVY = {
     "voc-fcn32s": (1e-10, 100_000, None), "voc-fcn16s": (1e-12, 100_000, "voc-fcn32s"),
@@ -87,9 +88,8 @@ def test_unknown_recipe_suggests_the_nearest(shapes, tmp_path, capsys):
 
 
 def test_recipe_that_needs_a_model_asks_for_it(shapes, tmp_path):
-    with pytest.raises(
-        RecipeError, match=r"the recipe voc-fcn16s starts from a model of voc-fcn32s: add --weights RUN"
-    ):
+    message = r"the recipe voc-fcn16s starts from a model of voc-fcn32s: add --weights RUN"
+    with pytest.raises(RecipeError, match=message):
         train(shapes, tmp_path / "run", recipe="voc-fcn16s")
     assert not (tmp_path / "run").exists()
 
@@ -135,8 +135,6 @@ def own(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(own, tmp_path_factory) -> tuple[Path, Path]:
     """Data and a finished staged run; not to be changed."""
-    from synthetic.shapes import make_shapes
-
     root = tmp_path_factory.mktemp("staged")
     data = make_shapes(root / "data", images=4, size=(40, 48))
     with pytest.MonkeyPatch.context() as patch:
@@ -162,8 +160,6 @@ def test_each_stage_has_a_folder_and_the_last_is_the_run(finished):
 
 @pytest.mark.slow
 def test_two_processes_train_the_stages_as_one_and_resume(own, tmp_path):
-    from synthetic.shapes import make_shapes
-
     data, alone, run = make_shapes(tmp_path / "data", images=4, size=(40, 48)), tmp_path / "alone", tmp_path / "run"
     steady = {"norm": "none", "batch_size": 4}
     with pytest.MonkeyPatch.context() as patch, ranks.starter() as start:

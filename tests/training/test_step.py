@@ -8,30 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import SMALL
+from runs import small_recipe as recipe
 
 from fullconv.data import Dataset, open_dataset
 from fullconv.data.loader import Batch
 from fullconv.labels import VOID
 from fullconv.losses import PixelLoss
-from fullconv.nn import VARIANTS, build
+from fullconv.nn import VARIANTS
 from fullconv.preprocess import normalize
 from fullconv.recipe import Recipe, parse_recipe
 from fullconv.training.config import resolve_defaults
 from fullconv.training.console import Console
 from fullconv.training.setup import build_card, build_criteria, build_model, build_train_loader
 from fullconv.training.state import new_state
-from fullconv.training.step import TrainStep, set_training_mode
+from fullconv.training.step import TrainStep
 from synthetic.shapes import draw, save_image, save_mask
-
-
-def recipe(**settings) -> Recipe:
-    return parse_recipe({"loss": "cross_entropy", "lr": 0.01, "weight_decay": 0.1, **SMALL, **settings})
-
-
-def small(**settings):
-    torch.manual_seed(0)
-    return build("fcn8s", backbone="tiny", num_classes=3, **settings).train()
 
 
 def build_step(data: Path, r: Recipe):
@@ -61,7 +52,7 @@ def test_accumulated_gradients_are_those_of_one_big_batch(shapes, loss, weights)
     for parts in ([[0, 1, 2, 3]], [[0], [1, 2], [3]]):
         train_step, state, batches = build_step(shapes, r)
         batch = next(batches.batches(0, 1))
-        batch.masks["labels" if "labels" in batch.masks else next(iter(batch.masks))][1, :20] = 255  # uneven void
+        next(iter(batch.masks.values()))[1, :20] = 255  # uneven void
         value = train_step.step(state, split(batch, parts), 10)
         results.append((value, {k: v.clone() for k, v in state.network.state_dict().items()}))
     (whole, one), (summed, other) = results
@@ -100,7 +91,12 @@ def test_frozen_parts_stay(shapes, freeze):
     assert any(name.startswith("head.") for name in changed)
     if freeze == "backbone":
         assert not any(name.startswith("backbone.") for name in changed)
+        assert not state.network.backbone.training
     else:
+        norms = [module for module in state.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert norms
+        assert not any(module.training for module in norms)
+        assert state.network.training
         assert not any("running" in name for name in changed)
         assert any(name.startswith("backbone.") for name in changed)
 
@@ -122,17 +118,6 @@ def test_dropout_is_seeded_per_step(shapes):
         torch.rand(disturbance)
         values.append(train_step.step(state, [next(batches.batches(0, 1))], 10))
     assert values[0] == values[1]
-
-
-def test_training_mode_respects_freezing():
-    network = small()
-    set_training_mode(network, recipe(freeze="norm"))
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert norms
-    assert not any(m.training for m in norms)
-    assert network.training
-    set_training_mode(network, recipe(freeze="backbone"))
-    assert not network.backbone.training
 
 
 def test_reduction_sum_divides_by_images(shapes):

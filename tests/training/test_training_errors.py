@@ -71,14 +71,8 @@ def test_full_images_become_crops_or_smaller():
 
 
 @settings(max_examples=60)
-@given(
-    batch=st.integers(1, 40),
-    accumulate=st.integers(1, 4),
-    height=st.integers(1, 400),
-    width=st.integers(1, 400),
-    ranks=st.integers(1, 4),
-    share=st.floats(0.001, 0.999),
-)
+@given(batch=st.integers(1, 40), accumulate=st.integers(1, 4), height=st.integers(1, 400), width=st.integers(1, 400),
+       ranks=st.integers(1, 4), share=st.floats(0.001, 0.999))  # fmt: skip
 def test_what_is_advised_fits_and_is_a_step_of_as_many_crops(batch, accumulate, height, width, ranks, share):
     """As a user would follow it: the message are read, and the run that they make is looked at."""
     batch = max(batch, ranks)
@@ -108,7 +102,7 @@ def test_what_is_advised_fits_and_is_a_step_of_as_many_crops(batch, accumulate, 
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ..."
+            "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you ..."
         ),
         RuntimeError("std::bad_alloc"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),

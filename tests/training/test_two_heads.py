@@ -8,13 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fullconv
 from fullconv.cli import main
-from fullconv.labels import VOID
+from fullconv.data.loader import Batch
+from fullconv.labels import VOID, read_label_map
+from fullconv.metrics import confusion_matrix
 from fullconv.modelfile import read_card
+from fullconv.recipe import parse_recipe
 from fullconv.training import train
+from fullconv.training.setup import build_criteria
+from fullconv.training.state import new_state
+from fullconv.training.step import TrainStep
 from synthetic.shapes import draw, save_image, save_mask
 
 HEADS = ("semantic", "geometric")
@@ -36,9 +43,8 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
         folder = root / "data" / ("train" if number < 4 else "val")
         save_image(image, folder / "images" / f"p{number}.png")
         save_mask(mask, folder / "masks_semantic" / f"p{number}.png")
-        save_mask(
-            np.where(mask == VOID, VOID, mask > 0).astype(np.uint8), folder / "masks_geometric" / f"p{number}.png"
-        )
+        solid = np.where(mask == VOID, VOID, mask > 0).astype(np.uint8)
+        save_mask(solid, folder / "masks_geometric" / f"p{number}.png")
     (root / "data" / "data.toml").write_text(TOML, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FULLCONV_CACHE", str(root / "cache"))
@@ -83,24 +89,19 @@ def test_label_maps_have_the_scores_of_evaluate(trained, tmp_path, capsys):
         alone = json.loads(capsys.readouterr().out)
         assert alone["head"] == head
         assert alone["confusion"] == both["heads"][head]["confusion"]
-        counted = np.zeros((len(alone["classes"]),) * 2, int)
-        for path in (data / "val" / f"masks_{head}").iterdir():
-            truth = np.asarray(Image.open(path))
-            found = np.asarray(Image.open(tmp_path / f"{path.stem}.{head}.png"))
-            for k, j in zip(truth[truth != VOID], found[truth != VOID], strict=True):
-                counted[k, j] += 1
+        pairs = [(path, tmp_path / f"{path.stem}.{head}.png") for path in (data / "val" / f"masks_{head}").iterdir()]
+        counted = sum(confusion_matrix(*map(read_label_map, pair), len(alone["classes"])) for pair in pairs)
         assert counted.tolist() == alone["confusion"]
 
 
 def test_predict_one_head(trained, tmp_path, capsys):
     data, run = trained
-    assert (
-        main(["predict", str(run), str(data / "val/images"), "-o", str(tmp_path / "one"), "--head", "geometric"]) == 0
-    )
-    assert main(["predict", str(run), str(data / "val/images"), "-o", str(tmp_path / "both")]) == 0
+    command = ["predict", str(run), str(data / "val/images"), "-o"]
+    assert main([*command, str(tmp_path / "one"), "--head", "geometric"]) == 0
+    assert main([*command, str(tmp_path / "both")]) == 0
     one, both = (np.asarray(Image.open(tmp_path / name)) for name in ("one/p4.png", "both/p4.geometric.png"))
     assert (one == both).all()
-    assert main(["predict", str(run), str(data / "val/images"), "-o", str(tmp_path / "no"), "--head", "geo"]) == 2
+    assert main([*command, str(tmp_path / "no"), "--head", "geo"]) == 2
     assert "this model has no head 'geo', it has semantic, geometric" in capsys.readouterr().err
 
 
@@ -114,33 +115,17 @@ def test_per_image_rows_have_the_head(trained, tmp_path):
 
 def test_void_in_one_head_trains_the_other(trained, tmp_path):
     """With the first head's masks all void, its score layer gets no gradient; the other's does."""
-    import torch
-
-    from fullconv.recipe import parse_recipe
-    from fullconv.segmenter import load
-    from fullconv.training.setup import build_criteria
-    from fullconv.training.state import new_state
-    from fullconv.training.step import TrainStep
-
     data, run = trained
-    segmenter, dataset = load(run), fullconv.open_dataset(data)
-    recipe = parse_recipe(
-        {
-            "loss": "cross_entropy",
-            "optimizer": "sgd",
-            "lr": 0.1,
-            "momentum": 0.0,
-            "weight_decay": 0.0,
-            "class_weights": "none",
-        }
-    )
+    segmenter, dataset = fullconv.load(run), fullconv.open_dataset(data)
+    recipe = parse_recipe({
+        "loss": "cross_entropy", "optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0,
+        "class_weights": "none",
+    })  # fmt: skip
     train_step = TrainStep(recipe, segmenter.card, build_criteria(recipe, dataset)[0], torch.device("cpu"), "fp32")
     state = new_state(segmenter.network, recipe)
     before = {name: value.clone() for name, value in segmenter.network.state_dict().items()}
     images = torch.from_numpy(dataset.read_image(dataset.samples("train")[0]))[None]
     masks = {"semantic": torch.full((1, 30, 40), VOID, dtype=torch.uint8), "geometric": torch.ones(1, 30, 40).byte()}
-    from fullconv.data.loader import Batch
-
     assert train_step.step(state, [Batch(images, masks, ["p0"], 0)], 10) > 0
     after = segmenter.network.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -151,9 +136,7 @@ def test_void_in_one_head_trains_the_other(trained, tmp_path):
 
 def test_python_label_maps_by_head(trained):
     data, run = trained
-    prediction = fullconv.load(run).predict(data / "val" / "images" / "p4.png")
-    assert {head: label_map.shape for head, label_map in prediction.label_maps.items()} == dict.fromkeys(
-        HEADS, (30, 40)
-    )
+    maps = fullconv.load(run).predict(data / "val" / "images" / "p4.png").label_maps
+    assert {head: label_map.shape for head, label_map in maps.items()} == dict.fromkeys(HEADS, (30, 40))
     report = fullconv.evaluate(fullconv.load(run), data, head="geometric")
     assert (report.head, report.names) == ("geometric", ("flat", "solid"))
