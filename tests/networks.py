@@ -37,9 +37,23 @@ def narrow(variant: str, width: float = 1 / 16, seed: int = 0, **settings: Any) 
     return built
 
 
+def randomized(variant: str, width: float = 1 / 16, seed: int = 0, **settings: Any) -> Network:
+    """Build a narrow network whose every parameter is random."""
+    torch.manual_seed(seed)
+    built = build(variant, width=width, **settings)
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            parameter.normal_(std=0.1 if name.endswith("bias") else 0.05)
+    return built
+
+
+DEEP = ("resnet34", "resnet101")
+"""Backbones of the blocks of resnet18 and resnet50, only more of them."""
+
+
 def served() -> list[tuple[str, str]]:
-    """Every variant with every backbone that it goes with, the published nets with their own."""
-    pairs = [(variant, backbone) for variant in SKIPS for backbone in WIDTHS]
+    """Every variant with every backbone that it goes with, the published nets with their own; deep ones once."""
+    pairs = [(variant, name) for variant in SKIPS for name in WIDTHS if name not in DEEP or variant == "fcn8s"]
     pairs += [(variant, backbone) for variant in DILATED for backbone in DILATABLE]
     pairs += [(variant, str(VARIANTS[variant].backbone)) for variant in PUBLISHED]
     return pairs
@@ -72,21 +86,11 @@ def random_images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-class _Gateless(nn.Module):
-    """A gate that is 1 everywhere."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class _Interior(nn.Module):
-    """A transposed view for layers that must keep a spatial map as it is."""
-
-    def forward(self, x: Tensor, *_: Any) -> Tensor:
-        return x
-
-
-_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid, nn.Dropout)
+_REMOVED = (
+    nn.modules.batchnorm._BatchNorm,  # timm's BatchNormAct2d, too
+    nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid, nn.Dropout,
+)  # fmt: skip
+_REMOVED_NAMES = ("LayerNorm", "LocalResponseNorm", "SqueezeExcite", "GlobalResponseNorm", "GELU", "DropPath")
 
 
 def linearize(built: nn.Module) -> nn.Module:
@@ -95,10 +99,12 @@ def linearize(built: nn.Module) -> nn.Module:
     Norms and activations become the identity, gates 1, max pools mean pools, kernels uniform and positive, biases 0.
     """
     for name, layer in list(built.named_modules()):
-        replacement = _linear(layer)
-        if replacement is not None and name:
-            parent, _, child = name.rpartition(".")
-            setattr(built.get_submodule(parent), child, replacement)
+        parent, _, child = name.rpartition(".")
+        if isinstance(layer, nn.MaxPool2d):
+            k, s, p, ceil = layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode
+            setattr(built.get_submodule(parent), child, nn.AvgPool2d(k, s, p, ceil, count_include_pad=False))
+        elif isinstance(layer, _REMOVED) or type(layer).__name__.startswith(_REMOVED_NAMES):
+            setattr(built.get_submodule(parent), child, nn.Identity())
     with torch.no_grad():
         for name, weight in built.named_parameters():
             if ".grow." in name:  # learned upsampling starts bilinear
@@ -108,16 +114,3 @@ def linearize(built: nn.Module) -> nn.Module:
             else:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
     return built.double().eval()
-
-
-def _linear(layer: nn.Module) -> nn.Module | None:
-    kind = type(layer).__name__
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # timm's BatchNormAct2d, too
-        return _Gateless()
-    if kind.startswith(("LayerNorm", "LocalResponseNorm", "SqueezeExcite", "GlobalResponseNorm", "GELU", "DropPath")):
-        return _Gateless()
-    if isinstance(layer, _ACTIVATIONS):
-        return _Gateless()
-    if isinstance(layer, nn.MaxPool2d):
-        return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, count_include_pad=False)
-    return None

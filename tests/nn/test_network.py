@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from copy import deepcopy
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -12,12 +13,9 @@ import torch
 from torch import Tensor
 
 from fullconv.nn import VARIANTS, Network, build, scores_by_head
-from networks import DILATED, SKIPS, WIDTHS, linearize, network, random_images, served
+from networks import DEEP, DILATED, SKIPS, WIDTHS, linearize, network, random_images, served
 
 SIZES = [(1, 1), (33, 32), (97, 64)]
-
-
-HEAVY = {"resnet101", "resnet34", "googlenet", "efficientnet_b0", "mobilenetv3_large_100"}
 
 
 @pytest.mark.parametrize(("variant", "backbone"), served())
@@ -33,16 +31,10 @@ def test_the_logits_have_the_size_of_the_image_and_are_the_two_halves_composed(v
             assert torch.equal(logits, built.upsample(scores, (height, width)))
             padded = built.padded_size(height, width)
             assert scores.shape[-2:] == tuple(-(-side // built.score_stride) for side in padded)
+            if height > 64:  # else all of the above holds for constants, too
+                assert logits.std() > 1e-4 * logits.abs().max()
             a, b = height // 3, height // 3 + max(1, height // 4)
             assert torch.equal(built.upsample(scores, (height, width), rows=(a, b)), logits[:, :, a:b])
-
-
-def test_a_network_is_not_blind():
-    """The checks above would pass on constants."""
-    for variant, backbone in served():
-        with torch.inference_mode():
-            logits = network(variant, backbone)(random_images(1, 3, 64, 96))
-        assert logits.std() > 1e-4 * logits.abs().max()
 
 
 @pytest.mark.parametrize("variant", ["fcn32s", "fcn8s", "fcn-os8", "torchvision-fcn_resnet50"])
@@ -89,16 +81,6 @@ def test_every_parameter_gets_a_gradient(variant):
     assert [name for name, p in built.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", SKIPS)
-@pytest.mark.parametrize("backbone", [name for name in WIDTHS if WIDTHS[name] != 1])
-def test_at_full_width_the_logits_have_the_size_of_the_image(variant, backbone):
-    built = build(variant, backbone=backbone, num_classes=2)
-    for height, width in SIZES:
-        with torch.inference_mode():
-            assert built(random_images(1, 3, height, width)).shape == (1, 2, height, width)
-
-
 def test_several_heads_give_a_dict_of_logits_each_with_its_classes():
     built = build("fcn8s", backbone="tiny", num_classes={"semantic": 5, "geometric": 3})
     x = random_images(1, 3, 40, 50)
@@ -131,7 +113,8 @@ def test_torchvisions_half_pixel_rule_is_not_the_fixed_one():
     assert (built.upsample(scores, (65, 41)) - fixed).abs().max() > 1e-3 * scores.abs().max()
 
 
-NARROW = [(variant, name, {}) for variant in ("fcn32s", "fcn8s", "fcn4s") for name in WIDTHS]
+NARROW = [("fcn8s", name, {}) for name in WIDTHS]
+NARROW += [(variant, name, {}) for variant in ("fcn32s", "fcn4s") for name in WIDTHS if name not in DEEP]
 NARROW += [("fcn16s", "tiny", {}), ("fcn16s", "vgg16", {}), ("fcn8s", "vgg16", {"fc": False})]
 NARROW += [("fcn8s", "alexnet", {"fc": False}), ("fcn32s", "alexnet", {"fc": False})]
 NARROW += [("fcn8s", "vgg16", {"upsampling": "learned"}), ("fcn4s", "resnet18", {"upsampling": "learned"})]
@@ -148,7 +131,7 @@ def misplaced(built: Network, dim: int) -> tuple[Tensor, int]:
     axis = built.geometry.y if dim == 2 else built.geometry.x
     reach = math.ceil(max(-axis.rf_start, axis.rf_end)) + 64
     long = -(-2 * reach // 32) * 32 + 96
-    size = (long, 64) if dim == 2 else (64, long)
+    size = (long, 32) if dim == 2 else (32, long)
     ones = torch.ones(1, 3, *size, dtype=torch.float64)
     coordinate = torch.arange(long, dtype=torch.float64).reshape([-1, 1] if dim == 2 else [1, -1])
     answer = built(ones * coordinate) / built(ones)
@@ -161,7 +144,7 @@ def test_every_pixel_is_answered_from_its_own_place(variant, backbone, head):
     built = averaging(variant, backbone, head)
     for dim in (2, 3):
         error, count = misplaced(built, dim)
-        assert count >= 96 * 64
+        assert count >= 96 * 32
         assert float(error.abs().max()) < 1e-4
 
 
@@ -176,16 +159,12 @@ def test_alexnets_even_fc6_is_answered_from_its_own_place(variant):
 def test_a_phase_that_is_half_a_pixel_wrong_is_noticed(part):
     built = averaging("fcn8s", "resnet18", {})
     if part == "last":
-        from dataclasses import replace
-
         moved = replace(built.geometry.x, offset=built.geometry.x.offset + Fraction(1, 2))
         built.geometry = replace(built.geometry, x=moved)
-        expected = 0.5
     else:
         built.head.grow["16"].phase += Fraction(1, 2)
-        expected = 0.5
     error, _ = misplaced(built, 3)
-    assert float(error.abs().max()) > expected
+    assert float(error.abs().max()) > 0.5
 
 
 @pytest.mark.parametrize("variant", ["fcn8s", "fcn-os8", "voc-fcn8s-atonce", "siftflow-fcn8s", "nyud-fcn32s-color-hha"])

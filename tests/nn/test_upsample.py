@@ -22,18 +22,7 @@ from fullconv.nn.upsample import (
 )
 from networks import random_images
 
-PHASES = [
-    Fraction(0),
-    Fraction(1, 2),
-    Fraction(7, 2),
-    Fraction(31, 2),
-    Fraction(3),
-    Fraction(-1, 2),
-    Fraction(-5),
-    Fraction(2, 3),
-]
-
-
+PHASES = [Fraction(0), Fraction(1, 2), Fraction(31, 2), Fraction(-1, 2), Fraction(-5), Fraction(2, 3)]
 phases = st.fractions(min_value=-40, max_value=40, max_denominator=64)
 
 
@@ -101,12 +90,8 @@ def test_some_rows_are_rows_of_the_whole_and_the_matrix_says_the_same(factor, ph
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    factor=st.sampled_from([2, 4, 8]),
-    phase=phases,
-    cells=st.integers(1, 5),
-    border=st.sampled_from(["replicate", "zero"]),
-)
+@given(factor=st.sampled_from([2, 4, 8]), phase=phases, cells=st.integers(1, 5),
+       border=st.sampled_from(["replicate", "zero"]))  # fmt: skip
 def test_sampling_at_the_places_of_an_upsampling_gives_the_upsampling(factor, phase, cells, border):
     x = random_images(2, cells, dtype=torch.float64)
     places = (torch.arange(50, dtype=torch.float64) - float(phase)) / factor

@@ -16,24 +16,11 @@ from caffe_files import caffemodel, field, varint
 from fullconv.hub import foreign_card, import_file
 from fullconv.nn.caffe.caffemodel import read_caffemodel
 from fullconv.nn.caffe.convert import to_caffe_state_dict
-from fullconv.nn.registry import VARIANTS
 from fullconv.nn.upsample import bilinear_kernel
 from fullconv.preprocess import normalization, normalize
-from networks import RELEASE, enliven, narrow, random_images
-
-NARROW = 1 / 16
-
+from networks import RELEASE, enliven, narrow, random_images, randomized
 
 TENSORS = {"voc-fcn32s": 33, "voc-fcn16s": 36, "voc-fcn8s": 39, "voc-fcn8s-atonce": 39}
-
-
-def randomized(variant, **settings):
-    torch.manual_seed(1)
-    network = fullconv.build(variant, width=NARROW, **settings)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(std=0.1)
-    return network
 
 
 def dense(classes, kernel):
@@ -44,7 +31,7 @@ def dense(classes, kernel):
     return weight
 
 
-def release_names(network, suffix=""):
+def release_names(network):
     """The network's tensors under the release's names, with dense transposed convolutions."""
     names = {"32": "score_fr", "16": "score_pool4", "8": "score_pool3"}
     state = {}
@@ -53,12 +40,8 @@ def release_names(network, suffix=""):
         layer = parts[2] if parts[0] == "backbone" else names[parts[2]]
         state[f"{layer}.{parts[-1]}"] = value
     strides = len(network.spec.strides)
-    growing = {
-        1: {"upscore": 64},
-        2: {"upscore2": 4, "upscore16": 32},
-        3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16},
-    }
-    for name, kernel in growing[strides].items():
+    kernels = [{"upscore": 64}, {"upscore2": 4, "upscore16": 32}, {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}]
+    for name, kernel in kernels[strides - 1].items():
         state[f"{name}.weight"] = dense(21, kernel)
     return state
 
@@ -128,28 +111,16 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
         import_file(tmp_path / "a.pth", "fcn_resnet5")
 
 
-@pytest.mark.parametrize("variant", [name for name, row in VARIANTS.items() if row.caffe is not None])
-def test_every_published_net_has_a_card_with_its_own_preprocessing(variant):
-    network = fullconv.build(variant, width=1 / 16)
-    card = foreign_card(network, variant, "x")
-    assert len(card.mean) == network.in_channels
-    assert card.channel_order == ("rgb" if variant == "nyud-fcn32s-hha" else "bgr")
-
-
-def test_bgr_images_enter_the_network_blue_first_less_the_mean():
-    from fullconv.preprocess import normalize
-
-    card = foreign_card(fullconv.build("voc-fcn32s", width=NARROW), "voc-fcn32s", "x")
-    x = normalize(torch.tensor([10, 20, 30], dtype=torch.uint8).reshape(1, 1, 1, 3), card)
-    torch.testing.assert_close(x.flatten(), torch.tensor([30 - 104.00699, 20 - 116.66877, 10 - 122.67892]))
-
-
 @pytest.mark.parametrize("variant", RELEASE)
 def test_what_is_written_under_the_releases_names_is_read_as_the_same_net(variant, tmp_path):
     network = narrow(variant, 1 / 16)
     tensors = to_caffe_state_dict(network)
     torch.save(tensors, tmp_path / "a.pth")
-    read, _ = import_file(tmp_path / "a.pth", variant)
+    read, card = import_file(tmp_path / "a.pth", variant)
+    assert (len(card.mean), card.channel_order) == (
+        network.in_channels,
+        "rgb" if variant == "nyud-fcn32s-hha" else "bgr",
+    )
     assert {k: v.shape for k, v in to_caffe_state_dict(read).items()} == {k: v.shape for k, v in tensors.items()}
     for key, value in network.state_dict().items():
         assert torch.equal(read.state_dict()[key], value), key
