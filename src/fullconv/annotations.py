@@ -47,7 +47,7 @@ def outlines(label_map: NDArray[np.uint8], tolerance: float = 1.0, background: i
     so that a region in a hole comes after the one around it. No representation of holes is common to all annotation tools.
     A line moves by at most `tolerance` pixels; 0 keeps every corner of every pixel.
     """
-    import_rasterio()
+    import_rasterio("drawing the outlines of label maps")
     from rasterio.features import shapes
 
     found = []

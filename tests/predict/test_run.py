@@ -191,3 +191,56 @@ def test_file_names_may_be_invalid_utf_8(segmenter, tmp_path):
     assert predict_files(segmenter, PredictJob([str(source.parent)], tmp_path / "out")).done == 1
     assert os.path.isfile(os.fsencode(tmp_path / "out") + b"/caf\xe9.png")  # noqa: PTH113
     assert os.fsencode(log(tmp_path / "out")[0]["input"]) == odd
+
+
+def test_a_second_run_into_one_folder_keeps_the_records_of_the_first(segmenter, tmp_path):
+    for name in ("a", "b", "c"):
+        write_noise(tmp_path / f"{name}.png", (8, 9))
+    out, paths = tmp_path / "out", {name: str(tmp_path / f"{name}.png") for name in "abc"}
+    predict_files(segmenter, PredictJob([paths["a"], paths["b"]], out))
+    first = rows(out)
+    predict_files(segmenter, PredictJob([paths["c"], paths["b"]], out))
+    assert [Path(line["input"]).stem for line in log(out)] == ["c", "b", "a"]
+    assert [row for row in rows(out) if row["image"] == paths["a"]] == [r for r in first if r["image"] == paths["a"]]
+    assert len(rows(out)) == 3 * len(segmenter.card.classes)
+
+
+def test_a_damaged_record_of_an_earlier_run_is_passed_over(segmenter, tmp_path):
+    write_noise(tmp_path / "a.png", (8, 9))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.jsonl").write_text('{"input": 3\nnull\n[]\n{"input": "x"}\n', "utf-8")
+    (tmp_path / "out" / "summary.csv").write_text("", "utf-8")
+    predict_files(segmenter, PredictJob([str(tmp_path / "a.png")], tmp_path / "out"))
+    assert [Path(line["input"]).stem for line in log(tmp_path / "out")] == ["a"]
+
+
+@pytest.mark.parametrize("out", ["images", "images/../images"])
+def test_the_input_folder_is_no_output_folder(segmenter, tmp_path, out):
+    write_noise(tmp_path / "images" / "a.jpg", (8, 9))
+    with pytest.raises(InputError, match=r"is the input folder, where the results would be inputs of the next run"):
+        predict_files(segmenter, PredictJob([str(tmp_path / "images")], tmp_path / out))
+    assert written(tmp_path / "images") == {"a.jpg"}
+
+
+def test_an_output_folder_named_as_an_image_is_refused(segmenter, tmp_path):
+    write_noise(tmp_path / "a.png", (8, 9))
+    with pytest.raises(InputError, match=r"one\.png: results are several files in a folder\. Name a folder, .* one\."):
+        predict_files(segmenter, PredictJob([str(tmp_path / "a.png")], tmp_path / "one.png"))
+    (tmp_path / "two.png").mkdir()
+    assert predict_files(segmenter, PredictJob([str(tmp_path / "a.png")], tmp_path / "two.png")).done == 1
+
+
+def test_addresses_and_names_that_are_too_long_fail_alone(segmenter, tmp_path):
+    reasons: dict[str, str] = {}
+    long = tmp_path / f"{'x' * 251}.png"
+    for path in (tmp_path / "a.png", long):
+        write_noise(path, (8, 9))
+    listed = tmp_path / "list.txt"
+    listed.write_text("http://host/c.png\n", "utf-8")
+    inputs = [str(tmp_path / "a.png"), str(long), "https://host/b.png"]
+    job = PredictJob(inputs, tmp_path / "out", listed=str(listed), overlay=True)
+    summary = predict_files(segmenter, job, reasons.__setitem__)
+    assert (summary.done, summary.failed) == (1, 3)
+    assert "its name is too long for its results, which end in .overlay.png" in reasons[str(long)]
+    for address in ("https://host/b.png", "http://host/c.png"):
+        assert reasons[address] == f"{address}: is an address, not a file. Download the image first."

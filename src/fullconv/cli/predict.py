@@ -144,7 +144,7 @@ def predict(
                 from fullconv.rasters import import_rasterio
 
                 check_choice("--to", to, tuple(TOOLS))
-                import_rasterio()
+                import_rasterio(f"--to {to}, which draws the outlines of label maps,")
                 if format != "index":
                     raise RecipeError(f"--to {to} needs label maps of indices: omit --format {format}.")
             elif tolerance is not None:

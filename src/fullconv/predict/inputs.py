@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -29,12 +30,19 @@ def expand(text: str, out: Path) -> Iterator[Found]:
     image's suffix are skipped unless they are named, and so is the output folder where it lies inside the folder given.
     """
     path = Path(text).expanduser()
-    if path.is_dir():
+    if is_url(text):
+        yield text, text.rpartition("/")[2]
+    elif path.is_dir():
         yield from _folder(path, path, out)
     elif glob.has_magic(text) and not path.exists():
         yield from _glob(path, out)
     else:
         yield str(path), path.name
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is an address such as "https://host/image.png"."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
 
 
 def why_empty(text: str) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -155,7 +156,10 @@ def count_file(path: str, labels: Labels, encoding: Format) -> NDArray[np.int64]
 
 
 class Tables:
-    """`predictions.jsonl` and `summary.csv` of a run, or of a shard (`summary.2-of-8.csv`)."""
+    """`predictions.jsonl` and `summary.csv` of a run, or of a shard (`summary.2-of-8.csv`).
+
+    What an earlier run into the same folder has recorded of other images follows, so that no result is without its record.
+    """
 
     def __init__(self, writer: Writer, shard: tuple[int, int] | None = None) -> None:
         mark = f".{shard[0]}-of-{shard[1]}" if shard else ""
@@ -164,7 +168,9 @@ class Tables:
         self._summary = AtomicTextFile(writer.out / f"summary{mark}.csv")
         self._rows = csv.writer(self._summary, lineterminator="\n")
         self._heads = list(writer.labels) != [""]
-        self._rows.writerow(["image", *(["head"] if self._heads else []), "class", "pixels", "share"])
+        self._header = ["image", *(["head"] if self._heads else []), "class", "pixels", "share"]
+        self._rows.writerow(self._header)
+        self._recorded: set[str] | None = set() if self._log.path.exists() else None
 
     def add(
         self, path: str, status: str, name: str | None = None, reason: str | None = None, last: str = ".png"
@@ -173,8 +179,12 @@ class Tables:
         line: dict[str, Any] = {"input": Path(path).as_posix(), "output": None, "status": status, "reason": reason}
         if name is not None:
             line["output"] = self.writer.path(name, None, last)
+            if self._recorded is not None:
+                self._recorded.add(line["output"])
             if self._heads:
                 line["outputs"] = {head: self.writer.path(name, head, last) for head in self.writer.labels}
+        if self._recorded is not None:
+            self._recorded.add(line["input"])
         text = json.dumps(line, ensure_ascii=False)
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):  # a name that is not UTF-8
             text = json.dumps(line)
@@ -190,8 +200,26 @@ class Tables:
 
     def close(self) -> None:
         """Give both their names."""
+        if self._recorded is not None:
+            self._keep_earlier(self._recorded)
         self._log.close()
         self._summary.close()
+
+    def _keep_earlier(self, recorded: set[str]) -> None:
+        """Append the records of earlier runs, except those of inputs and outputs of this one."""
+        kept = set()
+        with self._log.path.open(encoding="utf-8", errors="replace") as file:
+            for text in file:
+                with suppress(ValueError, TypeError, KeyError):  # a line that this program did not write
+                    line = json.loads(text)
+                    if not recorded & {line["input"], line["output"]}:
+                        kept.add(line["input"])
+                        self._log.write(text)
+        if kept and self._summary.path.exists():
+            with self._summary.path.open(encoding="utf-8", errors="replace", newline="") as file:
+                rows = csv.reader(file)
+                if next(rows, None) == self._header:
+                    self._rows.writerows(row for row in rows if row and row[0] in kept)
 
     def discard(self) -> None:
         """Remove those that are not closed."""

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv.data import IMAGE_SUFFIXES
 from fullconv.errors import FullconvError, InputError, MissingExtraError, NetworkError, OutputError, RunError
 from fullconv.notices import Notice, NoticeCollector
-from fullconv.predict.inputs import ExtraBands, Found, expand, read_list, why_empty
+from fullconv.predict.inputs import ExtraBands, Found, expand, is_url, read_list, why_empty
 from fullconv.predict.names import ImageList, InputImage
 from fullconv.predict.outputs import Counts, Format, Tables, Writer, written_labels
 from fullconv.preprocess import UNNAMED
 from fullconv.profiling import WAITING_IN, WAITING_OUT, timed, timed_iter
 from fullconv.rasters import check_polygons, is_georeferenced, is_label_map, predict_raster
+from fullconv.storage import MAX_NAME_BYTES
 from fullconv.system import ordered_map
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ def predict_files(
         if len(paths) != 1 or not is_georeferenced(paths[0]):
             found = "several images are given" if len(paths) > 1 else f"{paths[0] if paths else 'nothing'} is none"
             raise InputError(f"--polygons: takes one georeferenced raster, and {found}. Predict it by itself.")
+    _check_out(job.out, job.inputs)
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -156,6 +159,17 @@ def predict_files(
         raise
     tables.close()
     return summary
+
+
+def _check_out(out: Path, inputs: Sequence[str]) -> None:
+    """Refuse an output folder that has the name of an image file, or that is an input itself."""
+    if out.suffix.lower() in IMAGE_SUFFIXES and not out.exists():
+        raise InputError(f"-o {out}: results are several files in a folder. Name a folder, for example {out.stem}.")
+    for text in inputs:
+        if Path(text).expanduser().is_dir() and os.path.realpath(Path(text).expanduser()) == os.path.realpath(out):
+            raise InputError(
+                f"-o {out}: is the input folder, where the results would be inputs of the next run. Choose another folder."
+            )
 
 
 def _collect(images: ImageList, job: PredictJob, stop: Callable[[], bool]) -> list[str]:
@@ -249,6 +263,14 @@ class _Run:
     def _read(self, image: InputImage) -> tuple[InputImage, NDArray[Any] | Counts | FullconvError | None]:
         """Return an image with its pixels, the counts of results that exist, None for a raster, or why it cannot be read."""
         try:
+            if is_url(image.path):
+                raise InputError(f"{image.path}: is an address, not a file. Download the image first.")
+            ending = max(self.writer.endings, key=len)
+            if len(os.fsencode(image.name.rpartition("/")[2] + ending)) > MAX_NAME_BYTES:
+                raise InputError(
+                    f"{image.path}: its name is too long for its results, which end in {ending}: a file name has at most"
+                    f" {MAX_NAME_BYTES} bytes. Rename it."
+                )
             if is_georeferenced(image.path):
                 if self.extra is not None:
                     raise InputError(f"{image.path}: --bands-from is for plain images. Put all bands into the raster.")

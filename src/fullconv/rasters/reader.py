@@ -26,12 +26,12 @@ _GEO_TAGS = {33550, 33922, 34264, 34735}
 _FIX = "Copy or export it again"
 
 
-def import_rasterio() -> Any:
-    """Return the package."""
+def import_rasterio(purpose: str = "predicting a raster by windows") -> Any:
+    """Return the package, or name what it is needed for."""
     try:
         import rasterio
     except ImportError as error:
-        raise MissingExtraError("rasterio", "geo", "predicting a raster by windows") from error
+        raise MissingExtraError("rasterio", "geo", purpose) from error
     return rasterio
 
 
