@@ -244,3 +244,13 @@ def test_addresses_and_names_that_are_too_long_fail_alone(segmenter, tmp_path):
     assert "its name is too long for its results, which end in .overlay.png" in reasons[str(long)]
     for address in ("https://host/b.png", "http://host/c.png"):
         assert reasons[address] == f"{address}: is an address, not a file. Download the image first."
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_a_folder_fails_alone(segmenter, tmp_path):
+    write_noise(tmp_path / "in" / "a.png", (8, 9))
+    os.mkfifo(tmp_path / "in" / "b.png")
+    reasons: dict[str, str] = {}
+    summary = predict_files(segmenter, PredictJob([str(tmp_path / "in")], tmp_path / "out"), reasons.__setitem__)
+    assert (summary.done, summary.failed) == (1, 1)
+    assert reasons[str(tmp_path / "in" / "b.png")].endswith("is not a regular file, not an image. Use an image file.")

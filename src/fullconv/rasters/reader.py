@@ -200,6 +200,8 @@ def is_georeferenced(path: str | Path) -> bool:
 
     False for files that are no TIFF or cannot be read: their reader reports what is wrong.
     """
+    if not Path(path).is_file():  # to open a pipe would block
+        return False
     try:
         with Path(path).open("rb") as file:
             start = file.read(16)
