@@ -6,7 +6,7 @@ import pytest
 from doctor.sets import CLASSES, COLORS, NAMES, colored, save
 
 from fullconv.data import examine
-from fullconv.data.class_files import read_classes
+from fullconv.data.config import read_classes
 from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
 
 

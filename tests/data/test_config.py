@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fullconv.data import open_dataset
-from fullconv.data.class_files import read_classes
-from fullconv.data.config import DataSettings, inside, parse_settings, read_settings
+from fullconv.data.config import DataSettings, inside, parse_settings, read_classes, read_settings
 from fullconv.data.label_mapping import make_mapping
 from fullconv.errors import DataError
 from synthetic import file_lists

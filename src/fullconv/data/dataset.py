@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Card, Labels
-from fullconv.data.class_files import VOID_NAME, spelling
-from fullconv.data.config import DataSettings, config_hint
+from fullconv.data.config import VOID_NAME, DataSettings, config_hint, spelling
 from fullconv.data.label_diagnosis import LabelHistogram
 from fullconv.data.label_mapping import LabelMapping
 from fullconv.data.problems import Problem

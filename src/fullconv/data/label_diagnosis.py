@@ -10,8 +10,7 @@ from math import gcd
 from pathlib import Path
 
 from fullconv.card import Labels
-from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config import config_hint
+from fullconv.data.config import VOID_NAME, config_hint
 from fullconv.data.problems import Finding
 from fullconv.data.samples import Sample
 from fullconv.data.scan.stats import MaskStats, edge_row_step
@@ -227,10 +226,7 @@ class LabelDiagnosis:
         return Finding(code, self.files, cause=cause, fix=fix, settings=table)
 
     def _values(self, meaning: Mapping[int, int], names: Sequence[str] = ()) -> dict[str, object]:
-        """Return the keys of data.toml for mask values with the class (or VOID) that each means.
-
-        `names` are those of classes that are to be inferred, class0 and so on by default.
-        """
+        """Return the keys of data.toml for mask values and their classes (or VOID), which get `names` if they have none."""
         count = 1 + max(index for index in meaning.values() if index != VOID)
         names = self.classes or names or [f"class{i}" for i in range(count)]
         values = {value: VOID_NAME if index == VOID else names[index] for value, index in meaning.items()}

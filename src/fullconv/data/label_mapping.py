@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.card import Labels
-from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config import LabelSettings
+from fullconv.data.config import VOID_NAME, LabelSettings
 from fullconv.errors import DataError
 from fullconv.labels import VOID, format_color, parse_color
 

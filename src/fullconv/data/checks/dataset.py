@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.checks.aggregates import FEW_VALUES, Aggregates
-from fullconv.data.class_files import similar_class_names
-from fullconv.data.config import config_hint, read_table
+from fullconv.data.config import config_hint, read_table, similar_class_names
 from fullconv.data.label_diagnosis import LabelDiagnosis, unnamed_colors
 from fullconv.data.problems import Finding, Problem
 from fullconv.data.statistics import common_kind

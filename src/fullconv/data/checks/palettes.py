@@ -6,8 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from fullconv.data.checks.aggregates import Aggregates
-from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config import config_hint
+from fullconv.data.config import VOID_NAME, config_hint
 from fullconv.data.label_mapping import LabelMapping, pack_color
 from fullconv.data.problems import Finding
 from fullconv.labels import VOID, Color
@@ -23,8 +22,8 @@ def permuted_palettes(scan: Aggregates) -> Iterator[Finding]:
     if mapping.by_color or not tables:
         return
     class_colors = own.palette or own.class_colors
-    if not class_colors and (scattered := _color_without_majority(scan)) is not None:
-        yield _each_its_own(scan, scattered)
+    if not class_colors and (scattered := _scattered_palettes(scan)) is not None:
+        yield scattered
         return
     if class_colors:
         known = _colors_of_classes(mapping, class_colors)
@@ -67,8 +66,8 @@ def _colors_of_classes(mapping: LabelMapping, colors: Sequence[Color]) -> dict[i
     return {value: packed[index] for value, index in first.items()}
 
 
-def _color_without_majority(scan: Aggregates) -> int | None:
-    """Return a colour that most masks have, but at no label that most agree on; None where they agree."""
+def _scattered_palettes(scan: Aggregates) -> Finding | None:
+    """Find colours that most masks have, but at no label that most agree on."""
     labels: dict[int, Counter[int]] = defaultdict(Counter)
     for table, samples in scan.palettes.items():
         for label, color in table:
@@ -76,16 +75,13 @@ def _color_without_majority(scan: Aggregates) -> int | None:
     masks = sum(map(len, scan.palettes.values()))
     counts = {color: (sum(found.values()), max(found.values())) for color, found in labels.items()}
     split = [color for color, (total, most) in counts.items() if 2 * total > masks and 3 * most < 2 * total]
-    return split[0] if masks >= _MIN_MASKS and len(split) >= _MIN_WRONG else None
-
-
-def _each_its_own(scan: Aggregates, color: int) -> Finding:
+    if masks < _MIN_MASKS or len(split) < _MIN_WRONG:
+        return None
     files = [scan.display(s.masks[scan.head].path) for members in scan.palettes.values() for s in members]
-    labels = sorted({label for table in scan.palettes for label, found in table if found == color})
     cause = "palettes have their colours at other labels from mask to mask, so a label has no fixed meaning"
-    detail = f"#{color:06x} at {' and '.join(map(str, labels))}"
-    colors = sorted({found for table in scan.palettes for _, found in table})[:_MAX_SHOWN]
-    shown = ", ".join(f"#{found:06x}" for found in colors)
+    detail = f"#{split[0]:06x} at {' and '.join(map(str, sorted(labels[split[0]])))}"
+    shown = ", ".join(f"#{color:06x}" for color in sorted(labels)[:_MAX_SHOWN])
+
     fix = f"Export all masks with one palette; or name each colour ({shown}) in colors of data.toml."
     return Finding("palette-permuted", files, detail, cause, fix)
 

@@ -28,7 +28,7 @@ Data = Dataset | str | os.PathLike[str]
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and in total."""
 
-_ORDER = {"error": 0, "warning": 1, "note": 2}
+
 _FEW_TRAIN = 30  # images
 _FEW_VAL = 10
 _RARE = 0.002  # of the pixels in train
@@ -54,9 +54,12 @@ class Examination:
         """What the scan counted for the first head."""
         return next(iter(self.aggregates.values()), None)
 
+    def __post_init__(self) -> None:
+        self.problems = sorted(self.problems, key=lambda found: ("error", "warning", "note").index(found.severity))
+
     def expect(self) -> list[str]:
         """Return what to expect of training, in sentences: small sets, rare classes, large images."""
-        return [] if self.first is None else training_notes(self.first)
+        return [] if self.first is None else _training_notes(self.first)
 
     def summary(self) -> dict[str, Any]:
         """Return the JSON object of `fullconv check --json`.
@@ -94,7 +97,7 @@ def examine(data: Data, progress: Progress | None = None, format: str | None = N
         root = find_root(data, format)
         layout = read_layout(data, format)
     except BadDataError as error:
-        return Examination(root, None, _sorted(error.problems))
+        return Examination(root, None, list(error.problems))
     except FullconvError as error:
         packed = Path(data).is_file()  # a .zip, whose name users know, and not the folder in the cache
         message = str(error).replace(str(root), str(data)) if packed else str(error)
@@ -107,7 +110,8 @@ def examine(data: Data, progress: Progress | None = None, format: str | None = N
         settings = {key: value for found in before for key, value in found.settings.items()}
         return _run_checks(build_dataset(layout.with_settings(settings), skip_bad=True), before, progress)
     except FullconvError:
-        return Examination(root, None, _sorted(before))
+        return Examination(root, None, list(before))
+
 
 
 def inspect(data: Data, progress: Progress | None = None, format: str | None = None) -> list[Problem]:  # noqa: A002
@@ -148,7 +152,7 @@ def _run_checks(dataset: Dataset, before: Sequence[Problem], progress: Progress 
         new = [one for one in problems if one.code not in known]
         kept = {id(one) for one in without_consequences([*before, *new])}
         found += [one for one in new if id(one) in kept]
-    return Examination(dataset.root, dataset, _sorted(found), aggregates)
+    return Examination(dataset.root, dataset, found, aggregates)
 
 
 def _check_head(scan: Aggregates, progress: Progress | None) -> list[Problem]:
@@ -193,11 +197,7 @@ def _unusable(name: str, message: str) -> Problem:
     return problem("unusable", "error", [name], cause.removesuffix("."), remedy)
 
 
-def _sorted(problems: Sequence[Problem]) -> list[Problem]:
-    return sorted(problems, key=lambda found: _ORDER[found.severity])
-
-
-def training_notes(scan: Aggregates) -> list[str]:
+def _training_notes(scan: Aggregates) -> list[str]:
     """Return what to expect of training: nothing that is wrong, but good to know before it."""
     notes = []
     smallest, largest = (extreme(scan.sizes, key=math.prod, default=(0, 0)) for extreme in (min, max))

@@ -1,8 +1,4 @@
-"""CVAT: "CVAT for images 1.1", an XML file of shapes, and "Segmentation mask 1.1".
-
-The coordinates of shapes count from the image's left and upper edge. Masks lie in VOC's folders; labelmap.txt defines their
-colors.
-"""
+"""CVAT: "for images 1.1", an XML file of shapes, and "Segmentation mask 1.1", VOC's folders with labelmap.txt."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config import SPLITS, DataSettings
+from fullconv.data.config import SPLITS, VOID_NAME, DataSettings
 from fullconv.data.files import Folder, load_text, read_head
 from fullconv.data.formats.annotation_files import ImageIndex, number, size, unique
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations

@@ -1,8 +1,4 @@
-"""Data sets of drawn shapes: a format parses its annotation files, one driver draws, splits and reports.
-
-A format has two functions: `find_files` finds its annotation files, `parse` returns their `Annotations`. Everything that does
-not depend on the tool is done here.
-"""
+"""Data sets of drawn shapes: a format finds and parses its annotation files, one driver draws, splits and reports."""
 
 from __future__ import annotations
 
@@ -12,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fullconv.data.class_files import VOID_NAME, similar_class_names
-from fullconv.data.config import Boxes, DataSettings
+from fullconv.data.config import VOID_NAME, Boxes, DataSettings, similar_class_names
 from fullconv.data.files import Folder
 from fullconv.data.formats.annotation_files import ImageIndex
 from fullconv.data.formats.format import Format, FormatResult

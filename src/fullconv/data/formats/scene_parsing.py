@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.class_files import VOID_NAME
-from fullconv.data.config import DataSettings
+from fullconv.data.config import VOID_NAME, DataSettings
 from fullconv.data.files import Folder, load_text, walk
 from fullconv.data.formats.annotation_files import objects_in
 from fullconv.data.formats.format import FormatResult, split_of
