@@ -135,11 +135,17 @@ def build_dataset(layout: Layout, skip_bad: bool) -> Dataset:
     mappings: dict[str, LabelMapping] = {}
     histograms: dict[str, LabelHistogram] = {}
     for head in heads:
+        own, listed = layout.settings.of_head(head), layout.root / f"classes_{head}.txt"
+        if head and own.class_names() is None and listed.is_file():
+            own = with_classes(own, listed)
+        classes = own.class_names()
         try:
-            mappings[head] = _map_head(layout, samples, skip_bad, head, histograms)
+            if classes is None:
+                classes, histograms[head] = infer_classes(layout.root, own, samples, skip_bad, head)
         except BadDataError as error:
-            own = [for_head(found, head) for found in error.problems]
-            raise BadDataError(str(layout.root), [*own, *errors(layout.problems)]) from None
+            found = [for_head(problem, head) for problem in error.problems]
+            raise BadDataError(str(layout.root), [*found, *errors(layout.problems)]) from None
+        mappings[head] = make_mapping(own, classes)
     return Dataset(
         root=layout.root,
         format=layout.format,
@@ -152,19 +158,6 @@ def build_dataset(layout: Layout, skip_bad: bool) -> Dataset:
         skipped=list(layout.partial) if skip_bad else [],
         histograms=histograms,
     )
-
-
-def _map_head(
-    layout: Layout, samples: Sequence[Sample], skip_bad: bool, head: str, histograms: dict[str, LabelHistogram]
-) -> LabelMapping:
-    own = layout.settings.of_head(head)
-    listed = layout.root / f"classes_{head}.txt"
-    if head and own.class_names() is None and listed.is_file():
-        own = with_classes(own, listed)
-    classes = own.class_names()
-    if classes is None:
-        classes, histograms[head] = infer_classes(layout.root, own, samples, skip_bad, head)
-    return make_mapping(own, classes)
 
 
 def infer_classes(
@@ -192,21 +185,21 @@ def infer_classes(
     if blurred:  # the others decide
         rest = [sample for sample in samples if sample.stem not in stems]
         return infer_classes(root, settings, rest, skip_bad, head)[0], histogram
-    found = _unclear(root, files, histogram, VOID in void, head)
-    if found is not None:
-        raise BadDataError(str(root), [to_problem(found)])
-    labels = LabelDiagnosis(root, files, histogram, None).labels
-    return tuple(f"class{value}" for value in labels), histogram
-
-
-def _unclear(root: Path, files: Sequence[str], histogram: LabelHistogram, void_set: bool, head: str) -> Finding | None:
-    """Return why sound masks do not define the classes; None where they do."""
+    diagnosis = LabelDiagnosis(root, files, histogram, None)
     if histogram.colored:
         colored = [display_path(sample.masks[head].path, root) for sample in histogram.colored]
-        return unnamed_colors(root, colored, histogram)
-    diagnosis = LabelDiagnosis(root, files, histogram, None)
+        unclear: Finding | None = unnamed_colors(root, colored, histogram)
+    else:
+        unclear = _unclear(diagnosis, void_is_set=VOID in void)
+    if unclear is not None:
+        raise BadDataError(str(root), [to_problem(unclear)])
+    return tuple(f"class{value}" for value in diagnosis.labels), histogram
+
+
+def _unclear(diagnosis: LabelDiagnosis, void_is_set: bool) -> Finding | None:
+    """Return why sound masks of labels do not define the classes; None where they do."""
     labels = diagnosis.labels
-    if not void_set and labels in ([], [0]) and (found := diagnosis.binary()) is not None:
+    if not void_is_set and labels in ([], [0]) and (found := diagnosis.binary()) is not None:
         return found
     if len(labels) < 2:
         held = f"only the label {labels[0]}" if labels else "no labels but void"
@@ -214,8 +207,8 @@ def _unclear(root: Path, files: Sequence[str], histogram: LabelHistogram, void_s
         if labels and labels[0] > 1:
             table["values"] = {0: "background", labels[0]: "foreground"}
         cause = f"masks hold {held}, and a network needs two classes or more"
-        fix = f"Name the classes, including those that do not occur. {config_hint(root, table)}"
-        return Finding("few-classes", files, cause=cause, fix=fix)
+        fix = f"Name the classes, including those that do not occur. {config_hint(diagnosis.root, table)}"
+        return Finding("few-classes", diagnosis.files, cause=cause, fix=fix)
     if (found := diagnosis.one_based() or diagnosis.instances()) is not None:
         return found
     if labels != list(range(len(labels))) or len(labels) > MAX_CLASSES:

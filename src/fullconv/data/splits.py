@@ -131,9 +131,7 @@ def _read_groups(root: Path, name: str) -> dict[str, str]:
     except ValueError as error:
         raise DataError(f"{root / 'data.toml'}: groups: {error}.") from None
     rows = load_rows(path, "It is a CSV file of lines stem,group.")
-    wrong = next((i for i, row in enumerate(rows, 1) if len(row) < 2), None)
-    if wrong is not None:
-        raise DataError(f"{path}, line {wrong}: has no group. Write lines stem,group.")
+
     heading = rows[0] if rows else []
     stem, group = column(heading, *_STEM_HEADINGS), column(heading, *_GROUP_HEADINGS)
     if stem is None or group is None:

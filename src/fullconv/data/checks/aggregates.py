@@ -148,11 +148,6 @@ class Record:
         scores = self.thumbnails.score_by_orientation
         return scores[inverse] - scores[1] > _MIN_EXIF_GAIN
 
-    @property
-    def is_aligned(self) -> bool:
-        """Whether image and mask have one size and orientation."""
-        return not self.image.error and self.mask.size == self.image.size and not self.ignores_exif
-
     @cached_property
     def counts(self) -> tuple[NDArray[np.int64], int, list[int]]:
         """(K,) pixels by class, void pixels, and the values without a meaning."""
@@ -214,7 +209,6 @@ class Aggregates:
         self.pairs: dict[str, list[Thumbnails]] = defaultdict(list)
         """The first aligned pairs that can be compared, by split."""
         self._seen: Counter[str] = Counter()
-        self._label_classes: NDArray[np.uint8] | None = None
 
     def add(self, record: Record) -> None:
         """Record one sample."""
@@ -277,23 +271,13 @@ class Aggregates:
     def _classes_by_label(self, mask: MaskStats, cells: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         """Return the class of each label of a mask's thumbnail, where colours and large labels are ranks; None if unclear."""
         held = sorted(mask.counts)
-        plain = not (mask.in_color or self.mapping.by_color or held[-1] > VOID)
-        if plain and self._label_classes is not None:
-            return self._label_classes
-        if plain:
-            values = {value: value for value in range(VOID + 1)}
-        elif mask.in_color or held[-1] > VOID:
-            if len(np.unique(cells)) < len(held):  # some are in no cell, so ranks are unclear
-                return None
-            values = dict(enumerate(held))
-        else:
-            values = dict(zip(held, held, strict=True))
+        are_ranks = mask.in_color or held[-1] > VOID
+        if are_ranks and len(np.unique(cells)) < len(held):  # some are in no cell, so ranks are unclear
+            return None
         table = np.full(256, VOID, np.uint8)
-        for label, value in values.items():
+        for rank, value in enumerate(held):
             index = class_of_value(value, mask, self.mapping)
-            table[label] = VOID if index is None else index
-        if plain:
-            self._label_classes = table
+            table[rank if are_ranks else value] = VOID if index is None else index
         return table
 
     def mask_paths(self) -> list[str]:

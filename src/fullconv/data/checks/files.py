@@ -117,9 +117,11 @@ def mask_size(record: Record) -> Finding | None:
 
 def constant_mask(record: Record) -> Finding | None:
     """A mask of one class and nothing else."""
-    if not record.has_clean_values or not record.is_aligned:
+    is_aligned = not record.image.error and record.mask.size == record.image.size and not record.ignores_exif
+    if not (is_aligned and record.has_clean_values):
         return None
-    classes, void, unknown = record.counts
+    classes
+, void, unknown = record.counts
     if unknown or void or (classes > 0).sum() != 1:
         return None
     name = record.mapping.labels.classes[int(classes.argmax())]

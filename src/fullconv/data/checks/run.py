@@ -113,7 +113,6 @@ def examine(data: Data, progress: Progress | None = None, format: str | None = N
         return Examination(root, None, list(before))
 
 
-
 def inspect(data: Data, progress: Progress | None = None, format: str | None = None) -> list[Problem]:  # noqa: A002
     """Return what is wrong with a data set, errors first; arguments as of `examine`."""
     return examine(data, progress, format).problems
