@@ -93,9 +93,12 @@ class Batch:
     """Stems of images that could not be read, and why; others took their place."""
 
 
-@dataclass(frozen=True)
-class LoaderConfig:
-    """Everything that determines a batch; sent to workers."""
+@dataclass(eq=False)
+class BatchBuilder(TorchDataset[list[Batch]]):
+    """Builds the batches of one block: `crops` steps that share their images, so that each is decoded once.
+
+    Its fields are all that determines a batch; it is sent to workers.
+    """
 
     dataset: Dataset
     samples: Sequence[Sample]
@@ -116,23 +119,15 @@ class LoaderConfig:
     """Of every image."""
     full_images: bool = False
     """Whether images are not cropped; those of a batch are padded to one size."""
-
-
-class BatchBuilder(TorchDataset[list[Batch]]):
-    """Builds the batches of one block: `crops` steps that share their images, so that each is decoded once."""
-
-    def __init__(self, config: LoaderConfig) -> None:
-        self.config = config
-        self._cache: dict[int, Decoded] = {}
-        self._cache_bytes = 0
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+    _cache: dict[int, Decoded] = field(default_factory=dict, init=False, repr=False)
+    _cached_bytes: int = field(default=0, init=False)
+    _order: tuple[int, NDArray[np.int64]] = field(default=(-1, np.empty(0, np.int64)), init=False, repr=False)
 
     def __getitem__(self, block: tuple[int, int]) -> list[Batch]:
         """Build the steps of a block from (first step, one past the last)."""
-        config = self.config
         start, stop = block
-        visit = start // config.crops * config.batch_size
-        chosen = [(slot, self._index(visit + slot)) for slot in config.slots]
+        visit = start // self.crops * self.batch_size
+        chosen = [(slot, self._index(visit + slot)) for slot in self.slots]
         skipped: list[tuple[str, str]] = []
         samples = [(slot, *self._read_or_skip(index, skipped)) for slot, index in chosen]
         batches = [self._batch(step, samples) for step in range(start, stop)]
@@ -141,55 +136,53 @@ class BatchBuilder(TorchDataset[list[Batch]]):
 
     def _index(self, visit: int) -> int:
         """Return the image of the n-th visit: each once per pass, every pass in its own order."""
-        count = len(self.config.samples)
+        count = len(self.samples)
         epoch = visit // count
         if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.config.seed, _ORDER, epoch]).permutation(count)
+            self._order = epoch, np.random.default_rng([self.seed, _ORDER, epoch]).permutation(count)
         return int(self._order[1][visit % count])
 
     def _read_or_skip(self, index: int, skipped: list[tuple[str, str]]) -> tuple[int, NDArray[Any], Masks]:
         """Read an image; one that cannot be read is an error, or with `skip_bad` the next takes its place."""
-        count = len(self.config.samples)
+        count = len(self.samples)
         for shift in range(count):
             place = (index + shift) % count
             try:
                 return place, *self._read(place)
             except FullconvError as error:
-                sample = self.config.samples[place]
-                if not self.config.skip_bad:
+                sample = self.samples[place]
+                if not self.skip_bad:
                     raise DataError(f"{error} (during training; --skip-bad continues without it)") from error
                 skipped.append((sample.stem, str(error)))
-        raise DataError(f"{self.config.dataset.root}: none of {count} images can be read. Check the disk.")
+        raise DataError(f"{self.dataset.root}: none of {count} images can be read. Check the disk.")
 
     def _read(self, index: int) -> Decoded:
         if index in self._cache:
             return self._cache[index]
-        config, sample = self.config, self.config.samples[index]
-        found = read_sample(config.dataset, sample, config.scale, config.channels)
+        found = read_sample(self.dataset, self.samples[index], self.scale, self.channels)
         size = found[0].nbytes + sum(mask.nbytes for mask in found[1].values())
         # Nothing is evicted: in random order an LRU cache would hit no more often.
-        if self._cache_bytes + size <= config.cache_bytes:
+        if self._cached_bytes + size <= self.cache_bytes:
             self._cache[index] = found
-            self._cache_bytes += size
+            self._cached_bytes += size
         return found
 
     def _batch(self, step: int, samples: Sequence[tuple[int, int, NDArray[Any], Masks]]) -> Batch:
-        config = self.config
         images, masks, stems = [], [], []
-        epoch, inner = divmod(step, config.steps_per_epoch)
+        epoch, inner = divmod(step, self.steps_per_epoch)
         for slot, index, image, labels in samples:
-            position = inner * config.batch_size + slot
-            rng = np.random.default_rng([config.seed, _CROP, epoch, position])
+            position = inner * self.batch_size + slot
+            rng = np.random.default_rng([self.seed, _CROP, epoch, position])
             center = None
-            if config.rare is not None and position % 2 == 0:
-                center = sample_center(next(iter(labels.values())), config.rare, rng)
-            settings = replace(config.augmentation, crop=image.shape[:2]) if config.full_images else config.augmentation
+            if self.rare is not None and position % 2 == 0:
+                center = sample_center(next(iter(labels.values())), self.rare, rng)
+            settings = replace(self.augmentation, crop=image.shape[:2]) if self.full_images else self.augmentation
             cut, cut_labels = augment(image, labels, rng, settings, center)
             images.append(cut)
             masks.append(cut_labels)
-            stems.append(config.samples[index].stem)
-        if config.full_images:
-            images, masks = pad_together(images, masks, config.augmentation.fill_value)
+            stems.append(self.samples[index].stem)
+        if self.full_images:
+            images, masks = pad_together(images, masks, self.augmentation.fill_value)
         heads = masks[0].keys()
         stacked = {head: torch.from_numpy(np.stack([m[head] for m in masks])) for head in heads}
         return Batch(torch.from_numpy(np.stack(images)), stacked, stems, step)
@@ -261,7 +254,7 @@ class TrainingBatches:
         if isinstance(augment, str):
             size = (0, 0) if crop == "whole" else crop
             augment = preset(augment, size, self.statistics.fill, self.statistics.range)
-        self._config = LoaderConfig(
+        self._builder = BatchBuilder(
             dataset=dataset,
             samples=samples,
             augmentation=augment,
@@ -277,19 +270,18 @@ class TrainingBatches:
             channels=self.statistics.channels,
             full_images=crop == "whole",
         )
-        self._builder = BatchBuilder(self._config)
 
     @property
     def fits_in_cache(self) -> bool:
         """Whether every image, once decoded, stays in memory for later epochs."""
-        config, statistics = self._config, self.statistics
-        pixel_bytes = statistics.channels * np.dtype(statistics.dtype).itemsize + len(config.dataset.heads)
-        pixels = sum(height * width for height, width in statistics.sizes) * config.scale**2
-        return not self.workers and pixel_bytes * pixels <= config.cache_bytes
+        builder, statistics = self._builder, self.statistics
+        pixel_bytes = statistics.channels * np.dtype(statistics.dtype).itemsize + len(builder.dataset.heads)
+        pixels = sum(height * width for height, width in statistics.sizes) * builder.scale**2
+        return not self.workers and pixel_bytes * pixels <= builder.cache_bytes
 
     def batches(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[Batch]:
         """Yield the batches from a step on (counted from the start of the run), endless or up to a step."""
-        blocks = iterate_blocks(self._config.crops, start_step, stop_step)
+        blocks = iterate_blocks(self._builder.crops, start_step, stop_step)
         built = self._by_workers(blocks) if self.workers else read_ahead(map(self._builder.__getitem__, blocks), 2)
         with contextlib.closing(built):
             for block in built:
@@ -299,8 +291,8 @@ class TrainingBatches:
 
     def full_batch(self, step: int) -> Batch:
         """Build the batch of a step with the crops of all ranks."""
-        config = replace(self._config, slots=range(self._config.batch_size), cache_bytes=0)
-        return BatchBuilder(config)[step, step + 1][0]
+        whole = replace(self._builder, slots=range(self._builder.batch_size), cache_bytes=0)
+        return whole[step, step + 1][0]
 
     def _by_workers(self, blocks: Iterator[tuple[int, int]]) -> Generator[list[Batch], None, None]:
         loader = DataLoader(

@@ -120,8 +120,7 @@ def constant_mask(record: Record) -> Finding | None:
     is_aligned = not record.image.error and record.mask.size == record.image.size and not record.ignores_exif
     if not (is_aligned and record.has_clean_values):
         return None
-    classes
-, void, unknown = record.counts
+    classes, void, unknown = record.counts
     if unknown or void or (classes > 0).sum() != 1:
         return None
     name = record.mapping.labels.classes[int(classes.argmax())]
