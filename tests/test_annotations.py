@@ -189,7 +189,7 @@ def test_the_command_writes_annotations_for_a_tool(tmp_path, capsys):
     assert "omit --format grey" in capsys.readouterr().err
 
 
-def test_pictures_of_one_stem_keep_a_labelme_file_each(tmp_path):
+def test_images_of_one_stem_keep_a_labelme_file_each(tmp_path):
     out, log = results(tmp_path, {"a": scene(), "b": scene()})
     Image.fromarray(np.full((9, 8), 2, np.uint8)).save(out / "a.png.png")
     row = {"input": "photos/a.png", "output": (out / "a.png.png").as_posix(), "status": "done"}

@@ -30,7 +30,7 @@ def test_every_data_set_has_its_classes_each_with_its_own_colour():
             assert len(set(labels.palette)) == len(labels.classes)
 
 
-def test_classes_stand_where_the_releases_put_them():
+def test_classes_have_the_indices_of_the_releases():
     voc, context = LABELS["voc"][""].classes, LABELS["pascalcontext"][""].classes
     assert [voc.index(name) for name in ("background", "aeroplane", "cat", "person", "tvmonitor")] == [0, 1, 8, 15, 20]
     assert context[:21] == voc
@@ -54,7 +54,7 @@ def test_colours_are_those_that_are_published():
     assert (camvid["road"], camvid["sign"], camvid["bicyclist"]) == ((128, 64, 128), (192, 128, 128), (0, 128, 192))
 
 
-def test_means_are_the_releases_and_come_in_the_pictures_order():
+def test_means_are_the_releases_in_channel_order():
     assert MEANS_BGR["voc"] == (104.00699, 116.66877, 122.67892)
     assert MEANS_BGR["siftflow"] == (114.578, 115.294, 108.353)
     for name, row in VARIANTS.items():
@@ -83,10 +83,10 @@ def test_the_data_toml_of_a_data_set_reads_its_own_masks(name):
         assert coding.class_of(void) == VOID
 
 
-def test_a_data_set_that_is_not_known_is_answered_with_the_nearest():
+def test_an_unknown_data_set_suggests_the_nearest():
     with pytest.raises(DataError, match=r"no published dataset 'nyu'\. Did you mean 'nyud'\?"):
         data_toml("nyu")
 
 
-def test_examples_in_the_words_are_true():
+def test_docstring_examples():
     assert doctest.testmod(fullconv.dataset_constants).failed == 0

@@ -17,14 +17,14 @@ COURSE = (ROOT / "docs" / "concepts" / "fcn.md").read_text(encoding="utf-8")
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 
 
-def test_the_picture_of_the_architecture_is_what_the_code_draws():
+def test_the_figure_of_the_architecture_is_what_the_code_draws():
     drawn = runpy.run_path(str(ROOT / "docs" / "images" / "architecture.py"))["draw"]()
     assert drawn == (ROOT / "docs" / "images" / "fcn8s.svg").read_text(encoding="utf-8")
     for fact in ("crop at 5", "crop at 9", "crop at 31", "sees 404", "sees 44", "12 -&gt; 26 rows", "26 -&gt; 54 rows"):
         assert fact in drawn, fact
 
 
-def test_the_picture_follows_the_network():
+def test_the_figure_follows_the_network():
     """Of a net with other crops and classes, the same lines draw another picture."""
     draw = runpy.run_path(str(ROOT / "docs" / "images" / "architecture.py"))["draw"]
     assert "60 x 33x40" in draw("pascalcontext-fcn8s", (33, 40))

@@ -31,7 +31,7 @@ def example(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_says_what_it_is_and_how_to_run_it(name):
+def test_an_example_states_how_to_run_it(name):
     said = example(name)["__doc__"]
     assert f"Run it: python examples/{name}" in said
     assert "download" not in (EXAMPLES / name).read_text(encoding="utf-8").replace("no download", "")
@@ -63,7 +63,7 @@ def test_the_small_network_gives_back_any_size(size):
         assert network(torch.zeros(1, 3, *size)).shape == (1, 2, *size)
 
 
-def test_the_rectangle_is_visible_in_its_picture():
+def test_the_rectangle_is_visible_in_its_image():
     rectangle = example("small_network.py")["rectangle"]
     image, mask = rectangle(np.random.default_rng(3))
     assert image.shape == (128, 128, 3)
@@ -145,7 +145,7 @@ def test_the_vgg_with_its_fully_connected_layers_as_convolutions():
     assert found["shape"] == (1, 3, 96, 97)
 
 
-def test_own_data_says_what_is_missing_and_then_learns(capsys):
+def test_own_data_reports_what_is_missing_and_then_learns(capsys):
     module = example("own_data.py")
     found = module["main"]()
     assert "[binary-mask] masks hold only 0 and 255" in found["reported"][0]
@@ -181,7 +181,7 @@ def test_scores_counted_from_the_written_files_are_those_of_evaluate(demo):
     assert counted["mean_iou"] == pytest.approx(report.mean_iou, abs=1e-12)
 
 
-def test_tiles_are_exact_on_a_picture_larger_than_the_window(demo, tmp_path, capsys):
+def test_tiles_are_exact_on_an_image_larger_than_the_window(demo, tmp_path, capsys):
     found = example("exact_tiles.py")["main"](demo / "run", save=tmp_path / "large.png", height=300, width=340)
     assert list(found) == [32, 64, 128, 256]
     assert all(difference < 1e-5 and labels == 0 for difference, labels in found.values())

@@ -46,13 +46,13 @@ def test_a_colour_is_read_as_it_was_written(color):
 
 
 @pytest.mark.parametrize("text", ["", "#12345", "#1234567", "#12345g", "red", "#+1+1+1"])
-def test_what_is_no_colour_is_told_how(text):
+def test_invalid_colours_are_reported(text):
     with pytest.raises(InputError, match="is not a colour; write it as '#rrggbb'"):
         parse_color(text)
 
 
 @given(maps)
-def test_an_indexed_picture_holds_numbers_and_colours(label_map):
+def test_an_indexed_image_holds_indices_and_colours(label_map):
     data = encode_label_map(label_map, [(1, 2, 3), (250, 0, 9)])
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == "P"

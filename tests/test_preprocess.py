@@ -35,7 +35,7 @@ def test_the_input_is_value_to_range_minus_mean_by_std(dtype, channels):
     assert np.array_equal(image, kept)  # the image itself is not written to
 
 
-def test_bgr_networks_get_the_first_three_channels_turned_round():
+def test_bgr_networks_get_the_first_three_channels_reversed():
     image = np.random.default_rng(0).integers(0, 255, (2, 2, 4), np.uint8)
     mean, std = (0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8)
     rgb = normalize(as_tensor(image[None]), card(in_channels=4, mean=mean, std=std))

@@ -72,7 +72,7 @@ def test_below_the_top_uncertainty_alone_decides():
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12), st.integers(1, 15)
 )
-def test_every_picture_has_one_place_whatever_order_they_come_in(numbers, top):
+def test_ranks_do_not_depend_on_the_order_of_the_images(numbers, top):
     summaries = [summary_of(f"{n:02}", *values) for n, values in enumerate(numbers)]
     order = rank(summaries, top)
     assert sorted(row.image for row in order) == [g.image for g in summaries]
@@ -80,12 +80,12 @@ def test_every_picture_has_one_place_whatever_order_they_come_in(numbers, top):
     assert rank(summaries[::-1], top) == order
 
 
-def test_nothing_to_rank_is_said():
+def test_nothing_to_rank_is_an_error():
     with pytest.raises(InputError, match="no image"):
         rank([])
 
 
-def test_the_command_orders_a_folder_and_goes_on_after_a_bad_picture(segmenter, tmp_path, capsys):
+def test_the_command_ranks_a_folder_and_reports_a_bad_image(segmenter, tmp_path, capsys):
     model, folder = tmp_path / "model.safetensors", tmp_path / "new"
     segmenter.save(model)
     folder.mkdir()
@@ -111,7 +111,7 @@ def test_the_command_orders_a_folder_and_goes_on_after_a_bad_picture(segmenter, 
     assert "contains no images" in capsys.readouterr().err
 
 
-def test_the_command_leaves_out_what_a_data_set_shows_already(segmenter, tmp_path, capsys):
+def test_labeled_images_lower_the_rank_of_similar_ones(segmenter, tmp_path, capsys):
     model = tmp_path / "model.safetensors"
     segmenter.save(model)
     for n in range(4):

@@ -129,12 +129,12 @@ def test_the_commands_of_the_readme_run_as_written(ran):
     assert len(ran) >= 12
 
 
-def test_the_readme_says_what_makes_its_steps_short():
+def test_the_readme_names_the_options_that_shorten_its_steps():
     assert f"`{SHORT}`" in text(README)
 
 
 @needs_bash
-def test_own_pictures_become_a_model_scores_and_labels(ran, place):
+def test_own_images_become_a_model_scores_and_labels(ran, place):
     assert "Ready for train." in ran["fullconv check cracks"].out
     assert (place / "runs" / "first" / "report.html").is_file()
     assert re.search(r"^mIoU +0\.\d{4}", ran["fullconv evaluate runs/first cracks"].out, re.MULTILINE)
@@ -314,7 +314,7 @@ def test_the_table_of_settings_is_the_recipes():
     assert shown == {name: as_shown(default) for name, default in defaults.items()}
 
 
-def test_settings_with_an_option_say_so(helps):
+def test_the_table_of_settings_names_their_options(helps):
     for name, _, _, *option in rows(ROOT / "docs" / "how-to" / "training.md", 3):
         expected = "--" + name.strip("`").replace("_", "-")
         said = "".join(option).strip("` |")
@@ -351,7 +351,7 @@ def test_every_data_toml_that_is_shown_is_one(page):
         assert settings.class_names() or all(head.class_names() for head in settings.heads.values())
 
 
-def test_folders_of_ones_own_are_read_as_shown(tmp_path):
+def test_own_folders_are_read_as_shown(tmp_path):
     painted, beside = (
         block for block in blocks(ROOT / "docs" / "reference" / "data.md", "toml") if "heads" not in block
     )

@@ -94,25 +94,14 @@ def test_memory_is_available():
 @pytest.mark.parametrize(
     ("group", "files", "expected"),
     [
-        (
-            "0::/app",
-            {"app/memory.max": "1000", "app/memory.current": "700", "app/memory.stat": "inactive_file 200"},
-            [500],
-        ),
+        ("0::/app", {"app/memory.max": "1000", "app/memory.current": "700", "app/memory.stat": "inactive_file 200"}, [500]),
         ("0::/app", {"memory.max": "1000", "memory.current": "1100", "memory.stat": "anon 3"}, [0]),  # in a container
         ("0::/", {"memory.max": "max", "memory.current": "7", "memory.stat": ""}, []),
-        (
-            "4:memory:/a/b",
-            {
-                "memory/a/memory.limit_in_bytes": "900",
-                "memory/a/memory.usage_in_bytes": "100",
-                "memory/a/memory.stat": "inactive_file 3\ntotal_inactive_file 50",
-            },
-            [850],
-        ),
+        ("4:memory:/a/b", {"memory/a/memory.limit_in_bytes": "900", "memory/a/memory.usage_in_bytes": "100",
+                           "memory/a/memory.stat": "inactive_file 3\ntotal_inactive_file 50"}, [850]),
         ("9:cpu:/a\n3:pids:/", {"memory.max": "5", "memory.current": "1", "memory.stat": ""}, []),
     ],
-)
+)  # fmt: skip
 def test_limits_of_cgroups_count(tmp_path, group, files, expected):
     (tmp_path / "groups").write_text(group)
     for name, text in files.items():

@@ -70,7 +70,7 @@ def test_label_map_logits_and_several_images_agree(segmenter, image):
     assert all(np.array_equal(each.label_map, prediction.label_map) for each in both)
 
 
-def test_views_are_read_from_words():
+def test_views_are_parsed():
     assert parse_views("") == (TTAView(),)
     assert parse_views("flip") == (TTAView(), TTAView(True))
     assert parse_views("0.75, flip,0.75,1") == (TTAView(), TTAView(True), TTAView(False, 0.75), TTAView(True, 0.75))

@@ -9,17 +9,12 @@ import pytest
 from fullconv.cli.train import collect_settings, exit_code
 from fullconv.errors import RecipeError
 
-CLASSES = ["ground", "disc", "box", "triangle"]
-
 
 def test_check_summarizes_the_data(run, data):
     done = run("check", data)
     assert done.code == 0
     for words in ("4 classes, 6 train, 2 val, 2 test images", "triangle", "Ready for train."):
         assert words in done.out
-    found = json.loads(run("check", data, "--json").out)
-    assert (found["ok"], found["splits"]) == (True, {"train": 6, "val": 2, "test": 2})
-    assert [row["name"] for row in found["classes"]] == CLASSES
 
 
 @pytest.mark.parametrize("name", ["flat", "nowhere"])

@@ -40,7 +40,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tools.Answer]:
     """A finished run of two epochs, and the output of the command."""
     run = tmp_path_factory.mktemp("runs") / "straight"
-    answer = tools.call("train", shapes, "-o", run, *tools.SMALL, "--epochs", 2, "--workers", 0, "--seed", 7)
+    answer = tools.call("train", shapes, "-o", run, *tools.STRAIGHT, "--workers", 0)
     assert answer.rc == 0, str(answer)
     return run, answer
 

@@ -42,6 +42,8 @@ SMALL = (
     "--precision", "fp32", "--device", "cpu", "--set", "width=0.25",
 )  # fmt: skip
 QUICK = (*SMALL, "--epochs", "1", "--workers", "0")
+STRAIGHT = (*SMALL, "--epochs", "2", "--seed", "7", "--set", "validate_every=2")
+"""Of two epochs, scored at the end only: how many images are scored in between depends on the speed of the machine."""
 
 
 # --- calling ---------------------------------------------------------------------------------------------------------
@@ -64,10 +66,10 @@ class Answer:
         return self.stderr.decode("utf-8")
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """Both streams on one line, without frames and colors, so that wrapping does not matter."""
-        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.err + "\n" + self.out)
-        return " ".join(re.sub(r"[│╭╮╰╯─┃━┏┓┗┛┡┩╇┳┻]+", " ", text).split())
+        plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.err + "\n" + self.out)
+        return " ".join(re.sub(r"[│╭╮╰╯─┃━┏┓┗┛┡┩╇┳┻]+", " ", plain).split())
 
     def json(self) -> dict:
         """The one JSON object on stdout; strict, so NaN and Infinity are refused."""
@@ -173,12 +175,12 @@ def file_size_limit():
     return lambda size: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def assert_mendable(answer: Answer, *patterns: str) -> None:
+def assert_user_error(answer: Answer, *patterns: str) -> None:
     """Check for exit 2 without a traceback, and for each pattern in the message."""
     assert answer.rc == 2, str(answer)
-    assert "Traceback (most recent call last)" not in answer.words, str(answer)
+    assert "Traceback (most recent call last)" not in answer.text, str(answer)
     for pattern in patterns:
-        assert re.search(pattern, answer.words, flags=re.IGNORECASE), f"no {pattern!r} in:\n{answer}"
+        assert re.search(pattern, answer.text, flags=re.IGNORECASE), f"no {pattern!r} in:\n{answer}"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:

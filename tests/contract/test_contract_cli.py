@@ -57,7 +57,7 @@ def test_stdout_is_utf_8_whatever_the_locale(tmp_path):
     assert answer.json()["classes"][2]["name"] == "boîte"
     answer = spawn("check", data, LC_ALL="C", LANG="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert answer.rc == 0, str(answer)
-    assert "boîte" in answer.words
+    assert "boîte" in answer.text
 
 
 def test_models_lists_variants_and_backbones():

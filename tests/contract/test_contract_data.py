@@ -11,7 +11,7 @@ from pathlib import Path
 import contract_tools as tools
 import numpy as np
 import pytest
-from contract_tools import CLASSES, assert_mendable, call, fill, pairs, save, scene, toml
+from contract_tools import CLASSES, assert_user_error, call, fill, pairs, save, scene, toml
 from PIL import Image
 
 import fullconv
@@ -112,9 +112,9 @@ def test_two_layouts_that_fit_are_both_named_and_format_decides(tmp_path):
     data = layout_1(tmp_path / "data")
     fill(data / "images", data / "masks", 5, seed=70)
     answer = call("check", data)
-    assert_mendable(answer, "--format")
-    assert_mendable(call("train", data, "-o", tmp_path / "run", *tools.QUICK), "--format")
-    offered = sorted(set(re.findall(r"--format (\w[\w-]*)", answer.words)))
+    assert_user_error(answer, "--format")
+    assert_user_error(call("train", data, "-o", tmp_path / "run", *tools.QUICK), "--format")
+    offered = sorted(set(re.findall(r"--format (\w[\w-]*)", answer.text)))
     found = {name: check(data, "--format", name).json() for name in offered}
     assert sorted(sum(one["splits"].values()) for one in found.values()) == [5, 9]
     for name, one in found.items():
@@ -289,8 +289,8 @@ FILE_LEVEL = (other_size, label_200, truncated_jpeg, zero_byte_png, zero_byte_ma
 def test_bad_data_is_explained_by_check_and_refused_by_train_before_anything_is_written(tmp_path, spoil):
     data, run = tmp_path / "data", tmp_path / "run"
     spoil(data)
-    assert_mendable(call("check", data), *BAD[spoil])
-    assert_mendable(call("train", data, "-o", run, *tools.QUICK), *BAD[spoil])
+    assert_user_error(call("check", data), *BAD[spoil])
+    assert_user_error(call("train", data, "-o", run, *tools.QUICK), *BAD[spoil])
     assert not run.exists() or not any(run.iterdir())
     found = check(data).json()
     assert found["ok"] is False
@@ -335,16 +335,16 @@ def test_check_lists_everything_at_once_and_the_first_twenty_files_of_a_kind(tmp
     assert many["count"] >= 24
     assert len(many["files"]) == 20
     assert len({problem["code"] for problem in errors(found)}) >= 3
-    assert_mendable(call("train", data, "-o", tmp_path / "run", *tools.QUICK), "p02", "p03", "p04", "p05")
+    assert_user_error(call("train", data, "-o", tmp_path / "run", *tools.QUICK), "p02", "p03", "p04", "p05")
 
 
 def test_skip_bad_trains_on_the_rest_records_what_it_left_out_and_exits_3(tmp_path):
     data, run = everything_bad(tmp_path / "data"), tmp_path / "run"
     answer = call("train", data, "-o", run, *tools.QUICK, "--skip-bad")
     assert answer.rc == 3, str(answer)
-    assert "Traceback" not in answer.words
+    assert "Traceback" not in answer.text
     for stem in ("p02", "p03", "p04", "p05"):
-        assert stem in answer.words
+        assert stem in answer.text
     assert call("info", run / "model.safetensors").rc == 0
 
 
@@ -352,15 +352,15 @@ def test_brackets_in_names_are_neither_patterns_nor_markup(tmp_path):
     data = pairs(tmp_path / "data [bold]", 6, 'classes = ["[red]a", "b, c", "[/x]"]\n')
     answer = call("check", data)
     assert answer.rc == 0, str(answer)
-    assert "data [bold]" in answer.words
-    assert "[red]a" in answer.words
+    assert "data [bold]" in answer.text
+    assert "[red]a" in answer.text
     assert names(good(data)) == ["[red]a", "b, c", "[/x]"]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_five_bands_are_read_and_bands_choose(tmp_path):
+def test_images_of_five_bands_are_read_and_bands_selects(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
@@ -378,10 +378,10 @@ def test_pictures_of_five_bands_are_read_and_bands_choose(tmp_path):
     assert answer.rc == 0, str(answer)
     assert tools.card_of(tmp_path / "run/model.safetensors")["in_channels"] == 3
     toml(data, f"classes = {json.dumps(CLASSES)}\nbands = [4, 3, 9]\n")
-    assert_mendable(call("check", data), "band", r"\b9\b")
+    assert_user_error(call("check", data), "band", r"\b9\b")
 
 
-def test_sixteen_bit_pictures_train_and_are_never_stretched_by_their_own_maximum(tmp_path):
+def test_sixteen_bit_images_train_and_are_not_stretched_by_their_own_maximum(tmp_path):
     data = tmp_path / "data"
     for i in range(8):
         picture, mask = scene(i)

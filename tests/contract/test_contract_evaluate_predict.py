@@ -10,7 +10,7 @@ from pathlib import Path
 import contract_tools as tools
 import numpy as np
 import pytest
-from contract_tools import CLASSES, assert_mendable, call, pairs, read, save, scene, spawn, toml
+from contract_tools import CLASSES, assert_user_error, call, pairs, read, save, scene, spawn, toml
 from PIL import Image
 
 
@@ -82,9 +82,9 @@ def test_evaluate_json_has_all_keys_and_they_follow_from_the_confusion(evaluated
 
 def test_classes_that_differ_are_reported(model, shapes, tmp_path):
     data = pairs(tmp_path / "data", 6, 'classes = ["background", "disc", "lorry"]\n')
-    assert_mendable(call("evaluate", model, data), "lorry", "box")
+    assert_user_error(call("evaluate", model, data), "lorry", "box")
     toml(data, 'classes = ["background", "disc", "box", "lorry"]\n')
-    assert_mendable(call("evaluate", model, data), "lorry")
+    assert_user_error(call("evaluate", model, data), "lorry")
 
 
 def test_training_images_are_never_scored_as_val(tmp_path):
@@ -174,7 +174,7 @@ def test_an_output_never_overwrites_an_input(model, tmp_path, given):
     photos = nested(tmp_path / "photos")
     before = tools.snapshot(photos)
     what, out = (photos, photos) if given == "folder" else (photos / "x/a.png", photos / "x")
-    assert_mendable(call("predict", model, what, "-o", out), r"a\.png")
+    assert_user_error(call("predict", model, what, "-o", out), r"a\.png")
     assert tools.snapshot(photos) == before
 
 
@@ -222,8 +222,8 @@ def test_tiles_give_the_label_map_of_the_whole_image(model, tmp_path):
 def test_an_output_folder_that_cannot_be_created_is_reported_before_any_work(model, shapes, tmp_path, where):
     (tmp_path / "taken").write_text("here", "utf-8")
     out = tmp_path / ("taken" if where == "a-file" else "taken/out")
-    assert_mendable(call("predict", model, shapes / "val/images", "-o", out), "taken")
-    assert_mendable(call("train", shapes, "-o", out, *tools.QUICK), "taken")
+    assert_user_error(call("predict", model, shapes / "val/images", "-o", out), "taken")
+    assert_user_error(call("train", shapes, "-o", out, *tools.QUICK), "taken")
     assert (tmp_path / "taken").read_text("utf-8") == "here"
 
 
@@ -232,8 +232,8 @@ def test_a_full_disk_leaves_no_partial_files(model, shapes, tmp_path):
     out = tmp_path / "out"
     answer = spawn("predict", model, shapes / "val/images", "-o", out, limit=limited(60))
     assert answer.rc == 2, str(answer)
-    assert "Traceback" not in answer.words
+    assert "Traceback" not in answer.text
     for file in out.rglob("*.png"):
         read(file)  # whole, or not there
     assert not list(out.rglob("*.png"))
-    assert any(word in answer.words.lower() for word in ("too large", "space", "written", "write")), str(answer)
+    assert any(word in answer.text.lower() for word in ("too large", "space", "written", "write")), str(answer)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import contract_tools as tools
 import pytest
-from contract_tools import CLASSES, assert_mendable, call
+from contract_tools import CLASSES, assert_user_error, call
 
 import fullconv
 
@@ -61,7 +61,7 @@ def test_info_json_is_the_card(model):
     assert answer.json() == tools.card_of(model)
 
 
-def test_info_says_the_card_to_a_person(model):
+def test_info_prints_the_card(model):
     answer = call("info", model)
     assert answer.rc == 0, str(answer)
     for word in ("fcn8s", "tiny", *CLASSES):
@@ -115,9 +115,9 @@ def test_a_damaged_or_foreign_file_is_named_by_every_command(model, shapes, tmp_
         bad.write_bytes(change(model.read_bytes()))
     elif what == "a folder":
         bad.mkdir()
-    assert_mendable(call("predict", bad, shapes / "val/images", "-o", tmp_path / "out"), r"bad\.safetensors")
-    assert_mendable(call("evaluate", bad, shapes), r"bad\.safetensors")
-    assert_mendable(call("info", bad), r"bad\.safetensors")
+    assert_user_error(call("predict", bad, shapes / "val/images", "-o", tmp_path / "out"), r"bad\.safetensors")
+    assert_user_error(call("evaluate", bad, shapes), r"bad\.safetensors")
+    assert_user_error(call("info", bad), r"bad\.safetensors")
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
@@ -133,6 +133,6 @@ class Bomb:
 def test_nothing_in_a_file_is_executed(tmp_path, shapes, name):
     bomb = tmp_path / name
     bomb.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
-    assert_mendable(call("info", bomb), "bomb")
-    assert_mendable(call("predict", bomb, shapes / "val/images", "-o", tmp_path / "out"), "bomb")
+    assert_user_error(call("info", bomb), "bomb")
+    assert_user_error(call("predict", bomb, shapes / "val/images", "-o", tmp_path / "out"), "bomb")
     assert not (tmp_path / "exploded").exists()

@@ -108,7 +108,7 @@ def test_evaluate_gives_the_number_of_the_command(segmenter, model, shapes):
     assert np.asarray(report.confusion).tolist() == found["confusion"]
 
 
-def test_a_bad_picture_is_named(segmenter, tmp_path):
+def test_a_bad_image_is_reported(segmenter, tmp_path):
     Path(tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(Exception, match=r"bad\.png"):
         segmenter.predict(tmp_path / "bad.png")

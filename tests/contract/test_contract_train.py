@@ -15,15 +15,13 @@ from pathlib import Path
 import contract_tools as tools
 import numpy as np
 import pytest
-from contract_tools import QUICK, SMALL, assert_mendable, assert_same_run, call, pairs, spawn, start
+from contract_tools import QUICK, SMALL, STRAIGHT, assert_same_run, assert_user_error, call, pairs, spawn, start
 from PIL import Image
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
-
-STRAIGHT = (*SMALL, "--epochs", 2, "--seed", 7)
 
 
 def wait_for(condition, process: subprocess.Popen | None = None, seconds: float = 120) -> bool:
@@ -86,7 +84,7 @@ def test_settings_and_forecast_are_printed(trained):
     said = answer.err.lower()
     for word in ("fcn8s", "tiny", "32x32", "memory", "disk|disc", r"\d\s*(s|sec|seconds|min)\b"):
         assert re.search(word, said), word
-    assert "model.safetensors" in answer.words
+    assert "model.safetensors" in answer.text
 
 
 def test_report_is_one_small_self_contained_file(run):
@@ -173,7 +171,7 @@ def test_ctrl_c_exits_130_and_the_folder_is_locked_until_then(shapes, tmp_path, 
     process = start(*command, log=log)
     closing(process)
     assert wait_for(lambda: lines(target) >= 1, process), log.read_text("utf-8")
-    assert_mendable(call(*command, "--resume"), r"process|running|in use|already")
+    assert_user_error(call(*command, "--resume"), r"process|running|in use|already")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, log.read_text("utf-8")
@@ -214,7 +212,7 @@ def test_stop_before_the_first_step_reports_how_to_resume(shapes, tmp_path, clos
 def test_resume_reports_a_conflicting_option(run, shapes, option):
     before = tools.snapshot(run)
     name, value = option[0][2:], option[1].split("x")[0]
-    assert_mendable(call("train", shapes, "-o", run, "--resume", *option), rf"\b{name}\b", re.escape(value))
+    assert_user_error(call("train", shapes, "-o", run, "--resume", *option), rf"\b{name}\b", re.escape(value))
     assert tools.snapshot(run) == before
 
 
@@ -223,7 +221,7 @@ def test_resume_of_a_finished_run_leaves_it_unchanged(run, tmp_path):
     before = tools.snapshot(run)
     answer = call("train", other, "-o", run, "--resume")
     assert answer.rc == 0, str(answer)
-    assert "Traceback" not in answer.words
+    assert "Traceback" not in answer.text
     assert tools.snapshot(run) == before
 
 
@@ -235,7 +233,7 @@ def test_filled_folder_is_rejected_untouched(run, shapes, tmp_path, content):
         target.mkdir()
         (target / "thesis.txt").write_text("mine", "utf-8")
     before = tools.snapshot(target)
-    assert_mendable(call("train", shapes, "-o", target, *QUICK), re.escape(target.name), "--resume|empty")
+    assert_user_error(call("train", shapes, "-o", target, *QUICK), re.escape(target.name), "--resume|empty")
     assert tools.snapshot(target) == before
 
 
@@ -250,7 +248,7 @@ def test_the_data_is_never_written_to(run, model, predicted, shapes):
 def test_printed_speed_is_the_actual_speed(trained):
     run, answer = trained
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    said = [float(value.replace(",", "")) for value in re.findall(r"([\d.,]+) images/s", answer.words)]
+    said = [float(value.replace(",", "")) for value in re.findall(r"([\d.,]+) images/s", answer.text)]
     assert said
     assert max(said) < 100 / (rows[1]["seconds"] - rows[0]["seconds"]) * 20
 
@@ -258,18 +256,18 @@ def test_printed_speed_is_the_actual_speed(trained):
 def test_unknown_recipe_key_suggests_the_nearest(shapes, tmp_path):
     (tmp_path / "recipe.toml").write_text('variant = "fcn8s"\nbackbones = "tiny"\n', "utf-8")
     answer = call("train", shapes, "-o", tmp_path / "run", "--recipe", tmp_path / "recipe.toml")
-    assert_mendable(answer, "backbones", r"\bbackbone\b")
+    assert_user_error(answer, "backbones", r"\bbackbone\b")
 
 
 def test_unavailable_imagenet_weights_are_reported_with_the_fix(shapes, tmp_path):
     answer = call("train", shapes, "-o", tmp_path / "run", "--backbone", "resnet18", "--epochs", "1")
-    assert_mendable(answer, "resnet18", "--weights none")
+    assert_user_error(answer, "resnet18", "--weights none")
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
 def test_nonfinite_loss_stops_the_run_and_reports_the_step(shapes, tmp_path):
     answer = call("train", shapes, "-o", tmp_path / "run", *QUICK, "--lr", "1e30")
-    assert_mendable(answer, r"\bstep\b", r"nan|not a number|finite|inf")
+    assert_user_error(answer, r"\bstep\b", r"nan|not a number|finite|inf")
 
 
 def test_model_with_other_classes_as_pretrained_weights(model, tmp_path):
@@ -332,7 +330,7 @@ def test_full_disk_leaves_no_partial_model(shapes, tmp_path):
     limited = tools.file_size_limit()
     run = tmp_path / "run"
     answer = spawn("train", shapes, "-o", run, *QUICK, limit=limited(5000))
-    assert_mendable(answer, "written|space|too large|write")
+    assert_user_error(answer, "written|space|too large|write")
     assert not (run / "model.safetensors").exists()
     assert not list((run / "checkpoints").glob("last*.safetensors")) if (run / "checkpoints").exists() else True
 

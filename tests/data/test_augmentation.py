@@ -94,7 +94,7 @@ def test_every_place_of_a_crop_is_as_likely():
     assert counts.min() > 140
 
 
-def test_a_smaller_image_lies_anywhere_in_the_crop_on_mean_colour_and_void():
+def test_a_smaller_image_is_placed_at_random_and_padded_with_mean_and_void():
     image = np.full((4, 6, 3), 200, np.uint8)
     places = set()
     for seed in range(60):
@@ -215,7 +215,7 @@ def test_no_saturation_is_grey_of_the_same_luma():
     assert (np.ptp(grey.astype(int), axis=-1) <= 1).all()
 
 
-def test_hue_turns_and_leaves_grey_alone():
+def test_hue_rotates_and_grey_stays_grey():
     grey = np.full((4, 4, 3), 77, np.uint8)
     assert np.abs(change(grey, hue=0.25).astype(int) - 77).max() <= 1
     red = np.full((1, 1, 3), 60, np.uint8)
@@ -242,7 +242,7 @@ def test_integers_stay_in_their_range():
         assert (change(top, brightness=1.5, fill=(0.0,)) == top).all()
 
 
-def test_an_unknown_preset_is_named_with_the_nearest():
+def test_an_unknown_preset_suggests_the_nearest():
     with pytest.raises(
         RecipeError, match=r"there is no augmentation 'strete'\. Did you mean 'street'\? Choose street, aerial"
     ):

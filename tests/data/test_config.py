@@ -157,7 +157,7 @@ def test_255_may_be_named_as_void_and_as_a_class(tmp_path):
     assert list(open_dataset(tmp_path).classes) == ["a", "b"]
 
 
-def test_a_data_toml_with_a_hidden_suffix_is_not_passed_over(tmp_path):
+def test_a_data_toml_with_a_hidden_suffix_is_reported(tmp_path):
     file_lists.make(tmp_path, "x {}.png", "x {}_mask.png")
     (tmp_path / "data.toml").rename(tmp_path / "data.toml.txt")
     with pytest.raises(DataError, match=r"data\.toml\.txt: is not read"):

@@ -70,7 +70,7 @@ def test_median_frequency_on_camvid_is_near_the_published_weights():
         ((0, 0), [1, 1], "All classes weigh the same"),
     ],
 )
-def test_auto_does_something_sensible_and_says_it(pixels, expected, words):
+def test_auto_weights_are_explained(pixels, expected, words):
     weights, said = class_weights(numbers(*pixels))
     share = np.array(pixels) / max(sum(pixels), 1)
     expected = np.array(expected) / (max((share * expected).sum(), 1e-9) if sum(pixels) and expected[0] != 1 else 1)

@@ -64,16 +64,14 @@ def pictures() -> dict[str, bytes]:
     import tifffile
     from PIL import Image
 
-    from synthetic.images import ADOBE, png, profile
+    from synthetic.images import ADOBE, encode, png, profile
 
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
     found = {}
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA"):
-        buffer = io.BytesIO()
         options = {"icc_profile": profile(ADOBE)} if kind in ("PNG", "JPEG", "TIFF") else {}
-        Image.fromarray(photo).save(buffer, kind, **options)
-        found[kind] = buffer.getvalue()
+        found[kind] = encode(Image.fromarray(photo), kind, **options)
     for color, depth in ((0, 2), (0, 16), (2, 16), (6, 16), (4, 8)):
         channels = {0: 1, 2: 3, 4: 2, 6: 4}[color]
         found[f"png{color}{depth}"] = png(rng.integers(0, 1 << depth, (9, 11, channels)), color, depth, adam7=True)

@@ -134,7 +134,7 @@ def test_what_lacks_the_suffix_is_no_mask(tmp_path):
     assert [(p.code, p.count) for p in inspect(tmp_path)] == [("missing-mask", 1)]
 
 
-def test_masks_may_lie_beside_their_images(tmp_path):
+def test_masks_may_be_beside_their_images(tmp_path):
     make_shapes(tmp_path, "flat", images=5)
     for path in (tmp_path / "masks").iterdir():
         path.rename(tmp_path / "images" / f"{path.stem}_m.png")

@@ -62,7 +62,7 @@ def test_each_head_has_its_masks_and_classes_in_every_layout(tmp_path, layout):
         assert (found["what"] == masks[number]).all()
         wanted = np.where(masks[number] == VOID, VOID, masks[number] > 0)
         assert (found["solid"] == wanted).all()
-    assert inspect(dataset) == [] or all(told.severity != "error" for told in inspect(dataset))
+    assert inspect(dataset) == [] or all(found_problems.severity != "error" for found_problems in inspect(dataset))
 
 
 def test_statistics_count_each_head_by_itself(tmp_path):
@@ -86,7 +86,7 @@ def test_without_data_toml_the_folders_name_the_heads_and_classes_are_counted(tm
     assert [len(labels.classes) for labels in dataset.labels.values()] == [2, 3]
 
 
-def test_classes_can_stand_in_a_text_file_by_head(tmp_path):
+def test_classes_can_be_in_a_text_file_by_head(tmp_path):
     make(tmp_path, toml="")
     (tmp_path / "classes_what.txt").write_text("a 1 2 3\nb 4 5 6\nc 7 8 9\n")
     with pytest.raises(DataError, match=r"(?s)head solid: .*\[heads\.solid\]\nclasses = \[.class0.*\nvalues = \{ 1 = "):
@@ -96,13 +96,15 @@ def test_classes_can_stand_in_a_text_file_by_head(tmp_path):
     assert (labels.classes, labels.palette[2], labels.ignore_index) == (("a", "b", "c"), (7, 8, 9), 254)
 
 
-def test_problems_say_of_which_head_they_are(tmp_path):
+def test_problems_name_their_head(tmp_path):
     make(tmp_path)
     save_mask(np.full((24, 30), 7, np.uint8), tmp_path / "train/masks_solid/p0.png")
     (tmp_path / "train/masks_what/p2.png").unlink()
-    told = {found.code: found for found in inspect(tmp_path)}
-    assert told["unknown-label"].cause.startswith("head solid: masks hold labels that are neither a class nor void: 7")
-    assert told["missing-mask"].cause == "images in train/images/ have no mask in train/masks_what/"
+    found_problems = {found.code: found for found in inspect(tmp_path)}
+    assert found_problems["unknown-label"].cause.startswith(
+        "head solid: masks hold labels that are neither a class nor void: 7"
+    )
+    assert found_problems["missing-mask"].cause == "images in train/images/ have no mask in train/masks_what/"
 
 
 def test_check_counts_the_classes_of_all_heads(tmp_path, capsys):
@@ -185,7 +187,7 @@ def test_bands_of_the_second_folder_follow_those_of_the_first(tmp_path, dtype):
     assert (found.channels, found.dtype) == (4, np.dtype(dtype).name)
     np.testing.assert_allclose(found.mean, (stacked.mean(0) - low) / (high - low), rtol=1e-9)
     np.testing.assert_allclose(found.std, stacked.std(0) / (high - low), rtol=1e-9)
-    assert not [told for told in inspect(dataset) if told.severity == "error"]
+    assert not [found_problems for found_problems in inspect(dataset) if found_problems.severity == "error"]
 
 
 def test_bands_count_over_both_folders(tmp_path):
@@ -203,10 +205,10 @@ def test_a_missing_partner_another_size_and_a_missing_folder_are_named(tmp_path)
     with_depth(tmp_path)
     (tmp_path / "train/depth/p0.png").unlink()
     save_image(np.zeros((24, 31, 1), np.uint8), tmp_path / "val/depth/p1.png")
-    told = {found.code: found for found in inspect(tmp_path)}
-    assert told["missing-bands"].files == ("train/images/p0.png",)
-    assert told["band-size"].files == ("val/depth/p1.png",)
-    assert "is 31x24 pixels, its image 30x24" in told["band-size"].cause
+    found_problems = {found.code: found for found in inspect(tmp_path)}
+    assert found_problems["missing-bands"].files == ("train/images/p0.png",)
+    assert found_problems["band-size"].files == ("val/depth/p1.png",)
+    assert "is 31x24 pixels, its image 30x24" in found_problems["band-size"].cause
     dataset = open_dataset(tmp_path, skip_bad=True)
     assert [sample.stem for sample in dataset.samples("train")] == ["p2"]
     with pytest.raises(DataError, match=r"p1\.png: is 31x24 pixels, p1\.png 30x24\. Export both at one size"):

@@ -109,7 +109,7 @@ def test_groups_come_from_an_expression_or_a_csv(tmp_path):
         ("other.csv", r"other\.csv: has no group for 1 image, as a1"),
     ],
 )
-def test_groups_that_say_nothing_are_named(tmp_path, groups, words):
+def test_invalid_groups_are_reported(tmp_path, groups, words):
     (tmp_path / "short.csv").write_text("a1,x\nb\n")
     (tmp_path / "other.csv").write_text("b,x\n")
     with pytest.raises(DataError, match=words):
@@ -143,7 +143,7 @@ def test_a_line_may_name_image_and_mask(tmp_path, line):
     assert names(listed(tmp_path, train=line)[0]["train"]) == ["a"]
 
 
-def test_what_is_on_no_list_is_omitted_and_said_and_missing_ones_are_errors(tmp_path):
+def test_unlisted_images_are_omitted_and_reported_and_missing_ones_are_errors(tmp_path):
     splits, problems = listed(tmp_path, train="a\nzz\n")
     assert splits == {"train": splits["train"]}
     assert {(p.code, p.severity, p.count, p.files) for p in problems} == {

@@ -61,7 +61,7 @@ def test_grey_images_among_colour_count_in_every_channel(tmp_path):
     np.testing.assert_allclose(mixed.mean, open_dataset(tmp_path).statistics().mean)
 
 
-def test_images_of_different_kinds_and_none_at_all_are_errors(tmp_path):
+def test_images_of_different_types_or_none_at_all_are_errors(tmp_path):
     make_shapes(tmp_path, "camvid", images=4)
     save_image(np.full((48, 64, 1), 100, np.uint16), tmp_path / "train" / "shape000.png")
     with pytest.raises(DataError, match="images differ in kind: 1 channels of uint16, 3 channels of uint8"):

@@ -69,7 +69,7 @@ def test_tiff_masks_of_four_bits_hold_class_numbers(tmp_path):
     np.testing.assert_array_equal(read_image(path)[..., 0], numbers * 17)
 
 
-def test_one_transparent_colour_is_laid_on_white_at_any_depth():
+def test_one_transparent_colour_is_composited_on_white_at_any_depth():
     for depth, most in ((1, 1), (2, 3), (4, 15), (8, 255), (16, 65535)):
         samples = (np.arange(9 * 5).reshape(5, 9, 1) * 7919) % (most + 1)
         hit = int(samples[2, 3, 0])

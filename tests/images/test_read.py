@@ -64,14 +64,14 @@ def test_a_palette_becomes_rgb():
     np.testing.assert_array_equal(read_image(encode(image, "PNG")), np.asarray(image.convert("RGB")))
 
 
-def test_a_transparent_palette_is_laid_on_white():
+def test_a_transparent_palette_is_composited_on_white():
     image = Image.fromarray(np.array([[0, 1]], np.uint8))
     image.putpalette([10, 20, 30, 40, 50, 60])
     read = read_image(encode(image, "PNG", transparency=0))
     assert read.tolist() == [[[255, 255, 255], [40, 50, 60]]]
 
 
-def test_alpha_is_laid_on_white_and_grey_stays_grey():
+def test_alpha_is_composited_on_white_and_grey_stays_grey():
     rgba = np.dstack([PHOTO, np.full(PHOTO.shape[:2], 255, np.uint8)])
     np.testing.assert_array_equal(read_image(encode(Image.fromarray(rgba), "PNG")), PHOTO)
     rgba[0, 0] = (100, 100, 100, 0)
@@ -99,7 +99,7 @@ def test_sixteen_bit_grey_keeps_all_bits():
         np.testing.assert_array_equal(read[..., 0], deep)
 
 
-def test_sixteen_bit_alpha_is_laid_on_white():
+def test_sixteen_bit_alpha_is_composited_on_white():
     deep = np.array([[[1000, 2000, 3000, 0], [1000, 2000, 3000, 65535]]], np.uint16)
     assert read_image(png(deep, 6, 16)).tolist() == [[[65535] * 3, [1000, 2000, 3000]]]
 
@@ -290,7 +290,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_a_crash(kind, changes):
 
 @pytest.mark.parametrize("color", [0, 2])
 @pytest.mark.parametrize("rows", [0, 1, 10, 19])
-def test_a_png_with_fewer_rows_than_its_header_says_is_truncated(color, rows):
+def test_a_png_with_fewer_rows_than_its_header_is_truncated(color, rows):
     array = (PHOTO if color == 2 else PHOTO[..., 0]).copy()
     with pytest.raises(InputError, match=r"is truncated: it has fewer rows than its header|cannot be decoded"):
         read_image(png(array, color, 8, rows=rows))
@@ -460,7 +460,7 @@ def test_flat_jpegs_are_no_error(keys, value):
     assert read_image(jpeg(image[..., 0], **keys)).shape == (600, 800, 1)
 
 
-def test_what_lies_behind_a_jpeg_is_not_read(tmp_path):
+def test_bytes_after_a_jpeg_are_not_read(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(TEXTURE))
     with path.open("r+b") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from synthetic.images import chunk
+from synthetic.images import chunk, encode
 from synthetic.shapes import draw
 
 CLASSES = ["ground", "disc", "box", "triangle"]
@@ -82,9 +81,7 @@ def draw_image(seed: int = 0, size: tuple[int, int] = (96, 128)) -> np.ndarray:
 
 def png(array: np.ndarray) -> bytes:
     """The bytes of a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encode(Image.fromarray(array))
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -1,11 +1,14 @@
-"""The middleware: an internal error has its JSON response, one log line, and its count."""
+"""The middleware, and errors as HTTP responses."""
 
 from __future__ import annotations
 
 import pytest
 from starlette.testclient import TestClient
 
+from fullconv.errors import InputError, MissingExtraError, ModelFileError
+from fullconv.images import ImageError
 from fullconv.serve.app import Service, make_app
+from fullconv.serve.errors import to_api_error
 from fullconv.serve.middleware import RequestMiddleware
 from fullconv.serve.monitoring import Metrics
 from fullconv.serve.settings import Settings
@@ -61,3 +64,13 @@ def test_access_depends_on_token_host_and_origin(token, path, headers, error):
         assert (response.status_code, content["error"]["code"]) == error
         assert content["request_id"] == response.headers["x-request-id"]
         assert ("www-authenticate" in response.headers) == (error[0] == 401)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InputError("x"), 422), (ImageError("not-a-picture", "x"), 415), (ImageError("truncated", "x"), 422),
+     (ImageError("too-large", "x"), 413), (MissingExtraError("p", "formats", "x"), 415), (MemoryError(), 413),
+     (ModelFileError("x"), 422), (ValueError("a bug"), 500)],
+)  # fmt: skip
+def test_an_error_of_an_image_has_its_status(error, status):
+    assert to_api_error(error).status == status

@@ -18,6 +18,7 @@ from serving import CLASSES, RunningService, draw_image, png
 
 from fullconv.labels import voc_palette
 from fullconv.serve.app import PAGES, read_files
+from synthetic.images import encode
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -248,9 +249,7 @@ def test_a_pasted_image_and_a_format_that_no_browser_reads_are_shown(tab):
     page = tab.page
     page.evaluate(DROP % PASTE, ["image.png", "image/png", base64.b64encode(IMAGE).decode()])
     tab.wait("image.png")
-    buffer = io.BytesIO()
-    Image.fromarray(draw_image(3)).save(buffer, format="TIFF")
-    tab.upload(("scan.tif", buffer.getvalue()))
+    tab.upload(("scan.tif", encode(Image.fromarray(draw_image(3)), "TIFF")))
     tab.wait("scan.tif")
     drawn = page.evaluate(
         "() => document.getElementById('image').getContext('2d').getImageData(200, 200, 1, 1).data[3]"
@@ -300,10 +299,8 @@ def test_thirty_megapixels_are_shown_zoomed_and_hovered(tab, service, tmp_path):
 
     part = draw(np.random.default_rng(1), (500, 600))[0]
     large = np.tile(part, (10, 10, 1))
-    buffer = io.BytesIO()
-    Image.fromarray(large).save(buffer, format="JPEG", quality=90)
     path = tmp_path / "large.jpg"
-    path.write_bytes(buffer.getvalue())
+    Image.fromarray(large).save(path, quality=90)
     page = tab.page
     page.set_default_timeout(240_000)
     page.set_input_files("#files", path)
@@ -321,12 +318,10 @@ def test_thirty_megapixels_are_shown_zoomed_and_hovered(tab, service, tmp_path):
         hovered += 1
         page.mouse.wheel(0, -300)
     assert hovered > 8
-    assert (
-        page.evaluate(
-            "() => { const t = performance.now(); document.getElementById('none').click(); return performance.now() - t; }"
-        )
-        < 100
+    click = (
+        "() => { const t = performance.now(); document.getElementById('none').click(); return performance.now() - t; }"
     )
+    assert page.evaluate(click) < 100
 
 
 @pytest.mark.slow

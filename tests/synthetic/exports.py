@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as tools
 
 from fullconv.labels import VOID, full_palette
+from synthetic.images import as_text
 from synthetic.labelstudio import strokes
 
 NAMES = ["background", "Straße nass", 'car "A" & <B>', "tree: 1"]
@@ -57,12 +55,6 @@ def save(array: NDArray[np.uint8], path: Path, palette: bool = False) -> None:
     if palette:
         image.putpalette([channel for color in full_palette(COLORS.tolist()) for channel in color])
     image.save(path, format="PNG")
-
-
-def png(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def write(path: Path, text: str) -> None:
@@ -154,12 +146,8 @@ def cvat(scene: Scene, root: Path) -> None:
             cut = bits[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].ravel()
             edges = np.flatnonzero(np.diff(cut)) + 1
             runs = [*([0] if cut[0] else []), *np.diff([0, *edges, len(cut)]).tolist()]
-            box = {
-                "left": columns[0],
-                "top": rows[0],
-                "width": columns[-1] - columns[0] + 1,
-                "height": rows[-1] - rows[0] + 1,
-            }
+            width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+            box = {"left": columns[0], "top": rows[0], "width": width, "height": height}
             ElementTree.SubElement(
                 image, "mask", label=title, source="manual", occluded="0", rle=", ".join(map(str, runs)), z_order="0",
                 **{key: str(value) for key, value in box.items()},
@@ -190,7 +178,7 @@ def labelme(scene: Scene, root: Path) -> None:
             rows, columns = np.flatnonzero(bits.any(1)), np.flatnonzero(bits.any(0))
             cut = bits[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             corners = [[float(columns[0]), float(rows[0])], [float(columns[-1]), float(rows[-1])]]
-            data = base64.b64encode(png(cut.astype(np.uint8) * 255)).decode()
+            data = as_text(Image.fromarray(cut.astype(np.uint8) * 255))
             shapes.append({"label": title, "points": corners, "shape_type": "mask", "mask": data, "flags": {}})
         table = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{name}.png", "imageData": None,
                  "imageHeight": mask.shape[0], "imageWidth": mask.shape[1]}  # fmt: skip
@@ -223,9 +211,7 @@ def supervisely(scene: Scene, root: Path) -> None:
             rows, columns = np.flatnonzero(bits.any(1)), np.flatnonzero(bits.any(0))
             image = Image.fromarray(bits[rows[0] :, columns[0] :].astype(np.uint8))
             image.putpalette([0, 0, 0, 255, 255, 255])
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG", transparency=0)
-            data = base64.b64encode(zlib.compress(buffer.getvalue())).decode()
+            data = as_text(image, compress=True, transparency=0)
             objects.append({"classTitle": title, "geometryType": "bitmap",
                             "bitmap": {"data": data, "origin": [int(columns[0]), int(rows[0])]}})  # fmt: skip
         size = {"height": mask.shape[0], "width": mask.shape[1]}

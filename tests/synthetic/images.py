@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -13,10 +14,16 @@ from PIL import Image
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 
 
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def as_text(image: Image.Image, compress: bool = False, **options: object) -> str:
+    """A PNG in Base64, as annotation tools embed it."""
+    data = encode(image, "PNG", **options)
+    return base64.b64encode(zlib.compress(data) if compress else data).decode()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

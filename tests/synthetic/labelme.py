@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 
 import numpy as np
 from PIL import Image
 
+from synthetic.images import as_text
 from synthetic.shapes import save_image
 
 SIZE = (24, 32)
 
 
 def packed(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return as_text(Image.fromarray(array))
 
 
 def labelme(root, stem, shapes, path=None, data=None):

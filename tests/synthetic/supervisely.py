@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import zlib
 
 import numpy as np
 from PIL import Image
 
+from synthetic.images import as_text
 from synthetic.shapes import save_image
 
 SIZE = (20, 30)
 
 
 def bitmap(bits, x, y):
-    buffer = io.BytesIO()
-    Image.fromarray((bits * 255).astype(np.uint8)).convert("1").save(buffer, "PNG")
-    data = base64.b64encode(zlib.compress(buffer.getvalue())).decode()
+    data = as_text(Image.fromarray((bits * 255).astype(np.uint8)).convert("1"), compress=True)
     return {"classTitle": "car", "geometryType": "bitmap", "bitmap": {"data": data, "origin": [x, y]}}
 
 

@@ -15,6 +15,8 @@ from PIL import Image
 from fullconv.data import inspect
 from fullconv.data.problems import errors
 from fullconv.labels import VOID
+from synthetic.images import encode
+from synthetic.reading import problems, rewrite_masks
 from synthetic.shapes import COLORS, make_shapes
 
 Array = np.ndarray
@@ -33,10 +35,13 @@ def redo(change: Callable[[Array], Array]) -> Callable[[Path], None]:
     """Change every mask."""
 
     def fault(root: Path) -> None:
-        for path in files(root):
-            Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
+        rewrite_masks(files(root), change)
 
     return fault
+
+
+def decoded(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
 
 
 def jpeg(quality: int, color: bool = False) -> Callable[[Array], Array]:
@@ -44,9 +49,8 @@ def jpeg(quality: int, color: bool = False) -> Callable[[Array], Array]:
     table = np.array([COLORS[i % len(COLORS)] for i in range(256)], np.uint8)
 
     def change(mask: Array) -> Array:
-        buffer = io.BytesIO()
-        Image.fromarray(table[mask] if color else mask).save(buffer, "JPEG", quality=quality)
-        return np.asarray(Image.open(buffer)) if color else np.minimum(np.asarray(Image.open(buffer)), mask.max())
+        found = decoded(encode(Image.fromarray(table[mask] if color else mask), "JPEG", quality=quality))
+        return np.asarray(found) if color else np.minimum(np.asarray(found), mask.max())
 
     return change
 
@@ -114,9 +118,7 @@ def copy_of_train(change: Callable[[Image.Image], Image.Image], **options) -> Ca
 
 
 def through_jpeg(image: Image.Image) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=60)
-    return Image.open(buffer)
+    return decoded(encode(image, "JPEG", quality=60))
 
 
 def palettes(root: Path) -> None:
@@ -235,7 +237,7 @@ def test_a_fault_is_found(tmp_path, code, severity, what, make, fault):
         ("not-a-picture", lambda r: (files(r, "")[0].unlink(), os.mkfifo(r / "train" / "shape000.png"))),
     ],
 )
-def test_what_is_no_file_is_found(tmp_path, code, fault):
+def test_links_folders_and_pipes_are_reported(tmp_path, code, fault):
     fault(shapes(tmp_path))
     assert [problem.code for problem in inspect(tmp_path)] == [code]
 
@@ -257,7 +259,7 @@ def lines(mask: Array) -> Array:
 
 
 @pytest.mark.parametrize("make", [shapes, no_void, no_toml, neither])
-def test_a_healthy_set_is_not_accused(tmp_path, make):
+def test_a_healthy_data_set_has_no_problems(tmp_path, make):
     assert inspect(make(tmp_path)) == []
 
 
@@ -270,7 +272,7 @@ def test_thin_classes_are_not_taken_for_interpolation(tmp_path, change):
     assert {problem.code for problem in inspect(tmp_path)} <= {"constant-mask"}
 
 
-def test_images_that_heed_their_orientation_are_not_accused(tmp_path):
+def test_masks_drawn_on_upright_images_have_no_problems(tmp_path):
     shapes(tmp_path)
     for path in files(tmp_path, ""):
         exif = Image.Exif()
@@ -281,21 +283,21 @@ def test_images_that_heed_their_orientation_are_not_accused(tmp_path):
     assert inspect(tmp_path) == []
 
 
-def test_what_is_omitted_of_a_large_set_is_said_and_equal_images_are_found_all_the_same(tmp_path, monkeypatch):
+def test_partial_comparison_of_a_large_set_is_reported_and_equal_images_are_still_found(tmp_path, monkeypatch):
     shapes(tmp_path)
     train, val = ([path for path in files(tmp_path, "") if path.parent.name == split] for split in ("train", "val"))
     for source, target in zip(train, val, strict=False):  # all of val is in train, the first of them turned
         shutil.copy(source, target)
     Image.open(train[0]).transpose(Image.Transpose.ROTATE_180).save(val[0])
     monkeypatch.setattr("fullconv.data.checks.duplicates._MAX_ORIENTED", len(train) * len(val) - 1)
-    found = {problem.code: problem for problem in inspect(tmp_path)}
+    found = problems(tmp_path)
     assert found["compared-in-part"].cause == (
         "the data set is large (flipped and turned copies were not searched in val)"
     )
     assert found["duplicate-across-splits"].count == len(val) - 1
     assert "near-duplicate" not in found
     monkeypatch.setattr("fullconv.data.checks.duplicates._MAX_COMPARISONS", -(-len(train) * len(val) // 3))
-    found = {problem.code: problem for problem in inspect(tmp_path)}
+    found = problems(tmp_path)
     assert "only one in 3 images of val was compared with train for near copies" in found["compared-in-part"].cause
     assert found["duplicate-across-splits"].count == len(val) - 1
 

@@ -231,7 +231,7 @@ def test_empty_splits_are_found(tmp_path):
 
 @pytest.mark.parametrize("layout", ["camvid", "split-first", "kind-first"])
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_split_without_its_folder_of_masks_is_not_passed_over(tmp_path, layout, split):
+def test_a_split_without_its_folder_of_masks_is_reported(tmp_path, layout, split):
     make_shapes(tmp_path, layout, images=6, test=2)
     images, masks = split_folders(layout, split)
     shutil.rmtree(tmp_path / masks)
@@ -263,12 +263,12 @@ def test_images_of_one_and_the_same_number_are_found(tmp_path):
 
 def test_summary_has_the_keys_of_the_interface_and_is_json(data):
     mask(data).unlink()
-    told = json.loads(json.dumps(summary(data)))
-    assert list(told) == ["ok", "format", "classes", "splits", "problems"]
-    assert told["ok"] is False
-    assert told["splits"] == {"train": 5, "val": 2}
-    assert list(told["classes"][0]) == ["index", "name", "pixels", "pictures"]
-    assert list(told["problems"][0]) == ["code", "severity", "count", "files", "cause", "remedy"]
+    report = json.loads(json.dumps(summary(data)))
+    assert list(report) == ["ok", "format", "classes", "splits", "problems"]
+    assert report["ok"] is False
+    assert report["splits"] == {"train": 5, "val": 2}
+    assert list(report["classes"][0]) == ["index", "name", "pixels", "pictures"]
+    assert list(report["problems"][0]) == ["code", "severity", "count", "files", "cause", "remedy"]
     nothing = summary(data / "nowhere")
     assert (nothing["ok"], nothing["format"], nothing["classes"], nothing["splits"]) == (False, None, [], {})
 
@@ -378,7 +378,7 @@ def test_a_data_set_without_anything_to_learn_is_an_error(data):
 
 
 @pytest.mark.parametrize("toml", [True, False])
-def test_what_is_wrong_with_one_file_is_said_once(tmp_path, toml):
+def test_a_problem_of_one_file_is_reported_once(tmp_path, toml):
     make_shapes(tmp_path, "camvid", images=8, toml=toml)
     mask(tmp_path).write_bytes(b"")
     found = only(tmp_path)
@@ -388,7 +388,7 @@ def test_what_is_wrong_with_one_file_is_said_once(tmp_path, toml):
     assert "Copy" not in found.cause
 
 
-def test_masks_that_count_from_1_are_found_and_the_line_mends_them(data):
+def test_masks_that_count_from_1_are_found_and_the_line_fixes_them(data):
     for path in [*(data / "trainannot").iterdir(), *(data / "valannot").iterdir()]:
         labels = np.asarray(Image.open(path))
         save_mask(np.where(labels == 255, 255, labels + 1).astype(np.uint8), path)

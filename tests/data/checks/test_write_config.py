@@ -15,7 +15,7 @@ from fullconv.data.config import read_table
 from synthetic.shapes import make_shapes, save_mask
 
 
-def test_write_says_in_data_toml_what_was_counted(tmp_path, capsys):
+def test_write_creates_data_toml_from_the_counts(tmp_path, capsys):
     root = make_shapes(tmp_path / "data", "flat", images=6, toml=False)
     assert main(["check", str(root), "--write"]) == 0
     assert "Wrote" in capsys.readouterr().err
@@ -27,27 +27,27 @@ def test_write_says_in_data_toml_what_was_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("encoding", "classes"), [("binary255", ["background", "foreground"]), ("rgb", [f"class{i}" for i in range(5)])]
 )
-def test_write_mends_masks_that_lines_in_data_toml_mend(tmp_path, encoding, classes, capsys):
+def test_write_fixes_masks_that_data_toml_can_fix(tmp_path, encoding, classes, capsys):
     root = make_shapes(tmp_path / "data", "flat", images=6, toml=False, encoding=encoding)
     assert main(["check", str(root)]) == 2
     assert main(["check", str(root), "--write", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
-    assert [row["name"] for row in told["classes"]] == classes
+    report = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    assert [row["name"] for row in report["classes"]] == classes
     assert inspect(root) == []
     assert open_dataset(root).classes == tuple(classes)
 
 
-def test_write_never_overwrites_a_data_toml_that_says_something_else(tmp_path, capsys):
+def test_write_never_overwrites_a_different_data_toml(tmp_path, capsys):
     root = make_shapes(tmp_path / "data", "flat", images=6, toml=False, encoding="binary255")
     (root / "data.toml").write_text('classes = ["wall", "crack"]\n')
     assert main(["check", str(root), "--write"]) == 2
-    said = capsys.readouterr().err
-    assert "is not overwritten" in said
-    assert 'values = { 0 = "wall", 255 = "crack" }' in said
+    err = capsys.readouterr().err
+    assert "is not overwritten" in err
+    assert 'values = { 0 = "wall", 255 = "crack" }' in err
     assert (root / "data.toml").read_text() == 'classes = ["wall", "crack"]\n'
 
 
-def test_write_says_why_it_cannot(tmp_path, capsys):
+def test_write_reports_why_it_cannot(tmp_path, capsys):
     root = make_shapes(tmp_path / "data", "flat", images=6, toml=False)
     archive = shutil.make_archive(str(tmp_path / "data"), "zip", root)
     assert main(["check", archive, "--write"]) == 2

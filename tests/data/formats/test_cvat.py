@@ -73,7 +73,7 @@ def test_boxes_are_void_or_what_data_toml_sets(tmp_path, boxes, value, severity)
     assert problems(tmp_path)["box-only"].severity == severity
 
 
-def test_a_void_box_lies_below_all_outlines(tmp_path):
+def test_a_void_box_is_below_all_outlines(tmp_path):
     xml(tmp_path, POLYGON.format(-3, "3,4;5,4;5,6;3,6"), BOX)
     expected = np.zeros(SIZE, np.uint8)
     expected[3:7, 2:6] = 255

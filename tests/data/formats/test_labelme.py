@@ -61,7 +61,7 @@ def test_rectangles_are_filled_or_what_data_toml_sets(data, boxes, value):
     assert "box-only" in codes(data)
 
 
-def test_later_shapes_lie_on_top_and_ignore_is_void(data):
+def test_later_shapes_are_on_top_and_ignore_is_void(data):
     labelme(data, "drei", [box("car", 0, 0, 9, 9), box("Straße", 5, 5, 7, 7), box("__ignore__", 7, 7, 20, 20)])
     mask = read_mask(data, "drei")
     assert (mask[0, 0], mask[6, 6], mask[8, 8]) == (2, 1, 255)

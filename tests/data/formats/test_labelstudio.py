@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import io
 import json
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 
 from fullconv.data import open_dataset
 from fullconv.data.formats.labelstudio import unpack_brush_rle
+from synthetic.images import as_text
 from synthetic.labelstudio import BOX, POLYGON, SIZE, make, row, strokes
 from synthetic.reading import codes, edit_json, problems, read_mask
 
@@ -92,9 +91,7 @@ def test_one_list_of_labels_for_all_types_of_shapes_and_rows_in_pairs(tmp_path):
 def test_bitmasks_are_drawn_and_points_omitted(tmp_path):
     bits = np.zeros(SIZE, np.uint8)
     bits[3:6, 4:9] = 255
-    buffer = io.BytesIO()
-    Image.fromarray(bits).save(buffer, "PNG")
-    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    address = "data:image/png;base64," + as_text(Image.fromarray(bits))
     make(
         tmp_path,
         [row("bitmasklabels", "car", imageDataURL=address), row("keypointlabels", "car", x=1, y=2, width=1), POLYGON],
@@ -113,14 +110,8 @@ def test_json_min_and_images_that_several_people_labeled(tmp_path):
         for kind in ("rectanglelabels", "polygonlabels") if number == 0 else ("rectanglelabels",):
             value = (BOX if kind == "rectanglelabels" else POLYGON)["value"]
             shape = {**value, "original_width": 40, "original_height": 20}
-            tasks.append(
-                {
-                    "image": f"/data/upload/1/0a1b2c3d-bild ü {number}.png",
-                    "id": number,
-                    "label": [shape],
-                    "annotator": 1,
-                }
-            )
+            image = f"/data/upload/1/0a1b2c3d-bild ü {number}.png"
+            tasks.append({"image": image, "id": number, "label": [shape], "annotator": 1})
     (tmp_path / "project-1.json").write_text(json.dumps(tasks), encoding="utf-8")
     data = open_dataset(tmp_path)
     assert (data.format, data.classes) == ("labelstudio", ("background", "Straße", "car"))

@@ -108,7 +108,7 @@ def test_nothing_outside_the_data_folder_is_read(tmp_path, change):
     assert all(path.resolve().is_relative_to(inside) for sample in samples for path in (sample.image, sample.mask))
 
 
-def test_what_lies_inside_is_read(tmp_path):
+def test_files_inside_the_folder_are_read(tmp_path):
     """The folders above are valid except for what is changed."""
     root = make_shapes(tmp_path / "data", layout="flat", images=6, size=(24, 24))
     assert len(open_dataset(root).samples("all")) == 6

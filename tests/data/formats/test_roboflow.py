@@ -25,7 +25,7 @@ def make(root, splits=("train", "train", "valid", "test"), table=TABLE, numbers=
 
 
 @pytest.mark.parametrize("splits", [("train", "train", "valid", "test"), ("",) * 4])
-def test_masks_lie_beside_images_and_a_table_defines_their_numbers(tmp_path, splits):
+def test_masks_are_beside_images_and_a_table_defines_their_values(tmp_path, splits):
     data = open_dataset(make(tmp_path, splits))
     assert (data.format, data.classes) == ("roboflow", ("background", "Straße nass", "car"))
     assert len(data.samples("all")) == 4

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import base64
-import io
 import math
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fullconv.data import open_dataset
+from synthetic.images import as_text
 from synthetic.reading import codes, edit_json, problems, read_mask
 from synthetic.supervisely import bitmap, make, polygon, square
 
@@ -68,20 +66,16 @@ def test_bitmaps_are_the_opaque_pixels_compressed_or_not(tmp_path, kind):
         image = Image.fromarray(np.dstack([np.zeros((3, 3, 3), np.uint8), bits * 255]))
     else:
         image = Image.fromarray(bits)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", **options)
-    for data in (zlib.compress(buffer.getvalue()), buffer.getvalue()):
+    for compress in (True, False):
         entry = bitmap(np.eye(3), 1, 1)
-        entry["bitmap"]["data"] = base64.b64encode(data).decode()
+        entry["bitmap"]["data"] = as_text(image, compress, **options)
         make(tmp_path, [entry])
         np.testing.assert_array_equal(read_mask(tmp_path, "0")[1:4, 1:4] == 2, bits > 0)
 
 
 def test_data_sets_in_data_sets_and_shapes_without_an_area(tmp_path):
-    make(
-        tmp_path,
-        [{"classTitle": "car", "geometryType": "line", "points": {"exterior": [[1, 1], [5, 5]], "interior": []}}],
-    )
+    points = {"exterior": [[1, 1], [5, 5]], "interior": []}
+    make(tmp_path, [{"classTitle": "car", "geometryType": "line", "points": points}])
     (tmp_path / "ds0").rename(tmp_path / "inner")
     (tmp_path / "top" / "datasets").mkdir(parents=True)
     (tmp_path / "inner").rename(tmp_path / "top" / "datasets" / "train")
