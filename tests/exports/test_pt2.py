@@ -14,6 +14,7 @@ import fullconv
 from fullconv.engines.pt2_safety import read_program
 from fullconv.errors import ModelFileError, NetworkError
 from fullconv.exports import export_model
+from model_files import small_segmenter
 
 
 class Trap:
@@ -26,10 +27,7 @@ class Trap:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> dict[str, bytes]:
     """The parts of an exported tiny network, by name."""
-    segmenter = fullconv.Segmenter(
-        fullconv.build("fcn8s", backbone="tiny", num_classes=3),
-        fullconv.Card(variant="fcn8s", backbone="tiny", classes=("a", "b", "c")),
-    )
+    segmenter = small_segmenter()
     folder = tmp_path_factory.mktemp("program")
     export_model(segmenter, folder / "model.pt2", "pt2")
     with zipfile.ZipFile(folder / "model.pt2") as archive:
@@ -108,16 +106,14 @@ def nodes(model) -> list[dict]:
     return model["graph_module"]["graph"]["nodes"]
 
 
+SIZE = "an expression of a size"
 BOMB = "__import__('os').mkdir('sprung')"
 GRAPHS = {
     "guards": (lambda m: m.update(guards_code=[BOMB]), "Python code for its sizes"),
-    "expression": (lambda m: first_expression(m).update(expr_str=BOMB), "an expression of a size"),
-    "attribute": (lambda m: first_expression(m).update(expr_str="Symbol('s1').func"), "an expression of a size"),
-    "power": (lambda m: first_expression(m).update(expr_str="Pow(Integer(9),Integer(999999999))"), "an expression of a size"),
-    "powers": (
-        lambda m: first_expression(m).update(expr_str="Pow(Pow(Integer(9),Integer(9)),Integer(9))"),
-        "an expression of a size",
-    ),
+    "expression": (lambda m: first_expression(m).update(expr_str=BOMB), SIZE),
+    "attribute": (lambda m: first_expression(m).update(expr_str="Symbol('s1').func"), SIZE),
+    "power": (lambda m: first_expression(m).update(expr_str="Pow(Integer(9),Integer(999999999))"), SIZE),
+    "powers": (lambda m: first_expression(m).update(expr_str="Pow(Pow(Integer(9),Integer(9)),Integer(9))"), SIZE),
     "long": (lambda m: first_expression(m).update(expr_str="Add(" * 70 + ")" * 70), "too deep"),
     "loader": (lambda m: nodes(m)[3].update(target="torch.load"), "'torch.load'"),
     "shell": (lambda m: nodes(m)[3].update(target="torch.os.system"), "'torch.os.system'"),
@@ -188,9 +184,7 @@ def test_parts_that_hide_code_are_not_loaded(kind, parts, tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_network_that_the_file_could_not_hold_is_refused_when_it_is_written(tmp_path):
     network = fullconv.build("fcn8s", backbone="efficientvit_b0", num_classes=2)
-    segmenter = fullconv.Segmenter(
-        network, fullconv.Card(variant="fcn8s", backbone="efficientvit_b0", classes=("a", "b"))
-    )
+    segmenter = fullconv.Segmenter.from_network(network, ("a", "b"))
     with pytest.raises(NetworkError, match=r"wrap_with_autocast.*so it is not written as pt2. Use --format onnx"):
         export_model(segmenter, tmp_path / "model.pt2", "pt2")
     assert list(tmp_path.iterdir()) == []

@@ -1,25 +1,18 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from model_files import small_segmenter
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
-    from fullconv import Segmenter, build
-
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    Segmenter.from_network(build("fcn8s", backbone="tiny", num_classes=3, width=0.5), classes=["a", "b", "c"]).save(
-        path
-    )
+    small_segmenter().save(path)
     return path
 
 

@@ -87,7 +87,6 @@ def test_no_image_is_lost_or_recorded_twice_when_actors_and_driver_are_killed(mo
                 killed["drivers"] += 1
             kills += 1
         driver.communicate(timeout=400)
-    print(killed)
     assert driver.returncode == 0
     rows = rows_of(out)
     assert len(rows) == len({row["input"] for row in rows}) == 400

@@ -10,8 +10,8 @@ from fullconv.scale.batch import watchdog
 def test_a_stall_is_reported_until_the_job_continues():
     reported: list[str] = []
     with watchdog(reported.append, lambda: "Check that.", stall_seconds=1.0) as heartbeat:
-        for _ in range(4):  # twice as long as a stall
-            time.sleep(0.5)
+        for _ in range(3):  # longer than a stall
+            time.sleep(0.45)
             heartbeat()
         assert reported == []
         end = time.monotonic() + 20
@@ -21,5 +21,5 @@ def test_a_stall_is_reported_until_the_job_continues():
     before = list(reported)
     assert before[0] == "No image was finished in the last 1 s. Check that."
     assert before[1] == "No image was finished in the last 2 s. Check that."
-    time.sleep(1.3)
+    time.sleep(1.1)
     assert reported == before  # the watchdog ends with the job

@@ -92,19 +92,8 @@ def by_rows(network: Network, x: Tensor, rows: int) -> Tensor:
     return torch.cat([of_first_head(part) for part in parts if part is not None], dim=-2)
 
 
-@dataclass
-class Agreement:
-    """How near tiles and bands come to the whole."""
-
-    dtype: torch.dtype
-    equal: tuple[bool, bool]
-    """Whether the scores by tiles, and by bands, have the very bits of the whole's."""
-    apart: tuple[float, float]
-    """Largest difference of the logits by tiles, and by bands, as a share of the largest logit."""
-
-
 @torch.no_grad()  # as predictions run; with gradients scores grow by matrix products, which spread NaN
-def check(case: Case) -> Agreement:
+def check(case: Case) -> None:
     """Hold one case against the law."""
     network, tolerance = made(case.net, case.dtype), TOLERANCE[case.dtype]
     image = random_images(1, case.height, case.width, network.in_channels, dtype=case.dtype)
@@ -119,7 +108,6 @@ def check(case: Case) -> Agreement:
     streamed = by_rows(network, x, case.rows)
     size = case.height, case.width
     logits = network.upsample(whole, size)
-    shares = []
     for name, scores in (("tiles", tiled), ("bands", streamed)):
         assert scores.shape == whole.shape, f"{case}, {name}"
         found = network.upsample(scores, size)
@@ -127,12 +115,10 @@ def check(case: Case) -> Agreement:
         if not (apart := (found - logits).abs().max()) <= allowed:
             named = find_divergence(network, x, case.core, tolerance)
             raise AssertionError(f"{case}, {name}: {apart / logits.abs().max():.1e} of the largest logit. {named}")
-        shares.append((apart / logits.abs().max()).item())
         best, second = logits.topk(2, dim=1).values.unbind(1)
         clear = best - second > 2 * allowed
         assert (found.argmax(1) == logits.argmax(1))[clear].all(), f"{case}, {name}"
     check_nan(case, network, x, whole, network.halo)
-    return Agreement(case.dtype, (torch.equal(tiled, whole), torch.equal(streamed, whole)), (shares[0], shares[1]))
 
 
 @torch.no_grad()
@@ -160,22 +146,15 @@ def check_nan(case: Case, network: Network, x: Tensor, whole: Tensor, halo: tupl
     assert (found - expected).abs().max() <= TOLERANCE[case.dtype] * whole.abs().max() if found.numel() else True
 
 
-def run(seed: int, cases: int, largest: int, capsys: pytest.CaptureFixture[str]) -> None:
+def check_random_cases(seed: int, cases: int, largest: int) -> None:
     draw = random.Random(seed)
-    seen = [check(Case.drawn(draw, largest)) for _ in range(cases)]
-    shares = [sum(column) / cases for column in zip(*(one.equal for one in seen), strict=True)]
-    words = [f"{cases} cases: {shares[0]:.0%} of tilings, {shares[1]:.0%} of runs by rows bit-equal"]
-    for dtype, name in ((torch.float32, "fp32"), (torch.float64, "fp64")):
-        if of_type := [one.apart for one in seen if one.dtype == dtype]:
-            tiles, rows = (max(column) for column in zip(*of_type, strict=True))
-            words.append(f"{name} ({len(of_type)}) apart at most {tiles:.1e} by tiles, {rows:.1e} by rows")
-    with capsys.disabled():
-        print(f" [{'; '.join(words)}]", end="")
+    for _ in range(cases):
+        check(Case.drawn(draw, largest))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_tiles_and_rows_give_the_scores_of_the_whole(seed, capsys):
-    run(seed, 10, 300, capsys)
+@pytest.mark.parametrize("seed", range(4))
+def test_tiles_and_rows_give_the_scores_of_the_whole(seed):
+    check_random_cases(seed, 10, 300)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (64, 1), (1, 300), (65, 65), (96, 33), (160, 129)])
@@ -186,21 +165,21 @@ def test_sizes_at_the_edge_of_the_grid_tile_exactly(size, tile_size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 120))
-def test_tiles_and_rows_give_the_scores_of_the_whole_in_a_thousand_cases(seed, capsys):
-    run(seed, 50, 900, capsys)
+def test_tiles_and_rows_give_the_scores_of_the_whole_in_a_thousand_cases(seed):
+    check_random_cases(seed, 50, 900)
 
 
-@pytest.mark.parametrize("side", range(4))
 @pytest.mark.parametrize("net", [SMALL[0], SMALL[2], ("fcn8s", "resnet18", 1 / 16)], ids=lambda net: "-".join(net[:2]))
-def test_through_a_halo_one_stride_short_nan_shows(net, side):
-    network = made(net, torch.float64)
-    x = random_images(1, 3, 640, 640, dtype=torch.float64)
-    case = Case(net, torch.float64, 640, 640, 64, 64, (0.5, 0.5))
+def test_through_a_halo_one_stride_short_nan_shows(net):
+    network = made(net, torch.float32)
+    x = random_images(1, 3, 640, 640)
+    case = Case(net, torch.float32, 640, 640, 64, 64, (0.5, 0.5))
     whole = network.scores(x)
     check_nan(case, network, x, whole, network.halo)
-    short = [reach - network.stride * (place == side) for place, reach in enumerate(network.halo)]
-    with pytest.raises(AssertionError, match="NaN outside the tile and its halo shows"):
-        check_nan(case, network, x, whole, tuple(short))
+    for side in range(4):
+        short = [reach - network.stride * (place == side) for place, reach in enumerate(network.halo)]
+        with pytest.raises(AssertionError, match="NaN outside the tile and its halo shows"):
+            check_nan(case, network, x, whole, tuple(short))
 
 
 class Understated(nn.Conv2d):
@@ -242,10 +221,8 @@ def test_layers_of_right_geometry_do_not_diverge():
     network = ModuleWrapper(Body(nn.Conv2d(6, 6, 7, padding=3)).double(), 3, 4)
     assert find_divergence(network, random_images(1, 3, 60, 70, dtype=torch.float64), 20, 1e-12) is None
     for net in (SMALL[2], ("voc-fcn8s", None, 1 / 32)):
-        assert (
-            find_divergence(made(net, torch.float64), random_images(1, 3, 150, 97, dtype=torch.float64), 32, 1e-12)
-            is None
-        )
+        x = random_images(1, 3, 150, 97, dtype=torch.float64)
+        assert find_divergence(made(net, torch.float64), x, 32, 1e-12) is None
 
 
 class Decoder(nn.Module):

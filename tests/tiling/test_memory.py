@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fullconv.nn import build
-from fullconv.segmenter import Segmenter
 from fullconv.system import available_memory
 from fullconv.tiling import choose_tile_size, default_budget, estimate_bytes
 from fullconv.tiling.memory import SCRATCH
+from model_files import small_segmenter
 
 PROGRAM = """
 import gc
@@ -78,17 +78,15 @@ def test_the_default_budget_is_a_part_of_the_memory_available():
 
 
 def test_images_that_only_fit_one_by_one_are_not_batched():
-    network = build("fcn8s", backbone="tiny", num_classes=3, width=0.25)
-    segmenter, batches = Segmenter.from_network(network, ("a", "b", "c"), device="cpu"), []
+    segmenter, batches = small_segmenter(), []
     engine = segmenter.engine.for_size(96, 96)
     compute = engine.scores
     engine.scores = lambda images: batches.append(len(images)) or compute(images)
-    one = estimate_bytes(network, 96, 96)
+    one = estimate_bytes(segmenter.network, 96, 96)
     for limit, expected in ((3 * one, [3]), (2 * one, [1, 1, 1])):
         batches.clear()
-        segmenter.with_options(memory=limit).predict_many(
-            [np.full((96, 96, 3), value, np.uint8) for value in (1, 2, 3)]
-        )
+        images = [np.full((96, 96, 3), value, np.uint8) for value in (1, 2, 3)]
+        segmenter.with_options(memory=limit).predict_many(images)
         assert batches == expected
 
 
@@ -117,7 +115,4 @@ def test_the_estimate_is_close_to_the_peak(variant, backbone, height, width, til
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     taken, estimated = map(int, done.stdout.split())
-    print(
-        f"{variant} on {backbone}, {height}x{width}, tile {tile}: {taken / 1e6:.0f} MB, estimated {estimated / 1e6:.0f} MB"
-    )
     assert abs(estimated / taken - 1) < 0.2
