@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.importorskip("rasterio")
 
-from orthophotos import narrow, write_raster
+from orthophotos import cached, write_raster
 
 from fullconv.segmenter import Segmenter
 
@@ -30,4 +30,4 @@ def write(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny() -> Segmenter:
-    return narrow("fcn8s", 0.25, "tiny")
+    return cached("tiny")

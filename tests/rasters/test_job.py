@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from orthophotos import CLASSES, PLACE, labels_of, made, narrow, write_raster
+from orthophotos import CLASSES, PLACE, labels_of, narrow, orthophoto, whole_labels, write_raster
 from rasterio.enums import ColorInterp
+from rasterio.features import shapes
 
 from fullconv.errors import FullconvError, InputError, NetworkError, OutputError, RunError
 from fullconv.nn import build
@@ -24,25 +25,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # 
 RGBA = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
 
 
-def whole(model: Segmenter, picture: np.ndarray) -> np.ndarray:
-    return model.predict(np.ascontiguousarray(np.moveaxis(picture, 0, -1)), tile="none").label_map
-
-
 def left_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
 def test_the_result_lies_on_the_same_grid_with_colours_and_names(tiny, write, tmp_path):
-    source = write(made(600, 530))
+    source = write(orthophoto(600, 530))
     seen = []
-    result = predict_raster(
-        tiny,
-        source,
-        tmp_path / "new" / "labels.tif",
-        tile=256,
-        overviews=True,
-        progress=lambda *done: seen.append(done),
-    )
+    options = {"tile": 256, "overviews": True, "progress": lambda *done: seen.append(done)}
+    result = predict_raster(tiny, source, tmp_path / "new" / "labels.tif", **options)
     assert seen[-1] == (600, 600)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     with rasterio.open(result.path) as file:
@@ -61,20 +52,20 @@ def test_the_result_lies_on_the_same_grid_with_colours_and_names(tiny, write, tm
 def test_deep_rasters_of_many_bands_are_read_in_the_cards_bands(dtype, top, write, tmp_path):
     model = narrow("fcn8s", 0.25, "tiny")
     model.card.bands, model.card.range = (4, 1, 2), (0.0, top)
-    picture = made(130, 97, bands=5, dtype=dtype)
-    predict_raster(model, write(picture), tmp_path / "labels.tif", tile=64)
-    assert (labels_of(tmp_path / "labels.tif") == whole(model, picture[[3, 0, 1]])).all()
+    image = orthophoto(130, 97, bands=5, dtype=dtype)
+    predict_raster(model, write(image), tmp_path / "labels.tif", tile=64)
+    assert (labels_of(tmp_path / "labels.tif") == whole_labels(model, image[[3, 0, 1]])).all()
 
 
 def test_one_band_is_grey_for_a_network_of_three(tiny, write, tmp_path):
-    picture = made(80, 90, bands=1)
-    predict_raster(tiny, write(picture), tmp_path / "labels.tif", tile=32)
-    assert (labels_of(tmp_path / "labels.tif") == whole(tiny, picture.repeat(3, axis=0))).all()
+    image = orthophoto(80, 90, bands=1)
+    predict_raster(tiny, write(image), tmp_path / "labels.tif", tile=32)
+    assert (labels_of(tmp_path / "labels.tif") == whole_labels(tiny, image.repeat(3, axis=0))).all()
 
 
 def test_a_virtual_raster_and_a_big_tiff_are_rasters(tiny, write, tmp_path):
-    picture = made(100, 90)
-    path = write(picture, BIGTIFF="YES")
+    image = orthophoto(100, 90)
+    path = write(image, BIGTIFF="YES")
     bands = "".join(
         f'<VRTRasterBand dataType="Byte" band="{n}"><SimpleSource><SourceFilename relativeToVRT="1">{path.name}'
         f"</SourceFilename><SourceBand>{n}</SourceBand></SimpleSource></VRTRasterBand>"
@@ -83,46 +74,46 @@ def test_a_virtual_raster_and_a_big_tiff_are_rasters(tiny, write, tmp_path):
     (tmp_path / "all.vrt").write_text(f'<VRTDataset rasterXSize="90" rasterYSize="100">{bands}</VRTDataset>')
     for name in (path.name, "all.vrt"):
         predict_raster(tiny, tmp_path / name, tmp_path / "labels.tif", tile=64)
-        assert (labels_of(tmp_path / "labels.tif") == whole(tiny, picture)).all()
+        assert (labels_of(tmp_path / "labels.tif") == whole_labels(tiny, image)).all()
 
 
 def test_what_holds_no_data_is_void_and_the_rest_is_labelled(tiny, write, tmp_path):
-    picture = made(120, 110)
+    image = orthophoto(120, 110)
     empty = np.zeros((120, 110), bool)
     empty[20:60, 30:70] = True
-    zeroed = np.where(empty, 0, np.maximum(picture, 1)).astype(np.uint8)
+    zeroed = np.where(empty, 0, np.maximum(image, 1)).astype(np.uint8)
     alpha = np.where(empty, 0, 255).astype(np.uint8)
     sources = {
         "nodata": (write(zeroed, "nodata.tif", nodata=0), zeroed),
-        "alpha": (write(np.concatenate([picture, alpha[None]]), "alpha.tif", colorinterp=RGBA), picture),
-        "mask": (write(picture, "mask.tif", mask=alpha), picture),
+        "alpha": (write(np.concatenate([image, alpha[None]]), "alpha.tif", colorinterp=RGBA), image),
+        "mask": (write(image, "mask.tif", mask=alpha), image),
     }
     for name, (source, seen) in sources.items():
         result = predict_raster(tiny, source, tmp_path / f"{name}-labels.tif", tile=64)
-        expected = whole(tiny, seen)
+        expected = whole_labels(tiny, seen)
         expected[empty] = 255
         assert (labels_of(result.path) == expected).all(), name
         assert result.void == empty.sum()
 
 
 def test_a_pixel_with_data_in_one_band_has_data(tiny, write, tmp_path):
-    picture = np.zeros((3, 64, 64), np.uint8)
-    picture[0] = 200  # pure red, though 0 is no data
-    result = predict_raster(tiny, write(picture, nodata=0), tmp_path / "labels.tif")
+    image = np.zeros((3, 64, 64), np.uint8)
+    image[0] = 200  # pure red, though 0 is no data
+    result = predict_raster(tiny, write(image, nodata=0), tmp_path / "labels.tif")
     assert result.void == 0
 
 
 def test_numbers_that_are_none_do_not_spread(write, tmp_path):
     model = narrow("fcn8s", 0.25, "tiny")
     model.card.range = (0.0, 1.0)
-    picture = made(128, 128, dtype="float32")
-    filled = picture.copy()
+    image = orthophoto(128, 128, dtype="float32")
+    filled = image.copy()
     filled[:, :40, :50] = np.array(model.card.mean, np.float32)[:, None, None]
     for name, hole, nodata in (("nan", np.nan, None), ("far", -9999.0, -9999.0)):
-        broken = picture.copy()
+        broken = image.copy()
         broken[:, :40, :50] = hole
         result = predict_raster(model, write(broken, f"{name}.tif", nodata=nodata), tmp_path / "labels.tif", tile=64)
-        expected = whole(model, filled)
+        expected = whole_labels(model, filled)
         expected[:40, :50] = 255
         assert (labels_of(result.path) == expected).all(), name
 
@@ -131,7 +122,7 @@ def test_numbers_that_are_none_do_not_spread(write, tmp_path):
 def test_any_place_or_none_is_kept(more, tiny, write, tmp_path):
     if more.pop("rotated", False):
         more = {"transform": rasterio.Affine(0.4, 0.3, 440720, 0.3, -0.4, 5100000)}
-    source = write(made(64, 70), **more)
+    source = write(orthophoto(64, 70), **more)
     predict_raster(tiny, source, tmp_path / "labels.tif", polygons=tmp_path / "patches.geojson")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -143,7 +134,7 @@ def test_any_place_or_none_is_kept(more, tiny, write, tmp_path):
 
 def test_polygons_cover_the_label_map_without_seams(tiny, write, tmp_path):
     flat = {"crs": None, "transform": rasterio.Affine(1, 0, 0, 0, -1, 0)}
-    source = write(made(200, 150), **flat)
+    source = write(orthophoto(200, 150), **flat)
     result = predict_raster(tiny, source, tmp_path / "labels.tif", tile=64, polygons=tmp_path / "patches.geojson")
     labels = labels_of(result.path)
     found = json.loads(result.polygons.read_text())["features"]
@@ -155,13 +146,11 @@ def test_polygons_cover_the_label_map_without_seams(tiny, write, tmp_path):
             assert (signed > 0) == (place == 0)  # outer rings against the clock, holes with it
             area[feature["properties"]["class"]] += signed
     assert area == {name: float((labels == index).sum()) for index, name in enumerate(CLASSES)}
-    from rasterio.features import shapes
-
     assert len(found) == len(list(shapes(labels)))  # as many as in the label map: no tile cuts one in two
 
 
 def test_polygons_with_a_place_are_in_longitude_and_latitude(tiny, write, tmp_path):
-    predict_raster(tiny, write(made(64, 64)), tmp_path / "labels.tif", polygons=tmp_path / "p.geojson")
+    predict_raster(tiny, write(orthophoto(64, 64)), tmp_path / "labels.tif", polygons=tmp_path / "p.geojson")
     ring = json.loads((tmp_path / "p.geojson").read_text())["features"][0]["geometry"]["coordinates"][0]
     assert all(8.2 < x < 8.3 and 46.0 < y < 46.1 for x, y in ring)
 
@@ -180,20 +169,19 @@ def test_bad_rasters_are_named_and_leave_nothing(tiny, write, tmp_path):
     refused(tiny, tmp_path, out, r"is a folder\. Name a raster")
     (tmp_path / "text.tif").write_text("no raster")
     refused(tiny, tmp_path / "text.tif", out, r"text\.tif: cannot be read as a raster \(.*\)\. Copy or export it again")
-    refused(tiny, write(made(64, 64, bands=5)), out, r"ortho\.tif: has 5 bands, the model expects 3\.")
+    refused(tiny, write(orthophoto(64, 64, bands=5)), out, r"ortho\.tif: has 5 bands, the model expects 3\.")
     (tmp_path / "empty.vrt").write_text('<VRTDataset rasterXSize="9" rasterYSize="9"></VRTDataset>')
-    refused(
-        tiny, tmp_path / "empty.vrt", out, r"empty\.vrt: (has no band, the model expects 3|cannot be read as a raster)"
-    )
-    whole_file = write(made(400, 300), "cut.tif").read_bytes()
+    message = r"empty\.vrt: (has no band, the model expects 3|cannot be read as a raster)"
+    refused(tiny, tmp_path / "empty.vrt", out, message)
+    whole_file = write(orthophoto(400, 300), "cut.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole_file[: len(whole_file) // 2])
     refused(tiny, tmp_path / "cut.tif", out, r"cut\.tif: .*(damaged or cut short|cannot be read as a raster)", tile=64)
-    refused(tiny, write(made(64, 64, dtype="uint8").astype(np.complex64)), out, r"band 1 holds complex64 numbers")
+    refused(tiny, write(orthophoto(64, 64, dtype="uint8").astype(np.complex64)), out, r"band 1 holds complex64 numbers")
     assert out.read_bytes() == b"an older result"
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_path):
-    source = write(made(64, 64))
+    source = write(orthophoto(64, 64))
     out = tmp_path / "labels.tif"
     refused(tiny, source, source, r"is the raster itself, which would be replaced")
     refused(tiny, source, tmp_path / "labels.png", r"is a GeoTIFF\. Use a name that ends in \.tif")
@@ -213,7 +201,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_pa
 
 
 def test_a_finished_job_is_not_done_again(tiny, write, tmp_path):
-    source, out = write(made(130, 90)), tmp_path / "labels.tif"
+    source, out = write(orthophoto(130, 90)), tmp_path / "labels.tif"
     first = predict_raster(tiny, source, out, tile=64, resume=True)
     stamp = out.stat().st_mtime_ns
     again = predict_raster(tiny, source, out, tile=64, resume=True)
@@ -225,7 +213,7 @@ def test_a_finished_job_is_not_done_again(tiny, write, tmp_path):
 
 
 def test_another_job_is_not_gone_on_with(tiny, write, tmp_path):
-    source, out = write(made(130, 90)), tmp_path / "labels.tif"
+    source, out = write(orthophoto(130, 90)), tmp_path / "labels.tif"
 
     def stop(done: int, _: int) -> None:
         raise KeyboardInterrupt
@@ -309,7 +297,7 @@ print(os.path.exists(full) and os.path.exists(chances))
 
 @pytest.mark.skipif(os.name == "nt", reason="needs fork and limits of POSIX")
 def test_a_killed_job_goes_on_to_the_same_bytes_and_a_full_disc_is_said(tiny, tmp_path):
-    source = write_raster(tmp_path / "ortho.tif", made(300, 400))
+    source = write_raster(tmp_path / "ortho.tif", orthophoto(300, 400))
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
     script = [sys.executable, "-c", SCRIPT.format(paths=paths)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -330,16 +318,16 @@ def test_a_killed_job_goes_on_to_the_same_bytes_and_a_full_disc_is_said(tiny, tm
 
 
 def test_a_geotiff_is_known_by_its_header(write, tmp_path):
-    assert is_georeferenced(write(made(16, 16)))
-    assert is_georeferenced(write(made(16, 16), BIGTIFF="YES"))
-    assert not is_georeferenced(write(made(16, 16), crs=None, transform=None))
+    assert is_georeferenced(write(orthophoto(16, 16)))
+    assert is_georeferenced(write(orthophoto(16, 16), BIGTIFF="YES"))
+    assert not is_georeferenced(write(orthophoto(16, 16), crs=None, transform=None))
     (tmp_path / "a.tif").write_bytes(b"II*\x00\xff\xff\xff\xff")
     assert not is_georeferenced(tmp_path / "a.tif")
     assert not is_georeferenced(tmp_path / "missing.tif")
 
 
 def test_without_the_extra_the_install_line_is_said(tiny, write, tmp_path, monkeypatch):
-    source = write(made(64, 64))
+    source = write(orthophoto(64, 64))
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(FullconvError, match=r'needs rasterio, .* pip install "fullconv\[geo\]"'):
         predict_raster(tiny, source, tmp_path / "labels.tif")

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from orthophotos import labels_of, made
+from orthophotos import labels_of, orthophoto
 from PIL import Image
 
 from fullconv.cli import main
@@ -31,9 +31,9 @@ def log_of(folder) -> dict[str, dict]:
 
 
 def test_a_georeferenced_tiff_gives_a_geotiff_and_a_plain_one_a_png(model, tiny, write, tmp_path, capsys):
-    picture = made(150, 110)
-    write(picture, "ortho.tif")
-    Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(tmp_path / "plain.tif")
+    image = orthophoto(150, 110)
+    write(image, "ortho.tif")
+    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(tmp_path / "plain.tif")
     out = tmp_path / "out"
     inputs = [str(tmp_path / "ortho.tif"), str(tmp_path / "plain.tif")]
     assert main(["predict", str(model), *inputs, "-o", str(out), "--tile", "64"]) == 0, capsys.readouterr().err
@@ -44,8 +44,8 @@ def test_a_georeferenced_tiff_gives_a_geotiff_and_a_plain_one_a_png(model, tiny,
     assert log_of(out)["ortho.tif"]["output"] == (out / "ortho.tif").as_posix()
     with (out / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    by_picture = [[row["pixels"] for row in rows if row["image"].endswith(name)] for name in ("ortho.tif", "plain.tif")]
-    assert by_picture[0] == by_picture[1]
+    by_image = [[row["pixels"] for row in rows if row["image"].endswith(name)] for name in ("ortho.tif", "plain.tif")]
+    assert by_image[0] == by_image[1]
     stamp = (out / "ortho.tif").stat().st_mtime_ns
     capsys.readouterr()
     assert main(["predict", str(model), *inputs, "-o", str(out), "--tile", "64", "--resume"]) == 0
@@ -55,7 +55,7 @@ def test_a_georeferenced_tiff_gives_a_geotiff_and_a_plain_one_a_png(model, tiny,
 
 
 def test_a_stop_between_bands_is_gone_on_with(tiny, write, tmp_path):
-    source, out = write(made(300, 100)), tmp_path / "out"
+    source, out = write(orthophoto(300, 100)), tmp_path / "out"
     asked = []
 
     def stop() -> bool:
@@ -72,13 +72,13 @@ def test_a_stop_between_bands_is_gone_on_with(tiny, write, tmp_path):
 
 
 def test_polygons_are_of_one_raster(tiny, write, tmp_path):
-    source, polygons = write(made(100, 90)), tmp_path / "patches.geojson"
+    source, polygons = write(orthophoto(100, 90)), tmp_path / "patches.geojson"
     assert predict_files(tiny, PredictJob([str(source)], tmp_path / "out", polygons=polygons)).done == 1
     assert json.loads(polygons.read_text())["type"] == "FeatureCollection"
-    other = write(made(100, 90), "other.tif")
+    other = write(orthophoto(100, 90), "other.tif")
     with pytest.raises(InputError, match="takes one georeferenced raster, and several images are given"):
         predict_files(tiny, PredictJob([str(source), str(other)], tmp_path / "two", polygons=polygons))
-    plain = write(made(100, 90), "plain.tif", crs=None, transform=None)
+    plain = write(orthophoto(100, 90), "plain.tif", crs=None, transform=None)
     with pytest.raises(InputError, match=r"plain\.tif is none\. Predict it by itself"):
         predict_files(tiny, PredictJob([str(plain)], tmp_path / "three", polygons=polygons))
     with pytest.raises(InputError, match=r"patches\.shp: polygons are written as GeoPackage or GeoJSON"):
@@ -87,8 +87,8 @@ def test_polygons_are_of_one_raster(tiny, write, tmp_path):
 
 
 def test_options_that_a_geotiff_cannot_have_fail_that_raster_alone(tiny, write, tmp_path):
-    write(made(64, 64), "ortho.tif")
-    write(made(64, 64), "plain.tif", crs=None, transform=None)
+    write(orthophoto(64, 64), "ortho.tif")
+    write(orthophoto(64, 64), "plain.tif", crs=None, transform=None)
     said = []
     job = PredictJob([str(tmp_path / "ortho.tif"), str(tmp_path / "plain.tif")], tmp_path / "out", overlay=True)
     tally = predict_files(tiny, job, lambda *failure: said.append(failure))
@@ -98,9 +98,9 @@ def test_options_that_a_geotiff_cannot_have_fail_that_raster_alone(tiny, write, 
 
 
 def test_a_result_replaces_no_other_raster(tiny, write, tmp_path):
-    source = write(made(64, 64))
+    source = write(orthophoto(64, 64))
     said = []
     job = PredictJob([str(source)], tmp_path)
     assert predict_files(tiny, job, lambda *failure: said.append(failure)).failed == 1
     assert "ortho.tif: exists and was not written by fullconv" in said[0][1]
-    assert (labels_of(source) == made(64, 64)[0]).all()
+    assert (labels_of(source) == orthophoto(64, 64)[0]).all()

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import rasterio
-from orthophotos import CLASSES, labels_of, made
+from orthophotos import CLASSES, labels_of, orthophoto
 
 from fullconv.errors import MissingExtraError, OutputError
 from fullconv.rasters import predict_raster, vector
@@ -35,7 +35,7 @@ def area(ring: np.ndarray) -> float:
 def test_patches_cover_the_label_map_in_the_rasters_coordinates(batch, tiny, write, tmp_path, monkeypatch):
     monkeypatch.setattr(vector, "POLYGONS_PER_INSERT", batch)
     path = tmp_path / "new" / "patches.gpkg"
-    result = predict_raster(tiny, write(made(150, 110)), tmp_path / "labels.tif", tile=64, polygons=path)
+    result = predict_raster(tiny, write(orthophoto(150, 110)), tmp_path / "labels.tif", tile=64, polygons=path)
     labels = labels_of(result.path)
     info = pyogrio.read_info(path)
     assert (info["layer_name"], info["geometry_type"], info["crs"]) == ("classes", "Polygon", "EPSG:32632")
@@ -54,7 +54,7 @@ def test_patches_cover_the_label_map_in_the_rasters_coordinates(batch, tiny, wri
 
 def test_a_raster_that_lies_nowhere_has_polygons_too(tiny, write, tmp_path):
     path = tmp_path / "patches.gpkg"
-    source = write(made(64, 64), crs=None, transform=rasterio.Affine(1, 0, 0, 0, -1, 0))
+    source = write(orthophoto(64, 64), crs=None, transform=rasterio.Affine(1, 0, 0, 0, -1, 0))
     predict_raster(tiny, source, tmp_path / "labels.tif", polygons=path)
     assert pyogrio.read_info(path)["features"] > 0
 
@@ -62,11 +62,13 @@ def test_a_raster_that_lies_nowhere_has_polygons_too(tiny, write, tmp_path):
 def test_where_it_cannot_be_written_is_said(tiny, write, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"patches\.gpkg: cannot be written"):
-        predict_raster(tiny, write(made(64, 64)), tmp_path / "labels.tif", polygons=tmp_path / "file" / "patches.gpkg")
+        predict_raster(
+            tiny, write(orthophoto(64, 64)), tmp_path / "labels.tif", polygons=tmp_path / "file" / "patches.gpkg"
+        )
 
 
 def test_without_the_extra_the_install_line_is_said_before_anything_is_done(tiny, write, tmp_path, monkeypatch):
-    source = write(made(64, 64))
+    source = write(orthophoto(64, 64))
     monkeypatch.setitem(sys.modules, "pyogrio", None)
     monkeypatch.setitem(sys.modules, "pyogrio.raw", None)
     with pytest.raises(MissingExtraError, match=r'needs pyogrio, .* pip install "fullconv\[geo\]"'):
