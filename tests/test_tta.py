@@ -8,6 +8,7 @@ import torch
 
 from fullconv.errors import RecipeError
 from fullconv.nn import build
+from fullconv.rasters import predict_raster
 from fullconv.segmenter import Segmenter
 from fullconv.tta import TTAView, parse_views
 from networks import enliven
@@ -51,6 +52,46 @@ def test_sizes_are_those_of_a_model_that_works_at_them(segmenter, image):
         other = Segmenter(segmenter.network, segmenter.card.model_copy(update={"scale": scale}), device="cpu")
         scaled.append(seen(other, image, ""))
     np.testing.assert_allclose(seen(segmenter, image, "0.5,1.25"), np.mean(scaled, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("tta", ["flip", "flip,0.5"])
+def test_flip_exchanges_the_classes_of_mirror_pairs(segmenter, image, tta):
+    """Of an image and its mirror image the answers are mirrored, and left and right exchanged."""
+    card = segmenter.card.model_copy(update={"mirror_pairs": (("disc", "ground"),)})
+    paired = Segmenter(segmenter.network, card, device="cpu")
+    one, other = seen(paired, image, tta), seen(paired, np.ascontiguousarray(image[:, ::-1]), tta)
+    np.testing.assert_allclose(one, other[[1, 0, 2], :, ::-1], atol=1e-5)
+    assert np.abs(one - other[..., ::-1]).max() > 1e-3
+    tiled = seen(paired, image, tta, tile=32)
+    np.testing.assert_allclose(tiled, one, atol=1e-5)
+    logits = paired.with_options(tta=tta).logits(image)
+    np.testing.assert_array_equal(logits.argmax(0), one.argmax(0))
+
+
+@pytest.mark.parametrize("pairs", [None, (), (("left", "right"),)])
+def test_a_mirrored_view_of_left_and_right_without_pairs_is_a_notice(segmenter, image, pairs, tmp_path):
+    card = segmenter.card.model_copy(update={"classes": ("ground", "left", "right"), "mirror_pairs": pairs})
+    paired = Segmenter(segmenter.network, card, device="cpu").with_options(tta="flip")
+    codes = [notice.code for notice in paired.predict(image).notices]
+    assert codes == (["mirror-pairs"] if pairs is None else [])
+    assert paired.with_options(tta="0.5").predict(image).notices == ()
+
+
+def test_a_raster_s_mirror_image_exchanges_the_same_classes(segmenter, image, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", width=image.shape[1], height=image.shape[0], count=3, dtype="uint8",
+        crs="EPSG:32633", transform=rasterio.Affine(1, 0, 500000, 0, -1, 0),
+    ) as file:  # fmt: skip
+        file.write(image.transpose(2, 0, 1))
+    card = segmenter.card.model_copy(update={"mirror_pairs": (("disc", "ground"),)})
+    paired = Segmenter(segmenter.network, card, device="cpu").with_options(tta="flip")
+    predict_raster(paired, tmp_path / "a.tif", tmp_path / "labels.tif", tile=32, probabilities=tmp_path / "p.tif")
+    whole = paired.predict(image, probabilities=True)
+    with rasterio.open(tmp_path / "labels.tif") as file:
+        assert (file.read(1) == whole.label_map).mean() > 0.999
+    with rasterio.open(tmp_path / "p.tif") as file:
+        np.testing.assert_allclose(file.read(), whole.probabilities, atol=1e-3)
 
 
 @pytest.mark.parametrize("tta", ["flip", "0.75", "flip,1.5"])

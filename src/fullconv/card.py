@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fullconv.errors import ModelFileError
+from fullconv.errors import ModelFileError, nearest
 from fullconv.labels import MAX_CLASSES, VOID, voc_palette
 
 CARD_FORMAT = 1
@@ -42,6 +42,16 @@ def _entries(data: dict[str, Any]) -> int:
     return count
 
 
+def check_mirror_pairs(pairs: Sequence[tuple[str, str]], classes: Sequence[str]) -> None:
+    """Raise ValueError unless the pairs are of different classes, each in one pair."""
+    names = [name for pair in pairs for name in pair]
+    for name in names:
+        if name not in classes:
+            raise ValueError(f"mirror_pairs: '{name}' is not among the classes.{nearest(name, classes)}")
+        if names.count(name) > 1:
+            raise ValueError(f"mirror_pairs: '{name}' is listed twice. A class has one mirror image")
+
+
 class Labels(BaseModel):
     """The meaning of the K outputs of one head, and how its masks are stored."""
 
@@ -55,6 +65,8 @@ class Labels(BaseModel):
     """Mask values that are void."""
     values: dict[int, int] | None = None
     """Mask value -> class index (255 = void); None where masks hold class indices."""
+    mirror_pairs: tuple[tuple[str, str], ...] | None = None
+    """Classes that a mirror image exchanges, such as left and right hand; None where the data do not say."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,7 +84,14 @@ class Labels(BaseModel):
             raise ValueError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
         if any(not 0 <= channel <= 255 for color in self.palette for channel in color):
             raise ValueError("palette colours are three numbers from 0 to 255")
+        check_mirror_pairs(self.mirror_pairs or (), self.classes)
         return self
+
+    @property
+    def mirror_order(self) -> list[int]:
+        """Index of the class that each class is in the mirror image."""
+        exchanged = {name: pair[1 - side] for pair in self.mirror_pairs or () for side, name in enumerate(pair)}
+        return [self.classes.index(exchanged.get(name, name)) for name in self.classes]
 
     @property
     def void_values(self) -> tuple[int, ...]:
@@ -103,6 +122,7 @@ class Card(BaseModel):
     palette: tuple[tuple[int, int, int], ...] = ()
     ignore_index: int | tuple[int, ...] = VOID
     values: dict[int, int] | None = None
+    mirror_pairs: tuple[tuple[str, str], ...] | None = None
     heads: dict[str, Labels] | None = None
     """Labels by head for networks of several heads; `classes` and the rest are then the first head's."""
     bands: tuple[int, ...] | None = None
@@ -148,7 +168,7 @@ class Card(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Card:
-        Labels(classes=self.classes, palette=self.palette, ignore_index=self.ignore_index, values=self.values)
+        self._own_labels()
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.in_channels:
                 raise ValueError(f"{name} has {len(values)} numbers for {self.in_channels} channels")
@@ -176,13 +196,14 @@ class Card(BaseModel):
         if self.heads is None:
             if head is not None:
                 raise ModelFileError(f"this model has one head without a name, no head '{head}'. Omit --head.")
-            return Labels(
-                classes=self.classes, palette=self.palette, ignore_index=self.ignore_index, values=self.values
-            )
+            return self._own_labels()
         name = next(iter(self.heads)) if head is None else head
         if name not in self.heads:
             raise ModelFileError(f"this model has no head '{name}', it has {', '.join(self.heads)}.")
         return self.heads[name]
+
+    def _own_labels(self) -> Labels:
+        return Labels(**{key: getattr(self, key) for key in Labels.model_fields})
 
     def to_json(self) -> str:
         """Return the card as JSON with sorted keys; inner tables keep their order, which matters for heads."""

@@ -202,9 +202,15 @@ def mean_logits(views: Sequence[Any]) -> Any:
     return np.log(mean.clip(min=tiny)) if isinstance(mean, np.ndarray) else mean.clamp_(min=tiny).log()
 
 
-def hflip(logits: Any) -> Any:
-    """Return the mirror image of an array or a tensor (..., W)."""
-    return logits[..., ::-1] if isinstance(logits, np.ndarray) else logits.flip(-1)
+def hflip(logits: Any, order: Sequence[int] = ()) -> Any:
+    """Return the mirror image of logits (K, rows, W), an array or a tensor.
+
+    Args:
+        logits: Of the mirrored image.
+        order: Class of the mirror image of each class, see `Labels.mirror_order`; empty where they stay.
+    """
+    flipped = logits[..., ::-1] if isinstance(logits, np.ndarray) else logits.flip(-1)
+    return flipped[list(order)] if order else flipped
 
 
 def argmax(logits: Any) -> NDArray[np.uint8]:

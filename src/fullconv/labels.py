@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,25 @@ BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
 """Class names that stand for unlabeled pixels."""
 
 Color = tuple[int, int, int]
+
+
+_SIDES = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
+
+
+def left_right_pairs(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of classes whose names differ in left and right, or in a lone l and r, only.
+
+    >>> left_right_pairs(["LeftEye", "RightEye", "r_brow", "l_brow", "cleft"])
+    [('LeftEye', 'RightEye'), ('l_brow', 'r_brow')]
+    """
+    pairs = []
+    for name in classes:
+        for pattern in (r"left", r"(?<![a-z])l(?![a-z])"):
+            other = re.sub(pattern, lambda found: _SIDES.get(found[0], found[0]), name, flags=re.IGNORECASE)
+            if other != name and other in classes:
+                pairs.append((name, other))
+                break
+    return pairs
 
 
 def voc_palette(size: int = 256) -> list[Color]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ class ImageLogits:
     size: tuple[int, int]
     head: str
     device: Any
+    mirror_order: Sequence[int] = ()
+    """Class of the mirror image of each class; empty where they stay."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the network's weights, which upsampling does not need."""
@@ -51,7 +53,7 @@ class ImageLogits:
         found = []
         for each, scores in zip(self.views, self._scores, strict=True):
             logits = self.network.upsample(scores, self.size, (a, b), each.working)[0]
-            found.append(hflip(logits) if each.view.hflip else logits)
+            found.append(hflip(logits, self.mirror_order) if each.view.hflip else logits)
         return found[0] if len(found) == 1 else mean_logits(found)
 
     def strips(self) -> Iterator[tuple[int, int, Any]]:

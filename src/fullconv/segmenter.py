@@ -22,6 +22,7 @@ from fullconv.engines import Engine, choose_engine, exported_engine, is_exported
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
 from fullconv.images import read_image
 from fullconv.interpolation import ScoreLayout, argmax, softmax, to_numpy
+from fullconv.labels import left_right_pairs
 from fullconv.modelfile import read_model, verify_weights, write_model
 from fullconv.notices import Notice, NoticeCollector
 from fullconv.prediction import ImageLogits, Prediction
@@ -239,7 +240,10 @@ class Segmenter:
                 notices = []
                 views = self.scores(image[None], tile, notices)
                 done.append(self._prediction(image, views, probabilities, head, notices))
+        mirrored = self.mirror_notice(head)
         for prediction, source, image in zip(done, images, pixels, strict=True):
+            if mirrored is not None:
+                prediction.notices = (mirrored, *prediction.notices)
             name = str(source) if isinstance(source, (str, Path)) else ""
             if (notice := range_warning(image, self.card, name)) is not None:
                 prediction.notices = (notice, *prediction.notices)
@@ -253,7 +257,7 @@ class Segmenter:
         if self.card.heads is not None:
             self.card.labels(head)
         name = head or next(iter(views[0].scores))
-        return to_numpy(ImageLogits(self.network, tuple(views), (height, width), name, self.device).rows(0, height))
+        return to_numpy(self._image_logits(views, (height, width), name).rows(0, height))
 
     def save(self, path: str | Path) -> None:
         """Write the model file: weights and card.
@@ -287,6 +291,20 @@ class Segmenter:
         if (notice := range_warning(pixels, self.card, name)) is not None:
             self.log(notice)
         return pixels
+
+    def mirror_notice(self, head: str | None) -> Notice | None:
+        """Return a notice where mirror images are averaged, and log it, if classes called left and right have no pairs."""
+        labels = self.card.labels(head)
+        pairs = left_right_pairs(labels.classes) if labels.mirror_pairs is None else []
+        if not pairs or not any(view.hflip for view in self.options.views):
+            return None
+        notice = Notice(
+            "mirror-pairs",
+            f"in a mirror image '{pairs[0][0]}' is '{pairs[0][1]}', but the model's data set no mirror_pairs, so --tta"
+            f" {self.options.tta} mixes them. Omit flip, or set mirror_pairs in data.toml and train again.",
+        )
+        self.log(notice)
+        return notice
 
     def log(self, notice: Notice) -> None:
         """Log a notice, unless one of its code was logged before."""
@@ -330,7 +348,7 @@ class Segmenter:
         heads = [head or ""] if head is not None or self.card.heads is None else list(self.card.heads)
         maps: dict[str, NDArray[np.uint8]] = {}
         kept = np.empty((len(labels.classes), *size), np.float32) if probabilities else None
-        sources = [ImageLogits(self.network, tuple(views), size, name, self.device) for name in heads]
+        sources = [self._image_logits(views, size, name) for name in heads]
         with timed(UPSAMPLING):
             for source in sources:
                 maps[source.head] = label_map = np.empty(size, np.uint8)
@@ -339,6 +357,11 @@ class Segmenter:
                     if kept is not None and source is sources[0]:
                         kept[:, a:b] = to_numpy(softmax(logits))
         return Prediction(maps, labels, kept, image, sources[0], tuple(notices))
+
+    def _image_logits(self, views: Sequence[ViewScores], size: tuple[int, int], head: str) -> ImageLogits:
+        labels = self.card.labels(head or None)
+        order = labels.mirror_order if labels.mirror_pairs else ()
+        return ImageLogits(self.network, tuple(views), size, head, self.device, order)
 
     def _fits_batch(self, tile: Tile, images: Sequence[NDArray[Any]]) -> bool:
         """Return whether images of one size go through the network whole and together."""

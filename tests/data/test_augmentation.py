@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,8 +30,6 @@ def augment(image, mask, *arguments):
 
 
 def with_changes(name: str, crop: tuple[int, int], channels: int = 3, **changes) -> Augmentation:
-    from dataclasses import replace
-
     return replace(preset(name, crop, (100.0,) * channels), **changes)
 
 
@@ -247,3 +246,37 @@ def test_an_unknown_preset_suggests_the_nearest():
         RecipeError, match=r"there is no augmentation 'strete'\. Did you mean 'street'\? Choose street, aerial"
     ):
         preset("strete", (8, 8), (0.0,))
+
+
+SIDES = {"": [0, 2, 1]}
+
+
+@pytest.mark.parametrize("name", ["street", "aerial", "none"])
+def test_labels_of_mirror_pairs_are_exchanged_exactly_where_the_crop_is_a_mirror_image(name):
+    """Each pixel's colour holds its place, so that a mirrored crop is known by the turn from one axis to the other."""
+    image, _ = coordinates(40, 40)
+    mask = np.where(image[..., 1] < 20, 1, 2).astype(np.uint8)
+    mask[:3], mask[-3:] = 0, VOID
+    seen = set()
+    for seed in range(60):
+        options = {"scale": (1.0, 1.0), "brightness": 0, "contrast": 0}
+        settings = with_changes(name, (40, 40), 2, **options)
+        cut, labels = augment(image, mask, np.random.default_rng(seed), replace(settings, mirror_orders=SIDES))
+        _, plain = augment(image, mask, np.random.default_rng(seed), settings)
+        down, across = cut[1, 0] - cut[0, 0], cut[0, 1] - cut[0, 0]  # steps in (row, column) of the image
+        mirrored = np.linalg.det(np.stack([down, across])) < 0
+        expected = np.array([0, 2, 1], np.uint8)[plain.clip(0, 2)] if mirrored else plain
+        np.testing.assert_array_equal(labels, np.where(plain == VOID, VOID, expected))
+        seen.add(bool(mirrored))
+    assert seen == ({False} if name == "none" else {False, True})
+
+
+def test_a_head_without_pairs_keeps_its_labels_when_mirrored():
+    image, mask = coordinates(16, 16)
+    settings = replace(with_changes("street", (16, 16), 2), mirror_orders=SIDES)
+    for seed in range(10):
+        _, both = augment_all(image, {"": mask, "state": mask}, np.random.default_rng(seed), settings)
+        _, plain = augment_all(
+            image, {"": mask, "state": mask}, np.random.default_rng(seed), replace(settings, mirror_orders={})
+        )
+        np.testing.assert_array_equal(both["state"], plain["state"])

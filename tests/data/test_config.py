@@ -7,6 +7,7 @@ from fullconv.data.config import DataSettings, inside, parse_settings, read_clas
 from fullconv.data.label_mapping import make_mapping
 from fullconv.errors import DataError
 from synthetic import file_lists
+from synthetic.shapes import make_shapes
 
 EVERY_KEY = """
 format = "pairs"
@@ -21,6 +22,7 @@ masks = "labels"
 mask_suffix = "_mask"
 bands = [4, 3, 2]
 splits = { train = "train.txt", val = "val.txt", test = "test.txt" }
+mirror_pairs = [["background", "crack"]]
 """
 
 
@@ -32,6 +34,7 @@ def test_every_key_is_read(tmp_path):
     assert settings.bands == [4, 3, 2]
     assert settings.splits == {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
     assert settings.palette == [(0, 0, 0), (255, 0, 0)]
+    assert settings.mirror_pairs == [("background", "crack")]
 
 
 def test_without_files_nothing_is_set(tmp_path):
@@ -46,6 +49,14 @@ def test_without_files_nothing_is_set(tmp_path):
             r"data\.toml: there is no key 'clases'\. Did you mean 'classes'\? The keys are format, classes",
         ),
         ("class_colors = [[0, 0, 0]]", "there is no key 'class_colors'"),
+        (
+            'classes = ["left", "right"]\nmirror_pairs = [["left", "rigth"]]',
+            r"mirror_pairs: 'rigth' is not among the classes\. Did you mean 'right'",
+        ),
+        ('classes = ["a", "b", "c"]\nmirror_pairs = [["a", "b"], ["c", "a"]]', "mirror_pairs: 'a' is listed twice"),
+        ('classes = ["a", "b"]\nmirror_pairs = [["a", "a"]]', "mirror_pairs: 'a' is listed twice"),
+        ("mirror_pairs = [[1, 2]]", r"mirror_pairs\.0\.0 = 1 is invalid"),
+        ('mirror_pairs = [["a"]]', "mirror_pairs"),
         ('classes = ["a"]', "the number of classes is 1. Name 2 to 255"),
         ('classes = ["a", "a"]', "class 'a' is listed twice"),
         ('values = { 0 = "a", 1 = "b" }\npalette = [[0, 0, 0]]', "palette has 1 colours for 2 classes"),
@@ -162,3 +173,12 @@ def test_a_data_toml_with_a_hidden_suffix_is_reported(tmp_path):
     (tmp_path / "data.toml").rename(tmp_path / "data.toml.txt")
     with pytest.raises(DataError, match=r"data\.toml\.txt: is not read"):
         open_dataset(tmp_path)
+
+
+def test_mirror_pairs_of_counted_classes_name_these(tmp_path):
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False)
+    (root / "data.toml").write_text('mirror_pairs = [["class1", "class2"]]\n')
+    assert open_dataset(root).labels[""].mirror_order == [0, 2, 1, 3]
+    (root / "data.toml").write_text('mirror_pairs = [["class1", "class9"]]\n')
+    with pytest.raises(DataError, match=r"data\.toml: mirror_pairs: 'class9' is not among the classes"):
+        open_dataset(root)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from fullconv.data import open_dataset
+from fullconv.data.augmentation import PRESETS
 from fullconv.data.loader import MIN_STEPS, BatchBuilder, TrainingBatches, read_ahead, read_sample
 from fullconv.errors import DataError
 from fullconv.labels import VOID
@@ -355,3 +357,26 @@ def test_reading_ahead_keeps_order_passes_errors_on_and_ends_its_thread():
     next(endless)
     endless.close()
     assert not any(t.name == "fullconv-read-ahead" for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_exchange_left_and_right_where_they_mirror(tmp_path, workers):
+    """The left half of an image is red and "left", so a red pixel of a mirrored crop is still "left" by its place."""
+    root = tmp_path / "data"
+    sides = np.repeat([[1] * 20 + [2] * 20], 40, 0).astype(np.uint8)
+    for split in ("train", "val"):
+        for n in range(4):
+            image = np.zeros((40, 40, 3), np.uint8)
+            image[:, :20, 0], image[:, 20:, 2] = 200, 200
+            save_image(image, root / split / "images" / f"{split}{n}.png")
+            save_mask(sides, root / split / "masks" / f"{split}{n}.png")
+    lines = 'classes = ["background", "left", "right"]\nmirror_pairs = [["left", "right"]]\n'
+    (root / "data.toml").write_text(lines)
+    plain = replace(PRESETS["none"], crop=(40, 40), hflip=True, fill_value=(0.0, 0.0, 0.0))
+    batches = loader(open_dataset(root), crop=(40, 40), augment=plain, workers=workers)
+    mirrored = 0
+    for batch in batches.batches(0, 4):
+        for image, mask in zip(batch.images.numpy(), batch.masks[""].numpy(), strict=True):
+            np.testing.assert_array_equal(mask, sides)
+            mirrored += int(image[0, 0, 2] > 0)
+    assert 2 < mirrored < 14

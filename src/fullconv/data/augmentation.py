@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class Augmentation:
     """(C,) mean colour in the image's values, for what lies outside of it."""
     value_range: tuple[float, float] = (0.0, 255.0)
     """Values of black and white."""
+    mirror_orders: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By head, the class that each class becomes where the crop is a mirror image; a head without them keeps its labels."""
 
 
 PRESETS = {
@@ -110,6 +112,11 @@ def augment(
         labels = np.full(out, VOID, dtype=np.uint8)
         labels[rows_out, columns_out] = resize_mask(mask[rows, columns], size)
         cut[head] = _orient(labels, quarter_turns, hflip, vflip)
+        if hflip != vflip and head in settings.mirror_orders:  # both together are a rotation
+            order = settings.mirror_orders[head]
+            table = np.arange(256, dtype=np.uint8)
+            table[: len(order)] = order
+            cut[head] = table[cut[head]]
     return _orient(canvas, quarter_turns, hflip, vflip), cut
 
 

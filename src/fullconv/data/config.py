@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fullconv.card import check_mirror_pairs
 from fullconv.data.files import DEEPEST, column, load_rows, load_text, read_text, single_subfolder
 from fullconv.data.problems import Problem, problem
 from fullconv.errors import DataError, FullconvError, nearest
@@ -58,6 +59,8 @@ class LabelSettings(BaseModel):
     """Mask value -> class name or "void"."""
     colors: dict[str, str] | None = None
     """"#rrggbb" -> class name or "void", for RGB masks."""
+    mirror_pairs: list[tuple[str, str]] | None = None
+    """Pairs of classes that are exchanged where an image is mirrored: left hand and right hand."""
 
     class_colors: list[Color] | None = Field(default=None, exclude=True)
     """From classes.txt: colours by class, which also decode RGB masks."""
@@ -72,10 +75,10 @@ class LabelSettings(BaseModel):
                 raise ValueError(f"'{key}' is not a mask value. Use whole numbers from 0")
         return {int(key): name for key, name in values.items()}
 
-    @field_validator("palette", "class_colors", mode="before")
+    @field_validator("palette", "class_colors", "mirror_pairs", mode="before")
     @classmethod
-    def _tuples(cls, palette: Any) -> Any:
-        return [tuple(color) if isinstance(color, list) else color for color in palette] if palette else palette
+    def _tuples(cls, rows: Any) -> Any:
+        return [tuple(row) if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
 
     @field_validator("colors")
     @classmethod
@@ -113,6 +116,8 @@ class LabelSettings(BaseModel):
         names = self.class_names()
         if names is not None and not 2 <= len(names) <= MAX_CLASSES:
             raise ValueError(f"the number of classes is {len(names)}. Name 2 to {MAX_CLASSES}")
+        if names is not None:
+            check_mirror_pairs(self.mirror_pairs or (), names)
         if names is not None and self.palette is not None and len(self.palette) != len(names):
             raise ValueError(f"palette has {len(self.palette)} colours for {len(names)} classes. Give one per class")
         if any(not 0 <= channel <= 255 for color in self.palette or () for channel in color):

@@ -128,7 +128,10 @@ class Dataset:
     def fingerprint(self) -> str:
         """Return a hex digest of the splits, names and contents of all files and of the meaning of the masks."""
         digest = hashlib.sha256()
-        digest.update(repr([(head, labels.model_dump()) for head, labels in self.labels.items()]).encode())
+        meaning = [(head, labels.model_dump(exclude={"mirror_pairs"})) for head, labels in self.labels.items()]
+        digest.update(repr(meaning).encode())
+        if any(labels.mirror_pairs is not None for labels in self.labels.values()):
+            digest.update(repr([labels.mirror_pairs for labels in self.labels.values()]).encode())
         digest.update(repr(self.bands).encode())
         for split in sorted(self.splits):
             members = self.splits[split]

@@ -35,7 +35,8 @@ class LabelMapping:
             return self
         index = {i: model.classes.index(name) for i, name in enumerate(own.classes)} | {VOID: VOID}
         values = {value: index[i] for value, i in self.class_values.items()}
-        labels = Labels(classes=model.classes, palette=model.palette, ignore_index=own.ignore_index, values=values)
+        new = {"classes": model.classes, "palette": model.palette, "values": values}
+        labels = own.model_copy(update=new)
         return replace(self, labels=labels, colors={c: index[i] for c, i in self.colors.items()}, defined=own)
 
     @property
@@ -156,5 +157,6 @@ def make_mapping(settings: LabelSettings, classes: tuple[str, ...]) -> LabelMapp
         palette=tuple(palette or ()),
         ignore_index=VOID if ignore is None else ignore if isinstance(ignore, int) else tuple(ignore),
         values=values,
+        mirror_pairs=None if settings.mirror_pairs is None else tuple(settings.mirror_pairs),
     )
     return LabelMapping(labels, colors, by_color=settings.colors is not None)

@@ -254,6 +254,8 @@ class TrainingBatches:
         if isinstance(augment, str):
             size = (0, 0) if crop == "whole" else crop
             augment = preset(augment, size, self.statistics.fill, self.statistics.range)
+        orders = {head: labels.mirror_order for head, labels in dataset.labels.items() if labels.mirror_pairs}
+        augment = replace(augment, mirror_orders=orders)
         self._builder = BatchBuilder(
             dataset=dataset,
             samples=samples,

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from fullconv.card import describe
 from fullconv.data.checks.catalog import ProblemCollector, to_problem
 from fullconv.data.checks.files import describe_unreadable
 from fullconv.data.config import DataSettings, LabelSettings, config_hint, parse_settings, read_settings, with_classes
@@ -145,7 +148,10 @@ def build_dataset(layout: Layout, skip_bad: bool) -> Dataset:
         except BadDataError as error:
             found = [for_head(problem, head) for problem in error.problems]
             raise BadDataError(str(layout.root), [*found, *errors(layout.problems)]) from None
-        mappings[head] = make_mapping(own, classes)
+        try:
+            mappings[head] = make_mapping(own, classes)
+        except ValidationError as error:  # of settings that name classes which were inferred just now
+            raise DataError(f"{layout.root / 'data.toml'}: {describe(error)}") from None
     return Dataset(
         root=layout.root,
         format=layout.format,

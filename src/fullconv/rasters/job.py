@@ -104,6 +104,7 @@ def predict_raster(
     patches, chances = (None if path is None else Path(path) for path in (polygons, probabilities))
     _check(segmenter, Path(source), target, patches, chances)
     labels = segmenter.card.labels(head)
+    mirrored = segmenter.mirror_notice(head)
     found = NoticeCollector()
 
     def on_window(window: NDArray[Any]) -> None:
@@ -127,7 +128,7 @@ def predict_raster(
         existed = counts is not None
         if counts is None:
             sources = strategy.sources(segmenter, raster, head or next(iter(segmenter.card.heads or [""])))
-            labeler = StripLabeler(segmenter, raster, sources, keep=chances is not None)
+            labeler = StripLabeler(segmenter, raster, sources, labels, keep=chances is not None)
             with StripJournal(journal_path, job, resume) as journal:
                 with import_rasterio().Env(GDAL_CACHEMAX=strategy.cache):
                     while journal.state.band < labeler.count:
@@ -141,7 +142,7 @@ def predict_raster(
                     counts = write_result(target, journal.rows(), raster, labels, mark, overviews)
     if patches is not None:
         write_polygons(target, patches, labels)
-    notices = (*found, *strategy.notices)
+    notices = (*found, *(() if mirrored is None else (mirrored,)), *strategy.notices)
     return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances, existed, notices)
 
 
@@ -175,6 +176,7 @@ def _describe(
     segmenter: Segmenter, raster: RasterReader, head: str | None, strategy: Strategy, probabilities: bool
 ) -> dict[str, Any]:
     """Return all that the labels, and what is kept of them, depend on."""
+    labels = segmenter.card.labels(head)
     weights = {} if isinstance(segmenter.network, ScoreLayout) else segmenter.network.state_dict()
     hashed = segmenter.card.weights_sha256  # of an exported file, whose weights are in the engine
     if weights and not any(value.is_meta for value in weights.values()):
@@ -187,4 +189,5 @@ def _describe(
         "tta": segmenter.options.tta, "engine": engine.name, "precision": engine.precision,
         "device": segmenter.device.type, "version": LABELS_VERSION,
         **({"probabilities": True} if probabilities else {}),
+        **({"mirror_pairs": labels.mirror_pairs} if labels.mirror_pairs else {}),
     }  # fmt: skip

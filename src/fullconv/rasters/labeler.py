@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv.card import Labels
 from fullconv.interpolation import ScoreLayout, argmax, hflip, mean_logits, softmax, to_numpy
 from fullconv.labels import VOID
 from fullconv.profiling import NETWORK, UPSAMPLING, timed
@@ -38,9 +39,15 @@ class StripLabeler:
     """The labels of a raster, band by band."""
 
     def __init__(
-        self, segmenter: Segmenter, raster: RasterReader, sources: Sequence[ScoreSource], keep: bool = False
+        self,
+        segmenter: Segmenter,
+        raster: RasterReader,
+        sources: Sequence[ScoreSource],
+        labels: Labels,
+        keep: bool = False,
     ) -> None:
         self.segmenter, self.raster, self.sources, self.keep = segmenter, raster, sources, keep
+        self.mirror_order = labels.mirror_order if labels.mirror_pairs else ()
         self.flips = [view.hflip for view in segmenter.options.views for _ in segmenter.engines]
         self.size, self.count = (raster.height, raster.width), sources[0].bands
         self.total = sources[0].total() if upsamples_by_size(segmenter.network) else 0
@@ -101,7 +108,7 @@ class StripLabeler:
                     count = len(logits) // len(self.flips)
                     views = [logits[index * count : (index + 1) * count] for index in range(len(self.flips))]
                     flipped = zip(views, self.flips, strict=True)
-                    logits = mean_logits([hflip(view) if flip else view for view, flip in flipped])
+                    logits = mean_logits([hflip(view, self.mirror_order) if flip else view for view, flip in flipped])
             yield logits, self.raster.nodata(*rows)
 
 

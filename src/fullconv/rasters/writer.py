@@ -182,7 +182,7 @@ def write_probabilities(path: Path, labeler: StripLabeler, journal: StripJournal
     """
     rasterio = import_rasterio()
     raster, count, rows = labeler.raster, len(labels.classes), PROBABILITY_ROWS
-    again = StripLabeler(labeler.segmenter, raster, [JournaledScores(journal, labeler)])
+    again = StripLabeler(labeler.segmenter, raster, [JournaledScores(journal, labeler)], labels)
     profile = {**grid_profile(raster), "dtype": "float32", "count": count, "nodata": float("nan"), "blockysize": rows,
                "predictor": 3, "interleave": "band"}  # fmt: skip
     cache = 2 * rows * 4 * count * (raster.width + 512)

@@ -129,6 +129,7 @@ def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: S
         variant=recipe.variant, backbone=network.settings["backbone"], network=build_settings(network),
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
         ignore_index=first.ignore_index, values=first.values, heads=labels if len(labels) > 1 else None,
+        mirror_pairs=first.mirror_pairs,
         bands=dataset.bands, channel_order=order, mean=mean, std=std, range=value_range, scale=recipe.scale,
         stride=network.stride, receptive_field=network.receptive_field, recipe=recipe.model_dump(mode="json", exclude_none=True),
         data={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data import inspect
+from fullconv.data import inspect, open_dataset
 from fullconv.data.problems import errors
 from fullconv.labels import VOID
 from synthetic.images import encode
@@ -363,3 +364,37 @@ def test_numbers_of_single_things_are_found_and_can_be_merged(tmp_path):
     assert found.code == "instance-ids"
     pasted(root, found.remedy)
     assert not errors(inspect(root))
+
+
+@pytest.mark.parametrize(
+    ("classes", "pairs"),
+    [
+        (["background", "left hand", "right hand"], [["left hand", "right hand"]]),
+        (["bg", "RightEye", "r_brow", "l_brow", "LeftEye"], [["l_brow", "r_brow"], ["LeftEye", "RightEye"]]),
+        (["bg", "LEFT LUNG", "RIGHT LUNG"], [["LEFT LUNG", "RIGHT LUNG"]]),
+    ],
+)
+def test_left_and_right_without_mirror_pairs_are_a_warning_whose_line_ends_it(tmp_path, classes, pairs):
+    root = make_shapes(tmp_path / "data", "flat", images=6, classes=len(classes))
+    before = f"classes = {json.dumps(classes)}\n"
+    (root / "data.toml").write_text(before)
+    (found,) = [one for one in inspect(root) if one.code == "mirror-pairs"]
+    assert found.severity == "warning"
+    line = found.remedy.splitlines()[-1]
+    assert line == f"mirror_pairs = {json.dumps(pairs)}"
+    for text in (line, "mirror_pairs = []"):
+        (root / "data.toml").write_text(before + text + "\n")
+        assert not [one for one in inspect(root) if one.code == "mirror-pairs"]
+    (root / "data.toml").write_text(before + line + "\n")
+    assert open_dataset(root).labels[""].mirror_order == [
+        classes.index(dict([*map(tuple, pairs), *((b, a) for a, b in pairs)]).get(name, name)) for name in classes
+    ]
+
+
+@pytest.mark.parametrize(
+    "classes", [["bg", "left"], ["cleft", "bright", "leftover"], ["l", "m", "n"], ["left", "Right"]]
+)
+def test_classes_without_a_partner_are_no_left_and_right(tmp_path, classes):
+    root = make_shapes(tmp_path / "data", "flat", images=6, classes=len(classes))
+    (root / "data.toml").write_text(f"classes = {json.dumps(classes)}\n")
+    assert not [one for one in inspect(root) if one.code == "mirror-pairs"]

@@ -91,3 +91,11 @@ def test_the_page_shows_masks_with_their_own_labels(tmp_path):
     page = tmp_path / "page.html"
     assert main(["check", str(root), "--html", str(page)]) == 2
     assert page.read_text(encoding="utf-8").count("data:image/png") >= 4
+
+
+def test_write_adds_mirror_pairs(tmp_path):
+    root = make_shapes(tmp_path / "data", "flat", images=6, toml=False, classes=3)
+    (root / "classes.txt").write_text("background\nleft hand\nright hand\n")
+    assert main(["check", str(root), "--write"]) == 0
+    assert read_table(root)["mirror_pairs"] == [["left hand", "right hand"]]
+    assert inspect(root) == []

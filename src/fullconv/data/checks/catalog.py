@@ -180,6 +180,10 @@ CHECKS = (
           "format", evidence="not in `classes`, or not in the list of their file (CVAT, Supervisely, `category_id` of COCO)"),
     Check("similar-classes", "warning", "class names differ in case, spaces or hyphens only",
           "Give all shapes of a class one name.", "masks", dataset.similar_classes, evidence="`Car` and `car `"),
+    Check("mirror-pairs", "warning", "classes are called left and right, and mirrored images would exchange them",
+          "Add the `mirror_pairs` line of the message.", "masks", dataset.unpaired_sides,
+          evidence="names that differ in left and right, or in a lone l and r, only; none where `mirror_pairs` is set, "
+                   "also to `[]`"),
     Check("repeated-id", "error", "images or categories of a COCO file share an id", "Give each its own.", "format",
           evidence="or an image has several ids, or stands in several files with different annotations"),
     Check("bad-shape", "error", "shapes cannot be drawn", "Draw them again, or remove them.", "format",

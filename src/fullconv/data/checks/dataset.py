@@ -12,7 +12,7 @@ from fullconv.data.config import config_hint, read_table, similar_class_names
 from fullconv.data.label_diagnosis import LabelDiagnosis, unnamed_colors
 from fullconv.data.problems import Finding, Problem
 from fullconv.data.statistics import common_kind
-from fullconv.labels import parse_color
+from fullconv.labels import left_right_pairs, parse_color
 
 _MIN_SAMPLES = 6  # fewer prove nothing
 _MAX_CLASSES_SHOWN = 12
@@ -231,6 +231,21 @@ def missing_classes(scan: Aggregates) -> Iterator[Finding]:
 def total_pixels(scan: Aggregates) -> NDArray[np.int64]:
     """Return (K,) pixels by class over all splits."""
     return sum(scan.class_pixels.values(), np.zeros(len(scan.names), np.int64))
+
+
+def unpaired_sides(scan: Aggregates) -> Iterator[Finding]:
+    """Classes called left and right, where no `mirror_pairs` are set."""
+    pairs = left_right_pairs(scan.names)
+    if not pairs or scan.mapping.labels.mirror_pairs is not None:
+        return
+    table = {"mirror_pairs": [list(pair) for pair in pairs]}
+    shown = "; ".join(f"'{left}' and '{right}'" for left, right in pairs[:_MAX_CLASSES_SHOWN])
+    cause = (
+        f"classes are the mirror image of each other by their names, and mirrored images would exchange them: {shown}"
+    )
+    fix = f"mirror_pairs = [] leaves them as they are. {config_hint(scan.dataset.root, table)}"
+    names = [name for pair in pairs for name in pair]
+    yield Finding("mirror-pairs", names, cause=cause, fix=fix, settings=table)
 
 
 def similar_classes(scan: Aggregates) -> Sequence[Problem]:

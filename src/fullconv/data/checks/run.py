@@ -245,7 +245,10 @@ def write_config(found: Examination, data: str | os.PathLike[str]) -> str:
     known = {} if found.dataset is None else {"format": found.dataset.format, **_settings(found.dataset)}
     known |= read_table(root)
     for one in found.problems:
-        known |= one.settings
+        for head, own in one.settings.get("heads", {}).items():
+            heads = known.get("heads", {})
+            known["heads"] = {**heads, head: {**heads.get(head, {}), **own}}
+        known |= {key: value for key, value in one.settings.items() if key != "heads"}
     table = {key: known[key] for key in DataSettings.model_fields if key in known}
     if not {"classes", "values", "colors", "heads"} & set(table):
         raise DataError(f"{where}: nothing could be inferred to write there. First fix what check reports.")
