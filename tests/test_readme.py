@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,8 +187,12 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
 @pytest.mark.slow
 def test_the_demo_makes_what_the_readme_shows(tmp_path):
     command = [sys.executable, "-m", "fullconv", "demo", "-o", str(tmp_path / "demo")]
+    start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 120
+    assert len(list((tmp_path / "demo/data").rglob("images/*.png"))) == 120
+    assert (tmp_path / "demo/run/report.html").stat().st_size < 20e6
     report = fullconv.evaluate(fullconv.load(tmp_path / "demo" / "run"), tmp_path / "demo" / "data", split="test")
     assert report.mean_iou >= 0.9
     picture = runpy.run_path(str(ROOT / "docs" / "images" / "make.py"))["compose"](tmp_path / "demo")

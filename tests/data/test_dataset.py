@@ -184,13 +184,21 @@ def test_groups_keep_images_of_one_site_together(tmp_path):
     assert {len(data.splits["train"]), len(data.splits["val"])} == {10, 2}
 
 
-def test_folds_pool_train_and_val_and_leave_test_alone(tmp_path):
-    make_shapes(tmp_path, "camvid", images=10, test=2)
-    folds = [open_dataset(tmp_path, folds=5, fold=k) for k in range(5)]
+@pytest.mark.parametrize("toml", ["", "folds = 5\n"])
+def test_folds_pool_train_and_val_and_leave_test_alone(tmp_path, toml):
+    make_shapes(tmp_path, "camvid", images=10, test=2, toml=toml or True)
+    given = {} if toml else {"folds": 5}
+    folds = [open_dataset(tmp_path, fold=k, **given) for k in range(5)]
     assert sorted(s.stem for data in folds for s in data.splits["val"]) == [f"shape{i:03d}" for i in range(10)]
     assert all(len(data.splits["test"]) == 2 for data in folds)
-    with pytest.raises(DataError, match="folds = 5 needs the part that is val"):
-        open_dataset(tmp_path, folds=5)
+    assert len(open_dataset(tmp_path, folds=2, fold=1).splits["val"]) == 5
+    with pytest.raises(DataError, match="fold 5 does not exist"):
+        open_dataset(tmp_path, fold=5, **given)
+    if toml:
+        assert open_dataset(tmp_path).splits == folds[0].splits
+    else:
+        with pytest.raises(DataError, match="folds = 5 needs the part that is val"):
+            open_dataset(tmp_path, folds=5)
 
 
 def test_lists_of_data_toml_split(tmp_path):
@@ -422,16 +430,6 @@ def test_camvid_opens_as_published_where_it_is():
     assert (data.format, *sizes, len(data.classes)) == ("camvid", 367, 101, 11)
     mask = data.read_mask(data.splits["train"][0])
     assert set(np.unique(mask)) <= {*range(11), VOID}
-
-
-def test_folds_of_data_toml_are_overridden_by_those_that_are_given(tmp_path):
-    make_shapes(tmp_path, "split-first", images=10, test=2, toml="folds = 5\n")
-    folds = [open_dataset(tmp_path, fold=k) for k in range(5)]
-    assert sorted(s.stem for data in folds for s in data.splits["val"]) == [f"shape{i:03d}" for i in range(10)]
-    assert open_dataset(tmp_path).splits == folds[0].splits
-    assert len(open_dataset(tmp_path, folds=2, fold=1).splits["val"]) == 5
-    with pytest.raises(DataError, match="fold 5 does not exist"):
-        open_dataset(tmp_path, fold=5)
 
 
 @pytest.mark.parametrize("folds", ["1", "true", '"5"'])

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ class RunningService:
         )
         return [int(word) for word in found.stdout.split()]
 
+    def is_ready(self) -> bool:
+        return self.client.get("/readyz").status_code == 200
+
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
         text = self.client.get("/metrics").text
@@ -72,6 +76,14 @@ class RunningService:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Poll a condition, which must hold in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def draw_image(seed: int = 0, size: tuple[int, int] = (96, 128)) -> np.ndarray:

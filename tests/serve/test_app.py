@@ -176,15 +176,12 @@ def test_invalid_requests_get_an_error_code_and_a_message(service, path, body, e
 FILE_PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n1\r\n'
 
 
-def test_an_unknown_response_type_is_refused(service):
-    assert error_of(post(service, accept="text/html"))[:2] == (406, "not-acceptable")
-
-
-def test_an_image_with_other_bands_than_the_model_is_refused(service):
+def test_an_unknown_response_type_and_an_image_with_other_bands_are_refused(service):
     buffer = io.BytesIO()
     import tifffile
 
     tifffile.imwrite(buffer, np.zeros((8, 8, 5), np.uint8), photometric="minisblack", planarconfig="contig")
+    assert error_of(post(service, accept="text/html"))[:2] == (406, "not-acceptable")
     status, code, message = error_of(post(service, buffer.getvalue()))
     assert (status, code) == (422, "cannot-predict")
     assert message.startswith("the image has 5 bands, the model expects 3")

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from serving import CLASSES, draw_image, png
+from serving import CLASSES, draw_image, png, wait_until
 
 from fullconv.nn import build
 from fullconv.segmenter import Segmenter
@@ -37,11 +37,7 @@ def test_the_requests_of_a_dead_worker_are_retried_and_a_signal_leaves_no_reques
         answers += [pool.submit(post, service.address) for _ in range(24)]
         assert {answer.result().status_code for answer in answers} == {200}
     assert {answer.result().content for answer in answers} == {expected}
-    for _ in range(600):
-        if service.metric("fullconv_copies_ready") == 2:
-            break
-        time.sleep(0.1)
-    assert service.metric("fullconv_copies_ready") == 2
+    wait_until(lambda: service.metric("fullconv_copies_ready") == 2)
     assert service.metric("fullconv_copy_restarts_total") == 1
     assert [line["code"] for line in service.lines if line["event"] == "copy-ended"] == [-9]
     stop_under_load(service, expected)
@@ -92,17 +88,15 @@ def test_all_workers_use_the_engine_that_was_chosen_at_the_start(start, tmp_path
     card = Segmenter.from_network(network, CLASSES, device="cpu").card.model_copy(update={"agreement": agreement})
     Segmenter(network, card, device="cpu").save(tmp_path / "wide.safetensors")
     service = start("--copies", "2", model=tmp_path / "wide.safetensors")
-    while service.metric("fullconv_copies_ready") < 2:
-        time.sleep(0.1)
+    wait_until(lambda: service.metric("fullconv_copies_ready") == 2)
     (described,) = service.client.get("/v1/models").json()["models"]
     chosen = [f"{row['engine']} {row['precision']}" for row in described["engines"]]
     (logged,) = [line for line in service.lines if line["event"] == "engine-chosen"]
     assert logged["engines"] == described["engines"]
     caches = (tmp_path / "engines").glob("*.json")
     benchmarked = {path: json.loads(path.read_text()) for path in caches}
-    assert [f"{row['engine']} {row['precision']}" for row in benchmarked.values()] == chosen[
-        -1:
-    ]  # only the largest are worth a benchmark
+    # only the largest are worth a benchmark
+    assert [f"{row['engine']} {row['precision']}" for row in benchmarked.values()] == chosen[-1:]
     for path, row in benchmarked.items():
         engine, precision = next(other for other in row["candidates"] if other != [row["engine"], row["precision"]])
         path.write_text(json.dumps({**row, "engine": engine, "precision": precision}))
@@ -113,8 +107,7 @@ def test_all_workers_use_the_engine_that_was_chosen_at_the_start(start, tmp_path
         for _ in range(2):  # while one worker is down, and when it is back
             with ThreadPoolExecutor(4) as pool:
                 seen |= set(pool.map(lambda _: engine_of(service, large), range(8)))
-            while service.metric("fullconv_copies_ready") < 2:
-                time.sleep(0.1)
+            wait_until(lambda: service.metric("fullconv_copies_ready") == 2)
     assert seen == {chosen[-1]}
     assert engine_of(service, IMAGE) == chosen[0]
     assert service.client.get("/v1/models").json()["models"][0]["engines"] == described["engines"]
@@ -137,11 +130,7 @@ def test_a_hung_worker_is_replaced(start):
     os.kill(worker, signal.SIGSTOP)
     answer = post(service.address)
     assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too-slow")
-    for _ in range(300):
-        if worker not in service.workers():
-            break
-        time.sleep(0.1)
-    assert is_ready_again(service)
+    wait_until(lambda: worker not in service.workers() and service.is_ready())
     assert [line["event"] for line in service.lines if line["event"] == "copy-stuck"] == ["copy-stuck"]
     assert post(service.address).content == expected
 
@@ -155,7 +144,7 @@ def test_an_image_that_kills_two_workers_gets_an_error_and_others_their_results(
         poison = pool.submit(httpx.post, f"{service.address}/v1/predict", content=large, timeout=60)
         for _ in range(2):
             time.sleep(0.6)
-            assert is_ready_again(service)
+            wait_until(service.is_ready)
             time.sleep(0.2)
             for worker in service.workers():
                 os.kill(worker, signal.SIGKILL)
@@ -163,11 +152,3 @@ def test_an_image_that_kills_two_workers_gets_an_error_and_others_their_results(
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "copy-ended")
     assert int(answer.headers["retry-after"]) >= 5
     assert post(service.address).content == expected
-
-
-def is_ready_again(service) -> bool:
-    for _ in range(300):
-        if service.client.get("/readyz").status_code == 200:
-            return True
-        time.sleep(0.1)
-    return False
