@@ -299,8 +299,7 @@ def _sentence(error: ValidationError) -> str:
 def read_classes(path: Path) -> tuple[list[str], list[Color | None]]:
     """Read a `classes.txt`: a name per line, with or without R G B at the end; empty lines and `#` lines are ignored.
 
-    Returns:
-        Names, and colours, None where a line has none. Masks in colour can be decoded where all have one.
+    Returned are the names, and the colours, None where a line has none.
     """
     lines = load_text(path, "Save it as UTF-8 text.").splitlines()
     names: list[str] = []

@@ -36,10 +36,7 @@ def _parts(samples: Iterable[Sample]) -> list[list[Sample]]:
 
 
 def hold_out(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Split samples into train and val: 20 % of the groups or stems by their hash, 10 to 30 % of the images.
-
-    val is empty where there is only one group.
-    """
+    """Split samples into train and val, 20 % of the groups or stems by hash (10 to 30 % of the images); one group is train."""
     parts = _parts(samples)
     if len(parts) < 2:
         return list(samples), []

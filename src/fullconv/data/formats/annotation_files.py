@@ -137,10 +137,7 @@ class ImageIndex:
         return next((p for p in self._ends.get(stem, []) if p.parent == path.parent and nfc(p.stem) == stem), None)
 
     def problems(self, any_found: bool, *, of_lists: bool = False) -> list[Problem]:
-        """Return the images that were not found (an error if no image has a mask), are unlisted, or lay elsewhere.
-
-        `of_lists` words it for lists of pairs instead of annotations.
-        """
+        """Return the images that are missing (an error if no image has a mask), in no annotation or list, or lay elsewhere."""
         unlisted = "files are on no list" if of_lists else "images are in no annotation"
         unlisted_fix = f"{'Add them to a list' if of_lists else 'Annotate them'} if they should count."
         found = []

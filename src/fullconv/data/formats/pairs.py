@@ -160,10 +160,7 @@ def _only(names: Sequence[str]) -> str | None:
 
 
 def _mask_names(settings: DataSettings, heads: Iterable[str], default: str) -> dict[str, str]:
-    """Return the names of mask folders (or their endings) by head, from data.toml or from folders like `masks_NAME`.
-
-    `heads` is what follows `masks_` in the names of folders, `default` the folder of a data set with one head.
-    """
+    """Return the names of mask folders (or their endings) by head: of data.toml, `default`_HEAD of `heads`, or `default`."""
     if settings.heads is not None:
         return {head: own.masks or f"{default}_{head}" for head, own in settings.heads.items()}
     if settings.masks:

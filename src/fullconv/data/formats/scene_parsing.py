@@ -45,10 +45,7 @@ def pair_by_split(
     masks_where: str,
     images_where: str,
 ) -> None:
-    """Pair images (stem, key of the mask, path) with masks (by key) in folders that begin with the split.
-
-    Messages say where masks and images are expected.
-    """
+    """Pair images (stem, key of the mask, path) with masks by key, in folders of splits; messages say where these are."""
     unpaired: dict[str, dict[str, Path]] = {}
     for stem, key, path in images:
         if split := split_of(stem.split("/")[0]):

@@ -28,10 +28,7 @@ _BRUSH_FIX = 'This is Label Studio\'s export "Brush labels", which names no imag
 
 
 def suggest_layout(folder: Folder, fits: Callable[[Folder], bool]) -> str:
-    """Return a sentence about a folder that no format fits, with a space before it, or nothing.
-
-    `fits` returns whether a format fits a folder.
-    """
+    """Return a sentence about a folder that no format `fits`, with a space before it, or nothing."""
     return next((f" {sentence}" for sentence in _sentences(folder, fits)), "")
 
 
