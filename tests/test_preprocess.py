@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.functional import _compute_resized_output_size
 
 from fullconv import preprocess
 from fullconv.card import Card
@@ -58,11 +59,16 @@ def test_a_working_image_has_at_least_a_pixel(height, width, scale):
     assert abs(h - height * scale) <= 0.5 or h == 1
 
 
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1000))
+def test_a_shorter_side_makes_the_size_of_torchvisions_resize(height, width, side):
+    assert list(working_size(height, width, 1.0, side)) == _compute_resized_output_size((height, width), [side])
+
+
 @pytest.mark.parametrize("scale", [0.5, 0.3, 2.0])
 def test_rescaling_agrees_with_pillows(scale):
     image = np.random.default_rng(0).integers(0, 255, (40, 61, 3), np.uint8)
     size = working_size(40, 61, scale)
-    got = rescale(image[None], scale)
+    got = rescale(image[None], size)
     assert got.shape == (1, *size, 3)
     assert got.dtype == np.uint8
     wanted = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
@@ -71,17 +77,17 @@ def test_rescaling_agrees_with_pillows(scale):
 
 def test_full_resolution_is_untouched_and_floats_stay_floats():
     images = np.random.default_rng(0).random((1, 9, 8, 2), np.float32)
-    assert rescale(images, 1.0) is images
-    assert rescale(images, 0.5).dtype == np.float32
+    assert rescale(images, (9, 8)) is images
+    assert rescale(images, (4, 4)).dtype == np.float32
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.3, 1.7])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_without_torch_rescaling_gives_the_same_values(monkeypatch, scale, dtype):
     images = np.random.default_rng(0).integers(0, 255, (2, 40, 61, 3)).astype(dtype)
-    with_torch = rescale(images, scale)
+    with_torch = rescale(images, working_size(40, 61, scale))
     monkeypatch.setattr(preprocess, "is_importable", lambda _: False)
-    without = rescale(images, scale)
+    without = rescale(images, working_size(40, 61, scale))
     assert without.dtype == dtype
     tolerance = 0.01 if dtype == np.float32 else 1  # integers: a tie may round to the other side
     np.testing.assert_allclose(without.astype(np.float64), with_torch.astype(np.float64), atol=tolerance)

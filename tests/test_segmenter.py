@@ -13,7 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from torch import nn
+from torchvision.transforms._presets import SemanticSegmentation
 
 import fullconv
 from fullconv.card import Card
@@ -151,6 +153,41 @@ def test_memory_is_kept_to_by_tiles(picture):
     tiled = small.with_options(memory=1).predict(big)
     assert len(seen) > 1
     assert (tiled.label_map != small.predict(big, tile="none").label_map).mean() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(70, 101), (90, 33), (40, 40), (20, 31)])
+def test_a_shorter_side_is_resized_as_torchvisions_preset_does(size):
+    picture = draw(np.random.default_rng(1), size, 3)[0]
+    segmenter = made(short_side=40)
+    mean, std = list(segmenter.card.mean), list(segmenter.card.std)
+    x = SemanticSegmentation(resize_size=40, mean=mean, std=std)(torch.from_numpy(picture).permute(2, 0, 1))
+    (view,) = segmenter.scores(picture[None], "none", [])
+    assert view.working == tuple(x.shape[1:])
+    with torch.inference_mode():
+        expected = segmenter.network.scores(x[None])
+    np.testing.assert_allclose(view.scores[""], expected.numpy(), atol=0.05)  # uint8 may round to the other side
+    assert segmenter.predict(picture).label_map.shape == size
+    native = segmenter.with_options(scale=1.0)
+    assert np.array_equal(native.logits(picture), made().logits(picture))
+    with torch.inference_mode():
+        assert segmenter.network(x[None]).shape[2:] == x.shape[1:]  # networks know no scale
+
+
+def test_a_shorter_side_batches_images_of_one_size(picture):
+    segmenter = made(short_side=50)
+    for one in segmenter.predict_many([picture, picture[:, ::-1], picture[:40]]):
+        assert np.array_equal(one.label_map, segmenter.predict(one.image).label_map)
+
+
+def test_a_shorter_side_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setenv("FULLCONV_MAX_PIXELS", "100000")
+    with pytest.raises(InputError, match=r"an image of 1x4000, resized to a shorter side of 40: 40x160000"):
+        made(short_side=40).predict(np.zeros((4000, 1, 3), np.uint8))
+
+
+def test_a_shorter_side_and_a_scale_exclude_each_other():
+    with pytest.raises(ValidationError, match=r"short_side = 520 and scale = 0\.5 exclude each other"):
+        made(0.5, short_side=520)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.37, 2.0])

@@ -62,7 +62,7 @@ from fullconv.tiling import plan, tiled_scores
 card = Card(variant="fcn32s", classes=["a", "b", "c"])
 pixels = select_bands(read_image("a.png"), card)
 factor, shift = normalization(card)
-image = rescale(pixels[None], 0.5) * factor + shift
+image = rescale(pixels[None], (45, 35)) * factor + shift
 axis = Axis.identity().conv(3, stride=4, padding=1)
 layout = ScoreLayout(Geometry(axis, axis), "stride", "replicate", 4, (4, 4, 4, 4), 4, 4, 3, 12.0)
 

@@ -135,6 +135,8 @@ class Card(BaseModel):
     """Image values that become 0 and 1 before mean and std apply."""
     scale: float = Field(default=1.0, gt=0)
     """Working resolution: images are resized by this factor before the network; results are at their own size."""
+    short_side: int | None = Field(default=None, ge=1)
+    """Images are resized so that their shorter side has this many pixels, instead of by `scale`: torchvision's transforms."""
     stride: int | None = None
     receptive_field: int | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -176,6 +178,8 @@ class Card(BaseModel):
                 raise ValueError(f"{name} is to be finite in every channel, not {', '.join(map(str, values))}")
         if any(not value > 0 for value in self.std):
             raise ValueError("std must be above 0 in every channel")
+        if self.short_side is not None and self.scale != 1:
+            raise ValueError(f"short_side = {self.short_side} and scale = {self.scale:g} exclude each other")
         if not self.range[0] < self.range[1]:
             raise ValueError(f"range must rise, not go from {self.range[0]} to {self.range[1]}")
         return self
@@ -186,6 +190,17 @@ class Card(BaseModel):
         if self.heads is None:
             return len(self.classes)
         return {name: len(labels.classes) for name, labels in self.heads.items()}
+
+    @property
+    def image_range(self) -> tuple[float, float] | None:
+        """Smallest and largest value of the images that the model is for; None where channels differ in their unit.
+
+        That is `range`, but for networks in Caffe's convention: they take 0 to 255 minus the mean, undivided, so their range
+        is internal and 0 to 1. Log depth has its own unit.
+        """
+        if self.range != (0.0, 1.0) or set(self.std) != {1.0} or max(self.mean) <= 1:
+            return self.range
+        return None if self.variant == "nyud-fcn32s-color-d" else (0.0, 255.0)
 
     def labels(self, head: str | None = None) -> Labels:
         """Return the labels of a head (None: the only or first one).

@@ -17,6 +17,11 @@ PUBLISHED = {
 }
 """URL of each published model by name."""
 
+SHORT_SIDE = 520
+"""Shorter side of an image in torchvision's transforms for these weights.
+
+Source: torchvision/transforms/_presets.py, SemanticSegmentation(resize_size=520).
+"""
 _LICENSES = {"torchvision": "bsd-3-clause", "release": "unrestricted use (the release's README)"}
 
 
@@ -51,6 +56,7 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
         order = "rgb" if variant == "nyud-fcn32s-hha" else "bgr"
     else:
         statistics, order = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "range": (0.0, 255.0)}, "rgb"
+    is_published = origin in {url.rsplit("/", 1)[1] for url in PUBLISHED.values()}
     settings = {key: network.settings[key] for key in ("norm", "width", "head", "phase")
                 if network.settings[key] is not None}  # fmt: skip
     return Card(
@@ -58,6 +64,7 @@ def foreign_card(network: Network, variant: str, origin: str) -> Card:
         in_channels=network.in_channels, classes=first.classes, palette=first.palette,
         heads=found if len(found) > 1 else None, channel_order=order, stride=network.stride,
         receptive_field=network.receptive_field, weights_origin=origin,
+        short_side=SHORT_SIDE if is_published else None,
         weights_license=_LICENSES["release" if release else "torchvision"], fullconv=__version__, **statistics,
     )  # fmt: skip
 

@@ -56,7 +56,9 @@ def range_warning(image: NDArray[Any], card: Card, name: str = "") -> Notice | N
     That is certain for 16 bits above 255 and a model of 8 bits, and for 8 bits and a model of `MIN_DEEP_RANGE` or more.
     Floats may be anything.
     """
-    low, high = card.range
+    if card.image_range is None:
+        return None
+    low, high = card.image_range
     if image.dtype == np.uint16 and high <= 255:
         largest = int(image.max(initial=0))
         if largest <= 255:
@@ -112,16 +114,25 @@ def as_tensor(images: NDArray[Any]) -> Tensor:
     return torch.from_numpy(images if images.flags.writeable else images.copy())
 
 
-def working_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Return the size at the working resolution, at least 1 x 1."""
+def working_size(height: int, width: int, scale: float = 1.0, short_side: int | None = None) -> tuple[int, int]:
+    """Return the size at the working resolution, at least 1 x 1.
+
+    Args:
+        height: Of the image in pixels.
+        width: Likewise.
+        scale: Factor.
+        short_side: Length of the shorter side before the factor applies, as torchvision's transforms resize; None to keep it.
+    """
+    if short_side is not None:
+        shorter = min(height, width)
+        height, width = (int(short_side * side / shorter) for side in (height, width))  # torchvision truncates, too
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def rescale(images: NDArray[Any], scale: float) -> NDArray[Any]:
-    """Resize images (N, H, W, C) to the working resolution, antialiased; integers are rounded."""
-    if scale == 1:
+def rescale(images: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize images (N, H, W, C) to a working size, antialiased; integers are rounded."""
+    if images.shape[1:3] == size:
         return images
-    size = working_size(images.shape[1], images.shape[2], scale)
     if is_importable("torch"):
         import torch.nn.functional as F
 

@@ -105,6 +105,8 @@ class Recipe(BaseModel):
     """Multiplier for biases; 2 with `bias_decay = false` is the paper's."""
     bias_decay: bool = False
     """Whether biases and normalization weights decay."""
+    bias_scope: Literal["all", "head"] = "all"
+    """Where `bias_lr` and `bias_decay` apply; with "head" the backbone's biases learn and decay as its weights do."""
     freeze: Literal["none", "backbone", "norm"] = "none"
     """"backbone" trains the head only; "norm" freezes the statistics of batch norms."""
     sync_batchnorm: bool = False

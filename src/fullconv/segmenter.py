@@ -20,7 +20,7 @@ from fullconv._version import __version__
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, adapt_statistics, describe
 from fullconv.engines import Engine, choose_engine, exported_engine, is_exported, read_exported, read_layout
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
-from fullconv.images import read_image
+from fullconv.images import check_pixels, read_image
 from fullconv.interpolation import ScoreLayout, argmax, softmax, to_numpy
 from fullconv.labels import left_right_pairs
 from fullconv.modelfile import read_model, verify_weights, write_model
@@ -64,6 +64,8 @@ class PredictOptions:
     """Average overlapping tiles where exact tiles are impossible, instead of refusing them."""
     tta: str = ""
     """Test-time augmentation: "flip", factors of size, or both ("flip,0.75,1.25"); probabilities are averaged."""
+    scale: float | None = None
+    """Working resolution instead of the card's `scale` or `short_side`; 1 is as stored."""
 
     @property
     def views(self) -> tuple[TTAView, ...]:
@@ -311,16 +313,37 @@ class Segmenter:
         if self._logged.add(notice):
             LOG.warning(notice.message)
 
+    @property
+    def short_side(self) -> int | None:
+        """Length to which the shorter side of an image is resized; None where all are resized by one factor."""
+        return self.card.short_side if self.options.scale is None else None
+
+    @property
+    def scale(self) -> float:
+        """Working resolution of all images; 1 where `short_side` defines it."""
+        return self.card.scale if self.options.scale is None else self.options.scale
+
+    def working_size(self, height: int, width: int, factor: float = 1.0) -> tuple[int, int]:
+        """Return the size at which an image is computed, times a factor.
+
+        Raises:
+            ImageError: `short_side` would enlarge it beyond the limit of an image's pixels.
+        """
+        size = working_size(height, width, self.scale * factor, self.short_side)
+        if self.short_side is not None:
+            check_pixels(*size, f"an image of {width}x{height}, resized to a shorter side of {self.short_side}")
+        return size
+
     def scores(self, images: NDArray[Any], tile: Tile, notices: list[Notice]) -> list[ViewScores]:
         """Compute the scores of images (N, H, W, C) as stored, of each engine and view; notices are appended."""
         found = []
         for view in self.options.views:
-            scale = self.card.scale * view.scale
-            working = working_size(images.shape[1], images.shape[2], scale)
+            size = images.shape[1], images.shape[2]
+            working = self.working_size(*size, view.scale)
             with timed(RESIZING):
                 x = images[:, :, ::-1] if view.hflip else images
-                if scale != 1:
-                    x = rescale(x.astype(np.float32) if x.dtype == np.uint16 else x, scale)
+                if working != size:
+                    x = rescale(x.astype(np.float32) if x.dtype == np.uint16 else x, working)
             for each in self.engines:
                 engine = each.for_size(*working)
                 tile_size = self._tile_size(tile, *working, engine, notices)
@@ -367,7 +390,7 @@ class Segmenter:
         """Return whether images of one size go through the network whole and together."""
         if self.options.tta or len(self.engines) > 1:
             return False
-        working = working_size(images[0].shape[0], images[0].shape[1], self.card.scale)
+        working = self.working_size(images[0].shape[0], images[0].shape[1])
         engine = self.engine.for_size(*working)
         if tile != "auto":
             return self._tile_size(tile, *working, engine, []) is None

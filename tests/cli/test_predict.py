@@ -8,15 +8,19 @@ import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import fullconv
+from fullconv.cli.benchmarking import Benchmark
 from fullconv.cli.options import parse_bytes
 from fullconv.cli.predict import parse_tile
 from fullconv.errors import FullconvError
+from model_files import small_segmenter
+from synthetic.shapes import names
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -101,3 +105,50 @@ def test_sizes_and_tiles_are_parsed():
     for wrong in ("", "GB", "-1GB", "2XB", "0"):
         with pytest.raises(FullconvError, match=r"--memory .*: write a size"):
             parse_bytes(wrong)
+
+
+@pytest.fixture(scope="module")
+def short_side_model(tmp_path_factory) -> Path:
+    """A model that resizes each image to a shorter side of 24 pixels, as torchvision's published ones do to 520."""
+    path = tmp_path_factory.mktemp("model") / "short.safetensors"
+    segmenter = small_segmenter(names(4), seed=5)
+    segmenter.card = segmenter.card.model_copy(update={"short_side": 24})
+    segmenter.save(path)
+    return path
+
+
+def test_a_model_that_resizes_to_a_shorter_side_prints_it_and_scale_1_does_not(
+    run, data, model, short_side_model, tmp_path
+):
+    sentence = "Images are resized to a shorter side of 24 pixels"
+    for path, options, printed in (
+        (short_side_model, (), True),
+        (short_side_model, ("--scale", 1), False),
+        (model, (), False),
+    ):
+        out = tmp_path / f"{path.stem}{len(options)}"
+        done = run("predict", path, data / "val", "-o", out, *options)
+        scored = run("evaluate", path, data, "--json", *options)
+        assert (done.code, scored.code) == (0, 0)
+        assert [sentence in done.err, sentence in scored.err] == [printed] * 2
+    name = next(iter((data / "val").iterdir())).stem
+    files = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("short0", "short2", "model0")]
+    assert files[1] == files[2]
+    assert files[0] != files[1]
+
+
+def test_info_and_bench_of_a_model_that_resizes_to_a_shorter_side(run, short_side_model):
+    assert "resized to a shorter side of 24 pixels, so a crop gets other labels" in " ".join(
+        run("info", short_side_model).out.split()
+    )
+    assert json.loads(run("info", short_side_model, "--json").out)["short_side"] == 24
+    job = Benchmark(str(short_side_model))
+    assert job.open("torch", "fp32").working_size(100, 200) == (100, 200)
+
+
+def test_an_exported_file_takes_images_as_they_are(run, short_side_model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    done = run("export", short_side_model, "--format", "onnx", "-o", tmp_path / "a.onnx")
+    assert done.code == 0
+    assert "cannot resize images to a shorter side of 24 pixels" in done.err
+    assert json.loads(run("info", tmp_path / "a.onnx", "--json").out)["short_side"] is None

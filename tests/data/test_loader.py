@@ -262,7 +262,7 @@ def test_the_working_resolution_is_that_of_prediction(tmp_path):
 
     by_stem = {s.stem: s for s in data.splits["train"]}
     for image, mask, stem in zip(batch.images, batch.masks[""], batch.stems, strict=True):
-        np.testing.assert_array_equal(image.numpy(), rescale(data.read_image(by_stem[stem])[None], 0.5)[0])
+        np.testing.assert_array_equal(image.numpy(), rescale(data.read_image(by_stem[stem])[None], size)[0])
         assert mask.shape == size
         assert (mask != VOID).any()
 

@@ -191,6 +191,11 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(tiny, write, tmp_pa
     half.card.scale = 0.5
     refused(half, source, out, r"works at 0\.5 of an image's resolution.*Resample the raster")
     half.card.scale = 1.0
+    short = narrow("fcn8s", 0.25, "tiny")
+    short.card.short_side = 520
+    refused(short, source, out, r"resizes each image to a shorter side of 520 pixels.*Use --scale 1")
+    predict_raster(short.with_options(scale=1.0), source, tmp_path / "native.tif")
+    refused(half.with_options(scale=0.5), source, out, r"works at 0\.5 of an image's resolution")
     refused(half.with_options(blend=True), source, out, r"exact tiles only: omit --blend")
     refused(half.with_options(tta="flip,0.5"), source, out, r"only --tta flip is possible, not flip,0\.5")
     gated = Segmenter.from_network(build("fcn8s", backbone="mobilenetv3_large_100", num_classes=3), CLASSES)

@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 from runs import small_network as small
 from runs import small_recipe as recipe
 
+from fullconv.nn import VARIANTS
+from fullconv.nn.caffe.convert import _to_caffe
+from fullconv.recipe import parse_recipe
+from fullconv.training.config import read_recipe
 from fullconv.training.optimizer import (
     ModelEma,
     lr_at,
@@ -21,6 +25,7 @@ from fullconv.training.optimizer import (
     restore_optimizer,
     set_lr,
 )
+from networks import narrow
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,27 @@ def test_every_trainable_tensor_is_in_exactly_one_group(settings):
             assert group["weight_decay"] == (0.0 if plain else 0.1), name
             wanted = (r.backbone_lr or 1.0) if name.startswith("backbone.") else 1.0
             assert group["lr_scale"] == wanted * (r.bias_lr if name.endswith("bias") else 1.0), name
+
+
+RELEASED = [name for name, row in VARIANTS.items() if row.caffe is not None and name != "voc-fcn-googlenet"]
+
+
+@pytest.mark.parametrize("variant", RELEASED)
+def test_multipliers_of_each_layer_are_those_of_the_release(variant):
+    """Of weights 1 and 1; of biases 2 and 0, but 1 and 1 in CaffeNet's layers, which have no multipliers; upsampling is fixed."""
+    found = parse_recipe(read_recipe(variant).table)
+    network = narrow(variant)
+    groups = parameter_groups(network, found)
+    by_name = {name: (group["lr_scale"], group["weight_decay"] / 5e-4) for group in groups for name in group["names"]}
+    caffe = {_to_caffe(name, variant): pair for name, pair in by_name.items()}
+    layers = {name.rpartition(".")[0] for name in caffe}
+    assert any(layer.startswith("conv1") for layer in layers)
+    assert any(layer.startswith("score_fr") for layer in layers)
+    for layer in layers:
+        assert not layer.startswith("upscore")
+        plain = variant == "voc-fcn-alexnet" and not layer.startswith("score")
+        assert caffe[f"{layer}.weight"] == (1, 1), layer
+        assert caffe[f"{layer}.bias"] == ((1, 1) if plain else (2, 0)), layer
 
 
 def test_frozen_parameters_are_in_no_group():

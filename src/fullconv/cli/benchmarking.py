@@ -71,7 +71,8 @@ class Benchmark:
             return Segmenter(network, _make_card(network, count), self.device, precision, engine)
         if self.backbone is not None:
             raise RecipeError(f"--backbone {self.backbone} is for variants; {self.model} has its own. Omit it.")
-        return load(self.model, precision=precision, engine=engine, device=self.device)
+        loaded = load(self.model, precision=precision, engine=engine, device=self.device)
+        return loaded if loaded.short_side is None else loaded.with_options(scale=1.0)
 
 
 def _make_card(network: Network, count: int | Mapping[str, int]) -> Card:

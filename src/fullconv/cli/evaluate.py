@@ -20,11 +20,13 @@ from fullconv.cli.options import (
     Json,
     ModelArgument,
     Precision,
+    Scale,
     Split,
     Timing,
     Tta,
     Workers,
     check_choice,
+    describe_resizing,
 )
 from fullconv.cli.startup import starting
 from fullconv.errors import plural
@@ -55,6 +57,7 @@ def evaluate(
     batch_size: BatchSize = 1,
     engine: Engine = "auto",
     tta: Tta = "",
+    scale: Scale = None,
     timing: Timing = False,
 ) -> None:
     """Score MODEL on the images of DATA.
@@ -71,7 +74,10 @@ def evaluate(
             from fullconv.tta import parse_views
 
             views = parse_views(tta)
-            segmenter = load(model, precision=precision, engine=engine, device=device).with_options(tta=tta)
+            loaded = load(model, precision=precision, engine=engine, device=device)
+            segmenter = loaded.with_options(tta=tta, scale=scale)
+            if text := describe_resizing(segmenter):
+                status(text)
             dataset = open_dataset(data, format=format)
         reports = evaluate_heads(
             segmenter, dataset, split, head=head, policy=cast(Literal["nan", "present_only"], policy), progress=progress,

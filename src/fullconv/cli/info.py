@@ -54,13 +54,26 @@ def info(model: ModelArgument, json: Json = False) -> None:
     print_rich(classes)
 
 
+def _values(card: Card) -> str:
+    """Return the values of images, in the unit of their files."""
+    if card.image_range is None:
+        return "values from 0 to 255, log depth in its own unit, minus the mean"
+    low, high = card.image_range
+    return f"values from {low:g} to {high:g}{' minus the mean' if card.image_range != card.range else ''}"
+
+
+def _resizing(card: Card) -> str:
+    if card.short_side is None:
+        return f"at scale {card.scale:g}"
+    return f"resized to a shorter side of {card.short_side} pixels, so a crop gets other labels than the whole"
+
+
 def _facts(card: Card, about: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the facts to know first, of an exported file also what it is and how it agrees."""
-    low, high = card.range
     facts = [
         ("network", f"{card.variant} on {card.backbone}" if card.backbone else card.variant),
         ("stride, receptive field", f"{card.stride or 'unknown'}, {card.receptive_field or 'unbounded'} pixels"),
-        ("images", f"{plural(card.in_channels, 'channel')}, values from {low:g} to {high:g}, at scale {card.scale:g}"),
+        ("images", f"{plural(card.in_channels, 'channel')}, {_values(card)}, {_resizing(card)}"),
         ("weights from", f"{card.weights_origin} ({card.weights_license or 'license unknown'})"),
     ]
     if not card.weights_origin:

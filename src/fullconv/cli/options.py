@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fullconv.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from fullconv.segmenter import Segmenter
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
 DataFormat = Annotated[
@@ -40,6 +43,16 @@ Tta = Annotated[
     str,
     typer.Option("--tta", metavar="flip,FACTOR...", help="Test-time augmentation by flips and scales: flip,0.75,1.25"),
 ]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        "--scale",
+        min=0.01,
+        max=10,
+        metavar="S",
+        help="Working resolution instead of the model's own; 1 is as stored. Results keep the image's size.",
+    ),
+]
 Timing = Annotated[bool, typer.Option("--timing", help="Print where the time went at the end.")]
 Split = Annotated[str, typer.Option("--split", metavar="val|test|train|all", help="Images to score.")]
 
@@ -58,6 +71,16 @@ def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
             f"{option} {value}: choose {', '.join(choices[:-1])} or {choices[-1]}.{nearest(value, choices)}"
         )
     return value
+
+
+def describe_resizing(segmenter: Segmenter) -> str:
+    """Return a sentence where each image is resized by its own factor; else an empty string."""
+    if segmenter.short_side is None:
+        return ""
+    return (
+        f"Images are resized to a shorter side of {segmenter.short_side} pixels, as the model's authors do, so a crop gets"
+        " other labels than the whole; --scale 1 takes images as they are."
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -24,10 +24,12 @@ from fullconv.cli.options import (
     Head,
     ModelArgument,
     Precision,
+    Scale,
     Timing,
     Tta,
     Workers,
     check_choice,
+    describe_resizing,
     parse_bytes,
 )
 from fullconv.cli.startup import starting
@@ -102,6 +104,7 @@ def predict(
     batch_size: BatchSize = 1,
     engine: Engine = "auto",
     tta: Tta = "",
+    scale: Scale = None,
     timing: Timing = False,
 ) -> None:
     """Write a label map for every image.
@@ -154,7 +157,9 @@ def predict(
             budget = parse_bytes(memory) if memory else None
             parse_views(tta)
             loaded = load(model, precision=precision, engine=engine, device=device)
-            segmenter = loaded.with_options(tta=tta, memory=budget, blend=blend)
+            segmenter = loaded.with_options(tta=tta, memory=budget, blend=blend, scale=scale)
+            if text := describe_resizing(segmenter):
+                status(text)
             if blend and segmenter.network.halo is not None:
                 status("Tiles of this network are exact: --blend has no effect.")
             elif blend:

@@ -53,7 +53,7 @@ def read_sample(dataset: Dataset, sample: Sample, scale: float = 1.0, channels: 
         image = np.repeat(image, 3, axis=2)  # grey among colour images
     if scale != 1:
         size = working_size(image.shape[0], image.shape[1], scale)
-        image = rescale(image[None], scale)[0]
+        image = rescale(image[None], size)[0]
         masks = {head: resize_mask(mask, size) for head, mask in masks.items()}
     return image, masks
 

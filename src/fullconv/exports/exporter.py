@@ -34,6 +34,7 @@ from fullconv.exports.parity import Parity, check_bytes, crop, measure_parity, s
 from fullconv.interpolation import ScoreLayout
 from fullconv.modelfile import CARD_KEY
 from fullconv.nn import Network
+from fullconv.notices import Notice
 from fullconv.segmenter import Segmenter
 from fullconv.storage import check_writable
 
@@ -88,6 +89,13 @@ def export_model(
     path = Path(path)
     create = _check(segmenter, path, format, precision, dataset)
     network, card = segmenter.network, segmenter.card
+    if card.short_side is not None:
+        message = (
+            f"{path}: an exported file cannot resize images to a shorter side of {card.short_side} pixels as the model does."
+            " It takes them as they are given: resize them before."
+        )
+        segmenter.log(Notice("short-side", message, str(path)))
+        card = card.model_copy(update={"short_side": None})
     if segmenter.device.type != "cpu":
         network = copy.deepcopy(network).to("cpu")
     exact = Segmenter(network, card, device="cpu", precision="fp32", engine="torch")
@@ -140,10 +148,12 @@ def _check(
     card = segmenter.card
     if any(parameter.is_meta for parameter in segmenter.network.parameters()):
         raise NetworkError("this model is already an export: export its model.safetensors.")
-    if card.range != (0.0, 255.0):
+    if card.image_range is None:
+        raise NetworkError("this model takes log depth; an exported file takes 8-bit images, 0 to 255.")
+    if card.image_range != (0.0, 255.0):
+        low, high = card.image_range
         raise NetworkError(
-            f"this model takes values from {card.range[0]:g} to {card.range[1]:g}; an exported file takes 8-bit"
-            " images, 0 to 255."
+            f"this model takes values from {low:g} to {high:g}; an exported file takes 8-bit images, 0 to 255."
         )
     check_writable(path)
     if format == "openvino":

@@ -149,9 +149,14 @@ def predict_raster(
 def _check(segmenter: Segmenter, source: Path, out: Path, polygons: Path | None, probabilities: Path | None) -> None:
     """Refuse what cannot be done before anything is read."""
     options = segmenter.options
-    if segmenter.card.scale != 1:
+    if segmenter.short_side is not None:
         raise InputError(
-            f"{source}: the model works at {segmenter.card.scale:g} of an image's resolution, rasters are predicted at"
+            f"{source}: the model resizes each image to a shorter side of {segmenter.short_side} pixels, so its labels would"
+            " depend on where the raster ends. Use --scale 1 to predict rasters at their own resolution."
+        )
+    if segmenter.scale != 1:
+        raise InputError(
+            f"{source}: the model works at {segmenter.scale:g} of an image's resolution, rasters are predicted at"
             " their own. Resample the raster by this factor first, for example with gdalwarp -tr."
         )
     if options.blend:

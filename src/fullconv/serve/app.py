@@ -131,7 +131,8 @@ def _describe_model(name: str, pool: Pool) -> ModelInfo:
     labels = card.labels()
     return ModelInfo(
         name=name, ready=pool.ready > 0, copies=pool.settings.copies, variant=card.variant, backbone=card.backbone,
-        in_channels=card.in_channels, bands=card.bands, scale=card.scale, stride=card.stride, heads=pool.heads,
+        in_channels=card.in_channels, bands=card.bands, scale=card.scale, short_side=card.short_side, stride=card.stride,
+        heads=pool.heads,
         classes=[
             ClassInfo(index=index, name=name, color=format_color(color))
             for index, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True))

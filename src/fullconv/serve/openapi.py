@@ -114,6 +114,7 @@ class ModelInfo(BaseModel):
     in_channels: Index
     bands: list[int] | None
     scale: float
+    short_side: Index | None
     stride: int | None
     heads: list[str]
     classes: list[ClassInfo]

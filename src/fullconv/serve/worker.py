@@ -6,7 +6,6 @@ so that no worker outlives the service.
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import sys
@@ -26,7 +25,7 @@ from PIL import Image
 from fullconv.engines import AutoEngine
 from fullconv.errors import FullconvError, InputError
 from fullconv.images import image_size, read_image
-from fullconv.preprocess import select_bands, working_size
+from fullconv.preprocess import select_bands
 from fullconv.segmenter import Segmenter, load
 from fullconv.serve.errors import ApiError, to_api_error
 from fullconv.serve.ipc import read_frame, write_frame
@@ -134,7 +133,7 @@ class InferenceLoop:
     def _compute(self, batch: list[Request], start: float) -> None:
         first = batch[0]
         height, width = first.image.shape[:2]
-        engine = first.segmenter.engine.for_size(*working_size(height, width, first.segmenter.card.scale))
+        engine = first.segmenter.engine.for_size(*first.segmenter.working_size(height, width))
         predictions = first.segmenter.predict_many(
             [request.image for request in batch], first.params["tile"], first.wants_probabilities, first.params["head"]
         )
@@ -174,7 +173,7 @@ class InferenceLoop:
     def _check_size(self, params: dict[str, Any], body: bytes, segmenter: Segmenter) -> tuple[int, int]:
         """Return an image's size (H, W) as its header states it, before anything is decoded."""
         height, width = image_size(body)  # refuses too many pixels by itself
-        working = [max(MIN_SIDE, side) for side in working_size(height, width, segmenter.card.scale)]
+        working = [max(MIN_SIDE, side) for side in segmenter.working_size(height, width)]
         if working[0] * working[1] > self.max_pixels:
             raise ApiError(
                 413, "too-many-pixels", f"the network's input would have {working[1]}x{working[0]} pixels; the limit of this"
@@ -190,13 +189,11 @@ class InferenceLoop:
 
     def _segmenter(self, scale: float | None) -> Segmenter:
         """Return the model at a working resolution, sharing its network."""
-        if scale is None or scale == self.segmenter.card.scale:
+        if scale is None or (scale == self.segmenter.card.scale and self.segmenter.card.short_side is None):
             return self.segmenter
         with self._changed:
             if scale not in self._scaled:
-                other = copy.copy(self.segmenter)
-                other.card = self.segmenter.card.model_copy(update={"scale": scale})
-                self._scaled[scale] = other
+                self._scaled[scale] = self.segmenter.with_options(scale=scale)
                 if len(self._scaled) > MAX_SCALED:
                     self._scaled.popitem(last=False)
             self._scaled.move_to_end(scale)
@@ -204,13 +201,14 @@ class InferenceLoop:
 
     def _encode(self, request: Request, prediction: Any, fields: dict[str, Any]) -> None:
         try:
-            card = request.segmenter.card
+            card, segmenter = request.segmenter.card, request.segmenter
+            height, width = prediction.label_map.shape
+            scale = segmenter.scale if segmenter.short_side is None else segmenter.short_side / min(height, width)
             json_fields = {
-                "head": request.params["head"] or next(iter(card.heads or ()), None), "scale": card.scale,
+                "head": request.params["head"] or next(iter(card.heads or ()), None), "scale": scale,
                 "engine": fields["engine"], "precision": fields["precision"],
             }  # fmt: skip
             payload = encode_response(prediction, request.params, json_fields)
-            height, width = prediction.label_map.shape
             self._send({"id": request.number, "pixels": height * width, **fields}, payload)
         except Exception as error:
             self._send_error(request.number, error)

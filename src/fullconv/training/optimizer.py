@@ -22,10 +22,12 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        bias = name.endswith("bias")
+        in_backbone = name.startswith("backbone.")
+        as_weight = recipe.bias_scope == "head" and in_backbone
+        bias = name.endswith("bias") and not as_weight
         # Norm scales and biases have one dimension; decaying them regularizes nothing.
-        decays = parameter.ndim > 1 or recipe.bias_decay
-        lr_scale = (backbone_lr if name.startswith("backbone.") else 1.0) * (recipe.bias_lr if bias else 1.0)
+        decays = parameter.ndim > 1 or recipe.bias_decay or as_weight
+        lr_scale = (backbone_lr if in_backbone else 1.0) * (recipe.bias_lr if bias else 1.0)
         group = groups.setdefault((lr_scale, decays), {
             "params": [], "names": [], "lr_scale": lr_scale,
             "weight_decay": (recipe.weight_decay or 0.0) if decays else 0.0,

@@ -14,10 +14,11 @@ from torch import nn
 import fullconv
 from caffe_files import caffemodel, field, varint
 from fullconv.hub import foreign_card, import_file
+from fullconv.nn import build
 from fullconv.nn.caffe.caffemodel import read_caffemodel
 from fullconv.nn.caffe.convert import to_caffe_state_dict
 from fullconv.nn.upsample import bilinear_kernel
-from fullconv.preprocess import normalization, normalize
+from fullconv.preprocess import normalization, normalize, range_warning
 from networks import RELEASE, enliven, narrow, random_images, randomized
 
 TENSORS = {"voc-fcn32s": 33, "voc-fcn16s": 36, "voc-fcn8s": 39, "voc-fcn8s-atonce": 39}
@@ -87,11 +88,44 @@ def test_two_heads_and_two_backbone_load_by_the_releases_suffixes(tmp_path):
 def test_missing_and_unknown_tensors_are_named(tmp_path):
     state = release_names(randomized("voc-fcn8s"))
     torch.save({k: v for k, v in state.items() if k != "conv3_2.bias"}, tmp_path / "a.pth")
-    with pytest.raises(fullconv.FullconvError, match=r"'backbone.layers.conv3_2.bias' is missing"):
+    with pytest.raises(fullconv.FullconvError, match=r"'conv3_2.bias' is missing.* 38 tensors: 'conv1_1.weight' \(4, "):
         import_file(tmp_path / "a.pth", "voc-fcn8s")
     torch.save(state, tmp_path / "b.pth")
-    with pytest.raises(fullconv.FullconvError, match=r"'head.score.16.weight' \(and 3 more\) are unknown"):
+    with pytest.raises(fullconv.FullconvError, match=r"'score_pool4.weight' \(and 3 more\) are unknown"):
         import_file(tmp_path / "b.pth", "voc-fcn32s")
+
+
+@pytest.mark.parametrize("name", ["voc-fcn8s", "fcn_resnet50"])
+def test_a_file_of_another_family_is_refused_with_its_tensors(name, tmp_path):
+    torch.save({"encoder.stem.weight": torch.zeros(4, 3, 3, 3), "out.bias": torch.zeros(21)}, tmp_path / "a.pth")
+    with pytest.raises(
+        fullconv.FullconvError,
+        match=r"It holds 2 tensors: 'encoder\.stem\.weight' \(4, 3, 3, 3\), 'out\.bias' \(21,\)\.$",
+    ):
+        import_file(tmp_path / "a.pth", name)
+
+
+def test_the_published_files_have_the_preprocessing_that_torchvision_publishes():
+    weights = torchvision.models.segmentation.FCN_ResNet50_Weights.DEFAULT
+    network = build("torchvision-fcn_resnet50", num_classes=21)
+    card = foreign_card(network, "torchvision-fcn_resnet50", weights.url.rsplit("/", 1)[1])
+    preset = weights.transforms()
+    assert [card.short_side] == preset.resize_size
+    assert (list(card.mean), list(card.std), card.range) == (preset.mean, preset.std, (0.0, 255.0))
+    assert foreign_card(network, "torchvision-fcn_resnet50", "own.pth").short_side is None
+
+
+@pytest.mark.parametrize("variant", RELEASE)
+def test_the_internal_range_of_the_release_is_not_that_of_its_images(variant):
+    card = foreign_card(narrow(variant), variant, "a.caffemodel")
+    assert card.range == (0.0, 1.0)
+    assert card.image_range == (None if variant == "nyud-fcn32s-color-d" else (0.0, 255.0))
+    for dtype, top in (("uint8", 255), ("uint16", 255), ("float32", 255)):
+        assert range_warning(np.full((2, 2, card.in_channels), top, dtype), card) is None
+    deep = range_warning(np.full((2, 2, card.in_channels), 4000, np.uint16), card)
+    if variant != "nyud-fcn32s-color-d":
+        assert "values from 0 to 255" in deep.message
+        assert "0 to 1;" not in deep.message
 
 
 def test_upsampling_that_was_trained_or_mixes_classes_is_refused(tmp_path):

@@ -7,13 +7,13 @@ torchvision's FCNs. Fixed transposed convolutions are checked and dropped, as ou
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fullconv.errors import WeightsError
+from fullconv.errors import WeightsError, plural
 from fullconv.nn.build import build
 from fullconv.nn.caffe.caffemodel import read_blobs
 from fullconv.nn.network import Network
@@ -24,6 +24,8 @@ from fullconv.nn.upsample import bilinear_kernel
 ALIASES = {"fcn_resnet50": "torchvision-fcn_resnet50", "fcn_resnet101": "torchvision-fcn_resnet101"}
 """Short names of `fullconv import --as`."""
 
+SHOWN_TENSORS = 5
+"""Tensors of a file that a refusal names."""
 _SUFFIXES = {"semantic": "sem", "geometric": "geo"}
 """Head -> ending of the release's layers of that head."""
 
@@ -44,7 +46,7 @@ def load_foreign(path: Path, variant: str) -> Network:
 def _load_torchvision(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Network:
     head = tensors.get("classifier.4.weight")
     if head is None:
-        raise WeightsError(f"{path}: no torchvision FCN: 'classifier.4.weight' is missing.")
+        raise WeightsError(f"{path}: no torchvision FCN: 'classifier.4.weight' is missing. {_contents(tensors)}")
     backbone = "resnet101" if "backbone.layer3.22.conv1.weight" in tensors else "resnet50"
     spec = VARIANTS[variant]
     if spec.backbone not in (None, backbone):
@@ -53,12 +55,12 @@ def _load_torchvision(tensors: Mapping[str, Tensor], variant: str, path: Path) -
     # ResNet's first cell lies on pixel 0, where `fcn-os8` puts it otherwise.
     phase = None if spec.upsample_mode == "size" else 3.5
     network = build(variant, backbone=backbone, num_classes=int(head.shape[0]), phase=phase)
-    renamed = {
-        re.sub(r"^classifier\.", "head.", re.sub(r"^backbone\.", "backbone.body.", key)): value
-        for key, value in tensors.items()
+    names = {
+        re.sub(r"^classifier\.", "head.", re.sub(r"^backbone\.", "backbone.body.", key)): key
+        for key in tensors
         if not key.startswith("aux_classifier.")  # torchvision's second head is for training
     }
-    _load(network, renamed, path)
+    _load(network, tensors, names, _to_torchvision, path)
     return network
 
 
@@ -66,7 +68,7 @@ def _load_caffe(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Netw
     spec = VARIANTS[variant]
     scores = {key: value for key, value in tensors.items() if re.match(r"score_fr.*\.weight$", key)}
     if not scores:
-        raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'.")
+        raise WeightsError(f"{path}: no net of this family: there is no layer 'score_fr'. {_contents(tensors)}")
     classes: int | dict[str, int]
     if isinstance(spec.num_classes, Mapping):
         classes = {head: int(tensors[f"score_fr_{_SUFFIXES[head]}.weight"].shape[0]) for head in spec.num_classes
@@ -78,13 +80,13 @@ def _load_caffe(tensors: Mapping[str, Tensor], variant: str, path: Path) -> Netw
     if stem is not None:
         width = float(stem.shape[0]) / (96 if stem.shape[-1] == 11 else 64)
     network = build(variant, num_classes=classes or spec.num_classes, width=width)
-    renamed = {}
+    names = {}
     for key, value in tensors.items():
         if key.startswith("upscore"):
             _check_bilinear(key, value, path)
         elif not key.startswith("scale_"):
-            renamed[_from_caffe(key, spec)] = value
-    _load(network, renamed, path)
+            names[_from_caffe(key, spec)] = key
+    _load(network, tensors, names, lambda key: _to_caffe(key, variant), path)
     return network
 
 
@@ -98,9 +100,7 @@ def to_caffe_state_dict(network: Network) -> dict[str, Tensor]:
     spec = network.spec
     if spec.caffe is None:
         raise WeightsError(f"{network.variant} is no net of the Caffe release, so its tensors have no names there.")
-    tensors = {_to_caffe(key): value for key, value in network.state_dict().items()}
-    if network.variant == "nyud-fcn32s-color-d":
-        tensors = {re.sub("^conv1_1", "conv1_1_bgrd", key): value for key, value in tensors.items()}
+    tensors = {_to_caffe(key, network.variant): value for key, value in network.state_dict().items()}
     kernels = {1: {"upscore": spec.caffe.kernel}, 2: {"upscore2": 4, "upscore16": 32},
                3: {"upscore2": 4, "upscore_pool4": 4, "upscore8": 16}}[len(spec.strides)]  # fmt: skip
     for head, count in network.classes_by_head.items():
@@ -111,10 +111,16 @@ def to_caffe_state_dict(network: Network) -> dict[str, Tensor]:
     return tensors
 
 
-def _to_caffe(key: str) -> str:
+def _to_torchvision(key: str) -> str:
+    """Translate one of our names into torchvision's."""
+    return re.sub(r"^head\.", "classifier.", re.sub(r"^backbone\.body\.", "backbone.", key))
+
+
+def _to_caffe(key: str, variant: str) -> str:
     """Translate one of our names into the release's."""
     if match := re.fullmatch(r"backbone\.(?:(color|hha)\.)?layers\.(.+)\.(\w+)", key):
-        return f"{match[2]}{match[1] or ''}.{match[3]}"
+        depth = "_bgrd" if variant == "nyud-fcn32s-color-d" and match[2] == "conv1_1" else ""
+        return f"{match[2]}{depth}{match[1] or ''}.{match[3]}"
     if match := re.fullmatch(r"head\.score_(\w+)\.(\w+)", key):
         return f"score_fr{match[1]}.{match[2]}"
     match = re.fullmatch(r"head\.(?:(\w+)\.)?score\.(\d+)\.(\w+)", key)
@@ -170,22 +176,43 @@ def _check_bilinear(key: str, value: Tensor, path: Path) -> None:
         raise WeightsError(f"{path}: '{key}' was trained; networks of the release keep it fixed and bilinear.")
 
 
-def _load(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors strictly, viewing fully connected weights as convolutions; name what does not fit."""
+def _load(
+    network: Network,
+    stored: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    to_foreign: Callable[[str], str],
+    path: Path,
+) -> None:
+    """Load tensors strictly, viewing fully connected weights as convolutions; name those of the file that do not fit.
+
+    Args:
+        network: To fill.
+        stored: The file's tensors by its names.
+        names: Our name of each, to the file's.
+        to_foreign: From our name to that of such files, for those that are missing.
+        path: The file.
+    """
     own = network.state_dict()
-    missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in tensors if key not in own]
+    missing = [to_foreign(key) for key in own if key not in names and not key.endswith("num_batches_tracked")]
+    unknown = [theirs for key, theirs in names.items() if key not in own]
     for keys, what in ((missing, "missing"), (unknown, "unknown")):
         if keys:
             more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
             raise WeightsError(
                 f"{path}: '{keys[0]}'{more} {'are' if more else 'is'} {what}: the file is of another network."
+                f" {_contents(stored)}"
             )
-    for key, value in tensors.items():
-        if value.numel() != own[key].numel():
-            raise WeightsError(f"{path}: '{key}' is {tuple(value.shape)}, not {tuple(own[key].shape)}.")
+    for key, theirs in names.items():
+        if stored[theirs].numel() != own[key].numel():
+            raise WeightsError(f"{path}: '{theirs}' is {tuple(stored[theirs].shape)}, not {tuple(own[key].shape)}.")
     state = {
-        key: tensors[key].reshape(value.shape).to(value.dtype) if key in tensors else value
+        key: stored[names[key]].reshape(value.shape).to(value.dtype) if key in names else value
         for key, value in own.items()
     }
     network.load_state_dict(state)
+
+
+def _contents(tensors: Mapping[str, Tensor]) -> str:
+    """Return a sentence on what a file holds."""
+    shown = ", ".join(f"'{name}' {tuple(value.shape)}" for name, value in list(tensors.items())[:SHOWN_TENSORS])
+    return f"It holds {plural(len(tensors), 'tensor')}: {shown}{', ...' if len(tensors) > SHOWN_TENSORS else ''}."
