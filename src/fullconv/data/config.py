@@ -28,6 +28,7 @@ _NUMBERED = re.compile(r"(\d+)\s*[:;.,)\t ]\s*(\D.*)")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Boxes = Literal["fill", "void", "skip"]
+Overlap = Literal["file", "smallest on top"] | list[str]
 
 
 def inside(path: str) -> str:
@@ -161,6 +162,8 @@ class DataSettings(LabelSettings):
     """What pixels outside all shapes are: a class or "void"; None is class 0."""
     boxes: Boxes | None = None
     """What annotated boxes draw: their class, void, or nothing; None depends on the format."""
+    overlap: Overlap = "file"
+    """Which shape wins where several lie: the last one in the file, the smallest, or by class, listed from bottom to top."""
     groups: str | None = None
     """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
     images: InnerPath | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from fullconv.errors import DataError
 from fullconv.images import decode
+from fullconv.labels import VOID
 
 JPEG_FORMATS = ("JPEG", "MPO")
 """Pillow's names for files that cannot hold a mask."""
@@ -51,6 +52,35 @@ class MaskSource(Protocol):
         Raises:
             DataError, InputError: It cannot be read; the message names the file.
         """
+        ...
+
+
+@dataclass
+class HiddenPixels:
+    """Pixels that shapes draw, and those of them that a larger shape of another class, drawn later, hides."""
+
+    drawn: dict[int, int] = field(default_factory=dict)
+    """By class."""
+    hidden: dict[int, dict[int, int]] = field(default_factory=dict)
+    """By class, and the class that hides it."""
+
+    def add(self, label: int, labels: NDArray[np.uint8], areas: NDArray[np.int32]) -> None:
+        """Count a shape that is drawn where labels and areas of the shapes on top are as given."""
+        if label == VOID:
+            return
+        self.drawn[label] = self.drawn.get(label, 0) + int(np.count_nonzero((labels != label) | (areas == 0)))
+        lost = np.bincount(labels[(areas > 0) & (areas < len(labels)) & (labels != label) & (labels != VOID)])
+        for other in np.flatnonzero(lost).tolist():
+            by = self.hidden.setdefault(other, {})
+            by[label] = by.get(label, 0) + int(lost[other])
+
+
+@runtime_checkable
+class ShapeSource(MaskSource, Protocol):
+    """A mask that is drawn from shapes."""
+
+    def with_hidden(self) -> tuple[NDArray[np.uint8], HiddenPixels]:
+        """Return `raw`, and how much of each class larger shapes drawn later hide."""
         ...
 
 

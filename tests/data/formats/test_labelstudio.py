@@ -24,7 +24,7 @@ def test_polygons_boxes_and_brushes_are_drawn(tmp_path):
     mask = read_mask(tmp_path, "bild ü 0")
     assert (mask[0, 0], mask[3, 5], mask[9, 19], mask[15, 5]) == (1, 2, 1, 0)
     np.testing.assert_array_equal(mask[:, 24:] == 2, bits[:, 24:])
-    assert codes(tmp_path) == {"unlabeled", "path-mended", "box-only"}
+    assert codes(tmp_path) == {"unlabeled", "path-mended", "box-only", "hidden-shapes"}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_one_list_of_labels_for_all_types_of_shapes_and_rows_in_pairs(tmp_path):
     mask = read_mask(tmp_path, "bild ü 0")
     assert set(mask[:10, :20].ravel()) | set(mask[:10, 30:].ravel()) == {2}
     assert not mask[:, 20:30].any()
-    assert codes(tmp_path) == {"unlabeled", "path-mended", "box-only"}
+    assert codes(tmp_path) == {"unlabeled", "path-mended", "box-only", "hidden-shapes"}
 
 
 def test_bitmasks_are_drawn_and_points_omitted(tmp_path):

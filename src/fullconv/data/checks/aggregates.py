@@ -193,6 +193,11 @@ class Aggregates:
         self.palettes: dict[tuple[tuple[int, int], ...], list[Sample]] = defaultdict(list)
         """Masks by their palette of (label, colour 0xrrggbb) pairs; without palettes of greys."""
         self.shapes = BoundsCheck()
+        self.drawn: Counter[int] = Counter()
+        """Pixels by class that shapes draw."""
+        self.hidden: dict[int, Counter[int]] = defaultdict(Counter)
+        """Those of them that larger shapes drawn later hide, by class and the class that hides it."""
+        self.hidden_in: dict[int, list[str]] = defaultdict(list)
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.kinds: dict[tuple[int, str], list[Sample]] = defaultdict(list)
         """Images by channels and dtype."""
@@ -219,6 +224,11 @@ class Aggregates:
             return
         source = sample.masks[self.head]
         self.shapes.add(sample, source, mask.size)
+        self.drawn.update(mask.drawn)
+        for label, by in mask.hidden.items():
+            self.hidden[label].update(by)
+            if len(self.hidden_in[label]) < MAX_FILES:
+                self.hidden_in[label].append(display_path(sample.image, self.dataset.root))
         counts, void, unknown = record.counts
         self.class_pixels[record.split] += counts
         self.class_images += counts > 0

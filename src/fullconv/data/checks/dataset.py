@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ _MIN_SAMPLES = 6  # fewer prove nothing
 _MAX_CLASSES_SHOWN = 12
 _MAX_VALUES_SHOWN = 12
 _MAX_VALUES_NAMED = 40
+_MIN_HIDDEN_SHARE = 0.25
 _NEAR_COLOR = 4  # levels: rounding and colour profiles change colours by less
 
 
@@ -246,6 +248,19 @@ def unpaired_sides(scan: Aggregates) -> Iterator[Finding]:
     fix = f"mirror_pairs = [] leaves them as they are. {config_hint(scan.dataset.root, table)}"
     names = [name for pair in pairs for name in pair]
     yield Finding("mirror-pairs", names, cause=cause, fix=fix, settings=table)
+
+
+def hidden_shapes(scan: Aggregates) -> Iterator[Finding]:
+    """Classes much of which lies under larger shapes that are drawn later."""
+    table = {"overlap": "smallest on top"}
+    for label, by in scan.hidden.items() if scan.dataset.settings.overlap == "file" else ():
+        (other, most), share = by.most_common(1)[0], sum(by.values()) / scan.drawn[label]
+        if share >= _MIN_HIDDEN_SHARE and most > scan.hidden.get(other, Counter())[label]:
+            cause = (
+                f"{share:.0%} of '{scan.names[label]}' lies under larger shapes, most of it under '{scan.names[other]}'"
+            )
+            fix = f"{config_hint(scan.dataset.root, table)}\nOr list classes from bottom to top: overlap = [...]."
+            yield Finding("hidden-shapes", scan.hidden_in[label], cause=cause, fix=fix, settings=table)
 
 
 def similar_classes(scan: Aggregates) -> Sequence[Problem]:

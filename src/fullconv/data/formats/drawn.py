@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fullconv.data.config import VOID_NAME, Boxes, DataSettings, similar_class_names
 from fullconv.data.files import Folder
@@ -101,7 +101,12 @@ class ClassNames:
         self._index.update({name: VOID for name in _IGNORED if name not in self._index})
         self.rest = self.classes[0] if rest is None else rest
         self.unlabeled = VOID if self.rest == VOID_NAME else self._index.get(self.rest, 0)
-        self._boxes = settings.boxes
+        self._boxes, self._overlap = settings.boxes, settings.overlap
+        for name in settings.overlap if isinstance(settings.overlap, list) else ():
+            if name not in self._index:
+                raise DataError(
+                    f"{where}: overlap names '{name}', which is not among the classes.{nearest(name, self.classes)}"
+                )
         self._unknown: dict[str, list[str]] = {}
         self._any_shape = False
 
@@ -115,7 +120,12 @@ class ClassNames:
     @property
     def key(self) -> str:
         """The settings that a drawn mask depends on."""
-        return f"{self._boxes}|{self.unlabeled}|{'|'.join(self.classes)}"
+        return f"{self._boxes}|{self._overlap}|{self.unlabeled}|{'|'.join(self.classes)}"
+
+    @property
+    def order(self) -> Literal["file", "smallest on top"] | tuple[int, ...]:
+        """Which shapes lie on top; see `DrawnMask`."""
+        return tuple(self._index[name] for name in self._overlap) if isinstance(self._overlap, list) else self._overlap
 
     def problems(self) -> list[Problem]:
         """Return the class of unlabeled pixels as a note, and the names that are not classes."""
@@ -171,7 +181,7 @@ def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Pars
         for image in images:
             shapes = tuple(_label_shapes(image, names, issues))
             key = f"{image.key}|{names.key}" if image.key else names.key
-            mask = DrawnMask(image.file, key, image.image, image.size, names.unlabeled, shapes)
+            mask = DrawnMask(image.file, key, image.image, image.size, names.unlabeled, shapes, names.order)
             result.add(image.split, Sample(image.stem, image.image, {"": mask}))
         result.problems += index.problems(bool(images)) + names.problems() + issues.problems()
         cause = "images have several annotations, of which one counts (the ground truth or namesake, else the first)"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
 
-from fullconv.data.samples import Colors
+from fullconv.data.samples import Colors, HiddenPixels
 from fullconv.errors import DataError
 from fullconv.images import check_pixels, image_size
 from fullconv.labels import VOID
@@ -77,19 +77,44 @@ class DrawnMask:
     """Height and width as the annotation states them; the image's own if None."""
     unlabeled: int
     shapes: tuple[Shape, ...]
+    order: Literal["file", "smallest on top"] | tuple[int, ...] = "file"
+    """Which shape lies on top: the last, the smallest, or by class index from bottom to top (others lie below)."""
 
     def raw(self, colors: Colors = "none") -> NDArray[Any]:
         """Return class indices and VOID, (H, W) uint8."""
+        return self._draw(None)
+
+    def with_hidden(self) -> tuple[NDArray[np.uint8], HiddenPixels]:
+        """Return `raw`, and how much of each class larger shapes drawn later hide."""
+        hidden = HiddenPixels()
+        return self._draw(hidden), hidden
+
+    def _draw(self, hidden: HiddenPixels | None) -> NDArray[np.uint8]:
         height, width = self.size or image_size(self.image)[:2]
         check_pixels(height, width, str(self.path))
         mask = np.full((height, width), self.unlabeled, np.uint8)
+        areas = np.zeros((height, width), np.int32) if hidden is not None else None  # of the shape on top
         try:
-            for shape in sorted(self.shapes, key=lambda shape: not shape.below):
+            for shape in self._sorted(height, width):
                 top, left, inside = cover(shape, height, width)
-                mask[top : top + inside.shape[0], left : left + inside.shape[1]][inside] = shape.label
+                window = np.s_[top : top + inside.shape[0], left : left + inside.shape[1]]
+                if hidden is not None and areas is not None:
+                    hidden.add(shape.label, mask[window][inside], areas[window][inside])
+                    areas[window][inside] = np.count_nonzero(inside)
+                mask[window][inside] = shape.label
         except DataError as error:
             raise DataError(f"{self.path}: {error} Export it again.") from None
         return mask
+
+    def _sorted(self, height: int, width: int) -> list[Shape]:
+        """Return the shapes from bottom to top."""
+        shapes = list(self.shapes)
+        if self.order == "smallest on top":
+            shapes.sort(key=lambda shape: -np.count_nonzero(cover(shape, height, width)[2]))
+        elif self.order != "file":
+            place = {label: index for index, label in enumerate(self.order)}
+            shapes.sort(key=lambda shape: place.get(shape.label, -1))
+        return sorted(shapes, key=lambda shape: not shape.below)
 
 
 def cover(shape: Shape, height: int, width: int) -> Window:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.data.label_mapping import is_grey_color, pack_colors
-from fullconv.data.samples import MaskFile, MaskSource, raw_mask, tiff_mask
+from fullconv.data.samples import MaskFile, MaskSource, ShapeSource, raw_mask, tiff_mask
 from fullconv.data.scan.stats import THUMBNAIL_SIDE, EdgeStats, ImageStats, MaskStats, edge_row_step, encode_thumbnail
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import apply_orientation, count_pages, decode, has_foreign_profile, open_source, to_array, to_hwc
@@ -127,7 +127,11 @@ def analyze_mask(source: MaskSource) -> MaskStats:
                 stats.encoding = "float" if array.dtype.kind == "f" else "alpha" if array.shape[2] in (2, 4) else ""
                 array = tiff_mask(array, where, "rgb")
         else:
-            array = source.raw("rgb")
+            if isinstance(source, ShapeSource):
+                array, found = source.with_hidden()
+                stats.drawn, stats.hidden = found.drawn, found.hidden
+            else:
+                array = source.raw("rgb")
             stats.digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
         if array.size:
             _count_mask(stats, array)

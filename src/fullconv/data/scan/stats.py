@@ -94,6 +94,10 @@ class MaskStats:
     edges: EdgeStats = field(default_factory=EdgeStats)
     encoding: str = ""
     """"alpha" with an opaque alpha channel, "float" where labels are stored as floats; else empty."""
+    drawn: dict[int, int] = field(default_factory=dict)
+    """Pixels by class that shapes draw."""
+    hidden: dict[int, dict[int, int]] = field(default_factory=dict)
+    """Those of them that larger shapes drawn later hide, by class and the class that hides it."""
     frames: int = 1
     thumbnail: str = ""
     """The mask in 32x32 cells (`decode_thumbnail`)."""
@@ -143,6 +147,8 @@ def from_json(kind: type[Stats], text: str) -> Stats:
     if isinstance(stats, MaskStats):
         stats.counts = {int(value): n for value, n in stats.counts.items()}
         stats.palette = {int(value): color for value, color in stats.palette.items()}
+        stats.drawn = {int(value): n for value, n in stats.drawn.items()}
+        stats.hidden = {int(value): {int(by): n for by, n in found.items()} for value, found in stats.hidden.items()}
         edges: Any = stats.edges
         for key in ("soft_runs", "overshoots"):
             edges[key] = {int(value): n for value, n in edges[key].items()}
