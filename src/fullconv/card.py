@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fullconv.errors import ModelFileError, nearest
+from fullconv.errors import ModelFileError, nearest, plural
 from fullconv.labels import MAX_CLASSES, VOID, voc_palette
 
 CARD_FORMAT = 1
@@ -219,6 +219,15 @@ class Card(BaseModel):
 
     def _own_labels(self) -> Labels:
         return Labels(**{key: getattr(self, key) for key in Labels.model_fields})
+
+    def describe(self) -> str:
+        """Return the network and the number of classes in a few words."""
+        network = f"{self.variant} on {self.backbone}" if self.backbone else self.variant
+        heads = [f"{head} {len(labels.classes)}" for head, labels in (self.heads or {}).items()]
+        return f"{network}, {plural(len(self.classes), 'class', 'classes') if not heads else ', '.join(heads) + ' classes'}"
+
+    def __repr__(self) -> str:
+        return f"Card({self.describe()}, {plural(self.in_channels, 'channel')})"
 
     def to_json(self) -> str:
         """Return the card as JSON with sorted keys; inner tables keep their order, which matters for heads."""

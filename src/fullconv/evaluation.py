@@ -52,7 +52,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of images done and of all images."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Report:
     """Scores of one model on one set of images. Fractions in [0, 1]; NaN where there was nothing to score."""
 
@@ -165,6 +165,10 @@ class Report:
     def save_per_image(self, path: str | Path) -> None:
         """Write a CSV with a row per image and class: ``image,class,tp,fp,fn``, in pixels."""
         save_per_image({"": self}, path)
+
+    def __repr__(self) -> str:
+        where = " ".join(part for part in (self.split, self.head) if part)
+        return f"Report({where}: {plural(self.images, 'image')}, mIoU {_figure(self.mean_iou).strip()})"
 
     def __str__(self) -> str:
         interval = self.mean_iou_interval
@@ -370,7 +374,7 @@ def evaluate_heads(
     return {report.head: report for report in reports.values()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """mIoU of b minus that of a, in fractions, with its 95 % interval by paired bootstrap over images."""
 
@@ -384,6 +388,9 @@ class Comparison:
     def significant(self) -> bool:
         """Whether 0 lies outside the interval."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    def __repr__(self) -> str:
+        return f"Comparison({self})"
 
     def __str__(self) -> str:
         a, b = (f"{each.mean_iou:.4f} ({each.engine} {each.precision})" for each in (self.a, self.b))

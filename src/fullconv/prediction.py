@@ -24,6 +24,9 @@ from fullconv.storage import write_bytes
 from fullconv.tiling import row_chunks
 from fullconv.tta import ViewScores
 
+SHOWN_CLASSES = 6
+"""Classes of the most pixels that a prediction's repr lists."""
+
 
 @dataclass(frozen=True)
 class ImageLogits:
@@ -145,8 +148,10 @@ class Prediction:
     def __repr__(self) -> str:
         height, width = self.label_map.shape
         found = {name: count for name, count in self.counts().items() if count}
-        share = ", ".join(f"{name} {100 * count / (height * width):.1f} %" for name, count in found.items())
-        return f"Prediction({height}x{width}: {share})"
+        largest = sorted(found, key=lambda name: found[name], reverse=True)[:SHOWN_CLASSES]
+        shares = [f"{name} {100 * found[name] / (height * width):.1f} %" for name in found if name in largest]
+        shares += [f"{len(found) - len(largest)} more"] if len(found) > len(largest) else []
+        return f"Prediction({height}x{width}: {', '.join(shares)})"
 
 
 def to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -188,6 +188,10 @@ class Segmenter:
         """The engine; the first of several."""
         return self.engines[0]
 
+    def __repr__(self) -> str:
+        engines = ", ".join(f"{engine.name} {engine.precision}" for engine in self.engines)
+        return f"Segmenter({self.card.describe()}; {engines} on {self.device})"
+
     def with_options(self, **changes: Any) -> Segmenter:
         """Return a segmenter with other fields of `PredictOptions` that shares network and engines."""
         other = copy.copy(self)

@@ -26,7 +26,7 @@ from fullconv.images import read_image
 from fullconv.labels import VOID
 
 
-@dataclass
+@dataclass(repr=False)
 class Dataset:
     """Images with masks, in splits."""
 
@@ -46,6 +46,11 @@ class Dataset:
     """Stems that were omitted because of `skip_bad`."""
     histograms: dict[str, LabelHistogram] = field(default_factory=dict, repr=False)
     """Labels of all masks by head, where classes were inferred from them."""
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{len(members)} {split}" for split, members in self.splits.items())
+        classes = " + ".join(str(len(labels.classes)) for labels in self.labels.values())
+        return f"Dataset('{self.root}': {self.format}, {classes} classes; {splits})"
 
     @property
     def labels(self) -> dict[str, Labels]:

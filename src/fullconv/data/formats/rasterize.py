@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +76,7 @@ class DrawnMask:
     size: tuple[int, int] | None
     """Height and width as the annotation states them; the image's own if None."""
     unlabeled: int
-    shapes: tuple[Shape, ...]
+    shapes: tuple[Shape, ...] = field(repr=False)
     order: Literal["file", "smallest on top"] | tuple[int, ...] = "file"
     """Which shape lies on top: the last, the smallest, or by class index from bottom to top (others lie below)."""
 
