@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from fullconv.card import Card
-from fullconv.data import open_dataset
+from fullconv.data import inspect, open_dataset
 from fullconv.data.dataset import choose_samples
+from fullconv.data.problems import errors
 from fullconv.errors import DataError, InputError, OutputError
 from fullconv.evaluation import Report, evaluate
 from fullconv.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference
@@ -290,10 +291,9 @@ def test_names_of_classes_that_differ_are_listed_for_both_sides(data):
 def apply_fix(root: Path, message: str):
     """Edit data.toml exactly as a message says."""
     before = (root / "data.toml").read_text(encoding="utf-8").splitlines()
-    edits = [line for line in message.splitlines() if " = " in line and not line.startswith(" ")]
+    edits = [line for line in message.splitlines()[1:] if " = " in line]
     keys = [line.split(" = ")[0] for line in edits]
     kept = [line for line in before if line.split(" = ")[0] not in keys]
-    edits = [line.split(" Then ")[0] for line in edits]
     (root / "data.toml").write_text("\n".join([*kept, *edits]) + "\n", encoding="utf-8")
 
 
@@ -304,8 +304,9 @@ def test_the_printed_lines_match_the_classes_that_both_have(data, order, stored)
     model = ("ground", "sea", "disc", "box")  # without "never", which no pixel has
     with pytest.raises(DataError) as caught:
         evaluate(Stand(classes=model), data)
-    assert "Then never is void and not scored." in str(caught.value)
+    assert "With these lines, never is void and not scored." in str(caught.value)
     apply_fix(data, str(caught.value))
+    assert not errors(inspect(data))
     dataset = open_dataset(data)
     assert dataset.classes == model
     for sample in dataset.samples("val"):

@@ -128,7 +128,9 @@ def write_annotations(tool: str, out: Path, log: Path, labels: Labels, tolerance
         classes = json.dumps(list(labels.classes), ensure_ascii=False)
         palette = [list(color) for color in labels.palette]
         unlabeled = "" if background == 0 else 'unlabeled = "void"\n'
-        write_text(path, f"{_CLASSES_HEAD}\nclasses = {classes}\npalette = {palette}\n{unlabeled}")
+        pairs = json.dumps(labels.mirror_pairs, ensure_ascii=False)
+        mirror = "" if labels.mirror_pairs is None else f"mirror_pairs = {pairs}\n"
+        write_text(path, f"{_CLASSES_HEAD}\nclasses = {classes}\npalette = {palette}\n{unlabeled}{mirror}")
     return written
 
 

@@ -25,6 +25,7 @@ def same(first, second):
     (a, ours), (b, theirs) = content(first), content(second)
     assert a.classes == b.classes
     assert a.labels[""].palette == b.labels[""].palette
+    assert a.labels[""].mirror_pairs == b.labels[""].mirror_pairs
     assert ours.keys() == theirs.keys()
     for key, (image, mask, group) in ours.items():
         np.testing.assert_array_equal(image, theirs[key][0])
@@ -36,7 +37,8 @@ def same(first, second):
 @pytest.mark.parametrize("encoding", ["palette", "rgb"])
 def test_a_round_trip_loses_nothing(tmp_path, to, encoding):
     source = make_shapes(tmp_path / "in put ä", "camvid", images=5, test=1, encoding=encoding,
-                         toml="palette = [[9, 9, 9], [1, 2, 3], [4, 5, 6], [7, 8, 9]]\ngroups = '\\d$'\n")  # fmt: skip
+                         toml="palette = [[9, 9, 9], [1, 2, 3], [4, 5, 6], [7, 8, 9]]\ngroups = '\\d$'\n"
+                              'mirror_pairs = [["disc", "box"]]\n')  # fmt: skip
     done = convert_dataset(source, tmp_path / "out", to)
     assert (done.written, done.failed, done.problems) == (6, [], [])
     same(source, tmp_path / "out")

@@ -141,9 +141,12 @@ class _Writer(ABC):
 
 
 def _class_lines(labels: Labels) -> list[str]:
-    """Return the lines of data.toml for classes and palette."""
+    """Return the lines of data.toml for classes, palette and mirror pairs."""
     listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in labels.classes)
-    return [f"classes = [{listed}]", f"palette = {[list(color) for color in labels.palette]}"]
+    lines = [f"classes = [{listed}]", f"palette = {[list(color) for color in labels.palette]}"]
+    if labels.mirror_pairs is not None:
+        lines.append(f"mirror_pairs = {json.dumps(labels.mirror_pairs, ensure_ascii=False)}")
+    return lines
 
 
 class _PairsWriter(_Writer):

@@ -258,8 +258,8 @@ def _different_classes(model: Sequence[str], dataset: Dataset, head: str) -> str
         meaning = sorted(mapping.class_values.items())
         table["values"] = {value: VOID_NAME if i == VOID else names[data[i]] for value, i in meaning}
     void = [name for name, known_as in names.items() if known_as == VOID_NAME]
-    left = f" Then {', '.join(void)} is void and not scored." if void else ""
-    return f"{differ} {config_hint(dataset.root, table)}{left}"
+    left = f" With these lines, {', '.join(void)} is void and not scored." if void else ""
+    return f"{differ}{left} {config_hint(dataset.root, table)}"
 
 
 def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample], list[str]]:
