@@ -85,7 +85,7 @@ def test_one_list_of_labels_for_all_types_of_shapes_and_rows_in_pairs(tmp_path):
     mask = read_mask(tmp_path, "bild ü 0")
     assert set(mask[:10, :20].ravel()) | set(mask[:10, 30:].ravel()) == {2}
     assert not mask[:, 20:30].any()
-    assert codes(tmp_path) == {"unlabeled", "path-mended", "box-only", "hidden-shapes"}
+    assert codes(tmp_path) == {"unlabeled", "path-mended", "box-only"}
 
 
 def test_bitmasks_are_drawn_and_points_omitted(tmp_path):
