@@ -41,6 +41,7 @@ from fullconv.metrics import (
 )
 from fullconv.notices import Notice, NoticeCollector
 from fullconv.prediction import Prediction
+from fullconv.preprocess import NetworkInput
 from fullconv.profiling import COUNTING, WAITING_IN, timed, timed_iter
 from fullconv.segmenter import Segmenter, load
 from fullconv.storage import write_text
@@ -314,10 +315,12 @@ def evaluate_heads(
     members, more = (list(samples), []) if samples is not None else choose_samples(dataset, segmenter.card, split)
     only = heads[0][0] if len(heads) == 1 else None
 
-    def read(sample: Sample) -> tuple[Sample, NDArray[Any], Masks] | tuple[Sample, FullconvError]:
+    def read(sample: Sample) -> tuple[Sample, NetworkInput, Masks] | tuple[Sample, FullconvError]:
         try:
             masks = {head: dataset.read_mask(sample, data_head) for head, data_head in heads}
-            return sample, segmenter.read(dataset.read_image(sample), sample.image.as_posix()), masks
+            pixels = dataset.read_pixels(sample, segmenter.card.in_channels)
+            image = segmenter.read(pixels, sample.image.as_posix())
+            return sample, image, {head: pixels.with_void(mask) for head, mask in masks.items()}
         except FullconvError as error:
             return sample, error
 
@@ -327,7 +330,7 @@ def evaluate_heads(
         for report in of:
             report.failed.append({"input": sample.image.as_posix(), "reason": str(error)})
 
-    def predict(batch: list[tuple[Sample, NDArray[Any], Masks]]) -> Iterator[Prediction | FullconvError]:
+    def predict(batch: list[tuple[Sample, NetworkInput, Masks]]) -> Iterator[Prediction | FullconvError]:
         if len(batch) > 1:
             yield from segmenter.predict_many([image for _, image, _ in batch], head=only)
             return

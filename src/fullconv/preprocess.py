@@ -5,6 +5,9 @@ Only the functions on tensors load torch. `rescale` uses it where it is installe
 
 from __future__ import annotations
 
+import math
+import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from fullconv.card import Card
 from fullconv.errors import InputError, plural
+from fullconv.images import ImageFile, Pixels, Source, open_image_file, read_pixels
 from fullconv.notices import Notice
 from fullconv.system import is_importable
 
@@ -22,6 +26,64 @@ UNNAMED = "the image"
 """Name of an image without a file, in messages."""
 MIN_DEEP_RANGE = 1023
 """Upper end of a model's range from which 8-bit images cannot be what it was trained on: 10 bits and more."""
+BYTES = (0.0, 255.0)
+"""Range of models that were trained on 8-bit images."""
+RANGE_SAMPLES = 65536
+"""Pixels of an image, evenly spaced, whose values are compared with the model's range."""
+_MIN_OUTSIDE, _MIN_OUTSIDE_BYTES = 0.1, 0.01  # share of values beyond what training can have seen
+_FAR_STD = 4
+_MAX_SPREAD = 0.02  # of the range: all values of images that were divided by their largest, or standardized
+
+
+@dataclass(frozen=True)
+class NetworkInput(Pixels):
+    """An image in a card's bands, with the mean colour where it has no data."""
+
+
+def read_input(source: Source | Pixels, card: Card, name: str = "") -> NetworkInput:
+    """Read an image as a network takes it.
+
+    Args:
+        source: A path, the bytes of a file, or a PIL image, whose bands are selected by the card; or an array or pixels,
+            taken as already selected where they have the card's number of bands.
+        card: Bands, range and mean.
+        name: The file, for messages.
+
+    Raises:
+        InputError: The image cannot be read, or has other bands than the card.
+    """
+    if isinstance(source, NetworkInput):
+        return source
+    if isinstance(source, (str, bytes, os.PathLike)):
+        with open_image_file(source) as file:
+            return prepare_pixels(file.read(None, file_bands(file, card, name)), card, name)
+    stored = not isinstance(source, (np.ndarray, Pixels))
+    pixels = source if isinstance(source, Pixels) else read_pixels(source, card.bands if stored else None)
+    return prepare_pixels(pixels.select(band_indices(pixels.values.shape[2], card, name)), card, name)
+
+
+def file_bands(file: ImageFile, card: Card, name: str = "") -> list[int]:
+    """Return the numbers of the bands of a file that the network takes, from 1; grey three times for RGB."""
+    if card.bands is not None:
+        return [index + 1 for index in band_indices(file.bands, card, name, stored=True)]
+    bands = file.choose_bands(None, card.in_channels)
+    return [bands[index] for index in band_indices(len(bands), card, name)]
+
+
+def prepare_pixels(pixels: Pixels, card: Card, name: str = "", check: bool = True) -> NetworkInput:
+    """Fill what has no data in an image in the card's bands with the mean colour; ``check`` compares it with the range."""
+    low, high = card.image_range or card.range
+    notices = pixels.notices
+    if check and (notice := range_warning(pixels.values, card, name, pixels.nodata)) is not None:
+        notices = (*notices, notice)
+    mean, _ = _statistics(card)
+    return NetworkInput(pixels.filled(mean.tolist(), low, high), pixels.nodata, None, notices)
+
+
+def _statistics(card: Card) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and std (C,) in the images' own values."""
+    low, high = card.range
+    return low + np.array(card.mean, np.float64) * (high - low), np.array(card.std, np.float64) * (high - low)
 
 
 def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool = False) -> NDArray[Any]:
@@ -29,7 +91,12 @@ def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool =
 
     Where the image does not have all ``stored`` bands of its file, the network's number of bands is taken as selected.
     """
-    channels = image.shape[2]
+    chosen = band_indices(image.shape[2], card, name, stored)
+    return image if chosen == list(range(image.shape[2])) else image[:, :, chosen]
+
+
+def band_indices(channels: int, card: Card, name: str = "", stored: bool = False) -> list[int]:
+    """Return which of an image's bands the network takes, from 0; see `select_bands`."""
     has = f"{name}: has" if name else f"{UNNAMED} has"
     if card.bands is not None and (stored or channels != card.in_channels):
         if channels < max(card.bands):
@@ -37,11 +104,11 @@ def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool =
                 f"{has} {plural(channels, 'band')}, the model expects bands {', '.join(map(str, card.bands))}."
                 " Use images of the type that it was trained on."
             )
-        return image[:, :, [band - 1 for band in card.bands]]
+        return [band - 1 for band in card.bands]
     if channels == card.in_channels:
-        return image
+        return list(range(channels))
     if channels == 1 and card.in_channels == 3:
-        return np.repeat(image, 3, axis=2)  # grey is R = G = B
+        return [0, 0, 0]  # grey is R = G = B
     if channels == 4 and card.in_channels == 3:
         raise InputError(f"{has} 4 bands, the model expects 3. Convert it to RGB, or give an array of its bands.")
     raise InputError(
@@ -50,29 +117,60 @@ def select_bands(image: NDArray[Any], card: Card, name: str = "", stored: bool =
     )
 
 
-def range_warning(image: NDArray[Any], card: Card, name: str = "") -> Notice | None:
+def range_warning(
+    image: NDArray[Any], card: Card, name: str = "", nodata: NDArray[np.bool_] | None = None
+) -> Notice | None:
     """Return a notice on an image whose values are certainly not those that the model was trained on.
 
-    That is certain for 16 bits above 255 and a model of 8 bits, and for 8 bits and a model of `MIN_DEEP_RANGE` or more.
-    Floats may be anything.
+    One rule for all types. Values far outside the range: a hundredth of the image more than a quarter of the range beyond 0 to
+    255, or a tenth more than the whole of another range. Fractions, nearly all within a fiftieth of a range of whole numbers.
+    Values nearly all within a fiftieth of the range, and there four standard deviations from the mean. 8 bits for a model
+    of `MIN_DEEP_RANGE` or more. A dark image has none of these.
+
+    Args:
+        image: (H, W, C) in the card's bands.
+        card: Range, mean and std.
+        name: The file.
+        nodata: (H, W) pixels that do not count.
     """
     if card.image_range is None:
         return None
     low, high = card.image_range
-    if image.dtype == np.uint16 and high <= 255:
-        largest = int(image.max(initial=0))
-        if largest <= 255:
-            return None
-        found, fix = f"16 bits, up to {largest}", f"scale them to {low:g} to {high:g}"
-    elif image.dtype == np.uint8 and high >= MIN_DEEP_RANGE:
-        found, fix = "8 bits", "use the images as the sensor wrote them"
-    else:
+    if image.dtype == np.uint8 and (low, high) == BYTES:
+        return None
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // RANGE_SAMPLES))
+    values = image[::step, ::step]
+    values = values.reshape(-1, image.shape[2]) if nodata is None else values[~nodata[::step, ::step]]
+    values = values[np.isfinite(values).all(axis=1)].astype(np.float64)
+    if not values.size or not _is_foreign(values, image.dtype, card, low, high):
         return None
     message = (
-        f"{name + ':' if name else UNNAMED} holds {found} ({image.dtype}); the model was trained on values from {low:g} to"
-        f" {high:g}, so its labels may be meaningless. To fix it, {fix}. Further images are not reported."
+        f"{name + ':' if name else UNNAMED} holds values from {values.min():g} to {values.max():g} ({image.dtype}); the model"
+        f" was trained on values from {low:g} to {high:g}, so its labels may be meaningless. Scale the image to these"
+        " values, or use the images as the sensor wrote them. Further images are not reported."
     )
     return Notice("value-range", message, name or None)
+
+
+def _is_foreign(values: NDArray[np.float64], dtype: Any, card: Card, low: float, high: float) -> bool:
+    """Return whether values (N, C) are certainly not those of training; see `range_warning`."""
+    span, of_bytes = high - low, (low, high) == BYTES
+    if dtype == np.uint8 and high >= MIN_DEEP_RANGE:
+        return True
+    if of_bytes and dtype == np.uint16 and values.max() > high:
+        return True
+    beyond = span / 4 if of_bytes else span
+    outside = np.mean((values < low - beyond) | (values > high + beyond))
+    if outside >= (_MIN_OUTSIDE_BYTES if of_bytes else _MIN_OUTSIDE):
+        return True
+    first, last = np.percentile(values, (1, 99))
+    if dtype == np.uint8 or last - first > _MAX_SPREAD * span:
+        return False
+    whole_range = low == int(low) and high == int(high) and span >= BYTES[1]
+    fractions = np.mean(values != np.rint(values))
+    mean, std = _statistics(card)
+    distance = np.abs(np.median(values, axis=0) - mean) / std
+    return bool((whole_range and fractions > 0.5) or distance.min() > _FAR_STD)
 
 
 def normalization(card: Card) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -96,7 +96,7 @@ def summarize_images(
 def summarize_labeled(segmenter: Segmenter, dataset: Dataset) -> list[ImageSummary]:
     """Predict and summarize the images of the training split."""
     samples = dataset.splits.get("train", [])
-    return [summarize(segmenter.predict(dataset.read_image(sample)), sample.stem) for sample in samples]
+    return [summarize(segmenter.predict(dataset.read_pixels(sample)), sample.stem) for sample in samples]
 
 
 def rank(summaries: Sequence[ImageSummary], top: int = 100, labeled: Sequence[ImageSummary] = ()) -> list[Ranked]:

@@ -20,13 +20,13 @@ from fullconv._version import __version__
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card, adapt_statistics, describe
 from fullconv.engines import Engine, choose_engine, exported_engine, is_exported, read_exported, read_layout
 from fullconv.errors import FullconvError, InputError, ModelFileError, NetworkError, RecipeError
-from fullconv.images import check_pixels, read_image
+from fullconv.images import check_pixels
 from fullconv.interpolation import ScoreLayout, argmax, softmax, to_numpy
-from fullconv.labels import left_right_pairs
+from fullconv.labels import VOID, left_right_pairs
 from fullconv.modelfile import read_model, verify_weights, write_model
 from fullconv.notices import Notice, NoticeCollector
 from fullconv.prediction import ImageLogits, Prediction
-from fullconv.preprocess import range_warning, rescale, select_bands, working_size
+from fullconv.preprocess import NetworkInput, read_input, rescale, working_size
 from fullconv.profiling import NETWORK, RESIZING, UPSAMPLING, timed
 from fullconv.recipe import parse_recipe
 from fullconv.system import is_importable
@@ -231,35 +231,32 @@ class Segmenter:
         """
         pixels = [self.read(image) for image in images]
         done: list[Prediction] = []
-        for _, group in groupby(pixels, key=lambda image: (image.shape, image.dtype)):
-            batch, notices = list(group), list[Notice]()
+        for _, group in groupby(pixels, key=lambda image: (image.values.shape, image.values.dtype)):
+            inputs, notices = list(group), list[Notice]()
+            batch = [each.values for each in inputs]
             if len(batch) > 1 and self._fits_batch(tile, batch):
                 views = self.scores(np.stack(batch), "none", notices)
-                for index, image in enumerate(batch):
+                for index, image in enumerate(inputs):
                     single = [
                         replace(view, scores={name: s[index : index + 1] for name, s in view.scores.items()})
                         for view in views
                     ]
                     done.append(self._prediction(image, single, probabilities, head, ()))
                 continue
-            for image in batch:
+            for image in inputs:
                 notices = []
-                views = self.scores(image[None], tile, notices)
+                views = self.scores(image.values[None], tile, notices)
                 done.append(self._prediction(image, views, probabilities, head, notices))
-        mirrored = self.mirror_notice(head)
-        for prediction, source, image in zip(done, images, pixels, strict=True):
-            if mirrored is not None:
+        if (mirrored := self.mirror_notice(head)) is not None:
+            for prediction in done:
                 prediction.notices = (mirrored, *prediction.notices)
-            name = str(source) if isinstance(source, (str, Path)) else ""
-            if (notice := range_warning(image, self.card, name)) is not None:
-                prediction.notices = (notice, *prediction.notices)
         return done
 
     def logits(self, image: Any, tile: Tile = "none", head: str | None = None) -> NDArray[np.float32]:
         """Return the logits of an image at its own size, (K, H, W) float32; for checks and small images."""
         pixels = self.read(image)
-        height, width = pixels.shape[:2]
-        views = self.scores(pixels[None], tile, [])
+        height, width = pixels.values.shape[:2]
+        views = self.scores(pixels.values[None], tile, [])
         if self.card.heads is not None:
             self.card.labels(head)
         name = head or next(iter(views[0].scores))
@@ -281,20 +278,19 @@ class Segmenter:
         card = self.card.model_copy(update={"fullconv": __version__})
         self.card = write_model(path, card, self.network.state_dict())
 
-    def read(self, image: Any, name: str = "") -> NDArray[Any]:
-        """Read an image as `predict` does: (H, W, C) in the card's bands.
+    def read(self, image: Any, name: str = "") -> NetworkInput:
+        """Read an image as `predict` does: in the card's bands, with the mean colour where it has no data.
 
         Args:
-            image: Path or PIL image, whose bands are selected by the card; or an array, (H, W) or (H, W, C), taken as
-                already selected where it has the card's number of bands.
+            image: Path, bytes of a file or PIL image, whose bands are selected by the card; or an array, (H, W) or (H, W, C),
+                taken as already selected where it has the card's number of bands; or the result of `read`.
             name: The file of an array, for messages.
 
         Raises:
             InputError: The image cannot be read, or has other bands than the card.
         """
-        name = str(image) if isinstance(image, (str, Path)) else name
-        pixels = select_bands(read_image(image), self.card, name, stored=not isinstance(image, np.ndarray))
-        if (notice := range_warning(pixels, self.card, name)) is not None:
+        pixels = read_input(image, self.card, str(image) if isinstance(image, (str, Path)) else name)
+        for notice in pixels.notices:
             self.log(notice)
         return pixels
 
@@ -363,14 +359,14 @@ class Segmenter:
 
     def _prediction(
         self,
-        image: NDArray[Any],
+        image: NetworkInput,
         views: Sequence[ViewScores],
         probabilities: bool,
         head: str | None,
         notices: Sequence[Notice],
     ) -> Prediction:
         """Upsample the scores of one image to labels, strip by strip."""
-        size = image.shape[0], image.shape[1]
+        size = image.values.shape[0], image.values.shape[1]
         labels = self.card.labels(head)
         heads = [head or ""] if head is not None or self.card.heads is None else list(self.card.heads)
         maps: dict[str, NDArray[np.uint8]] = {}
@@ -383,7 +379,12 @@ class Segmenter:
                     label_map[a:b] = argmax(logits)
                     if kept is not None and source is sources[0]:
                         kept[:, a:b] = to_numpy(softmax(logits))
-        return Prediction(maps, labels, kept, image, sources[0], tuple(notices))
+        if image.nodata is not None:
+            for label_map in maps.values():
+                label_map[image.nodata] = VOID
+            if kept is not None:
+                kept[:, image.nodata] = np.nan
+        return Prediction(maps, labels, kept, image.values, sources[0], (*image.notices, *notices))
 
     def _image_logits(self, views: Sequence[ViewScores], size: tuple[int, int], head: str) -> ImageLogits:
         labels = self.card.labels(head or None)

@@ -90,10 +90,9 @@ class TrackingObserver:
         head = next(iter(self.dataset.labels))
         palette = self.dataset.labels[head].palette
         for sample in self.samples:
-            image = self.dataset.read_image(sample)
-            label_map = validation.segmenter.predict(image).label_map
-            masks = (self.dataset.read_mask(sample, head), label_map)
-            panels = [to_rgb8(image), *(colorize(mask, palette) for mask in masks)]
+            prediction = validation.segmenter.predict(self.dataset.read_pixels(sample))
+            masks = (self.dataset.read_mask(sample, head), prediction.label_map)
+            panels = [to_rgb8(prediction.image), *(colorize(mask, palette) for mask in masks)]
             row = Image.fromarray(np.concatenate(panels, axis=1))
             if row.width > MAX_PANEL_WIDTH:
                 row = row.resize((MAX_PANEL_WIDTH, max(1, round(row.height * MAX_PANEL_WIDTH / row.width))))

@@ -128,9 +128,9 @@ def test_other_numbers_of_tiff_become_float32(tmp_path, dtype):
     np.testing.assert_allclose(read[..., 0], array.astype(np.float32))
 
 
-def test_a_multi_band_tiff_without_tifffile_names_the_install_line(tmp_path, monkeypatch):
+def test_a_multi_band_tiff_without_rasterio_names_the_install_line(tmp_path, monkeypatch):
     write_bands(tmp_path / "a.tif", np.zeros((4, 4, 7), np.uint16))
-    monkeypatch.setitem(sys.modules, "tifffile", None)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(MissingExtraError, match=r'a\.tif: a TIFF with several bands.*pip install "fullconv\[geo\]"'):
         read_image(tmp_path / "a.tif")
 

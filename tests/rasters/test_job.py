@@ -175,8 +175,8 @@ def test_bad_rasters_are_named_and_leave_nothing(tiny, write, tmp_path):
     refused(tiny, tmp_path / "empty.vrt", out, message)
     whole_file = write(orthophoto(400, 300), "cut.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole_file[: len(whole_file) // 2])
-    refused(tiny, tmp_path / "cut.tif", out, r"cut\.tif: .*(damaged or cut short|cannot be read as a raster)", tile=64)
-    refused(tiny, write(orthophoto(64, 64, dtype="uint8").astype(np.complex64)), out, r"band 1 holds complex64 numbers")
+    refused(tiny, tmp_path / "cut.tif", out, r"cut\.tif: .*(damaged or cut short|cannot be decoded)", tile=64)
+    refused(tiny, write(orthophoto(64, 64, dtype="uint8").astype(np.complex64)), out, r"holds complex numbers")
     assert out.read_bytes() == b"an older result"
 
 

@@ -19,10 +19,10 @@ from fullconv.data.label_mapping import LabelMapping
 from fullconv.data.problems import Problem
 from fullconv.data.samples import Colors, MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
-from fullconv.data.scan.stats import ImageStats, merge_bands
+from fullconv.data.scan.stats import ImageStats, merge_bands, select_bands
 from fullconv.data.statistics import Statistics, gather_statistics
 from fullconv.errors import DataError, nearest, plural
-from fullconv.images import read_image
+from fullconv.images import ImageError, Pixels, read_pixels
 from fullconv.labels import VOID
 
 
@@ -94,15 +94,27 @@ class Dataset:
             InputError: It cannot be read.
             DataError: It has too few bands, or another size than the image with its further bands.
         """
-        image = read_image(sample.image)
-        if sample.more is not None:
-            image = add_bands(image, read_image(sample.more), sample.more, sample.image.name)
-        if self.bands is None:
-            return image
-        there, last = image.shape[2], max(self.bands)
-        if last > there:
-            raise DataError(f"{sample.image}: has {there} bands, data.toml asks for band {last}. Correct bands.")
-        return np.ascontiguousarray(image[..., [band - 1 for band in self.bands]])
+        return self.read_pixels(sample).values
+
+    def read_pixels(self, sample: Sample, channels: int | None = None, first_look: bool = True) -> Pixels:
+        """Read an image as `read_image` does, with the pixels that have no data.
+
+        ``channels`` and ``first_look`` are those of `fullconv.images.read_pixels`.
+        """
+        try:
+            if sample.more is None:
+                return read_pixels(sample.image, self.bands, channels, first_look)
+            pixels = read_pixels(sample.image, first_look=first_look)
+            more = read_pixels(sample.more, first_look=first_look)
+            pixels = add_bands(pixels, more, sample.more, sample.image.name)
+        except ImageError as error:
+            if error.code == "missing-band":
+                raise DataError(str(error)) from None
+            raise
+        if self.bands is not None and max(self.bands) > pixels.values.shape[2]:
+            there = plural(pixels.values.shape[2], "band")
+            raise DataError(f"{sample.image}: has {there}, data.toml asks for band {max(self.bands)}. Correct bands.")
+        return pixels if self.bands is None else pixels.select([band - 1 for band in self.bands])
 
     def read_mask(self, sample: Sample, head: str | None = None) -> NDArray[np.uint8]:
         """Read a mask, (H, W) uint8: class indices and 255 for void; of the first head by default.
@@ -115,16 +127,18 @@ class Dataset:
         colors: Colors = "all" if mapping.by_color else "rgb" if mapping.colors else "none"
         return mapping.decode(source.raw(colors), str(source.path))
 
-    def read_sample(self, sample: Sample) -> tuple[NDArray[Any], dict[str, NDArray[np.uint8]]]:
-        """Read an image with its masks by head, as `read_image` and `read_mask` do.
+    def read_sample(
+        self, sample: Sample, channels: int | None = None, first_look: bool = True
+    ) -> tuple[Pixels, dict[str, NDArray[np.uint8]]]:
+        """Read an image with its masks by head, as `read_pixels` and `read_mask` do.
 
         Raises:
             DataError, InputError: As these do; or a mask has another size than the image.
         """
-        image = self.read_image(sample)
+        image = self.read_pixels(sample, channels, first_look)
         masks = {head: self.read_mask(sample, head) for head in sample.masks}
         for head, mask in masks.items():
-            (h, w), (height, width) = mask.shape, image.shape[:2]
+            (h, w), (height, width) = mask.shape, image.values.shape[:2]
             if (h, w) != (height, width):
                 sizes = f"{w}x{h}, its image {sample.image.name} {width}x{height}"
                 raise DataError(f"{sample.masks[head].path}: the mask is {sizes}. Export both at one size.")
@@ -149,9 +163,12 @@ class Dataset:
 
     def scan_images(self, members: Sequence[Sample]) -> Iterator[ImageStats]:
         """Yield the stats of each sample's image, all bands together."""
-        found = self.scanner.images(path for sample in members for path in sample.image_files)
+        several = any(sample.more is not None for sample in members)
+        paths = (path for sample in members for path in sample.image_files)
+        found = self.scanner.images(paths, None if several else self.bands)
         for sample in members:
-            yield merge_bands([next(found) for _ in sample.image_files])
+            stats = merge_bands([next(found) for _ in sample.image_files])
+            yield select_bands(stats, self.bands, str(sample.image)) if several and self.bands else stats
 
     def statistics(self, split: str = "train", head: str | None = None) -> Statistics:
         """Count classes (of the first head by default) and channels of a split; files are decoded once, then cached.
@@ -162,7 +179,7 @@ class Dataset:
         members = self.samples(split)
         head = self.heads[0] if head is None else head
         masks, where = self.scanner.masks(s.masks[head] for s in members), f"{self.root} ({split})"
-        return gather_statistics(self.scan_images(members), masks, self.mappings[head], self.bands, where)
+        return gather_statistics(self.scan_images(members), masks, self.mappings[head], where)
 
     def without(self, stems: Iterable[str]) -> Dataset:
         """Return the data set without some samples; they are in `skipped`."""
@@ -172,12 +189,22 @@ class Dataset:
         return replace(self, splits=splits, skipped=[*self.skipped, *omitted], histograms={})
 
 
-def add_bands(image: NDArray[Any], more: NDArray[Any], where: Path, name: str) -> NDArray[Any]:
-    """Concatenate an image (H, W, C) and its further bands (H, W, C') in the smallest type that holds both."""
-    (height, width), (h, w) = image.shape[:2], more.shape[:2]
+def add_bands(image: Pixels, more: Pixels, where: Path, name: str) -> Pixels:
+    """Concatenate an image and its further bands in the smallest type that holds both."""
+    (height, width), (h, w) = image.values.shape[:2], more.values.shape[:2]
     if (h, w) != (height, width):
         raise DataError(f"{where}: is {w}x{h} pixels, {name} {width}x{height}. Export both at one size.")
-    return np.concatenate([image, more], axis=2)
+    both = [image, more]
+    holes = [pixels.nodata for pixels in both if pixels.nodata is not None]
+    missing = None
+    if any(pixels.missing is not None for pixels in both):
+        empty = [
+            np.zeros(pixels.values.shape, np.bool_) if pixels.missing is None else pixels.missing for pixels in both
+        ]
+        missing = np.concatenate(empty, axis=2)
+    values = np.concatenate([pixels.values for pixels in both], axis=2)
+    nodata = np.logical_or.reduce(holes) if holes else None
+    return Pixels(values, nodata, missing, (*image.notices, *more.notices))
 
 
 def match_heads(card: Card, dataset: Dataset, head: str | None) -> list[tuple[str | None, str]]:

@@ -43,14 +43,25 @@ Decoded = tuple[NDArray[Any], Masks]
 Item = TypeVar("Item")
 
 
-def read_sample(dataset: Dataset, sample: Sample, scale: float = 1.0, channels: int | None = None) -> Decoded:
+def read_sample(
+    dataset: Dataset,
+    sample: Sample,
+    scale: float = 1.0,
+    channels: int | None = None,
+    augmentation: Augmentation | None = None,
+) -> Decoded:
     """Read an image (H, W, C) with its masks (H, W) by head, at the working resolution.
 
-    A grey image becomes three equal channels where `channels` is 3.
+    Masks are void where the image has no data. With an augmentation, values that cannot be data become its mean colour, as
+    in prediction. A grey image becomes three equal channels where `channels` is 3.
     """
-    image, masks = dataset.read_sample(sample)
-    if channels == 3 and image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)  # grey among colour images
+    pixels, masks = dataset.read_sample(sample, first_look=False)
+    if channels == 3 and pixels.values.shape[2] == 1:
+        pixels = pixels.select([0, 0, 0])  # grey among colour images
+    image = pixels.values
+    if augmentation is not None:
+        image = pixels.filled(augmentation.fill_value, *augmentation.value_range)
+    masks = {head: pixels.with_void(mask) for head, mask in masks.items()}
     if scale != 1:
         size = working_size(image.shape[0], image.shape[1], scale)
         image = rescale(image[None], size)[0]
@@ -159,7 +170,7 @@ class BatchBuilder(TorchDataset[list[Batch]]):
     def _read(self, index: int) -> Decoded:
         if index in self._cache:
             return self._cache[index]
-        found = read_sample(self.dataset, self.samples[index], self.scale, self.channels)
+        found = read_sample(self.dataset, self.samples[index], self.scale, self.channels, self.augmentation)
         size = found[0].nbytes + sum(mask.nbytes for mask in found[1].values())
         # Nothing is evicted: in random order an LRU cache would hit no more often.
         if self._cached_bytes + size <= self.cache_bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,15 +89,15 @@ def common_kind(kinds: Iterable[tuple[int, str]]) -> tuple[int, str] | None:
 class _ChannelSums:
     """Sums over images of one kind, each (C,)."""
 
-    count: int = 0
+    count: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     low: NDArray[np.float64] = field(default_factory=lambda: np.full(1, np.inf))
     high: NDArray[np.float64] = field(default_factory=lambda: np.full(1, -np.inf))
 
-    def add(self, count: int, sums: ImageStats | _ChannelSums) -> None:
-        """Add the sums of `count` pixels."""
-        self.count += count
+    def add(self, count: NDArray[np.int64], sums: ImageStats | _ChannelSums) -> None:
+        """Add the sums of `count` values with data, by channel."""
+        self.count = self.count + count
         self.total = self.total + sums.total
         self.squares = self.squares + sums.squares
         self.low = np.minimum(self.low, sums.low)
@@ -108,17 +108,17 @@ def gather_statistics(
     images: Iterable[ImageStats],
     masks: Iterable[MaskStats],
     mapping: LabelMapping,
-    bands: Sequence[int] | None,
     where: str,
 ) -> Statistics:
     """Add up the stats of a split, without files that have errors."""
     sums: dict[tuple[int, str], _ChannelSums] = {}
     sizes = []
     for stats in images:
+        if stats.code == "missing-band":
+            raise DataError(stats.error)
         if not stats.error:
             sizes.append(stats.size)
-            pixels = stats.size[0] * stats.size[1] - stats.non_finite // stats.channels
-            sums.setdefault((stats.channels, stats.dtype), _ChannelSums()).add(pixels, stats)
+            sums.setdefault((stats.channels, stats.dtype), _ChannelSums()).add(np.array(stats.valid), stats)
     if not sizes:
         raise DataError(f"{where}: no image can be read. Run: fullconv check")
     common = common_kind(sums)
@@ -129,14 +129,13 @@ def gather_statistics(
     merged = _ChannelSums()
     for kind in sums.values():
         merged.add(kind.count, kind)
-    chosen = [band - 1 for band in bands] if bands else list(range(channels))
-    if (last := max(chosen) + 1) > channels:
-        raise DataError(f"{where}: images have {channels} bands, data.toml asks for band {last}. Correct bands.")
-    low, high = value_range(merged.low[chosen], merged.high[chosen], dtype, where)
-    mean = merged.total[chosen] / merged.count
-    spread = np.sqrt(np.maximum(merged.squares[chosen] / merged.count - mean**2, 0)) / (high - low)
+    if not merged.count.all():
+        raise DataError(f"{where}: no image has data. Check the nodata value of the files.")
+    low, high = value_range(merged.low, merged.high, dtype, where)
+    mean = merged.total / merged.count
+    spread = np.sqrt(np.maximum(merged.squares / merged.count - mean**2, 0)) / (high - low)
     # A constant channel must not be divided by 0; beside depth in millimetres, colours vary little.
-    own = (merged.high[chosen] - merged.low[chosen]) / (high - low)
+    own = (merged.high - merged.low) / (high - low)
     least = 1e-3 * np.where(own > 0, np.minimum(own, 1), 1)
     class_pixels, class_images, area = (np.zeros(len(mapping.labels.classes), dtype=np.int64) for _ in range(3))
     void = 0
@@ -156,7 +155,7 @@ def gather_statistics(
         std=tuple(np.maximum(spread, least).tolist()),
         range=(low, high),
         sizes=sizes,
-        channels=len(chosen),
+        channels=channels,
         dtype=dtype,
     )
 

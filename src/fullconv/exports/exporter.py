@@ -170,7 +170,7 @@ def _calibration(dataset: Dataset, exact: Segmenter) -> Iterator[NDArray[np.uint
     """Yield evenly spaced training images."""
     samples, _ = choose_samples(dataset, exact.card, "train" if dataset.splits.get("train") else "val")
     for sample in samples[:: max(1, len(samples) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]:
-        image = exact.read(dataset.read_image(sample), sample.image.as_posix())
+        image = exact.read(dataset.read_pixels(sample), sample.image.as_posix()).values
         check_bytes(image, sample)
         yield np.ascontiguousarray(image)
 

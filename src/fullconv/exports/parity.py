@@ -148,9 +148,10 @@ def validation_images(dataset: Dataset, exact: Segmenter) -> Iterator[tuple[Imag
     samples, _ = choose_samples(dataset, exact.card, "val")
     dataset, heads, _ = match_classes(exact.card, dataset)
     for sample in samples[:: max(1, len(samples) // IMAGES)][:IMAGES]:
-        image = exact.read(dataset.read_image(sample), sample.image.as_posix())
+        found = exact.read(dataset.read_pixels(sample), sample.image.as_posix())
+        image = found.values
         check_bytes(image, sample)
-        masks = {ours or "": dataset.read_mask(sample, theirs) for ours, theirs in heads}
+        masks = {ours or "": found.with_void(dataset.read_mask(sample, theirs)) for ours, theirs in heads}
         for mask in masks.values():
             if mask.shape != image.shape[:2]:
                 raise DataError(f"{sample.image}: its mask has another size. `fullconv check` lists all such masks.")

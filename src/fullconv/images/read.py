@@ -8,42 +8,50 @@ import stat
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fullconv.errors import FullconvError, InputError, MissingExtraError, first_line
 from fullconv.images import jpeg, png, tiff
+from fullconv.images.colour import to_srgb
 from fullconv.images.limits import ImageError, check_pixels, max_pixels
+from fullconv.images.pixels import (
+    AlphaCount,
+    ImageFile,
+    Pixels,
+    Window,
+    apply_orientation,
+    check_bands,
+    has_no_value,
+    not_finite_notice,
+    to_hwc,
+)
+from fullconv.notices import Notice
 from fullconv.profiling import DECODING, open_binary, timed
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
-_AS_STORED = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}
-_TO_FLOAT = ("int8", "int16", "int32", "uint32", "float16", "float64")
 _FIX = "Copy or export it again, or remove it"
 _MAGIC = (png.SIGNATURE, jpeg.START, b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
 _MOST_A_PIXEL = 16  # bytes of a JPEG, and how many more may lie beside them: a film, or nothing that was ever written
 _MOST_BESIDE = 64 << 20
 _TURNED = range(2, 9)
 _bomb_lock = threading.Lock()
-_SAME_COLOUR = 2
-"""A profile that changes no colour by more than this is sRGB with other roundings, and is ignored."""
-_STEPS = np.linspace(0, 255, 9).astype(np.uint8)
 
 
 def read_image(source: Source) -> NDArray[Any]:
     """Read an image with the values of its file.
 
-    EXIF orientation is applied. Palettes become RGB, CMYK and YCbCr become RGB, 8-bit colours with a profile become
-    sRGB, alpha is composited on white (a TIFF keeps all its bands instead, as a fourth one is often infrared). Of several
-    frames or pages the first is read. A truncated or damaged file is an error, never filled in.
+    Orientation is applied. Palettes, CMYK, Lab and YCbCr become RGB, 8-bit colours with a profile become sRGB. Alpha is
+    composited on white; in a TIFF it masks pixels and is omitted, while bands of no stated meaning, often infrared, are
+    bands. Of several frames or pages the first is read. A truncated or damaged file is an error, never filled in.
 
     Args:
         source: A path, the bytes of a file, a PIL image, or an array (H, W) or (H, W, C).
@@ -55,36 +63,167 @@ def read_image(source: Source) -> NDArray[Any]:
         InputError: It is missing, empty, damaged, no image, or larger than FULLCONV_MAX_PIXELS.
         MissingExtraError: It needs a reader that is not installed (multi-band TIFF, HEIC).
     """
-    if isinstance(source, np.ndarray):
-        return to_hwc(source, "array")
-    if isinstance(source, Image.Image):
-        where = getattr(source, "filename", "") or "image"
-        return to_hwc(_decode_safely(source, None, b"", where, to_array), where)
-    if not isinstance(source, (str, bytes, os.PathLike)):
+    return read_pixels(source).values
+
+
+def read_pixels(
+    source: Source, bands: Sequence[int] | None = None, channels: int | None = None, first_look: bool = True
+) -> Pixels:
+    """Read an image as `read_image` does, with the pixels that have no data.
+
+    Args:
+        source: A path, the bytes of a file, a PIL image, or an array (H, W) or (H, W, C).
+        bands: Numbers of the bands of a file to read, from 1; None for all but alpha. Those of an array are all.
+        channels: What a network takes; where a TIFF has as many bands with alpha, alpha is a band, too.
+        first_look: Whether to search a JPEG for damage that decoders silently read; False where that was done before.
+    """
+    if isinstance(source, (str, bytes, os.PathLike)):
+        with open_image_file(source, first_look) as file:
+            return file.read(None, file.choose_bands(bands, channels))
+    if not isinstance(source, (np.ndarray, Image.Image)):
         raise InputError(
             f"expected an image as a path, a PIL image or an array (H, W, C), not {type(source).__name__}."
         )
+    where = "array"
+    if isinstance(source, Image.Image):
+        where = getattr(source, "filename", "") or "image"
+        return from_layers(_decode_safely(source, None, b"", where, to_layers), where, bands)
+    values = to_hwc(source, where)
+    none = has_no_value(values)
+    return Pixels(values, none, None, () if none is None else (not_finite_notice(where),))
+
+
+def open_image_file(source: str | os.PathLike[str] | bytes, first_look: bool = True) -> ImageFile:
+    """Open an image file, to be read whole or by windows.
+
+    Args:
+        source: A path or the bytes of a file.
+        first_look: Whether to search a JPEG for damage that decoders silently read.
+
+    Raises:
+        InputError: It is missing, empty, damaged, no image, or larger than FULLCONV_MAX_PIXELS.
+        MissingExtraError: It needs a reader that is not installed.
+    """
     where = "bytes" if isinstance(source, bytes) else str(Path(source))
-    return to_hwc(decode(source, where, to_array), where)
+    with timed(DECODING), open_source(source) as file:
+        start = file.read(32)
+        _check_start(start, where)
+        if start.startswith(tiff.MAGIC):
+            return tiff.open_tiff(source if isinstance(source, bytes) else Path(source), where)
+    return PillowImage(source, where, first_look)
+
+
+def is_raster(path: Path) -> bool:
+    """Return whether a readable file is of none of the formats that are read as images, as a VRT."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    return not start.startswith(_MAGIC) and start[4:8] != b"ftyp"
+
+
+class PillowImage(ImageFile):
+    """An image file that Pillow decodes, the whole at its first reading."""
+
+    def __init__(self, source: str | os.PathLike[str] | bytes, where: str, first_look: bool) -> None:
+        self.where, self._source, self._first_look = where, source, first_look
+        self._array: NDArray[Any] | None = None
+        self._notices: list[Notice] = []
+        with open_source(source) as file:
+            start = file.read(32)
+            with open_image(file, start, where) as image:
+                turned = _orientation(image, file, start) in (5, 6, 7, 8)
+                self.height, self.width = (image.width, image.height) if turned else (image.height, image.width)
+                self.bands, has_alpha = _count_bands(image, start)
+        self.alpha = self.bands if has_alpha else None
+
+    def close(self) -> None:
+        """Forget the pixels."""
+        self._array = None
+
+    def notices(self) -> list[Notice]:
+        """Return warnings about all that was read."""
+        return self._notices
+
+    def read(self, window: Window | None = None, bands: Sequence[int] | None = None) -> Pixels:
+        """Read the image or a window of it; see `ImageFile.read`."""
+        if self._array is None:
+            with timed(DECODING):
+                self._array = decode(self._source, self.where, to_layers, self._first_look)
+        pixels = from_layers(self._array, self.where, bands)
+        self._notices = list(pixels.notices)
+        if window is None:
+            return pixels
+        top, bottom, left, right = window
+        place = slice(top, bottom), slice(left, right)
+        nodata = None if pixels.nodata is None else pixels.nodata[place]
+        return replace(pixels, values=np.ascontiguousarray(pixels.values[place]), nodata=nodata)
+
+
+def _count_bands(image: Image.Image, start: bytes) -> tuple[int, bool]:
+    """Return the number of bands of an opened image as `to_layers` gives them, and whether the last is alpha."""
+    found = png.header(start)
+    if found is not None and found[2] == 16:  # its transparent colour becomes white
+        return {0: 1, 2: 3, 4: 2}.get(found[3], 4), found[3] in (4, 6)
+    names = image.getbands()
+    has_alpha = names[-1] in ("A", "a") or "transparency" in image.info
+    grey = (len(names) <= 2 and image.mode not in ("P", "PA")) or "grey_bits" in image.info
+    return (1 if grey else 3) + has_alpha, has_alpha
+
+
+def from_layers(layers: NDArray[Any], where: str, bands: Sequence[int] | None = None) -> Pixels:
+    """Composite (H, W) or (H, W, C), where 2 or 4 channels end with alpha, on white; or select bands as stored."""
+    values = to_hwc(layers, where)
+    has_alpha = values.shape[2] in (2, 4)
+    check_bands(bands, values.shape[2], where)
+    if bands is not None and (not has_alpha or values.shape[2] in bands):
+        return Pixels(values).select([band - 1 for band in bands])
+    none = has_no_value(values)
+    notices: tuple[Notice, ...] = () if none is None else (not_finite_notice(where),)
+    if has_alpha:
+        counted = AlphaCount()
+        counted.add(values[..., -1])
+        notice = counted.notice(where, values.shape[2], "It is composited on white.")
+        notices = () if notice is None else (notice,)
+        values = _on_white(values)
+    pixels = Pixels(values, none, None, notices)
+    return pixels if bands is None else pixels.select([band - 1 for band in bands])
+
+
+def _on_white(layers: NDArray[Any]) -> NDArray[Any]:
+    """Composite (H, W, 2 or 4) uint8 or uint16, whose last channel is alpha, on white."""
+    if layers.dtype == np.uint16:
+        return png.without_alpha(layers)
+    colors = layers[..., :-1]
+    if layers[..., -1].min() == 255:
+        return np.ascontiguousarray(colors)
+    image = Image.fromarray(np.concatenate([np.broadcast_to(colors, (*colors.shape[:2], 3)), layers[..., -1:]], axis=2))
+    flat = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    flat.alpha_composite(image)
+    return np.array(flat)[..., : colors.shape[2]].copy()
 
 
 def decode(
-    source: str | os.PathLike[str] | bytes, where: str, convert: Callable[[Image.Image], NDArray[Any]]
+    source: str | os.PathLike[str] | bytes,
+    where: str,
+    convert: Callable[[Image.Image], NDArray[Any]],
+    first_look: bool = True,
 ) -> NDArray[Any]:
     """Decode a file with all checks, and convert the loaded PIL image to an array.
 
-    Files that need the TIFF or deep PNG reader return its array (H, W, C), without `convert`.
+    TIFFs that Pillow does not decode, and 16-bit colour PNGs, return an array (H, W, C) as stored, without `convert`.
     """
     with timed(DECODING), open_source(source) as file:
         start = file.read(32)
         _check_start(start, where)
         if png.is_deep_color(start):
             return _read_deep_png(file, start, where)
+        if start.startswith(tiff.MAGIC):
+            file.seek(0)
+            if not tiff.pillow_decodes(tiff.read_layout(file, where)):
+                stored = tiff.open_tiff(source if isinstance(source, bytes) else Path(source), where)
+                with stored:
+                    return stored.read_labels()
         with open_image(file, start, where) as image:
-            if image is None:
-                file.seek(0)
-                return tiff.read(file, where)
-            return _decode_safely(image, file, start, where, convert)
+            return _decode_safely(image, file, start, where, convert, first_look)
 
 
 def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
@@ -93,32 +232,15 @@ def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     with open_source(source) as file:
         start = file.read(32)
         _check_start(start, where)
+        if start.startswith(tiff.MAGIC):
+            layout = tiff.read_layout(file, where)
+            check_pixels(layout.height, layout.width, where)
+            return (
+                (layout.width, layout.height) if layout.orientation in (5, 6, 7, 8) else (layout.height, layout.width)
+            )
         with open_image(file, start, where) as image:
-            if image is None:
-                file.seek(0)
-                return tiff.size(file, where)
-            if image.format == "TIFF":  # Pillow turns the size itself, but only in newer versions
-                return tiff.tagged_size(image)
             turned = _orientation(image, file, start) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def to_hwc(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return an array as (H, W, C) uint8, uint16 or float32."""
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise InputError(
-            f"{where}: an image has the shape (H, W) or (H, W, C) and at least one pixel, not {array.shape}."
-        )
-    image = array[..., None] if array.ndim == 2 else array
-    name = image.dtype.newbyteorder("=").name
-    if name in _AS_STORED:
-        stored: NDArray[Any] = np.ascontiguousarray(image, dtype=_AS_STORED[name])
-        return stored if stored.flags.writeable else stored.copy()  # torch warns of arrays that it must not write to
-    if name == "bool":
-        return np.where(image, 255, 0).astype(np.uint8)
-    if name in _TO_FLOAT:
-        return np.ascontiguousarray(image, dtype=np.float32)
-    raise InputError(f"{where}: {name} cannot be an image. Convert it to uint8, uint16 or float32.")
 
 
 @contextmanager
@@ -157,8 +279,8 @@ def _check_start(start: bytes, where: str) -> None:
 
 
 @contextmanager
-def open_image(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Image | None]:
-    """Read an image's header; None means that the TIFF reader is needed.
+def open_image(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Image]:
+    """Read an image's header.
 
     Pillow's own limit is replaced by `max_pixels`, which the user can raise; as it is a global, under a lock.
     """
@@ -166,16 +288,13 @@ def open_image(file: IO[bytes], start: bytes, where: str) -> Iterator[Image.Imag
     try:
         image = _open_unlimited(file)
     except UnidentifiedImageError:
-        if start.startswith(tiff.MAGIC):
-            yield None
-            return
         image = _open_heif(file, start, where)
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them
         raise _damage(error, where, file, start, "its header is damaged") from error
     with image:
         check_pixels(image.height, image.width, where)
         png.keep_small_grey(image)
-        yield None if image.format == "TIFF" and tiff.needs_tifffile(image) else image
+        yield image
 
 
 @contextmanager
@@ -217,7 +336,12 @@ def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
 
 
 def _decode_safely(
-    image: Image.Image, file: IO[bytes] | None, start: bytes, where: str, convert: Callable[[Image.Image], NDArray[Any]]
+    image: Image.Image,
+    file: IO[bytes] | None,
+    start: bytes,
+    where: str,
+    convert: Callable[[Image.Image], NDArray[Any]],
+    first_look: bool = True,
 ) -> NDArray[Any]:
     try:
         unwritten = png.mark_unwritten(image) if file is not None and start.startswith(png.SIGNATURE) else None
@@ -232,7 +356,7 @@ def _decode_safely(
         raise _too_few_rows(where)
     if unwritten is not None and file is not None and png.is_lost(file):
         raise ImageError("truncated", f"{where}: ends in zeros, so part of its content was lost. {_FIX}.")
-    if file is not None and start.startswith(jpeg.START):
+    if first_look and file is not None and start.startswith(jpeg.START):
         file.seek(0)
         corner = np.asarray(image.crop((max(0, image.width - 8), max(0, image.height - 4), image.width, image.height)))
         pixels = _plain(image) if jpeg.is_doubtful(corner) else corner  # an array of it all takes as long as decoding
@@ -269,8 +393,11 @@ def _may_miss_rows(image: Image.Image, start: bytes, unwritten: int) -> bool:
     return bool((np.asarray(last) == unwritten).all())
 
 
-def to_array(image: Image.Image) -> NDArray[Any]:
-    """Convert a loaded PIL image of any mode to (H, W) or (H, W, C), with its orientation applied, in sRGB."""
+def to_layers(image: Image.Image) -> NDArray[Any]:
+    """Convert a loaded PIL image of any mode to (H, W) or (H, W, C), with its orientation applied, in sRGB.
+
+    The last of 2 or 4 channels is alpha.
+    """
     deep = image.mode == "I" and image.format == "PNG"
     if "grey_bits" in image.info and "transparency" not in image.info:
         image = image.convert("L")
@@ -283,11 +410,8 @@ def to_array(image: Image.Image) -> NDArray[Any]:
     image = to_srgb(image)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         grey = image.mode in ("LA", "La", "L", "1") or "grey_bits" in image.info
-        flat = image = image.convert("RGBA")
-        if np.asarray(image.getchannel("A")).min() < 255:
-            flat = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            flat.alpha_composite(image)
-        return np.asarray(flat.getchannel(0) if grey else flat.convert("RGB"))
+        layers = np.asarray(image.convert("RGBA"))
+        return layers[..., [0, 3]] if grey else layers
     if image.mode in ("L", "RGB", "F", "I"):
         return np.asarray(image)
     return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
@@ -297,8 +421,6 @@ def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
     file.seek(0)
     data = file.read()
     with open_image(io.BytesIO(data), start, where) as image, open_image(io.BytesIO(data), start, where) as again:
-        assert image is not None  # only TIFF gives None
-        assert again is not None
         orientation = _orientation(image, io.BytesIO(data), start)
         try:
             array = png.read_deep_color(image, again, start)
@@ -307,7 +429,7 @@ def _read_deep_png(file: IO[bytes], start: bytes, where: str) -> NDArray[Any]:
             raise _damage(error, where, file, start) from error
     if not array[-1].any() and _is_short(io.BytesIO(data), start, where):
         raise _too_few_rows(where)
-    return tiff.apply_orientation(png.without_alpha(array), orientation)
+    return apply_orientation(array, orientation)
 
 
 def _damage(
@@ -337,68 +459,3 @@ def _orientation(image: Image.Image, file: IO[bytes], start: bytes) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF is ignored, as in read_image
         return 1
-
-
-def has_foreign_profile(image: Image.Image) -> bool:
-    """Return whether an image's profile is not sRGB, so that `to_srgb` changes it."""
-    profile = image.info.get("icc_profile")
-    return bool(profile) and isinstance(profile, bytes) and _change(profile, _plain_mode(image)) is not None
-
-
-def to_srgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded 8-bit image to sRGB; without a profile, or with a damaged one, it is returned unchanged.
-
-    Grey stays grey, alpha stays alpha, CMYK becomes RGB.
-    """
-    if image.mode == "LAB":
-        from_lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-        changed = ImageCms.applyTransform(image, from_lab)
-        assert changed is not None
-        return changed
-    profile = image.info.get("icc_profile")
-    if not profile or not isinstance(profile, bytes) or (change := _change(profile, _plain_mode(image))) is None:
-        return image
-    if isinstance(change, bytes):  # grey by grey
-        return image.point(list(change) + (list(range(256)) if image.mode == "LA" else []))
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
-    changed = ImageCms.applyTransform(image.convert("RGB") if alpha is not None else image, change)
-    assert changed is not None  # only where it works in place
-    if alpha is not None:
-        changed.putalpha(alpha)
-    return changed
-
-
-def _plain_mode(image: Image.Image) -> str:
-    return {"L": "L", "LA": "L", "CMYK": "CMYK", **dict.fromkeys(("RGB", "RGBA", "P", "PA"), "RGB")}.get(image.mode, "")
-
-
-@lru_cache(maxsize=64)
-def _change(profile: bytes, mode: str) -> Any:
-    """Return a transform to sRGB, 256 greys as bytes, or None where nothing changes."""
-    if not mode:
-        return None
-    try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(own, ImageCms.createProfile("sRGB"), mode, "RGB")
-        if mode == "CMYK":
-            return transform
-        if mode == "L":
-            ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-            greys = np.asarray(ImageCms.applyTransform(ramp, transform))[0, :, 1]
-            return None if _is_same(greys, np.arange(256)) else greys.tobytes()
-        grid = np.stack(np.meshgrid(_STEPS, _STEPS, _STEPS), axis=-1).reshape(1, -1, 3)
-        changed = np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform))
-        return None if _is_same(changed, grid) else transform
-    except (ImportError, OSError, ValueError):  # PyCMSError is none of these in old versions
-        return None
-    except Exception as error:
-        if type(error).__name__ == "PyCMSError":  # a damaged profile, or one of another type of image
-            return None
-        raise
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max()) <= _SAME_COLOUR

@@ -8,15 +8,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from numpy.typing import NDArray
 
 from fullconv.card import Card
 from fullconv.data import IMAGE_SUFFIXES, Folder, add_bands, walk
 from fullconv.errors import DataError, InputError, nearest
-from fullconv.images import read_image
-from fullconv.preprocess import select_bands
+from fullconv.images import Pixels, read_pixels
+from fullconv.preprocess import band_indices
 
 Found = tuple[str, str]
 """An image's path as it will be opened, and its name: the end of the path, relative to what was given, with "/"."""
@@ -117,15 +114,15 @@ class ExtraBands:
         if not self._files:
             raise InputError(f"--bands-from {folder}: contains no images.")
 
-    def read(self, path: str, name: str, card: Card) -> NDArray[Any]:
-        """Read an image with its extra bands, and select those that a model takes: (H, W, C)."""
+    def read(self, path: str, name: str, card: Card) -> Pixels:
+        """Read an image with its extra bands, and select those that a model takes."""
         plain = PurePosixPath(name)
         keys = (name, plain.with_suffix("").as_posix(), Path(path).stem)
         extra = next((self._files[key] for key in keys if key in self._files), None)
         if extra is None:
             raise InputError(f"{path}: no image of the same name in {self.folder}, where its extra bands are expected.")
         try:
-            stacked = add_bands(read_image(path), read_image(extra), extra, Path(path).name)
+            stacked = add_bands(read_pixels(path), read_pixels(extra), extra, Path(path).name)
         except DataError as error:
             raise InputError(str(error)) from error
-        return select_bands(stacked, card, path, stored=True)
+        return stacked.select(band_indices(stacked.values.shape[2], card, path, stored=True))

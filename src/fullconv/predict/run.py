@@ -10,10 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal
 
 from fullconv.data import IMAGE_SUFFIXES
 from fullconv.errors import FullconvError, InputError, MissingExtraError, NetworkError, OutputError, RunError
@@ -21,7 +18,7 @@ from fullconv.notices import Notice, NoticeCollector
 from fullconv.predict.inputs import ExtraBands, Found, expand, is_url, read_list, why_empty
 from fullconv.predict.names import ImageList, InputImage
 from fullconv.predict.outputs import Counts, Format, Tables, Writer, written_labels
-from fullconv.preprocess import UNNAMED
+from fullconv.preprocess import UNNAMED, NetworkInput
 from fullconv.profiling import WAITING_IN, WAITING_OUT, timed, timed_iter
 from fullconv.rasters import check_polygons, is_georeferenced, is_label_map, predict_raster
 from fullconv.storage import MAX_NAME_BYTES
@@ -233,13 +230,13 @@ class _Run:
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fullconv", initializer=initializer)
         ahead = 1 + max(self.threads, self.job.batch_size)
         reading = ordered_map(self._read, takewhile(lambda _: not self.stop(), images), pool=pool, ahead=ahead)
-        batch: list[tuple[InputImage, NDArray[Any]]] = []
+        batch: list[tuple[InputImage, NetworkInput]] = []
         try:
             with closing(reading):
                 for image, found in timed_iter(WAITING_IN, reading):
                     if self.stop():
                         break
-                    if isinstance(found, np.ndarray):
+                    if isinstance(found, NetworkInput):
                         batch.append((image, found))
                         if len(batch) < self.job.batch_size:
                             continue
@@ -260,7 +257,7 @@ class _Run:
             with suppress(OutputError):  # after a stop: record what was written until then
                 self._record_finished(0)
 
-    def _read(self, image: InputImage) -> tuple[InputImage, NDArray[Any] | Counts | FullconvError | None]:
+    def _read(self, image: InputImage) -> tuple[InputImage, NetworkInput | Counts | FullconvError | None]:
         """Return an image with its pixels, the counts of results that exist, None for a raster, or why it cannot be read."""
         try:
             if is_url(image.path):
@@ -279,12 +276,13 @@ class _Run:
             if existing is not None:
                 return image, existing
             if self.extra is not None:
-                return image, self.extra.read(image.path, image.name, self.segmenter.card)
+                stacked = self.extra.read(image.path, image.name, self.segmenter.card)
+                return image, self.segmenter.read(stacked, image.path)
             return image, self.segmenter.read(image.path)
         except FullconvError as error:
             return image, error
 
-    def _predict_batch(self, batch: list[tuple[InputImage, NDArray[Any]]], pool: ThreadPoolExecutor) -> None:
+    def _predict_batch(self, batch: list[tuple[InputImage, NetworkInput]], pool: ThreadPoolExecutor) -> None:
         """Predict images, and submit their results to be written."""
         if not batch:
             return

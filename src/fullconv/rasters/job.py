@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.errors import InputError
+from fullconv.images import import_rasterio
 from fullconv.interpolation import ScoreLayout
 from fullconv.labels import VOID
 from fullconv.modelfile import weights_sha256
-from fullconv.notices import Notice, NoticeCollector
-from fullconv.preprocess import range_warning
+from fullconv.notices import Notice
 from fullconv.profiling import WRITING, timed
 from fullconv.rasters.journal import StripJournal, read_job
 from fullconv.rasters.labeler import StripLabeler
-from fullconv.rasters.reader import RasterReader, import_rasterio
+from fullconv.rasters.reader import RasterReader
 from fullconv.rasters.strategy import Strategy, choose_strategy
 from fullconv.rasters.vector import check_polygons, write_polygons
 from fullconv.rasters.writer import finished_counts, is_finished, write_probabilities, write_result
@@ -105,14 +105,7 @@ def predict_raster(
     _check(segmenter, Path(source), target, patches, chances)
     labels = segmenter.card.labels(head)
     mirrored = segmenter.mirror_notice(head)
-    found = NoticeCollector()
-
-    def on_window(window: NDArray[Any]) -> None:
-        if not any(found) and (notice := range_warning(window, segmenter.card, str(source))) is not None:
-            found.add(notice)
-            segmenter.log(notice)
-
-    with RasterReader(source, segmenter.card, on_window) as raster:
+    with RasterReader(source, segmenter.card) as raster:
         journal_path = target.with_name(f".{target.name}.rows")
         stopped = read_job(journal_path) if resume else None
         strategy = choose_strategy(segmenter, raster, tile, memory, stopped)
@@ -140,8 +133,11 @@ def predict_raster(
                     if chances is not None:
                         write_probabilities(chances, labeler, journal, labels, mark)
                     counts = write_result(target, journal.rows(), raster, labels, mark, overviews)
+        found = raster.notices()
     if patches is not None:
         write_polygons(target, patches, labels)
+    for notice in found:
+        segmenter.log(notice)
     notices = (*found, *(() if mirrored is None else (mirrored,)), *strategy.notices)
     return RasterResult(target, counts[: len(labels.classes)], int(counts[VOID]), patches, chances, existed, notices)
 

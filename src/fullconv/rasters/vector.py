@@ -16,8 +16,8 @@ import numpy as np
 
 from fullconv.card import Labels
 from fullconv.errors import InputError, MissingExtraError, OutputError, first_line
+from fullconv.images import import_rasterio, quiet
 from fullconv.labels import format_color
-from fullconv.rasters.reader import import_rasterio, quiet
 from fullconv.storage import atomic_path
 
 GEOJSON_DIGITS = 9

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from fullconv.card import Labels
 from fullconv.errors import OutputError
+from fullconv.images import import_rasterio, quiet, raster_errors, raster_reason
 from fullconv.labels import VOID, full_palette
 from fullconv.rasters.journal import StripJournal
 from fullconv.rasters.labeler import StripLabeler, StripState
-from fullconv.rasters.reader import RasterReader, import_rasterio, quiet, raster_errors, raster_reason
+from fullconv.rasters.reader import RasterReader
 from fullconv.storage import atomic_path
 
 BLOCK = 512
@@ -93,11 +94,11 @@ def grid_profile(raster: RasterReader) -> dict[str, Any]:
         "BIGTIFF": "IF_SAFER", "crs": source.crs,
     }  # fmt: skip
     points, system = source.gcps
-    if not source.transform.is_identity:
-        profile["transform"] = source.transform
-    elif points:
+    if not raster.transform.is_identity:
+        profile["transform"] = raster.transform
+    elif points and raster.orientation == 1:
         profile |= {"gcps": points, "crs": system}
-    if source.rpcs is not None:
+    if source.rpcs is not None and raster.orientation == 1:
         profile["rpcs"] = source.rpcs
     return profile
 

@@ -19,13 +19,12 @@ from typing import IO, Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.engines import AutoEngine
 from fullconv.errors import FullconvError, InputError
-from fullconv.images import image_size, read_image
-from fullconv.preprocess import select_bands
+from fullconv.images import image_size
+from fullconv.preprocess import NetworkInput
 from fullconv.segmenter import Segmenter, load
 from fullconv.serve.errors import ApiError, to_api_error
 from fullconv.serve.ipc import read_frame, write_frame
@@ -49,14 +48,14 @@ class Request:
     number: int
     params: dict[str, Any]
     """answer, tile, head, scale, include."""
-    image: NDArray[Any]
+    image: NetworkInput
     segmenter: Segmenter
 
     @property
     def batch_key(self) -> tuple[Any, ...]:
         """What requests of one batch have in common."""
         params = (self.params[name] for name in ("tile", "head", "scale"))
-        return (self.image.shape, self.image.dtype, self.wants_probabilities, *params)
+        return (self.image.values.shape, self.image.values.dtype, self.wants_probabilities, *params)
 
     @property
     def wants_probabilities(self) -> bool:
@@ -126,13 +125,13 @@ class InferenceLoop:
 
     def _release(self, request: Request) -> None:
         self._ready.remove(request)
-        self._decoded_pixels -= request.image.shape[0] * request.image.shape[1]
+        self._decoded_pixels -= request.image.values.shape[0] * request.image.values.shape[1]
         self._changed.notify_all()
 
     @torch.inference_mode()
     def _compute(self, batch: list[Request], start: float) -> None:
         first = batch[0]
-        height, width = first.image.shape[:2]
+        height, width = first.image.values.shape[:2]
         engine = first.segmenter.engine.for_size(*first.segmenter.working_size(height, width))
         predictions = first.segmenter.predict_many(
             [request.image for request in batch], first.params["tile"], first.wants_probabilities, first.params["head"]
@@ -155,8 +154,8 @@ class InferenceLoop:
                     self._changed.wait()
                 self._decoded_pixels += height * width
             try:
-                image = select_bands(read_image(body), segmenter.card, stored=True)
-                if image.shape[:2] != (height, width):
+                image = segmenter.read(body)
+                if image.values.shape[:2] != (height, width):
                     raise InputError("the image: its header states another size. Export it again.")
             except BaseException:
                 with self._changed:

@@ -63,7 +63,8 @@ def precision_agreement(segmenter: Segmenter, dataset: Dataset, val: Sequence[Sa
     head = next(iter(dataset.labels))
     for sample in evenly_spaced(val, AGREEMENT_IMAGES):
         try:
-            image, mask = dataset.read_image(sample), dataset.read_mask(sample, head)
+            image = dataset.read_pixels(sample)
+            mask = image.with_void(dataset.read_mask(sample, head))
         except FullconvError:
             continue
         maps = {precision: model.predict(image).label_map for precision, model in models.items()}
@@ -103,9 +104,10 @@ def report_images(segmenter: Segmenter, dataset: Dataset, report: Report, split:
     samples = {sample.stem: sample for sample in dataset.splits[split]}
     head = next(iter(dataset.labels))
     for stem in choose_images(report):
-        image = dataset.read_image(samples[stem])
-        label_map = segmenter.predict(image).label_map
-        yield ReportImage(stem, image, dataset.read_mask(samples[stem], head), label_map, scores[stem])
+        image = dataset.read_pixels(samples[stem])
+        prediction = segmenter.predict(image)
+        mask = image.with_void(dataset.read_mask(samples[stem], head))
+        yield ReportImage(stem, prediction.image, mask, prediction.label_map, scores[stem])
 
 
 def finalize(context: RunContext, state: TrainState) -> Segmenter:

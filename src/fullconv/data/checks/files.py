@@ -11,14 +11,13 @@ from fullconv.data.checks.aggregates import Record
 from fullconv.data.problems import Finding, display_path
 from fullconv.data.samples import JPEG_FORMATS
 from fullconv.data.scan.stats import ImageStats, MaskStats
-from fullconv.errors import plural
 
 _SELF_EXPLANATORY = ("empty-file", "missing-file", "mask-alpha", "link-loop")
 
 
 def unreadable(record: Record, stats: ImageStats | MaskStats, path: Path) -> Finding | None:
     """An image or mask that cannot be decoded; the reader's error determines the code."""
-    if not stats.error or stats.code == "band-size":
+    if not stats.error or stats.code in ("band-size", "missing-band"):
         return None
     if stats is record.image:
         path = next((path for path in record.sample.image_files if stats.error.startswith(str(path))), path)
@@ -36,7 +35,11 @@ def describe_unreadable(stats: ImageStats | MaskStats, path: Path, root: Path, s
     detail = "" if code in _SELF_EXPLANATORY else stats.error.removeprefix(f"{path}: ")
     if code != "needs-extra":  # which names the package to install
         detail = re.split(r"\. (?=[A-Z])", detail, maxsplit=1)[0]
-    return Finding(code, (display_path(path, root),), detail.removesuffix("."), stems=(stem,))
+    found = Finding(code, (display_path(path, root),), detail.removesuffix("."), stems=(stem,))
+    if code == "not-finite":  # of a mask; images have void there
+        fix = "Save them as whole class labels, as indexed or grey PNG."
+        return replace(found, cause="masks hold NaN or infinite values", fix=fix, severity="error")
+    return found
 
 
 def several_frames(record: Record, stats: ImageStats | MaskStats, path: Path) -> Finding | None:
@@ -47,17 +50,25 @@ def several_frames(record: Record, stats: ImageStats | MaskStats, path: Path) ->
 
 
 def non_finite(record: Record) -> Finding | None:
-    """An image with NaN or infinity."""
-    count = record.image.non_finite
-    return _of_image(record, "not-finite", f"the first has {plural(count, 'such value')}") if count else None
+    """An image with NaN or infinity that no nodata value announces."""
+    return _of_notice(record, "not-finite")
+
+
+def alpha_values(record: Record) -> Finding | None:
+    """An image whose alpha channel may be a band."""
+    return _of_notice(record, "alpha-values")
+
+
+def _of_notice(record: Record, code: str) -> Finding | None:
+    return _of_image(record, code, "") if code in record.image.notices else None
 
 
 def missing_band(record: Record) -> Finding | None:
     """An image with fewer bands than data.toml asks for."""
-    wanted, channels = max(record.dataset.bands or (0,)), record.image.channels
-    if record.image.error or wanted <= channels:
+    if record.image.code != "missing-band":
         return None
-    return _of_image(record, "missing-band", f"the first has {channels}, data.toml asks for band {wanted}")
+    detail = record.image.error.removeprefix(f"{record.sample.image}: ").split(". ")[0]
+    return _of_image(record, "missing-band", f"the first {detail}")
 
 
 def band_size(record: Record) -> Finding | None:

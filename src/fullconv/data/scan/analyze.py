@@ -18,7 +18,18 @@ from fullconv.data.label_mapping import is_grey_color, pack_colors
 from fullconv.data.samples import MaskFile, MaskSource, ShapeSource, raw_mask, tiff_mask
 from fullconv.data.scan.stats import THUMBNAIL_SIDE, EdgeStats, ImageStats, MaskStats, edge_row_step, encode_thumbnail
 from fullconv.errors import DataError, FullconvError
-from fullconv.images import apply_orientation, count_pages, decode, has_foreign_profile, open_source, to_array, to_hwc
+from fullconv.images import (
+    Pixels,
+    apply_orientation,
+    count_pages,
+    decode,
+    from_layers,
+    has_foreign_profile,
+    is_tiff,
+    open_image_file,
+    open_source,
+    to_layers,
+)
 from fullconv.labels import VOID
 
 MAX_COUNTED = 4096
@@ -30,24 +41,30 @@ _MAX_SHORT = 2  # pixels of a short run; a mask that was doubled in size has lon
 _MAX_EDGE_VALUES = 64
 
 
-def analyze_image(path: Path) -> ImageStats:
-    """Decode one image and count; `error` has what is wrong."""
+def analyze_image(path: Path, bands: tuple[int, ...] | None = None) -> ImageStats:
+    """Decode some bands of one image (from 1; None for all but alpha) and count; `error` has what is wrong."""
     stats = ImageStats()
 
     def count(image: Image.Image) -> NDArray[Any]:
         stats.frames = _frames(image)
         stats.orientation = _orientation(image)
-        if image.mode in ("L", "RGB") and "transparency" not in image.info and not has_foreign_profile(image):
+        plain = image.mode in ("L", "RGB") and "transparency" not in image.info and not has_foreign_profile(image)
+        if plain and bands in (None, tuple(range(1, len(image.mode) + 1))):
             _count_histogram(stats, image)
             return np.empty((0, 0), np.uint8)
-        return to_array(image)
+        return to_layers(image)
 
     try:
         data, stats.digest = _load(path)
-        array = decode(data, str(path), count)
-        stats.frames = max(stats.frames, count_pages(data))
-        if array.size:
-            _count_array(stats, to_hwc(array, str(path)))
+        if is_tiff(data):
+            with open_image_file(path) as file:
+                stats.grid = None if file.grid is None else [file.grid.crs, *file.grid.transform]
+                _count_pixels(stats, file.read(None, file.choose_bands(bands)))
+            stats.frames = count_pages(data)
+        else:
+            layers = decode(data, str(path), count)
+            if layers.size:
+                _count_pixels(stats, from_layers(layers, str(path), bands))
     except FullconvError as error:
         stats.error, stats.code = _describe(error)
     return stats
@@ -73,31 +90,48 @@ def _count_histogram(stats: ImageStats, image: Image.Image) -> None:
     cells = np.asarray(_shrink(image).convert("RGB"))
     stats.thumbnail = encode_thumbnail(apply_orientation(cells, stats.orientation) if stats.orientation != 1 else cells)
     stats.channels, stats.dtype = len(bins), "uint8"
+    stats.valid = [image.width * image.height] * len(bins)
     stats.total, stats.squares = (bins @ values).tolist(), (bins @ values**2).tolist()
     stats.low = [float(np.flatnonzero(row)[0]) for row in bins]
     stats.high = [float(np.flatnonzero(row)[-1]) for row in bins]
 
 
-def _count_array(stats: ImageStats, array: NDArray[Any]) -> None:
+def _count_pixels(stats: ImageStats, pixels: Pixels) -> None:
+    array, missing = pixels.values, pixels.missing
+    stats.notices = {notice.code: notice.message for notice in pixels.notices}
     stats.size, stats.channels, stats.dtype = (array.shape[0], array.shape[1]), array.shape[2], array.dtype.name
-    shown = array[..., : 3 if stats.channels >= 3 else 1].astype(np.float32)
-    bands = np.nan_to_num(shown, posinf=0, neginf=0)
-    planes = [_shrink(Image.fromarray(np.ascontiguousarray(bands[..., i]))) for i in range(bands.shape[2])]
-    cells = np.stack([np.asarray(planes[i % len(planes)]) for i in range(3)], axis=-1)
-    if array.dtype != np.uint8:
-        low, high = float(cells.min()), float(cells.max())
-        cells = (cells - low) * (255 / (high - low) if high > low else 1)
-    stats.thumbnail = encode_thumbnail(cells.round().clip(0, 255).astype(np.uint8))
+    has_data = None if pixels.nodata is None else ~pixels.nodata
     for channel in range(stats.channels):
+        plane = array[..., channel]
+        valid = has_data
+        if missing is not None:
+            valid = ~missing[..., channel] if valid is None else valid & ~missing[..., channel]
+        values = plane.ravel() if valid is None else plane[valid]
         if array.dtype == np.uint8:
-            stats.max_unique = max(stats.max_unique, int((np.bincount(array[..., channel].ravel()) > 0).sum()))
-        plane = array[..., channel].astype(np.float64)
-        finite = plane[np.isfinite(plane)]
-        stats.non_finite += plane.size - finite.size
+            stats.max_unique = max(stats.max_unique, int((np.bincount(values) > 0).sum()))
+        finite = values.astype(np.float64)
+        stats.valid.append(finite.size)
         stats.total.append(float(finite.sum()))
         stats.squares.append(float((finite**2).sum()))
-        stats.low.append(float(finite.min()) if finite.size else 0.0)
-        stats.high.append(float(finite.max()) if finite.size else 0.0)
+        stats.low.append(float(finite.min()) if finite.size else np.inf)
+        stats.high.append(float(finite.max()) if finite.size else -np.inf)
+    stats.thumbnail = encode_thumbnail(_thumbnail(stats, pixels))
+
+
+def _thumbnail(stats: ImageStats, pixels: Pixels) -> NDArray[np.uint8]:
+    shown = pixels.values[..., : 3 if stats.channels >= 3 else 1].astype(np.float32)
+    empty = pixels.nodata if pixels.missing is None else pixels.missing.any(axis=2)
+    if empty is not None and pixels.nodata is not None:
+        empty = empty | pixels.nodata
+    if empty is not None:
+        mean = [total / max(count, 1) for total, count in zip(stats.total, stats.valid, strict=True)]
+        shown[empty] = mean[: shown.shape[2]]
+    planes = [_shrink(Image.fromarray(np.ascontiguousarray(shown[..., i]))) for i in range(shown.shape[2])]
+    cells = np.stack([np.asarray(planes[i % len(planes)]) for i in range(3)], axis=-1)
+    if pixels.values.dtype != np.uint8:
+        low, high = float(cells.min()), float(cells.max())
+        cells = (cells - low) * (255 / (high - low) if high > low else 1)
+    return cells.round().clip(0, 255).astype(np.uint8)
 
 
 def _shrink(image: Image.Image) -> Image.Image:

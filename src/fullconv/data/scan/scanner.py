@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,7 @@ Item = TypeVar("Item")
 _Lookup = tuple[Item, str, str, str | None]
 """What to analyze, its key, its file signature, and its cached stats."""
 
-_VERSION = 7  # of the stats: a cache of another version is rebuilt
+_VERSION = 8  # of the stats: a cache of another version is rebuilt
 _BATCH = 8  # files a thread takes at a time: one by one, waiting would take half of the time
 _WRITE_EVERY = 256
 
@@ -112,9 +113,11 @@ class Scanner:
         name = hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self._store = cache_folder() / "scans" / f"{name}.sqlite"
 
-    def images(self, paths: Iterable[Path]) -> Iterator[ImageStats]:
-        """Yield the stats of each image in order."""
-        return self._scan(((path, path, f"picture|{path}") for path in paths), analyze_image, ImageStats)
+    def images(self, paths: Iterable[Path], bands: tuple[int, ...] | None = None) -> Iterator[ImageStats]:
+        """Yield the stats of some bands (from 1; None for all but alpha) of each image in order."""
+        key = "picture" if bands is None else f"picture {','.join(map(str, bands))}"
+        analyze = analyze_image if bands is None else partial(analyze_image, bands=bands)
+        return self._scan(((path, path, f"{key}|{path}") for path in paths), analyze, ImageStats)
 
     def masks(self, sources: Iterable[MaskSource]) -> Iterator[MaskStats]:
         """Yield the stats of each mask in order."""

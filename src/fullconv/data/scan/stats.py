@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,12 +55,16 @@ class ImageStats:
     channels: int = 0
     dtype: str = ""
     total: list[float] = field(default_factory=list)
-    """Sum by channel, over finite values."""
+    """Sum by channel, over values with data."""
     squares: list[float] = field(default_factory=list)
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
-    non_finite: int = 0
-    """Number of NaN and infinite values."""
+    valid: list[int] = field(default_factory=list)
+    """Number of values with data by channel."""
+    notices: dict[str, str] = field(default_factory=dict)
+    """Warnings about the image by code."""
+    grid: list[Any] | None = None
+    """CRS and the six numbers of the transform, where it is georeferenced."""
     orientation: int = 1
     """EXIF orientation, 1 to 8; already applied to size and thumbnail."""
     max_unique: int = 0
@@ -105,6 +109,7 @@ class MaskStats:
     code: str = ""
 
 
+Number = TypeVar("Number", int, float)
 Stats = TypeVar("Stats", ImageStats, MaskStats)
 
 
@@ -120,7 +125,7 @@ def merge_bands(stats: Sequence[ImageStats]) -> ImageStats:
     merged = ImageStats(
         digest=hashlib.sha256("|".join(found.digest for found in stats).encode()).hexdigest(), size=first.size,
         channels=sum(found.channels for found in stats), dtype=dtype,
-        non_finite=sum(found.non_finite for found in stats), orientation=first.orientation,
+        orientation=first.orientation, grid=first.grid,
         max_unique=max(found.max_unique for found in stats), thumbnail=first.thumbnail,
         frames=max(found.frames for found in stats),
     )  # fmt: skip
@@ -128,11 +133,31 @@ def merge_bands(stats: Sequence[ImageStats]) -> ImageStats:
         if found.size != first.size:
             (h, w), (height, width) = found.size, first.size
             merged.error, merged.code = f"is {w}x{h} pixels, its image {width}x{height}", "band-size"
+        merged.notices |= found.notices
+        merged.valid += found.valid
         merged.total += found.total
         merged.squares += found.squares
         merged.low += found.low
         merged.high += found.high
     return merged
+
+
+def select_bands(stats: ImageStats, bands: Sequence[int], name: str) -> ImageStats:
+    """Return the stats of some bands, from 1."""
+    if stats.error or list(bands) == list(range(1, stats.channels + 1)):
+        return stats
+    if max(bands) > stats.channels:
+        error = f"{name}: has {stats.channels} bands, data.toml asks for band {max(bands)}"
+        return replace(stats, error=error, code="missing-band")
+    chosen = [band - 1 for band in bands]
+
+    def pick(values: list[Number]) -> list[Number]:
+        return [values[index] for index in chosen]
+
+    return replace(
+        stats, channels=len(chosen), valid=pick(stats.valid), total=pick(stats.total), squares=pick(stats.squares),
+        low=pick(stats.low), high=pick(stats.high),
+    )  # fmt: skip
 
 
 def to_json(stats: ImageStats | MaskStats) -> str:
