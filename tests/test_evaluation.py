@@ -36,8 +36,9 @@ class Stand:
         return image
 
     def predict(self, image, *, head=None):
-        self.seen.append((image.shape, head))
-        return SimpleNamespace(notices=(), label_map=image[..., 0] // 10)
+        pixels = getattr(image, "values", image)
+        self.seen.append((pixels.shape, head))
+        return SimpleNamespace(notices=(), label_map=pixels[..., 0] // 10)
 
 
 def mask_and_prediction(number, seed=0):

@@ -84,16 +84,17 @@ def test_values_of_another_kind_than_in_training_are_told_once(caplog):
     eight, sixteen = made(), made(range=(0.0, 40000.0))
     dark = np.full((9, 9, 3), 255, np.uint16)
     eight.predict(dark)  # may well be 8 bits in a 16-bit file
-    eight.predict(dark.astype(np.float32) * 9)  # floats may be anything
+    eight.predict(dark.astype(np.float32))  # and in a file of floats
     made(range=(0.0, 300.0)).predict(dark.astype(np.uint8))
     assert not caplog.messages
     for _ in range(2):
         eight.predict(eight.read(dark * 3, "a/b.tif"))
         sixteen.predict(dark.astype(np.uint8))
     assert len(caplog.messages) == 2
-    assert "a/b.tif: holds 16 bits, up to 765 (uint16); the model was trained on values from 0 to 255" in caplog.text
-    assert "the image holds 8 bits (uint8); the model was trained on values from 0 to 40000" in caplog.text
-    assert caplog.text.count("To fix it, ") == 2
+    assert (
+        "a/b.tif: holds values from 765 to 765 (uint16); the model was trained on values from 0 to 255" in caplog.text
+    )
+    assert "holds values from 255 to 255 (uint8); the model was trained on values from 0 to 40000" in caplog.text
 
 
 def test_too_little_memory_is_told_once_with_what_it_takes(caplog):

@@ -168,9 +168,12 @@ def _is_foreign(values: NDArray[np.float64], dtype: Any, card: Card, low: float,
         return False
     whole_range = low == int(low) and high == int(high) and span >= BYTES[1]
     fractions = np.mean(values != np.rint(values))
+    if whole_range and fractions > 0.5:
+        return True
+    if card.range != card.image_range:  # mean and std of a release are in a range of its own
+        return False
     mean, std = _statistics(card)
-    distance = np.abs(np.median(values, axis=0) - mean) / std
-    return bool((whole_range and fractions > 0.5) or distance.min() > _FAR_STD)
+    return bool((np.abs(np.median(values, axis=0) - mean) / std).min() > _FAR_STD)
 
 
 def normalization(card: Card) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
