@@ -115,6 +115,8 @@ def open_image_file(source: str | os.PathLike[str] | bytes, first_look: bool = T
 
 def is_raster(path: Path) -> bool:
     """Return whether a readable file is of none of the formats that are read as images, as a VRT."""
+    if not path.is_file():  # to open a pipe would block
+        return False
     with path.open("rb") as file:
         start = file.read(32)
     return not start.startswith(_MAGIC) and start[4:8] != b"ftyp"

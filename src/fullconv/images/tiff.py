@@ -524,6 +524,8 @@ def is_tiff(source: bytes | Path) -> bool:
     """Return whether a readable file, or its bytes, is a TIFF."""
     if isinstance(source, bytes):
         return source.startswith(MAGIC)
+    if not source.is_file():  # to open a pipe would block
+        return False
     with source.open("rb") as file:
         return file.read(4).startswith(MAGIC)
 
@@ -533,6 +535,8 @@ def is_georeferenced(path: str | Path) -> bool:
 
     False for files that are no TIFF or cannot be read: their reader reports what is wrong.
     """
+    if not Path(path).is_file():  # to open a pipe would block
+        return False
     try:
         with Path(path).open("rb") as file:
             if not file.read(4).startswith(MAGIC):
