@@ -15,11 +15,16 @@ from fullconv.segmenter import Segmenter, build_settings
 
 
 def small_segmenter(
-    classes: Sequence[str] = ("a", "b", "c"), seed: int = 0, variant: str = "fcn8s", width: float = 0.25, **options
+    classes: Sequence[str] = ("a", "b", "c"),
+    seed: int = 0,
+    variant: str = "fcn8s",
+    width: float = 0.25,
+    in_channels: int = 3,
+    **options,
 ) -> Segmenter:
     """An untrained model on the CPU; options are those of `Segmenter.from_network`."""
     torch.manual_seed(seed)
-    network = build(variant, backbone="tiny", num_classes=len(classes), width=width)
+    network = build(variant, backbone="tiny", num_classes=len(classes), in_channels=in_channels, width=width)
     return Segmenter.from_network(network, classes, device="cpu", **options)
 
 

@@ -170,7 +170,8 @@ def pillow_decodes(layout: Layout) -> bool:
         return False
     if layout.samples == 1:
         small = layout.bits in (2, 4) and layout.photometric == MIN_IS_WHITE
-        return (layout.kind, layout.bits) in _PILLOW_ONE_BAND and not small
+        odd = layout.planar and layout.bits != 8  # one plane is what chunky is, but Pillow knows no such mode
+        return (layout.kind, layout.bits) in _PILLOW_ONE_BAND and not small and not odd
     if layout.kind != "u" or layout.bits != 8 or layout.planar:
         return False
     return (layout.photometric, layout.samples) in {(RGB, 3), (CMYK, 4), (LAB, 3)}
@@ -447,7 +448,7 @@ def _parse(tags: ImageFileDirectory_v2) -> Layout:
         orientation=_numbers(tags, 274, (1,))[0], alpha=alpha,
         palette=_palette(_numbers(tags, 320, ())) if photometric == PALETTE else None,
         profile=profile if isinstance(profile, bytes) else None, grid=_grid(tags),
-        compression=_numbers(tags, 259, (1,))[0], planar=_numbers(tags, 284, (1,))[0] == 2 and samples > 1,
+        compression=_numbers(tags, 259, (1,))[0], planar=_numbers(tags, 284, (1,))[0] == 2,
         nodata=_to_float(text) if isinstance(text, str) else None,
     )  # fmt: skip
 
