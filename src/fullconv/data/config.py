@@ -164,6 +164,8 @@ class DataSettings(LabelSettings):
     """What annotated boxes draw: their class, void, or nothing; None depends on the format."""
     overlap: Overlap = "file"
     """Which shape wins where several lie: the last one in the file, the smallest, or by class, listed from bottom to top."""
+    align: Literal["nearest"] | None = None
+    """How mask files on another grid than their image, both georeferenced, are warped onto it; None is an error."""
     groups: str | None = None
     """A regular expression on the stem (first group), or the name of a CSV file stem,group."""
     images: InnerPath | None = None

@@ -17,7 +17,7 @@ from fullconv.data.config import VOID_NAME, DataSettings, config_hint, spelling
 from fullconv.data.label_diagnosis import LabelHistogram
 from fullconv.data.label_mapping import LabelMapping
 from fullconv.data.problems import Problem
-from fullconv.data.samples import Colors, MaskFile, Sample
+from fullconv.data.samples import WARP, Colors, MaskFile, Sample, WarpedMask
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.scan.stats import ImageStats, merge_bands, select_bands
 from fullconv.data.statistics import Statistics, gather_statistics
@@ -124,8 +124,11 @@ class Dataset:
         """
         head = self.heads[0] if head is None else head
         mapping, source = self.mappings[head], sample.masks[head]
+        if differ := sample.grids_differ(head):
+            raise DataError(f"{source.path}: {differ}. {WARP}")
         colors: Colors = "all" if mapping.by_color else "rgb" if mapping.colors else "none"
-        return mapping.decode(source.raw(colors), str(source.path))
+        mask = mapping.decode(source.raw(colors), str(source.path))
+        return np.where(source.outside(), np.uint8(VOID), mask) if isinstance(source, WarpedMask) else mask
 
     def read_sample(
         self, sample: Sample, channels: int | None = None, first_look: bool = True
@@ -275,7 +278,7 @@ def _different_classes(model: Sequence[str], dataset: Dataset, head: str) -> str
         if len(known) < len(names) or any(name != theirs for theirs, name in names.items()):
             return f"{differ} Rename them in the annotations, or train on these data."
         table["unlabeled"] = dataset.settings.unlabeled or data[0]
-    elif not isinstance(source, MaskFile):
+    elif not isinstance(source, (MaskFile, WarpedMask)):
         return f"{differ} Convert the data with fullconv convert, and name the classes as the model does."
     elif mapping.colors:
         if not mapping.by_color:  # colours of classes.txt, which masks of labels do not need

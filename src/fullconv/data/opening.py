@@ -20,7 +20,7 @@ from fullconv.data.formats import FormatResult, detect, enter_root, read
 from fullconv.data.label_diagnosis import LabelDiagnosis, LabelHistogram, unnamed_colors
 from fullconv.data.label_mapping import LabelMapping, make_mapping
 from fullconv.data.problems import BadDataError, Finding, Problem, display_path, errors, for_head
-from fullconv.data.samples import JPEG_FORMATS, Sample
+from fullconv.data.samples import JPEG_FORMATS, MaskFile, Sample, WarpedMask
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, unread_lists, with_groups
 from fullconv.errors import DataError
@@ -128,7 +128,18 @@ def _split(
         splits["train"], splits["val"] = hold_out(splits["train"])
         problems += unread_lists(root, splits) if settings.splits is None else []
     order = [split for split in ("train", "val", "test") if split in splits]
+    if settings.align is not None:
+        splits = {split: [_warped(sample) for sample in members] for split, members in splits.items()}
     return {split: splits[split] for split in order}, problems + straddling(splits)
+
+
+def _warped(sample: Sample) -> Sample:
+    """Return a sample whose mask files on another grid are warped onto the image's."""
+    warped = {
+        head: WarpedMask(mask, sample.image) if isinstance(mask, MaskFile) and sample.grids_differ(head) else mask
+        for head, mask in sample.masks.items()
+    }
+    return replace(sample, masks=warped)
 
 
 def build_dataset(layout: Layout, skip_bad: bool) -> Dataset:

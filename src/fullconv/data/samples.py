@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fullconv.errors import DataError
-from fullconv.images import decode
+from fullconv.images import decode, image_size, nearest_pixels, read_grid
 from fullconv.labels import VOID
 
 JPEG_FORMATS = ("JPEG", "MPO")
 """Pillow's names for files that cannot hold a mask."""
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+WARP = 'Write align = "nearest" in data.toml to warp masks onto the grids of their images, or warp them yourself.'
 
 Masks = dict[str, NDArray[np.uint8]]
 """Class indices and VOID, each (H, W), by head."""
@@ -99,6 +103,42 @@ class MaskFile:
 
 
 @dataclass(frozen=True)
+class WarpedMask:
+    """A mask file on another grid than its image, warped onto the image's: each pixel has the label of the nearest one."""
+
+    file: MaskFile
+    image: Path
+
+    @property
+    def path(self) -> Path:
+        """The mask's file."""
+        return self.file.path
+
+    @property
+    def key(self) -> str:
+        """The image's grid: what the result depends on beside the file."""
+        return f"{read_grid(self.image)} {image_size(self.image)}"
+
+    def raw(self, colors: Colors = "none") -> NDArray[Any]:
+        """Read labels or colours; outside the mask's file those of its first pixel, which `outside` tells apart."""
+        labels = self.file.raw(colors)
+        return labels.reshape(-1, *labels.shape[2:])[np.maximum(self._nearest(), 0)]
+
+    def outside(self) -> NDArray[np.bool_]:
+        """Return which pixels of the image lie outside the mask's file, (H, W): they are void."""
+        return self._nearest() < 0
+
+    def _nearest(self) -> NDArray[np.int64]:
+        own, grid = read_grid(self.path), read_grid(self.image)
+        if own is None or grid is None:
+            raise DataError(f"{self.path}: has no georeferencing any more. Open the data set again.")
+        return _nearest(own, image_size(self.path), grid, image_size(self.image))
+
+
+_nearest = lru_cache(maxsize=2)(nearest_pixels)
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image with its masks."""
 
@@ -117,13 +157,24 @@ class Sample:
         """The files that hold the image's bands."""
         return (self.image,) if self.more is None else (self.image, self.more)
 
+    def grids_differ(self, head: str) -> str:
+        """Return how the grids of the image and a mask file differ; empty where they agree or one is not georeferenced."""
+        mask = self.masks[head]
+        paths = self.image, mask.path
+        if not isinstance(mask, MaskFile) or any(path.suffix.lower() not in TIFF_SUFFIXES for path in paths):
+            return ""
+        grid, other = map(read_grid, paths)
+        if grid is None or other is None or not grid.differs(other, *image_size(self.image)):
+            return ""
+        return f"the mask's grid is {other}; its image's is {grid}"
+
     def report_path(self, head: str | None = None) -> Path:
         """Return the file that a problem with a head's mask (of the first by default) names.
 
         It is the mask, the annotation file of this image alone, or the image where one file annotates many.
         """
         mask = self.masks[next(iter(self.masks)) if head is None else head]
-        own = isinstance(mask, MaskFile) or mask.path.stem.startswith(self.image.stem)
+        own = isinstance(mask, (MaskFile, WarpedMask)) or mask.path.stem.startswith(self.image.stem)
         return mask.path if own else self.image
 
     @property

@@ -1,7 +1,7 @@
 """Read any image as (height, width, channels) with the values of its file."""
 
 from fullconv.images.colour import has_foreign_profile
-from fullconv.images.gdal import import_rasterio, quiet, raster_errors, raster_reason
+from fullconv.images.gdal import import_rasterio, nearest_pixels, quiet, raster_errors, raster_reason
 from fullconv.images.limits import ImageError, check_pixels, max_pixels
 from fullconv.images.pixels import Grid, ImageFile, Pixels, apply_orientation, to_hwc
 from fullconv.images.png import SIGNATURE as PNG_SIGNATURE
@@ -18,7 +18,7 @@ from fullconv.images.read import (
     to_layers,
 )
 from fullconv.images.resize import resize_image, resize_mask
-from fullconv.images.tiff import SampleImage, count_pages, is_georeferenced, is_tiff, open_raster
+from fullconv.images.tiff import SampleImage, count_pages, is_georeferenced, is_tiff, open_raster, read_grid
 
 __all__ = [
     "PNG_SIGNATURE",
@@ -40,12 +40,14 @@ __all__ = [
     "is_raster",
     "is_tiff",
     "max_pixels",
+    "nearest_pixels",
     "open_image_file",
     "open_raster",
     "open_source",
     "quiet",
     "raster_errors",
     "raster_reason",
+    "read_grid",
     "read_image",
     "read_pixels",
     "resize_image",

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from fullconv.errors import MissingExtraError, first_line
 from fullconv.images.limits import ImageError
-
-Window = tuple[int, int, int, int]
-"""Top, bottom, left and right edge, in pixels."""
+from fullconv.images.pixels import Grid, Window
 
 _FIX = "Copy or export it again, or remove it."
 _open_lock = threading.Lock()  # filters of warnings belong to the whole process
@@ -53,6 +51,43 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*geotransform.*|.*not georeferenced.*|.*crs.*was not provided.*")
         warnings.filterwarnings("ignore", category=PendingDeprecationWarning)  # rasterio 1.4 on affine 3
         yield
+
+
+def nearest_pixels(
+    source: Grid, source_size: tuple[int, int], target: Grid, target_size: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return which pixel of one grid lies nearest to each pixel of another one.
+
+    Args:
+        source: The grid to take pixels from.
+        source_size: Its height and width.
+        target: The grid to fill.
+        target_size: Its height and width.
+
+    Returns:
+        (H, W) of the target: row * width + column of the source, and -1 outside.
+    """
+    rasterio = import_rasterio("warping masks onto their images' grids")
+    from rasterio.warp import Resampling, reproject
+
+    height, width = source_size
+    places = [
+        np.repeat(np.arange(height, dtype=np.int32)[:, None], width, 1),
+        np.tile(np.arange(width, dtype=np.int32), (height, 1)),
+    ]
+    found = [np.full(target_size, -1, np.int32) for _ in places]
+    crs = source.crs or target.crs or None, target.crs or source.crs or None
+    if crs[0] == crs[1]:  # any one will do, and transformations are none
+        crs = ("EPSG:3857", "EPSG:3857")
+    with rasterio.Env(), quiet():
+        for place, filled in zip(places, found, strict=True):
+            reproject(
+                place, filled, src_transform=rasterio.Affine(*source.transform), src_crs=crs[0],
+                dst_transform=rasterio.Affine(*target.transform), dst_crs=crs[1], dst_nodata=-1, init_dest_nodata=True,
+                resampling=Resampling.nearest, tolerance=0,
+            )  # fmt: skip
+    row, column = found
+    return np.where((row < 0) | (column < 0), -1, row.astype(np.int64) * width + column)
 
 
 class GdalSamples:

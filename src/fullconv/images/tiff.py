@@ -531,6 +531,20 @@ def is_tiff(source: bytes | Path) -> bool:
         return file.read(4).startswith(MAGIC)
 
 
+def read_grid(path: Path) -> Grid | None:
+    """Return where a TIFF lies on a map, upright; None for other files, and where it states nothing or cannot be read."""
+    if not is_tiff(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            layout = read_layout(file, str(path))
+    except (OSError, FullconvError):
+        return None
+    turned = layout.orientation in (5, 6, 7, 8)
+    size = (layout.width, layout.height) if turned else (layout.height, layout.width)
+    return None if layout.grid is None else layout.grid.upright(*size, layout.orientation)
+
+
 def is_georeferenced(path: str | Path) -> bool:
     """Return whether a file is a TIFF with georeferencing in its header; needs no reader.
 

@@ -126,6 +126,13 @@ def mask_size(record: Record) -> Finding | None:
     return Finding("mask-size", (record.report_path,), detail, stems=(record.sample.stem,))
 
 
+def grids_differ(record: Record) -> Finding | None:
+    """A mask file on another grid than its image, both georeferenced."""
+    if record.image.error or record.mask.error or not (differ := record.sample.grids_differ(record.head)):
+        return None
+    return _of_mask(record, "grids-differ", f"of the first, {differ}")
+
+
 def constant_mask(record: Record) -> Finding | None:
     """A mask of one class and nothing else."""
     is_aligned = not record.image.error and record.mask.size == record.image.size and not record.ignores_exif

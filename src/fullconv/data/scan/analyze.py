@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.data.label_mapping import is_grey_color, pack_colors
-from fullconv.data.samples import MaskFile, MaskSource, ShapeSource, raw_mask, tiff_mask
+from fullconv.data.samples import MaskFile, MaskSource, ShapeSource, WarpedMask, raw_mask, tiff_mask
 from fullconv.data.scan.stats import THUMBNAIL_SIDE, EdgeStats, ImageStats, MaskStats, edge_row_step, encode_thumbnail
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import (
@@ -58,7 +58,6 @@ def analyze_image(path: Path, bands: tuple[int, ...] | None = None) -> ImageStat
         data, stats.digest = _load(path)
         if is_tiff(data):
             with open_image_file(path) as file:
-                stats.grid = None if file.grid is None else [file.grid.crs, *file.grid.transform]
                 _count_pixels(stats, file.read(None, file.choose_bands(bands)))
             stats.frames = count_pages(data)
         else:
@@ -169,6 +168,14 @@ def analyze_mask(source: MaskSource) -> MaskStats:
             stats.digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
         if array.size:
             _count_mask(stats, array)
+        if isinstance(source, WarpedMask) and (outside := int(source.outside().sum())):
+            first = (
+                int(pack_colors(array[source.outside()][:1, :3])[0])
+                if stats.in_color
+                else int(array[source.outside()][0])
+            )
+            stats.counts[first] -= outside
+            stats.counts = {value: count for value, count in stats.counts.items() if count}
     except FullconvError as error:
         stats.error, stats.code = _describe(error)
     return stats

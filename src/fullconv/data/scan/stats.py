@@ -63,8 +63,6 @@ class ImageStats:
     """Number of values with data by channel."""
     notices: dict[str, str] = field(default_factory=dict)
     """Warnings about the image by code."""
-    grid: list[Any] | None = None
-    """CRS and the six numbers of the transform, where it is georeferenced."""
     orientation: int = 1
     """EXIF orientation, 1 to 8; already applied to size and thumbnail."""
     max_unique: int = 0
@@ -125,7 +123,7 @@ def merge_bands(stats: Sequence[ImageStats]) -> ImageStats:
     merged = ImageStats(
         digest=hashlib.sha256("|".join(found.digest for found in stats).encode()).hexdigest(), size=first.size,
         channels=sum(found.channels for found in stats), dtype=dtype,
-        orientation=first.orientation, grid=first.grid,
+        orientation=first.orientation,
         max_unique=max(found.max_unique for found in stats), thumbnail=first.thumbnail,
         frames=max(found.frames for found in stats),
     )  # fmt: skip
