@@ -327,6 +327,19 @@ def read_head_tail(path: Path, size: int) -> tuple[str, str]:
     return head.decode(encoding, "replace"), tail.decode(plain.get(encoding, encoding), "replace")
 
 
+def has_matches(path: Path, expression: re.Pattern[str], least: int) -> bool:
+    """Whether a text file of any size holds `least` different matches (their first group, of up to 100 characters)."""
+    found: set[str] = set()
+    with path.open("rb") as file:
+        encoding = _encoding(file.read(4))
+    with path.open(encoding=encoding, errors="replace") as text:
+        overlap = ""
+        while (block := text.read(1 << 20)) and len(found) < least:
+            found.update(match[1] for match in expression.finditer(overlap + block))
+            overlap = block[-100:]
+    return len(found) >= least
+
+
 def load_rows(path: Path, fix: str) -> list[list[str]]:
     """Read a CSV file separated by commas, semicolons or tabs, whichever its first line has most of."""
     lines = [line for line in load_text(path, fix).splitlines() if line.strip()]

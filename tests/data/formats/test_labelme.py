@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from fullconv.data import open_dataset
+from synthetic.images import as_text
 from synthetic.labelme import SIZE, box, labelme, packed, shape
 from synthetic.reading import codes, edit_json, problems, read_mask
 
@@ -73,6 +77,29 @@ def test_an_image_in_the_file_is_read(data):
     (sample,) = [s for s in opened.samples("all") if s.stem == "vier"]
     assert (opened.read_image(sample) == 77).all()
     assert codes(data) == {"unlabeled", "constant-mask"}
+
+
+@pytest.mark.parametrize("sort_keys", [False, True])
+@pytest.mark.parametrize("corners", [4, 400])
+@pytest.mark.parametrize("embedded", [False, True])
+def test_files_are_recognized_whatever_lies_between_their_keys(tmp_path, sort_keys, corners, embedded):
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    outline = [[150 + 80 * float(np.cos(a)), 100 + 60 * float(np.sin(a))] for a in angles]
+    for number in range(3):
+        image = np.random.default_rng(number).integers(0, 255, (200, 300, 3)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        text = as_text(Image.fromarray(image)) if embedded else None
+        table = {"version": "5.4.1", "flags": {}, "shapes": [shape("a", outline)], "imagePath": f"{number}.png",
+                 "imageData": text, "imageHeight": 200, "imageWidth": 300}  # fmt: skip
+        (tmp_path / f"{number}.json").write_text(json.dumps(table, indent=2, sort_keys=sort_keys))
+    opened = open_dataset(tmp_path)
+    assert (opened.format, opened.classes) == ("labelme", ("background", "a"))
+    y, x = np.mgrid[:200, :300]
+    circle = ((x - 150) / 80) ** 2 + ((y - 100) / 60) ** 2
+    mask = read_mask(tmp_path, "1")
+    if corners == 400:
+        assert (mask[circle < 0.95] == 1).all()
+    assert (mask[circle > 1.05] == 0).all()
 
 
 @pytest.mark.parametrize("path", ["C:\\Users\\x\\drei.png", "../elsewhere/drei.png", "vanished.jpg", "zwei.png"])

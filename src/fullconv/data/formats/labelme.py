@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import Folder, read_head_tail, walk
+from fullconv.data.files import Folder, has_matches, read_head_tail, walk
 from fullconv.data.formats.annotation_files import ImageIndex, objects_in, points, read_object, size
 from fullconv.data.formats.drawn import AnnotatedImage, Annotation, Annotations
 from fullconv.data.formats.format import FormatResult, split_of
@@ -35,11 +35,11 @@ def _json_files(folder: Folder) -> list[Path]:
 
 
 def find_files(folder: Folder) -> Iterator[Path]:
-    """Find JSON files that have labelme's keys."""
+    """Find JSON files that have labelme's keys, of which an image in the file may part any two."""
     for path in _json_files(folder)[:_SEARCHED_FILES]:
         if path.is_file():
             head, tail = read_head_tail(path, 2048)
-            if head.lstrip().startswith("{") and len(set(_KEY.findall(head + tail))) >= 2:
+            if head.lstrip().startswith("{") and _KEY.search(head + tail) and has_matches(path, _KEY, 2):
                 yield path
 
 
