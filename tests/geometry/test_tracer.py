@@ -41,7 +41,7 @@ down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
     [
         lambda m, x: F.relu(m.conv(x)),
         lambda m, x: m.conv(x).clamp(0, 1).mul_(2) + 1,
-        lambda m, x: 1 - torch.sigmoid(m.conv(x)) / x.shape[-1],
+        lambda m, x: 1 - torch.sigmoid(m.conv(x)) / x.shape[1],
         lambda m, x: F.dropout(m.conv(x), 0.5, m.training),
         lambda m, x: m.conv(x) * torch.ones(1, 4, 1, 1),
         lambda m, x: torch.cat([x, m.conv(x)], 1),
@@ -51,7 +51,7 @@ down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
         lambda m, x: F.normalize(m.conv(x)),
         lambda m, x: m.conv(x).amax(1, keepdim=True) + x,
         lambda m, x: torch.maximum(m.conv(x), x),
-        lambda m, x: torch.zeros_like(m.conv(x)) + round(x.shape[2] / 2),
+        lambda m, x: torch.zeros_like(m.conv(x)) + round(x.shape[1] / 2),
         lambda m, x: torch.where(x > 0, m.conv(x), 0),
         lambda m, x: torch.max(m.conv(x), x),
         lambda m, x: m.conv(x).max(dim=1)[0],
@@ -188,6 +188,12 @@ def test_blocks_of_a_fixed_size_are_read_as_blocks():
         lambda m, x: x * 2 if x.shape[2] % 16 else x,
         lambda m, x: F.conv2d(x, m.conv.weight, None, 1, max(x.shape[2] // 16, 1)),
         lambda m, x: x * int(x.shape[3]),
+        lambda m, x: x / x.shape[3],
+        lambda m, x: torch.zeros_like(x) + round(x.shape[2] / 2),
+        lambda m, x: x + torch.full((1, 1, 1, 1), x.shape[2]),
+        lambda m, x: x * m.position[:, :, x.shape[2] // 4, 0, None, None],
+        lambda m, x: x[:, :, :8],
+        lambda m, x: F.pad(x, (0, 1), value=x.shape[2]),
         lambda m, x: x[..., : min(x.shape[2:])],
     ],
 )
@@ -368,7 +374,7 @@ def test_hooks_on_layers_are_followed():
     handle.remove()
     assert found == (CONV, CONV)
     handle = network[0].register_forward_hook(lambda module, inputs, output: output.mean((2, 3)))
-    assert trace(network, EXAMPLE).global_ops == ("Sequential: global average pooling",)
+    assert trace(network, EXAMPLE).global_ops == ("0 (Conv2d: global average pooling)",)
     handle.remove()
 
 

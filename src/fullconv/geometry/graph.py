@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
@@ -57,6 +58,10 @@ class NetworkTrace:
     macs_per_pixel: float
     """Multiplications of the convolutions for a pixel of the example."""
     example_size: tuple[int, int]
+    trimmed: tuple[Fraction, Fraction, Fraction, Fraction]
+    """Pixels that operations cut off, above, below, left and right: a window must hold so many more."""
+    period: int
+    """Pixels: windows that begin and end on its multiples have the inner sizes that fit the whole image's."""
 
     def activation_bytes(self, height: int, width: int, item_bytes: int) -> float:
         """Return the most memory in bytes that the maps of an image take at once, for values of 2, 4 or 8 bytes."""
@@ -64,16 +69,17 @@ class NetworkTrace:
         return self.peak_bytes[item_bytes] / (high * wide) * (height + self.margin) * (width + self.margin)
 
 
-def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
+def trace_network(module: nn.Module, example: Tensor, multiple: int = 1) -> NetworkTrace:
     """Trace a network of one tensor once, in evaluation mode, and return all that the trace gives.
 
     A module with a method ``trace_geometry(geometry, *other_geometries) -> Geometry`` is not traced through but asked; it
     gets one geometry for each of its inputs that depend on the image, and must keep the order of dimensions.
 
     The example (N, C, H, W) is large enough for at least 2x2 cells in the smallest inner map: (1, 3, 64, 96) for stride 32.
-    It is on the network's device; with both on "meta" nothing is computed.
+    It is on the network's device; with both on "meta" nothing is computed. Images have sides that are multiples of
+    ``multiple``, as the example has.
     """
-    tracer, graph = _trace(module, example)
+    tracer, graph = _trace(module, example, multiple)
     height, width = int(example.shape[-2]), int(example.shape[-1])
     macs = 0
     for node in graph.nodes:
@@ -87,6 +93,8 @@ def trace_network(module: nn.Module, example: Tensor) -> NetworkTrace:
         _margin(graph, height, width),
         macs / (height * width),
         (height, width),
+        (tracer.trimmed[0], tracer.trimmed[1], tracer.trimmed[2], tracer.trimmed[3]),
+        tracer.sizes.period,
     )
 
 
@@ -111,9 +119,9 @@ def _geometries(infos: Any) -> Any:
     return map_aggregate(infos, lambda leaf: leaf.geometry if isinstance(leaf, TensorInfo) else leaf)
 
 
-def trace_graph(module: nn.Module, example: Tensor) -> tuple[nn.Module, fx.Graph]:
+def trace_graph(module: nn.Module, example: Tensor, multiple: int = 1) -> tuple[nn.Module, fx.Graph]:
     """Return what a network does with an example as a graph, and the module in which its targets are paths; see `Tracer`."""
-    tracer, graph = _trace(module, example)
+    tracer, graph = _trace(module, example, multiple)
     for node in graph.nodes:
         if node.op != "output":
             tracer.info(node)
@@ -185,7 +193,7 @@ class _Root(nn.Module):
         return self.root(image)
 
 
-def _trace(module: nn.Module, example: Tensor) -> tuple[Tracer, fx.Graph]:
+def _trace(module: nn.Module, example: Tensor, multiple: int = 1) -> tuple[Tracer, fx.Graph]:
     """Trace; a module that cannot be traced through becomes opaque, and the whole is traced again."""
     training = {child: child.training for child in module.modules()}
     opaque: dict[str, str] = {}
@@ -193,7 +201,7 @@ def _trace(module: nn.Module, example: Tensor) -> tuple[Tracer, fx.Graph]:
         module.eval()
         with torch.no_grad():
             while True:
-                tracer = Tracer(example.clone(), opaque)
+                tracer = Tracer(example.clone(), opaque, multiple)
                 try:
                     with exclusive():
                         return tracer, tracer.trace(_Root(module))

@@ -11,23 +11,26 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute
+from torch.fx.proxy import Attribute, Scope, ScopeContextManager
 
 from fullconv.errors import NetworkError, first_line
 from fullconv.geometry.axis import IDENTITY, Geometry
+from fullconv.geometry.length import Length, Sizes
 from fullconv.geometry.rules import apply, describe_layer, is_described, leaks_data, name_of
 from fullconv.geometry.value import (
     OTHER,
     Call,
-    SizeDependent,
     TensorInfo,
     X,
     Y,
+    formula,
+    from_size,
     is_size_dependent,
     map_aggregate,
     tree_leaves,
@@ -51,6 +54,8 @@ VIEWS = [
 ]
 CONCRETE = ["device", "dtype", "ndim", "is_cuda", "layout", "is_quantized", "is_nested", "is_sparse", "requires_grad"]
 """Attributes of a tensor that do not depend on the image."""
+
+NOTHING = (Fraction(0),) * 4
 
 _readers_changed = threading.Condition()
 _readers = 0
@@ -149,9 +154,10 @@ class Tracer(fx.Tracer):
     row of the layer table as ``layer``. Modules with a path in ``opaque`` cannot be traced through, for the reason there.
     """
 
-    def __init__(self, example: Tensor, opaque: Mapping[str, str]) -> None:
+    def __init__(self, example: Tensor, opaque: Mapping[str, str], multiple: int = 1) -> None:
         super().__init__()
-        self.example, self.opaque = example, opaque
+        self.example, self.opaque, self.sizes = example, opaque, Sizes(multiple, multiple)
+        self.trimmed = [Fraction(0)] * 4
         self.failed: str | None = None
         self.layers: list[LayerGeometry] = []
         self._running = False
@@ -238,8 +244,13 @@ class Tracer(fx.Tracer):
         if self._running or not inputs:
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
+        leaf_module = self.is_leaf_module(m, path)
         try:
+            if leaf_module:  # torch.fx runs the hooks of others
+                args, kwargs = self._before_forward(m, args, kwargs)
             out = super().call_module(m, forward, args, kwargs)
+            if leaf_module:
+                out = self._after_forward(m, args, kwargs, out)
         except NetworkError:
             raise
         except Exception:
@@ -255,9 +266,25 @@ class Tracer(fx.Tracer):
                 leaf.node.meta["info"] = map_aggregate(self.info(leaf.node), lambda info: _flagged(info, *flags))
         for proxy in inputs:  # the caller of a module holds its inputs until the module returns
             proxy.node.meta["held_until"] = next(iter(reversed(self.graph.nodes)))
-        if self.is_leaf_module(m, path):
-            for hook in m._forward_hooks.values():  # timm's feature hooks
-                changed = hook(m, args, out)
+        return out
+
+    def _before_forward(self, m: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Run the hooks of a layer that change what it is given."""
+        with self._real(), self._within(m):
+            for key, hook in m._forward_pre_hooks.items():
+                if key in m._forward_pre_hooks_with_kwargs:
+                    changed = hook(m, args, kwargs)
+                    args, kwargs = (args, kwargs) if changed is None else changed
+                elif (changed := hook(m, args)) is not None:
+                    args = changed if isinstance(changed, tuple) else (changed,)
+        return args, kwargs
+
+    def _after_forward(self, m: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+        """Run the hooks of a layer that read or change what it gives, such as those that keep timm's features."""
+        with self._real(), self._within(m):
+            for key, hook in m._forward_hooks.items():
+                both = key in m._forward_hooks_with_kwargs
+                changed = hook(m, args, kwargs, out) if both else hook(m, args, out)
                 out = out if changed is None else changed
         return out
 
@@ -268,14 +295,12 @@ class Tracer(fx.Tracer):
         if kind == "placeholder":
             node.meta["value"] = self.example
             dims = (*[OTHER] * (self.example.ndim - 2), Y, X)
-            node.meta["info"] = TensorInfo(tuple(self.example.shape), dims, IDENTITY)
+            lengths = Length.image(Y, self.sizes), Length.image(X, self.sizes)
+            node.meta["info"] = TensorInfo(tuple(self.example.shape), dims, IDENTITY, lengths=lengths)
         else:
-            self._running = True  # modules give their weights, not proxies
-            try:
+            with self._real():
                 node.meta["value"] = self._run(node)
                 node.meta["info"] = self._describe(node)
-            finally:
-                self._running = False
         info = node.meta["info"]
         if isinstance(info, TensorInfo) and info.geometry is not None:
             path, module_type = self._place()
@@ -284,6 +309,19 @@ class Tracer(fx.Tracer):
             node.meta["layer"] = row
             self.layers.append(row)
         return proxy
+
+    def _within(self, m: nn.Module) -> ScopeContextManager:
+        """Name what is recorded as a part of a module."""
+        return ScopeContextManager(self.scope, Scope(self.path_of_module(m), type(m)))
+
+    @contextmanager
+    def _real(self) -> Iterator[None]:
+        """Let modules give their weights, not proxies."""
+        before, self._running = self._running, True
+        try:
+            yield
+        finally:
+            self._running = before
 
     def _run(self, node: fx.Node) -> Any:
         """Compute a node as PyTorch would."""
@@ -325,13 +363,29 @@ class Tracer(fx.Tracer):
         if leaks_data(call, found):
             label = self._label(f"numbers from the image ({call.name})")
             self._data_dependent.append((self.scope.module_path, label))
-        by_size = not call.inputs and call.name != "getitem" and is_size_dependent([list(call.args), call.kwargs])
         flags = [label for _, label in self._data_dependent], [label for _, label in self._shape_dependent]
+        if not call.inputs and call.name != "getitem" and is_size_dependent([list(call.args), call.kwargs]):
+            return self._described_numbers(node, found, call, flags)
 
         def finished(leaf: Any) -> Any:
-            if by_size and isinstance(leaf, (int, float, bool)):
-                return SizeDependent(leaf)
-            return TensorInfo.constant(leaf) if isinstance(leaf, Tensor) else _flagged(leaf, *flags)
+            if not isinstance(leaf, TensorInfo):
+                return TensorInfo.constant(leaf) if isinstance(leaf, Tensor) else leaf
+            self.trimmed = [sum(cuts) for cuts in zip(self.trimmed, leaf.trimmed, strict=True)]
+            return _flagged(replace(leaf, trimmed=NOTHING), *flags)
+
+        return map_aggregate(found, finished)
+
+    def _described_numbers(self, node: fx.Node, found: Any, call: Call, flags: Any) -> Any:
+        """Describe what was computed from numbers of the image's size: by a formula, where there is one."""
+        method = isinstance(node.target, str)
+        compute = (lambda self, *rest: getattr(self, node.target)(*rest)) if method else node.target
+        lengths = formula(compute, *call.args) if not call.kwargs else None
+        single = isinstance(found, (bool, int, float))
+
+        def finished(leaf: Any) -> Any:
+            if isinstance(leaf, (bool, int, float)):
+                return from_size(leaf, lengths if single else None)
+            return _flagged(leaf, *flags)
 
         return map_aggregate(found, finished)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, fx
 
-from fullconv.geometry.axis import Axis, Geometry, merge
+from fullconv.geometry.axis import IDENTITY, Axis, Geometry, merge
+from fullconv.geometry.length import Length, NoFormulaError
 
 map_aggregate: Callable[[Any, Callable[[Any], Any]], Any] = (
     fx.node.map_aggregate
@@ -30,6 +32,10 @@ class TensorInfo:
     """None where the tensor does not depend on the image (a weight, a constant)."""
     grid: tuple[int, int] | None = None
     """Rows and columns that a ``BOTH`` dimension holds."""
+    lengths: tuple[Length | None, Length | None] = field(default=(None, None), compare=False)
+    """Numbers of rows and columns as formulas of the image's size, where there is one."""
+    trimmed: tuple[Fraction, Fraction, Fraction, Fraction] = (Fraction(0),) * 4
+    """Pixels that this very operation cuts off: rows before and behind, columns before and behind."""
 
     @classmethod
     def constant(cls, tensor: Tensor) -> TensorInfo:
@@ -50,17 +56,60 @@ class TensorInfo:
         """Return the axis of the rows (``Y``) or columns (``X``)."""
         return self.known().y if role == Y else self.known().x
 
-    def with_axis(self, role: str, axis: Axis) -> TensorInfo:
-        """Return this tensor with another axis."""
-        known = self.known()
-        return replace(self, geometry=replace(known, y=axis) if role == Y else replace(known, x=axis))
+    def length(self, role: str) -> Length | None:
+        """Return the number of rows (``Y``) or columns (``X``) as a formula of the image's size."""
+        return self.lengths[role == X]
+
+    def with_axis(self, role: str, axis: Axis, length: Length | None = None) -> TensorInfo:
+        """Return this tensor with another axis and its length."""
+        known, (rows, columns) = self.known(), self.lengths
+        if role == Y:
+            return replace(self, geometry=replace(known, y=axis), lengths=(length, columns))
+        return replace(self, geometry=replace(known, x=axis), lengths=(rows, length))
+
+    def trim(self, role: str, before: Fraction | int, after: Fraction | int) -> TensorInfo:
+        """Note the cells that are cut off, which a window within an image lacks, too."""
+        jump, zero = self.axis(role).jump, Fraction(0)
+        cut = max(zero, before * jump), max(zero, after * jump)
+        return replace(self, trimmed=(*cut, *self.trimmed[2:]) if role == Y else (*self.trimmed[:2], *cut))
 
 
 @dataclass(frozen=True)
 class SizeDependent:
-    """A number that was computed from the image's size."""
+    """A number that was computed from the image's size, and is not the same for all images."""
 
     number: Any
+    """With the example."""
+    length: Length | None = field(default=None, compare=False)
+    """Its formula, where there is one."""
+
+
+def from_size(number: Any, length: Any) -> Any:
+    """Return a number computed from the image's size: as it is where it is the same for all images."""
+    if not isinstance(length, Length):
+        return SizeDependent(number) if length is None else number
+    return SizeDependent(number, length) if length.constant() is None else number
+
+
+def as_length(value: Any) -> Any:
+    """Return a number's formula, or a plain number as it is.
+
+    Raises:
+        NoFormulaError: It is computed from the image's size and has no formula.
+    """
+    if not isinstance(value, SizeDependent):
+        return value
+    if value.length is None:
+        raise NoFormulaError
+    return value.length
+
+
+def formula(compute: Callable[..., Any], *args: Any) -> Any:
+    """Return what a function gives for formulas; None where that is no formula, or not the same for all images."""
+    try:
+        return compute(*map_aggregate(args, as_length))
+    except Exception:  # whatever the function raises for what is no number
+        return None
 
 
 def as_const(value: Any) -> Any:
@@ -73,6 +122,14 @@ def tree_leaves(value: Any) -> list[Any]:
     found: list[Any] = []
     map_aggregate(value, found.append)
     return found
+
+
+def common_lengths(infos: Sequence[TensorInfo]) -> tuple[Length | None, Length | None]:
+    """Return the rows and columns of maps that meet, whose sizes are equal: those of the first with a formula."""
+    rows, columns = (
+        [info.length(role) for info in infos if role in info.dims and info.length(role) is not None] for role in (Y, X)
+    )
+    return rows[0] if rows else None, columns[0] if columns else None
 
 
 def is_size_dependent(value: Any) -> bool:
@@ -136,6 +193,11 @@ class Call:
             return info
         names = [(self.label(text),) if text else () for text in (global_op, unknown_op, size_dependent)]
         return replace(info, geometry=info.geometry.flagged(*names))
+
+    def sized(self, info: TensorInfo) -> TensorInfo:
+        """Return a tensor that names this call as one that computes with the image's size."""
+        geometry = IDENTITY if info.geometry is None else info.geometry
+        return self.flag(replace(info, geometry=geometry), size_dependent="depends on the image's size")
 
     def merged(self, infos: Sequence[TensorInfo] | None = None) -> Geometry | None:
         """Return what tensors, by default all inputs, read together: maps meet, gates and vectors only add their names."""

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from fullconv.geometry.rules import mixing, shapes, windows
 from fullconv.geometry.rules.windows import WindowSpec, parameters, per_dim
-from fullconv.geometry.value import Call, SizeDependent, TensorInfo, tree_leaves, unknown
+from fullconv.geometry.value import (
+    Call,
+    SizeDependent,
+    TensorInfo,
+    is_size_dependent,
+    map_aggregate,
+    tree_leaves,
+    unknown,
+)
 
 __all__ = [
     "WindowSpec", "apply", "as_function", "describe_layer", "is_described", "leaks_data", "name_of", "parameters", "per_dim",
@@ -30,22 +38,25 @@ abs add addcdiv addcmul and bfloat16 ceil celu clamp clamp_max clamp_min clip cl
 divide double elu eq erf exp expm1 float float_power floor floor_divide floordiv ge gelu gt half hardshrink
 hardsigmoid hardswish hardtanh identity invert isfinite isinf isnan le leaky_relu lerp log log1p log2 logical_and
 logical_not logical_or logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative or pos
-positive pow reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin softplus softshrink
-softsign sqrt square sub subtract tan tanh tanhshrink threshold to true_divide trunc type type_as where xor dropout
-dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout stochastic_depth drop_path
-zeros_like ones_like full_like empty_like rand_like randn_like
+positive pow reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid sign silu sin softplus softshrink
+softsign sqrt square sub subtract tan tanh tanhshrink threshold to true_divide trunc type type_as where xor
+zeros_like ones_like full_like empty_like
 """
+RANDOM = "rand_like randn_like randint_like bernoulli normal uniform random exponential"
 MIXING = """
 mean sum amax amin max min std var std_mean var_mean norm vector_norm prod median logsumexp any all argmax argmin
 softmax log_softmax softmin normalize cumsum cumprod sort linalg_vector_norm
 """
 RULES: dict[str, Rule] = {
     **dict.fromkeys(POINTWISE.split(), shapes.pointwise),
+    **dict.fromkeys(shapes.TRAINING_ARGUMENT, shapes.dropout),
+    **dict.fromkeys(RANDOM.split(), shapes.random),
     **dict.fromkeys(["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"], windows.convolution),
     **dict.fromkeys([f"{mode}_pool{n}d" for mode in ("max", "avg", "lp") for n in (1, 2)], windows.pool),
     **dict.fromkeys(["max_pool1d_with_indices", "max_pool2d_with_indices"], windows.pool),
     **dict.fromkeys([f"adaptive_{mode}_pool{n}d" for mode in ("avg", "max") for n in (1, 2)], windows.adaptive_pool),
-    **dict.fromkeys(["batch_norm", "prelu", "local_response_norm"], mixing.channelwise),
+    **dict.fromkeys(["prelu", "local_response_norm"], mixing.channelwise),
+    "batch_norm": mixing.batch_norm,
     "pad": windows.pad,
     **dict.fromkeys(["interpolate", "upsample"], windows.interpolate),
     "pixel_shuffle": windows.pixel_shuffle,
@@ -68,7 +79,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(MIXING.split(), mixing.reduce),
     **dict.fromkeys(["flip", "roll"], mixing.flip_or_roll),
     **dict.fromkeys(["layer_norm", "rms_norm"], mixing.layer_norm),
-    **dict.fromkeys(["group_norm", "instance_norm"], mixing.group_norm),
+    "group_norm": mixing.group_norm,
+    "instance_norm": mixing.instance_norm,
     "linear": mixing.linear,
     **dict.fromkeys(["matmul", "bmm"], mixing.matmul),
     "einsum": mixing.einsum,
@@ -78,15 +90,17 @@ RULES: dict[str, Rule] = {
 
 LAYERS: dict[type[nn.Module], tuple[str, str]] = {
     **dict.fromkeys((
-        nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
+        nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
         nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Softplus,
-        nn.Softsign, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Threshold, nn.Dropout, nn.Dropout2d, nn.AlphaDropout,
-        nn.FeatureAlphaDropout,
+        nn.Softsign, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Threshold,
     ), ("identity", "")),
+    **dict.fromkeys((nn.Dropout, nn.Dropout2d), ("dropout", "p training")),
+    **dict.fromkeys((nn.AlphaDropout, nn.FeatureAlphaDropout), ("alpha_dropout", "p training")),
+    nn.RReLU: ("rrelu", "training"),
     **dict.fromkeys((
-        nn.BatchNorm1d, nn.BatchNorm2d, nn.ChannelShuffle, nn.CrossMapLRN2d, nn.LocalResponseNorm, nn.PReLU,
-        nn.Softmax2d, nn.SyncBatchNorm,
-    ), ("batch_norm", "")),
+        nn.ChannelShuffle, nn.CrossMapLRN2d, nn.LocalResponseNorm, nn.PReLU, nn.Softmax2d,
+    ), ("local_response_norm", "")),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), ("batch_norm", "running_mean training")),
     nn.Conv1d: ("conv1d", "weight bias stride padding dilation groups padding_mode"),
     nn.Conv2d: ("conv2d", "weight bias stride padding dilation groups padding_mode"),
     nn.ConvTranspose2d: ("conv_transpose2d", "weight bias stride padding output_padding groups dilation"),
@@ -100,14 +114,14 @@ LAYERS: dict[type[nn.Module], tuple[str, str]] = {
     ),
     **dict.fromkeys(
         (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
-        ("interpolate", "size scale_factor mode align_corners"),
+        ("interpolate", "size scale_factor mode align_corners recompute_scale_factor"),
     ),
     nn.PixelShuffle: ("pixel_shuffle", "upscale_factor"),
     nn.PixelUnshuffle: ("pixel_unshuffle", "downscale_factor"),
     nn.Linear: ("linear", ""),
     nn.LayerNorm: ("layer_norm", "normalized_shape"),
     nn.GroupNorm: ("group_norm", ""),
-    nn.InstanceNorm2d: ("group_norm", ""),
+    nn.InstanceNorm2d: ("instance_norm", "running_mean training"),
     nn.Softmax: ("softmax", "dim"),
     nn.LogSoftmax: ("log_softmax", "dim"),
     nn.Flatten: ("flatten", ""),
@@ -116,6 +130,12 @@ LAYERS: dict[type[nn.Module], tuple[str, str]] = {
 }  # fmt: skip
 """Layers, the function each computes, and the attributes that are that function's keywords."""
 PAD_MODES = {nn.ReplicationPad2d: "replicate", nn.ReflectionPad2d: "reflect", nn.CircularPad2d: "circular"}
+
+TAKES_SIZES = """
+conv1d conv2d conv_transpose1d conv_transpose2d pad interpolate upsample view reshape flatten unflatten expand
+broadcast_to repeat tile getitem narrow shape size
+""".split()
+"""Functions whose rule knows what numbers computed from the image's size mean there."""
 
 ALIASES = {"truediv": "div", "itruediv": "div", "concat": "cat", "dim": "ndim"}
 ALIASES |= {f"i{name}": name for name in ("add", "sub", "mul")}
@@ -162,10 +182,17 @@ def leaks_data(call: Call, found: Any) -> bool:
 
 def apply(call: Call) -> Any:
     """Describe the result of a call."""
+    by_size = is_size_dependent([list(call.args), call.kwargs])
     if call.name in CONSTANTS or (not call.inputs and call.name != "getitem"):
-        return call.out
+        numbers = call.out
+        if by_size:  # a tensor made of the image's size
+            return map_aggregate(numbers, lambda leaf: call.sized(TensorInfo.constant(leaf)) if isinstance(leaf, Tensor) else leaf)
+        return numbers
     rule = RULES.get(call.name)
-    return unknown(call) if rule is None else rule(call)
+    found = unknown(call) if rule is None else rule(call)
+    if not by_size or call.name in TAKES_SIZES:
+        return found
+    return map_aggregate(found, lambda leaf: call.sized(leaf) if isinstance(leaf, TensorInfo) else leaf)
 
 
 def _layer(module: nn.Module) -> type[nn.Module] | None:
@@ -191,6 +218,8 @@ def as_function(module: Any) -> tuple[str, dict[str, Any]] | None:
         return None
     name, attributes = LAYERS[base]
     keywords = {key: getattr(module, key) for key in attributes.split() if hasattr(module, key)}
+    if name == "instance_norm":
+        keywords["use_input_stats"] = keywords.pop("training") or not module.track_running_stats
     if name == "pad":
         keywords |= {"pad": module.padding, "mode": PAD_MODES.get(base, "constant")}
     return name, keywords
@@ -207,4 +236,8 @@ def describe_layer(module: Any, call: Call) -> Any:
         return unknown(call, "no geometry rule for this layer")
     name, keywords = function
     args = call.args[:1] if keywords else call.args
+    if isinstance(module, nn.ConvTranspose2d) and len(call.args) > 1:
+        keywords["output_size"] = call.args[1]
+    if call.out is None and "training" in keywords:  # `chain` describes layers as they predict
+        keywords["training"] = False
     return apply(replace(call, name=name, args=args, kwargs={**call.kwargs, **keywords}))

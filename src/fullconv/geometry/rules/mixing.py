@@ -7,7 +7,7 @@ from typing import Any
 
 from fullconv.geometry.axis import Geometry
 from fullconv.geometry.rules.shapes import pointwise
-from fullconv.geometry.value import OTHER, Call, TensorInfo, tree_leaves, unknown
+from fullconv.geometry.value import OTHER, Call, TensorInfo, common_lengths, tree_leaves, unknown
 
 REDUCTIONS = {
     "mean": "global average pooling",
@@ -27,8 +27,10 @@ def reduce(call: Call) -> Any:
     if isinstance(call.arg(1, "other"), TensorInfo):
         return pointwise(call)  # torch.max(a, b)
     given = call.const(place, "dim", call.kwargs.get("dims", 1 if call.name == "normalize" else None))
+    if isinstance(given, bool):  # std(unbiased)
+        given = call.kwargs.get("dim")
     n = len(info.dims)
-    over = set(range(n)) if given is None or given == [] else {int(i) % n for i in tree_leaves(given)}
+    over = set(range(n)) if given is None or tree_leaves(given) == [] else {int(i) % n for i in tree_leaves(given)}
     if any(info.dims[i] for i in over):
         info = call.flag(info, global_op=REDUCTIONS.get(call.name, f"{call.name} over positions"))
     if call.name in KEEPS_SHAPE:
@@ -57,15 +59,30 @@ def layer_norm(call: Call) -> Any:
 
 
 def group_norm(call: Call) -> Any:
-    """Normalise by the mean over all positions; where there are no positions, over features alone."""
-    info = call.input
-    return call.results(
-        call.flag(info, global_op=f"{call.name.replace('_', ' ')} over positions") if info.spatial else info
-    )
+    """``F.group_norm``: normalise by the mean over all positions; where there are no positions, over features alone."""
+    return call.results(_over_positions(call, call.input, f"{call.name.replace('_', ' ')} over positions"))
+
+
+def instance_norm(call: Call) -> Any:
+    """``F.instance_norm``: cell by cell only with stored statistics."""
+    stored = call.arg(1, "running_mean") is not None and not call.arg(5, "use_input_stats", True)
+    return channelwise(call) if stored else group_norm(call)
+
+
+def batch_norm(call: Call) -> Any:
+    """``F.batch_norm``: cell by cell only with stored statistics."""
+    found = channelwise(call)
+    if call.arg(1, "running_mean") is not None and not call.const(5, "training", False):
+        return found
+    return call.results(_over_positions(call, found, "statistics of this very image"))
+
+
+def _over_positions(call: Call, info: TensorInfo, what: str) -> TensorInfo:
+    return call.flag(info, global_op=what) if info.spatial else info
 
 
 def channelwise(call: Call) -> Any:
-    """``F.batch_norm`` in evaluation, ``F.prelu``, ``F.local_response_norm``: cell by cell, weights by channel."""
+    """``F.prelu``, ``F.local_response_norm``: cell by cell, weights by channel."""
     info = replace(call.input, geometry=call.merged())
     return call.results(call.flag(info, unknown_op=f"{call.name} over positions") if any(info.dims[1:2]) else info)
 
@@ -86,7 +103,7 @@ def matmul(call: Call) -> Any:
         return unknown(call)
     batch = ([OTHER] * (call.out.ndim - len(info.dims)) + list(info.dims[:-2]) for info in (a, b))
     lead = [*(one or other for one, other in zip(*batch, strict=True)), a.dims[-2], b.dims[-1]]
-    info = TensorInfo(tuple(call.out.shape), tuple(lead), geometry, a.grid or b.grid)
+    info = TensorInfo(tuple(call.out.shape), tuple(lead), geometry, a.grid or b.grid, common_lengths([a, b]))
     if a.dims[-1] or b.dims[-2] or (a.spatial and b.spatial):
         info = call.flag(info, global_op="attention over positions")
     if a.dims[-2] and b.dims[-1]:  # one position against another: it belongs to the first
@@ -112,7 +129,7 @@ def einsum(call: Call) -> Any:
             roles[letter] = roles.get(letter) or role
     grid = next((operand.grid for operand in operands if operand.grid), None)
     geometry = _first_of(call, *operands)
-    info = TensorInfo(tuple(call.out.shape), tuple(roles[letter] for letter in output), geometry, grid)
+    info = TensorInfo(tuple(call.out.shape), tuple(roles[letter] for letter in output), geometry, grid, common_lengths(operands))
     contracted = any(role for letter, role in roles.items() if letter not in output)
     if contracted or sum(operand.spatial for operand in operands) > 1:
         info = call.flag(info, global_op="attention over positions")
@@ -122,7 +139,7 @@ def einsum(call: Call) -> Any:
 def attention(call: Call) -> Any:
     """``F.scaled_dot_product_attention``: (query, key, info, ...)."""
     query, positions = call.inputs[0], any(info.dims[-2] for info in call.inputs[:3])
-    info = TensorInfo(query.shape, (*query.dims[:-1], OTHER), _first_of(call, *call.inputs), query.grid)
+    info = TensorInfo(query.shape, (*query.dims[:-1], OTHER), _first_of(call, *call.inputs), query.grid, query.lengths)
     if positions:
         info = call.flag(info, global_op="attention over positions")
     return call.results(info, info.dims)

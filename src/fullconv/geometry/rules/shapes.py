@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
+from fullconv.geometry.axis import IDENTITY
+from fullconv.geometry.length import Length
 from fullconv.geometry.value import (
     BOTH,
     OTHER,
@@ -18,6 +23,9 @@ from fullconv.geometry.value import (
     X,
     Y,
     as_const,
+    common_lengths,
+    formula,
+    from_size,
     is_size_dependent,
     map_aggregate,
     tree_leaves,
@@ -33,6 +41,29 @@ def pointwise(call: Call) -> Any:
     return call.out if first is None else call.results(_broadcast(call, call.inputs, first.shape))
 
 
+TRAINING_ARGUMENT = {
+    "dropout": (2, "training", True), "dropout1d": (2, "training", True), "dropout2d": (2, "training", True),
+    "dropout3d": (2, "training", True), "stochastic_depth": (3, "training", True),
+    "alpha_dropout": (2, "training", False), "feature_alpha_dropout": (2, "training", False),
+    "feature_dropout": (2, "training", False), "drop_path": (2, "training", False), "rrelu": (3, "training", False),
+}  # fmt: skip
+"""Of functions that draw random numbers in training: place, name and default of that argument."""
+
+
+def dropout(call: Call) -> Any:
+    """``F.dropout`` and its like: random in training, which is the default of some, else cell by cell."""
+    place, name, default = TRAINING_ARGUMENT[call.name]
+    active = call.const(place, name, call.const(place, "train", default))
+    never = call.name != "rrelu" and call.const(1, "p") == 0
+    return random(call) if active and not never else pointwise(call)
+
+
+def random(call: Call) -> Any:
+    """``rand_like`` and its like: a window gets other random numbers than the whole image."""
+    found = pointwise(call)
+    return call.flag(replace(found, geometry=found.geometry or IDENTITY), unknown_op="random numbers")
+
+
 def _broadcast(call: Call, infos: Sequence[TensorInfo], shape: Sequence[int]) -> TensorInfo:
     dims, clash, embedded = [], False, False
     for back in range(len(shape), 0, -1):
@@ -43,7 +74,7 @@ def _broadcast(call: Call, infos: Sequence[TensorInfo], shape: Sequence[int]) ->
         # a constant that is no single number runs along rows or columns: a position embedding
         embedded |= bool(dims[-1]) and any(info.geometry is None and info.shape[-back] > 1 for info in here)
     grid = next((info.grid for info in infos if info.grid), None)
-    result = TensorInfo(tuple(shape), tuple(dims), call.merged(), grid)
+    result = TensorInfo(tuple(shape), tuple(dims), call.merged(), grid, common_lengths(infos))
     if clash:
         result = call.flag(result, unknown_op=f"{call.name} of rows with columns")
     if embedded:
@@ -130,7 +161,8 @@ def _regroup(info: TensorInfo, shape: Sequence[int], fixed: Sequence[bool]) -> T
         elif roles == [BOTH] and sizes == grid:
             dims[places[0][1]], dims[places[1][1]] = Y, X
         elif roles in ([Y], [X]) and len(places) == 2 and fixed[places[1][1]]:
-            info = info.with_axis(roles[0], info.axis(roles[0]).conv(sizes[1], sizes[1]))
+            length = formula(operator.floordiv, info.length(roles[0]), sizes[1])
+            info = info.with_axis(roles[0], info.axis(roles[0]).conv(sizes[1], sizes[1]), length)
             dims[places[0][1]] = roles[0]
         else:
             return "flat" if len(places) == 1 else "mixed"
@@ -199,23 +231,45 @@ def _take(call: Call, info: TensorInfo, place: int, key: Any) -> TensorInfo:
     """Apply one slice or number to one dimension."""
     role = info.dims[place]
     if role == OTHER or info.geometry is None:
-        return info
+        return call.sized(info) if is_size_dependent(key) else info
     if not isinstance(key, slice):
         return call.flag(info, unknown_op="picks one row or column")
-    start, step = as_const(key.start) or 0, as_const(key.step) or 1
     if role == BOTH:
-        same = start == 0 and step == 1 and as_const(key.stop) is None
+        same = as_const((key.start, key.stop, key.step)) in [(None, None, None), (0, None, None), (None, None, 1)]
         return info if same else call.flag(info, unknown_op="slices positions in one row")
-    if is_size_dependent(key.start) or start < 0:
+    size, before = info.shape[place], info.length(role)
+    start, step = as_const(key.start) or 0, as_const(key.step) or 1
+    cut, after = _cut_behind(key.stop, before)
+    if is_size_dependent((key.start, key.step)) or start < 0 or cut is None:
         info = call.flag(info, size_dependent="depends on the image's size")
-        start += info.shape[place] if start < 0 else 0
-    return info.with_axis(role, info.axis(role).crop(start).conv(1, step))
+        start += size if start < 0 else 0
+    length = formula(lambda cells: -(-(cells - start) // step), after)
+    return info.trim(role, start, cut or 0).with_axis(role, info.axis(role).crop(start).conv(1, step), length)
+
+
+def _cut_behind(stop: Any, length: Length | None) -> tuple[Fraction | int | None, Length | None]:
+    """Return how many cells a slice cuts off behind in a window within an image, and how many cells are before its end.
+
+    The former is None where this depends on the image's size.
+    """
+    if stop is None or (isinstance(stop, int) and stop >= sys.maxsize):
+        return 0, length
+    if isinstance(stop, int):
+        shorter = None if length is None else length + stop
+        return (-stop, shorter) if stop < 0 else (None, None)
+    end = getattr(stop, "length", None)
+    if end is None or length is None or not end.slope or end.slope != length.slope or end.role != length.role:
+        return None, None
+    shorter = replace(end, rest=min(end.rest, length.rest), exact=end.exact and length.exact)
+    return length.rest - shorter.rest, shorter
 
 
 def narrow(call: Call) -> Any:
     """``narrow``: (input, dim, start, length)."""
-    place, start = call.const(1, "dim") % len(call.input.dims), call.arg(2, "start")
-    return call.results(_take(call, call.input, place, slice(start, None)))
+    place, start, count = call.const(1, "dim") % len(call.input.dims), call.arg(2, "start"), call.arg(3, "length")
+    stop = as_const(start) + as_const(count)
+    end = from_size(stop, formula(operator.add, start, count)) if is_size_dependent((start, count)) else stop
+    return call.results(_take(call, call.input, place, slice(start, end)))
 
 
 def select(call: Call) -> Any:
@@ -254,7 +308,7 @@ def shape(call: Call) -> Any:
     info = call.input
     place = call.const(1, "dim")
     sizes = tuple(
-        SizeDependent(n) if role and info.geometry is not None else n
+        from_size(n, info.length(role) if role in (Y, X) else None) if role and info.geometry is not None else n
         for n, role in zip(info.shape, info.dims, strict=True)
     )
     return sizes if place is None or call.name == "shape" else sizes[place]

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from fullconv.geometry.axis import MODES, Axis
+from fullconv.geometry.length import Length, ratio
 from fullconv.geometry.value import (
     BOTH,
     OTHER,
@@ -17,6 +18,8 @@ from fullconv.geometry.value import (
     X,
     Y,
     as_const,
+    as_length,
+    formula,
     is_size_dependent,
     unknown,
 )
@@ -131,11 +134,18 @@ def per_dim(option: Any, count: int) -> list[Any]:
     return [option] * count
 
 
-def map_axes(info: TensorInfo, count: int, change: Callable[[int, Axis], Axis]) -> TensorInfo:
-    """Change the axes of the last ``count`` dimensions; ``change`` gets the dimension's number and its axis."""
+def map_axes(
+    info: TensorInfo, count: int, change: Callable[[int, Axis], Axis], resize: Callable[[int, Any], Any]
+) -> TensorInfo:
+    """Change the axes and lengths of the last ``count`` dimensions.
+
+    ``change`` gets the dimension's number and its axis, ``resize`` the number of cells, as a formula.
+    """
     for i, role in enumerate(info.dims[-count:]):
         if info.geometry is not None and role in {X, Y}:
-            info = info.with_axis(role, change(i, info.axis(role)))
+            length = formula(resize, i, info.length(role))
+            axis = change(i, info.axis(role))
+            info = info.with_axis(role, axis, length if isinstance(length, Length) else None)
     return info
 
 
@@ -155,7 +165,20 @@ def convolution(call: Call) -> Any:
         return unknown(call, f"{call.name} over positions in one row")
     if len(info.dims) > count and info.dims[-count - 1]:
         info = call.flag(info, global_op="a convolution that mixes all positions")
-    return call.results(map_axes(info, count, spec.apply))
+    if (wanted := options.get("output_size")) is not None:
+        info = map_axes(info, count, spec.apply, lambda i, _: as_length(per_size(wanted, count)[i]))
+    else:
+        info = map_axes(info, count, spec.apply, spec.output_size)
+    for i, role in enumerate(info.dims[-count:]):
+        if info.geometry is not None and role in {X, Y}:  # the last cells of a transposed window may read nothing
+            missing = spec.stride[i] + spec.padding[i][0] - spec.reach(i) - spec.output_padding[i] - 1
+            info = info.trim(role, 0, missing if spec.transposed else 0)
+    return call.results(info)
+
+
+def per_size(sizes: Any, count: int) -> list[Any]:
+    """Return a size as one entry per dimension."""
+    return list(sizes)[-count:] if isinstance(sizes, (tuple, list)) else [sizes] * count
 
 
 def pool(call: Call) -> Any:
@@ -166,7 +189,11 @@ def pool(call: Call) -> Any:
     info = call.input
     if any(info.dims[:-count]) or BOTH in info.dims:
         return unknown(call, f"{call.name} over positions in one row")
-    return call.results(map_axes(info, count, WindowSpec.of(call.name, options).apply))
+    spec = WindowSpec.of(call.name, options)
+    found = call.results(map_axes(info, count, spec.apply, spec.output_size))
+    if not isinstance(found, tuple):
+        return found
+    return found[0], call.flag(found[1], unknown_op="places in the whole map as numbers")
 
 
 def global_pool(call: Call, count: int, what: str) -> Any:
@@ -199,45 +226,80 @@ def pad(call: Call) -> Any:
             return unknown(call, "padding of positions in one row")
         if role not in {X, Y}:
             continue
-        if isinstance(amounts[pair], SizeDependent):
+        behind = after if isinstance(amounts[pair + 1], int) else getattr(amounts[pair + 1], "length", None)
+        if isinstance(behind, Length):  # it may repeat with the image's size, unless other cells are its mirror
+            behind = behind.rest if behind.slope == 0 and mode == "constant" else None
+        if isinstance(amounts[pair], SizeDependent) or behind is None:
             info = call.flag(info, size_dependent="depends on the image's size")
         if mode == "circular" and (before or after):
             info = call.flag(info, global_op="circular padding")
-        axis = info.axis(role)
-        info = info.with_axis(role, axis.mirror(before, after) if mode == "reflect" else axis.pad(before))
-    return call.results(info)
+        axis, length = info.axis(role), formula(lambda *counts: sum(counts), info.length(role), *amounts[pair : pair + 2])
+        info = info.trim(role, -before, -(behind or 0))
+        info = info.with_axis(role, axis.mirror(before, after) if mode == "reflect" else axis.pad(before), length)
+    return call.sized(call.results(info)) if is_size_dependent(options.get("value")) else call.results(info)
 
 
 def interpolate(call: Call) -> Any:
     """``F.interpolate``."""
     options, info = parameters("interpolate", call.args, call.kwargs), call.input
-    size, scale = as_const(options.get("size")), options.get("scale_factor")
+    size, scale = options.get("size"), options.get("scale_factor")
     mode, antialias = options.get("mode", "nearest"), options.get("antialias", False)
     if not (Y in info.dims and X in info.dims) or info.dims[-2:] != (Y, X):
         return call.results(info) if not info.spatial else unknown(call, "resizing of positions in one row")
-    if size is not None:
+    if info.geometry is None:
+        return call.results(call.sized(info) if is_size_dependent((size, scale)) else info)
+    lengths = [info.length(Y), info.length(X)]
+    if size is not None or (scale is not None and options.get("recompute_scale_factor")):
         if call.out is None:
             return unknown(call, "resizing to a given size")
-        factors = [Fraction(int(n), int(old)) for n, old in zip(call.out.shape[-2:], info.shape[-2:], strict=True)]
-        info = call.flag(info, size_dependent="resizing to a size; the factor depends on the image's size")
+        if size is not None:
+            sizes = [formula(lambda cells: cells, n) for n in per_size(size, 2)]
+        else:
+            sizes = _scaled(lengths, scale)
+        found = [_factor(new, old) for new, old in zip(sizes, lengths, strict=True)]
+        rounded = [Fraction(int(n), int(old)) for n, old in zip(call.out.shape[-2:], info.shape[-2:], strict=True)]
+        factors = [a if a is not None else b for a, b in zip(found, rounded, strict=True)]
+        lengths = [new if isinstance(new, Length) else None for new in sizes]
+        if None in found:
+            info = call.flag(info, size_dependent="resizing to a size; the factor depends on the image's size")
     else:
         factors = [Fraction(f).limit_denominator(64) for f in per_dim(scale, 2)]
+        lengths = _scaled(lengths, scale)
+        if any(float(f) != float(g) for f, g in zip(factors, per_dim(scale, 2), strict=True)):
+            return unknown(call.with_input(info), f"resizing by {as_const(scale)}")
     if is_size_dependent(scale) or options.get("align_corners"):
         info = call.flag(info, size_dependent="the factor depends on the image's size")
     if mode not in MODES or (antialias and min(factors) < 1):
         return unknown(call.with_input(info), f"{mode} interpolation{' with antialias' if antialias else ''}")
-    if scale is not None and any(float(f) != float(g) for f, g in zip(factors, per_dim(scale, 2), strict=True)):
-        return unknown(call.with_input(info), f"resizing by {as_const(scale)}")
-    return call.results(map_axes(info, 2, lambda i, axis: axis.resize(factors[i], mode)))
+    return call.results(map_axes(info, 2, lambda i, axis: axis.resize(factors[i], mode), lambda i, _: lengths[i]))
+
+
+def _scaled(lengths: Sequence[Length | None], scale: Any) -> list[Length | None]:
+    """Return the numbers of cells that a scale factor gives."""
+    factors = per_dim(scale, 2)
+    return [formula(lambda cells, f=f: cells * f // 1, n) for n, f in zip(lengths, factors, strict=True)]
+
+
+def _factor(new: Any, old: Length | None) -> Fraction | None:
+    """Return the factor between two numbers of cells where it is the same for all images."""
+    if not isinstance(new, Length) or old is None:
+        return None
+    return ratio(new, old)
 
 
 def pixel_shuffle(call: Call) -> Any:
     """``F.pixel_shuffle``: a cell becomes factor x factor cells."""
-    factor = Fraction(call.const(1, "upscale_factor"))
-    return call.results(map_axes(call.input, 2, lambda _, axis: axis.resize(factor, "nearest")))
+    factor = call.const(1, "upscale_factor")
+    return call.results(
+        map_axes(
+            call.input, 2, lambda _, axis: axis.resize(Fraction(factor), "nearest"), lambda _, cells: cells * factor
+        )
+    )
 
 
 def pixel_unshuffle(call: Call) -> Any:
     """``F.pixel_unshuffle``: factor x factor cells become one."""
     factor = call.const(1, "downscale_factor")
-    return call.results(map_axes(call.input, 2, lambda _, axis: axis.conv(factor, factor)))
+    return call.results(
+        map_axes(call.input, 2, lambda _, axis: axis.conv(factor, factor), lambda _, cells: cells // factor)
+    )
