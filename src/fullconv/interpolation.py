@@ -58,7 +58,7 @@ class ScoreLayout:
             border=getattr(network, "border", "replicate"),
             stride=network.stride,
             halo=network.halo,
-            size_divisor=1 if spec is None else spec.size_divisor,
+            size_divisor=network.pad_to if spec is None else spec.size_divisor,
             min_size=network.min_size,
             in_channels=network.in_channels,
             activation_bytes_per_pixel=network.activation_bytes(1024, 1024, 4) / 1024**2,

@@ -134,29 +134,37 @@ class Segmenter:
         palette: Sequence[tuple[int, int, int]] = (),
         in_channels: int | None = None,
         range: tuple[float, float] = (0.0, 255.0),  # noqa: A002  (the card's key)
+        pad_to: int = 1,
         device: str = "auto",
         precision: str = "auto",
     ) -> Segmenter:
         """Wrap any module from (N, C, H, W) to (N, K, H, W) logits.
 
+        The module is copied and stays as it is. Where tiles can be exact, some of a random image are compared with the whole;
+        else, and where they differ, tiles are refused, and the layer is named.
+
         Args:
-            network: The module: a `Network`, or any other with the same input and output size.
+            network: The module: a `Network`, or any other with the same input and output size; of a dict, "out" is taken.
             classes: Names of the K classes.
             mean: Per channel, after ``range`` was mapped to 0..1; ImageNet's by default.
             std: Likewise.
             palette: Colours; VOC's by default.
             in_channels: C, where it cannot be read from the first convolution.
             range: Image values that become 0 and 1.
+            pad_to: Pixels: the module gets images that are padded right and bottom to multiples of it, with the mean; the
+                result has the image's size. Many encoders and decoders are exact in tiles only with their stride here,
+                mostly 32.
             device: Where to run.
             precision: "auto", "fp32" or "bf16".
 
         Raises:
-            NetworkError: ``network`` is not a module, a `Network` has another number of classes than there are names, or classes,
-                palette, mean or std are not valid.
+            NetworkError: ``network`` is not a module or cannot be copied, a `Network` has another number of classes than there
+                are names, or classes, palette, mean, std or pad_to are not valid.
         """
         from torch import nn
 
         from fullconv.nn import ModuleWrapper, Network
+        from fullconv.tiling import prove_tiles
 
         if not isinstance(network, nn.Module):
             raise NetworkError(f"the network must be a torch.nn.Module, not {type(network).__name__}.")
@@ -164,12 +172,18 @@ class Segmenter:
             raise NetworkError(f"classes must be a list of names, not the string {classes!r}.")
         if not isinstance(classes, Sequence):
             raise NetworkError(f"classes must be a list of names, not {classes!r}.")
+        if isinstance(pad_to, bool) or not isinstance(pad_to, int) or pad_to < 1:
+            raise NetworkError(f"pad_to must be a number of pixels from 1, not {pad_to!r}.")
         own = isinstance(network, Network)
+        if own and pad_to != 1:
+            raise NetworkError("pad_to is for modules from elsewhere: this network pads images to its own sizes.")
         if own and network.num_classes != len(classes):
             raise NetworkError(f"the network has {network.num_classes} classes, {len(classes)} names were given.")
         first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
         channels = in_channels or getattr(network, "in_channels", None) or (3 if first is None else first.in_channels)
-        body = cast(Network, network if own else ModuleWrapper(network, channels, len(classes)))
+        body: Any = network if own else ModuleWrapper(network, channels, len(classes), pad_to)
+        if not own and body.halo is not None and (layer := prove_tiles(body)) is not None:
+            body.refuse(layer)
         statistics = adapt_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         try:
             card = Card(

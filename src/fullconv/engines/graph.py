@@ -62,16 +62,20 @@ class ExportModule(nn.Module):
     def score(self, x: Tensor) -> Scores:
         """Pad (N, C, H, W) and compute its scores."""
         if isinstance(self.network, ModuleWrapper):
-            return cast(Tensor, self.network.module(x))
+            logits = cast(Tensor, self.network.logits(_padded(x, self.network.pad_to, 1)))
+            return logits if self.network.pad_to == 1 else logits[..., : x.shape[-2], : x.shape[-1]]
         network = cast(Network, self.network)
-        divisor, least = network.spec.size_divisor, network.spec.min_size
-        if divisor > 1 or least > 1:
-            # rounded up in a form that stays a formula where the side is a symbol
-            height, width = (
-                torch.sym_max((n + divisor - 1) // divisor, least // divisor) * divisor for n in x.shape[-2:]
-            )
-            x = F.pad(x, cast(Any, (0, width - x.shape[-1], 0, height - x.shape[-2])))
+        x = _padded(x, network.spec.size_divisor, network.spec.min_size)
         return cast(Scores, network.head(network.backbone(x)))
+
+
+def _padded(x: Tensor, divisor: int, least: int) -> Tensor:
+    """Pad right and bottom with 0 to multiples of ``divisor``, at least to ``least``."""
+    if divisor == 1 and least == 1:
+        return x
+    # rounded up in a form that stays a formula where the side is a symbol
+    height, width = (torch.sym_max((n + divisor - 1) // divisor, least // divisor) * divisor for n in x.shape[-2:])
+    return F.pad(x, cast(Any, (0, width - x.shape[-1], 0, height - x.shape[-2])))
 
 
 def capture(module: nn.Module, channels: int, name: str) -> ExportedProgram:

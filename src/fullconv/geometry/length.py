@@ -75,10 +75,10 @@ class Length:
         return self
 
     def __sub__(self, other: Any) -> Length:
-        return self + (-other)
+        return self.__add__(-other)
 
     def __rsub__(self, other: Any) -> Length:
-        return -self + other
+        return (-self).__add__(other)
 
     def __mul__(self, other: Any) -> Length:
         factor = _number(other)
@@ -87,10 +87,10 @@ class Length:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Length:
-        return self * (1 / _number(other, positive=True))
+        return self.__mul__(1 / _number(other, positive=True))
 
     def __floordiv__(self, other: Any) -> Length:
-        divided = self / other
+        divided: Length = self / other
         slope, sizes = divided.slope, self.sizes
         period = lcm(sizes.period, slope.denominator)
         if period > MAX_PERIOD:
@@ -100,7 +100,8 @@ class Length:
         return replace(divided, rest=Fraction(floor(divided.rest)), exact=exact)
 
     def __mod__(self, other: Any) -> Length:
-        return self - self // other * other
+        whole: Length = self // other * other
+        return self.__sub__(whole)
 
     def __floor__(self) -> Length:
         return self // 1
@@ -109,28 +110,29 @@ class Length:
         return -(-self // 1)
 
     def __round__(self, digits: int | None = None) -> Length:
-        if digits is not None or self.rest.denominator == 2:  # halves go to the even neighbour
+        whole = self.exact and (self.slope * self.sizes.multiple).denominator == 1
+        if digits is not None or not whole or self.rest.denominator == 2:  # halves go to the even neighbour
             raise NoFormulaError
         return (self + Fraction(1, 2)) // 1
 
     def __lt__(self, other: Any) -> bool:
-        apart = self - other
+        apart = self.__sub__(other)
         least = apart.slope * self.sizes.multiple + apart.rest  # of the smallest image
         if apart.exact and (apart.slope == 0 or (apart.slope > 0) == (least >= 0)):
             return least < 0
         raise NoFormulaError
 
     def __gt__(self, other: Any) -> bool:
-        return -self < -other
+        return (-self).__lt__(-other)
 
     def __le__(self, other: Any) -> bool:
-        return not self > other
+        return not self.__gt__(other)
 
     def __ge__(self, other: Any) -> bool:
-        return not self < other
+        return not self.__lt__(other)
 
     def __eq__(self, other: object) -> bool:
-        apart = self - other
+        apart = self.__sub__(other)
         if not apart.exact:
             raise NoFormulaError
         if apart.slope == 0:
@@ -157,7 +159,9 @@ def _number(value: Any, positive: bool = False) -> Fraction:
 
 def ratio(numerator: Length, denominator: Length) -> Fraction | None:
     """Return the quotient of two lengths where it is the same for all images, else None."""
-    same = numerator.role == denominator.role and numerator.slope * denominator.rest == denominator.slope * numerator.rest
+    same = (
+        numerator.role == denominator.role and numerator.slope * denominator.rest == denominator.slope * numerator.rest
+    )
     if not (same and numerator.exact and denominator.exact and denominator.slope):
         return None
     return numerator.slope / denominator.slope

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -370,16 +371,17 @@ class Tracer(fx.Tracer):
         def finished(leaf: Any) -> Any:
             if not isinstance(leaf, TensorInfo):
                 return TensorInfo.constant(leaf) if isinstance(leaf, Tensor) else leaf
-            self.trimmed = [sum(cuts) for cuts in zip(self.trimmed, leaf.trimmed, strict=True)]
+            self.trimmed = [a + b for a, b in zip(self.trimmed, leaf.trimmed, strict=True)]
             return _flagged(replace(leaf, trimmed=NOTHING), *flags)
 
         return map_aggregate(found, finished)
 
     def _described_numbers(self, node: fx.Node, found: Any, call: Call, flags: Any) -> Any:
         """Describe what was computed from numbers of the image's size: by a formula, where there is one."""
-        method = isinstance(node.target, str)
-        compute = (lambda self, *rest: getattr(self, node.target)(*rest)) if method else node.target
-        lengths = formula(compute, *call.args) if not call.kwargs else None
+        target = node.target
+        compute = methodcaller(target, *call.args[1:]) if isinstance(target, str) else target
+        given = call.args[:1] if isinstance(target, str) else call.args
+        lengths = formula(compute, *given) if not call.kwargs else None
         single = isinstance(found, (bool, int, float))
 
         def finished(leaf: Any) -> Any:

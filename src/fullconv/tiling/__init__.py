@@ -30,7 +30,7 @@ from fullconv.tiling.plan import (
 )
 
 if TYPE_CHECKING:
-    from fullconv.tiling.debug import Divergence, find_divergence
+    from fullconv.tiling.debug import Divergence, find_divergence, prove_tiles
     from fullconv.tiling.streaming import RowExecutor, RowGraph, UnsupportedOpError, upsample_rows
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "memory_warning",
     "plan",
     "plan_axis",
+    "prove_tiles",
     "row_chunks",
     "rows_available",
     "sliding_window",
@@ -66,6 +67,7 @@ if not TYPE_CHECKING:  # else every name would exist for type checkers
         {
             "Divergence": "fullconv.tiling.debug",
             "find_divergence": "fullconv.tiling.debug",
+            "prove_tiles": "fullconv.tiling.debug",
             **dict.fromkeys(
                 ("RowExecutor", "RowGraph", "UnsupportedOpError", "upsample_rows"), "fullconv.tiling.streaming"
             ),

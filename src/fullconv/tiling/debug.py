@@ -1,17 +1,19 @@
-"""Find the layer because of which a tile differs from the whole image: one whose described geometry is wrong."""
+"""Compare tiles with the whole image, and find the layer because of which they differ: its described geometry is wrong."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from fullconv.geometry import Axis, LayerGeometry
-from fullconv.nn import Network
-from fullconv.tiling.plan import TileSpan, plan
+from fullconv.errors import first_line
+from fullconv.geometry import Axis, LayerGeometry, shared, tree_leaves
+from fullconv.nn import ModuleWrapper, Network, preserved_rng, private_copy
+from fullconv.tiling.plan import TileSpan, plan, tiled_scores
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,129 @@ class Divergence:
             f"{self.layer} differs first: by {self.size:.1e} of its largest value at cell {self.cell}, in the tile whose"
             f" window begins at pixel {self.tile}. By its geometry this cell reads nothing outside the window."
         )
+
+
+LayerCall = tuple[str, list[Tensor], list[Tensor]]
+"""A layer's path, and copies of the tensors that it was given and gave."""
+
+CROSS = 32
+"""Pixels that an image for the proof has across the direction in which it is cut."""
+
+
+@torch.inference_mode()
+def prove_tiles(network: ModuleWrapper) -> str | None:
+    """Compare tiles of random images with the whole, in both directions, at an even and an odd size.
+
+    Args:
+        network: Of bounded geometry.
+
+    Returns:
+        The layer because of which they differ and what it does, ``"decoder.up (Upsample: ...)"``, or None where all agree.
+    """
+    weight = next(network.parameters(), torch.zeros(()))
+    double = weight.dtype == torch.float64
+    tolerance = 1e-9 if double else 1e-4
+    generator = torch.Generator().manual_seed(0)
+    with preserved_rng(weight.device), torch.backends.cudnn.flags(allow_tf32=False):
+        other = private_copy(network, share_weights=double or weight.dtype == torch.float32)
+        probe = cast(ModuleWrapper, other if double else other.float())
+        like = torch.zeros((), dtype=torch.float64 if double else torch.float32, device=weight.device)
+        for height, width, tile_size in _proof_sizes(network):
+            image = torch.randn(1, network.in_channels, height, width, generator=generator).to(like)
+            try:
+                with shared():
+                    whole = cast(Tensor, probe.scores(image))
+                    tiled = tiled_scores(
+                        lambda window: cast(Tensor, probe.scores(window.permute(0, 3, 1, 2))),
+                        image.permute(0, 2, 3, 1),
+                        *plan(cast(Network, network), height, width, tile_size),
+                    )
+            except Exception as error:
+                if height % 2 and width % 2:  # no wrong answer: odd sizes are refused
+                    continue
+                return f"{type(network.module).__name__} (cannot compute {height}x{width} pixels: {first_line(error)})"
+            if tiled.shape != whole.shape or _apart(tiled, whole) > tolerance:
+                return _name_layer(probe, image, tile_size, tolerance)
+    return None
+
+
+def _proof_sizes(network: ModuleWrapper) -> Iterator[tuple[int, int, int]]:
+    """Yield height, width and tile size of images that are cut into two tiles, each of which ends within the image."""
+    align, (left, top, right, bottom) = network.stride, network.halo or (0, 0, 0, 0)
+    across = -(-CROSS // align) * align
+    for before, after, tall in ((top, bottom, True), (left, right, False)):
+        tile_size = max(before, after) + align
+        for odd in (0, 1):
+            long, short = tile_size + after + align + odd, across + odd
+            yield (long, short, tile_size) if tall else (short, long, tile_size)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference as a share of the largest value; what is not finite in both alike does not count."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    apart = (one - other).abs().nan_to_num(math.inf).masked_fill(same, 0).max()
+    largest = other.abs().nan_to_num(0, 0, 0).max()
+    return float(apart / largest) if largest else float(apart)
+
+
+def _name_layer(network: ModuleWrapper, image: Tensor, tile_size: int, tolerance: float) -> str:
+    """Name the layer because of which tiles differ: it is random, or described wrongly, or not traced as it computes."""
+    root, nodes = network.graph()
+    graph = _Recorder(root, nodes)
+    paths = {str(node.target).removeprefix("root.") for node in nodes.nodes if node.op == "call_module"}
+    first, second = (_layer_calls(network, image, paths) for _ in range(2))
+    if (name := _first_apart(network, first, second, tolerance)) is not None:
+        return f"{name}: gives other values each time)"
+    if (found := find_divergence(cast(Network, network), image, tile_size, tolerance)) is not None:
+        return f"{found.layer.removesuffix(')')}: other values in a window than in the whole image)"
+    graph.record(network.pad(image))
+    name = _first_apart(network, first, graph.calls, tolerance) or _located(network, "")
+    return f"{name}: other values in a window than in the whole image, and other ones than were traced)"
+
+
+def _layer_calls(network: ModuleWrapper, image: Tensor, paths: Container[str]) -> list[LayerCall]:
+    """Run a network and return the calls of its layers, and as the last that of the network."""
+    module, calls = network.probe(), list[LayerCall]()
+    for path, layer in module.named_modules():
+        if path not in paths:
+            continue
+
+        def read(_: nn.Module, args: Any, kwargs: Any, out: Any, path: str = path) -> None:
+            calls.append((path, _copies([args, kwargs]), _copies(out)))
+
+        layer.register_forward_hook(read, with_kwargs=True, prepend=True)
+    with shared():
+        out = module(network.pad(image))
+    return [*calls, ("", [], _copies(out))]
+
+
+def _first_apart(
+    network: ModuleWrapper, one: Sequence[LayerCall], other: Sequence[LayerCall], tolerance: float
+) -> str | None:
+    """Name the first layer whose values differ; where it was given other ones, the module that holds it."""
+    for (path, given, gave), (other_path, also_given, also_gave) in zip(one, other, strict=False):
+        if path != other_path or _differ(given, also_given, tolerance):
+            return _located(network, path.rpartition(".")[0])
+        if _differ(gave, also_gave, tolerance):
+            return _located(network, path)
+    return None
+
+
+def _differ(one: Sequence[Tensor], other: Sequence[Tensor], tolerance: float) -> bool:
+    pairs = zip(one, other, strict=False)
+    return len(one) != len(other) or any(a.shape != b.shape or _apart(a, b) > tolerance for a, b in pairs)
+
+
+def _located(network: ModuleWrapper, path: str) -> str:
+    """Return path and class of a module, without the last bracket."""
+    name = type(network.module.get_submodule(path)).__name__
+    return f"{path} ({name}" if path else f"{name} (forward"
+
+
+def _copies(values: Any) -> list[Tensor]:
+    """Return copies of the tensors among values, of floats."""
+    leaves = tree_leaves(values)
+    return [leaf.clone() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 @torch.inference_mode()
@@ -74,12 +199,20 @@ class _Recorder(fx.Interpreter):
         super().__init__(fx.GraphModule(root, graph))
         self.layers: dict[str, LayerGeometry] = {n.name: n.meta["layer"] for n in graph.nodes if "layer" in n.meta}
         self.maps: dict[LayerGeometry, Tensor] = {}
+        self.calls: list[LayerCall] = []
 
     def record(self, image: Tensor) -> dict[LayerGeometry, Tensor]:
         """Return the maps by layer, in order."""
-        self.maps = {}
+        self.maps, self.calls = {}, []
         self.run(image)
         return self.maps
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Compute a layer without its hooks, which the graph holds as operations of their own."""
+        given = _copies([args, kwargs])
+        value = self.fetch_attr(target).forward(*args, **kwargs)
+        self.calls.append((str(target).removeprefix("root."), given, _copies(value)))
+        return value
 
     def run_node(self, n: fx.Node) -> Any:
         """Keep a copy of a map, as a later operation may change it in place."""

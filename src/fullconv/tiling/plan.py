@@ -89,7 +89,7 @@ def explain_inexact(network: Network) -> str:
     ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            return f"{names[0]} {what}{more}."
+            return f"{names[0]}{'' if what in names[0] else f' {what}'}{more}."
     return ""
 
 

@@ -134,7 +134,7 @@ PAD_MODES = {nn.ReplicationPad2d: "replicate", nn.ReflectionPad2d: "reflect", nn
 TAKES_SIZES = """
 conv1d conv2d conv_transpose1d conv_transpose2d pad interpolate upsample view reshape flatten unflatten expand
 broadcast_to repeat tile getitem narrow shape size
-""".split()
+"""
 """Functions whose rule knows what numbers computed from the image's size mean there."""
 
 ALIASES = {"truediv": "div", "itruediv": "div", "concat": "cat", "dim": "ndim"}
@@ -184,14 +184,19 @@ def apply(call: Call) -> Any:
     """Describe the result of a call."""
     by_size = is_size_dependent([list(call.args), call.kwargs])
     if call.name in CONSTANTS or (not call.inputs and call.name != "getitem"):
-        numbers = call.out
-        if by_size:  # a tensor made of the image's size
-            return map_aggregate(numbers, lambda leaf: call.sized(TensorInfo.constant(leaf)) if isinstance(leaf, Tensor) else leaf)
-        return numbers
+        if not by_size:
+            return call.out
+        made = map_aggregate(call.out, lambda leaf: TensorInfo.constant(leaf) if isinstance(leaf, Tensor) else leaf)
+        return _sized(call, made)
     rule = RULES.get(call.name)
     found = unknown(call) if rule is None else rule(call)
-    if not by_size or call.name in TAKES_SIZES:
+    if not by_size or call.name in TAKES_SIZES.split():
         return found
+    return _sized(call, found)
+
+
+def _sized(call: Call, found: Any) -> Any:
+    """Name a call in all tensors of its result as one that computes with the image's size."""
     return map_aggregate(found, lambda leaf: call.sized(leaf) if isinstance(leaf, TensorInfo) else leaf)
 
 

@@ -129,7 +129,9 @@ def einsum(call: Call) -> Any:
             roles[letter] = roles.get(letter) or role
     grid = next((operand.grid for operand in operands if operand.grid), None)
     geometry = _first_of(call, *operands)
-    info = TensorInfo(tuple(call.out.shape), tuple(roles[letter] for letter in output), geometry, grid, common_lengths(operands))
+    info = TensorInfo(
+        tuple(call.out.shape), tuple(roles[letter] for letter in output), geometry, grid, common_lengths(operands)
+    )
     contracted = any(role for letter, role in roles.items() if letter not in output)
     if contracted or sum(operand.spatial for operand in operands) > 1:
         info = call.flag(info, global_op="attention over positions")

@@ -233,7 +233,10 @@ def pad(call: Call) -> Any:
             info = call.flag(info, size_dependent="depends on the image's size")
         if mode == "circular" and (before or after):
             info = call.flag(info, global_op="circular padding")
-        axis, length = info.axis(role), formula(lambda *counts: sum(counts), info.length(role), *amounts[pair : pair + 2])
+        axis, length = (
+            info.axis(role),
+            formula(lambda *counts: sum(counts), info.length(role), *amounts[pair : pair + 2]),
+        )
         info = info.trim(role, -before, -(behind or 0))
         info = info.with_axis(role, axis.mirror(before, after) if mode == "reflect" else axis.pad(before), length)
     return call.sized(call.results(info)) if is_size_dependent(options.get("value")) else call.results(info)
@@ -252,10 +255,7 @@ def interpolate(call: Call) -> Any:
     if size is not None or (scale is not None and options.get("recompute_scale_factor")):
         if call.out is None:
             return unknown(call, "resizing to a given size")
-        if size is not None:
-            sizes = [formula(lambda cells: cells, n) for n in per_size(size, 2)]
-        else:
-            sizes = _scaled(lengths, scale)
+        sizes = _scaled(lengths, scale) if size is None else [formula(as_length, n) for n in per_size(size, 2)]
         found = [_factor(new, old) for new, old in zip(sizes, lengths, strict=True)]
         rounded = [Fraction(int(n), int(old)) for n, old in zip(call.out.shape[-2:], info.shape[-2:], strict=True)]
         factors = [a if a is not None else b for a, b in zip(found, rounded, strict=True)]
