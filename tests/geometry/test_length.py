@@ -62,7 +62,9 @@ def test_a_formula_repeats_with_the_period(program, multiple, count):
     assert run(program, 3 * sizes.period) == length.slope * 3 * sizes.period + length.rest
 
 
-@given(PROGRAMS, PROGRAMS, MULTIPLES, st.sampled_from([operator.lt, operator.le, operator.gt, operator.ge, operator.eq]))
+@given(
+    PROGRAMS, PROGRAMS, MULTIPLES, st.sampled_from([operator.lt, operator.le, operator.gt, operator.ge, operator.eq])
+)
 def test_a_comparison_is_answered_only_where_it_is_the_same_for_all_sizes(left, right, multiple, compare):
     sizes = Sizes(multiple, multiple)
     image = Length.image("y", sizes)

@@ -121,12 +121,20 @@ def halved_and_doubled(m, y):
         (halved_and_doubled, 1, "Net: resizing to a size; the factor depends on the image's size"),
         (halved_and_doubled, 2, None),
         (lambda m, y: m.up(y[..., ::2, ::2]), 2, None),
-        (lambda m, y: F.interpolate(y, scale_factor=1.5, recompute_scale_factor=True)[..., : y.shape[-2], :], 1, "Net: "),
+        (
+            lambda m, y: F.interpolate(y, scale_factor=1.5, recompute_scale_factor=True)[..., : y.shape[-2], :],
+            1,
+            "Net (its output has a stride of 2/3 pixels down and 2/3 across, not 1)",
+        ),
         (lambda m, y: F.interpolate(y, size=y.shape[-2:]), 1, None),
         (lambda m, y: F.interpolate(m.down(y), size=y.shape[2:], mode="bilinear"), 1, "Net: resizing to a size"),
         (lambda m, y: F.interpolate(m.down(y), size=y.shape[2:], mode="bilinear"), 2, None),
         (lambda m, y: F.interpolate(m.down(y), (y.size(2), y.size(3)), mode="bilinear"), 4, None),
-        (lambda m, y: F.interpolate(m.down(y), size=y.shape[2:], align_corners=True, mode="bilinear"), 2, "Net: the factor"),
+        (
+            lambda m, y: F.interpolate(m.down(y), size=y.shape[2:], align_corners=True, mode="bilinear"),
+            2,
+            "Net: the factor",
+        ),
     ],
 )
 def test_resizing_is_exact_where_the_factor_is_the_same_for_all_images(function, pad_to, layer):
@@ -142,7 +150,7 @@ SIZE = "Net: depends on the image's size"
     [
         (lambda m, y: y * (y.shape[-1] / 64), SIZE),
         (lambda m, y: y + y.numel() / 1e5, SIZE),
-        (lambda m, y: y * torch.tensor([y.shape[2] / 64.0]), SIZE),
+        (lambda m, y: y * torch.tensor([y.shape[2] / 64.0]), "Net (Net cannot be traced: "),
         (lambda m, y: y + torch.linspace(0, 1, y.shape[3]), SIZE),
         (lambda m, y: y * m.table[y.shape[2] % 8], SIZE),
         (lambda m, y: torch.where(y > y.shape[2] / 1e3, y, 0), SIZE),
@@ -201,7 +209,10 @@ def test_random_layers_are_refused(function, layer):
         (lambda m, y: F.pad(y, (-y.shape[3] % 8, 0))[..., : y.shape[3]], SIZE),
         (lambda m, y: m.up(m.down(y))[..., : y.shape[2], : y.shape[3]] + y, None),
         (lambda m, y: m.valid(F.pad(y, (3, 3, 3, 3), mode="reflect")), None),
-        (lambda m, y: m.short(y[..., ::2, ::2]).repeat_interleave(1, 1)[..., :1, :1] + y, "Net: "),
+        (
+            lambda m, y: m.short(y[..., ::2, ::2]).repeat_interleave(1, 1)[..., :1, :1] + y,
+            "Net (add: branches with strides of 1 and 2 pixels",
+        ),
     ],
 )
 def test_crops_pads_and_shifts_are_exact_or_refused(function, layer):
@@ -290,7 +301,9 @@ def test_what_cannot_be_traced_says_where_and_why():
 
     net = nn.Sequential(nn.Identity(), Net(write))
     segmenter = wrap(net.eval())
-    assert explain_inexact(segmenter.network).startswith("1 (Net: cannot be traced: 'ConcreteProxy' object does not support")
+    assert explain_inexact(segmenter.network).startswith(
+        "1 (Net: cannot be traced: 'ConcreteProxy' object does not support"
+    )
     assert "Net cannot be traced: 'ConcreteProxy' object" in explain_inexact(ModuleWrapper(Net(write), 3, 4))
     assert segmenter.logits(IMAGE).shape == (4, 131, 157)
     assert "stride of 2 pixels" in explain_inexact(ModuleWrapper(nn.MaxPool2d(2), 3, 4))
@@ -371,10 +384,11 @@ def test_wrapping_leaves_the_random_numbers_alone():
     def seed():
         torch.manual_seed(7), random.seed(7), np.random.seed(7)
 
+    net = Busy()
     seed()
     expected = drawn()
     seed()
-    wrap(Busy())
+    wrap(net)
     assert drawn() == expected
 
 

@@ -75,8 +75,13 @@ def plan(network: Network, height: int, width: int, tile_size: int) -> tuple[lis
     tile_size = max(align, -(-tile_size // align) * align)
     padded = network.padded_size(height, width)
     sizes = zip((network.geometry.y, network.geometry.x), (height, width), padded, strict=True)
-    rows, columns = (plan_axis(axis, n, p, tile_size, align, network.min_size) for axis, n, p in sizes)
+    rows, columns = (plan_axis(axis, n, p, tile_size, align, _least(network, axis)) for axis, n, p in sizes)
     return rows, columns
+
+
+def _least(network: Network, axis: Axis) -> int:
+    """Return the smallest window; a module from elsewhere, whose scores are logits, may cut off what its halo holds."""
+    return max(network.min_size, math.ceil(axis.rf_end - axis.rf_start) + 1 if axis.jump == 1 else 1)
 
 
 def explain_inexact(network: Network) -> str:
