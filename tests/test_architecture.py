@@ -44,7 +44,7 @@ IMPORT_BY_NAME = {"_lazy.py", "engines/_optional.py", "nn/timm_models.py"}
 """The only modules that import by a computed name: lazy doors, and extras that may be missing."""
 
 LAZY_IMPORTS = {
-    "torch", "torchvision", "timm", "safetensors", "rich", "jinja2", "pycocotools",
+    "torch", "torchvision", "timm", "safetensors", "rich", "jinja2", "pycocotools", "yaml",
     "matplotlib", "IPython", "rasterio", "tifffile", "pyogrio", "pillow_heif", "onnx", "onnxscript", "onnxruntime", "psutil",
     "openvino", "nncf",
     "fastapi", "uvicorn", "prometheus_client", "python_multipart", "starlette", "ray", "fsspec", "pyarrow",

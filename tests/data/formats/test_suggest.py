@@ -51,10 +51,6 @@ def test_names_in_another_case_and_masks_of_another_type_are_reported(tmp_path):
 
 
 def test_unsupported_exports_are_recognized(tmp_path):
-    save(scene("scene_a").picture, tmp_path / "yolo/images/a.jpg")
-    (tmp_path / "yolo/labels").mkdir()
-    (tmp_path / "yolo/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
-    assert_refused(tmp_path / "yolo", "labels/ holds YOLO labels")
     save(scene("scene_a").labels, tmp_path / "brush/task-1-annotation-2-by-1-tag-brick-0.png")
     assert_refused(tmp_path / "brush", 'Label Studio\'s export "Brush labels"')
     save(scene("scene_a").picture, tmp_path / "via/images/a.jpg")

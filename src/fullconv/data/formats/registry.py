@@ -17,6 +17,7 @@ from fullconv.data.formats import (
     scene_parsing,
     supervisely,
     voc,
+    yolo,
 )
 from fullconv.data.formats.drawn import drawn
 from fullconv.data.formats.format import Format, FormatResult
@@ -39,6 +40,7 @@ FORMATS: tuple[Format, ...] = (
     Format("ade20k-full", "ade20k", scene_parsing.detect_ade20k_full, scene_parsing.read_ade20k_full),
     Format("roboflow", "roboflow", roboflow.detect, roboflow.read),
     drawn("supervisely", supervisely.find_files, supervisely.parse),
+    drawn("yolo", yolo.find_files, yolo.parse)._replace(priority=1),
     Format("list", "list", file_lists.detect, file_lists.read, priority=1),
     pairs.layout("other-names", "pairs", pairs.find_other_names, priority=2),
     Format("suffix", "suffix", file_lists.detect_suffix, file_lists.read_suffix, priority=3),

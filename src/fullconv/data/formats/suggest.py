@@ -22,7 +22,6 @@ _OTHER_TOOLS = {
     "data_row": "of Labelbox",
 }
 """Text by which the files of other tools are recognized."""
-_YOLO = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*")
 _BRUSH_LABELS = re.compile(r"task-\d+-annotation-\d+-by-.*\.(png|npy)")
 _BRUSH_FIX = 'This is Label Studio\'s export "Brush labels", which names no images: export JSON instead.'
 
@@ -77,11 +76,6 @@ def _sentences(folder: Folder, fits: Callable[[Folder], bool]) -> Iterator[str]:
         if (place / "img").is_dir() and (place / "ann").is_dir() and not (folder.root / "meta.json").is_file():
             where = f"{relative(place)}/".removeprefix("./")
             yield f"{where}img/ and {where}ann/ are Supervisely's, but the project's meta.json is missing: copy it, too."
-    for place in inner:
-        for path in [path for path in _files(place)[:20] if path.suffix.lower() == ".txt"][:3]:
-            lines = path.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:1]
-            if lines and _YOLO.fullmatch(lines[0]):
-                yield f"{relative(place)}/ holds YOLO labels, which are not supported: export COCO, or masks, instead."
     for place in places:
         for path in _files(place, ".json", ".xml", ".geojson", ".ndjson", ".jsonl")[:3]:
             start = read_head(path, 1 << 14)
