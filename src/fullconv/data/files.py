@@ -345,10 +345,13 @@ def load_rows(path: Path, fix: str) -> list[list[str]]:
     lines = [line for line in load_text(path, fix).splitlines() if line.strip()]
     first = lines[0] if lines else ""
     delimiter = max(",;\t", key=first.count)
+    limit = csv.field_size_limit(1 << 30)  # a mask in a cell may be long
     try:
         return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read ({error}). {fix}") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def column(heading: Sequence[str], *names: str) -> int | None:

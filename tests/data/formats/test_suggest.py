@@ -53,9 +53,6 @@ def test_names_in_another_case_and_masks_of_another_type_are_reported(tmp_path):
 def test_unsupported_exports_are_recognized(tmp_path):
     save(scene("scene_a").labels, tmp_path / "brush/task-1-annotation-2-by-1-tag-brick-0.png")
     assert_refused(tmp_path / "brush", 'Label Studio\'s export "Brush labels"')
-    save(scene("scene_a").picture, tmp_path / "via/images/a.jpg")
-    (tmp_path / "via/via_region_data.json").write_text('{"a.jpg1": {"regions": [{"shape_attributes": {}}]}}')
-    assert_refused(tmp_path / "via", "via_region_data.json is of the VGG Image Annotator, which is not supported")
     save(scene("scene_a").picture, tmp_path / "sly/ds0/img/a.jpg")
     (tmp_path / "sly/ds0/ann").mkdir()
     assert_refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is missing")

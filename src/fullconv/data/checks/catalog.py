@@ -212,6 +212,9 @@ CHECKS = (
           evidence="by several people (Label Studio), twice in the file (CVAT), or in several files (LabelMe); the "
                    "ground truth, the file of its name, or the first counts"),
     Check("several-labels", "warning", "shapes have several labels (Label Studio); the first counts", "Keep one."),
+    Check("class-attribute", "warning", "shapes have several attributes, of which one is taken for the class",
+          "Rename the right one to class.", evidence="VIA and GeoJSON: an attribute of a usual name (class, label, type, "
+          "...), else the one with the fewest values", also="note where one has a usual name"),
     Check("path-mended", "note", "annotations have a wrong path for their image; the image of that name was taken", ""),
     Check("hidden-shapes", "warning", "shapes vanish under larger ones that are drawn later",
           "Add the `overlap` line of the message.", "masks", dataset.hidden_shapes,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Any
 
 from fullconv.data.config import DataSettings
 from fullconv.data.files import Folder, is_glob, nfc, read_text
-from fullconv.data.problems import Problem, problem
+from fullconv.data.formats.format import FormatResult
+from fullconv.data.problems import Problem, Severity, problem
 from fullconv.errors import DataError
+from fullconv.labels import BACKGROUND_NAMES
 
+_CLASS_ATTRIBUTES = ("class", "class_name", "classname", "label", "category", "type", "name")
 MAX_COORDINATE = 100_000
 """Larger coordinates are not pixels."""
 
@@ -69,6 +74,40 @@ def points(value: object, least: int = 1) -> tuple[tuple[float, float], ...] | N
 def size(height: object, width: object) -> tuple[int, int] | None:
     """Return an image size if both are positive integers, else None."""
     return (height, width) if type(height) is int and type(width) is int and min(height, width) > 0 else None
+
+
+def class_attribute(
+    rows: Sequence[Mapping[str, str]], kind: str, result: FormatResult, usual: Sequence[str] = _CLASS_ATTRIBUTES
+) -> str | None:
+    """Return which attribute of shapes is their class, None if they have none: one that most have, with few values.
+
+    A usual name (class, label, ...) comes first; a warning says which counts where several could.
+    """
+    values: dict[str, Counter[str]] = {}
+    for row in rows:
+        for key, value in row.items():
+            values.setdefault(key, Counter())[value] += 1
+    common = {key: counts for key, counts in values.items() if 2 * counts.total() > len(rows)}
+    few = {key: counts for key, counts in common.items() if len(counts) <= max(1, counts.total() // 2)}
+    fits = few or common
+
+    def rank(key: str) -> tuple[int, bool, int]:
+        name = key.lower().replace(" ", "_")
+        return usual.index(name) if name in usual else len(usual), len(fits[key]) < 2, len(fits[key])
+
+    ranked = sorted(fits, key=rank)
+    if len(ranked) > 1:
+        first, second = ranked[:2]
+        cause = f"{kind} have several attributes; the class is '{first}' ({len(fits[first])} values), not '{second}'"
+        severity: Severity = "note" if rank(first)[0] < len(usual) else "warning"
+        result.report("class-attribute", severity, ranked, cause, f"If that is wrong, rename '{second}' to 'class'.")
+    return ranked[0] if ranked else None
+
+
+def single_class(settings: DataSettings) -> str:
+    """Return the name of shapes that have none: that of the only class beside the background, or "object"."""
+    names = settings.classes or []
+    return names[1] if len(names) == 2 and names[0].lower() in BACKGROUND_NAMES else "object"
 
 
 class ImageIndex:

@@ -16,6 +16,7 @@ from fullconv.data.formats import (
     roboflow,
     scene_parsing,
     supervisely,
+    via,
     voc,
     yolo,
 )
@@ -35,6 +36,7 @@ FORMATS: tuple[Format, ...] = (
     drawn("cvat", cvat.find_files, cvat.parse),
     drawn("labelme", labelme.find_files, labelme.parse),
     drawn("labelstudio", labelstudio.find_files, labelstudio.parse),
+    drawn("via", via.find_files, via.parse),
     Format("cityscapes", "cityscapes", scene_parsing.detect_cityscapes, scene_parsing.read_cityscapes),
     Format("ade20k", "ade20k", scene_parsing.detect_ade20k, scene_parsing.read_ade20k),
     Format("ade20k-full", "ade20k", scene_parsing.detect_ade20k_full, scene_parsing.read_ade20k_full),

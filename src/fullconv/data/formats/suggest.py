@@ -14,7 +14,6 @@ from fullconv.errors import DataError
 _MAX_FOLDERS = 60
 """Folders that are searched."""
 _OTHER_TOOLS = {
-    "shape_attributes": "of the VGG Image Annotator",
     "<bndbox>": "of PASCAL VOC's boxes",
     "FeatureCollection": "GeoJSON",
     "segments_info": "a panoptic file",
