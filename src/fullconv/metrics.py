@@ -16,6 +16,7 @@ Source: Long et al., CVPR 2015, section 5; `score.py` of the authors' release.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +27,12 @@ from fullconv.labels import MAX_CLASSES, VOID
 
 Policy = Literal["nan", "present_only"]
 POLICIES: tuple[Policy, ...] = ("nan", "present_only")
+RESAMPLES = 2000
+"""Resamples of the images for an interval."""
+MIN_IMAGES = 20
+"""Images from which on an interval of mIoU holds the true value as often as it says (benchmarks/intervals.py)."""
+MIN_OCCURRENCES = 8
+"""Images that half of the classes must be in for that."""
 
 
 class Counts(NamedTuple):
@@ -192,50 +199,174 @@ def check_policy(policy: str) -> Policy:
     raise InputError(f"there is no policy '{policy}', only {' and '.join(POLICIES)}.{nearest(policy, POLICIES)}")
 
 
-def resample(images: Counts, samples: int = 1000, seed: int = 0) -> Counts:
-    """Draw images (P, K) with replacement, as many as there are, and add up their counts: (samples, K)."""
-    number = len(images.hits)
-    random = np.random.default_rng(seed)
-    parts = []
-    # Only how often each image is drawn matters; float64 products of counts are exact below 2**53.
-    for start in range(0, samples, _CHUNK):
-        times = random.multinomial(number, np.full(number, 1 / number), size=min(_CHUNK, samples - start))
-        parts.append([(times.astype(np.float64) @ part).astype(np.int64) for part in images])
+def resample(images: Counts, samples: int = RESAMPLES, seed: int = 0) -> Counts:
+    """Draw images (P, K) with replacement, as many as there are, and add up their counts: (samples, K).
+
+    More than 2,000 images are drawn in 2,000 random groups of equal size, whose spread is the same.
+    """
+    groups = _groups(images, seed)
+    parts = [[(times @ part).astype(np.int64) for part in groups] for times in _draws(len(groups.hits), samples, seed)]
     return Counts(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-_CHUNK = 100  # resamples at once: 40 MB for 50,000 images
+def _groups(images: Counts, seed: int) -> Counts:
+    """Return the counts of images, or of random groups of them where they are many."""
+    number = len(images.hits)
+    if number <= _GROUPS:
+        return images
+    order = np.random.default_rng([seed, number]).permutation(number)
+    starts = np.arange(_GROUPS) * number // _GROUPS
+    return Counts(*(np.add.reduceat(part[order], starts) for part in images))
+
+
+def _draws(number: int, samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each of some images is drawn, (resamples, number), in chunks."""
+    random = np.random.default_rng(seed)
+    # Only these numbers matter; float64 products with counts are exact below 2**53.
+    for start in range(0, samples, _CHUNK):
+        size = min(_CHUNK, samples - start)
+        yield random.multinomial(number, np.full(number, 1 / number), size=size).astype(np.float64)
+
+
+_GROUPS = 2000
+_CHUNK = 100  # resamples at once: a few MB
+
+
+def interval_obstacle(confusions: NDArray[np.int64] | Counts) -> str | None:
+    """Say why images, (P, K, K) int64 or Counts (P, K), are too few for an interval of mIoU; None where they suffice."""
+    images = count(confusions)
+    if len(images.hits) < MIN_IMAGES:
+        return f"a 95 % interval needs {MIN_IMAGES} images or more, these are {len(images.hits)}"
+    occurrences = (images.target > 0).sum(axis=0)
+    occurrences = occurrences[occurrences > 0]
+    if not len(occurrences):
+        return "a 95 % interval needs pixels that are not void"
+    if np.median(occurrences) < MIN_OCCURRENCES:
+        few = int((occurrences < MIN_OCCURRENCES).sum())
+        return f"a 95 % interval needs most classes in {MIN_OCCURRENCES} images or more, {few} of {len(occurrences)} are in fewer"
+    return None
 
 
 def bootstrap_interval(
-    confusions: NDArray[np.int64] | Counts, policy: Policy = "nan", samples: int = 1000, seed: int = 0
+    confusions: NDArray[np.int64] | Counts, policy: Policy = "nan", samples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of mIoU by percentile bootstrap over images, (P, K, K) int64 or Counts (P, K); NaN for fewer than two.
+    """95 % interval of mIoU by bootstrap over images, (P, K, K) int64 or Counts (P, K); NaN where they are too few.
 
     It estimates how much the score would change with other images of the same kind. Frames of one video are more alike
-    than that, so there it is too narrow. Equal seeds give equal intervals.
+    than that, so there it is too narrow. Equal seeds give equal intervals. `interval_obstacle` says why there is none.
+
+    It is a symmetric bootstrap-t on the scale of the logit, whose coverage benchmarks/intervals.py measures: the distance
+    of a resample's score is divided by its own standard error (linearized), and multiplied by that of the images (by
+    jackknife). Percentiles of the scores themselves are too narrow for less than about 100 images.
     """
     images = count(confusions)
-    if len(images.hits) < 2:
+    if interval_obstacle(images) is not None:
         return float("nan"), float("nan")
-    low, high = _percentiles(mean_ious(resample(images, samples, seed), policy)[:, None])[0]
+    groups = _groups(images, seed)
+    counted = _counted(total(groups), check_policy(policy))
+    groups = Counts(*(part[:, counted] for part in groups))
+    whole = total(groups)
+    # Without an image; a class that is in no other one keeps its IoU.
+    rest = Counts(*(a - b for a, b in zip(whole, groups, strict=True)))
+    without = np.where(_counted(rest, policy), iou(rest), iou(whole)).mean(axis=1)
+    error = np.sqrt((len(without) - 1) * without.var())
+    spread = [_spread(groups, times, policy) for times in _draws(len(groups.hits), samples, seed)]
+    scores, errors = (np.concatenate(part) for part in zip(*spread, strict=True))
+    low, high = _bootstrap_t(mean_ious(whole, policy), error, scores, errors)
     return float(low), float(high)
 
 
-def class_intervals(confusions: NDArray[np.int64] | Counts, samples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-    """95 % interval of every class's IoU by bootstrap over images, (K, 2) float64; NaN where there is none."""
+def _counted(counts: Counts, policy: Policy) -> NDArray[np.bool_]:
+    """Whether the mean runs over a class, (..., K)."""
+    return counts.target > 0 if policy == "present_only" else counts.target + counts.predicted > 0
+
+
+def _spread(
+    images: Counts, times: NDArray[np.float64], policy: Policy
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mIoU of resamples (S,), each image drawn some times (S, P), and its linearized standard error (S,)."""
+    number = times.shape[1]
+    drawn = Counts(*((times @ part).astype(np.int64) for part in images))
+    values, counted = iou(drawn), _counted(drawn, policy)
+    weights = _ratio(counted, (drawn.target + drawn.predicted - drawn.hits) * counted.sum(axis=-1, keepdims=True))
+    weights = np.nan_to_num(weights)
+    union = images.target + images.predicted - images.hits
+    # How much the mean changes with one more of each image, (S, P).
+    influence = weights @ images.hits.T - (weights * np.nan_to_num(values)) @ union.T
+    return mean_ious(drawn, policy), np.sqrt((times * influence**2).sum(axis=1) * number / (number - 1))
+
+
+def class_intervals(
+    confusions: NDArray[np.int64] | Counts, samples: int = RESAMPLES, seed: int = 0
+) -> NDArray[np.float64]:
+    """95 % interval of every class's IoU as of `bootstrap_interval`, (K, 2) float64; NaN where a class is in too few images."""
     images = count(confusions)
-    number, classes = images.hits.shape
-    if number < 2:
-        return np.full((classes, 2), np.nan)
-    return _percentiles(iou(resample(images, samples, seed)))
+    result = np.full((images.hits.shape[1], 2), np.nan)
+    enough = (images.target > 0).sum(axis=0) >= MIN_OCCURRENCES
+    if len(images.hits) < MIN_IMAGES or not enough.any():
+        return result
+    groups = _groups(Counts(*(part[:, enough] for part in images)), seed)
+    number, whole = len(groups.hits), total(groups)
+    rest = Counts(*(a - b for a, b in zip(whole, groups, strict=True)))
+    error = np.sqrt((number - 1) * iou(rest).var(axis=0))
+    largest = (whole.target + whole.predicted).astype(np.float64)
+    hits, union = groups.hits / largest, (groups.target + groups.predicted - groups.hits) / largest
+    scores, errors = [], []
+    for times in _draws(number, samples, seed):
+        below = times @ union
+        values = _ratio(times @ hits, below)
+        squares = times @ hits**2 - 2 * values * (times @ (hits * union)) + values**2 * (times @ union**2)
+        scores.append(values)
+        errors.append(_ratio(np.sqrt(np.maximum(squares, 0) * number / (number - 1)), below))
+    result[enough] = _bootstrap_t(iou(whole), error, np.concatenate(scores), np.concatenate(errors))
+    return result
+
+
+def _bootstrap_t(
+    score: NDArray[np.float64], error: Any, scores: NDArray[np.float64], errors: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return symmetric 95 % intervals on the scale of the logit, (..., 2), of scores (...) with resamples (S, ...)."""
+    slope, middle = _logit_slope(score), _logit(score)
+    # Without a spread there is nothing to divide by: such resamples, as of one image alone, tell nothing.
+    distance = _ratio(
+        np.abs(_logit(scores) - middle), np.where(errors > _MIN_ERROR, errors * _logit_slope(scores), 0.0)
+    )
+    known = np.where(np.isnan(distance).all(axis=0), 0.0, distance)
+    reach = np.nanquantile(known, 0.95, axis=0) * error * slope
+    ends = 1 / (1 + np.exp(-np.stack([middle - reach, middle + reach], axis=-1)))
+    return np.where((reach > 0)[..., None], ends, np.stack([score, score], axis=-1))
+
+
+_MIN_ERROR = 1e-9  # a standard error below this is rounding
+
+
+def _logit(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(score, 1e-6, 1 - 1e-6)
+    return np.log(inside / (1 - inside))
+
+
+def _logit_slope(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(score, 1e-6, 1 - 1e-6)
+    return 1 / (inside * (1 - inside))
+
+
+def best_constant(confusion: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
+    """Return the class with which labelling every pixel scores best, and the confusion matrix (K, K) of doing so.
+
+    It is the class of most pixels, by every metric here: no other class is hit, and its IoU and recall are the largest.
+    """
+    target = np.asarray(confusion).sum(axis=1)
+    best = int(target.argmax())
+    matrix = np.zeros_like(confusion)
+    matrix[:, best] = target
+    return best, matrix
 
 
 def paired_difference(
     confusions_a: NDArray[np.int64] | Counts,
     confusions_b: NDArray[np.int64] | Counts,
     policy: Policy = "nan",
-    samples: int = 1000,
+    samples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """Difference of mIoU of two models (b minus a) on the same images, and its 95 % interval by paired bootstrap.
