@@ -109,7 +109,7 @@ def test_json_keys_and_nulls(data):
     table = json.loads(json.dumps(evaluate(Stand(), data).to_dict(), allow_nan=False))
     assert list(table) == [
         "images", "pixels", "pixel_accuracy", "mean_accuracy", "mean_iou", "freq_weighted_iou", "classes",
-        "mean_iou_interval", "confusion", "policy", "engine", "precision", "failed", "seconds",
+        "mean_iou_interval", "baseline", "confusion", "policy", "engine", "precision", "warnings", "failed", "seconds",
     ]  # fmt: skip
     assert list(table["classes"][0]) == ["index", "name", "iou", "dice", "accuracy", "pixels"]
     assert [row["name"] for row in table["classes"]] == list(CLASSES)
@@ -120,7 +120,8 @@ def test_json_keys_and_nulls(data):
         scores = [hits[k] / (both[k] - hits[k]), 2 * hits[k] / both[k], hits[k] / matrix[k].sum()]
         np.testing.assert_allclose([row["iou"], row["dice"], row["accuracy"]], scores)
     assert list(table["classes"][3].values()) == [3, "never", None, None, None, 0]
-    assert table["mean_iou_interval"][0] < table["mean_iou"] < table["mean_iou_interval"][1]
+    assert table["mean_iou_interval"] is None  # of five images
+    assert table["warnings"] == []
     assert table["confusion"] == expected_confusion().tolist()
     assert table["failed"] == []
 
@@ -140,7 +141,17 @@ def test_class_that_is_only_predicted(data):
 def test_interval_is_the_bootstrap_over_images(data):
     report = evaluate(Stand(), data)
     matrices = np.stack([confusion_matrix(*mask_and_prediction(n, 100), len(CLASSES)) for n in range(5)])
-    assert report.mean_iou_interval == bootstrap_interval(matrices)
+    assert report.mean_iou_interval is None
+    assert report.no_interval == "a 95 % interval needs 20 images or more, these are 5"
+    many = Report(
+        CLASSES, 6 * report.confusion, {f"{stem}{n}": c for stem, c in report.per_image.items() for n in range(6)}
+    )
+    assert many.mean_iou_interval == bootstrap_interval(
+        np.concatenate([matrices[i : i + 1].repeat(6, 0) for i in range(5)])
+    )
+    assert many.no_interval is None
+    assert f"{many.mean_iou:.4f}" in str(many)
+    assert "(95 % interval" in str(many)
     assert report.class_intervals().shape == (4, 2)
     assert paired_difference(report.counts, matrices) == (0, 0, 0)
 
@@ -150,7 +161,35 @@ def test_one_image_has_no_interval(data):
     report = evaluate(Stand(), dataset, samples=dataset.splits["val"][:1])
     assert report.mean_iou_interval is None
     assert report.to_dict()["mean_iou_interval"] is None
-    assert "interval" not in str(report)
+    assert "(a 95 % interval needs 20 images or more, these are 1)" in str(report)
+
+
+def test_the_baseline_is_the_best_constant_prediction(data):
+    report = evaluate(Stand(), data)
+    matrix = expected_confusion()
+    target = matrix.sum(1)
+    scores = []
+    for k in range(len(CLASSES)):  # every constant prediction, by hand
+        constant = np.zeros_like(matrix)
+        constant[:, k] = target
+        scores.append((mean_iou(constant), target[k] / target.sum()))
+    best = max(range(len(CLASSES)), key=lambda k: scores[k])
+    assert report.baseline["class"] == CLASSES[best]
+    np.testing.assert_allclose([report.baseline["mean_iou"], report.baseline["pixel_accuracy"]], scores[best])
+    assert report.below_baseline is None
+    lines = str(report).splitlines()
+    assert lines[0].startswith("5 images of val, ")
+    assert lines[1].startswith(f"mIoU               {report.mean_iou:.4f}  (constant {scores[best][0]:.4f})")
+
+
+def test_a_model_that_is_no_better_than_a_constant_is_said_to_be():
+    confusion = np.array([[80, 10], [10, 0]])
+    report = Report(("sky", "road"), confusion, {}, split="test")
+    assert report.below_baseline == (
+        "The model is no better than a constant: its mIoU on test is 0.4000, and labelling every pixel 'sky' gives 0.4500."
+    )
+    assert [warning["code"] for warning in report.to_dict()["warnings"]] == ["below-baseline"]
+    assert Report(("sky", "road"), np.array([[80, 10], [4, 6]]), {}).below_baseline is None
 
 
 def test_void_only_is_null():
@@ -160,7 +199,7 @@ def test_void_only_is_null():
     assert (table["images"], table["pixels"], table["mean_iou_interval"]) == (0, 0, None)
     assert report.counts.hits.shape == (0, 4)
     assert math.isnan(report.mean_iou)
-    assert str(report).startswith("mIoU                    -\n")
+    assert str(report).splitlines()[1].startswith("mIoU                    -  (constant      -)")
 
 
 def test_scores_by_image(data):
@@ -171,7 +210,7 @@ def test_scores_by_image(data):
 
 def test_report_as_text(data):
     report = evaluate(Stand(), data)
-    assert f"{report.mean_iou:.4f} (95 % interval" in str(report)
+    assert f"mIoU               {report.mean_iou:.4f}  (constant" in str(report)
     row = report.classes[1]
     figures = [f"{row[key]:.4f}" for key in ("iou", "dice", "accuracy")]
     assert str(report).splitlines()[-3].split() == ["disc", *figures, str(row["pixels"])]

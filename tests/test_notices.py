@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import numpy as np
@@ -51,6 +52,9 @@ def test_predictions_and_the_summary_of_a_run_carry_notices_which_are_logged_onc
     assert (notice.code, notice.count) == ("value-range", 2)
     assert notice.file.endswith("a.png")
     assert len(caplog.messages) == 1
+    lines = [json.loads(line) for line in (bright / "out" / "predictions.jsonl").read_text("utf-8").splitlines()]
+    assert [[warning["code"] for warning in line["warnings"]] for line in lines] == [["value-range"]] * 2
+    assert lines[1]["warnings"][0]["message"].startswith(lines[1]["input"])
 
 
 def test_reports_and_rasters_carry_notices(bright):
@@ -63,7 +67,9 @@ def test_reports_and_rasters_carry_notices(bright):
     dataset = open_dataset(bright, format="pairs")
     report = evaluate(segmenter(), dataset, "all")
     assert [(notice.code, notice.count) for notice in report.notices] == [("value-range", 6)]
-    assert "notices" not in report.to_dict()
+    (warning,) = (row for row in report.to_dict()["warnings"] if row["code"] == "value-range")
+    assert warning["count"] == 6
+    assert warning["message"].startswith(warning["file"])
     profile = {"driver": "GTiff", "height": 40, "width": 50, "count": 1, "dtype": "uint16"}
     with rasterio.open(bright / "a.tif", "w", transform=rasterio.Affine(1, 0, 9, 0, -1, 9), **profile) as file:
         file.write(np.full((1, 40, 50), 60000, np.uint16))

@@ -18,13 +18,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data import Dataset, Sample, choose_samples, match_classes, match_heads, open_dataset
+from fullconv.data import Dataset, Sample, choose_samples, leak, match_classes, match_heads, open_dataset, trained_on
 from fullconv.errors import DataError, FullconvError, InputError, plural
 from fullconv.labels import VOID
 from fullconv.metrics import (
     Counts,
     Policy,
     accuracy,
+    best_constant,
     bootstrap_interval,
     check_policy,
     class_intervals,
@@ -33,6 +34,7 @@ from fullconv.metrics import (
     dice,
     edge_band,
     freq_weighted_iou,
+    interval_obstacle,
     iou,
     mean_accuracy,
     mean_iou,
@@ -107,9 +109,43 @@ class Report:
         """Intersection over union, weighted by true pixels."""
         return freq_weighted_iou(self.confusion)
 
+    @property
+    def baseline(self) -> dict[str, Any]:
+        """Scores of the best constant prediction: its `class`, and the four metrics by their names, None where undefined."""
+        best, confusion = best_constant(self.confusion)
+        return {
+            "class": self.names[best],
+            "pixel_accuracy": _or_none(pixel_accuracy(confusion)),
+            "mean_accuracy": _or_none(mean_accuracy(confusion)),
+            "mean_iou": _or_none(mean_iou(confusion, self.policy)),
+            "freq_weighted_iou": _or_none(freq_weighted_iou(confusion)),
+        }
+
+    @property
+    def below_baseline(self) -> str | None:
+        """The sentence that says so where the mIoU is not above the baseline's."""
+        baseline = self.baseline
+        if not baseline["mean_iou"] or not self.mean_iou <= baseline["mean_iou"]:
+            return None
+        return (
+            f"The model is no better than a constant: its mIoU on {self.split}{f' of {self.head}' * bool(self.head)} is"
+            f" {self.mean_iou:.4f}, and labelling every pixel '{baseline['class']}' gives {baseline['mean_iou']:.4f}."
+        )
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why there is no interval of the mIoU; None where there is one."""
+        return interval_obstacle(self.counts)
+
+    @property
+    def warnings(self) -> list[Notice]:
+        """Warnings about images and scores, one per code."""
+        below = self.below_baseline
+        return [*self.notices, *([] if below is None else [Notice("below-baseline", below)])]
+
     @cached_property
     def mean_iou_interval(self) -> tuple[float, float] | None:
-        """95 % interval of the mIoU by bootstrap over images; None for fewer than two images."""
+        """95 % interval of the mIoU by bootstrap over images; None where they are too few (`no_interval`)."""
         interval = bootstrap_interval(self.counts, self.policy)
         return None if math.isnan(interval[0]) else interval
 
@@ -155,10 +191,12 @@ class Report:
             "freq_weighted_iou": _or_none(self.freq_weighted_iou),
             "classes": self.classes,
             "mean_iou_interval": None if interval is None else list(interval),
+            "baseline": self.baseline,
             "confusion": self.confusion.tolist(),
             "policy": self.policy,
             "engine": self.engine,
             "precision": self.precision,
+            "warnings": [notice.to_dict() for notice in self.warnings],
             "failed": self.failed,
             "seconds": round(self.seconds, 3),
         }
@@ -171,19 +209,27 @@ class Report:
         where = " ".join(part for part in (self.split, self.head) if part)
         return f"Report({where}: {plural(self.images, 'image')}, mIoU {_figure(self.mean_iou).strip()})"
 
-    def __str__(self) -> str:
-        interval = self.mean_iou_interval
-        spread = "" if interval is None else f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
-        width = max(len("class"), *(len(name) for name in self.names))
-        lines = [
-            f"mIoU               {_figure(self.mean_iou)}{spread}",
-            f"pixel accuracy     {_figure(self.pixel_accuracy)}",
-            f"mean accuracy      {_figure(self.mean_accuracy)}",
-            f"freq. weighted IoU {_figure(self.freq_weighted_iou)}",
-            *([f"engine             {self.engine}, {self.precision}"] if self.engine else []),
-            "",
-            f"{'class':{width}}     IoU    Dice  accuracy        pixels",
+    def summary(self) -> list[str]:
+        """Return the lines above the table of classes: what was scored, the four metrics beside the baseline's, the engine."""
+        interval, baseline = self.mean_iou_interval, self.baseline
+        spread = f"95 % interval {interval[0]:.4f} to {interval[1]:.4f}" if interval else self.no_interval
+        rows = [
+            ("mIoU", "mean_iou"),
+            ("pixel accuracy", "pixel_accuracy"),
+            ("mean accuracy", "mean_accuracy"),
+            ("freq. weighted IoU", "freq_weighted_iou"),
         ]
+        lines = [f"head {self.head}"] if self.head else []
+        lines.append(f"{plural(self.images, 'image')} of {self.split}, {self.pixels:,} valid pixels")
+        for title, key in rows:
+            more = f"  ({spread})" if key == "mean_iou" else ""
+            lines.append(f"{title:18} {_figure(getattr(self, key))}  (constant {_figure(baseline[key])}){more}")
+        lines.append(f"constant           every pixel '{baseline['class']}', the best such prediction")
+        return [*lines, f"computed by        {self.engine}, {self.precision}"] if self.engine else lines
+
+    def __str__(self) -> str:
+        width = max(len("class"), *(len(name) for name in self.names))
+        lines = [*self.summary(), "", f"{'class':{width}}     IoU    Dice  accuracy        pixels"]
         for row in self.classes:
             figures = f"{_figure(row['iou'])}  {_figure(row['dice'])}    {_figure(row['accuracy'])}"
             lines.append(f"{row['name']:{width}}  {figures}  {row['pixels']:>12,}")
@@ -240,7 +286,7 @@ def _count_image(
 def evaluate(
     segmenter: Segmenter | str | os.PathLike[str],
     data: Dataset | str | Path,
-    split: str = "val",
+    split: str | None = None,
     *,
     policy: Policy = "nan",
     samples: Sequence[Sample] | None = None,
@@ -258,7 +304,7 @@ def evaluate(
     Args:
         segmenter: The model, or the path of its file.
         data: A data set, or its folder.
-        split: "train", "val", "test" or "all".
+        split: "train", "val", "test" or "all"; None is test where the data have it, else val.
         policy: Classes that the mean includes, see `fullconv.metrics`.
         samples: Only these of the data set; then `split` is only a name.
         head: Of a network with several; None for the first.
@@ -293,7 +339,7 @@ def evaluate(
 def evaluate_heads(
     segmenter: Segmenter,
     dataset: Dataset,
-    split: str = "val",
+    split: str | None = None,
     *,
     head: str | None = None,
     policy: Policy = "nan",
@@ -306,6 +352,7 @@ def evaluate_heads(
 ) -> dict[str, Report]:
     """Score the heads for which the data have masks, as `evaluate` does, each image predicted once; "" names the only head."""
     start = time.perf_counter()
+    split = split or ("test" if dataset.splits.get("test") else "val")
     dataset, heads, notes = match_classes(segmenter.card, dataset, head)
     reports: dict[str | None, Report] = {}
     for head, _ in heads:
@@ -314,6 +361,10 @@ def evaluate_heads(
         reports[head] = Report(names, confusion, {}, check_policy(policy), split=split, head=head or "")
     members, more = (list(samples), []) if samples is not None else choose_samples(dataset, segmenter.card, split)
     only = heads[0][0] if len(heads) == 1 else None
+    done, notices = 0, NoticeCollector()
+    if split in ("val", "test") and (notice := leak(segmenter.card, dataset, split, members, "the model")) is not None:
+        notices.add(notice)
+        segmenter.log(notice)
 
     def read(sample: Sample) -> tuple[Sample, NetworkInput, Masks] | tuple[Sample, FullconvError]:
         try:
@@ -340,7 +391,6 @@ def evaluate_heads(
             except FullconvError as error:
                 yield error
 
-    done, notices = 0, NoticeCollector()
     with closing(ordered_map(read, members, max(workers, 1))) as reading:
         loaded = timed_iter(WAITING_IN, reading)
         while part := list(islice(loaded, max(batch_size, 1))):
@@ -434,8 +484,9 @@ def compare(
         DataError: One of the models was trained on every image of the split.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    trained_on = {stem for model in (a, b) for stem in (model.card.data.get("splits") or {}).get("train", [])}
-    samples = [sample for sample in dataset.samples(split) if sample.stem not in trained_on]
+    samples = dataset.samples(split)
+    seen = {sample.stem for model in (a, b) for sample in trained_on(model.card, dataset, samples)}
+    samples = [sample for sample in samples if sample.stem not in seen]
     if not samples:
         raise DataError(
             f"{dataset.root}: one of the models was trained on every image of {split}. Choose another split."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 _LOCK = threading.Lock()  # one for all collectors, so that these pickle
 
@@ -21,6 +22,11 @@ class Notice:
     """The file, or the first of several, that caused it."""
     count: int = 1
     """Number of files or events with this code."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what stands in `warnings` of JSON: `code`, `message`, and `file` and `count` where there are any."""
+        several = {"count": self.count} if self.count > 1 else {}
+        return {"code": self.code, "message": self.message, **({"file": self.file} if self.file else {}), **several}
 
 
 class NoticeCollector:

@@ -147,7 +147,7 @@ def range_warning(
     message = (
         f"{name + ':' if name else UNNAMED} holds values from {values.min():g} to {values.max():g} ({image.dtype}); the model"
         f" was trained on values from {low:g} to {high:g}, so its labels may be meaningless. Scale the image to these"
-        " values, or use the images as the sensor wrote them. Further images are not reported."
+        " values, or use the images as the sensor wrote them."
     )
     return Notice("value-range", message, name or None)
 

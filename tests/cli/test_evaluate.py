@@ -36,7 +36,7 @@ def test_evaluate_reports_failures_and_exits_with_3(run, data, model, tmp_path):
     shutil.copytree(data, root)
     bad = min((root / "val").iterdir())
     bad.write_bytes(b"")
-    done = run("evaluate", model, root, "--json")
+    done = run("evaluate", model, root, "--split", "val", "--json")
     assert done.code == 3
     found = json.loads(done.out)
     assert found["images"] == 1
@@ -47,11 +47,20 @@ def test_evaluate_reports_failures_and_exits_with_3(run, data, model, tmp_path):
     tifffile.imwrite(
         bad.with_suffix(".tif"), np.zeros((32, 40, 5), np.uint8), planarconfig="contig", photometric="minisblack"
     )
-    done = run("evaluate", model, root, "--batch-size", 2)
+    done = run("evaluate", model, root, "--split", "val", "--batch-size", 2)
     assert done.code == 3
     assert f"fullconv: {bad.with_suffix('.tif')}: has 5 bands, the model expects 3." in done.err
     for path in (root / "val").iterdir():
         path.write_bytes(b"")
-    done = run("evaluate", model, root, "--json")
+    done = run("evaluate", model, root, "--split", "val", "--json")
     assert done.code == 2
     assert "none of 2 images could be scored" in json.loads(done.out)["error"]
+
+
+def test_test_is_scored_where_the_data_have_it_and_the_table_names_its_split(run, data, model):
+    for options, split in (((), "test"), (("--split", "val"), "val")):
+        done = run("evaluate", model, data, *options)
+        assert done.code == 0
+        assert f" of {split}, " in done.out.splitlines()[0]
+        found = json.loads(run("evaluate", model, data, *options, "--json").out)
+        assert found["baseline"]["class"] in [row["name"] for row in found["classes"]]

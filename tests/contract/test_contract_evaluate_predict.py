@@ -18,7 +18,7 @@ from PIL import Image
 def evaluated(model, shapes, tmp_path_factory) -> tuple[dict, list[dict]]:
     """evaluate --json on val, and the rows of --per-image."""
     table = tmp_path_factory.mktemp("evaluated") / "images.csv"
-    answer = call("evaluate", model, shapes, "--json", "--per-image", table, "--precision", "fp32")
+    answer = call("evaluate", model, shapes, "--split", "val", "--json", "--per-image", table, "--precision", "fp32")
     assert answer.rc == 0, str(answer)
     with table.open(encoding="utf-8", newline="") as lines:
         return answer.json(), list(csv.DictReader(lines))
@@ -71,8 +71,9 @@ def test_evaluate_json_has_all_keys_and_they_follow_from_the_confusion(evaluated
         assert entry["iou"] == (pytest.approx(iou[i], abs=1e-9) if iou[i] is not None else None)
         assert entry["dice"] == (pytest.approx(dice[i], abs=1e-9) if dice[i] is not None else None)
         assert entry["accuracy"] == (pytest.approx(accuracy[i], abs=1e-9) if accuracy[i] is not None else None)
-    low, high = found["mean_iou_interval"]
-    assert 0 <= low <= high <= 1
+    assert found["mean_iou_interval"] is None  # of four images
+    assert found["baseline"]["pixel_accuracy"] == pytest.approx(target.max() / target.sum(), abs=1e-9)
+    assert found["baseline"]["mean_iou"] == pytest.approx(target.max() / target.sum() / (target > 0).sum(), abs=1e-9)
     assert found["failed"] in ([], 0)
     assert found["seconds"] > 0
     assert found["precision"] == "fp32"

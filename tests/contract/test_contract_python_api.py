@@ -103,7 +103,7 @@ def test_train_names_a_wrong_keyword(shapes, tmp_path):
 
 def test_evaluate_gives_the_number_of_the_command(segmenter, model, shapes):
     report = fullconv.evaluate(segmenter, str(shapes), split="val")
-    found = tools.call("evaluate", model, shapes, "--json", "--precision", "fp32").json()
+    found = tools.call("evaluate", model, shapes, "--split", "val", "--json", "--precision", "fp32").json()
     assert report.mean_iou == pytest.approx(found["mean_iou"], abs=1e-12)
     assert np.asarray(report.confusion).tolist() == found["confusion"]
 

@@ -97,7 +97,7 @@ def test_report_is_one_small_file_with_the_facts_of_the_run(run):
 def test_model_is_the_best_on_val(run, model, shapes):
     rows = tools.metrics_of(run)
     best = max(row["val"]["mean_iou"] for row in rows if row["val"])
-    found = call("evaluate", model, shapes, "--json", "--precision", "fp32").json()
+    found = call("evaluate", model, shapes, "--split", "val", "--json", "--precision", "fp32").json()
     assert found["mean_iou"] == pytest.approx(best, abs=2e-3)
 
 
@@ -304,7 +304,7 @@ def test_scale_is_in_the_card_and_results_have_the_image_size(shapes, tmp_path):
     out = tmp_path / "out"
     assert call("predict", run / "model.safetensors", shapes / "val/images", "-o", out).rc == 0
     pairs_found = [(tools.read(m), tools.read(out / m.name)) for m in sorted((shapes / "val/masks").iterdir())]
-    found = call("evaluate", run / "model.safetensors", shapes, "--json").json()
+    found = call("evaluate", run / "model.safetensors", shapes, "--split", "val", "--json").json()
     assert found["confusion"] == tools.confusion_from(pairs_found, 3).tolist()
 
 

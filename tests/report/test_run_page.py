@@ -16,7 +16,7 @@ from fullconv.data import open_dataset
 from fullconv.errors import InputError, OutputError
 from fullconv.evaluation import Report
 from fullconv.report import choose_images, run_page, summarize_data
-from fullconv.report.html import count, interval, percent, setting
+from fullconv.report.html import count, percent, setting
 from fullconv.report.run_page import MAX_CELLS
 
 
@@ -36,7 +36,7 @@ def test_the_page_shows_all_facts_of_a_run(path):
     for text in (
         "fcn8s on tiny", "streets · 3 classes · trained on 1 200 images · 10 epochs in 5 min",
         "mIoU on val, 6 images", f"{100 * reports['val'].mean_iou:.1f} %",
-        f"95 % interval {interval(reports['val'].mean_iou_interval)}",
+        reports["val"].no_interval, f"mIoU of a constant {100 * reports['val'].baseline['mean_iou']:.1f} %",
         "The model is that of epoch 6, the best on val. The same images chose it",
         "Class 'disc' is rare.", "best 90.0 at epoch 6", "The largest confusions", "The 3 images of lowest mIoU",
         "lr 0.002", "head.fc yes", "processor two cores", "disc 25.00 25 7", "void 10.00 10", "stride 32",
@@ -114,7 +114,7 @@ def test_non_finite_losses_are_not_drawn(path):
 def test_one_image_one_epoch_and_no_errors_are_enough(path):
     perfect = image_of(error_rate=0)
     page = Page(render(path, history=history(1, mean_iou=1.0), images=[perfect], reports={"val": report_of([perfect])}))
-    assert "no interval from so few images" in page.text
+    assert "a 95 % interval needs 20 images or more, these are 1" in page.text
     assert "no errors" in page.text
     assert "1 epoch in 30 s" in page.text
     assert "The largest confusions" not in page.text

@@ -46,6 +46,7 @@ def test_a_batch_writes_the_bytes_of_predict_and_one_row_per_image(model, images
             assert row["reason"].startswith(f"{row['input']}: is truncated")
         else:
             label_map = np.asarray(Image.open(row["output"]))
+            assert row["warnings"] == []
             assert row["pixels"] == np.bincount(label_map.ravel(), minlength=3).tolist()
     assert main(["batch", str(model), str(images), "-o", str(tmp_path / "batch")]) == 2
     assert "--resume" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from serving import CLASSES, RunningService, bomb, draw_image, png
 
 from fullconv.cli import main
 from fullconv.segmenter import load
+from synthetic.images import png as deep_png
 
 IMAGE = png(draw_image())
 
@@ -96,6 +97,20 @@ def test_json_agrees_with_the_png(service):
     assert Image.open(io.BytesIO(base64.b64decode(content["picture"]))).size == (128, 96)
     assert sum(sum(row["counts"][1::2]) for row in content["rle"]) == label_map.size
     assert {region["name"] for region in content["polygons"]} == {CLASSES[index] for index in np.unique(label_map)}
+
+
+def test_warnings_are_in_json_and_in_a_header_of_every_response(service):
+    deep = (np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20)[..., None].repeat(3, 2)
+    body = deep_png(deep, 2, 16)
+    answer = post(service, body, "application/json")
+    (warning,) = answer.json()["warnings"]
+    assert warning["code"] == "value-range"
+    assert "the model was trained on values from 0 to 255" in warning["message"]
+    assert answer.headers["x-warnings"] == "value-range"
+    assert post(service, body, "image/png").headers["x-warnings"] == "value-range"
+    plain = post(service, IMAGE, "application/json")
+    assert plain.json()["warnings"] == []
+    assert "x-warnings" not in plain.headers
 
 
 def test_the_models_are_described(service):

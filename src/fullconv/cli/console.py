@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +20,8 @@ from fullconv.system import handle_signals
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+
+    from fullconv.notices import Notice
 
 SIGTERM_CODE = 143
 PROGRESS_INTERVAL_S = 30.0
@@ -38,6 +40,13 @@ def print_error(text: str) -> None:
 def status(text: str) -> None:
     """Print a line that is not a result on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def print_counts(notices: Iterable[Notice]) -> None:
+    """Print of how many files a warning is, which was printed at the first."""
+    for notice in notices:
+        if notice.count > 1:
+            status(f"Warning {notice.code}: {notice.count} files, the first {notice.file}.")
 
 
 class _StatusHandler(logging.Handler):

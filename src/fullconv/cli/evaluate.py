@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from fullconv.cli.console import Progress, make_table, print_error, print_json, print_rich, status, stdout_to_stderr
+from fullconv.cli.console import (
+    Progress,
+    make_table,
+    print_counts,
+    print_error,
+    print_json,
+    print_rich,
+    status,
+    stdout_to_stderr,
+)
 from fullconv.cli.console import timing as print_timing
 from fullconv.cli.options import (
     SPLITS,
@@ -16,12 +25,12 @@ from fullconv.cli.options import (
     DataFormat,
     Device,
     Engine,
+    EvaluateSplit,
     Head,
     Json,
     ModelArgument,
     Precision,
     Scale,
-    Split,
     Timing,
     Tta,
     Workers,
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: ModelArgument,
     data: DataArgument,
-    split: Split = "val",
+    split: EvaluateSplit = None,
     per_image: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write image,class,tp,fp,fn for each image and class.")
     ] = None,
@@ -64,7 +73,8 @@ def evaluate(
 
     Images are scored at their own resolution, with the label maps that predict writes.
     """
-    check_choice("--split", split, SPLITS)
+    if split is not None:
+        check_choice("--split", split, SPLITS)
     check_choice("--policy", policy, ("nan", "present_only"))
     with print_timing(timing), stdout_to_stderr(), Progress() as progress:
         with starting():
@@ -90,6 +100,10 @@ def evaluate(
     first = next(iter(reports.values()))
     for sentence in first.notes:
         status(sentence)
+    print_counts(first.notices)
+    for warning in {report.below_baseline: None for report in reports.values()}:
+        if warning is not None:
+            status(warning)
     for reason in {failure["reason"]: None for report in reports.values() for failure in report.failed}:
         print_error(reason)
     if json:
@@ -108,19 +122,8 @@ def _print_report(report: Report) -> None:
     def figure(value: float | None) -> str:
         return "-" if value is None or value != value else f"{value:.4f}"
 
-    interval = report.mean_iou_interval
-    shown_interval = f"  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-    lines = [
-        *([f"head {report.head}"] if report.head else []),
-        f"{plural(report.images, 'image')} of {report.split}, {report.pixels:,} valid pixels",
-        f"mIoU               {figure(report.mean_iou)}{shown_interval}",
-        f"pixel accuracy     {figure(report.pixel_accuracy)}",
-        f"mean accuracy      {figure(report.mean_accuracy)}",
-        f"freq. weighted IoU {figure(report.freq_weighted_iou)}",
-        f"computed by        {report.engine}, {report.precision}",
-    ]
     table = make_table("class", ">IoU", ">Dice", ">accuracy", ">pixels")
     for row in report.classes:
         figures = [figure(row[key]) for key in ("iou", "dice", "accuracy")]
         table.add_row(Text(row["name"]), *figures, f"{row['pixels']:,}")
-    print_rich("\n".join(lines), table)
+    print_rich("\n".join(report.summary()), table)

@@ -85,7 +85,9 @@ def _facts(card: Card, about: dict[str, Any]) -> list[tuple[str, str]]:
         if scores and scores.get("mean_iou") is not None:
             interval = scores.get("mean_iou_interval")
             shown_interval = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-            facts.append((f"mIoU on {split}", f"{scores['mean_iou']:.4f}{shown_interval}"))
+            constant = (scores.get("baseline") or {}).get("mean_iou")
+            beside = "" if constant is None else f"; {constant:.4f} by the best constant prediction"
+            facts.append((f"mIoU on {split}", f"{scores['mean_iou']:.4f}{shown_interval}{beside}"))
     splits = card.data.get("splits") or {}
     counts = [f"{len(splits[split])} {split}" for split in ("train", "val", "test") if splits.get(split)]
     if counts:

@@ -56,6 +56,13 @@ Scale = Annotated[
 Timing = Annotated[bool, typer.Option("--timing", help="Print where the time went at the end.")]
 Split = Annotated[str, typer.Option("--split", metavar="val|test|train|all", help="Images to score.")]
 
+EvaluateSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--split", metavar="val|test|train|all", help="Images to score; test where the data have it, else val."
+    ),
+]
+
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model.safetensors, a run folder, or an exported file.")
 ]

@@ -11,6 +11,7 @@ from fullconv.cli.console import (
     Progress,
     TerminatedError,
     count_images,
+    print_counts,
     print_error,
     status,
     stdout_to_stderr,
@@ -181,6 +182,7 @@ def predict(
         except (KeyboardInterrupt, TerminatedError):
             status(f"{_counts(summary)}; the results in {out} are kept. Rerun the same command with --skip-existing.")
             raise
+        print_counts(summary.notices)
         status(f"{_counts(summary)}; results are in {out}.")
     if to is not None and summary.failed < summary.total:
         labels = next(iter(written_labels(segmenter.card, head).values()))  # of the first head where there are several

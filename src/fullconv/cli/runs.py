@@ -48,7 +48,17 @@ def runs(
         def fraction(value: float | None) -> str:
             return "-" if value is None else f"{value:.3f}"
 
-        columns = ("run", "network", "status", ">epochs", ">minutes", ">mIoU", ">95 % interval", ">pixel acc.")
+        columns = (
+            "run",
+            "network",
+            "status",
+            ">epochs",
+            ">minutes",
+            ">val mIoU",
+            ">95 % interval",
+            ">constant",
+            ">pixel acc.",
+        )
         table = make_table(*columns, line=False)
         for run in found:
             final = run.final or {}
@@ -57,7 +67,8 @@ def runs(
             table.add_row(
                 run.name, f"{run.settings.get('variant', '-')} {run.settings.get('backbone', '-')}", run.status + partial,
                 str(run.epochs), f"{run.seconds / 60:.1f}", fraction(run.mean_iou),
-                "-" if not interval else f"{interval[0]:.3f} to {interval[1]:.3f}", fraction(final.get("pixel_accuracy")),
+                "-" if not interval else f"{interval[0]:.3f} to {interval[1]:.3f}",
+                fraction((final.get("baseline") or {}).get("mean_iou")), fraction(final.get("pixel_accuracy")),
             )  # fmt: skip
         print_rich(table)
     if unread:

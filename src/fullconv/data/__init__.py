@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fullconv.data.crop_sampling import choose_loss, class_weights
     from fullconv.data.dataset import Dataset, add_bands, choose_samples, match_classes, match_heads
     from fullconv.data.files import IMAGE_SUFFIXES, Folder, walk
+    from fullconv.data.leaks import describe_images, leak, trained_on
     from fullconv.data.loader import MIN_STEPS, Batch, TrainingBatches
     from fullconv.data.opening import open_dataset
     from fullconv.data.problems import BadDataError, Problem
@@ -26,6 +27,7 @@ _MODULES = {
     "crop_sampling": ["choose_loss", "class_weights"],
     "dataset": ["Dataset", "add_bands", "choose_samples", "match_classes", "match_heads"],
     "files": ["IMAGE_SUFFIXES", "Folder", "walk"],
+    "leaks": ["describe_images", "leak", "trained_on"],
     "loader": ["MIN_STEPS", "Batch", "TrainingBatches"],
     "opening": ["open_dataset"],
     "problems": ["BadDataError", "Problem"],
@@ -51,13 +53,16 @@ __all__ = [
     "choose_samples",
     "class_weights",
     "convert_dataset",
+    "describe_images",
     "examine",
     "inspect",
+    "leak",
     "match_classes",
     "match_heads",
     "open_dataset",
     "require_usable",
     "summary",
+    "trained_on",
     "walk",
     "write_config",
 ]

@@ -71,7 +71,7 @@ def class_weights(statistics: Statistics, kind: str | Sequence[float] = "auto") 
     weights[present] /= (share * weights)[present].sum()
     sentence = _sentence(name, weights, present)
     if kind == "auto":
-        sentence += f" The rarest class has {100 * share[present].min():.2g} % of them."
+        sentence += f" The rarest class has {100 * share[present].min():.3g} % of them."
     return weights.astype(np.float32), sentence
 
 

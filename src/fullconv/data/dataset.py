@@ -292,6 +292,17 @@ def _different_classes(model: Sequence[str], dataset: Dataset, head: str) -> str
     return f"{differ}{left} {config_hint(dataset.root, table)}"
 
 
+def is_training_data(data: Dataset, card: Card) -> bool:
+    """Whether a data set is that of a model's training, by the names of its images.
+
+    All are there, and few others: some may have been added, while a foreign data set may share some names.
+    """
+    splits = card.data.get("splits")
+    trained = {stem for stems in splits.values() for stem in stems} if isinstance(splits, Mapping) else set()
+    present = {sample.stem for sample in data.samples("all")}
+    return bool(trained) and trained <= present and len(trained) >= 0.9 * len(present)
+
+
 def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample], list[str]]:
     """Return the samples of a split; where the data set is that of the training, as the training split it.
 
@@ -299,14 +310,10 @@ def choose_samples(data: Dataset, card: Card, split: str) -> tuple[list[Sample],
     the model was trained on. Returned are the samples, and notes for the user.
     """
     own = data.samples(split)
-    splits = card.data.get("splits")
-    if split == "all" or not isinstance(splits, Mapping):
+    if split == "all" or not is_training_data(data, card):
         return own, []
-    trained = {stem: name for name, stems in splits.items() for stem in stems}
+    trained = {stem: name for name, stems in card.data["splits"].items() for stem in stems}
     present = {sample.stem: sample for sample in data.samples("all")}
-    # Equal but for a few that were added or removed; a foreign data set may share some names.
-    if not (trained.keys() <= present.keys() and len(trained) >= 0.9 * len(present)):
-        return own, []
     unknown = {sample.stem for sample in own} - trained.keys()
     kept = [sample for stem, sample in sorted(present.items()) if trained.get(stem) == split or stem in unknown]
     if not kept or {sample.stem for sample in kept} == {sample.stem for sample in own}:

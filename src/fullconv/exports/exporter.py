@@ -188,11 +188,15 @@ def find_divergent_layer(export: Export, network: Network, card: Card, image: ND
     if name is None:
         name = max(errors, key=lambda key: errors[key])
         return (
-            f"No layer stands out; {layers[name]} differs most, by {100 * errors[name]:.2g} % of its activations' norm."
+            f"No layer stands out; {layers[name]} differs most, by {_percent(errors[name])} of its activations' norm."
         )
-    share = f"they differ by {100 * errors[name]:.2g} % of their norm"
+    share = f"they differ by {_percent(errors[name])} of their norm"
     size = share if np.isfinite(errors[name]) else "they are not finite"
     return f"The first layer that differs in its activations is {layers[name]}: {size}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:,.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _path(node: Any) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from fullconv.card import Card, Labels
 from fullconv.errors import FullconvError, InputError
 from fullconv.images import read_image
 from fullconv.labels import colorize, encode_label_map, encode_png, full_palette, read_label_map
+from fullconv.notices import Notice
 from fullconv.prediction import Prediction, overlay
 from fullconv.profiling import COUNTING, ENCODING, WRITING, timed
 from fullconv.storage import AtomicTextFile, write_bytes
@@ -173,10 +174,17 @@ class Tables:
         self._recorded: set[str] | None = set() if self._log.path.exists() else None
 
     def add(
-        self, path: str, status: str, name: str | None = None, reason: str | None = None, last: str = ".png"
+        self,
+        path: str,
+        status: str,
+        name: str | None = None,
+        reason: str | None = None,
+        last: str = ".png",
+        notices: Iterable[Notice] = (),
     ) -> None:
         """Append an image to the log; its status is "done", "skipped" or "failed"."""
         line: dict[str, Any] = {"input": Path(path).as_posix(), "output": None, "status": status, "reason": reason}
+        line["warnings"] = [{"code": notice.code, "message": notice.message} for notice in notices]
         if name is not None:
             line["output"] = self.writer.path(name, None, last)
             if self._recorded is not None:

@@ -138,7 +138,7 @@ def predict_files(
                 counts = counts.result()
         summary.collector.extend(replace(notice, file=outcome.path) for notice in outcome.notices)
         setattr(summary, outcome.status, getattr(summary, outcome.status) + 1)
-        tables.add(outcome.path, outcome.status, outcome.name, outcome.reason, outcome.last)
+        tables.add(outcome.path, outcome.status, outcome.name, outcome.reason, outcome.last, outcome.notices)
         if counts is not None:
             tables.count(outcome.path, counts)
         if outcome.reason is not None:

@@ -111,7 +111,7 @@ def _subtitle(labels: Labels, history: Sequence[Mapping[str, Any]], data: Mappin
     if train := data.get("splits", {}).get("train"):
         parts.append(f"trained on {count(train, 'image')}")
     if history:
-        seconds = sum(float(line.get("seconds") or 0) for line in history)
+        seconds = float(history[-1].get("seconds") or 0)  # since the start
         parts.append(count(len(history), "epoch") + (f" in {duration(seconds)}" if seconds else ""))
     return parts
 
@@ -146,6 +146,7 @@ def _describe_selection(
 def _notices(notes: Sequence[str], reports: Mapping[str, Report]) -> list[str]:
     """Return notes of the run and of the evaluation, and the images that failed."""
     items = [*notes, *(note for report in reports.values() for note in report.notes)]
+    items += [f"Warning: {notice.message}" for report in reports.values() for notice in report.warnings]
     for split, report in reports.items():
         if report.failed:
             named = ", ".join(Path(row["input"]).name for row in report.failed[:5])

@@ -56,6 +56,7 @@ def _row(run: Run, tone: str | None) -> dict[str, Any]:
         "seconds": run.seconds,
         "mean_iou": run.mean_iou,
         "interval": final.get("mean_iou_interval"),
+        "constant": (final.get("baseline") or {}).get("mean_iou"),
         "pixel_accuracy": final.get("pixel_accuracy"),
     }
 

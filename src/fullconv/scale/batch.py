@@ -279,10 +279,12 @@ class _Predictor:
         """Predict an image and write its label map; returns its row."""
         start = time.perf_counter()
         row = {"input": image["input"], "output": None, "status": "failed", "reason": image["reason"] or None,
-               "pixels": None}  # fmt: skip
+               "pixels": None, "warnings": []}  # fmt: skip
         if not image["reason"]:
             try:
-                label_map = self.segmenter.predict(image["content"]).label_map
+                prediction = self.segmenter.predict(image["content"])
+                label_map = prediction.label_map
+                row["warnings"] = [f"{notice.code}: {notice.message}" for notice in prediction.notices]
                 row["output"] = self.folder.write(f"{image['output']}.png", encode(label_map, self.labels, self.format))
                 row["pixels"] = np.bincount(label_map.reshape(-1), minlength=len(self.labels.classes)).tolist()
                 row["status"] = "done"

@@ -23,6 +23,7 @@ def manifest_schema() -> Any:
     return pyarrow.schema([
         ("input", text), ("output", text), ("status", text), ("reason", text),
         ("pixels", pyarrow.list_(pyarrow.int64())), ("seconds", pyarrow.float64()),
+        ("warnings", pyarrow.list_(text)),
     ])  # fmt: skip
 
 

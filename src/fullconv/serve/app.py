@@ -85,12 +85,14 @@ class Service:
             fields |= {
                 "pixels": result.pixels, "answer": response_type, "batch": result.batch, "engine": result.engine,
                 "precision": result.precision, "network_ms": round(1000 * result.seconds, 1),
+                **({"warnings": result.warnings} if result.warnings else {}),
             }  # fmt: skip
             return Response(
                 result.payload, media_type=MEDIA_TYPES[response_type].partition(";")[0],
                 headers={"Cache-Control": "no-store", "Vary": "Accept", "X-Model": name,
                          "X-Engine": f"{result.engine} {result.precision}",
-                         "Server-Timing": f"network;dur={1000 * result.seconds:.1f}"},
+                         "Server-Timing": f"network;dur={1000 * result.seconds:.1f}",
+                         **({"X-Warnings": ", ".join(result.warnings)} if result.warnings else {})},
             )  # fmt: skip
 
     def describe(self) -> Models:

@@ -79,6 +79,13 @@ class ImageSize(BaseModel):
     height: Index
 
 
+class PredictionWarning(BaseModel):
+    """What a user should know about a prediction."""
+
+    code: str
+    message: str
+
+
 class Prediction(BaseModel):
     """A prediction; the optional fields are the parts that `include` asked for."""
 
@@ -88,6 +95,7 @@ class Prediction(BaseModel):
     scale: float
     engine: str
     precision: str
+    warnings: list[PredictionWarning] = []
     polygons: list[Polygon] = []
     rle: list[RunLengths] = []
     label_map: Base64 = ""

@@ -60,6 +60,8 @@ class Result:
     """Of the batch in the network."""
     engine: str
     precision: str
+    warnings: list[str]
+    """Codes of what a user should know about the result."""
 
 
 class WorkerProcess:
@@ -147,7 +149,7 @@ class WorkerProcess:
                 if "error" in header:
                     request.future.set_exception(ApiError(*header["error"]))
                 else:
-                    fields = (header[key] for key in ("pixels", "batch", "seconds", "engine", "precision"))
+                    fields = (header[key] for key in ("pixels", "batch", "seconds", "engine", "precision", "warnings"))
                     request.future.set_result(Result(payload, *fields))
             self.pool.dispatch()
 

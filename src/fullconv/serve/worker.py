@@ -206,9 +206,11 @@ class InferenceLoop:
             json_fields = {
                 "head": request.params["head"] or next(iter(card.heads or ()), None), "scale": scale,
                 "engine": fields["engine"], "precision": fields["precision"],
+                "warnings": [{"code": notice.code, "message": notice.message} for notice in prediction.notices],
             }  # fmt: skip
             payload = encode_response(prediction, request.params, json_fields)
-            self._send({"id": request.number, "pixels": height * width, **fields}, payload)
+            codes = sorted({notice.code for notice in prediction.notices})
+            self._send({"id": request.number, "pixels": height * width, "warnings": codes, **fields}, payload)
         except Exception as error:
             self._send_error(request.number, error)
 

@@ -88,7 +88,7 @@ def add_scores(
     scores: dict[str, Any] = {}
     for split, by_head in reports.items():
         numbers = {
-            head: {k: v for k, v in report.to_dict().items() if k not in ("confusion", "failed", "seconds")}
+            head: {k: v for k, v in report.to_dict().items() if k not in ("confusion", "warnings", "failed", "seconds")}
             for head, report in by_head.items()
         }
         scores[split] = next(iter(numbers.values())) | ({"heads": numbers} if len(numbers) > 1 else {})

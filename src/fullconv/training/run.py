@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fullconv.checkpoint import read_checkpoint
-from fullconv.data import Dataset, Statistics, TrainingBatches, open_dataset, require_usable
+from fullconv.data import Dataset, Statistics, TrainingBatches, leak, open_dataset, require_usable
 from fullconv.errors import DataError, RecipeError, RunError, plural
 from fullconv.losses import parse_loss, ratio
 from fullconv.nn import Network, check_build_args
@@ -51,6 +51,7 @@ from fullconv.training.setup import (
     build_model,
     build_train_loader,
     describe_run,
+    start_card,
 )
 from fullconv.training.stages import run_stages, stages_file
 from fullconv.training.state import TrainState, new_state
@@ -230,7 +231,17 @@ def build_run(
     torch.manual_seed(recipe.seed)
     network, sentences = build_model(recipe, dataset, statistics.channels, device, console)
     notes += sentences
-    card = build_card(recipe, network, dataset, statistics, config.origin["fingerprint"])
+    start = start_card(recipe)
+    card = build_card(recipe, network, dataset, statistics, config.origin["fingerprint"], start)
+    found = (
+        [leak(start, dataset, split, dataset.splits.get(split, []), str(recipe.weights)) for split in ("val", "test")]
+        if start
+        else []
+    )
+    for notice in found:
+        if notice is not None:
+            notes.append(f"Warning: {notice.message}")
+            console.info(notes[-1])
     criteria, class_notes = build_criteria(recipe, dataset)
     loader = build_train_loader(recipe, dataset, statistics, dist)
     if recipe.sync_batchnorm:
@@ -379,8 +390,12 @@ class Run:
                     interval = scores.get("mean_iou_interval")
                     spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
                     of_head = f" of {head}" if head else ""
+                    constant = scores["baseline"]["mean_iou"]
+                    beside = f"; {constant:.4f} by labelling all '{scores['baseline']['class']}'" if constant else ""
                     console.info(
-                        f"val mIoU{of_head} {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}."
+                        f"val mIoU{of_head} {scores['mean_iou']:.4f}{spread} at the best step, {state.best_step}{beside}."
                     )
+                    if constant and scores["mean_iou"] <= constant:
+                        console.info("Warning: the model is no better than a constant prediction.")
             console.info(f"Model {run_dir.model}, report {run_dir.report}.")
         return TrainResult(status, segmenter, skipped)

@@ -12,7 +12,7 @@ import torch
 
 from fullconv._version import __version__
 from fullconv.card import IMAGENET_MEAN, IMAGENET_STD, Card
-from fullconv.data import Dataset, Sample, Statistics, TrainingBatches, class_weights
+from fullconv.data import Dataset, Sample, Statistics, TrainingBatches, class_weights, describe_images
 from fullconv.dataset_constants import channel_means
 from fullconv.errors import DataError, RunError, plural
 from fullconv.losses import PixelLoss
@@ -110,13 +110,22 @@ def build_model(
     return network.to(device).to(memory_format=torch.channels_last), sentences
 
 
-def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: Statistics, fingerprint: str) -> Card:
-    """Return the card of a model without scores."""
+def start_card(recipe: Recipe) -> Card | None:
+    """Return the card of the fullconv model that a run starts from, if it starts from one."""
+    return read_card(recipe.weights) if is_model_file(recipe.weights) else None
+
+
+def build_card(
+    recipe: Recipe,
+    network: Network,
+    dataset: Dataset,
+    statistics: Statistics,
+    fingerprint: str,
+    start: Card | None = None,
+) -> Card:
+    """Return the card of a model without scores; `start` is that of the model that the run starts from."""
     labels = dataset.labels
     first = next(iter(labels.values()))
-    start = None  # the card of the fullconv model that the run starts from
-    if is_model_file(recipe.weights):
-        start = read_card(recipe.weights)
     order, mean, std, value_range = input_convention(recipe, statistics, start)
     origin: str | None = None
     license_name: str | None = None
@@ -132,10 +141,7 @@ def build_card(recipe: Recipe, network: Network, dataset: Dataset, statistics: S
         mirror_pairs=first.mirror_pairs,
         bands=dataset.bands, channel_order=order, mean=mean, std=std, range=value_range, scale=recipe.scale,
         stride=network.stride, receptive_field=network.receptive_field, recipe=recipe.model_dump(mode="json", exclude_none=True),
-        data={
-            "fingerprint": fingerprint,
-            "splits": {split: [s.stem for s in members] for split, members in dataset.splits.items()},
-        },
+        data={"fingerprint": fingerprint, **describe_images(dataset, start)},
         weights_origin=origin, weights_license=license_name, fullconv=__version__,
     )  # fmt: skip
     if excess := card_excess(card):

@@ -227,7 +227,7 @@ def _training_notes(scan: Aggregates) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def write_config(found: Examination, data: str | os.PathLike[str]) -> str:

@@ -104,7 +104,7 @@ async function run(item) {
       refresh(item);
     }), item);
     Object.assign(item, {
-      state: "done", seconds: (performance.now() - start) / 1000, classes: content.classes, engine: `${content.engine} ${content.precision}`,
+      state: "done", seconds: (performance.now() - start) / 1000, classes: content.classes, warnings: content.warnings, engine: `${content.engine} ${content.precision}`,
       labels: fromBase64(content.label_map), confidence: fromBase64(content.confidence),
       image: readable ? item.file : new Blob([fromBase64(content.picture)]), error: null,
     });
@@ -224,6 +224,12 @@ async function select(item) {
   $("size").textContent = `${labels.width.toLocaleString("en")} × ${labels.height.toLocaleString("en")} pixels`;
   $("file-name").textContent = item.name;
   $("file-facts").textContent = `${item.classes.filter((row) => row.pixels).length} of ${item.classes.length} classes, in ${item.seconds.toFixed(item.seconds < 10 ? 2 : 0)} s by ${item.engine}`;
+  $("warnings").hidden = !item.warnings.length;
+  $("warnings").replaceChildren(...item.warnings.map(({ message }) => {
+    const line = document.createElement("p");
+    line.textContent = message;
+    return line;
+  }));
   $("stage").dataset.ready = item.name;
 }
 
