@@ -19,18 +19,8 @@ from statistics import NormalDist
 import numpy as np
 from harness import keep
 
-from fullconv.metrics import (
-    RESAMPLES,
-    Counts,
-    bootstrap_interval,
-    class_intervals,
-    count,
-    iou,
-    mean_iou,
-    mean_ious,
-    resample,
-    total,
-)
+from fullconv.intervals import RESAMPLES, bootstrap_interval, class_intervals, resample
+from fullconv.metrics import Counts, count, iou, mean_iou, mean_ious, total
 
 PIXELS = 100_000  # of an image
 

@@ -21,7 +21,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     "_version", "_lazy", "errors", "notices", "profiling", "system", "storage", "labels", "recipe", "card",
     "dataset_constants",
-    "modelfile", "metrics", "geometry", "interpolation", "nn", "losses", "images", "preprocess", "data", "engines",
+    "modelfile", "metrics", "intervals", "geometry", "interpolation", "nn", "losses", "images", "preprocess", "data", "engines",
     "tiling", "tta",
     "prediction",
     "hub", "segmenter", "rasters", "evaluation", "runs", "tracking", "report", "checkpoint", "predict", "training",

@@ -18,7 +18,8 @@ from fullconv.data.dataset import choose_samples
 from fullconv.data.problems import errors
 from fullconv.errors import DataError, InputError, OutputError
 from fullconv.evaluation import Report, evaluate
-from fullconv.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference
+from fullconv.intervals import bootstrap_interval, paired_difference
+from fullconv.metrics import confusion_matrix, mean_iou
 
 CLASSES = ("ground", "disc", "box", "never")
 SIZES = [(9, 14), (12, 8), (7, 7)]

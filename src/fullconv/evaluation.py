@@ -20,25 +20,22 @@ from numpy.typing import NDArray
 
 from fullconv.data import Dataset, Sample, choose_samples, leak, match_classes, match_heads, open_dataset, trained_on
 from fullconv.errors import DataError, FullconvError, InputError, plural
+from fullconv.intervals import bootstrap_interval, class_intervals, interval_obstacle, paired_difference
 from fullconv.labels import VOID
 from fullconv.metrics import (
     Counts,
     Policy,
     accuracy,
     best_constant,
-    bootstrap_interval,
     check_policy,
-    class_intervals,
     confusion_matrix,
     count,
     dice,
     edge_band,
     freq_weighted_iou,
-    interval_obstacle,
     iou,
     mean_accuracy,
     mean_iou,
-    paired_difference,
     pixel_accuracy,
 )
 from fullconv.notices import Notice, NoticeCollector
