@@ -18,7 +18,7 @@ from fullconv.metrics import (
     mean_ious,
     total,
 )
-from test_metrics import naive_mean_iou, random_confusions
+from synthetic.confusions import naive_mean_iou, random_confusions
 
 
 def test_a_resample_is_a_sum_of_images_drawn_with_replacement():

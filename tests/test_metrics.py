@@ -28,11 +28,11 @@ from fullconv.metrics import (
     pixel_accuracy,
     total,
 )
+from synthetic.confusions import NAN, matrices, naive_mean_iou, random_confusions
 
 TARGET = np.array([[0, 0, 1, 1], [0, 1, 1, 255], [2, 2, 0, 0]], dtype=np.uint8)
 PREDICTION = np.array([[0, 1, 1, 1], [0, 1, 0, 3], [2, 0, 0, 0]], dtype=np.uint8)
 CLASSES = 5
-NAN = float("nan")
 
 
 def naive_confusion(target, prediction, num_classes, ignore_index=255):
@@ -43,18 +43,8 @@ def naive_confusion(target, prediction, num_classes, ignore_index=255):
     return matrix
 
 
-def naive_mean_iou(matrix, policy):
-    values = []
-    for k in range(len(matrix)):
-        target, predicted = sum(matrix[k]), sum(row[k] for row in matrix)
-        if target > 0 or (policy == "nan" and predicted > 0):
-            values.append(matrix[k][k] / (target + predicted - matrix[k][k]))
-    return sum(values) / len(values) if values else NAN
-
-
 label_maps = hnp.arrays(np.uint8, (6, 7), elements=st.integers(0, 3))
 targets = hnp.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 3, 255]))
-matrices = hnp.arrays(np.int64, (4, 4), elements=st.integers(0, 9))
 
 
 # the confusion matrix
@@ -199,11 +189,6 @@ def test_an_unknown_policy_is_refused_with_the_nearest():
 
 
 # the bootstrap
-
-
-def random_confusions(number, classes=3, seed=0):
-    random = np.random.default_rng(seed)
-    return random.integers(0, 50, (number, classes, classes)) + 60 * np.eye(classes, dtype=np.int64)
 
 
 @given(matrix=matrices)
