@@ -32,14 +32,14 @@ Overlap = Literal["file", "smallest on top"] | list[str]
 
 
 def inside(path: str) -> str:
-    """Return a relative path or glob with forward slashes."""
+    """Return a relative path or glob with forward slashes; "." is the data folder itself."""
     clean = path.replace("\\", "/")
     parts = PurePosixPath(clean).parts
-    if not parts:
+    if not clean:
         raise ValueError("the path is empty. Name a folder or glob inside the data folder")
     if clean.startswith("/") or re.match(r"[A-Za-z]:", clean) or ".." in parts:
         raise ValueError(f"'{path}' leaves the data folder. Name a path inside it")
-    return "/".join(parts)
+    return "/".join(parts) or "."
 
 
 InnerPath = Annotated[str, AfterValidator(inside)]

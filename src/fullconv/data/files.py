@@ -126,13 +126,16 @@ class Folder:
         parts = PurePosixPath(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if is_glob(part))
         base = self.root.joinpath(*parts[:fixed])
-        expression = _expression("/".join(parts[fixed:]))
-        for path in walk(base, self._errors):
-            inner = path.relative_to(base).as_posix()
-            match = expression.fullmatch(inner)
-            if match and path.suffix.lower() in IMAGE_SUFFIXES:
-                key = "/".join(part.strip("/") for part in match.groups() if part and part.strip("/"))
-                _add(found, re.sub(r"\.\w+$", "", key), inner[: len(inner) - len(path.suffix)], path)
+        pattern = "/".join(parts[fixed:])
+        paths = [path for path in walk(base, self._errors) if path.suffix.lower() in IMAGE_SUFFIXES]
+        for expression in (_expression(pattern), _expression(f"{pattern}/**/*")):  # of files, else of their folders
+            for path in paths:
+                inner = path.relative_to(base).as_posix()
+                if match := expression.fullmatch(inner):
+                    key = "/".join(part.strip("/") for part in match.groups() if part and part.strip("/"))
+                    _add(found, re.sub(r"\.\w+$", "", key), inner[: len(inner) - len(path.suffix)], path)
+            if found.files:
+                break
         return found
 
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import shutil
 import unicodedata
 
+import numpy as np
 import pytest
-from doctor.sets import save
+from doctor.sets import CLASSES, save
 
+from fullconv.data import open_dataset
 from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
 
 
@@ -36,6 +38,11 @@ def test_decomposed_letters_are_the_same_letters(tmp_path):
         ("img_dir", "ann_dir"),
         ("701_StillsRaw_full", "LabeledApproved_full"),
         ("data", "labels"),
+        ("image", "label"),
+        ("sample_images", "sample_masks"),
+        ("Crack-image", "Crack-label"),
+        ("imgFine", "gtFine"),
+        ("images", "masks_fine"),
     ],
 )
 def test_folders_of_other_usual_names_are_found(tmp_path, images, masks):
@@ -51,7 +58,7 @@ def test_splits_in_folders_of_other_usual_names_are_found(tmp_path, names):
     assert_read(tmp_path, splits={"train": 4, "val": 2})
 
 
-@pytest.mark.parametrize(("labels", "other"), [("labels", "gt"), ("mask", "1st_manual")])
+@pytest.mark.parametrize(("labels", "other"), [("labels", "gt"), ("mask", "manual")])
 def test_two_folders_that_may_be_the_masks_are_ambiguous(tmp_path, labels, other):
     pairs(tmp_path, masks=labels)
     shutil.copytree(tmp_path / labels, tmp_path / other)
@@ -75,3 +82,65 @@ def test_an_unusual_suffix_counts_only_if_each_image_has_one_such_mask(tmp_path)
         save(scene(STEMS[0]).picture, tmp_path / f"n/images/{i}.jpg")
         save(scene(STEMS[0]).labels, tmp_path / f"n/masks/{i}0.png")
     assert_refused(tmp_path / "n", "missing-mask")
+
+
+def rename(folder, change):
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(change(path.stem) + path.suffix))
+
+
+def test_drive_is_read_and_its_field_of_view_is_not(tmp_path):
+    for place, ending, stems in (("training", "_training", STEMS[:4]), ("test", "_test", STEMS[4:])):
+        pairs(tmp_path, f"{place}/images", f"{place}/1st_manual", stems=stems)
+        shutil.copytree(tmp_path / place / "images", tmp_path / place / "mask")
+        rename(tmp_path / place / "images", lambda stem, ending=ending: stem + ending)
+        rename(tmp_path / place / "mask", lambda stem, ending=ending: f"{stem}{ending}_mask")
+        rename(tmp_path / place / "1st_manual", "{}_manual1".format)
+    found = assert_read(tmp_path, "unread-folder", {"train": 3, "val": 1, "test": 2})
+    assert found["unread-folder"].files == ("test/mask", "training/mask")
+
+
+def test_kitti_road_is_read_and_testing_is_a_note(tmp_path):
+    pairs(tmp_path, "training/image_2", "training/gt_image_2")
+    rename(tmp_path / "training/image_2", lambda stem: f"um_{stem.removeprefix('scene_')}")
+    rename(tmp_path / "training/gt_image_2", lambda stem: f"um_road_{stem.removeprefix('scene_')}")
+    save(scene(STEMS[0]).labels, tmp_path / "training/gt_image_2/um_lane_a.png")
+    save(scene(STEMS[0]).picture, tmp_path / "testing/image_2/um_z.png")
+    data = open_dataset(tmp_path)
+    assert {found.code: found.files for found in data.problems} == {"unread-folder": ("testing",)}
+    for sample in data.samples("all"):
+        own = f"scene_{sample.image.stem.removeprefix('um_')}"
+        np.testing.assert_array_equal(data.read_mask(sample), scene(own).labels)
+
+
+@pytest.mark.parametrize("masks", ["masks", "labels"])
+def test_other_folders_of_images_are_a_note(tmp_path, masks):
+    pairs(tmp_path, "images", masks)
+    save(scene(STEMS[0]).picture, tmp_path / "aug/deep/turned_17.png")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/readme.txt").write_text("text")
+    assert assert_read(tmp_path, "unread-folder")["unread-folder"].files == ("aug",)
+
+
+@pytest.mark.parametrize("deep", ["", "/raw"])
+def test_patterns_of_folders_in_data_toml_are_read(tmp_path, deep):
+    for site, stems in (("north", STEMS[:4]), ("south", STEMS[4:])):
+        pairs(tmp_path, f"{site}/images{deep}", f"{site}/masks{deep}", stems=stems, named=False)
+    (tmp_path / "data.toml").write_text(f'images = "*/images"\nmasks = "*/masks"\n{CLASSES}')
+    assert_read(tmp_path)
+    assert len(open_dataset(tmp_path).samples("all")) == 6
+
+
+@pytest.mark.parametrize("masks", ["masks", "deep/er"])
+def test_images_may_lie_in_the_data_folder_itself(tmp_path, masks):
+    pairs(tmp_path, "", masks, named=False)
+    (tmp_path / "data.toml").write_text(f'images = "."\nmasks = "{masks}"\n{CLASSES}')
+    assert_read(tmp_path)
+
+
+def test_the_data_folder_itself_may_hold_both(tmp_path):
+    pairs(tmp_path, "", "", named=False)
+    for path in list(tmp_path.glob("*.png")):
+        path.rename(path.with_name(f"{path.stem}_x.png"))
+    (tmp_path / "data.toml").write_text(f'images = "."\nmasks = "."\nmask_suffix = "_x"\n{CLASSES}')
+    assert_read(tmp_path)

@@ -186,7 +186,4 @@ def read_suffix(folder: Folder, settings: DataSettings) -> FormatResult:
     """Pair by name and suffix."""
     suffix, places = _find_suffix(folder, settings) or ("", {})
     settings = settings.model_copy(update={"mask_suffix": suffix})
-    result = read_pairs(folder, settings, SplitFolders(places, {"": places}))
-    if "" in places:  # data.toml and lists lie there, too
-        result.problems = [found for found in result.problems if found.code != "other-file"]
-    return result
+    return read_pairs(folder, settings, SplitFolders(places, {"": places}))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from fullconv.data.config import SPLITS, DataSettings
-from fullconv.data.files import Folder, ImageFiles, is_glob
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, ImageFiles, is_glob, walk
 from fullconv.data.formats.format import SPLIT_NAMES, Format, FormatResult
 from fullconv.data.formats.suggest import suggest_pairing
 from fullconv.data.samples import MaskFile, Sample
@@ -23,6 +24,21 @@ _MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation"
     "ground_truth", "groundtruth", "truth", "targets", "target", "segmentation", "segmentations", "segs", "seg", "y",
     "ann_dir", "mask_dir", "label_dir", "masks_png", "ground truth", "label_images_semantic",
     "labeledapproved_full")  # fmt: skip
+
+
+_TWINS = (
+    ("image_2", "gt_image_2", (("*_*", "*_road_*"),)),
+    ("image_2", "semantic", ()),
+    ("images", "1st_manual", (("*_training", "*_manual1"), ("*_test", "*_manual1"))),
+)
+"""Folders of images and masks of public data sets (KITTI, DRIVE), and how their files are called; else by equal names."""
+_KIND = re.compile(r"(.+?)[_-]images?")
+_FINE = re.compile(r"[_-]?fine$")
+_FIRST_WORDS = re.compile(r"(?i)^.*/|[ ._-][a-z]+$")
+"""The folders of a name, and a suffix as masks have; the rest says of which image a file may be."""
+
+
+_SPLIT_WORDS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 
 
 class SplitFolders(NamedTuple):
@@ -114,11 +130,13 @@ def find_other_names(folder: Folder, settings: DataSettings) -> SplitFolders:
     """Find one folder of images and one of masks by other usual names, in the root or in the folders of the splits."""
     if settings.heads is not None or settings.masks is not None:
         return SplitFolders({}, {})
-    if settings.images is None and (named := _find_split_names(folder)).paired():
-        return named
+    if settings.images is None:
+        for find_named in (_find_twins, _find_split_names):
+            if (named := find_named(folder)).paired():
+                return named
     splits = split_folders(folder.folders).values()
     for place in ("", *splits):
-        inner = folder.folders_in(place)
+        inner = {_FINE.sub("", name): there for name, there in folder.folders_in(place).items()}
         prefix = f"{place}/" if place else ""
 
         def images_in(names: Iterable[str], prefix: str = prefix) -> list[str]:
@@ -128,13 +146,42 @@ def find_other_names(folder: Folder, settings: DataSettings) -> SplitFolders:
         masks = _only(images_in(inner[name] for name in _MASK_FOLDERS if name in inner))
         if images is None or masks is None:
             continue
-        if images_in(name for name in inner.values() if name not in (images, masks, *splits)):
+        names = {_FIRST_WORDS.sub("", key) for key in folder.images(prefix + images).files}
+        others = images_in(name for name in inner.values() if name not in (images, masks, *splits))
+        if any(names & {_FIRST_WORDS.sub("", key) for key in folder.images(prefix + other).files} for other in others):
             continue  # ambiguous: any of these may be the masks
         renamed = settings.model_copy(update={"images": images, "masks": masks})
         for find in (find_split_first, find_kind_first, find_flat):
             if (found := find(folder, renamed)).paired():
                 return found
     return SplitFolders({}, {})
+
+
+def _find_twins(folder: Folder) -> SplitFolders:
+    """Find folders that are called as in public data sets, or x_images/ with x_masks/, in DATA or in its splits."""
+    found = SplitFolders({}, {"": {}})
+    for split, place in ("", ""), *split_folders(folder.folders).items():
+        inner, prefix = folder.folders_in(place), f"{place}/" if place else ""
+        pairs = [(one, other, patterns) for one, other, patterns in _TWINS if {one, other} <= inner.keys()]
+        for name in inner:
+            match = _KIND.fullmatch(name)
+            ends = [f"{match[1]}{joint}{end}" for joint in "_-" for end in _MASK_FOLDERS] if match else []
+            pairs += [(name, end, ()) for end in ends if end in inner and match and match[1] not in _SPLIT_WORDS]
+        if len(pairs) == 1 or (pairs and pairs[0][2]):
+            images, masks, patterns = prefix + inner[pairs[0][0]], prefix + inner[pairs[0][1]], pairs[0][2]
+            globs = [(_with_suffix(folder, images, one), _with_suffix(folder, masks, other)) for one, other in patterns]
+            named = next(((one, other) for one, other in globs if one and other), (images, masks))
+            found.images[split], found.masks[""][split] = named
+    if "" in found.images and len(found.images) > 1:
+        return SplitFolders({}, {})
+    return found
+
+
+def _with_suffix(folder: Folder, place: str, pattern: str) -> str:
+    """Return the glob of the files of a pattern in a folder, with the suffix of the first; "" if there is none."""
+    files = folder.images(place).files.values()
+    suffix = next((path.suffix for path in files if path.match(f"{pattern}{path.suffix}")), None)
+    return "" if suffix is None else f"{place}/{pattern}{suffix}"
 
 
 def _find_split_names(folder: Folder) -> SplitFolders:
@@ -213,11 +260,36 @@ def read_pairs(folder: Folder, settings: DataSettings, folders: SplitFolders) ->
             place = next(iter(folders.masks_of(split).values()))
             cause = f"{place}/ has masks, but there is no folder with their images"
             result.report("missing-folder", "error", [place], cause, "Add them, or move the folder elsewhere.")
+    cause = "folders hold images, but belong to no pair of images and masks, and are not read"
+    named = [folders.images, *folders.masks.values()]
+    reported = {folder.root / place for places in named for place in places.values()}
+    unread = [
+        path for path in _unread_folders(folder, result) if not any(place.is_relative_to(path) for place in reported)
+    ]
+    result.report("unread-folder", "note", unread, cause, "Set images and masks in data.toml if they should count.")
     stems = [stem for samples in result.splits.values() for stem in {sample.stem for sample in samples}]
     if len(set(stems)) < len(stems):  # splits share a stem
         for split, samples in result.splits.items():
             result.splits[split] = [replace(sample, stem=f"{split}/{sample.stem}") for sample in samples]
     return result
+
+
+def _unread_folders(folder: Folder, result: FormatResult) -> list[Path]:
+    """Return the outermost folders that hold images of which no sample has any."""
+    places = {path.parent for sample in result.samples for path in sample.image_files}
+    places |= {mask.path.parent for sample in result.samples for mask in sample.masks.values()}
+    read = places.union(*(place.parents for place in places))
+    found, left = [], [folder.root] if places else []
+    while left:
+        place = left.pop()
+        for inner in (place / name for name in folder.folders_in(place.relative_to(folder.root).as_posix()).values()):
+            if inner in read:
+                left.append(inner)
+            elif not place.resolve().is_relative_to(inner.resolve()) and any(
+                path.suffix.lower() in IMAGE_SUFFIXES for path in walk(inner)
+            ):
+                found.append(inner)
+    return sorted(found)
 
 
 def _pair(
@@ -234,6 +306,8 @@ def _pair(
             if not suffix:
                 raise DataError(f"{folder.root}: images and masks are the same folder. Set mask_suffix in data.toml.")
             files = {key: path for key, path in files.items() if not key.endswith(suffix)}
+        elif image_folder == ".":  # the masks lie below the images
+            files = {key: path for key, path in files.items() if not path.is_relative_to(folder.root / place)}
         masks_of[head] = {key.removesuffix(suffix): path for key, path in masks.files.items() if key.endswith(suffix)}
     result.problems += images.duplicate_problems(folder.root, "images")
     unpaired: set[str] = set()
@@ -244,7 +318,8 @@ def _pair(
         result.problems += masks.duplicate_problems(folder.root, "masks")
         for listed in ([images] if number == 0 else []) + ([masks] if image_folder != place else []):
             cause = "files are not images by their suffix and are not read"
-            result.report("other-file", "note", listed.other_files, cause)
+            if listed is not images or image_folder != ".":  # data.toml and lists lie there, too
+                result.report("other-file", "note", listed.other_files, cause)
         if without:
             fix = suggest_pairing(without, images, masks, (image_folder, place), has_splits=bool(split))
             cause = f"images in {image_folder}/ have no mask in {place}/"
