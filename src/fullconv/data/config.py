@@ -24,6 +24,8 @@ else:
 
 _TABLE_HEADER = re.compile(r"^\s*\[{1,2}[\w.\"' -]+\]{1,2}\s*(#.*)?$", re.MULTILINE)
 VOID_NAME = "void"
+BINARY_NAMES = ("background", "foreground")
+"""The classes of binary masks that have no names."""
 _NUMBERED = re.compile(r"(\d+)\s*[:;.,)\t ]\s*(\D.*)")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -60,6 +62,8 @@ class LabelSettings(BaseModel):
     """Mask value -> class name or "void"."""
     colors: dict[str, str] | None = None
     """"#rrggbb" -> class name or "void", for RGB masks."""
+    threshold: int | None = Field(default=None, ge=1, le=65535)
+    """The first mask value of the second of two classes, for grey masks that were compressed or drawn with soft edges."""
     mirror_pairs: list[tuple[str, str]] | None = None
     """Pairs of classes that are exchanged where an image is mirrored: left hand and right hand."""
 
@@ -92,6 +96,12 @@ class LabelSettings(BaseModel):
     def _labels_agree(self) -> LabelSettings:
         if self.values is not None and self.colors is not None:
             raise ValueError("values (for masks of labels) and colors (for RGB masks) exclude each other. Remove one")
+        if self.threshold is not None:
+            for key in ("values", "colors", "ignore_index"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"threshold gives every mask value a class, so {key} has no meaning. Remove one")
+            if self.classes is not None and len(self.classes) != 2:
+                raise ValueError(f"threshold is for two classes, not {len(self.classes)}. Remove it, or name two")
         if self.classes is not None:
             twice = next((name for name in self.classes if self.classes.count(name) > 1), None)
             if twice is not None:
@@ -132,13 +142,15 @@ class LabelSettings(BaseModel):
         return [self.ignore_index] if isinstance(self.ignore_index, int) else list(self.ignore_index)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the class names: as listed, else in the order of `values` or `colors`, else None."""
+        """Return the class names: as listed, else in the order of `values` or `colors`, else those of binary masks, else None."""
         if self.classes is not None:
             return tuple(self.classes)
         if self.values is not None:
             names = [name for _, name in sorted(self.values.items()) if name != VOID_NAME]
         elif self.colors is not None:
             names = [name for name in self.colors.values() if name != VOID_NAME]
+        elif self.threshold is not None:
+            return BINARY_NAMES
         else:
             return None
         return tuple(dict.fromkeys(names))
@@ -250,7 +262,7 @@ def read_settings(root: Path) -> DataSettings:
     if "class_colors" in table:
         raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
     listed = root / "classes.txt"
-    if not {"classes", "heads", "values", "colors"} & set(table) and not listed.is_file():
+    if not {"classes", "heads", "values", "colors", "threshold"} & set(table) and not listed.is_file():
         table = {**read_color_table(root), **table}
     if "classes" not in table and "heads" not in table and listed.is_file():
         table = {**_from_class_file(listed), **table}

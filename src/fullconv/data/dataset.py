@@ -154,6 +154,8 @@ class Dataset:
         digest.update(repr(meaning).encode())
         if any(labels.mirror_pairs is not None for labels in self.labels.values()):
             digest.update(repr([labels.mirror_pairs for labels in self.labels.values()]).encode())
+        if any(mapping.threshold is not None for mapping in self.mappings.values()):
+            digest.update(repr([mapping.threshold for mapping in self.mappings.values()]).encode())
         digest.update(repr(self.bands).encode())
         for split in sorted(self.splits):
             members = self.splits[split]

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import reduce
 from math import gcd
 from pathlib import Path
+from typing import Any
 
 from fullconv.card import Labels
-from fullconv.data.config import VOID_NAME, config_hint
+from fullconv.data.config import BINARY_NAMES, VOID_NAME, config_hint
+from fullconv.data.label_mapping import LabelMapping, is_grey_color
 from fullconv.data.problems import Finding
 from fullconv.data.samples import Sample
 from fullconv.data.scan.stats import MaskStats, edge_row_step
@@ -23,8 +25,15 @@ _SURE_RUNS = 40  # in one mask, or in all of them where a third are alike
 _NOISE_VALUES = 16  # different labels in short runs, where these are half of all runs
 _MAX_AREAS = 64  # labels or colours that cover most of any mask, also of a compressed one
 _MIN_MASKS = 6  # fewer have no majority
+_MAX_LEVELS = 8  # labels along borders that may be classes in an order; JPEG and resizing make more of many labels
+_LARGEST_INDEX = 15  # of labels that may be classes by themselves, where none are named
+_WIDE_SHARE = 0.2  # three or four pixels wide, of one or two: levels of a field have more, interpolated edges fewer
+_DARK, _LIGHT = 32, 223  # where compressed black and white stay
+_MIN_BLACK = 0.85  # of the dark pixels are 0; in masks of labels they are classes
+_MIN_TWO_SIDED = 0.9  # of the pixels of each binary mask
 _MIN_REGION = 8  # pixels; borders of void are thinner
 
+_MIDDLE = 128
 _BIT_DEPTH_FACTORS = (256, 257)  # between 8 and 16 bits
 _WHITES = (VOID, 65535)  # the largest labels of 8 and 16 bits
 _MIN_INSTANCES = 8  # labels from which on they may number objects
@@ -38,6 +47,8 @@ class LabelHistogram:
 
     void: frozenset[int] = frozenset({VOID})
     """Labels that are void whatever they stand for."""
+    known: frozenset[int] | None = None
+    """Labels and colours that have a meaning; None where classes are to be inferred."""
     masks: int = 0
     pixels: Counter[int] = field(default_factory=Counter)
     """By label, of masks of labels."""
@@ -55,26 +66,42 @@ class LabelHistogram:
     """Masks in which 255 fills regions, not borders."""
     binary: list[Sample] = field(default_factory=list)
     """Masks of 0 and 255 only, where 255 fills regions."""
+    readable: int = 0
+    """Masks that could be decoded, JPEGs, too."""
+    _two_sided: int = 0
+    """Those that are black and white but for compressed or soft edges."""
+    _filled: int = 0
+    """Those that hold more than 0."""
+    _light: int = 0
+    """Those that hold white."""
+    _dark_pixels: int = 0
+    _zeros: int = 0
     _soft: list[tuple[Sample, int]] = field(default_factory=list)
     """Masks with soft edges, and the number of soft runs."""
-    _single: list[tuple[Sample, int, int]] = field(default_factory=list)
-    """Masks whose soft runs all have one label, which may be a class of borders; that label, and their number."""
+    _rims: list[tuple[Sample, int, int]] = field(default_factory=list)
+    """Masks with soft edges whose labels are all classes; the number of soft runs, and of wider ones."""
+    _single: list[tuple[Sample, int, int, int]] = field(default_factory=list)
+    """Masks whose soft runs all have one label, which may be a class of borders; that label, their number, and wider ones."""
     _area_labels: Counter[int] = field(default_factory=Counter)
     """Masks by label that fills more than borders in them."""
     _overshoots: int = 0
     _soft_runs: int = 0
 
     def add(self, sample: Sample, stats: MaskStats, colors_named: bool = False) -> None:
-        """Count one readable mask."""
+        """Count one readable mask that is no JPEG."""
         self.masks += 1
         in_color = not holds_labels(stats)
         edges = stats.edges
-        if is_blurred(stats, frozenset() if in_color else self.void):
+        void = frozenset() if in_color else self.void
+        if is_blurred(stats, void, self.known):
             count = sum(edges.soft_runs.values())
             self._soft.append((sample, count + edges.short * (edges.short_values >= _NOISE_VALUES)))
             self._soft_runs += count
             self._overshoots += sum(edges.overshoots.values())
             return
+        has_rims = _has_soft_labels(stats, void)
+        if has_rims:
+            self._rims.append((sample, sum(edges.soft_runs.values()), edges.wide_runs))
         if in_color:
             if not colors_named:
                 self.color_pixels.update(stats.counts)
@@ -87,9 +114,9 @@ class LabelHistogram:
         step = edge_row_step(stats.size[0])
         areas = [value for value, n in counts.items() if edges.soft_runs.get(value, 0) * step < 0.15 * n]
         self._area_labels.update(areas)
-        if _is_soft(stats, self.void):
+        if not has_rims and _is_soft(stats, self.void):
             label = next(iter(set(edges.soft_runs) - self.void))
-            self._single.append((sample, label, edges.soft_runs[label]))
+            self._single.append((sample, label, edges.soft_runs[label], edges.wide_runs))
         if VOID in counts and edges.void_run >= _MIN_REGION:
             self.void_regions += 1
             if set(counts) == {0, VOID}:
@@ -98,13 +125,48 @@ class LabelHistogram:
         if len(held) > 1 and held == list(range(held[0], held[-1] + 1)) and held[0] <= 1:
             self.last_consecutive[held[-1]] += 1
 
-    def blurred(self) -> list[Sample]:
-        """Return the masks that were interpolated or compressed.
+    def add_values(self, stats: MaskStats) -> None:
+        """Count one readable mask by how black and white it is; also a JPEG, which has no labels."""
+        self.readable += 1
+        if not holds_labels(stats):
+            return
+        counts = {value & VOID if stats.in_color else value: n for value, n in stats.counts.items()} or {0: 0}
+        light = sum(n for value, n in counts.items() if _LIGHT <= value <= VOID)
+        dark = sum(n for value, n in counts.items() if value <= _DARK)
+        self._two_sided += light + dark >= _MIN_TWO_SIDED * sum(counts.values())
+        self._light += light > 0
+        self._filled += max(counts) > 0
+        self._dark_pixels += dark
+        self._zeros += counts.get(0, 0)
 
-        Soft runs of one label, as 1 between 0 and 2, are a class of borders, unless it also fills regions.
+    @property
+    def is_binary(self) -> bool:
+        """Whether all masks are black and white, but for what compression or soft edges made of them."""
+        black = self._zeros >= _MIN_BLACK * self._dark_pixels
+        return black and self._two_sided == self.readable and 2 * self._light > self._filled
+
+    def blurred(self) -> list[Sample]:
+        """Return the masks that were interpolated or compressed: the labels along their edges are no classes."""
+        return self._selected([*self._soft, *((s, n) for s, label, n, _ in self._areas() if not self._is_known(label))])
+
+    def rims(self) -> list[Sample]:
+        """Return masks in which classes lie between two others along most edges, as interpolation and compression do it.
+
+        So do levels of a smooth field, but these are also a little wider in places.
         """
-        areas = [(s, n) for s, label, n in self._single if 5 * self._area_labels[label] >= self.images[label]]
-        found = [*self._soft, *areas]
+        found = [*self._rims, *((s, n, wide) for s, label, n, wide in self._areas() if self._is_known(label))]
+        if sum(wide for _, _, wide in found) >= _WIDE_SHARE * sum(count for _, count, _ in found):
+            return []
+        return self._selected([(sample, count) for sample, count, _ in found])
+
+    def _areas(self) -> list[tuple[Sample, int, int, int]]:
+        """Return the masks with soft runs of one label that also fills regions; as 1 between 0 and 2 it may be a border."""
+        return [row for row in self._single if 5 * self._area_labels[row[1]] >= self.images[row[1]]]
+
+    def _is_known(self, label: int) -> bool:
+        return label <= _LARGEST_INDEX if self.known is None else label in self.known
+
+    def _selected(self, found: list[tuple[Sample, int]]) -> list[Sample]:
         # In a small drawn mask a few shapes may touch so that one class lies thinly between two others.
         common = 3 * len(found) >= self.masks and sum(count for _, count in found) >= _SURE_RUNS
         return [sample for sample, count in found if common or count >= _SURE_RUNS]
@@ -138,14 +200,44 @@ def _is_soft(stats: MaskStats, void: frozenset[int]) -> bool:
     return soft >= _SOFT_SHARE * (soft + stats.edges.hard_edges)
 
 
-def is_blurred(stats: MaskStats, void: frozenset[int]) -> bool:
-    """Whether edges pass over several labels or colours in between, which no class of borders explains, or are noise."""
+def _has_soft_labels(stats: MaskStats, void: frozenset[int]) -> bool:
+    """Whether edges pass over several labels or colours in between."""
+    return len(set(stats.edges.soft_runs) - void) >= 2 and _is_soft(stats, void)
+
+
+def is_blurred(stats: MaskStats, void: frozenset[int], known: frozenset[int] | None) -> bool:
+    """Whether edges pass over several labels or colours in between, or are noise, which no class explains.
+
+    `known` are those that have a meaning; None where small labels may be classes.
+    """
     edges = stats.edges
     noisy = not _is_textured(stats) and edges.short_values >= _NOISE_VALUES and 2 * edges.short >= edges.runs
-    if not noisy and (len(set(edges.soft_runs) - void) < 2 or not _is_soft(stats, void)):
+    if not noisy and not _has_soft_labels(stats, void):
+        return False
+    soft = {value & VOID if stats.in_color and holds_labels(stats) else value for value in edges.soft_runs} - void
+    held = {value & VOID if stats.in_color and holds_labels(stats) else value for value in stats.counts} - void
+    classes = range(_LARGEST_INDEX + 1) if known is None else known
+    if not noisy and len(soft) <= _MAX_LEVELS and all(value in classes for value in held):
         return False
     most = sum(sorted(stats.counts.values(), reverse=True)[:_MAX_AREAS])
     return 2 * most > stats.size[0] * stats.size[1]  # else a photograph
+
+
+def threshold_fix(root: Path, histogram: LabelHistogram, classes: Sequence[str] | None) -> dict[str, Any]:
+    """Return what a finding about blurred masks adds where they are binary: the key `threshold` as fix and settings."""
+    if not histogram.is_binary or (classes is not None and len(classes) != 2):
+        return {}
+    table: dict[str, Any] = {**({} if classes else {"classes": list(BINARY_NAMES)}), "threshold": _MIDDLE}
+    hint = config_hint(root, table, ("values", "colors", "ignore_index"))
+    return {"fix": f"They are black and white, so a threshold reads them. {hint}", "settings": table}
+
+
+def known_values(mapping: LabelMapping) -> frozenset[int]:
+    """Return the labels and colours that have a meaning."""
+    if not mapping.colors:
+        return frozenset(mapping.class_values) | void_labels(mapping.labels)
+    greys = {color & VOID for color in mapping.colors if is_grey_color(color)}
+    return frozenset(mapping.colors) | greys | frozenset(range(_LARGEST_INDEX + 1) if mapping.by_color else ())
 
 
 def void_labels(labels: Labels) -> frozenset[int]:
@@ -239,7 +331,7 @@ class LabelDiagnosis:
             return None
         what = "255 is void unless a class has it" if top == VOID else f"{top} is no class"
         cause = f"masks hold only 0 and {top}, and {what}"
-        return self._finding("binary-mask", cause, {0: 0, top: 1}, names=("background", "foreground"))
+        return self._finding("binary-mask", cause, {0: 0, top: 1}, names=BINARY_NAMES)
 
     def scaled(self) -> Finding | None:
         """Masks whose labels were multiplied: by 256 or 257 for 16 bits, or spread over 0 to 255 to be visible."""

@@ -25,6 +25,8 @@ class LabelMapping:
     """0xrrggbb -> class index or VOID."""
     by_color: bool = False
     """Whether colours count in masks of labels and palettes, too."""
+    threshold: int | None = None
+    """The first mask value of the second class; None where each value has its own meaning."""
     defined: Labels | None = None
     """The labels as the data define them, where `labels` are in the order of a model."""
 
@@ -50,6 +52,8 @@ class LabelMapping:
     def class_of(self, value: int) -> int | None:
         """Return the class index (or VOID) of a mask value; None where it has none."""
         labels = self.labels
+        if self.threshold is not None:
+            value = 0 if value < self.threshold else _white(self.threshold)
         if labels.values is not None and value in labels.values:
             return labels.values[value]
         if value in labels.void_values:
@@ -67,7 +71,8 @@ class LabelMapping:
     def _table(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         table = np.full(65536, VOID, dtype=np.uint8)
         unknown = np.ones(65536, dtype=np.bool_)
-        for value in {*range(256), *self.labels.void_values, *(self.labels.values or ())}:
+        known = range(256) if self.threshold is None else range(65536)
+        for value in {*known, *self.labels.void_values, *(self.labels.values or ())}:
             if 0 <= value < 65536 and (index := self.class_of(value)) is not None:
                 table[value], unknown[value] = index, False
         return table, unknown
@@ -97,6 +102,9 @@ class LabelMapping:
         return decoded
 
     def _decode_colors(self, raw: NDArray[Any], where: str) -> NDArray[np.uint8]:
+        if self.threshold is not None:
+            fix = "Save it in grey, or replace threshold in data.toml by colors."
+            raise DataError(f"{where}: the mask is in colour, and threshold is for grey masks. {fix}")
         if not self.colors:
             fix = f'Add to data.toml: colors = {{ "{format_color(raw[0, 0])}" = "{self.labels.classes[0]}", ... }}'
             raise DataError(f"{where}: the mask is in colour, and no colour has a class. {fix}")
@@ -121,6 +129,11 @@ class LabelMapping:
         return f"label {value} is neither a class (0 to {last}) nor void. {fix}"
 
 
+def _white(threshold: int) -> int:
+    """Return what masks hold for the second class where nothing blurs them, of 8 or 16 bits."""
+    return VOID if threshold <= VOID else 65535
+
+
 def pack_colors(raw: NDArray[Any]) -> NDArray[np.uint32]:
     """Pack (..., 3) uint8 RGB into (...) uint32 0xrrggbb."""
     wide = raw.astype(np.uint32)
@@ -142,10 +155,12 @@ def make_mapping(settings: LabelSettings, classes: tuple[str, ...]) -> LabelMapp
     index = {name: i for i, name in enumerate(classes)} | {VOID_NAME: VOID}
     ignore = settings.ignore_index
     values = None if settings.values is None else {value: index[name] for value, name in settings.values.items()}
+    if settings.threshold is not None:
+        values = {0: 0, _white(settings.threshold): 1}
     colors: dict[int, int] = {}
     if settings.colors is not None:
         colors = {pack_color(parse_color(text)): index[name] for text, name in settings.colors.items()}
-    elif settings.class_colors is not None:
+    elif settings.class_colors is not None and settings.threshold is None:
         colors = {pack_color(color): i for i, color in reversed(list(enumerate(settings.class_colors)))}
     palette = settings.palette
     if palette is None and settings.colors is not None:  # paint as the masks are painted
@@ -159,4 +174,4 @@ def make_mapping(settings: LabelSettings, classes: tuple[str, ...]) -> LabelMapp
         values=values,
         mirror_pairs=None if settings.mirror_pairs is None else tuple(settings.mirror_pairs),
     )
-    return LabelMapping(labels, colors, by_color=settings.colors is not None)
+    return LabelMapping(labels, colors, by_color=settings.colors is not None, threshold=settings.threshold)

@@ -17,7 +17,7 @@ from fullconv.data.config import DataSettings, LabelSettings, config_hint, parse
 from fullconv.data.dataset import Dataset
 from fullconv.data.files import Folder, open_root
 from fullconv.data.formats import FormatResult, detect, enter_root, read
-from fullconv.data.label_diagnosis import LabelDiagnosis, LabelHistogram, unnamed_colors
+from fullconv.data.label_diagnosis import LabelDiagnosis, LabelHistogram, threshold_fix, unnamed_colors
 from fullconv.data.label_mapping import LabelMapping, make_mapping
 from fullconv.data.problems import BadDataError, Finding, Problem, display_path, errors, for_head
 from fullconv.data.samples import JPEG_FORMATS, MaskFile, Sample, WarpedMask
@@ -184,19 +184,26 @@ def infer_classes(
     void = set(settings.void_values())
     histogram = LabelHistogram(frozenset(void | {VOID}))
     broken = ProblemCollector()
+    jpegs: dict[str, str] = {}
     scanned = Scanner(root).masks(sample.masks[head] for sample in samples)
     files = [display_path(sample.masks[head].path, root) for sample in samples]
     for sample, name, stats in zip(samples, files, scanned, strict=True):
         if stats.error:
             broken.add(describe_unreadable(stats, sample.masks[head].path, root, sample.stem))
-        elif stats.format in JPEG_FORMATS:
-            broken.add(Finding("jpeg-mask", [name], stems=[sample.stem]))
+            continue
+        histogram.add_values(stats)
+        if stats.format in JPEG_FORMATS:
+            jpegs[sample.stem] = name
         else:
             histogram.add(sample, stats)
+    fix: dict[str, Any] = threshold_fix(root, histogram, None)
+    if jpegs:
+        detail = "compression changes labels near every edge"
+        broken.add(replace(Finding("jpeg-mask", list(jpegs.values()), detail, stems=list(jpegs)), **fix))
     if blurred := histogram.blurred():
         names = [display_path(sample.masks[head].path, root) for sample in blurred]
         stems = {sample.stem for sample in blurred}
-        broken.add(Finding("lossy-mask", names, histogram.blur_cause(), stems=stems))
+        broken.add(replace(Finding("lossy-mask", names, histogram.blur_cause(), stems=stems), **fix))
     if (problems := broken.problems()) and not skip_bad:
         raise BadDataError(str(root), problems)
     if blurred:  # the others decide
@@ -229,5 +236,7 @@ def _unclear(diagnosis: LabelDiagnosis, void_is_set: bool) -> Finding | None:
     if (found := diagnosis.one_based() or diagnosis.instances()) is not None:
         return found
     if labels != list(range(len(labels))) or len(labels) > MAX_CLASSES:
-        return diagnosis.scaled() or diagnosis.gaps()
+        if (found := diagnosis.scaled()) is not None:
+            return found
+        return replace(diagnosis.gaps(), **threshold_fix(diagnosis.root, diagnosis.histogram, None))
     return None

@@ -181,11 +181,11 @@ def neither(root: Path) -> Path:
 
 
 FAULTS: list[tuple[str, str, str, Callable, Callable]] = [
-    ("lossy-mask", "error", "JPEG in a PNG", no_void, redo(jpeg(90))),
+    ("lossy-mask", "warning", "JPEG in a PNG", no_void, redo(jpeg(90))),
     ("lossy-mask", "error", "JPEG in a PNG with void", no_toml, redo(jpeg(85))),
     ("lossy-mask", "error", "JPEG of colours", no_toml, redo(jpeg(85, color=True))),
-    ("lossy-mask", "error", "averaged", no_void, redo(averaged)),
-    ("lossy-mask", "error", "averaged, not named", neither, redo(averaged)),
+    ("lossy-mask", "warning", "averaged", no_void, redo(averaged)),
+    ("lossy-mask", "warning", "averaged, not named", neither, redo(averaged)),
     ("lossy-mask", "error", "averaged colours", no_toml, redo(lambda mask: averaged(mask, color=True))),
     ("lossy-mask", "error", "bilinear", shapes, redo(enlarged)),
     ("mask-mismatch", "warning", "shifted", shapes, exchange(lambda n: [*range(1, n), 0])),

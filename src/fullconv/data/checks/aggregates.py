@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fullconv.data.dataset import Dataset
 from fullconv.data.formats import BoundsCheck, DrawnMask
-from fullconv.data.label_diagnosis import LabelHistogram, is_blurred, void_labels
+from fullconv.data.label_diagnosis import LabelHistogram, is_blurred, known_values, void_labels
 from fullconv.data.label_mapping import LabelMapping
 from fullconv.data.problems import MAX_FILES, display_path
 from fullconv.data.samples import JPEG_FORMATS, MaskFile, Sample
@@ -156,12 +156,16 @@ class Record:
     @cached_property
     def has_clean_values(self) -> bool:
         """Whether the mask's values can be judged one by one; those of the rest have a cause that is reported for all."""
-        mask = self.mask
-        if mask.error or self.is_copy_of_image or mask.format in JPEG_FORMATS:
+        mask, mapping = self.mask, self.mapping
+        if mask.error or self.is_copy_of_image:
+            return False
+        if mapping.threshold is not None:
+            return holds_labels(mask)
+        if mask.format in JPEG_FORMATS:
             return False
         if holds_labels(mask):
-            return not is_blurred(mask, void_labels(self.mapping.labels))
-        return bool(self.mapping.colors) and not is_blurred(mask, frozenset())
+            return not is_blurred(mask, void_labels(mapping.labels), known_values(mapping))
+        return bool(mapping.colors) and not is_blurred(mask, frozenset(), known_values(mapping))
 
 
 class Aggregates:
@@ -174,8 +178,8 @@ class Aggregates:
         self.names = self.mapping.labels.classes
         self.settings = dataset.settings.of_head(head)
         inferred = dataset.histograms.get(head)
-        self._counts_labels = inferred is None
-        self.histogram = LabelHistogram(void_labels(self.mapping.labels)) if inferred is None else inferred
+        self._counts_labels = inferred is None and self.mapping.threshold is None
+        self.histogram = inferred or LabelHistogram(void_labels(self.mapping.labels), known_values(self.mapping))
         self.class_pixels = {split: np.zeros(len(self.names), np.int64) for split in dataset.splits}
         self.class_images = np.zeros(len(self.names), np.int64)
         self.void_pixels = 0
@@ -188,6 +192,10 @@ class Aggregates:
         """Mask files of two classes or more, by content."""
         self.holders: dict[int, list[str]] = defaultdict(list)
         """The first masks of val and test by class."""
+        self.jpegs: list[Sample] = []
+        """Masks that are JPEGs, whatever their names."""
+        self.below_threshold: list[Sample] = []
+        """Masks of 0 and 1, all below the threshold of data.toml."""
         self.photos = 0
         """Masks with more colours than any mask has."""
         self.palettes: dict[tuple[tuple[int, int], ...], list[Sample]] = defaultdict(list)
@@ -245,7 +253,14 @@ class Aggregates:
         elif record.has_clean_values and not counts.any():
             self.void[record.split].append(record.report_path)
         self.photos += mask.overflowed and mask.in_color
-        if mask.format in JPEG_FORMATS:
+        if self._counts_labels and not record.is_copy_of_image:
+            self.histogram.add_values(mask)
+        if self.mapping.threshold is not None:
+            if max(mask.counts) == 1:
+                self.below_threshold.append(sample)
+        elif mask.format in JPEG_FORMATS:
+            if not record.is_copy_of_image:
+                self.jpegs.append(sample)
             return
         if self._counts_labels and not isinstance(source, DrawnMask):  # drawn labels are ours
             self.histogram.add(sample, mask, colors_named=bool(self.mapping.colors))

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.checks.aggregates import FEW_VALUES, Aggregates
 from fullconv.data.config import config_hint, read_table, similar_class_names
-from fullconv.data.label_diagnosis import LabelDiagnosis, unnamed_colors
+from fullconv.data.label_diagnosis import LabelDiagnosis, threshold_fix, unnamed_colors
 from fullconv.data.problems import Finding, Problem
 from fullconv.data.statistics import common_kind
 from fullconv.labels import left_right_pairs, parse_color
 
 _MIN_SAMPLES = 6  # fewer prove nothing
+_RIMS = (
+    "classes lie between two others along most edges, one or two pixels wide, as compression and interpolation do it"
+)
+_IF_LEVELS = (
+    "If the classes are levels of one quantity, all is well; else export the masks again as PNG, without smoothing."
+)
 _MAX_CLASSES_SHOWN = 12
 _MAX_VALUES_SHOWN = 12
 _MAX_VALUES_NAMED = 40
@@ -68,6 +75,9 @@ def diagnose_labels(scan: Aggregates) -> Iterator[Finding]:
     """Masks whose labels are not those of the classes, for one reason."""
     mapping, histogram, root = scan.mapping, scan.histogram, scan.dataset.root
     has_own_classes = bool(scan.head) and (root / f"classes_{scan.head}.txt").is_file()
+    if mapping.threshold is not None:
+        yield from _below_threshold(scan)
+        return
     if mapping.colors or histogram.colored or (scan.settings.class_names() is None and not has_own_classes):
         return
     diagnosis = LabelDiagnosis(root, scan.mask_paths(), histogram, scan.names)
@@ -85,12 +95,46 @@ def diagnose_labels(scan: Aggregates) -> Iterator[Finding]:
         yield found
 
 
+def jpeg_masks(scan: Aggregates) -> Iterator[Finding]:
+    """Masks that are JPEGs, and are not read by a threshold."""
+    if scan.jpegs:
+        files = [scan.display(sample.masks[scan.head].path) for sample in scan.jpegs]
+        stems = [sample.stem for sample in scan.jpegs]
+        fix = threshold_fix(scan.dataset.root, scan.histogram, _named(scan))
+        found = Finding("jpeg-mask", files, "compression changes labels near every edge", stems=stems)
+        yield replace(found, **fix)
+
+
 def blurred_masks(scan: Aggregates) -> Iterator[Finding]:
-    """Masks that were compressed or interpolated."""
-    if blurred := scan.histogram.blurred():
+    """Masks that were compressed or interpolated: errors, or warnings where all labels are classes."""
+    histogram = scan.histogram
+    for severity, blurred in ("error", histogram.blurred()), ("warning", histogram.rims()):
         files = [scan.display(sample.masks[scan.head].path) for sample in blurred]
         stems = [sample.stem for sample in blurred]
-        yield Finding("lossy-mask", files, scan.histogram.blur_cause(), stems=stems)
+        if severity == "error" and blurred:
+            found = Finding("lossy-mask", files, histogram.blur_cause(), stems=stems)
+            yield replace(found, **threshold_fix(scan.dataset.root, histogram, _named(scan)))
+        elif blurred:
+            yield Finding("lossy-mask", files, cause=_RIMS, fix=_IF_LEVELS, severity="warning")
+
+
+def _below_threshold(scan: Aggregates) -> Iterator[Finding]:
+    """Masks of 0 and 1 among those that a threshold reads, which would be of the first class everywhere."""
+    if scan.below_threshold:
+        cause = f"masks hold only 0 and 1, below threshold = {scan.mapping.threshold}, so they would be empty"
+        fix = "Export them like the others, with 0 and 255."
+        yield Finding(
+            "binary-mask",
+            [scan.report_path(s) for s in scan.below_threshold],
+            cause=cause,
+            fix=fix,
+            stems=[sample.stem for sample in scan.below_threshold],
+        )
+
+
+def _named(scan: Aggregates) -> Sequence[str] | None:
+    """Return the class names of the data set; None where they were inferred."""
+    return None if scan.head in scan.dataset.histograms else scan.names
 
 
 def exchanged_folders(scan: Aggregates) -> Iterator[Finding]:
@@ -147,6 +191,8 @@ def unknown_labels(scan: Aggregates) -> Iterator[Finding]:
     root = scan.dataset.root
     if _nothing_to_learn(scan) is not None:  # void would be all that is left
         fix = "Export the masks again with class labels, or define in values of data.toml what each label means."
+    elif by_threshold := threshold_fix(root, scan.histogram, _named(scan)):
+        fix = str(by_threshold["fix"])
     elif len(values) > _MAX_VALUES_NAMED:
         fix = "Check that these are class masks: resized or compressed masks and instance masks are not."
     else:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fullconv.data.checks.aggregates import Record
 from fullconv.data.problems import Finding, display_path
-from fullconv.data.samples import JPEG_FORMATS
 from fullconv.data.scan.stats import ImageStats, MaskStats
 
 _SELF_EXPLANATORY = ("empty-file", "missing-file", "mask-alpha", "link-loop")
@@ -88,13 +87,6 @@ def mask_alpha(record: Record) -> Finding | None:
 def float_mask(record: Record) -> Finding | None:
     """A mask of whole numbers that are stored as floats; fractions are unreadable."""
     return _encoding_note(record, "float", "float-mask", "masks store whole numbers as floats; they are read as labels")
-
-
-def jpeg_mask(record: Record) -> Finding | None:
-    """A mask that is a JPEG, whatever its name."""
-    if record.mask.error or record.is_copy_of_image or record.mask.format not in JPEG_FORMATS:
-        return None
-    return _of_mask(record, "jpeg-mask", "compression changes labels near every edge")
 
 
 def mask_is_image(record: Record) -> Finding | None:

@@ -270,6 +270,8 @@ def measure_edges(mask: NDArray[Any]) -> EdgeStats:
     length = np.diff(starts)
     short = np.flatnonzero((length <= _MAX_SHORT) & whole)
     edges.runs, edges.short = int(np.count_nonzero(whole)), len(short)
+    wide = np.flatnonzero((length > _MAX_SHORT) & (length <= 2 * _MAX_SHORT) & whole)
+    edges.wide_runs = int(np.count_nonzero(_lies_between(rows, starts, wide)))
     values = flat[starts]
     own = rows[starts[short]].astype(np.int64)
     left, right = rows[starts[short] - 1] - own, rows[starts[short + 1]] - own
@@ -285,6 +287,13 @@ def measure_edges(mask: NDArray[Any]) -> EdgeStats:
     if len(lengths := length[values[:-1] == VOID]):
         edges.void_run = int(np.median(lengths))
     return edges
+
+
+def _lies_between(rows: NDArray[Any], starts: NDArray[np.intp], runs: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which runs, by the index of their start, lie between a smaller and a larger label, in all channels."""
+    own = rows[starts[runs]].astype(np.int64)
+    between = (rows[starts[runs] - 1] - own) * (rows[starts[runs + 1]] - own) <= 0
+    return np.asarray(between.all(axis=1) if between.ndim == 2 else between)
 
 
 def _value_counts(values: NDArray[Any]) -> dict[int, int]:

@@ -32,6 +32,8 @@ class EdgeStats:
     """Edges between labels that differ by two or more."""
     soft_runs: dict[int, int] = field(default_factory=dict)
     """Short runs between a smaller and a larger label, by their own label: interpolation makes them."""
+    wide_runs: int = 0
+    """Runs of three or four pixels between a smaller and a larger label: levels of a smooth field have these, too."""
     overshoots: dict[int, int] = field(default_factory=dict)
     """Short runs that differ from both sides by one or two, both down or both up: compression makes them."""
     runs: int = 0
