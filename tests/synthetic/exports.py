@@ -273,11 +273,100 @@ def ade20k_full(scene: Scene, root: Path) -> None:
         write(base / f"{name}.json", json.dumps({"annotation": {"object": rows}}))
 
 
+def squares(mask: NDArray[np.uint8]) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Return each pixel that is not background as a polygon with its name: polygons can hold any mask."""
+    return [
+        (title, [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)])
+        for title, bits in parts(mask)
+        for y, x in np.argwhere(bits).tolist()
+    ]
+
+
+def yolo(scene: Scene, root: Path) -> None:
+    scene.save(root, "images/train")
+    titles = [*NAMES[1:], "void"]
+    write(root / "data.yaml", f"path: .\ntrain: images/train\nnames: {json.dumps(titles, ensure_ascii=False)}\n")
+    for name, mask in scene.masks.items():
+        height, width = mask.shape
+        lines = [
+            f"{titles.index(title)} {' '.join(f'{x / width:.9f} {y / height:.9f}' for x, y in ring)}\n"
+            for title, ring in squares(mask)
+        ]
+        write(root / "labels/train" / f"{name}.txt", "".join(lines))
+
+
+def via(scene: Scene, root: Path) -> None:
+    scene.save(root, "")
+    table = {}
+    for name, mask in scene.masks.items():
+        regions = [
+            {"shape_attributes": {"name": "polygon", "all_points_x": [x for x, _ in ring], "all_points_y": [y for _, y in ring]},
+             "region_attributes": {"type": title}} for title, ring in squares(mask)
+        ]  # fmt: skip
+        table[f"{name}.png77"] = {"filename": f"{name}.png", "size": 77, "regions": regions, "file_attributes": {}}
+    write(root / "via_region_data.json", json.dumps(table))
+
+
+def labelbox(scene: Scene, root: Path) -> None:
+    scene.save(root, "images")
+    lines = []
+    for name, mask in scene.masks.items():
+        objects = [{"name": title, "annotation_kind": "ImagePolygon", "polygon": [{"x": x, "y": y} for x, y in ring]}
+                   for title, ring in squares(mask)]  # fmt: skip
+        lines.append({"data_row": {"id": "c", "external_id": f"{name}.png"},
+                      "media_attributes": {"height": mask.shape[0], "width": mask.shape[1]},
+                      "projects": {"p": {"labels": [{"annotations": {"objects": objects}}]}}})  # fmt: skip
+    write(root / "export.ndjson", "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def darwin(scene: Scene, root: Path) -> None:
+    scene.save(root, "images")
+    for name, mask in scene.masks.items():
+        changes = np.flatnonzero(np.diff(mask.ravel().astype(int))) + 1
+        starts = np.concatenate([[0], changes])
+        counts = np.diff([*starts, mask.size])
+        runs = np.stack([mask.ravel()[starts], counts], axis=1).ravel().tolist()
+        titles = {value: "void" if value == VOID else NAMES[value] for value in np.unique(mask).tolist() if value}
+        layer = {"dense_rle": runs, "mask_annotation_ids_mapping": {f"m{value}": value for value in titles}}
+        drawn = [{"id": f"m{value}", "name": title, "mask": {}} for value, title in titles.items()]
+        slot = {"type": "image", "slot_name": "0", "height": mask.shape[0], "width": mask.shape[1]}
+        table = {"version": "2.0", "item": {"name": f"{name}.png", "path": "/", "slots": [slot]},
+                 "annotations": [{"id": "l", "name": "__raster_layer__", "raster_layer": layer}, *drawn]}  # fmt: skip
+        write(root / "annotations" / f"{name}.json", json.dumps(table))
+
+
+def run_lengths(scene: Scene, root: Path) -> None:
+    scene.save(root, "train_images")
+    lines = ["ImageId,ClassId,EncodedPixels"]
+    for name, mask in scene.masks.items():
+        for title, bits in parts(mask):
+            edges = np.diff(np.pad(bits.T.ravel().astype(int), 1))
+            starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+            runs = " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends, strict=True))
+            quoted = title.replace('"', '""')
+            lines.append(f'{name}.png,"{quoted}",{runs}')
+    write(root / "train.csv", "\n".join(lines) + "\n")
+
+
+def mapillary(scene: Scene, root: Path) -> None:
+    rows = [
+        {"name": f"x--{i}", "readable": name, "evaluate": True, "color": COLORS[i].tolist()}
+        for i, name in enumerate(NAMES)
+    ]
+    rows.append({"name": "void--unlabeled", "readable": "Unlabeled", "evaluate": False, "color": [0, 0, 0]})
+    write(root / "config.json", json.dumps({"labels": rows}))
+    for number, (name, mask) in enumerate(scene.masks.items()):
+        place = root / ("validation" if number == 0 else "training")
+        save(scene.images[name], place / "images" / f"{name}.jpg")
+        save(np.where(mask == VOID, 4, mask).astype(np.uint8), place / "labels" / f"{name}.png", palette=True)
+
+
 FORMATS: dict[str, Callable[[Scene, Path], None]] = {
     "pairs": pairs, "voc": voc, "coco": coco, "loose-coco": loose_coco, "polygon-coco": polygon_coco, "cvat": cvat,
     "cvat-masks": cvat_masks, "labelme": labelme, "labelstudio": labelstudio, "supervisely": supervisely,
     "roboflow": roboflow, "list": listed, "suffix": suffix, "cityscapes": cityscapes, "ade20k": ade20k,
-    "ade20k-full": ade20k_full,
+    "ade20k-full": ade20k_full, "yolo": yolo, "via": via, "labelbox": labelbox, "darwin": darwin,
+    "run-lengths": run_lengths, "mapillary": mapillary,
 }  # fmt: skip
 
 

@@ -58,6 +58,27 @@ def test_unsupported_exports_are_recognized(tmp_path):
     assert_refused(tmp_path / "sly", "ds0/img/ and ds0/ann/ are Supervisely's, but the project's meta.json is missing")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.jpg___objects.json", '{"instances": [{"className": "car"}]}', "is an export of SuperAnnotate: export COCO"),
+        ("default.json", '{"dm_format_version": "1.0", "items": []}', "is an export of Datumaro: export COCO"),
+        ("a.jpg.json", '{"objects": [{"classTitle": "car"}]}', "is an annotation of Supervisely: copy"),
+        ("output.manifest", '{"source-ref": "s3://x/a.jpg"}', "is a manifest of SageMaker Ground Truth: download the masks"),
+        ("kili.json", '[{"labels": [{"jsonResponse": {}}]}]', "is an export of Kili"),
+        ("via3.json", '{"project": {}, "view": {}, "vid_list": []}', "is a project of the VGG Image Annotator 3"),
+        ("a.geojson", '{"type": "FeatureCollection", "features": []}', "is GeoJSON, which is read beside GeoTIFFs"),
+        ("a.xml", "<annotation><object><bndbox></bndbox></object></annotation>", "holds boxes for detection (PASCAL VOC)"),
+        ("labelbox.json", '[{"External ID": "a.jpg", "Labeled Data": "x"}]', "is an old export of Labelbox: export NDJSON"),
+        ("train.tfrecord", "x", "holds TFRecords of TensorFlow"),
+    ],
+)  # fmt: skip
+def test_exports_of_other_tools_are_named_with_what_to_export(tmp_path, name, text, sentence):
+    save(scene("scene_a").picture, tmp_path / "images/a.jpg")
+    (tmp_path / name).write_text(text)
+    assert_refused(tmp_path, f"{name} {sentence}")
+
+
 def test_pairs_further_in_get_lines_for_data_toml(tmp_path):
     pairs(tmp_path, "images/10k", "masks/sem_seg/ids", named=False)
     (tmp_path / "masks/notes.xml").write_text("<a/>", encoding="utf-8")

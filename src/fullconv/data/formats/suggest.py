@@ -13,14 +13,35 @@ from fullconv.errors import DataError
 
 _MAX_FOLDERS = 60
 """Folders that are searched."""
+_COCO = "export COCO, or masks, instead"
 _OTHER_TOOLS = {
-    "<bndbox>": "of PASCAL VOC's boxes",
-    "FeatureCollection": "GeoJSON",
-    "segments_info": "a panoptic file",
-    '"tagIds"': "of Azure",
-    "data_row": "of Labelbox",
+    "<bndbox>": ("holds boxes for detection (PASCAL VOC)", "export masks or polygons instead"),
+    '"objectType"': ("is GeoJSON of QuPath, in pixels", "export labeled images instead"),
+    "FeatureCollection": ("is GeoJSON, which is read beside GeoTIFFs", _COCO),
+    "segments_info": ("is a panoptic file", _COCO),
+    '"tagIds"': ("is an export of Azure Custom Vision", _COCO),
+    '"Labeled Data"': ("is an old export of Labelbox", "export NDJSON instead"),
+    '"vid_list"': ("is a project of the VGG Image Annotator 3", "annotate with version 2, or export COCO"),
+    '"classTitle"': ("is an annotation of Supervisely", "copy the project's meta.json, img/ and ann/"),
+    '"className"': ("is an export of SuperAnnotate", _COCO),
+    '"dm_format_version"': ("is an export of Datumaro", _COCO),
+    '"label_id"': ("is an export of Datumaro", _COCO),
+    '"source-ref"': ("is a manifest of SageMaker Ground Truth", "download the masks, or export COCO"),
+    '"jsonResponse"': ("is an export of Kili", _COCO),
+    '"label_hash"': ("is an export of Encord", _COCO),
+    '"export_format_version"': ("is an export of Hasty", _COCO),
+    '"datasetId"': ("is an export of Dataloop", _COCO),
+    '"_input_hash"': ("is an export of Prodigy", _COCO),
+    '"callback_url"': ("is an export of Scale", "download the masks"),
+    '"poly2d"': ("is an export of Scalabel (BDD100K)", "use its masks"),
+    '"ISAT"': ("is an annotation of ISAT", _COCO),
+    '"openlabel"': ("is an OpenLABEL file", _COCO),
+    '"visitedTags"': ("is an export of VoTT", _COCO),
+    "ASAP_Annotations": ("is an annotation of ASAP", "export masks instead"),
+    '"imgHeight"': ("holds polygons of Cityscapes", "use its labelIds masks"),
 }
-"""Text by which the files of other tools are recognized."""
+"""Text by which the files of other tools are recognized: what they are, and what to do."""
+_OTHER_SUFFIXES = (".json", ".xml", ".geojson", ".ndjson", ".jsonl", ".manifest")
 _BRUSH_LABELS = re.compile(r"task-\d+-annotation-\d+-by-.*\.(png|npy)")
 _BRUSH_FIX = 'This is Label Studio\'s export "Brush labels", which names no images: export JSON instead.'
 
@@ -76,10 +97,12 @@ def _sentences(folder: Folder, fits: Callable[[Folder], bool]) -> Iterator[str]:
             where = f"{relative(place)}/".removeprefix("./")
             yield f"{where}img/ and {where}ann/ are Supervisely's, but the project's meta.json is missing: copy it, too."
     for place in places:
-        for path in _files(place, ".json", ".xml", ".geojson", ".ndjson", ".jsonl")[:3]:
+        for path in _files(place, *_OTHER_SUFFIXES)[:3]:
             start = read_head(path, 1 << 14)
-            if tool := next((tool for key, tool in _OTHER_TOOLS.items() if key in start), None):
-                yield f"{relative(path)} is {tool}, which is not supported: export COCO, or masks, instead."
+            if found_tool := next((tool for key, tool in _OTHER_TOOLS.items() if key in start), None):
+                yield "{} {}: {}.".format(relative(path), *found_tool)
+        if records := [path for path in _files(place)[:100] if ".tfrecord" in path.name]:
+            yield f"{relative(records[0])} holds TFRecords of TensorFlow: export COCO, or masks, instead."
     for place in places:  # images and masks of the same names in one folder: a.jpg with a.png
         stems: dict[str, set[str]] = {}
         for path in _files(place, *IMAGE_SUFFIXES):
