@@ -1,4 +1,4 @@
-"""Masks on other grids than their images."""
+"""Masks on other grids than their images, and masks of several layers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
+from PIL import Image
 from rasterio.warp import transform
 
 from fullconv.data import examine, open_dataset
@@ -100,3 +101,76 @@ def test_pixels_outside_the_mask_are_void_in_the_counts_too(tmp_path):
     images = len(dataset.samples("train"))
     assert statistics.pixels.tolist() == [20 * 25 * images, 20 * 25 * images, 0]
     assert statistics.void == 0
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def paged(root: Path, pages: list[np.ndarray], toml: str, suffix: str = "tif") -> Path:
+    """Four images with masks of several pages."""
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for stem in "abcd":
+        Image.fromarray(RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(root / "images" / f"{stem}.png")
+        first, *rest = [Image.fromarray(page) for page in pages]
+        first.save(root / "masks" / f"{stem}.{suffix}", save_all=True, append_images=rest)
+    if toml:
+        (root / "data.toml").write_text(toml)
+    return root
+
+
+DISC, BOX = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
+DISC[2:12, 3:15], BOX[8:18, 10:28] = 255, 1
+TWO = np.where(BOX > 0, 2, np.where(DISC > 0, 1, 0))
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_pages_that_differ_are_an_error_and_pages_names_their_classes(tmp_path, suffix):
+    root = paged(tmp_path / "plain", [DISC, BOX * 255], 'classes = ["background", "disc"]\n', suffix)
+    found = {p.code: p for p in examine(root).problems}
+    assert (found["pages-differ"].severity, found["pages-differ"].count) == ("error", 4)
+    dataset = open_dataset(root)
+    with pytest.raises(DataError, match=r"page 2 is another mask than the first.*pages = "):
+        dataset.read_mask(dataset.samples("all")[0])
+    for name, toml, expected in (
+        ("named", 'pages = ["disc", "box"]\n', TWO),
+        ("ordered", 'classes = ["disc", "box", "rest"]\npages = ["disc", "box"]\nunlabeled = "rest"\n', (TWO + 2) % 3),
+        ("void", 'classes = ["rest", "disc"]\npages = ["disc", "void"]\n', np.where(TWO == 2, VOID, TWO)),
+    ):
+        dataset = open_dataset(paged(tmp_path / name, [DISC, BOX * 255], toml, suffix))
+        assert not [p for p in examine(tmp_path / name).problems if p.severity == "error"]
+        for sample in dataset.samples("all"):
+            np.testing.assert_array_equal(dataset.read_mask(sample), expected)
+    assert open_dataset(tmp_path / "named").classes == ("background", "disc", "box")
+
+
+def test_equal_pages_are_a_note_and_another_number_of_pages_is_an_error(tmp_path):
+    root = paged(tmp_path / "equal", [DISC, DISC], 'values = { 0 = "rest", 255 = "disc" }\n')
+    assert [p.severity for p in examine(root).problems if p.code in ("several-frames", "pages-differ")] == ["note"]
+    root = paged(tmp_path / "three", [DISC, BOX, DISC], 'pages = ["disc", "box"]\n')
+    (found,) = (p for p in examine(root).problems if p.code == "pages-differ")
+    assert "has 3 pages, pages in data.toml names 2" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('pages = ["a", "b"]\nthreshold = 128\n', "so threshold has no meaning"),
+        ('classes = ["a", "b"]\npages = ["a", "c"]\n', "pages names 'c', which is not in classes"),
+    ],
+)
+def test_pages_that_cannot_be_are_refused(tmp_path, toml, words):
+    with pytest.raises(DataError, match=words):
+        open_dataset(paged(tmp_path, [DISC, BOX], toml))
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_masks_of_min_is_white_are_read_by_their_light(tmp_path, bits):
+    root = paged(tmp_path, [DISC], 'classes = ["rest", "disc"]\nvalues = { 0 = "rest", 255 = "disc", 1 = "disc" }\n')
+    for stem, photometric in zip("abcd", ["minisblack", "miniswhite"] * 2, strict=True):
+        stored = DISC if photometric == "minisblack" else 255 - DISC
+        stored = stored > 0 if bits == 1 else stored
+        tifffile.imwrite(root / "masks" / f"{stem}.tif", stored, photometric=photometric)
+    dataset = open_dataset(root)
+    for sample in dataset.samples("all"):
+        np.testing.assert_array_equal(dataset.read_mask(sample), DISC > 0)

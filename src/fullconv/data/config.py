@@ -64,6 +64,8 @@ class LabelSettings(BaseModel):
     """"#rrggbb" -> class name or "void", for RGB masks."""
     threshold: int | None = Field(default=None, ge=1, le=65535)
     """The first mask value of the second of two classes, for grey masks that were compressed or drawn with soft edges."""
+    pages: list[str] | None = Field(default=None, min_length=1)
+    """The class (or "void") of each page of a mask file: what is not 0 there; later pages lie on top."""
     mirror_pairs: list[tuple[str, str]] | None = None
     """Pairs of classes that are exchanged where an image is mirrored: left hand and right hand."""
 
@@ -102,6 +104,15 @@ class LabelSettings(BaseModel):
                     raise ValueError(f"threshold gives every mask value a class, so {key} has no meaning. Remove one")
             if self.classes is not None and len(self.classes) != 2:
                 raise ValueError(f"threshold is for two classes, not {len(self.classes)}. Remove it, or name two")
+        if self.pages is not None:
+            for key in ("values", "colors", "ignore_index", "threshold"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"pages gives every pixel a class, so {key} has no meaning. Remove one")
+            unknown = next(
+                (name for name in self.pages if name not in (*(self.classes or self.pages), VOID_NAME)), None
+            )
+            if unknown is not None:
+                raise ValueError(f"pages names '{unknown}', which is not in classes. Add it there, or write \"void\"")
         if self.classes is not None:
             twice = next((name for name in self.classes if self.classes.count(name) > 1), None)
             if twice is not None:
@@ -151,6 +162,8 @@ class LabelSettings(BaseModel):
             names = [name for name in self.colors.values() if name != VOID_NAME]
         elif self.threshold is not None:
             return BINARY_NAMES
+        elif self.pages is not None:
+            names = [*BINARY_NAMES[:1], *(name for name in self.pages if name != VOID_NAME)]
         else:
             return None
         return tuple(dict.fromkeys(names))
@@ -262,7 +275,7 @@ def read_settings(root: Path) -> DataSettings:
     if "class_colors" in table:
         raise DataError(f"{where}: there is no key 'class_colors'.{nearest('class_colors', DataSettings.model_fields)}")
     listed = root / "classes.txt"
-    if not {"classes", "heads", "values", "colors", "threshold"} & set(table) and not listed.is_file():
+    if not {"classes", "heads", "values", "colors", "threshold", "pages"} & set(table) and not listed.is_file():
         table = {**read_color_table(root), **table}
     if "classes" not in table and "heads" not in table and listed.is_file():
         table = {**_from_class_file(listed), **table}

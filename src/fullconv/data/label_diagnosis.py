@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from math import gcd
+from math import comb, gcd
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _MIN_REGION = 8  # pixels; borders of void are thinner
 _MIDDLE = 128
 _BIT_DEPTH_FACTORS = (256, 257)  # between 8 and 16 bits
 _WHITES = (VOID, 65535)  # the largest labels of 8 and 16 bits
+_CHANCE = 0.05
 _MIN_INSTANCES = 8  # labels from which on they may number objects
 _MAX_SHOWN = 40
 _EXPORT_CLASSES = "Export the masks again, with one label per class."
@@ -177,11 +178,16 @@ class LabelHistogram:
             return "the pattern of JPEG compression, also inside a PNG"
         return "the pattern of anti-aliasing or interpolation"
 
-    def binary_outliers(self) -> list[Sample]:
-        """Return the few masks of 0 and 255 where no other one holds 255, and the others hold classes."""
-        few = self.binary if 4 * len(self.binary) <= self.masks and self.masks >= _MIN_MASKS else []
+    def binary_outliers(self) -> tuple[list[Sample], bool]:
+        """Return masks of 0 and 255 where no other one holds 255 and the others hold classes, and whether that is sure.
+
+        It is where so few masks of many, or such a choice of masks, would be chance once in twenty times.
+        """
         classes = set(self.pixels) - self.void - {0}
-        return few if classes and self.images[VOID] == len(few) else []
+        if not classes or self.images[VOID] != len(self.binary):
+            return [], False
+        chance = 1 / comb(self.masks, len(self.binary))
+        return self.binary, chance < _CHANCE or (4 * len(self.binary) <= self.masks and self.masks >= _MIN_MASKS)
 
 
 def _is_textured(stats: MaskStats) -> bool:

@@ -13,14 +13,22 @@ from pydantic import ValidationError
 from fullconv.card import describe
 from fullconv.data.checks.catalog import ProblemCollector, to_problem
 from fullconv.data.checks.files import describe_unreadable
-from fullconv.data.config import DataSettings, LabelSettings, config_hint, parse_settings, read_settings, with_classes
+from fullconv.data.config import (
+    VOID_NAME,
+    DataSettings,
+    LabelSettings,
+    config_hint,
+    parse_settings,
+    read_settings,
+    with_classes,
+)
 from fullconv.data.dataset import Dataset
 from fullconv.data.files import Folder, open_root
 from fullconv.data.formats import FormatResult, detect, enter_root, read
 from fullconv.data.label_diagnosis import LabelDiagnosis, LabelHistogram, threshold_fix, unnamed_colors
 from fullconv.data.label_mapping import LabelMapping, make_mapping
 from fullconv.data.problems import BadDataError, Finding, Problem, display_path, errors, for_head
-from fullconv.data.samples import JPEG_FORMATS, MaskFile, Sample, WarpedMask
+from fullconv.data.samples import JPEG_FORMATS, LayeredMask, MaskFile, Sample, WarpedMask
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.splits import by_lists, check_folds, choose_fold, hold_out, straddling, unread_lists, with_groups
 from fullconv.errors import DataError
@@ -39,6 +47,19 @@ class Layout:
     problems: list[Problem]
     partial: Sequence[str]
     """Stems of images without a mask."""
+
+    def with_layers(self, head: str, pages: Sequence[str], classes: Sequence[str]) -> Layout:
+        """Return the layout with the mask files of a head read by pages, one per class."""
+        index = {name: i for i, name in enumerate(classes)} | {VOID_NAME: VOID}
+        rest = index.get(self.settings.unlabeled or "", 0)
+        layers = tuple(index[name] for name in pages)
+
+        def layered(sample: Sample) -> Sample:
+            mask = sample.masks[head]
+            new = LayeredMask((mask.path,), layers, rest) if isinstance(mask, MaskFile) else mask
+            return replace(sample, masks={**sample.masks, head: new})
+
+        return replace(self, splits={split: list(map(layered, members)) for split, members in self.splits.items()})
 
     def with_settings(self, more: Mapping[str, Any]) -> Layout:
         """Return the layout as if data.toml had these keys, too."""
@@ -159,6 +180,9 @@ def build_dataset(layout: Layout, skip_bad: bool) -> Dataset:
         except BadDataError as error:
             found = [for_head(problem, head) for problem in error.problems]
             raise BadDataError(str(layout.root), [*found, *errors(layout.problems)]) from None
+        if own.pages is not None:
+            layout = layout.with_layers(head, own.pages, classes)
+            samples = [sample for members in layout.splits.values() for sample in members]
         try:
             mappings[head] = make_mapping(own, classes)
         except ValidationError as error:  # of settings that name classes which were inferred just now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fullconv.errors import DataError
-from fullconv.images import decode, image_size, nearest_pixels, read_grid
+from fullconv.errors import DataError, plural
+from fullconv.images import count_pages, decode, image_size, nearest_pixels, read_grid, read_pages
 from fullconv.labels import VOID
 
 JPEG_FORMATS = ("JPEG", "MPO")
@@ -98,8 +98,74 @@ class MaskFile:
     def raw(self, colors: Colors = "none") -> NDArray[Any]:
         """Read labels or colours."""
         where = str(self.path)
+        check_pages(self.path)
         array = decode(self.path, where, lambda image: raw_mask(image, where, colors))
         return array if array.ndim == 2 else tiff_mask(array, where, colors)
+
+
+@dataclass(frozen=True)
+class LayeredMask:
+    """A mask of layers, one per class or object: what is not 0 in a layer is of its class; later layers lie on top."""
+
+    layers: tuple[Path, ...]
+    """Several files, or one whose pages are the layers."""
+    classes: tuple[int, ...]
+    """Class index (or VOID) of each layer."""
+    rest: int = 0
+    """Of what is 0 in all layers."""
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first one."""
+        return self.layers[0]
+
+    @property
+    def key(self) -> str:
+        """The classes, and what changes when a further file does."""
+        found = [path.stat() for path in self.layers[1:] if path.exists()]
+        files = (
+            f"{len(self.layers)} {sum(stat.st_size for stat in found)} {max((s.st_mtime_ns for s in found), default=0)}"
+        )
+        return f"{self.classes} {self.rest} {files}"
+
+    def raw(self, colors: Colors = "none") -> NDArray[Any]:
+        """Read class indices, whatever `colors`."""
+        labels: NDArray[np.uint8] | None = None
+        for path, layer, index in self._read():
+            inside = layer.any(axis=2) if layer.ndim == 3 else layer != 0
+            labels = np.full(inside.shape, self.rest, np.uint8) if labels is None else labels
+            if inside.shape != labels.shape:
+                (h, w), (height, width) = inside.shape, labels.shape
+                raise DataError(
+                    f"{path}: is {w}x{h} pixels, the layers before it {width}x{height}. Export them at one size."
+                )
+            labels[inside] = index
+        assert labels is not None
+        return labels
+
+    def _read(self) -> Iterator[tuple[Path, NDArray[Any], int]]:
+        if len(self.layers) > 1:
+            for path, index in zip(self.layers, self.classes, strict=True):
+                yield path, MaskFile(path).raw(), index
+            return
+        pages = list(read_pages(self.path, lambda image: raw_mask(image, str(self.path))))
+        if len(pages) != len(self.classes):
+            there = f"has {plural(len(pages), 'page')}, pages in data.toml names {len(self.classes)}"
+            raise MaskError("pages-differ", f'{self.path}: {there}. Name one class per page, or "void".')
+        for page, index in zip(pages, self.classes, strict=True):
+            yield self.path, page, index
+
+
+def check_pages(path: Path) -> None:
+    """Raise MaskError where a mask file has several pages and these differ: the first alone would be read."""
+    if path.suffix.lower() not in (*TIFF_SUFFIXES, ".gif") or (path.suffix.lower() != ".gif" and count_pages(path) < 2):
+        return
+    first: NDArray[Any] | None = None
+    for number, page in enumerate(read_pages(path, np.asarray), 1):
+        first = page if first is None else first
+        if not np.array_equal(page, first):
+            message = f"{path}: page {number} is another mask than the first. Name the class of each page in data.toml:"
+            raise MaskError("pages-differ", f'{message} pages = ["class of page 1", ...]')
 
 
 @dataclass(frozen=True)
@@ -174,7 +240,7 @@ class Sample:
         It is the mask, the annotation file of this image alone, or the image where one file annotates many.
         """
         mask = self.masks[next(iter(self.masks)) if head is None else head]
-        own = isinstance(mask, (MaskFile, WarpedMask)) or mask.path.stem.startswith(self.image.stem)
+        own = isinstance(mask, (MaskFile, LayeredMask, WarpedMask)) or mask.path.stem.startswith(self.image.stem)
         return mask.path if own else self.image
 
     @property

@@ -14,6 +14,7 @@ from fullconv.images.read import (
     open_image_file,
     open_source,
     read_image,
+    read_pages,
     read_pixels,
     to_layers,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "raster_reason",
     "read_grid",
     "read_image",
+    "read_pages",
     "read_pixels",
     "resize_image",
     "resize_mask",

@@ -228,6 +228,28 @@ def decode(
             return _decode_safely(image, file, start, where, convert, first_look)
 
 
+def read_pages(path: Path, convert: Callable[[Image.Image], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """Decode the pages or frames of a file one by one, without smaller copies and masks, and convert each to an array.
+
+    Raises:
+        InputError: The file or a page cannot be read.
+    """
+    where = str(path)
+    with open_source(path) as file:
+        start = file.read(32)
+        _check_start(start, where)
+        with open_image(file, start, where) as image:
+            for number in range(getattr(image, "n_frames", 1)):
+                try:
+                    image.seek(number)
+                    if getattr(image, "tag_v2", {}).get(tiff.KIND_TAG, 0) & tiff.NO_PAGE:
+                        continue
+                    image.load()
+                except Exception as error:  # Pillow's decoders raise whatever damaged data make them
+                    raise _damage(error, where, file, start, f"page {number + 1} cannot be decoded") from error
+                yield convert(image)
+
+
 def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Return (height, width) after EXIF orientation, from the header alone."""
     where = "bytes" if isinstance(source, bytes) else str(Path(source))

@@ -45,7 +45,7 @@ _PILLOW_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
 _PILLOW_ONE_BAND = {("u", 1), ("u", 2), ("u", 4), ("u", 8), ("u", 16), ("f", 32)}
 _GEO_TAGS = {33550, 33922, 34264, 34735}
 """Pixel scale, tie points, transformation, keys: what makes a TIFF a GeoTIFF."""
-_KIND, _NO_PAGE, _MASK_PAGE = 254, 1 | 4, 4
+KIND_TAG, NO_PAGE, _MASK_PAGE = 254, 1 | 4, 4
 _MOST_PAGES = 1000
 _FIX = "Copy or export it again, or remove it."
 _ALMOST_FLOAT_MAX = 1e30  # nodata values beyond are written with too few digits
@@ -495,7 +495,7 @@ def _pages(file: IO[bytes], tags: ImageFileDirectory_v2) -> list[int]:
             seen.add(tags.next)
             file.seek(tags.next)
             tags.load(file)
-            kinds.append(_numbers(tags, _KIND, (0,))[0])
+            kinds.append(_numbers(tags, KIND_TAG, (0,))[0])
     except (OSError, SyntaxError, ValueError, TypeError, struct.error):
         pass
     return kinds
@@ -514,11 +514,11 @@ def count_pages(source: bytes | Path) -> int:
             tags = _first_tags(file)
             if tags is None:
                 return 1
-            first = not _numbers(tags, _KIND, (0,))[0] & _NO_PAGE
+            first = not _numbers(tags, KIND_TAG, (0,))[0] & NO_PAGE
             pages = _pages(file, tags)
         except (OSError, SyntaxError, ValueError, TypeError, struct.error):
             return 1
-    return max(first + sum(not kind & _NO_PAGE for kind in pages), 1)
+    return max(first + sum(not kind & NO_PAGE for kind in pages), 1)
 
 
 def is_tiff(source: bytes | Path) -> bool:

@@ -29,6 +29,7 @@ FEW_VALUES = 64
 """Images with fewer different values look like masks."""
 
 _MIN_EXIF_GAIN = 0.08  # of an image's variance; EXIF already records a rotation
+_MAX_GREYS = 64  # labels of a mask whose greys are compared with other masks'
 
 DUPLICATE_SIDE = 16
 """Cells along each side of what is kept of every image to find near-duplicates."""
@@ -200,6 +201,8 @@ class Aggregates:
         """Masks with more colours than any mask has."""
         self.palettes: dict[tuple[tuple[int, int], ...], list[Sample]] = defaultdict(list)
         """Masks by their palette of (label, colour 0xrrggbb) pairs; without palettes of greys."""
+        self.greys: dict[tuple[tuple[int, int], ...], list[Sample]] = defaultdict(list)
+        """Masks by (label, grey) pairs: of their palette of greys, or the labels themselves where they have none."""
         self.shapes = BoundsCheck()
         self.drawn: Counter[int] = Counter()
         """Pixels by class that shapes draw."""
@@ -266,6 +269,9 @@ class Aggregates:
             self.histogram.add(sample, mask, colors_named=bool(self.mapping.colors))
         if len(set(mask.palette.values())) > 1 and any(color >> 16 != color & 255 for color in mask.palette.values()):
             self.palettes[tuple(sorted(mask.palette.items()))].append(sample)
+        elif 2 <= len(mask.counts) <= _MAX_GREYS and not mask.in_color:
+            greys = {value: mask.palette.get(value, value) & 255 for value in mask.counts}
+            self.greys[tuple(sorted(greys.items()))].append(sample)
         if (counts > 0).sum() > 1 and isinstance(source, MaskFile):
             self.digests[mask.digest].append(record.report_path)
         if not self.is_first or record.image.error:

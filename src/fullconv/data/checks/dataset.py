@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fullconv.data.checks.aggregates import FEW_VALUES, Aggregates
 from fullconv.data.config import config_hint, read_table, similar_class_names
 from fullconv.data.label_diagnosis import LabelDiagnosis, threshold_fix, unnamed_colors
-from fullconv.data.problems import Finding, Problem
+from fullconv.data.problems import Finding, Problem, Severity
 from fullconv.data.statistics import common_kind
 from fullconv.labels import left_right_pairs, parse_color
 
@@ -85,10 +85,12 @@ def diagnose_labels(scan: Aggregates) -> Iterator[Finding]:
         found = None if "values" in read_table(root) else diagnosis.diagnose_format(table)
     else:
         found = diagnosis.diagnose()
-        if found is None and (few := histogram.binary_outliers()):
+        odd, sure = histogram.binary_outliers()
+        if found is None and odd:
             cause = "masks hold only 0 and 255 (void), while the others hold classes and no 255"
             fix = "Export them like the others; if 255 is void there, set ignore_index = 255 in data.toml."
-            found = Finding("binary-mask", list(map(scan.report_path, few)), cause=cause, fix=fix, severity="warning")
+            severity: Severity = "error" if sure else "warning"
+            found = Finding("binary-mask", list(map(scan.report_path, odd)), cause=cause, fix=fix, severity=severity)
         if scan.settings.ignore_index is not None and found and found.code in ("binary-mask", "void-as-class"):
             found = None  # data.toml states what 255 is
     if found is not None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 from fullconv.data.checks.aggregates import Aggregates
 from fullconv.data.config import VOID_NAME, config_hint
 from fullconv.data.label_mapping import LabelMapping, pack_color
 from fullconv.data.problems import Finding
+from fullconv.data.samples import Sample
 from fullconv.labels import VOID, Color
 
 _MIN_MASKS = 4  # of which most have something in common
 _MIN_WRONG = 2  # labels with another one's colour; one may be chance
 _MAX_SHOWN = 20
+_MIN_CONTRAST = 64  # greys apart that one sees: labels 0 and 1 without a palette are both black
 
 
 def permuted_palettes(scan: Aggregates) -> Iterator[Finding]:
     """Find masks whose colours stand at other labels than those of the classes, or of most masks."""
     mapping, own, tables = scan.mapping, scan.settings, scan.palettes
+    if not mapping.by_color and (inverted := _opposite_greys(scan)) is not None:
+        yield inverted
     if mapping.by_color or not tables:
         return
     class_colors = own.palette or own.class_colors
@@ -49,6 +54,25 @@ def permuted_palettes(scan: Aggregates) -> Iterator[Finding]:
     fix = f"If the colours are right: {config_hint(scan.dataset.root, hint, ('values', 'ignore_index'))}"
     fix += "\nIf the numbers are right, remove palette from data.toml."
     yield Finding("palette-permuted", files, detail, cause, fix)
+
+
+def _opposite_greys(scan: Aggregates) -> Finding | None:
+    """Find two labels of which one is much lighter in some masks, and the other in others: an inverting or permuted palette."""
+    lighter: dict[tuple[int, int], list[Sample]] = defaultdict(list)
+    for table, members in scan.greys.items():
+        for (low, first), (high, second) in combinations(table, 2):
+            if abs(first - second) >= _MIN_CONTRAST:
+                lighter[(low, high) if first < second else (high, low)] += members
+    found = [(len(members), pair) for pair, members in lighter.items() if lighter.get(pair[::-1])]
+    if not found:
+        return None
+    _, (dark, light) = min(found)
+    few, most = lighter[dark, light], lighter[light, dark]
+    odd, other = scan.report_path(few[0]), scan.report_path(most[0])
+    cause = f"palettes contradict each other: {light} is light and {dark} is dark in these masks, the other way round in others"
+    detail = f"as in {odd}, against {other} and {len(most) - 1} more"
+    fix = "Look at one of each beside its image, and export one kind again so that equal labels look equal."
+    return Finding("palette-permuted", list(map(scan.report_path, few)), detail, cause, fix)
 
 
 def _colors_of_classes(mapping: LabelMapping, colors: Sequence[Color]) -> dict[int, int]:

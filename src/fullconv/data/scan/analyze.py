@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.data.label_mapping import is_grey_color, pack_colors
-from fullconv.data.samples import MaskFile, MaskSource, ShapeSource, WarpedMask, raw_mask, tiff_mask
+from fullconv.data.samples import MaskFile, MaskSource, ShapeSource, WarpedMask, check_pages, raw_mask, tiff_mask
 from fullconv.data.scan.stats import THUMBNAIL_SIDE, EdgeStats, ImageStats, MaskStats, edge_row_step, encode_thumbnail
 from fullconv.errors import DataError, FullconvError
 from fullconv.images import (
@@ -154,6 +154,7 @@ def analyze_mask(source: MaskSource) -> MaskStats:
     try:
         if isinstance(source, MaskFile):
             data, stats.digest = _load(source.path)
+            check_pages(source.path)
             array = decode(data, where, count)
             stats.frames = max(stats.frames, count_pages(data))
             if array.ndim == 3 and not stats.format:  # from the TIFF reader

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 _Lookup = tuple[Item, str, str, str | None]
 """What to analyze, its key, its file signature, and its cached stats."""
 
-_VERSION = 9  # of the stats: a cache of another version is rebuilt
+_VERSION = 10  # of the stats: a cache of another version is rebuilt
 _BATCH = 8  # files a thread takes at a time: one by one, waiting would take half of the time
 _WRITE_EVERY = 256
 
