@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -130,9 +131,12 @@ def test_polygons_elsewhere_and_malformed_files_are_named(tmp_path):
     found = problems(tmp_path)["unreadable"]
     assert found.files == ("b.geojson",)
     assert "outside of b.tif (EPSG:32632, origin (600000, 5500000)" in found.cause
-    write(tmp_path / "b.geojson", [feature([on_map(STAR)], label="x")], "EPSG:999999")
-    with pytest.raises(DataError, match=r"b\.geojson: cannot be transformed from EPSG:999999.*Export it again"):
-        open_dataset(tmp_path)
+    for crs in ("EPSG:999999", "[[]]", "nowhere"):
+        write(tmp_path / "b.geojson", [feature([on_map(STAR)], label="x")], crs)
+        with pytest.raises(
+            DataError, match=rf"b\.geojson: cannot be transformed from {re.escape(crs)}.*Export it again"
+        ):
+            open_dataset(tmp_path)
     (tmp_path / "b.geojson").write_text('{"type": "FeatureCollection", "features": {}}')
     with pytest.raises(DataError, match=r"b\.geojson: has no list of features"):
         open_dataset(tmp_path)

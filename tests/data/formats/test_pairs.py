@@ -50,7 +50,17 @@ def test_folders_of_other_usual_names_are_found(tmp_path, images, masks):
 
 
 @pytest.mark.parametrize(
-    "names", ["{}/images {}/labels", "imgs/{} gt/{}", "{} {}_labels", "{}_images {}_masks", "{} {}-mask"]
+    "names",
+    [
+        "{}/image {}/label",
+        "image/{} label/{}",
+        "{}Fine {}_labelsFine",
+        "{}/images {}/labels",
+        "imgs/{} gt/{}",
+        "{} {}_labels",
+        "{}_images {}_masks",
+        "{} {}-mask",
+    ],
 )
 def test_splits_in_folders_of_other_usual_names_are_found(tmp_path, names):
     for split, stems in (("train", STEMS[:4]), ("val", STEMS[4:])):
@@ -116,17 +126,26 @@ def test_kitti_road_is_read_and_testing_is_a_note(tmp_path):
 @pytest.mark.parametrize("masks", ["masks", "labels"])
 def test_other_folders_of_images_are_a_note(tmp_path, masks):
     pairs(tmp_path, "images", masks)
-    save(scene(STEMS[0]).picture, tmp_path / "aug/deep/turned_17.png")
+    for stem in STEMS:
+        save(scene(stem).picture, tmp_path / f"aug/{stem}.png")
+        save(scene(stem).picture, tmp_path / f"more/images/{stem}.png")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/readme.txt").write_text("text")
-    assert assert_read(tmp_path, "unread-folder")["unread-folder"].files == ("aug",)
+    assert assert_read(tmp_path, "unread-folder")["unread-folder"].files == ("aug", "more")
+
+
+def test_coarse_masks_do_not_count_beside_fine_ones(tmp_path):
+    pairs(tmp_path, masks="gtFine")
+    shutil.copytree(tmp_path / "gtFine", tmp_path / "gtCoarse")
+    assert assert_read(tmp_path, "unread-folder")["unread-folder"].files == ("gtCoarse",)
 
 
 @pytest.mark.parametrize("deep", ["", "/raw"])
-def test_patterns_of_folders_in_data_toml_are_read(tmp_path, deep):
+@pytest.mark.parametrize("masks", ['masks = "*/masks"', ""])
+def test_patterns_of_folders_in_data_toml_are_read(tmp_path, deep, masks):
     for site, stems in (("north", STEMS[:4]), ("south", STEMS[4:])):
         pairs(tmp_path, f"{site}/images{deep}", f"{site}/masks{deep}", stems=stems, named=False)
-    (tmp_path / "data.toml").write_text(f'images = "*/images"\nmasks = "*/masks"\n{CLASSES}')
+    (tmp_path / "data.toml").write_text(f'images = "*/images"\n{masks}\n{CLASSES}')
     assert_read(tmp_path)
     assert len(open_dataset(tmp_path).samples("all")) == 6
 

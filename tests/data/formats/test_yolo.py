@@ -119,6 +119,12 @@ def test_a_malformed_line_is_an_error_of_its_file(tmp_path, text, reason):
     assert reason in found.cause
 
 
+def test_label_files_without_an_image_are_named(tmp_path):
+    make(tmp_path)
+    (tmp_path / "images/train/a.png").unlink()
+    assert problems(tmp_path)["missing-picture"].files == ("labels/train/a.txt",)
+
+
 @pytest.mark.parametrize("text", ["names: [a, b", "names: 7\n", "names: [a, a]\n", "names: {x: a}\n", "names:\n"])
 def test_a_malformed_yaml_is_an_error(tmp_path, text):
     make(tmp_path)

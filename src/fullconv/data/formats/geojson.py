@@ -74,7 +74,11 @@ class _Features:
         from rasterio.warp import transform
 
         x, y = np.concatenate(rings).T
-        errors: tuple[type[BaseException], ...] = (ValueError, *raster_errors())  # the first of an unknown CRS
+        errors: tuple[type[BaseException], ...] = (
+            ValueError,
+            TypeError,
+            *raster_errors(),
+        )  # the first two of an unknown CRS
         try:
             with quiet():
                 moved = np.stack(transform(source, target, x, y), axis=1)

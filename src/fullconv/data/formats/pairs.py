@@ -34,8 +34,10 @@ _TWINS = (
 """Folders of images and masks of public data sets (KITTI, DRIVE), and how their files are called; else by equal names."""
 _KIND = re.compile(r"(.+?)[_-]images?")
 _FINE = re.compile(r"[_-]?fine$")
-_FIRST_WORDS = re.compile(r"(?i)^.*/|[ ._-][a-z]+$")
-"""The folders of a name, and a suffix as masks have; the rest says of which image a file may be."""
+_LAST_WORD = re.compile(r"(?i)[ ._-][a-z]+$")
+"""A suffix as masks have; the rest of the name says of which image a file may be."""
+_NOT_MASKS = re.compile(r"(?i)aug|test|unlabel|.*coarse$")
+"""Names of folders that are not the masks where another folder is."""
 
 
 _SPLIT_WORDS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
@@ -146,9 +148,11 @@ def find_other_names(folder: Folder, settings: DataSettings) -> SplitFolders:
         masks = _only(images_in(inner[name] for name in _MASK_FOLDERS if name in inner))
         if images is None or masks is None:
             continue
-        names = {_FIRST_WORDS.sub("", key) for key in folder.images(prefix + images).files}
-        others = images_in(name for name in inner.values() if name not in (images, masks, *splits))
-        if any(names & {_FIRST_WORDS.sub("", key) for key in folder.images(prefix + other).files} for other in others):
+        others = [
+            name for name in inner.values() if name not in (images, masks, *splits) and not _NOT_MASKS.match(name)
+        ]
+        stems = {_LAST_WORD.sub("", key) for key in folder.images(prefix + images).files}
+        if any(stems & {_LAST_WORD.sub("", key) for key in folder.images(prefix + name).files} for name in others):
             continue  # ambiguous: any of these may be the masks
         renamed = settings.model_copy(update={"images": images, "masks": masks})
         for find in (find_split_first, find_kind_first, find_flat):
@@ -188,8 +192,10 @@ def _find_split_names(folder: Folder) -> SplitFolders:
     """Find the splits in the names of the folders: train_images/ with train_masks/, train/ with train_labels/."""
     found = SplitFolders({}, {"": {}})
 
+    plain = {_FINE.sub("", name): there for name, there in folder.folders.items()}
+
     def only_of(names: Iterable[str]) -> str | None:
-        there = [folder.folders[name] for name in names if name in folder.folders]
+        there = [plain[name] for name in names if name in plain]
         return _only([name for name in there if folder.images(name).files])
 
     for split in SPLITS:
@@ -225,7 +231,10 @@ def _existing_folders(folder: Folder, settings: DataSettings) -> tuple[str | Non
 
     heads = [] if "masks" in folder.folders else [name.partition("masks_")[2] for name in folder.folders]
     names = _mask_names(settings, heads, "masks")
-    return on_disk(settings.images or "images"), {head: on_disk(name) for head, name in names.items()}
+    images = settings.images or "images"
+    if is_glob(images) and not (settings.masks or settings.heads) and images.endswith("images"):
+        names = {"": f"{images.removesuffix('images')}masks"}
+    return on_disk(images), {head: on_disk(name) for head, name in names.items()}
 
 
 def find_half(folder: Folder, settings: DataSettings) -> str | None:

@@ -75,6 +75,9 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
         file = path if path.is_file() else image
         images.append(AnnotatedImage(inner.as_posix(), image, stem, None, split, shapes, file, key=stem))
     drawn = [image.file for image in images if image.shapes]
+    read = {image.file for image in images} | {path for path, _ in found.unreadable}
+    lost = [path for path in find_files(folder) if path not in read]
+    index.missing += [path.relative_to(folder.root).as_posix() for path in lost]
     if only_boxes and drawn and not found.unreadable and settings.boxes is None:
         cause = "holds only boxes, as all label files do: these are YOLO's data for detection, not for segmentation"
         fix = 'Export "YOLO segmentation", COCO or masks; to fill the boxes, set boxes = "fill" in data.toml.'
