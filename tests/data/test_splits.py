@@ -152,6 +152,45 @@ def test_unlisted_images_are_omitted_and_reported_and_missing_ones_are_errors(tm
     }
 
 
+def test_lines_that_repeat_an_image_and_blank_ones_are_named_and_do_not_count(tmp_path):
+    splits, problems = listed(tmp_path, train="a\n\n  \nimages/a.png\nb c\n\n", val="d/e\n\n\n")
+    assert {split: names(members) for split, members in splits.items()} == {"train": ["a", "b c"], "val": ["d/e"]}
+    assert [(p.code, p.severity, p.files) for p in problems] == [
+        ("omitted-line", "note", ("a",)),
+        ("omitted-line", "note", ("train.txt, line 2", "train.txt, line 3")),
+    ]
+
+
+@pytest.mark.parametrize("line", ['""', ".png", "/", ",", "../", "a.png.", "../c.png"])
+def test_lines_that_name_no_image_are_errors_with_the_line(tmp_path, line):
+    _, problems = listed(tmp_path, train=f"a\nb c\nd/e\n{line}\n")
+    assert [(p.code, p.severity, p.files) for p in problems] == [("missing-listed", "error", (line,))]
+
+
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ("../elsewhere/a.png", "note"),
+        ("/nowhere/a.png", "note"),
+        ("D:\\x\\a.png D:\\x\\b.png", "note"),
+        ("../other/a.png", "warning"),
+        ("images/../../other/a.png", "warning"),
+        ("images/../images/a.png", None),
+        ("/images/a.png", None),
+        ("{root}/images/a.png", None),
+    ],
+)
+def test_a_path_out_of_the_data_folder_is_reported_and_warned_of_where_it_is_another_image(tmp_path, line, severity):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.png").touch()
+    (root := tmp_path / "data").mkdir()
+    line = line.format(root=root)
+    splits, problems = listed(root, train=f"{line}\nb c\nd/e\n")
+    assert names(splits["train"]) == ["a", "b c", "d/e"]
+    expected = [] if severity is None else [("path-mended", severity, (line,))]
+    assert [(p.code, p.severity, p.files) for p in problems] == expected
+
+
 def test_a_image_on_two_lists_and_a_list_that_is_not_there_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"val\.txt: a is in train, too\. Remove it from one list"):
         listed(tmp_path, train="a\n", val="a\n")

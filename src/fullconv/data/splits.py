@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -164,23 +164,27 @@ def by_lists(
     split_of: dict[str, str] = {}
     problems: list[Problem] = []
     for split, name in settings.splits.items():
-        missing = []
+        missing, listed = [], []
         for line in read_list(root / name):
             found = next(filter(None, map(known.get, stems_in(line))), None)
             if found is None:
                 missing.append(line)
-            elif split_of.setdefault(found.stem, split) != split:
+                continue
+            listed.append((line, found))
+            if split_of.setdefault(found.stem, split) != split:
                 other = split_of[found.stem]
                 raise DataError(f"{root / name}: {found.stem} is in {other}, too. Remove it from one list.")
         if missing:
             cause = f"lines of {name} name images that do not exist"
             problems.append(problem("missing-listed", "error", missing, cause, f"Correct {name}, or add the images."))
+        problems += omitted_lines(root / name, root, (sample.stem for _, sample in listed))
+        problems += outside_paths(root / name, root, ((line, sample.image) for line, sample in listed))
     unlisted = [s.stem for s in everyone if s.stem not in split_of]
     if unlisted:
         cause = "images are on no list of splits and are omitted"
         problems.append(problem("unlisted", "note", unlisted, cause, "Add them to a list to include them."))
-    listed = [split for split in SPLITS if split in settings.splits]
-    return {split: [s for s in everyone if split_of.get(s.stem) == split] for split in listed}, problems
+    there = [split for split in SPLITS if split in settings.splits]
+    return {split: [s for s in everyone if split_of.get(s.stem) == split] for split in there}, problems
 
 
 def unread_lists(root: Path, splits: Mapping[str, list[Sample]]) -> list[Problem]:
@@ -219,6 +223,53 @@ def read_list(path: Path) -> list[str]:
     """Return the lines of a text file that are not empty."""
     lines = load_text(path, "It is a text file with a stem or path a line.").splitlines()
     return [line.strip() for line in lines if line.strip()]
+
+
+def omitted_lines(path: Path, root: Path, named: Iterable[str]) -> list[Problem]:
+    """Report lines of a list that do not count: those that repeat an image, and blank ones between others.
+
+    Args:
+        path: The list.
+        root: The data folder.
+        named: The image that each line names.
+    """
+    name = path.relative_to(root).as_posix()
+    lines = load_text(path, "Save it as UTF-8 text.").rstrip().splitlines()
+    blank = [f"{name}, line {i}" for i, line in enumerate(lines, 1) if not line.strip()]
+    repeated = [image for image, count in Counter(named).items() if count > 1]
+    found = []
+    if repeated:
+        cause = f"{name} lists images more than once, which count once"
+        found.append(problem("omitted-line", "note", repeated, cause, "Keep one line of each."))
+    if blank:
+        found.append(
+            problem("omitted-line", "note", blank, f"{name} has blank lines, which are omitted", "Remove them.")
+        )
+    return found
+
+
+def outside_paths(path: Path, root: Path, images: Iterable[tuple[str, Path]]) -> list[Problem]:
+    """Report lines of a list whose path leads out of the data folder, so that the image of that name was taken.
+
+    Args:
+        path: The list.
+        root: The data folder.
+        images: Lines, and the image that was taken for each.
+    """
+    name = path.relative_to(root).as_posix()
+    outside, exist = [], False
+    for line, image in images:
+        text = re.split(r"[,;\t ]", line, maxsplit=1)[0].replace("\\", "/")
+        if re.match(r"/|[A-Za-z]:|.*\.\./", text):
+            places = [place.resolve() for place in (path.parent / text, root / text, root / text.lstrip("/"))]
+            if image.with_suffix("").resolve() not in [place.with_suffix("") for place in places]:
+                outside.append(line)
+                exist = exist or any(map(Path.is_file, places))
+    if not outside:
+        return []
+    cause = f"lines of {name} lead out of the data folder; the image of the same name in it was taken"
+    fix = f"Correct {name}: those files exist and are other images." if exist else ""
+    return [problem("path-mended", "warning" if exist else "note", outside, cause, fix)]
 
 
 def straddling(splits: Mapping[str, list[Sample]]) -> list[Problem]:

@@ -66,6 +66,16 @@ def test_images_without_masks_are_errors_on_a_list_and_omitted_without_lists(tmp
     assert len(open_dataset(tmp_path, skip_bad=True).samples("all")) == 4
 
 
+def test_lines_that_repeat_an_image_or_leave_the_folder_are_named(tmp_path):
+    make_voc(tmp_path, lists=False)
+    base = tmp_path / "ImageSets" / "Segmentation"
+    base.mkdir(parents=True)
+    (base / "train.txt").write_text("\n".join([*STEMS[1:], STEMS[1], f"../../../other/{STEMS[0]}.jpg"]))
+    found = problems(tmp_path)
+    assert found["omitted-line"].files == (STEMS[1],)
+    assert found["path-mended"].files == (f"../../../other/{STEMS[0]}.jpg",)
+
+
 @pytest.mark.parametrize(
     "line", ["{}.jpg", "{}  1", "/JPEGImages/{}.jpg /SegmentationClass/{}.png", "VOC2012/JPEGImages/{}.jpg", "{}\r"]
 )

@@ -60,6 +60,8 @@ CHECKS = (
     Check("other-file", "note", "files are no images by their suffix and are ignored", ""),
     Check("missing-listed", "error", "a list names images (of CVAT masks) that do not exist", "Correct the list.",
           evidence="in `splits` or a list of the format; `--skip-bad` omits the line"),
+    Check("omitted-line", "note", "a list repeats images, which count once, or has blank lines between others",
+          "Keep one line of each image.", evidence="in `splits` or a list of the format"),
     Check("unread-folder", "note", "folders hold images that belong to no pair, and are not read",
           "Set images and masks in data.toml if they should count.",
           evidence="beside pairs of folders: `testing/` without masks, `aug/`"),
@@ -225,7 +227,8 @@ CHECKS = (
     Check("class-attribute", "warning", "shapes have several attributes, of which one is taken for the class",
           "Rename the right one to class.", evidence="VIA and GeoJSON: an attribute of a usual name (class, label, type, "
           "...), else the one with the fewest values", also="note where one has a usual name"),
-    Check("path-mended", "note", "annotations have a wrong path for their image; the image of that name was taken", ""),
+    Check("path-mended", "note", "annotations have a wrong path for their image; the image of that name was taken", "",
+          also="warning where a list leads out of the data folder to another file"),
     Check("hidden-shapes", "warning", "shapes vanish under larger ones that are drawn later",
           "Add the `overlap` line of the message.", "masks", dataset.hidden_shapes,
           evidence="a quarter of the pixels that shapes of a class draw; parts that smaller shapes hide do not count"),

@@ -15,7 +15,7 @@ from fullconv.data.formats.annotation_files import ImageIndex
 from fullconv.data.formats.format import FormatResult, split_in
 from fullconv.data.formats.pairs import MASK_SUFFIXES, SplitFolders, read_pairs, split_folders
 from fullconv.data.samples import MaskFile, Sample
-from fullconv.data.splits import read_list
+from fullconv.data.splits import omitted_lines, read_list
 
 _PATTERNS = ("*.txt", "*.csv", "*.tsv", "*.lst")
 _MAX_LISTS = 50
@@ -114,6 +114,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
     lists: dict[str, Path] = {}
     for path in _lists(folder):
         split, invalid, columns = split_in(path.stem), [], _Columns()
+        named: list[str] = []
         lists.setdefault(split, path)
         result.splits.setdefault(split, [])
         for count, line in enumerate((line for line in read_list(path) if not _is_comment(line)), 1):
@@ -127,6 +128,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
             if image is not None and mask is not None:
                 stem = image.relative_to(folder.root).with_suffix("").as_posix()
                 sample = Sample(stem, image, {"": MaskFile(mask)})
+                named.append(stem)
                 known = pairs.setdefault((own, stem), sample)
                 if known is sample:
                     result.add(own, sample)
@@ -134,6 +136,7 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
                     ambiguous[row.image] = None
         cause = f"lines of {path.name} do not name an image and a mask"
         result.report("missing-listed", "error", invalid, cause, f"Correct {path.name}.")
+        result.problems += omitted_lines(path, folder.root, named)
     result.merge_unsplit()
     cause = "images are listed with several masks, or several images share a name except for the suffix"
     result.report("duplicate-stem", "error", list(ambiguous), cause, "Keep one line of each.")

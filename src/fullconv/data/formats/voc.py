@@ -11,7 +11,7 @@ from fullconv.data.formats.file_lists import report_overlap
 from fullconv.data.formats.format import FormatResult
 from fullconv.data.samples import MaskFile, Sample
 from fullconv.data.scan.scanner import Scanner
-from fullconv.data.splits import read_list, stems_in
+from fullconv.data.splits import omitted_lines, outside_paths, read_list, stems_in
 from fullconv.dataset_constants import LABELS
 from fullconv.labels import VOID
 
@@ -52,6 +52,11 @@ def read(folder: Folder, settings: DataSettings) -> FormatResult:
         fix = f"Correct {name}, or add the images."
         result.report("missing-listed", "error", absent, f"lines of {name} name images that do not exist", fix)
         found = [stem for stem in listed if stem in images.files]
+        taken = zip(read_list(path), listed, strict=True)
+        result.problems += omitted_lines(path, folder.root, found)
+        result.problems += outside_paths(
+            path, folder.root, ((line, images.files[stem]) for line, stem in taken if stem in images.files)
+        )
         unpaired = [stem for stem in found if stem not in masks.files]
         if split == "test" and len(unpaired) == len(found):  # the masks of the challenge are not public
             result.report("missing-mask", "note", unpaired, f"{name} lists images without masks, which are omitted")
