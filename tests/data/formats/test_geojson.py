@@ -98,6 +98,30 @@ def test_one_file_is_drawn_on_all_images_that_it_covers(tmp_path, crs):
     oracle.assert_close(read_mask(tmp_path, "b"), band)
 
 
+@pytest.mark.parametrize("own", [{"name": "plot {}"}, {"fid": 7}, {"class": "plot {}", "area": 12.5}])
+def test_names_and_numbers_of_single_features_are_no_classes(tmp_path, own):
+    features = []
+    for i in range(8):
+        square = [(7 * i, 5), (7 * i + 6, 5), (7 * i + 6, 20), (7 * i, 20)]
+        row = {key: value.format(i) if isinstance(value, str) else value + i for key, value in own.items()}
+        features.append(feature([on_map(square)], **row))
+    for name in "ab":
+        write_image(tmp_path, name)
+    write(tmp_path / "plots.geojson", features)
+    assert open_dataset(tmp_path).classes == ("background", "object")
+    assert "as many values as features" in problems(tmp_path)["class-attribute"].cause
+
+
+def test_numbers_that_became_floats_are_classes(tmp_path):
+    for name in "abc":
+        write_image(tmp_path, name)
+        rings = [[on_map(STAR)], [on_map(SQUARE)]]
+        write(
+            tmp_path / f"{name}.geojson", [feature(r, code=value) for r, value in zip(rings, (1.0, 2.0), strict=True)]
+        )
+    assert open_dataset(tmp_path).classes == ("background", "1", "2")
+
+
 def test_images_in_degrees_and_files_of_one_class_each(tmp_path):
     degrees = {"origin": (9.0, 49.0), "pixel": (1e-5, -1e-5)}
     write_image(tmp_path, "a", "EPSG:4326", **degrees)

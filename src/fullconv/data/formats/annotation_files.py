@@ -18,6 +18,9 @@ from fullconv.errors import DataError
 from fullconv.labels import BACKGROUND_NAMES
 
 _CLASS_ATTRIBUTES = ("class", "class_name", "classname", "label", "category", "type", "name")
+_NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?")
+_SMALL = 6
+"""Shapes that are too few to tell classes from names of single shapes by their number."""
 MAX_COORDINATE = 100_000
 """Larger coordinates are not pixels."""
 
@@ -88,20 +91,30 @@ def class_attribute(
         for key, value in row.items():
             values.setdefault(key, Counter())[value] += 1
     common = {key: counts for key, counts in values.items() if 2 * counts.total() > len(rows)}
-    few = {key: counts for key, counts in common.items() if len(counts) <= max(1, counts.total() // 2)}
-    fits = few or common
+    fits = {key: counts for key, counts in common.items() if _repeats(counts)}
+    if common and not fits:
+        cause = (
+            f"{kind} have attributes with as many values as {kind}, so none is their class, and all are of one class"
+        )
+        result.report("class-attribute", "warning", list(common), cause, "Add an attribute called 'class'.")
 
     def rank(key: str) -> tuple[int, bool, int]:
         name = key.lower().replace(" ", "_")
         return usual.index(name) if name in usual else len(usual), len(fits[key]) < 2, len(fits[key])
 
     ranked = sorted(fits, key=rank)
-    if len(ranked) > 1:
+    if len(ranked) > 1 and len(fits[ranked[1]]) > 1:  # else the others are the same for all
         first, second = ranked[:2]
         cause = f"{kind} have several attributes; the class is '{first}' ({len(fits[first])} values), not '{second}'"
         severity: Severity = "note" if rank(first)[0] < len(usual) else "warning"
         result.report("class-attribute", severity, ranked, cause, f"If that is wrong, rename '{second}' to 'class'.")
     return ranked[0] if ranked else None
+
+
+def _repeats(values: Counter[str]) -> bool:
+    """Whether the values of an attribute may be classes, and are no names or numbers of single shapes."""
+    is_small = values.total() <= _SMALL and not all(map(_NUMBER.fullmatch, values))
+    return len(values) <= max(1, values.total() // 2) or is_small
 
 
 def single_class(settings: DataSettings) -> str:

@@ -188,7 +188,8 @@ def _load(path: Path) -> _Features:
 
 
 def _attributes(properties: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in properties.items() if isinstance(value, (str, int)) and value != ""}
+    found = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in properties.items()}
+    return {key: text for key, text in found.items() if text and isinstance(properties[key], (str, int, float))}
 
 
 def _rings(part: object) -> _Outline | None:
