@@ -140,8 +140,9 @@ class Segmenter:
     ) -> Segmenter:
         """Wrap any module from (N, C, H, W) to (N, K, H, W) logits.
 
-        The module is copied and stays as it is. Where tiles can be exact, some of a random image are compared with the whole;
-        else, and where they differ, tiles are refused, and the layer is named.
+        The module is copied, with weights in float32, and stays as it is; only a `Network` is taken itself. Where tiles can be
+        exact, some of a random image are compared with the whole; else, and where they differ, tiles are refused, and the
+        layer is named.
 
         Args:
             network: The module: a `Network`, or any other with the same input and output size; of a dict, "out" is taken.
@@ -182,8 +183,10 @@ class Segmenter:
         first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
         channels = in_channels or getattr(network, "in_channels", None) or (3 if first is None else first.in_channels)
         body: Any = network if own else ModuleWrapper(network, channels, len(classes), pad_to)
-        if not own and body.halo is not None and (layer := prove_tiles(body)) is not None:
-            body.refuse(layer)
+        if not own:
+            body.float()
+            if body.halo is not None and (layer := prove_tiles(body)) is not None:
+                body.refuse(layer)
         statistics = adapt_statistics(IMAGENET_MEAN, IMAGENET_STD, channels)
         try:
             card = Card(

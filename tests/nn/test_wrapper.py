@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import threading
 from collections import OrderedDict
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,7 +126,7 @@ def halved_and_doubled(m, y):
         (
             lambda m, y: F.interpolate(y, scale_factor=1.5, recompute_scale_factor=True)[..., : y.shape[-2], :],
             1,
-            "Net (its output has a stride of 2/3 pixels down and 2/3 across, not 1)",
+            "Net: resizing to a size; the factor depends on the image's size",
         ),
         (lambda m, y: F.interpolate(y, size=y.shape[-2:]), 1, None),
         (lambda m, y: F.interpolate(m.down(y), size=y.shape[2:], mode="bilinear"), 1, "Net: resizing to a size"),
@@ -159,6 +161,11 @@ SIZE = "Net: depends on the image's size"
         (lambda m, y: y * (y.shape[3] - y.shape[3] + 2), None),
         (lambda m, y: y * 2 if y.shape[2:] == m.a2(y).shape[2:] else y, None),
         (lambda m, y: y * 2 if y.shape[2] % 2 else y, SIZE),
+        (lambda m, y: y * 2 if len(y[0, 0]) > 500 else y, SIZE),
+        (lambda m, y: y * 2 if len(y[0]) > 4 else y, None),
+        (lambda m, y: y * 2 if y[y > 1].numel() > 5000 else y, SIZE),
+        (lambda m, y: y * 2 if torch.where(y > 0)[0].shape[0] > 5000 else y, SIZE),
+        (lambda m, y: y * 2 if len((y > 1).nonzero()) > 5000 else y, SIZE),
         (lambda m, y: F.max_pool2d(y, 3, 1, 1, return_indices=True)[1] / 1e4 + y, "Net: places in the whole map as numbers"),
         (lambda m, y: m.pool(y)[1] / 1e4 + y, "pool (MaxPool2d: places in the whole map as numbers)"),
         (lambda m, y: m.pool(y)[0], None),
@@ -269,11 +276,22 @@ class Python(nn.Module):
         return x - x.detach().mean() if type(x) is torch.Tensor else x
 
 
+class AtOddSizes(nn.Module):
+    """Computes something else where the traced operations cannot run."""
+
+    def forward(self, x):
+        try:
+            return x + F.interpolate(F.max_pool2d(x, 2), scale_factor=2)
+        except RuntimeError:
+            return x
+
+
 @pytest.mark.parametrize(
     ("child", "layer"),
     [
         (Understated(8, 8, 15, padding=7), "child (Understated: other values in a window than in the whole image)"),
         (Python(), "other values in a window than in the whole image, and other ones than were traced"),
+        (AtOddSizes(), "other values in a window than in the whole image, and other ones than were traced"),
     ],
 )
 def test_a_promise_that_is_not_kept_is_found_and_its_layer_named(child, layer):
@@ -283,6 +301,12 @@ def test_a_promise_that_is_not_kept_is_found_and_its_layer_named(child, layer):
             nn.init.ones_(weight)
     assert_kept_or_refused(net, layer)
     assert ModuleWrapper(net, 3, 4).halo is not None  # by its description it would be exact
+
+
+def test_the_layer_is_named_behind_maps_of_truth_values_and_whole_numbers():
+    net = Net(lambda m, y: y * (y > 0) * (y > 1).int() + m.child(y), child=Understated(8, 8, 15, padding=7))
+    nn.init.ones_(net.child.weight)
+    assert_kept_or_refused(net, "child (Understated: other values in a window than in the whole image)")
 
 
 def test_networks_that_are_exact_prove_to_be():
@@ -307,6 +331,8 @@ def test_what_cannot_be_traced_says_where_and_why():
     assert "Net cannot be traced: 'ConcreteProxy' object" in explain_inexact(ModuleWrapper(Net(write), 3, 4))
     assert segmenter.logits(IMAGE).shape == (4, 131, 157)
     assert "stride of 2 pixels" in explain_inexact(ModuleWrapper(nn.MaxPool2d(2), 3, 4))
+    unpooled = Net(lambda m, y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2))
+    assert explain_inexact(ModuleWrapper(unpooled, 3, 4)).startswith("Net: places in the whole map as numbers")
 
 
 # --- the user's module -----------------------------------------------------------------------------------------------
@@ -423,6 +449,32 @@ def test_a_module_that_cannot_be_copied_is_refused_by_name():
 
     with pytest.raises(NetworkError, match="Single cannot be copied: there is only one"):
         wrap(Single())
+
+
+def test_what_cannot_be_copied_is_shared():
+    net = conv(3, 4)
+    with Path(os.devnull).open("w") as log:
+        net.log = log
+        assert private_copy(net).log is log
+        assert difference(wrap(net)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_any_precision_are_computed_in_float32(dtype):
+    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), conv(8, 4)).to(dtype).eval()
+    segmenter = wrap(net)
+    assert net[0].weight.dtype == dtype
+    assert {p.dtype for p in segmenter.network.parameters()} == {torch.float32}
+    assert difference(segmenter) < 1e-5
+
+
+def test_weights_of_three_dimensions_are_kept_in_their_order():
+    net = Net(lambda m, y: m.deep(y[:, :, None])[:, :, 0], deep=nn.Conv3d(8, 8, (1, 3, 3), padding=(0, 1, 1)))
+    segmenter = wrap(net.eval())
+    assert (
+        explain_inexact(segmenter.network) == "deep (Conv3d: no geometry rule for this layer) reads an unknown window."
+    )
+    assert segmenter.logits(IMAGE).shape == (4, 131, 157)
 
 
 # --- pad_to ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,10 @@ class TorchEngine(Engine):
 
     def __init__(self, network: nn.Module, card: Card, device: torch.device, precision: str = "fp32") -> None:
         self.card, self.device, self.precision = card, device, precision
-        self.fp32_net = cast(Network, network.to(device).to(memory_format=torch.channels_last).eval())
+        network = network.to(device).eval()
+        if all(weight.ndim < 5 for weight in network.parameters()):  # those of 3-D layers have no such order
+            network = network.to(memory_format=torch.channels_last)
+        self.fp32_net = cast(Network, network)
         self.bf16_net = in_bf16(self.fp32_net) if precision == "bf16" else None
 
     def net_for(self, height: int, width: int) -> Network:

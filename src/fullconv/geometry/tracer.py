@@ -96,7 +96,7 @@ class _Concrete:
         return str(self.tracer.value(self.node))  # as an assertion's message shows it
 
     def __len__(self) -> int:
-        return len(self.tracer.value(self.node))
+        return self.tracer.count(self.node)
 
     def __index__(self) -> int:
         return int(self.tracer.concretize(self.node))
@@ -194,6 +194,13 @@ class Tracer(fx.Tracer):
         elif is_size_dependent(info):
             self._shape_dependent.append((self.scope.module_path, self._label("depends on the image's size")))
         return value
+
+    def count(self, node: fx.Node) -> int:
+        """Return a value's length to Python, which may now decide by it."""
+        value, info = self.value(node), self.info(node)
+        if isinstance(info, TensorInfo) and is_size_dependent(info.sizes[:1]):
+            self._shape_dependent.append((self.scope.module_path, self._label("depends on the image's size")))
+        return len(value)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Take the branch that the example takes."""

@@ -47,6 +47,17 @@ class TensorInfo:
         """Whether any dimension runs over positions."""
         return any(self.dims)
 
+    @property
+    def sizes(self) -> tuple[Any, ...]:
+        """The shape, with the numbers that depend on the image; behind an unknown operation (``nonzero``) all may."""
+        if self.geometry is None:
+            return self.shape
+        unknown_ops = bool(self.geometry.unknown_ops)
+        return tuple(
+            from_size(n, self.length(role) if role in (Y, X) else None) if role or unknown_ops else n
+            for n, role in zip(self.shape, self.dims, strict=True)
+        )
+
     def known(self) -> Geometry:
         """Return the geometry of a tensor that has one."""
         assert self.geometry is not None

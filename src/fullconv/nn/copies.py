@@ -20,7 +20,7 @@ ATOMS = (str, bytes, int, float, complex, type(None), type, types.ModuleType, ty
 
 
 def private_copy(module: nn.Module, share_weights: bool = False) -> nn.Module:
-    """Return a copy of a module, of all that its hooks refer to, and of its weights unless these are shared.
+    """Return a copy of a module to predict with, of all that its hooks refer to, and of its weights unless these are shared.
 
     Nothing that happens to the copy is seen in the original, above all what ``forward`` and hooks assign.
 
@@ -42,7 +42,7 @@ def private_copy(module: nn.Module, share_weights: bool = False) -> nn.Module:
         elif isinstance(found, types.ModuleType) or not _is_copyable(found):
             memo[id(found)] = found
     try:
-        copied = copy.deepcopy(module, memo)
+        copied = copy.deepcopy(module, memo).eval()
         for function, mine in functions:
             for cell, my_cell in zip(function.__closure__ or (), mine.__closure__ or (), strict=True):
                 my_cell.cell_contents = copy.deepcopy(cell.cell_contents, memo)
@@ -112,10 +112,8 @@ def _is_copyable(found: Any) -> bool:
     """Whether deepcopy takes an object; one with parts is judged by these."""
     if isinstance(found, (nn.Module, dict, list, tuple, set, frozenset, types.MethodType, partial)):
         return True
-    if hasattr(found, "__dict__"):
-        return True
     try:
-        copy.deepcopy(found)
+        found.__reduce_ex__(4) if hasattr(found, "__dict__") else copy.deepcopy(found)
     except Exception:  # a lock, an open file
         return False
     return True

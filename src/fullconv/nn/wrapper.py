@@ -41,7 +41,7 @@ class ModuleWrapper(nn.Module):
 
     def __init__(self, module: nn.Module, in_channels: int, num_classes: int, pad_to: int = 1) -> None:
         super().__init__()
-        self.module = private_copy(module).eval()
+        self.module = private_copy(module)
         self.variant, self.spec, self.settings = "custom", None, dict[str, Any]()
         self.in_channels, self.num_classes, self.pad_to = in_channels, num_classes, pad_to
         self.trace: NetworkTrace | None = None  # of a module that cannot be traced
@@ -65,9 +65,11 @@ class ModuleWrapper(nn.Module):
         if not isinstance(found, Geometry):
             raise NetworkError("it returns no single tensor that depends on the image")
         if not found.y.jump == found.x.jump == 1:
-            raise NetworkError(
-                f"its output has a stride of {found.y.jump} pixels down and {found.x.jump} across, not 1"
-            )
+            if found.bounded:
+                raise NetworkError(
+                    f"its output has a stride of {found.y.jump} pixels down and {found.x.jump} across, not 1"
+                )
+            found = IDENTITY.flagged(found.global_ops, found.unknown_ops, found.size_dependent)
         self.geometry = found
         axes = (axis for row in trace.layers for axis in (row.geometry.y, row.geometry.x))
         steps = [axis.jump.numerator for axis in axes]  # a grid for all layers
@@ -108,7 +110,7 @@ class ModuleWrapper(nn.Module):
 
     def probe(self) -> nn.Module:
         """Return a copy of the module that shares its weights, to run in its place."""
-        return private_copy(self.module, share_weights=True).eval()
+        return private_copy(self.module, share_weights=True)
 
     def _traced(self, trace: Callable[[nn.Module, Tensor, int], Traced]) -> Traced:
         """Trace a copy, as ``forward`` and hooks may assign what they see."""

@@ -93,6 +93,7 @@ def _proof_sizes(network: ModuleWrapper) -> Iterator[tuple[int, int, int]]:
 
 def _apart(one: Tensor, other: Tensor) -> float:
     """Return the largest difference as a share of the largest value; what is not finite in both alike does not count."""
+    one, other = one.double(), other.double()
     same = (one == other) | (one.isnan() & other.isnan())
     apart = (one - other).abs().nan_to_num(math.inf).masked_fill(same, 0).max()
     largest = other.abs().nan_to_num(0, 0, 0).max()
@@ -107,9 +108,13 @@ def _name_layer(network: ModuleWrapper, image: Tensor, tile_size: int, tolerance
     first, second = (_layer_calls(network, image, paths) for _ in range(2))
     if (name := _first_apart(network, first, second, tolerance)) is not None:
         return f"{name}: gives other values each time)"
-    if (found := find_divergence(cast(Network, network), image, tile_size, tolerance)) is not None:
+    try:
+        found = find_divergence(cast(Network, network), image, tile_size, tolerance)
+        graph.record(network.pad(image))
+    except Exception:  # the graph has other layers than the module has at this size
+        found = None
+    if found is not None:
         return f"{found.layer.removesuffix(')')}: other values in a window than in the whole image)"
-    graph.record(network.pad(image))
     name = _first_apart(network, first, graph.calls, tolerance) or _located(network, "")
     return f"{name}: other values in a window than in the whole image, and other ones than were traced)"
 
@@ -243,11 +248,9 @@ def _compare(
         starts.append(low + int(shift))
         part = part.narrow(dim, low, high - low)
         whole = whole.narrow(dim, low + int(shift), high - low)
-    apart = (part - whole).abs().nan_to_num(math.inf)
-    largest = float(whole.abs().max())
-    size = float(apart.max()) / largest if largest else float(apart.max())
-    if size <= tolerance:
+    if (size := _apart(part, whole)) <= tolerance:
         return None
+    apart = (part.double() - whole.double()).abs().nan_to_num(math.inf)
     y, x = divmod(int(apart.amax((0, 1)).argmax()), apart.shape[-1])
     name = f"{layer.path} ({layer.op})" if layer.path else layer.op
     return Divergence(name, size, (spans[0].start, spans[1].start), (y + starts[0], x + starts[1]))

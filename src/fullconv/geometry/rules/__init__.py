@@ -40,7 +40,7 @@ hardsigmoid hardswish hardtanh identity invert isfinite isinf isnan le leaky_rel
 logical_not logical_or logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative or pos
 positive pow reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid sign silu sin softplus softshrink
 softsign sqrt square sub subtract tan tanh tanhshrink threshold to true_divide trunc type type_as where xor
-zeros_like ones_like full_like empty_like
+zeros_like ones_like full_like empty_like bool short int long
 """
 RANDOM = "rand_like randn_like randint_like bernoulli normal uniform random exponential"
 MIXING = """

@@ -305,17 +305,12 @@ def concatenate(call: Call) -> Any:
 
 def shape(call: Call) -> Any:
     """``x.shape``, ``x.size()``: sizes along rows and columns depend on the image's."""
-    info = call.input
-    place = call.const(1, "dim")
-    sizes = tuple(
-        from_size(n, info.length(role) if role in (Y, X) else None) if role and info.geometry is not None else n
-        for n, role in zip(info.shape, info.dims, strict=True)
-    )
+    sizes, place = call.input.sizes, call.const(1, "dim")
     return sizes if place is None or call.name == "shape" else sizes[place]
 
 
 def count(call: Call) -> Any:
     """``numel``, ``stride``, ...: numbers that may depend on the image's size."""
-    if not call.input.spatial:
+    if not is_size_dependent(call.input.sizes):
         return call.out
     return map_aggregate(call.out, lambda leaf: SizeDependent(leaf) if isinstance(leaf, int) else leaf)
