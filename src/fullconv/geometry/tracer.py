@@ -96,7 +96,7 @@ class _Concrete:
         return str(self.tracer.value(self.node))  # as an assertion's message shows it
 
     def __len__(self) -> int:
-        return self.tracer.count(self.node)
+        return int(self.tracer.count(self.node))
 
     def __index__(self) -> int:
         return int(self.tracer.concretize(self.node))
