@@ -332,7 +332,7 @@ def read_head_tail(path: Path, size: int) -> tuple[str, str]:
 
 def has_matches(path: Path, expression: re.Pattern[str], least: int) -> bool:
     """Whether a text file of any size holds `least` different matches (their first group, of up to 100 characters)."""
-    found: set[str] = set()
+    found: set[str | None] = set()
     with path.open("rb") as file:
         encoding = _encoding(file.read(4))
     with path.open(encoding=encoding, errors="replace") as text:

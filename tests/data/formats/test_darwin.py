@@ -86,6 +86,16 @@ def test_masks_of_a_raster_layer_and_ellipses_are_drawn(tmp_path):
     assert "mask" in problems(tmp_path)["bad-shape"].cause
 
 
+def test_a_file_is_recognized_whatever_the_order_and_length_of_its_keys(tmp_path):
+    angles = np.linspace(0, 2 * np.pi, 3000, endpoint=False)
+    circle = [(30 + 15 * np.cos(angle), 24 + 15 * np.sin(angle)) for angle in angles]
+    for name in "abc":
+        write(tmp_path, name, [polygon("leaf", circle)])
+        file = tmp_path / f"annotations/{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()), sort_keys=True))
+    oracle.assert_close(read_mask(tmp_path, "b"), oracle.polygon(SIZE, circle).astype(np.uint8))
+
+
 def test_splits_boxes_and_lines(tmp_path):
     for number, split in enumerate(["train", "train", "val"]):
         write(tmp_path, f"{split}{number}", [polygon("a", STAR)], f"{split}/images")

@@ -27,6 +27,14 @@ def test_polygons_boxes_and_brushes_are_drawn(tmp_path):
     assert codes(tmp_path) == {"unlabeled", "path-mended", "box-only", "hidden-shapes"}
 
 
+def test_tasks_are_recognized_whatever_lies_before_their_annotations(tmp_path):
+    make(tmp_path, [BOX])
+    (file,) = tmp_path.glob("*.json")
+    tasks = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps([{"note": "x" * 200_000, **task} for task in tasks]), encoding="utf-8")
+    assert open_dataset(tmp_path).format == "labelstudio"
+
+
 @pytest.mark.parametrize(
     "address",
     ["s3://bucket/a/bild ü {}.png", "/data/local-files/?d=images/bild%20%C3%BC%20{}.png", "images/bild ü {}.png"],

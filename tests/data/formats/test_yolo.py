@@ -119,6 +119,15 @@ def test_a_malformed_line_is_an_error_of_its_file(tmp_path, text, reason):
     assert reason in found.cause
 
 
+def test_an_outline_of_very_many_points_is_recognized(tmp_path):
+    make(tmp_path)
+    angles = np.linspace(0, 2 * np.pi, 9000, endpoint=False)
+    circle = [(0.5 + 0.3 * np.cos(angle), 0.5 + 0.3 * np.sin(angle)) for angle in angles]
+    for path in tmp_path.glob("labels/*/*.txt"):
+        write(path, line(1, circle))
+    oracle.assert_close(read_mask(tmp_path, "a"), 2 * pixels(circle).astype(np.uint8))
+
+
 def test_label_files_without_an_image_are_named(tmp_path):
     make(tmp_path)
     (tmp_path / "images/train/a.png").unlink()

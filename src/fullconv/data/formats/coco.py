@@ -18,6 +18,8 @@ from fullconv.errors import DataError
 
 _KEYS = re.compile(r'"(images|annotations|categories)"\s*:\s*\[')
 _START = re.compile(r'\{\s*"(images|annotations|categories|info|licenses)"\s*:')
+_OTHER = re.compile(r'"(imagePath|slot_names|bounding_box)"\s*:')
+"""Keys of LabelMe and Darwin, whose lists may be called annotations, too."""
 _SEARCHED_BYTES = 1 << 16
 """Bytes of the beginning and of the end that are searched for the keys, which may be in any order."""
 _MAX_OUTLINE = 10_000_000
@@ -34,7 +36,7 @@ def find_files(folder: Folder) -> list[Path]:
                 head, tail = read_head_tail(path, _SEARCHED_BYTES)
                 start = head.lstrip()
                 has_keys = start.startswith("{") and len(set(_KEYS.findall(f"{head}\n{tail}"))) > 1
-                if (has_keys or _START.match(start)) and '"imagePath"' not in head:
+                if (has_keys or _START.match(start)) and not _OTHER.search(head):
                     found.append(path)
     return found
 

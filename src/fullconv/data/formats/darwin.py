@@ -38,8 +38,13 @@ def _json_files(folder: Folder) -> list[Path]:
 def find_files(folder: Folder) -> Iterator[Path]:
     """Find JSON files with Darwin's keys."""
     for path in _json_files(folder)[:_SEARCHED_FILES]:
-        head = read_head(path, 1 << 14)
-        if _HEAD.match(head.lstrip()) and _OWN_KEYS.search(head) and has_matches(path, _KEYS, 2):
+        head = read_head(path, 1 << 12).lstrip()
+        if (
+            _HEAD.match(head)
+            and '"shapes"' not in head
+            and has_matches(path, _OWN_KEYS, 1)
+            and has_matches(path, _KEYS, 2)
+        ):
             yield path
 
 

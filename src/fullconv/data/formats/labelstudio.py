@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.config import DataSettings
-from fullconv.data.files import IMAGE_SUFFIXES, Folder, read_head
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, has_matches, read_head
 from fullconv.data.formats.annotation_files import (
     MAX_COORDINATE,
     ImageIndex,
@@ -34,6 +34,9 @@ _AREAS = ("polygon", "brush", "rectangle", "ellipse", "bitmask")
 _NO_AREA = ("keypoint", "vector")
 _LABELS = re.compile(rf"(?:{'|'.join((*_AREAS, *_NO_AREA))})?labels")
 """Keys that hold the labels of a shape: polygonlabels, ..., or labels if one list serves all types of shapes."""
+_TASK_KEYS = re.compile(r'"(annotations|result)"\s*:')
+_SHAPE_KEYS = re.compile(r'"(original_width)"\s*:|labels"\s*:')
+"""Of JSON-MIN; whatever the labels are called, they are one match."""
 _TYPE_OF_KEY = {"points": "polygon", "rle": "brush", "radiusX": "ellipse", "height": "rectangle",
                 "imageDataURL": "bitmask", "vertices": "vector", "x": "keypoint"}  # fmt: skip
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
@@ -41,13 +44,12 @@ _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 def find_files(folder: Folder) -> list[Path]:
     """Find JSON lists of tasks with annotations."""
-    found = []
-    for path in folder.files("*.json"):
-        head = read_head(path, 1 << 16).lstrip()
-        is_json = '"annotations"' in head and '"result"' in head
-        if head.startswith("[") and (is_json or ('"original_width"' in head and 'labels"' in head)):
-            found.append(path)
-    return found
+    return [
+        path
+        for path in folder.files("*.json")
+        if read_head(path, 64).lstrip().startswith("[")
+        and (has_matches(path, _TASK_KEYS, 2) or has_matches(path, _SHAPE_KEYS, 2))
+    ]
 
 
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:

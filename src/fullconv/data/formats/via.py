@@ -25,7 +25,9 @@ from fullconv.data.formats.format import FormatResult, split_of
 from fullconv.data.formats.rasterize import Shape, rotated_box
 from fullconv.errors import DataError
 
-_KEYS = re.compile(r'"(file_attributes|regions|shape_attributes|region_attributes|_via_img_metadata)"\s*:')
+_KEYS = re.compile(
+    r'"(base64_img_data|file_attributes|regions|shape_attributes|region_attributes|_via_img_metadata)"\s*:'
+)
 _HEADING = re.compile(r"#?\"?filename\"?\s*[,;\t].*region_shape_attributes", re.IGNORECASE)
 _FIX = "Export it again."
 

@@ -39,7 +39,8 @@ def _label_files(folder: Folder) -> Iterator[Path]:
 def find_files(folder: Folder) -> Iterator[Path]:
     """Find label files whose first line is a class and at least four numbers."""
     for path in islice(_label_files(folder), _SEARCHED_FILES):
-        if LABEL_LINE.fullmatch(read_head(path, 1 << 16).strip().partition("\n")[0]):
+        line, rest, _ = read_head(path, 1 << 12).strip().partition("\n")
+        if LABEL_LINE.fullmatch(line if rest or len(line) < 4000 else line[:4000].rpartition(" ")[0]):
             yield path
 
 
