@@ -6,9 +6,11 @@ import inspect
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fullconv import errors
-from fullconv.errors import FullconvError, MissingExtraError, first_line, nearest, plural
+from fullconv.errors import FullconvError, MissingExtraError, first_line, nearest, percent, plural
 
 KINDS = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, FullconvError)]
 
@@ -35,6 +37,20 @@ def test_the_nearest_name_is_named_or_none():
     assert nearest("fcn8", ["fcn32s", "fcn8s"]) == " Did you mean 'fcn8s'?"
     assert nearest("zzz", ["fcn32s", "fcn8s"]) == ""
     assert nearest("x", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0 %"), (1, "100 %"), (0.9951, "over 99 %"), (0.096, "9.6 %"), (0.0999, "10 %"), (2e-5, "0.002 %"),
+     (3e-8, "under 0.0001 %"), (12.5, "1,250 %")],
+)  # fmt: skip
+def test_fractions_are_written_as_percent(share, text):
+    assert percent(share) == text
+
+
+@given(st.floats(0, 1e6))
+def test_percent_has_no_exponent(share):
+    assert re.fullmatch(r"((over|under) )?[\d,]+(\.\d+)? %", percent(share))
 
 
 def test_the_first_line_of_an_error_or_its_type():

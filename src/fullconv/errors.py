@@ -91,6 +91,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
 
 
+def percent(share: float) -> str:
+    """Return a fraction as percent, with two digits where it is small.
+
+    >>> percent(1), percent(0.42), percent(0.0123), percent(0.999), percent(1e-9)
+    ('100 %', '42 %', '1.2 %', 'over 99 %', 'under 0.0001 %')
+    """
+    if 0 < share < 1e-6:
+        return "under 0.0001 %"
+    if 0.995 <= share < 1:
+        return "over 99 %"
+    return f"{100 * share:,.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
+
+
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
     """Return a count with its noun.
 

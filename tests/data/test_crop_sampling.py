@@ -109,6 +109,7 @@ def test_given_weights_are_checked():
     [
         ((990, 10), (32, 32), 1.0, "rare", "rarest has only 1 % of the pixels"),
         ((500, 500), (32, 32), 1.0, "uniform", "rarest class has 50 % of the pixels"),
+        ((500, 0), (32, 32), 1.0, "uniform", "rarest class has 100 % of the pixels"),
         ((990, 10), (90, 90), 1.0, "uniform", "one covers 81 % of it"),
         ((990, 10), (45, 45), 0.5, "uniform", "one covers 81 % of it"),
     ],

@@ -64,7 +64,7 @@ def test_command_reports_layer_images_and_fix(failed, capsys):
     )
     assert re.search(r"^Where it began: the (weight|output of the layer) (backbone|head)\S+ \(\w+\): ", stderr, re.M)
     for stem in load_failed_step(failed).batches[0].stems:
-        assert re.search(rf"^  {stem}: values up to [\d.]+, \d+% labeled$", stderr, re.M)
+        assert re.search(rf"^  {stem}: values up to [\d.]+, \d+ % labeled$", stderr, re.M)
     assert "What to change: start a new run with --lr 2.5e+07 or --set clip=1" in stderr
 
 

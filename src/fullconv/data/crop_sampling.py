@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.data.statistics import Statistics
-from fullconv.errors import RecipeError, plural
+from fullconv.errors import RecipeError, percent, plural
 
 Crop = tuple[int, int] | Literal["whole"]
 """Height and width of a training crop in pixels, or whole images."""
@@ -71,7 +71,7 @@ def class_weights(statistics: Statistics, kind: str | Sequence[float] = "auto") 
     weights[present] /= (share * weights)[present].sum()
     sentence = _sentence(name, weights, present)
     if kind == "auto":
-        sentence += f" The rarest class has {100 * share[present].min():.3g} % of them."
+        sentence += f" The rarest class has {percent(share[present].min())} of them."
     return weights.astype(np.float32), sentence
 
 
@@ -106,10 +106,10 @@ def choose_sampling(statistics: Statistics, sampling: str, crop: Crop, scale: fl
     share = float(pixels[pixels > 0].min() / pixels.sum()) if pixels.any() else 1.0
     covered = crop[0] * crop[1] / (median_area(statistics) * scale**2)
     if share >= _RARE_SHARE:
-        return "uniform", f"Crops lie anywhere in the image: the rarest class has {100 * share:.2g} % of the pixels."
+        return "uniform", f"Crops lie anywhere in the image: the rarest class has {percent(share)} of the pixels."
     if covered > 0.5:
         return "uniform", f"Crops lie anywhere in the image: one covers {100 * min(covered, 1):.0f} % of it."
-    return "rare", f"{_RARE_CROPS}, as the rarest has only {100 * share:.2g} % of the pixels."
+    return "rare", f"{_RARE_CROPS}, as the rarest has only {percent(share)} of the pixels."
 
 
 def median_area(statistics: Statistics) -> float:

@@ -17,6 +17,7 @@ from fullconv.data.problems import Finding
 from fullconv.data.samples import Sample
 from fullconv.data.scan.stats import MaskStats, edge_row_step
 from fullconv.data.statistics import holds_labels
+from fullconv.errors import percent
 from fullconv.labels import MAX_CLASSES, VOID
 
 _SOFT_SHARE = 0.2  # of a mask's edges that are soft where it was interpolated or compressed; drawn masks: below 0.07
@@ -425,10 +426,10 @@ class LabelDiagnosis:
         unused = [i for i in range(len(names)) if not histogram.pixels[i]]
         if len(unused) != 1 or self.labels != [i for i in range(len(names)) if i != unused[0]]:
             return None
-        share = 100 * histogram.pixels[VOID] / sum(histogram.pixels.values())
+        share = histogram.pixels[VOID] / sum(histogram.pixels.values())
         name = names[unused[0]]
         meaning = {(VOID if i == unused[0] else i): i for i in range(len(names))}
-        regions = f"regions in {histogram.void_regions} masks ({share:.2g} % of all pixels)"
+        regions = f"regions in {histogram.void_regions} masks ({percent(share)} of all pixels)"
         cause = f"255 is void, but it fills {regions}, and no mask holds {unused[0]} ('{name}')"
         hint = config_hint(self.root, self._values(dict(sorted(meaning.items()))), ("colors",))
         return Finding("void-as-class", self.files, cause=cause, fix=f"If 255 is '{name}': {hint}")

@@ -28,7 +28,7 @@ from fullconv.engines import (
     check_installed,
     head_names,
 )
-from fullconv.errors import NetworkError, OutputError, RecipeError, nearest
+from fullconv.errors import NetworkError, OutputError, RecipeError, nearest, percent
 from fullconv.exports.formats import Export, OnnxExport, OpenVinoExport, Pt2Export, program_values
 from fullconv.exports.parity import Parity, check_bytes, crop, measure_parity, synthetic_images, validation_images
 from fullconv.interpolation import ScoreLayout
@@ -187,16 +187,10 @@ def find_divergent_layer(export: Export, network: Network, card: Card, image: ND
     name = next((name for name, error in errors.items() if not error <= MAX_ERROR[precision]), None)
     if name is None:
         name = max(errors, key=lambda key: errors[key])
-        return (
-            f"No layer stands out; {layers[name]} differs most, by {_percent(errors[name])} of its activations' norm."
-        )
-    share = f"they differ by {_percent(errors[name])} of their norm"
+        return f"No layer stands out; {layers[name]} differs most, by {percent(errors[name])} of its activations' norm."
+    share = f"they differ by {percent(errors[name])} of their norm"
     size = share if np.isfinite(errors[name]) else "they are not finite"
     return f"The first layer that differs in its activations is {layers[name]}: {size}."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:,.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _path(node: Any) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fullconv.card import Card
 from fullconv.checkpoint import read_state, write_state
 from fullconv.data import Batch
-from fullconv.errors import ModelFileError, RunError, plural
+from fullconv.errors import ModelFileError, RunError, percent, plural
 from fullconv.labels import VOID
 from fullconv.losses import PixelLoss
 from fullconv.modelfile import CARD_KEY, read_card, read_header, read_tensors, weights_sha256, write_tensors
@@ -164,7 +164,7 @@ def debug(run: Path) -> list[str]:
     ]
     for crop, valid in replayed.crops:
         nonfinite = f", {crop.nonfinite} NOT FINITE" if crop.nonfinite else ""
-        lines.append(f"  {crop.name}: values up to {crop.largest:.3g}{nonfinite}, {valid:.0%} labeled")
+        lines.append(f"  {crop.name}: values up to {crop.largest:.3g}{nonfinite}, {percent(valid)} labeled")
     lines.append("")
     for title, stats in (("weights", replayed.weights), ("maps", replayed.maps), ("gradients", replayed.gradients)):
         worst = sorted(stats, key=lambda s: (s.nonfinite > 0, s.largest), reverse=True)[:3]

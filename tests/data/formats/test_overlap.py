@@ -64,7 +64,7 @@ def test_windows_under_a_facade_are_reported_and_the_printed_line_shows_them(tmp
     root.mkdir()
     write(root, boxes)
     (message,) = hidden(root)
-    assert "100% of 'window' lies under larger shapes, most of it under 'facade'" in message
+    assert "100 % of 'window' lies under larger shapes, most of it under 'facade'" in message
     assert 'overlap = "smallest on top"' in message.splitlines()
     (root / "data.toml").write_text('overlap = "smallest on top"\n', "utf-8")
     assert hidden(root) == []

@@ -28,7 +28,7 @@ def test_shapes_of_resized_images_are_reported_with_the_factor(tmp_path):
         far = [labelme.box("car", 20, 10, 63, 47), labelme.box("tree", 50, 30, 64, 40)]
         labelme.labelme(tmp_path, f"p{number}", far)
         edit_json(tmp_path / f"p{number}.json", lambda table: table.update(imageHeight=None, imageWidth=None))
-    assert "the furthest to 2 times the width and 2 times the height" in problems(tmp_path)["outside-picture"].cause
+    assert "the furthest to 2.0 times the width and 2.0 times the height" in problems(tmp_path)["outside-picture"].cause
 
 
 def test_a_folder_for_each_class_is_recognized(tmp_path):

@@ -79,6 +79,46 @@ def test_exports_of_other_tools_are_named_with_what_to_export(tmp_path, name, te
     assert_refused(tmp_path, f"{name} {sentence}")
 
 
+@pytest.mark.parametrize("name", ["annotations.json", "annotations/instances_train.json", "a.json", "a.geojson"])
+@pytest.mark.parametrize("text", ["", " \n", "{}", "[]", "null", "\ufeff"])
+def test_a_lone_annotation_file_that_is_empty_is_named(tmp_path, name, text):
+    save(scene("scene_a").picture, tmp_path / "images/a.jpg")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert_refused(tmp_path, f"{name} is empty: export it again")
+
+
+@pytest.mark.parametrize("name", ["annotations.xml", "all.ndjson", "train.csv"])
+def test_lone_empty_files_of_other_kinds_are_named(tmp_path, name):
+    save(scene("scene_a").picture, tmp_path / "a.jpg")
+    (tmp_path / name).touch()
+    assert_refused(tmp_path, f"{name} is empty: export it again")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '{"version": "5.0.1", "flags": {}, "shapes": [{"label": "ca'),
+        ("export.json", '{"name": "first", "items": [{"id": 1'),
+        ("a.geojson", '{"type": "FeatureCollection", "features": [{"ty'),
+        ("a.xml", "<annotation><object><bndbox><xmin>12</xmin>"[:-2]),
+    ],
+)
+def test_a_lone_annotation_file_that_was_not_written_to_its_end_is_named(tmp_path, name, text):
+    save(scene("scene_a").picture, tmp_path / "a.jpg")
+    (tmp_path / name).write_text(text)
+    assert_refused(tmp_path, f"{name} is cut off: export it again")
+
+
+def test_a_suffix_of_data_toml_that_the_masks_do_not_have_is_named(tmp_path):
+    pairs(tmp_path)
+    config = (tmp_path / "data.toml").read_text()
+    (tmp_path / "data.toml").write_text(f'mask_suffix = "_mask"\n{config}')
+    assert "remove mask_suffix from data.toml" in problems(tmp_path)["missing-mask"].remedy
+    (tmp_path / "data.toml").write_text(config)
+    assert_read(tmp_path)
+
+
 def test_pairs_further_in_get_lines_for_data_toml(tmp_path):
     pairs(tmp_path, "images/10k", "masks/sem_seg/ids", named=False)
     (tmp_path / "masks/notes.xml").write_text("<a/>", encoding="utf-8")

@@ -14,6 +14,7 @@ from fullconv.data.config import config_hint, read_table, similar_class_names
 from fullconv.data.label_diagnosis import LabelDiagnosis, threshold_fix, unnamed_colors
 from fullconv.data.problems import Finding, Problem, Severity
 from fullconv.data.statistics import common_kind
+from fullconv.errors import percent
 from fullconv.labels import left_right_pairs, parse_color
 
 _MIN_SAMPLES = 6  # fewer prove nothing
@@ -304,9 +305,7 @@ def hidden_shapes(scan: Aggregates) -> Iterator[Finding]:
     for label, by in scan.hidden.items() if scan.dataset.settings.overlap == "file" else ():
         (other, most), share = by.most_common(1)[0], sum(by.values()) / scan.drawn[label]
         if share >= _MIN_HIDDEN_SHARE and most > scan.hidden.get(other, Counter())[label]:
-            cause = (
-                f"{share:.0%} of '{scan.names[label]}' lies under larger shapes, most of it under '{scan.names[other]}'"
-            )
+            cause = f"{percent(share)} of '{scan.names[label]}' lies under larger shapes, most of it under '{scan.names[other]}'"
             fix = f"{config_hint(scan.dataset.root, table)}\nOr list classes from bottom to top: overlap = [...]."
             yield Finding("hidden-shapes", scan.hidden_in[label], cause=cause, fix=fix, settings=table)
 

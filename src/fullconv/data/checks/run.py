@@ -19,7 +19,7 @@ from fullconv.data.config import DataSettings, parse_settings, read_table, table
 from fullconv.data.dataset import Dataset
 from fullconv.data.opening import build_dataset, find_root, read_layout
 from fullconv.data.problems import BadDataError, Problem, errors, for_head, problem
-from fullconv.errors import DataError, FullconvError, OutputError, plural
+from fullconv.errors import DataError, FullconvError, OutputError, percent, plural
 from fullconv.labels import VOID
 from fullconv.storage import write_text
 
@@ -213,21 +213,17 @@ def _training_notes(scan: Aggregates) -> list[str]:
         share = pixels / pixels.sum()
         rare = [(scan.names[i], share[i]) for i in np.argsort(share) if 0 < share[i] < _RARE]
         if rare:
-            names = ", ".join(f"{name} ({_percent(part)})" for name, part in rare[:_MAX_SHOWN])
+            names = ", ".join(f"{name} ({percent(part)})" for name, part in rare[:_MAX_SHOWN])
             more = f" and {len(rare) - _MAX_SHOWN} more" if len(rare) > _MAX_SHOWN else ""
             what = "Rare classes are learned late or not at all"
             notes.append(f"{what}: {names}{more} of the pixels. class_weights and sampling help.")
         most = int(share.argmax())
         if share[most] > _DOMINANT:
-            part = f"'{scan.names[most]}' is {_percent(share[most])} of all pixels"
+            part = f"'{scan.names[most]}' is {percent(share[most])} of all pixels"
             notes.append(f"{part}, so look at the IoU of the other classes: accuracy is high without them.")
     if math.prod(largest) > _LARGE:
         notes.append(f"Images of up to {largest[1]}x{largest[0]} take long to read; --scale 0.5 is faster.")
     return notes
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def write_config(found: Examination, data: str | os.PathLike[str]) -> str:

@@ -128,7 +128,7 @@ class BoundsCheck:
             cause = f"{self._far} of {self._shapes} shapes pass the edges of their images by more than a fifth of them"
             if 2 * self._far > self._shapes:
                 across, down = self._reach
-                cause += f", the furthest to {across:.2g} times the width and {down:.2g} times the height"
+                cause += f", the furthest to {across:.1f} times the width and {down:.1f} times the height"
         elif self._outside:
             stems = list(self._outside)
             cause = "shapes lie wholly outside of their images, so they draw nothing"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from fullconv.data.files import IMAGE_SUFFIXES, Folder, ImageFiles, is_glob, is_junk, read_head
+from fullconv.data.files import IMAGE_SUFFIXES, Folder, ImageFiles, is_glob, is_junk, read_head, read_head_tail
 from fullconv.errors import DataError
 
 _MAX_FOLDERS = 60
@@ -73,6 +73,15 @@ def _has_brush_labels(files: list[Path]) -> bool:
     return any(_BRUSH_LABELS.fullmatch(path.name) for path in files[:20])
 
 
+def _damage(path: Path) -> str | None:
+    """Return what is wrong with an annotation file that is empty or was not written to its end."""
+    head, tail = read_head_tail(path, 1 << 14)
+    if head.strip() in ("", "{}", "[]", "null"):
+        return "is empty"
+    ends = {".csv": "", ".xml": ">"}.get(path.suffix.lower(), ("}", "]"))
+    return None if tail.rstrip().endswith(ends) else "is cut off"
+
+
 def _sentences(folder: Folder, fits: Callable[[Folder], bool]) -> Iterator[str]:
     """Yield what is found in a folder and those below it, the most telling first."""
     inner = _inner_folders(folder)
@@ -97,7 +106,9 @@ def _sentences(folder: Folder, fits: Callable[[Folder], bool]) -> Iterator[str]:
             where = f"{relative(place)}/".removeprefix("./")
             yield f"{where}img/ and {where}ann/ are Supervisely's, but the project's meta.json is missing: copy it, too."
     for place in places:
-        for path in _files(place, *_OTHER_SUFFIXES)[:3]:
+        for path in _files(place, *_OTHER_SUFFIXES, ".csv")[:3]:
+            if damage := _damage(path):
+                yield f"{relative(path)} {damage}: export it again."
             start = read_head(path, 1 << 14)
             if found_tool := next((tool for key, tool in _OTHER_TOOLS.items() if key in start), None):
                 yield "{} {}: {}.".format(relative(path), *found_tool)
@@ -119,6 +130,9 @@ def suggest_pairing(
     unpaired: list[str], images: ImageFiles, masks: ImageFiles, folders: tuple[str, str], *, has_splits: bool
 ) -> str:
     """Return the fix for images without a mask (by key), from the files in the folders of images and masks."""
+    same = set(unpaired) & masks.files.keys()
+    if 2 * len(same) > len(unpaired):
+        return "Masks have the names of their images, without a suffix: remove mask_suffix from data.toml."
     if (suffix := _common_suffix(unpaired, masks.files)) is not None:
         return f'Masks are named with a suffix: add to data.toml: mask_suffix = "{suffix}"'
     place = folders[1]
@@ -142,7 +156,7 @@ def suggest_pairing(
     if suffixes:
         return f"{place}/ has {', '.join(suffixes)} files of these names, which are not read: save the masks as indexed PNG."
     lower = {key.lower(): key for key in masks.files}
-    if near := next(((key, lower[key.lower()]) for key in unpaired if key.lower() in lower), None):
+    if near := next(((key, lower[key.lower()]) for key in unpaired if lower.get(key.lower(), key) != key), None):
         return f"Names differ in upper and lower case, as {near[0]} and {near[1]}: rename one of the two."
     patterns = _glob_pair({key: images.files[key] for key in unpaired}, masks.files) if can_set else None
     if patterns is not None:
