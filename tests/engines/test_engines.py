@@ -13,9 +13,12 @@ import torch
 
 from engine_nets import NETS, QUICK, flat, maker, net, noise
 from fullconv.engines._optional import _quota, cores, threads
+from fullconv.engines.autotune import EngineFactory
 from fullconv.engines.engine import MIN_BF16_SIDE
 from fullconv.errors import NetworkError, RecipeError
 from fullconv.segmenter import Segmenter
+from fullconv.storage import cache_folder
+from model_files import small_segmenter
 
 SIZES = [(1, 1, 1), (1, 31, 33), (2, 70, 20), (1, 64, 64), (1, 130, 97)]
 FP32 = 1e-5
@@ -178,3 +181,31 @@ assert sys.modules["openvino_telemetry"] is None
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_was_compiled_is_imported_by_later_engines_with_equal_bits_and_a_damaged_file_is_written_anew():
+    pytest.importorskip("openvino")
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+
+    def scores() -> np.ndarray:
+        model = small_segmenter(precision="fp32")
+        return (
+            EngineFactory(model.network, model.card, torch.device("cpu"))
+            .engine(("openvino", "fp32"))
+            .scores(image[None])[""]
+        )
+
+    first = scores()
+    (path,) = (cache_folder() / "engines").glob("*.openvino")
+    whole = path.read_bytes()
+    written = path.stat().st_mtime_ns
+    for onnx in (cache_folder() / "engines").glob("*.onnx"):
+        onnx.unlink()  # nothing else is needed
+    assert np.array_equal(scores(), first)
+    assert not list((cache_folder() / "engines").glob("*.onnx"))
+    assert path.read_bytes() == whole
+    for damaged in (whole[: len(whole) // 2], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], b"", b"xxxxxxxx"):
+        path.write_bytes(damaged)
+        assert np.array_equal(scores(), first)
+        assert path.read_bytes()[:-4] != damaged[:-4]
+    assert path.stat().st_mtime_ns > written

@@ -189,14 +189,25 @@ class EngineFactory:
         import_optional(name, f"--engine {name}")
         if name == "onnxruntime":
             return OnnxRuntimeEngine(self.onnx(), self.card, precision)
+        identity = None
+        if self.has_identity:
+            parts = {
+                "model": self.identity,
+                "machine": describe_machine(self.device),
+                "fullconv": __version__,
+                "by": versions(),
+            }
+            identity = json.dumps(parts, sort_keys=True)
+        return OpenVinoEngine(self._read_openvino, self.card, precision, self.network.min_size, identity)
+
+    def _read_openvino(self) -> Any:
+        """Return the network with its preprocessing as an ``openvino.Model``."""
         from fullconv.engines.graph import cached_onnx
 
-        model: Any = None
         if self._onnx is None and self.has_identity and (path := cached_onnx(self.identity)) is not None:
             with suppress(RuntimeError):  # a damaged file is written anew
-                model = read_file(path)
-        model = read_onnx(self.onnx()) if model is None else model
-        return OpenVinoEngine(model, self.card, precision, self.network.min_size)
+                return read_file(path)
+        return read_onnx(self.onnx())
 
     def onnx(self) -> Any:
         """Return the network with its preprocessing as an ``onnx.ModelProto``."""

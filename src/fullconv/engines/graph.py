@@ -22,13 +22,13 @@ from fullconv._version import __version__
 from fullconv.card import Card
 from fullconv.engines._optional import import_optional, versions
 from fullconv.engines.engine import BLANK, CHECKSUM_KEY, INPUT, add_checksum, output_names, verify_trailing_checksum
+from fullconv.engines.openvino import CACHE_BYTES
 from fullconv.errors import NetworkError, OutputError, first_line
 from fullconv.nn import ModuleWrapper, Network, Scores
 from fullconv.preprocess import normalization
 from fullconv.storage import DiskCache
 
 LOG = logging.getLogger("fullconv.engines")
-CACHE_BYTES = 4 * 2**30
 """Limit of all cached networks; the least recently used are deleted first."""
 EXAMPLE_SIZE = (97, 139)
 """Of the image with which a network is captured; nothing in the graph depends on it."""
