@@ -405,3 +405,14 @@ def test_threads_may_predict_at_once_also_while_a_network_is_traced():
         built = [pool.submit(build, "fcn16s", backbone="tiny", num_classes=2, width=0.25) for _ in range(4)]
         assert all(np.array_equal(found.result(), fresh.predict(image).label_map) for found in maps)
         assert all(found.result().stride == 32 for found in built)
+
+
+def test_a_tensor_is_labelled_as_its_image(segmenter, picture):
+    tensor = torch.from_numpy(picture).movedim(-1, 0)
+    expected = segmenter.predict(picture).label_map
+    assert np.array_equal(segmenter.predict(tensor).label_map, expected)
+    assert np.array_equal(segmenter.predict_many([picture, tensor.float()[None]])[1].label_map, expected)
+    fractions = segmenter.predict(tensor / 255)
+    assert [notice.code for notice in fractions.notices] == ["value-range"]
+    with pytest.raises(InputError, match=r"np\.moveaxis"):
+        segmenter.predict(tensor.numpy())

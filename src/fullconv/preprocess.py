@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fullconv.card import Card
 from fullconv.errors import InputError, plural
-from fullconv.images import ImageFile, Pixels, Source, open_image_file, read_pixels
+from fullconv.images import ImageFile, Pixels, Source, as_array, open_image_file, read_pixels
 from fullconv.notices import Notice
 from fullconv.system import is_importable
 
@@ -44,8 +44,8 @@ def read_input(source: Source | Pixels, card: Card, name: str = "") -> NetworkIn
     """Read an image as a network takes it.
 
     Args:
-        source: A path, the bytes of a file, or a PIL image, whose bands are selected by the card; or an array or pixels,
-            taken as already selected where they have the card's number of bands.
+        source: A path, the bytes of a file, or a PIL image, whose bands are selected by the card; or an array, tensor or
+            pixels, taken as already selected where they have the card's number of bands.
         card: Bands, range and mean.
         name: The file, for messages.
 
@@ -57,8 +57,12 @@ def read_input(source: Source | Pixels, card: Card, name: str = "") -> NetworkIn
     if isinstance(source, (str, bytes, os.PathLike)):
         with open_image_file(source) as file:
             return prepare_pixels(file.read(None, file_bands(file, card, name)), card, name)
-    stored = not isinstance(source, (np.ndarray, Pixels))
-    pixels = source if isinstance(source, Pixels) else read_pixels(source, card.bands if stored else None)
+    source = as_array(source)
+    if isinstance(source, Pixels):
+        pixels = source
+    else:
+        stored = not isinstance(source, np.ndarray)
+        pixels = read_pixels(source, card.bands if stored else None, card.in_channels)
     return prepare_pixels(pixels.select(band_indices(pixels.values.shape[2], card, name)), card, name)
 
 

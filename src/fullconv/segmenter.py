@@ -221,7 +221,8 @@ class Segmenter:
         """Label every pixel of an image.
 
         Args:
-            image: Path, PIL image, or array (H, W) or (H, W, C) in the card's bands and value range, any size.
+            image: Path, PIL image, array (H, W) or (H, W, C), or torch tensor (C, H, W), in the card's bands and value
+                range, any size.
             tile: Side of a tile's core in pixels, rounded up to the stride; the result does not depend on it.
                 "none" computes the whole image at once, "auto" does so where the memory allows it.
             probabilities: Keep class probabilities (K, H, W) float32.

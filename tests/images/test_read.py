@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.errors import InputError, MissingExtraError
-from fullconv.images import image_size, read_image, resize_image, resize_mask
+from fullconv.images import image_size, read_image, read_pixels, resize_image, resize_mask
 from fullconv.images.limits import ImageError
 from synthetic.images import chunk, encode
 
@@ -186,6 +188,29 @@ def test_arrays_are_taken_as_they_are():
     assert read_image(PHOTO) is PHOTO
 
 
+def test_tensors_of_torch_have_their_channels_first():
+    tensor = torch.from_numpy(PHOTO).movedim(-1, 0)
+    for source in (tensor, tensor[None], tensor.clone()):
+        np.testing.assert_array_equal(read_image(source), PHOTO)
+    fractions = (tensor / 255).requires_grad_()
+    np.testing.assert_allclose(read_image(fractions), PHOTO / np.float32(255), rtol=1e-6)
+    assert read_image(fractions.to(torch.bfloat16)).dtype == np.float32
+    assert read_image(torch.zeros(4, 5)).shape == (4, 5, 1)
+    with pytest.raises(InputError, match=r"\(20, 30, 3\); an image as a tensor has the shape \(C, H, W\)"):
+        read_image(torch.zeros(20, 30, 3))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_array_with_its_channels_first_says_how_to_move_them(channels):
+    image = np.zeros((channels, 20, 30), np.uint8)
+    with pytest.raises(InputError, match=r"channels? first; .*Give np\.moveaxis\(image, 0, -1\)") as caught:
+        read_image(image)
+    fix = re.search(r"Give (.*)\.$", str(caught.value))
+    assert read_image(eval(fix[1])).shape == (20, 30, channels)
+    assert read_pixels(image, channels=30).values.shape == image.shape  # what a network takes
+    assert read_image(np.zeros((3, 40, 5), np.uint8)).shape == (3, 40, 5)  # a window of three rows
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [
@@ -212,6 +237,16 @@ def test_an_array_that_is_no_image_is_refused(array, words):
         ("a.jpg", bytes(range(1, 200)), "not-a-picture", r"a\.jpg: is not a readable image"),
         ("a.png", bytes(300), "truncated", r"a\.png: begins with zeros: its content was lost"),
         ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "not-a-picture", r"Git LFS pointer.*git lfs pull"),
+        (
+            "a.mp4",
+            b"\0\0\0\x20ftypisom\0\0\2\0isomavc1" + bytes(99),
+            "not-a-picture",
+            r"a\.mp4: is a video, not an image",
+        ),
+        ("a.png", b"\0\0\0\x14ftypqt  " + bytes(99), "not-a-picture", "is a video.* Export its frames"),
+        ("a.avi", b"RIFF\x10\0\0\0AVI LIST" + bytes(99), "not-a-picture", "is a video"),
+        ("a.webm", b"\x1aE\xdf\xa3" + bytes(99), "not-a-picture", "is a video"),
+        ("a.jpg", b"%PDF-1.7\n" + bytes(99), "not-a-picture", r"a\.jpg: is a PDF document.* Export its pages"),
         ("a.png", b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x0dIHDR", "truncated", r"a\.png: is truncated: its data end"),
     ],
 )
@@ -480,3 +515,32 @@ def test_a_png_whose_end_was_lost_to_zeros_is_refused_and_a_padded_one_is_not(tm
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
     with pytest.raises(InputError, match="ends in zeros, so part of its content was lost"):
         read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_further_frames_and_pages_are_a_notice(tmp_path, suffix):
+    frames = [Image.fromarray(np.roll(PHOTO, shift, 0)) for shift in range(3)]
+    path, alone = tmp_path / f"film{suffix}", tmp_path / f"alone{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    frames[0].save(alone)
+    (notice,) = read_pixels(path).notices
+    assert (notice.code, notice.file) == ("several-frames", str(path))
+    assert "film" in notice.message
+    assert "holds 3 pages or frames, of which the first is read" in notice.message
+    assert read_pixels(alone).notices == ()
+
+
+def test_gdals_own_warnings_do_not_reach_stderr(tmp_path, capfd):
+    path = tmp_path / "unsorted.tif"
+    write_bands(path, np.zeros((20, 30, 4), np.uint8))
+    data = bytearray(path.read_bytes())
+    start = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, start)[0]
+    tags = [bytes(data[start + 2 + 12 * i :][:12]) for i in range(count)]
+    data[start + 2 : start + 2 + 12 * count] = b"".join([*tags[:-2], tags[-1], tags[-2]])
+    path.write_bytes(data)
+    with ThreadPoolExecutor(1) as pool:
+        for read in (read_pixels, lambda file: pool.submit(read_pixels, file).result()):
+            for source in (path, bytes(data)):
+                assert read(source).values.shape == (20, 30, 4)
+    assert capfd.readouterr().err == ""

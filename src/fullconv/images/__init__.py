@@ -7,6 +7,8 @@ from fullconv.images.pixels import Grid, ImageFile, Pixels, apply_orientation, t
 from fullconv.images.png import SIGNATURE as PNG_SIGNATURE
 from fullconv.images.read import (
     Source,
+    as_array,
+    count_frames,
     decode,
     from_layers,
     image_size,
@@ -30,7 +32,9 @@ __all__ = [
     "SampleImage",
     "Source",
     "apply_orientation",
+    "as_array",
     "check_pixels",
+    "count_frames",
     "count_pages",
     "decode",
     "from_layers",

@@ -22,11 +22,14 @@ _open_lock = threading.Lock()  # filters of warnings belong to the whole process
 
 
 def import_rasterio(what: str = "predicting a raster by windows") -> Any:
-    """Return the package."""
+    """Return the package, whose messages on a file come as exceptions alone."""
     try:
         import rasterio
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo", what) from error
+    log = logging.getLogger("rasterio._env")
+    if log.level == logging.NOTSET and not log.handlers:  # else the user wants them
+        log.setLevel(logging.CRITICAL)
     return rasterio
 
 
@@ -46,8 +49,8 @@ def raster_reason(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings about rasters and polygons without georeferencing, which are supported."""
-    with warnings.catch_warnings():
+    """Silence warnings about rasters and polygons without georeferencing, which are supported, and GDAL's own messages."""
+    with import_rasterio().Env(), warnings.catch_warnings():  # outside of an Env, GDAL writes to stderr
         warnings.filterwarnings("ignore", message=".*geotransform.*|.*not georeferenced.*|.*crs.*was not provided.*")
         warnings.filterwarnings("ignore", category=PendingDeprecationWarning)  # rasterio 1.4 on affine 3
         yield
@@ -79,7 +82,7 @@ def nearest_pixels(
     crs = source.crs or target.crs or None, target.crs or source.crs or None
     if crs[0] == crs[1]:  # any one will do, and transformations are none
         crs = ("EPSG:3857", "EPSG:3857")
-    with rasterio.Env(), quiet():
+    with quiet():
         for place, filled in zip(places, found, strict=True):
             reproject(
                 place, filled, src_transform=rasterio.Affine(*source.transform), src_crs=crs[0],
@@ -103,10 +106,8 @@ class GdalSamples:
             tiff: Whether it is a TIFF; else any raster.
         """
         rasterio = import_rasterio(f"{where}: a TIFF of this kind")
-        log = logging.getLogger("rasterio._env")
-        if log.level == logging.NOTSET and not log.handlers:  # else the user wants its messages
-            log.setLevel(logging.CRITICAL)  # its messages on a file come as exceptions, too
-        self.where, self._errors, self._window = where, raster_errors(), rasterio.windows.Window
+        self.where, self._errors = where, raster_errors()
+        self._window, self._env = rasterio.windows.Window, rasterio.Env
         self._memory: Any = None
         try:
             if isinstance(source, bytes):
@@ -122,11 +123,12 @@ class GdalSamples:
             self._close_memory()
             what = "cannot be decoded" if tiff else "cannot be read as a raster"
             raise ImageError("unreadable", f"{where}: {what} ({raster_reason(error)}). {_FIX}") from error
-        flags = [{flag.name for flag in kinds} for kinds in self.dataset.mask_flag_enums]
+        with rasterio.Env():
+            flags = [{flag.name for flag in kinds} for kinds in self.dataset.mask_flag_enums]
+            self.nodata: tuple[float | None, ...] = tuple(self.dataset.nodatavals)
+            """The value of each band that means no data."""
         self.has_masks = any(not kinds & {"all_valid", "alpha", "nodata"} for kinds in flags)
         """Whether mask bands are stored, of the whole raster or of each band."""
-        self.nodata: tuple[float | None, ...] = tuple(self.dataset.nodatavals)
-        """The value of each band that means no data."""
 
     def close(self) -> None:
         """Close the file."""
@@ -151,7 +153,8 @@ class GdalSamples:
         top, bottom, left, right = window
         place = self._window(left, top, right - left, bottom - top)
         try:
-            found: NDArray[Any] = read([index + 1 for index in samples], window=place)
+            with self._env():  # else GDAL writes its own warnings to stderr
+                found: NDArray[Any] = read([index + 1 for index in samples], window=place)
         except self._errors as error:
             reason = raster_reason(error)
             raise ImageError(

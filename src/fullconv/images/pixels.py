@@ -94,6 +94,14 @@ def not_finite_notice(where: str) -> Notice:
     )
 
 
+def first_of_notice(where: str, count: int) -> list[Notice]:
+    """Return a notice on a file of several pages or frames; none on others."""
+    message = (
+        f"{where}: holds {count} pages or frames, of which the first is read. Save the others as files of their own."
+    )
+    return [Notice("several-frames", message, where)] if count > 1 else []
+
+
 class AlphaCount:
     """Counts how much of an alpha channel lies between transparent and opaque."""
 

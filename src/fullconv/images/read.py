@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from fullconv.errors import FullconvError, InputError, MissingExtraError, first_line
+from fullconv.errors import FullconvError, InputError, MissingExtraError, first_line, plural
 from fullconv.images import jpeg, png, tiff
 from fullconv.images.colour import to_srgb
 from fullconv.images.limits import ImageError, check_pixels, max_pixels
@@ -29,6 +30,7 @@ from fullconv.images.pixels import (
     Window,
     apply_orientation,
     check_bands,
+    first_of_notice,
     has_no_value,
     not_finite_notice,
     to_hwc,
@@ -43,6 +45,8 @@ _MAGIC = (png.SIGNATURE, jpeg.START, b"GIF8", b"BM", b"RIFF", *tiff.MAGIC)
 _MOST_A_PIXEL = 16  # bytes of a JPEG, and how many more may lie beside them: a film, or nothing that was ever written
 _MOST_BESIDE = 64 << 20
 _TURNED = range(2, 9)
+_COLOURS = (1, 3, 4)  # channels of common images
+_MIN_SIDE = 16  # pixels; of an array with the channels first, no images have so many bands and so few rows
 _bomb_lock = threading.Lock()
 
 
@@ -54,7 +58,7 @@ def read_image(source: Source) -> NDArray[Any]:
     bands. Of several frames or pages the first is read. A truncated or damaged file is an error, never filled in.
 
     Args:
-        source: A path, the bytes of a file, a PIL image, or an array (H, W) or (H, W, C).
+        source: A path, the bytes of a file, a PIL image, an array (H, W) or (H, W, C), or a torch tensor (H, W) or (C, H, W).
 
     Returns:
         (H, W, C) uint8, uint16 or float32; signed or 32-bit integers and other floats become float32.
@@ -72,14 +76,16 @@ def read_pixels(
     """Read an image as `read_image` does, with the pixels that have no data.
 
     Args:
-        source: A path, the bytes of a file, a PIL image, or an array (H, W) or (H, W, C).
+        source: A path, the bytes of a file, a PIL image, an array (H, W) or (H, W, C), or a torch tensor (H, W) or (C, H, W).
         bands: Numbers of the bands of a file to read, from 1; None for all but alpha. Those of an array are all.
-        channels: What a network takes; where a TIFF has as many bands with alpha, alpha is a band, too.
+        channels: What a network takes; where a TIFF has as many bands with alpha, alpha is a band, too, and an array of as
+            many at its end has no others at its start.
         first_look: Whether to search a JPEG for damage that decoders silently read; False where that was done before.
     """
     if isinstance(source, (str, bytes, os.PathLike)):
         with open_image_file(source, first_look) as file:
             return file.read(None, file.choose_bands(bands, channels))
+    source = as_array(source)
     if not isinstance(source, (np.ndarray, Image.Image)):
         raise InputError(
             f"expected an image as a path, a PIL image or an array (H, W, C), not {type(source).__name__}."
@@ -89,8 +95,30 @@ def read_pixels(
         where = getattr(source, "filename", "") or "image"
         return from_layers(_decode_safely(source, None, b"", where, to_layers), where, bands)
     values = to_hwc(source, where)
+    count, *sides = values.shape
+    if source.ndim == 3 and count in _COLOURS and min(sides) >= _MIN_SIDE and values.shape[2] != channels:
+        raise InputError(
+            f"array: has the shape {source.shape}, as of {plural(count, 'channel')} first; an image has the shape (H, W, C)."
+            " Give np.moveaxis(image, 0, -1)."
+        )
     none = has_no_value(values)
     return Pixels(values, none, None, () if none is None else (not_finite_notice(where),))
+
+
+def as_array(source: Any) -> Any:
+    """Return a torch tensor (H, W) or (C, H, W), which may have a batch axis of 1, as an array; all others as they are."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(source, torch.Tensor):
+        return source
+    tensor: Any = source.detach().cpu()
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
+    shape = tuple(tensor.shape)
+    if len(shape) == 3 and shape[2] in _COLOURS and shape[0] not in _COLOURS:
+        raise InputError(
+            f"tensor: has the shape {shape}; an image as a tensor has the shape (C, H, W). Give image.numpy()."
+        )
+    return (tensor.movedim(0, -1) if len(shape) == 3 else tensor).numpy()
 
 
 def open_image_file(source: str | os.PathLike[str] | bytes, first_look: bool = True) -> ImageFile:
@@ -135,6 +163,7 @@ class PillowImage(ImageFile):
                 turned = _orientation(image, file, start) in (5, 6, 7, 8)
                 self.height, self.width = (image.width, image.height) if turned else (image.height, image.width)
                 self.bands, has_alpha = _count_bands(image, start)
+                self._first_of = first_of_notice(where, count_frames(image))
         self.alpha = self.bands if has_alpha else None
 
     def close(self) -> None:
@@ -151,6 +180,7 @@ class PillowImage(ImageFile):
             with timed(DECODING):
                 self._array = decode(self._source, self.where, to_layers, self._first_look)
         pixels = from_layers(self._array, self.where, bands)
+        pixels = replace(pixels, notices=(*pixels.notices, *self._first_of))
         self._notices = list(pixels.notices)
         if window is None:
             return pixels
@@ -158,6 +188,11 @@ class PillowImage(ImageFile):
         place = slice(top, bottom), slice(left, right)
         nodata = None if pixels.nodata is None else pixels.nodata[place]
         return replace(pixels, values=np.ascontiguousarray(pixels.values[place]), nodata=nodata)
+
+
+def count_frames(image: Image.Image) -> int:
+    """Count the frames of an animation; in other files further ones are thumbnails, or a second camera's."""
+    return int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "WEBP", "PNG") else 1
 
 
 def _count_bands(image: Image.Image, start: bytes) -> tuple[int, bool]:
@@ -353,6 +388,10 @@ def _open_heif(file: IO[bytes], start: bytes, where: str) -> Image.Image:
             "needs-extra",
             f"{where}: is an AVIF image, which this Pillow cannot read. Run: pip install --upgrade pillow",
         )
+    if start[4:8] == b"ftyp" or start[8:12] == b"AVI " or start.startswith(b"\x1aE\xdf\xa3"):
+        raise ImageError("not-a-picture", f"{where}: is a video, not an image. Export its frames as images.")
+    if start.startswith(b"%PDF"):
+        raise ImageError("not-a-picture", f"{where}: is a PDF document, not an image. Export its pages as images.")
     if start.startswith(_MAGIC):
         raise ImageError("unreadable", f"{where}: its header is damaged. {_FIX}.")
     kind = "a text file, not an image," if start.isascii() and start[:1].isalnum() else "not a readable image,"

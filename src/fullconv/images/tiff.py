@@ -29,6 +29,7 @@ from fullconv.images.pixels import (
     Pixels,
     Window,
     apply_orientation,
+    first_of_notice,
     has_no_value,
     not_finite_notice,
     stored_window,
@@ -75,6 +76,8 @@ class Layout:
     planar: bool = False
     has_mask: bool = False
     """Whether a page of the file masks it."""
+    pages: int = 1
+    """Without thumbnails and masks."""
     nodata: float | None = None
 
     @property
@@ -207,6 +210,7 @@ class SampleImage(ImageFile):
     def notices(self) -> list[Notice]:
         """Return warnings about all that was read."""
         found = [not_finite_notice(self.where)] if self._has_none else []
+        found += first_of_notice(self.where, self.layout.pages)
         effect = "It is omitted; where it is 0 there is no data."
         notice = self._alpha_count.notice(self.where, self.bands, effect)
         return found if notice is None else [*found, notice]
@@ -408,7 +412,9 @@ def read_layout(file: IO[bytes], where: str) -> Layout:
         if tags is None:
             raise ImageError("unreadable", f"{where}: is a TIFF without pages. {_FIX}")
         layout = _parse(tags)
-        return replace(layout, has_mask=_has_mask_page(file, tags))
+        kinds = [_numbers(tags, KIND_TAG, (0,))[0], *_pages(file, tags)]
+        pages = max(1, sum(not kind & NO_PAGE for kind in kinds))
+        return replace(layout, has_mask=any(kind & _MASK_PAGE for kind in kinds[1:]), pages=pages)
     except FullconvError:
         raise
     except Exception as error:  # Pillow raises whatever damaged tags make it
@@ -501,24 +507,13 @@ def _pages(file: IO[bytes], tags: ImageFileDirectory_v2) -> list[int]:
     return kinds
 
 
-def _has_mask_page(file: IO[bytes], tags: ImageFileDirectory_v2) -> bool:
-    return any(kind & _MASK_PAGE for kind in _pages(file, tags))
-
-
 def count_pages(source: bytes | Path) -> int:
-    """Count the pages of a decodable file from its tags alone, without thumbnails and masks; 1 for other formats."""
+    """Count the pages of a file from its tags alone, without thumbnails and masks; 1 for other and damaged files."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        if not file.read(8).startswith(MAGIC):
-            return 1
         try:
-            tags = _first_tags(file)
-            if tags is None:
-                return 1
-            first = not _numbers(tags, KIND_TAG, (0,))[0] & NO_PAGE
-            pages = _pages(file, tags)
-        except (OSError, SyntaxError, ValueError, TypeError, struct.error):
+            return read_layout(file, "").pages if file.read(8).startswith(MAGIC) else 1
+        except ImageError:
             return 1
-    return max(first + sum(not kind & NO_PAGE for kind in pages), 1)
 
 
 def is_tiff(source: bytes | Path) -> bool:

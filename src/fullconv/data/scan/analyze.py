@@ -21,6 +21,7 @@ from fullconv.errors import DataError, FullconvError
 from fullconv.images import (
     Pixels,
     apply_orientation,
+    count_frames,
     count_pages,
     decode,
     from_layers,
@@ -46,7 +47,7 @@ def analyze_image(path: Path, bands: tuple[int, ...] | None = None) -> ImageStat
     stats = ImageStats()
 
     def count(image: Image.Image) -> NDArray[Any]:
-        stats.frames = _frames(image)
+        stats.frames = count_frames(image)
         stats.orientation = _orientation(image)
         plain = image.mode in ("L", "RGB") and "transparency" not in image.info and not has_foreign_profile(image)
         if plain and bands in (None, tuple(range(1, len(image.mode) + 1))):
@@ -67,11 +68,6 @@ def analyze_image(path: Path, bands: tuple[int, ...] | None = None) -> ImageStat
     except FullconvError as error:
         stats.error, stats.code = _describe(error)
     return stats
-
-
-def _frames(image: Image.Image) -> int:
-    """Count the frames of an animation; in other files further ones are thumbnails, or a second camera's."""
-    return int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "WEBP", "PNG") else 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -144,7 +140,7 @@ def analyze_mask(source: MaskSource) -> MaskStats:
     where = str(source.path)
 
     def count(image: Image.Image) -> NDArray[Any]:
-        stats.format, stats.frames = image.format or "", _frames(image)
+        stats.format, stats.frames = image.format or "", count_frames(image)
         stats.encoding = {"RGBA": "alpha", "LA": "alpha", "F": "float"}.get(image.mode, "")
         quick = image.mode in ("L", "P", "RGB") and "exif" not in image.info
         if quick and _count_quickly(stats, image):
