@@ -12,6 +12,7 @@ from fullconv.errors import DataError
 from synthetic import oracle
 from synthetic.images import write_noise
 from synthetic.reading import codes, problems, read_mask
+from synthetic.shapes import save_mask
 
 SIZE = (48, 64)
 STAR = [(5, 5), (50, 8), (30, 20), (45, 40), (8, 30)]
@@ -92,6 +93,16 @@ def test_every_shape_is_drawn_from_every_export(tmp_path, writer):
         oracle.assert_close(read_mask(tmp_path, f"images/{kind} é"), expected.astype(np.uint8))
     assert not read_mask(tmp_path, "empty").any()
     assert codes(tmp_path) <= {"unlabeled", "constant-mask", "class-missing", "hidden-shapes", "few-pictures"}
+
+
+def test_masks_beside_the_annotations_come_first(tmp_path):
+    make(tmp_path, [("a.png", [region(polygon(STAR), "a")]), ("b.png", [])])
+    for name in "ab":
+        save_mask(np.eye(*SIZE, dtype=np.uint8), tmp_path / f"masks/{name}.png")
+    assert open_dataset(tmp_path).format == "pairs"
+    assert open_dataset(tmp_path, format="via").classes == ("background", "a")
+    (tmp_path / "masks").rename(tmp_path / "labels")
+    assert open_dataset(tmp_path).format == "pairs"
 
 
 def test_the_class_is_the_attribute_with_few_values(tmp_path):

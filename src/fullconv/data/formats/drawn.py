@@ -157,7 +157,7 @@ Parse = Callable[[Folder, DataSettings, ImageIndex, FormatResult], Annotations]
 """Parses the annotation files of a folder; problems of the format's own go into the result."""
 
 
-def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Parse) -> Format:
+def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Parse, priority: int = 0) -> Format:
     """Return the registry row of a format of drawn shapes."""
 
     def detect(folder: Folder, settings: DataSettings) -> str | None:
@@ -189,7 +189,7 @@ def drawn(name: str, find_files: Callable[[Folder], Iterable[Path]], parse: Pars
         result.settings = names.settings(result.problems)
         return result
 
-    return Format(name, name, detect, read)
+    return Format(name, name, detect, read, priority)
 
 
 def _choose_one_each(found: Annotations, root: Path) -> list[AnnotatedImage]:

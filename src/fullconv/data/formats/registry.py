@@ -31,6 +31,9 @@ from fullconv.data.formats.format import Format, FormatResult
 from fullconv.data.formats.suggest import suggest_layout
 from fullconv.errors import DataError, nearest
 
+_WITHOUT_MASKS = 4
+"""Priority of shapes that count only where there are no masks."""
+
 FORMATS: tuple[Format, ...] = (
     pairs.layout("camvid", "camvid", pairs.find_camvid),
     pairs.layout("split-first", "pairs", pairs.find_split_first),
@@ -42,9 +45,6 @@ FORMATS: tuple[Format, ...] = (
     drawn("cvat", cvat.find_files, cvat.parse),
     drawn("labelme", labelme.find_files, labelme.parse),
     drawn("labelstudio", labelstudio.find_files, labelstudio.parse),
-    drawn("via", via.find_files, via.parse),
-    drawn("darwin", darwin.find_files, darwin.parse),
-    drawn("labelbox", labelbox.find_files, labelbox.parse),
     Format("mapillary", "mapillary", mapillary.detect, mapillary.read),
     Format("cityscapes", "cityscapes", scene_parsing.detect_cityscapes, scene_parsing.read_cityscapes),
     Format("ade20k", "ade20k", scene_parsing.detect_ade20k, scene_parsing.read_ade20k),
@@ -52,12 +52,15 @@ FORMATS: tuple[Format, ...] = (
     Format("roboflow", "roboflow", roboflow.detect, roboflow.read),
     drawn("supervisely", supervisely.find_files, supervisely.parse),
     Format("objects", "objects", objects.detect, objects.read),
-    drawn("yolo", yolo.find_files, yolo.parse)._replace(priority=1),
-    drawn("run-lengths", run_lengths.find_files, run_lengths.parse)._replace(priority=3),
-    drawn("geojson", geojson.find_files, geojson.parse)._replace(priority=1),
     Format("list", "list", file_lists.detect, file_lists.read, priority=1),
     pairs.layout("other-names", "pairs", pairs.find_other_names, priority=2),
     Format("suffix", "suffix", file_lists.detect_suffix, file_lists.read_suffix, priority=3),
+    drawn("via", via.find_files, via.parse, _WITHOUT_MASKS),
+    drawn("darwin", darwin.find_files, darwin.parse, _WITHOUT_MASKS),
+    drawn("labelbox", labelbox.find_files, labelbox.parse, _WITHOUT_MASKS),
+    drawn("yolo", yolo.find_files, yolo.parse, _WITHOUT_MASKS),
+    drawn("geojson", geojson.find_files, geojson.parse, _WITHOUT_MASKS),
+    drawn("run-lengths", run_lengths.find_files, run_lengths.parse, _WITHOUT_MASKS),
 )
 
 
@@ -126,7 +129,7 @@ def _explain_no_fit(folder: Folder, settings: DataSettings, name: str | None) ->
         what = "unrecognized data set layout"
 
         def fits(inner: Folder) -> bool:
-            return any(not row.priority for row, _ in _rows(inner, DataSettings(), None))
+            return any(row.priority in (0, _WITHOUT_MASKS) for row, _ in _rows(inner, DataSettings(), None))
 
         suggestion = suggest_layout(folder, fits)
     half = pairs.find_half(folder, settings)
