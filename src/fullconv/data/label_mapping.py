@@ -97,7 +97,7 @@ class LabelMapping:
             return np.ascontiguousarray(raw) if raw.flags.writeable else raw.copy()
         table, unknown = self._table
         if unknown[: int(raw.max()) + 1].any() and (wrong := unknown[raw]).any():
-            raise DataError(f"{where}: {self.error(int(raw[wrong].min()))}")
+            raise DataError(f"{where}: {self.error(*map(int, np.unique(raw[wrong])))}")
         decoded: NDArray[np.uint8] = np.take(table, raw)
         return decoded
 
@@ -118,14 +118,18 @@ class LabelMapping:
         decoded: NDArray[np.uint8] = classes[place]
         return decoded
 
-    def error(self, value: int) -> str:
-        """Return the message for a mask value without a meaning, with the fix."""
+    def error(self, value: int, *more: int) -> str:
+        """Return the message for a mask's values without a meaning, with the fix."""
         labels = self.defined or self.labels
         if labels.values is not None:
             named = ", ".join(str(v) for v in sorted(labels.values))
             return f'label {value} is not in values ({named}). Add it there, as a class or "void".'
         last = len(labels.classes) - 1
         fix = f"In data.toml, add it to classes, or set ignore_index = {value}."
+        if more:  # may number objects, which are not void
+            listed = ", ".join(map(str, (value, *more[:8]))) + (", ..." if len(more) > 8 else "")
+            fix = "To see what they may be, run: fullconv check"
+            return f"labels {listed} are neither classes (0 to {last}) nor void. {fix}"
         return f"label {value} is neither a class (0 to {last}) nor void. {fix}"
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doctor.sets import save
 from PIL import Image
 
-from fullconv.data import inspect, summary
+from fullconv.data import inspect, open_dataset, summary
 from fullconv.data.problems import errors
-from synthetic.reading import camvid_masks, problems, rewrite_masks
+from fullconv.errors import DataError
+from synthetic.reading import camvid_masks, problems, read_masks, rewrite_masks
 from synthetic.shapes import COLORS, make_shapes, names
 
 
@@ -94,3 +96,66 @@ def test_palettes_without_an_order_that_most_share_are_all_named(tmp_path):
         image.save(path)
     found = problems(root)["palette-permuted"]
     assert (found.severity, found.count) == ("error", 8)
+
+
+def write_objects(root: Path, per_image: list[list[int]], config: str) -> None:
+    """Write an image and a mask of squares, each of its own number, for each list of numbers."""
+    random = np.random.default_rng(0)
+    for i, numbers in enumerate(per_image):
+        mask = np.zeros((64, 96), np.uint8)
+        for place, number in enumerate(numbers):
+            y, x = 12 * (place % 5) + 2, 12 * (place // 5) + 2 + i
+            mask[y : y + 8, x : x + 8] = number
+        save(mask, root / "masks" / f"s{i}.png")
+        save(random.integers(0, 256, (64, 96, 3), dtype=np.uint8), root / "images" / f"s{i}.png")
+    (root / "data.toml").write_text(config)
+
+
+@pytest.mark.parametrize(
+    "per_image",
+    [
+        [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]],
+        [[1], [1, 2], [1, 2, 3]],
+        [[1, 7, 30, 31, 90], [1, 12, 44, 201], [1, 5, 99, 100]],
+    ],
+)
+@pytest.mark.parametrize("table", ["", 'values = { 0 = "ground", 1 = "cell" }\n'])
+def test_numbers_of_few_objects_are_no_void_and_the_lines_make_them_a_class(tmp_path, per_image, table):
+    config = f'classes = ["ground", "cell"]\n{table}'
+    write_objects(tmp_path, per_image, config)
+    remedy = problems(tmp_path)["unknown-label"].remedy
+    assert "If they number the objects of an image" in remedy
+    assert "void" not in remedy
+    assert "ignore_index" not in remedy
+    (tmp_path / "data.toml").write_text('classes = ["ground", "cell"]\n' + lines(remedy))
+    assert not errors(inspect(tmp_path))
+    for stem, mask in read_masks(tmp_path).items():
+        truth = np.asarray(Image.open(tmp_path / "masks" / f"{stem}.png")) > 0
+        np.testing.assert_array_equal(mask, truth)
+
+
+def test_numbers_of_objects_among_three_classes_are_exported_again(tmp_path):
+    write_objects(tmp_path, [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]], 'classes = ["ground", "cell", "debris"]\n')
+    remedy = problems(tmp_path)["unknown-label"].remedy
+    assert "export the masks again, with one label per class" in remedy
+    assert "ignore_index" not in remedy
+
+
+def test_a_label_that_is_no_class_in_all_masks_may_be_void(tmp_path):
+    write_objects(tmp_path, [[1, 9]] * 3, 'classes = ["ground", "cell"]\n')
+    remedy = problems(tmp_path)["unknown-label"].remedy
+    (tmp_path / "data.toml").write_text('classes = ["ground", "cell"]\n' + lines(remedy))
+    assert "ignore_index = 9" in remedy
+    assert not errors(inspect(tmp_path))
+
+
+def test_reading_a_mask_of_several_unknown_labels_advises_no_void(tmp_path):
+    write_objects(tmp_path, [[1, 2, 3, 4], [1, 2]], 'classes = ["ground", "cell"]\n')
+    data = open_dataset(tmp_path)
+    some, one = data.samples("all")
+    with pytest.raises(
+        DataError, match=r"labels 2, 3, 4 are neither classes \(0 to 1\) nor void.*run: fullconv check$"
+    ):
+        data.read_mask(some)
+    with pytest.raises(DataError, match=r"label 2 is neither a class .* or set ignore_index = 2\.$"):
+        data.read_mask(one)

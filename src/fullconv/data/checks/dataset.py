@@ -186,22 +186,37 @@ def void_masks(scan: Aggregates) -> Iterator[Finding]:
         yield Finding("all-void", others)
 
 
+def _may_number_objects(scan: Aggregates, values: Sequence[int]) -> bool:
+    """Whether unknown labels follow the classes, the higher in fewer masks; or are many, each in a single mask."""
+    masks, first = [scan.histogram.images[value] for value in values], len(scan.names)
+    nested = masks == sorted(masks, reverse=True) and masks[0] > masks[-1]
+    return (nested and list(values) == list(range(first, first + len(values)))) or (max(masks) == 1 and len(masks) >= 8)
+
+
 def unknown_labels(scan: Aggregates) -> Iterator[Finding]:
     """Masks with labels that are neither a class nor void."""
     files, values = scan.unknown["unknown-label"], sorted(scan.unknown_values["unknown-label"])
     if not files:
         return
     root = scan.dataset.root
+    hint: dict[str, object]
     if _nothing_to_learn(scan) is not None:  # void would be all that is left
         fix = "Export the masks again with class labels, or define in values of data.toml what each label means."
     elif by_threshold := threshold_fix(root, scan.histogram, _named(scan)):
         fix = str(by_threshold["fix"])
     elif len(values) > _MAX_VALUES_NAMED:
         fix = "Check that these are class masks: resized or compressed masks and instance masks are not."
+    elif _may_number_objects(scan, values):
+        fix = "If they number the objects of an image, export the masks again, with one label per class."
+        if len(scan.names) == 2:
+            given = read_table(root).get("values", {"0": scan.names[0], "1": scan.names[1]})
+            hint = {"values": {**given, **dict.fromkeys(map(str, values), scan.names[1])}}
+            fix = f"If they number the objects of an image: {config_hint(root, hint)}"
+        fix += "\nIf they are classes, add their names to classes."
     else:
         table = read_table(root)
         if isinstance(table.get("values"), dict):
-            hint: dict[str, object] = {"values": {**table["values"], **dict.fromkeys(map(str, values), "void")}}
+            hint = {"values": {**table["values"], **dict.fromkeys(map(str, values), "void")}}
         else:
             void = table.get("ignore_index", [])
             void = [*(void if isinstance(void, list) else [void]), *values]
