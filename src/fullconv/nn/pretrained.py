@@ -21,6 +21,7 @@ from fullconv import modelfile
 from fullconv.errors import WeightsError
 from fullconv.nn import timm_models
 from fullconv.nn.heads import Head
+from fullconv.nn.installed import LITE_MEAN, LITE_STD, PACKAGES, convert
 from fullconv.storage import atomic_path, cache_folder
 
 
@@ -32,6 +33,8 @@ class PretrainedCfg:
     filename: str
     """Name in our cache."""
     license: str
+    installed: Path | None = None
+    """The file of an installed package that holds them."""
 
 
 def pretrained_cfg(backbone: str) -> PretrainedCfg:
@@ -50,30 +53,46 @@ def pretrained_cfg(backbone: str) -> PretrainedCfg:
     else:
         url = str(config.url)
         ending = Path(url.split("?")[0]).suffix or ".pth"
-    return PretrainedCfg(url, f"{name}{ending}", config.license or "not stated")
+    published = PretrainedCfg(url, f"{name}{ending}", config.license or "not stated")
+    package = PACKAGES.get(backbone)
+    if package is None or _cached(published).is_file() or (installed := package.path()) is None:
+        return published
+    return PretrainedCfg(package.origin, f"{backbone}.{package.sha256[:8]}.safetensors", package.license, installed)
+
+
+def _cached(published: PretrainedCfg) -> Path:
+    return cache_folder() / "weights" / published.filename
 
 
 def pretrained_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and std, in 0..1, with which timm's weights of a backbone were trained; None for other backbones."""
+    if backbone.split(".")[0] in PACKAGES:
+        return LITE_MEAN, LITE_STD
     found = None if backbone in ("alexnet", "googlenet") else timm_models.pretrained(backbone)
     return None if found is None else (tuple(found[1].mean), tuple(found[1].std))
 
 
 def is_cached(backbone: str) -> bool:
-    """Return whether the published weights of a backbone are cached."""
-    return (cache_folder() / "weights" / pretrained_cfg(backbone).filename).is_file()
+    """Return whether the published weights of a backbone are cached, or installed by a package."""
+    published = pretrained_cfg(backbone)
+    return published.installed is not None or _cached(published).is_file()
 
 
 def resolve_weights(backbone: str, weights: str | Path) -> Path:
-    """Return the file of a backbone's weights, downloading published ones unless they are cached."""
+    """Return the file of a backbone's weights: published ones from the cache, an installed package, or the net."""
     if str(weights) != "imagenet":
         path = Path(weights)
         if not path.is_file():
             raise WeightsError(f'{path}: there is no such weights file. Give a file, "imagenet" or "none".')
         return path
     published = pretrained_cfg(backbone)
-    target = cache_folder() / "weights" / published.filename
-    return target if target.is_file() else download(published, target)
+    target = _cached(published)
+    if target.is_file():
+        return target
+    if published.installed is None:
+        return download(published, target)
+    convert(backbone, published.installed, target)
+    return target
 
 
 def download(published: PretrainedCfg, target: Path, instead: str = ", or use --weights none") -> Path:

@@ -17,7 +17,7 @@ FAMILIES = {
     r"(wide_)?resnet\d|resnext\d": "resnet",
     r"vgg\d": "vgg",
     r"mobilenetv3_": "mobilenetv3",
-    r"efficientnet_b\d": "efficientnet",
+    r"(tf_)?efficientnet_(b|lite)\d": "efficientnet",
     r"convnext_": "convnext",
 }
 """Files of timm by how the names of their models begin; for other names all of timm is imported."""
