@@ -65,9 +65,13 @@ FORMATS: tuple[Format, ...] = (
 
 
 def _rows(folder: Folder, settings: DataSettings, name: str | None) -> list[tuple[Format, str]]:
-    """Return the formats that fit with their evidence, only those called `name` if given."""
+    """Return the formats of the first priority that fit with their evidence, only those called `name` if given."""
     rows = [row for row in FORMATS if name in (None, row.name, row.family)]
-    return [(row, evidence) for row in rows if (evidence := row.detect(folder, settings)) is not None]
+    for priority in sorted({row.priority for row in rows}):
+        same = [row for row in rows if row.priority == priority]
+        if fits := [(row, evidence) for row in same if (evidence := row.detect(folder, settings)) is not None]:
+            return fits
+    return []
 
 
 def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
@@ -80,8 +84,6 @@ def detect(folder: Folder, settings: DataSettings, name: str | None) -> Format:
     fits = _rows(folder, settings, name)
     if not fits:
         raise DataError(_explain_no_fit(folder, settings, name))
-    first = min(row.priority for row, _ in fits)
-    fits = [(row, evidence) for row, evidence in fits if row.priority == first]
     if len(fits) > 1:
         evidences = " and ".join(f"{row.name} ({evidence})" for row, evidence in fits)
         choices = " or ".join(f"--format {row.name}" for row, _ in fits)
