@@ -451,6 +451,21 @@ def test_a_module_that_cannot_be_copied_is_refused_by_name():
         wrap(Single())
 
 
+@pytest.mark.parametrize(
+    ("function", "layer"),
+    [
+        (lambda m, y: nn.Softmax(1)(y) + nn.Sequential(m.c, nn.ReLU())(y), None),
+        (lambda m, y: nn.Sequential(m.c, nn.AdaptiveAvgPool2d(1))(y) + y, "AdaptiveAvgPool2d: global average pooling"),
+        (lambda m, y: nn.Conv2d(8, 8, 1)(y), "gives other values each time"),
+        (lambda m, y: nn.ReLU()(m.child(y)), "child (Understated: other values in a window than in the whole image)"),
+    ],
+)
+def test_layers_that_are_made_in_forward_are_followed(function, layer):
+    net = Net(function, c=conv(8, 8), child=Understated(8, 8, 15, padding=7))
+    nn.init.ones_(net.child.weight)
+    assert_kept_or_refused(net, layer)
+
+
 def test_what_cannot_be_copied_is_shared():
     net = conv(3, 4)
     with Path(os.devnull).open("w") as log:

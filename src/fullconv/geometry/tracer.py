@@ -220,10 +220,13 @@ class Tracer(fx.Tracer):
         return a if isinstance(a, (torch.Generator, type)) else super().create_arg(a)
 
     def path_of_module(self, mod: nn.Module) -> str:
-        """Return a module's path, also of one that the network added while it was traced."""
+        """Return a module's path, also of one that the network added or only used while it was traced."""
         if mod not in (self.submodule_paths or {}):
             self.submodule_paths = {module: path for path, module in self.root.named_modules()}
             self._weights = {}
+        if mod not in self.submodule_paths:  # ``nn.Softmax(1)(x)``
+            name = self.submodule_paths[mod] = f"made_{len(list(self.root.children()))}"
+            self.root.add_module(name, mod)
         return super().path_of_module(mod)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

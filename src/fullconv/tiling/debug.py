@@ -216,7 +216,8 @@ class _Recorder(fx.Interpreter):
         """Compute a layer without its hooks, which the graph holds as operations of their own."""
         given = _copies([args, kwargs])
         value = self.fetch_attr(target).forward(*args, **kwargs)
-        self.calls.append((str(target).removeprefix("root."), given, _copies(value)))
+        if str(target).startswith("root."):  # others were made in ``forward``
+            self.calls.append((str(target).removeprefix("root."), given, _copies(value)))
         return value
 
     def run_node(self, n: fx.Node) -> Any:
