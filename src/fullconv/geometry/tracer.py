@@ -222,11 +222,11 @@ class Tracer(fx.Tracer):
     def path_of_module(self, mod: nn.Module) -> str:
         """Return a module's path, also of one that the network added or only used while it was traced."""
         if mod not in (self.submodule_paths or {}):
-            self.submodule_paths = {module: path for path, module in self.root.named_modules()}
-            self._weights = {}
-        if mod not in self.submodule_paths:  # ``nn.Softmax(1)(x)``
-            name = self.submodule_paths[mod] = f"made_{len(list(self.root.children()))}"
-            self.root.add_module(name, mod)
+            paths = {module: path for path, module in self.root.named_modules()}
+            if mod not in paths:  # ``nn.Softmax(1)(x)``
+                paths[mod] = f"made_{len(list(self.root.children()))}"
+                self.root.add_module(paths[mod], mod)
+            self.submodule_paths, self._weights = paths, {}
         return super().path_of_module(mod)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
