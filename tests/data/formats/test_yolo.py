@@ -70,8 +70,22 @@ def test_lists_of_names_and_classes_txt_do_as_well(tmp_path):
     assert open_dataset(tmp_path).classes == ("background", "crack", "hole: deep")
     (tmp_path / "data.yaml").unlink()
     write(tmp_path / "classes.txt", "crack\nhole\n")
+    with pytest.raises(DataError, match=r"classes\.txt: names no class for pixels without a shape") as error:
+        open_dataset(tmp_path)
+    write(tmp_path / "data.toml", str(error.value).splitlines()[-1])
+    assert open_dataset(tmp_path).classes == ("background", "crack", "hole")
+    assert read_mask(tmp_path, "a")[20, 30] == 2
     write(tmp_path / "data.toml", 'classes = ["background", "hole", "crack"]')
     assert read_mask(tmp_path, "a")[20, 30] == 1
+
+
+def test_an_image_in_two_splits_counts_once(tmp_path):
+    make(tmp_path)
+    write(tmp_path / "data.yaml", f"train: images/train\nval: [images/train, images/val]\n{NAMES}")
+    found = problems(tmp_path)
+    assert (found["duplicate-across-splits"].count, found["duplicate-across-splits"].severity) == (3, "warning")
+    assert "several-annotations" not in found
+    assert split_sizes(tmp_path) == {"train": 3, "val": 1}
 
 
 def test_an_image_without_a_label_file_is_background_and_noted(tmp_path):
@@ -92,6 +106,11 @@ def test_boxes_among_polygons_are_void_and_data_for_detection_is_named(tmp_path)
         write(path, "0 0.5 0.5 0.5 0.5\n1 0.1 0.1 0.1 0.1\n")
     with pytest.raises(DataError, match=r"only boxes.*YOLO's data for detection.*boxes = .fill."):
         open_dataset(tmp_path)
+    names = (tmp_path / "data.yaml").read_text()
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(DataError, match="YOLO's data for detection"):
+        open_dataset(tmp_path)
+    write(tmp_path / "data.yaml", names)
     write(tmp_path / "data.toml", 'boxes = "fill"')
     mask = read_mask(tmp_path, "a")
     assert (mask[20, 30], mask[4, 6], mask[2, 30]) == (1, 2, 0)

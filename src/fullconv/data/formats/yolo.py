@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -16,6 +17,7 @@ from fullconv.data.formats.format import SPLIT_NAMES, FormatResult, split_of
 from fullconv.data.formats.rasterize import Shape, rotated_box
 from fullconv.errors import DataError
 from fullconv.images import image_size
+from fullconv.labels import BACKGROUND_NAMES
 
 LABEL_LINE = re.compile(r"\d+(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*")
 _NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
@@ -47,10 +49,10 @@ def find_files(folder: Folder) -> Iterator[Path]:
 def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: FormatResult) -> Annotations:
     """Parse the label file of every image, in order; an image without one has no shapes, as YOLO defines it."""
     table, where = _load_yaml(folder)
-    names = _names(folder, table, where)
+    names = _names(folder, settings, table, where)
     images: list[AnnotatedImage] = []
     found = Annotations(names.values(), images, "void")
-    listed = list(_listed_images(folder, table, where, index, result))
+    listed = _listed_images(folder, table, where, index, result)
     if not listed:
         every = folder.images(settings.images or "").files.values()
         listed = [(path, split_of(*path.relative_to(folder.root).parts[:-1])) for path in every]
@@ -80,9 +82,7 @@ def parse(folder: Folder, settings: DataSettings, index: ImageIndex, result: For
     lost = [path for path in find_files(folder) if path not in read]
     index.missing += [path.relative_to(folder.root).as_posix() for path in lost]
     if only_boxes and drawn and not found.unreadable and settings.boxes is None:
-        cause = "holds only boxes, as all label files do: these are YOLO's data for detection, not for segmentation"
-        fix = 'Export "YOLO segmentation", COCO or masks; to fill the boxes, set boxes = "fill" in data.toml.'
-        raise DataError(f"{drawn[0]}: {cause}. {fix}")
+        raise _refuse_boxes(drawn[0])
     cause = "images have no label file, so they hold nothing but background, as YOLO defines it"
     result.report("unlisted", "note", without if drawn else [], cause, "Remove them if they are not annotated.")
     return found
@@ -109,12 +109,20 @@ def _load_yaml(folder: Folder) -> tuple[dict[str, Any], Path]:
     return table, where
 
 
-def _names(folder: Folder, table: dict[str, Any], where: Path) -> dict[int, str]:
+def _names(folder: Folder, settings: DataSettings, table: dict[str, Any], where: Path) -> dict[int, str]:
     """Return the class names by number, from data.yaml or classes.txt."""
     names = table.get("names")
     if names is None and (listed := folder.root / "classes.txt").is_file():
         names = read_classes(listed)[0]
+        if settings.classes == names and settings.unlabeled is None and names[0].lower() not in BACKGROUND_NAMES:
+            line = f"classes = {json.dumps(['background', *names], ensure_ascii=False)}"
+            raise DataError(
+                f"{listed}: names no class for pixels without a shape. Add to {folder.root / 'data.toml'}:\n{line}"
+            )
     if names is None:
+        files = list(find_files(folder))
+        if settings.boxes is None and all(map(_holds_boxes, files)):
+            raise _refuse_boxes(files[0])
         fix = 'Add it with the line names: ["first class", "second class", ...], in the order of their numbers.'
         cause = "names no classes" if where.is_file() else "does not exist"
         raise DataError(f"{where}: {cause}, so the numbers in YOLO's label files have no meaning. {fix}")
@@ -125,11 +133,23 @@ def _names(folder: Folder, table: dict[str, Any], where: Path) -> dict[int, str]
     return found
 
 
+def _holds_boxes(path: Path) -> bool:
+    lines = map(str.split, load_text(path, _FIX).splitlines())
+    return all(len(cells) - 1 in _BOX_NUMBERS for cells in lines if cells)
+
+
+def _refuse_boxes(path: Path) -> DataError:
+    cause = "holds only boxes, as all label files do: these are YOLO's data for detection, not for segmentation"
+    fix = 'Export "YOLO segmentation", COCO or masks; to fill the boxes, set boxes = "fill" in data.toml.'
+    return DataError(f"{path}: {cause}. {fix}")
+
+
 def _listed_images(
     folder: Folder, table: dict[str, Any], where: Path, index: ImageIndex, result: FormatResult
-) -> Iterator[tuple[Path, str]]:
-    """Yield the images with their split that the paths in data.yaml name: folders, or lists of images."""
-    seen: set[tuple[Path, str]] = set()
+) -> list[tuple[Path, str]]:
+    """Return the images with their split that the paths in data.yaml name: folders, or lists of images."""
+    seen: dict[Path, str] = {}
+    again: dict[Path, None] = {}
     for split in SPLITS:
         keys = [name for name in SPLIT_NAMES[split] if table.get(name)]
         entries = table[keys[0]] if keys else []
@@ -145,9 +165,12 @@ def _listed_images(
                 lines = filter(None, map(str.strip, load_text(place, _FIX).splitlines()))
                 paths = [index.find(line, place.parent, split) for line in lines]
             for path in paths:
-                if path is not None and (path, split) not in seen:
-                    seen.add((path, split))
-                    yield path, split
+                if path is not None and seen.setdefault(path, split) != split:
+                    again[path] = None
+    cause = f"{where.name} lists images in several splits, of which the first counts"
+    fix = f"List each image once in {where.name}, or scores would be too good."
+    result.report("duplicate-across-splits", "warning", again, cause, fix)
+    return list(seen.items())
 
 
 def _resolve(folder: Folder, base: str, entry: str, where: Path) -> Path | None:
