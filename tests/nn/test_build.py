@@ -85,6 +85,55 @@ def test_an_own_model_of_other_classes_lends_what_fits_and_lists_what_starts_ane
     assert fewer.missing_keys == []  # a part of a network is taken from the whole
 
 
+def score_rows(network):
+    return {name: value for name, value in network.state_dict().items() if name.startswith("head.score")}
+
+
+def test_scores_of_an_own_model_are_taken_by_class_name(tmp_path, caplog):
+    torch.manual_seed(0)
+    old = build("fcn8s", backbone="tiny", num_classes=3)
+    with torch.no_grad():
+        for value in score_rows(old).values():
+            value.normal_()
+    path = tmp_path / "old.safetensors"
+    write_model(path, Card(variant="fcn8s", backbone="tiny", classes=("ground", "disc", "ball")), old.state_dict())
+    theirs = score_rows(old)
+    caplog.set_level("INFO", logger="fullconv")
+    permuted = build("fcn8s", backbone="tiny", classes=["ball", "ground", "disc"], weights=path)
+    for name, value in score_rows(permuted).items():
+        assert torch.equal(value, theirs[name][[2, 0, 1]])
+    assert "by name: carried over from another index: ball (2 to 0), ground (0 to 1), disc (1 to 2)" in caplog.text
+    caplog.clear()
+    other = build("fcn8s", backbone="tiny", classes=["tree", "disc"], weights=path)
+    assert other.num_classes == 2
+    for name, value in score_rows(other).items():
+        assert torch.equal(value[1], theirs[name][1])
+    assert "newly initialized: tree" in caplog.text
+    several = build("fcn8s", backbone="tiny", classes={"a": ["ball", "x"], "b": ["disc", "ground"]}, weights=path)
+    assert several.num_classes == {"a": 2, "b": 2}
+    for name, value in theirs.items():
+        assert torch.equal(several.state_dict()[name.replace("head.", "head.b.")], value[[1, 0]])
+
+
+def test_without_names_the_order_of_an_own_models_scores_is_logged(tmp_path, caplog):
+    old = build("fcn8s", backbone="tiny", num_classes=2)
+    path = tmp_path / "old.safetensors"
+    write_model(path, Card(variant="fcn8s", backbone="tiny", classes=("ground", "disc")), old.state_dict())
+    build("fcn8s", backbone="tiny", num_classes=2, weights=path)
+    assert "are those of its classes, in their order: ground, disc. Give classes to match names." in caplog.text
+    caplog.clear()
+    build("fcn8s", backbone="tiny", num_classes=5, weights=path)  # no score fits
+    assert caplog.text == ""
+
+
+def test_names_of_classes_that_cannot_be_are_refused():
+    with pytest.raises(NetworkError, match="give classes or num_classes, not both"):
+        build("fcn8s", backbone="tiny", num_classes=2, classes=["a", "b"])
+    for classes in ("ab", ["a", "a"], {"x": "ab"}, [1, 2]):
+        with pytest.raises(NetworkError, match="classes are a list of different names"):
+            build("fcn8s", backbone="tiny", classes=classes)
+
+
 def test_a_network_without_weights_knows_the_memory_of_its_maps():
     whole = build("fcn8s", backbone="resnet18", num_classes=3, width=0.25)
     card = Card(variant="fcn8s", backbone="resnet18", classes=("a", "b", "c"), network={"width": 0.25})

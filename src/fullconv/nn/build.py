@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,15 @@ from fullconv.nn.pretrained import ClassRows, load_by_class, load_partial
 from fullconv.nn.registry import Variant, get_variant
 from fullconv.recipe import HeadSettings, parse_recipe
 
+LOG = logging.getLogger("fullconv")
+
 
 def build(
     variant: str,
     *,
     backbone: str | None = None,
     num_classes: int | Mapping[str, int] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     in_channels: int | None = None,
     weights: str | Path | None = None,
     norm: str = "batch",
@@ -43,10 +47,12 @@ def build(
         variant: A name of `VARIANTS`, for example "fcn8s".
         backbone: "tiny", a timm model, "alexnet" or "googlenet"; resnet18 by default; published networks have their own.
         num_classes: Number of classes K, or K by head name; published networks know theirs.
+        classes: Their names, or names by head, in place of num_classes. With weights of a fullconv model, each class gets
+            the scores of the class of its name.
         in_channels: Channels of the images; 3, or what the published network takes.
         weights: None or "none", "imagenet", or a file: of the classifier, or a fullconv model (also with other classes;
-            `Network.missing_keys` then lists the tensors that did not come from it; scores are taken by position, see
-            `load_model_weights`).
+            `Network.missing_keys` then lists the tensors that did not come from it). Without ``classes``, scores of as many
+            classes are taken in the model's order, which is logged.
         norm: "batch" or "none", for the backbone tiny.
         width: Multiplier of the backbone's channels, for tests and small machines.
         head: Settings of the head.
@@ -66,7 +72,14 @@ def build(
     if backbone is not None and not isinstance(backbone, str):
         raise NetworkError(f"backbone is a name, not {backbone!r}. `fullconv models` lists them.")
     name = spec.own_backbone or backbone or "resnet18"
-    classes, channels = _resolve_counts(variant, spec, num_classes, in_channels)
+    names = _names_by_head(classes)
+    if names is not None:
+        if num_classes is not None:
+            raise NetworkError("give classes or num_classes, not both.")
+        num_classes = (
+            {head: len(own) for head, own in names.items()} if isinstance(classes, Mapping) else len(names[""])
+        )
+    counts, channels = _resolve_counts(variant, spec, num_classes, in_channels)
     settings = _head_settings(head)
     _check_unused(spec, variant, name, settings, phase)
     source, is_model = _resolve_source(weights)
@@ -82,16 +95,43 @@ def build(
 
     def make_head(features: Features) -> nn.Module:
         make = spec.head.from_features
-        if isinstance(classes, int):
-            return make(features, spec.strides, classes, options)
-        return HeadDict({key: make(features, spec.strides, count, options) for key, count in classes.items()})
+        if isinstance(counts, int):
+            return make(features, spec.strides, counts, options)
+        return HeadDict({key: make(features, spec.strides, count, options) for key, count in counts.items()})
 
-    keywords = {"in_channels": channels, "num_classes": classes if isinstance(classes, int) else dict(classes),
+    keywords = {"in_channels": channels, "num_classes": counts if isinstance(counts, int) else dict(counts),
                 "backbone": name, "norm": norm, "width": width, "head": settings.model_dump(), "phase": phase}  # fmt: skip
     network = Network(variant, body.eval(), make_head, keywords)
     if is_model and source is not None:
-        network.missing_keys = load_partial(network, read_model(source)[1])
+        if names is not None:
+            for row in load_model_weights(network, source, names):
+                LOG.info("Classes of %s, by name: %s.", source, row)
+        else:
+            _load_in_order(network, source)
     return network.eval()
+
+
+def _names_by_head(classes: Sequence[str] | Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]] | None:
+    """Return names by head; the key of a single head is ""."""
+    if classes is None:
+        return None
+    names = dict(classes) if isinstance(classes, Mapping) else {"": classes}
+    for own in names.values():
+        if isinstance(own, str) or not all(isinstance(name, str) for name in own) or len(set(own)) < len(own):
+            raise NetworkError(f"classes are a list of different names, not {own!r}.")
+    return names
+
+
+def _load_in_order(network: Network, weights: str | Path) -> None:
+    """Load what fits of a fullconv model, scores of as many classes in its order, and log that order."""
+    card, tensors = read_model(weights)
+    network.missing_keys = load_partial(network, tensors)
+    stored = [card.classes] if card.heads is None else [own.classes for own in card.heads.values()]
+    if any(name.startswith("head.") and name in tensors for name in network.state_dict().keys() - network.missing_keys):
+        order = "; ".join(", ".join(names) for names in stored)
+        LOG.warning(
+            "Scores of %s are those of its classes, in their order: %s. Give classes to match names.", weights, order
+        )
 
 
 def load_model_weights(network: Network, weights: str | Path, classes: Mapping[str, Sequence[str]]) -> list[ClassRows]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import unicodedata
 
@@ -8,6 +9,7 @@ import pytest
 from doctor.sets import CLASSES, save
 
 from fullconv.data import open_dataset
+from synthetic.reading import problems
 from synthetic.scenes import STEMS, assert_read, assert_refused, pairs, scene
 
 
@@ -163,3 +165,23 @@ def test_the_data_folder_itself_may_hold_both(tmp_path):
         path.rename(path.with_name(f"{path.stem}_x.png"))
     (tmp_path / "data.toml").write_text(f'images = "."\nmasks = "."\nmask_suffix = "_x"\n{CLASSES}')
     assert_read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing", "links in a circle", "pipe"])
+@pytest.mark.parametrize("place", ["images", "masks"])
+def test_what_is_named_like_an_image_and_is_none_is_named_as_such(tmp_path, kind, place):
+    pairs(tmp_path)
+    odd = tmp_path / place / "x.png"
+    if kind == "folder":
+        odd.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        other = odd.with_name("y.png")
+        odd.symlink_to(other.name)
+        if kind == "links in a circle":
+            other.symlink_to(odd.name)
+    found = problems(tmp_path)
+    assert set(found) == {"not-a-picture"}
+    assert f"{place}/x.png" in found["not-a-picture"].files
+    assert "folders, links to nothing or in a circle, or pipes" in found["not-a-picture"].cause

@@ -324,6 +324,11 @@ def _pair(
         masks = folder.images(place)
         without = [key for key in files if key not in masks_of[head]]
         unpaired.update(without)
+        lost = [path for key, path in masks_of[head].items() if key not in files]
+        odd = [path for path in [*(files[key] for key in without), *lost] if not path.is_file()]
+        without = [key for key in without if files[key] not in odd]
+        cause = "named like images, but folders, links to nothing or in a circle, or pipes"
+        result.report("not-a-picture", "error", odd, cause, "Remove or rename them.", [path.stem for path in odd])
         result.problems += masks.duplicate_problems(folder.root, "masks")
         for listed in ([images] if number == 0 else []) + ([masks] if image_folder != place else []):
             cause = "files are not images by their suffix and are not read"
@@ -334,7 +339,7 @@ def _pair(
             cause = f"images in {image_folder}/ have no mask in {place}/"
             stems = [images.stems[key] for key in without]
             result.report("missing-mask", "error", [files[key] for key in without], cause, fix, stems)
-        lost = [path for key, path in masks_of[head].items() if key not in files]
+        lost = [path for path in lost if path not in odd]
         cause = f"masks in {place}/ have no image in {image_folder}/"
         fix = "Add the images, or move the masks elsewhere."
         result.report("missing-picture", "warning" if files else "error", lost, cause, fix)
