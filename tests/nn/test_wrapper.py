@@ -210,6 +210,7 @@ def test_random_layers_are_refused(function, layer):
         (lambda m, y: F.pad(y.narrow(2, 4, y.shape[2] - 4), (0, 0, 4, 0)), None),
         (lambda m, y: F.pad(y[..., : y.shape[3] - 6], (0, 6)), None),
         (lambda m, y: F.pad(y, (0, 9))[..., 9:], None),
+        (lambda m, y: F.pad(y, (-70, 70)), None),
         (lambda m, y: F.pad(y[..., :100], (0, y.shape[3] - 100)), SIZE),
         (lambda m, y: F.pad(y[..., y.shape[3] // 2 :], (y.shape[3] // 2, 0)), SIZE),
         (lambda m, y: F.pad(y, (0, -y.shape[3] % 8, 0, -y.shape[2] % 8))[..., : y.shape[2], : y.shape[3]], None),

@@ -39,8 +39,8 @@ class Divergence:
 LayerCall = tuple[str, list[Tensor], list[Tensor]]
 """A layer's path, and copies of the tensors that it was given and gave."""
 
-CROSS = 32
-"""Pixels that an image for the proof has across the direction in which it is cut."""
+CROSS = (32, 128, 512)
+"""Pixels that an image for the proof has across the direction in which it is cut: the least that the module takes."""
 
 
 @torch.inference_mode()
@@ -61,7 +61,7 @@ def prove_tiles(network: ModuleWrapper) -> str | None:
         other = private_copy(network, share_weights=double or weight.dtype == torch.float32)
         probe = cast(ModuleWrapper, other if double else other.float())
         like = torch.zeros((), dtype=torch.float64 if double else torch.float32, device=weight.device)
-        for height, width, tile_size in _proof_sizes(network):
+        for height, width, tile_size in _proof_sizes(network, _least_side(probe, like)):
             image = torch.randn(1, network.in_channels, height, width, generator=generator).to(like)
             try:
                 with shared():
@@ -80,10 +80,22 @@ def prove_tiles(network: ModuleWrapper) -> str | None:
     return None
 
 
-def _proof_sizes(network: ModuleWrapper) -> Iterator[tuple[int, int, int]]:
+def _least_side(network: ModuleWrapper, like: Tensor) -> int:
+    """Return the first of `CROSS`, in steps of the stride, that a network takes as both sides."""
+    sides = [-(-side // network.stride) * network.stride for side in CROSS]
+    for side in sides:
+        try:
+            with shared():
+                network.scores(like.expand(1, network.in_channels, side, side))
+        except Exception:  # one that crops or mirrors more
+            continue
+        return side
+    return sides[0]
+
+
+def _proof_sizes(network: ModuleWrapper, across: int) -> Iterator[tuple[int, int, int]]:
     """Yield height, width and tile size of images that are cut into two tiles, each of which ends within the image."""
     align, (left, top, right, bottom) = network.stride, network.halo or (0, 0, 0, 0)
-    across = -(-CROSS // align) * align
     for before, after, tall in ((top, bottom, True), (left, right, False)):
         tile_size = max(before, after) + align
         for odd in (0, 1):
