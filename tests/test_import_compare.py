@@ -67,7 +67,9 @@ def test_model_against_itself(data, tmp_path, capsys):
     assert (found["difference"], found["interval"], found["noise"]) == (0.0, [0.0, 0.0], True)
     assert (found["engine"], found["precision"]) == (["torch", "torch"], ["fp32", "fp32"])
     assert main(["compare", path, path, str(data)]) == 0
-    assert "(torch fp32)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("mIoU on val: ")
+    assert "(torch fp32)" in out
 
 
 def test_two_models_are_compared_on_the_same_images(data):

@@ -361,7 +361,8 @@ def evaluate_heads(
     done, notices = 0, NoticeCollector()
     if split in ("val", "test") and (notice := leak(segmenter.card, dataset, split, members, "the model")) is not None:
         notices.add(notice)
-        segmenter.log(notice)
+        if samples is None:  # training, which says so once, scores some images again and again
+            segmenter.log(notice)
 
     def read(sample: Sample) -> tuple[Sample, NetworkInput, Masks] | tuple[Sample, FullconvError]:
         try:
@@ -444,7 +445,7 @@ class Comparison:
 
     def __str__(self) -> str:
         a, b = (f"{each.mean_iou:.4f} ({each.engine} {each.precision})" for each in (self.a, self.b))
-        head = f"mIoU {a} and {b}: difference {self.difference:+.4f}"
+        head = f"mIoU on {self.a.split}: {a} and {b}, difference {self.difference:+.4f}"
         if self.interval is None:
             return f"{head}; the significance is unknown for one image."
         low, high = self.interval
@@ -482,7 +483,7 @@ def compare(
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     samples = dataset.samples(split)
-    seen = {sample.stem for model in (a, b) for sample in trained_on(model.card, dataset, samples)}
+    seen = {sample.stem for model in (a, b) for sample in trained_on(model.card, dataset, samples, by_name=True)}
     samples = [sample for sample in samples if sample.stem not in seen]
     if not samples:
         raise DataError(

@@ -129,3 +129,31 @@ def test_head_settings_may_be_an_object(shapes, tmp_path):
     again = train(shapes, tmp_path / "run", epochs=1, head=head, resume=True, **settings)
     assert again.card.weights_sha256 == first.card.weights_sha256
     assert again.card.network["head"]["upsampling"] == "learned"
+
+
+@pytest.mark.parametrize("hashes", [True, False], ids=["hashes", "names alone, as of 0.1.0"])
+def test_start_weights_that_were_trained_on_val_are_warned_of_in_train_evaluate_and_report(
+    finished, shapes, tmp_path, capfd, hashes
+):
+    segmenter = fullconv.load(finished / "model.safetensors")
+    if not hashes:
+        del segmenter.card.data["hashes"]
+    segmenter.save(tmp_path / "start.safetensors")
+    run = tmp_path / "run"
+    start = str(tmp_path / "start.safetensors")
+    train(shapes, run, **{**SMALL, "weights": start, "steps": 2, "folds": 3, "fold": 1})
+    splits = fullconv.open_dataset(shapes, folds=3, fold=1).splits
+    seen = {sample.stem for sample in splits["val"]} & set(segmenter.card.data["splits"]["train"])
+    assert seen
+    warned = f"was trained on {len(seen)} of {len(splits['val'])} images of val, so scores on val are too good"
+    assert capfd.readouterr().err.count(warned) == 1
+    assert f"start.safetensors {warned}" in (run / "report.html").read_text()
+    assert [warning["count"] for warning in lines(run)[-1]["val"]["warnings"]] == [len(seen)]
+    (notice,) = fullconv.evaluate(fullconv.load(run / "model.safetensors"), shapes, "val").warnings
+    assert (notice.code, notice.count) == ("trained-on", len(seen))
+
+
+def test_start_weights_that_saw_no_image_of_val_are_not_warned_of(finished, shapes, tmp_path, capfd):
+    weights = str(finished / "model.safetensors")
+    train(shapes, tmp_path / "run", **{**SMALL, "weights": weights, "steps": 2})
+    assert "trained on" not in capfd.readouterr().err

@@ -78,11 +78,12 @@ def _training_images(card: Card) -> list[tuple[str, str]]:
     return pairs
 
 
-def trained_on(card: Card, dataset: Dataset, samples: Sequence[Sample]) -> list[Sample]:
+def trained_on(card: Card, dataset: Dataset, samples: Sequence[Sample], *, by_name: bool = False) -> list[Sample]:
     """Return the samples that a model, or one that it started from, was trained on.
 
     A sample is one of these if its file is, under any name; or if an image of its name is, and looks the same (saved again).
-    A card without hashes, as of version 0.1.0, has names alone: they count where the data set is that of its training.
+    A card without hashes, as of version 0.1.0, has names alone: they count where the data set is that of its training,
+    with `by_name` in any.
     """
     looks: dict[str, list[int]] = defaultdict(list)
     digests, names = set(), set()
@@ -92,7 +93,7 @@ def trained_on(card: Card, dataset: Dataset, samples: Sequence[Sample]) -> list[
             looks[stem].append(int(text[_DIGEST:], 16))
         else:
             names.add(stem)
-    if not is_training_data(dataset, card):
+    if not by_name and not is_training_data(dataset, card):
         names = set()
     if not digests and not names:
         return []
