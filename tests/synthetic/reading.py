@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,23 @@ def camvid_masks(root: Path, split: str = "*") -> list[Path]:
 def relative(paths: Iterable[Path], root: Path) -> tuple[str, ...]:
     """Return names as problems report them."""
     return tuple(path.relative_to(root).as_posix() for path in paths)
+
+
+def apply_remedy(root: Path, remedy: str) -> None:
+    """Edit data.toml as a remedy prints it: remove keys, replace lines that are there, add lines that are not."""
+    path = root / "data.toml"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    action = "add"
+    for row in remedy.splitlines():
+        for words in re.findall(r"Remove ([\w ]+) from data.toml", row):
+            gone = words.split(" and ")
+            lines = [line for line in lines if line.split(" = ")[0] not in gone]
+        if "data.toml:" in row:
+            action = "replace" if "replace in data.toml" in row.lower() else "add"
+        key = row.split(" = ")[0]
+        if " = " not in row or not key.isidentifier():
+            continue
+        present = [line for line in lines if line.split(" = ")[0] == key]
+        assert bool(present) == (action == "replace"), f"the remedy would {action} {key}: {remedy}"
+        lines = [row, *(line for line in lines if line not in present)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from fullconv.cli import main
 from fullconv.data import inspect, open_dataset
 from fullconv.data.problems import errors
 from synthetic.images import encode
-from synthetic.reading import problems, read_masks
+from synthetic.reading import apply_remedy, problems, read_masks
 from synthetic.shapes import save_image
 
 Array = np.ndarray
@@ -111,17 +111,6 @@ def antialiased(mask: Array) -> Array:
     return np.asarray(large.resize(mask.shape[::-1], Image.Resampling.BOX))
 
 
-def apply_lines(root: Path, remedy: str) -> None:
-    """Edit data.toml as a remedy says: remove keys, replace lines, add lines."""
-    path = root / "data.toml"
-    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    removed = [w for line in remedy.splitlines() if "Remove " in line for w in line.split("Remove ")[1].split()]
-    new = [line for line in remedy.splitlines() if " = " in line and line.split(" = ")[0].isidentifier()]
-    gone = {*removed, *(line.split(" = ")[0] for line in new)}
-    kept = [line for line in before if line.split(" = ")[0] not in gone]
-    path.write_text("\n".join([*new, *kept]) + "\n", encoding="utf-8")
-
-
 TOMLS = [
     "",
     'classes = ["ground", "shape"]\n',
@@ -143,7 +132,7 @@ def test_blurred_binary_masks_are_read_by_the_threshold_that_is_printed(tmp_path
             Image.fromarray(binary(int(path.stem))).save(path.with_suffix(".png"))
     bad = errors(inspect(tmp_path))
     found = next(one for one in bad if "threshold = 128" in one.remedy)
-    apply_lines(tmp_path, found.remedy)
+    apply_remedy(tmp_path, found.remedy)
     assert main(["check", str(tmp_path)]) == 0
     for stem, mask in read_masks(tmp_path).items():
         np.testing.assert_array_equal(mask, binary(int(stem)) > 127)
