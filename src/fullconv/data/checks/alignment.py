@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fullconv.data.checks.aggregates import MAX_PAIRS, Aggregates, Thumbnails, explained_variance
 from fullconv.data.problems import Finding
+from fullconv.images import apply_orientation
 
 MIN_PAIRS = 6
 """Fewer pairs than this are not judged: chance would."""
@@ -19,8 +20,8 @@ MIN_SIGMAS = 4.0
 
 _MIN_GAIN = 0.3  # of two images' variance by an exchange of their masks; of sound masks none gains so much
 _MIN_TURNED_GAIN = 0.12  # of an image's variance that masks explain more when they are turned; sound ones explain less
+_MIN_EFFECT = 1.5  # standard deviations of the scores; up to 1.1 of sound masks when they are turned
 _MIN_OUTLIERS = 3  # masks that fit other images, from which on that is no chance
-_MIN_UNRELATED = 16  # pairs that may be called unrelated; few that fit badly may be chance
 _SHIFTS = (1, -1, 2, -2, 3, -3)
 _ORIENTATIONS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)", 5: "transposed",
                  6: "turned by 90 degrees", 7: "transposed the other way", 8: "turned by 90 degrees"}  # fmt: skip
@@ -35,6 +36,13 @@ class AlignmentMatrix:
     """(N, N): share of image j's variance that mask i explains, less what is usual for mask i and for image j."""
     noise: float
     """Standard deviation of the scores off the diagonal."""
+
+    def effect(self) -> float:
+        """Return by how many standard deviations a mask explains its image better than any other.
+
+        Frames of a video are no independent evidence, so that their number does not count here.
+        """
+        return float(np.diagonal(self.scores).mean()) / self.noise
 
     def strength(self, shift: int = 0) -> float:
         """Return by how many standard errors mask i explains image i + shift better than any other."""
@@ -83,11 +91,12 @@ class AlignmentMatrix:
         return [self.pairs[int(i)] for i in np.flatnonzero((own < median / 4) & (better > most))]
 
 
-def align(pairs: Sequence[Thumbnails]) -> AlignmentMatrix | None:
-    """Compare all masks with all images; None where there are too few."""
+def align(pairs: Sequence[Thumbnails], orientation: int = 1) -> AlignmentMatrix | None:
+    """Compare all masks with all images in an EXIF orientation; None where there are too few."""
     if len(pairs) < MIN_PAIRS:
         return None
-    cells = np.stack([pair.image for pair in pairs]).reshape(len(pairs), -1, 3)
+    images = [pair.image if orientation == 1 else apply_orientation(pair.image, orientation) for pair in pairs]
+    cells = np.stack(images).reshape(len(pairs), -1, 3)
     columns = np.ascontiguousarray(cells.transpose(1, 0, 2)).reshape(cells.shape[1], -1)
     scores = explained_variance([pair.mask for pair in pairs], columns)
     scores = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
@@ -118,10 +127,10 @@ def alignment(scan: Aggregates) -> Iterable[Finding]:
 
 
 def _whole_split(scan: Aggregates, matrix: AlignmentMatrix) -> Finding | None:
-    """Find out why the masks of a whole split do not fit: turned, shifted, or for no visible reason."""
+    """Find out why the masks of a whole split do not fit: turned, shifted, or of other images."""
     pairs = matrix.pairs
     files = _names(scan, pairs)
-    orientation = _common_orientation(pairs)
+    orientation = _common_orientation(matrix)
     if orientation is not None:
         cause = f"masks fit their images only where they are {_ORIENTATIONS[orientation]}"
         return Finding("mask-turned", files, cause=cause)
@@ -131,11 +140,7 @@ def _whole_split(scan: Aggregates, matrix: AlignmentMatrix) -> Finding | None:
         side = "after" if shift > 0 else "before"
         cause = f"masks fit the image {abs(shift)} {side} their own in the order of names, so the list was shifted"
         return Finding("mask-mismatch", files, _example(scan, first, second), cause)
-    if (other := _of_other_images(scan, matrix)) is not None:
-        return other
-    if abs(matrix.strength()) > MIN_SIGMAS / 2 or len(pairs) < _MIN_UNRELATED:
-        return None
-    return Finding("mask-mismatch", files)
+    return _of_other_images(scan, matrix)
 
 
 def _of_other_images(scan: Aggregates, matrix: AlignmentMatrix) -> Finding | None:
@@ -157,22 +162,28 @@ def _names(scan: Aggregates, pairs: Iterable[Thumbnails]) -> list[str]:
     return [scan.display(pair.sample.report_path()) for pair in pairs]
 
 
-def _common_orientation(pairs: Sequence[Thumbnails]) -> int | None:
-    """Return the orientation of the images in which the masks fit clearly better than as they are."""
-    scores = [pair.score_by_orientation for pair in pairs]
+def _common_orientation(matrix: AlignmentMatrix) -> int | None:
+    """Return the orientation of the images in which the masks fit clearly better than as they are.
+
+    A mask of road covers the sky when it is turned and explains it well, but that of any other image just as well: each must
+    fit its own image better than the others' turned masks do.
+    """
+    scores = [pair.score_by_orientation for pair in matrix.pairs]
     best = None
     for orientation in _ORIENTATIONS:
         gains = np.array([score[orientation] - score[1] for score in scores])
         error = gains.std() / np.sqrt(len(gains)) + 1e-6
         gain = float(gains.mean())
         if gain > _MIN_TURNED_GAIN and gain > MIN_SIGMAS * error and (best is None or gain > best[0]):
-            best = (gain, orientation)
+            turned = align(matrix.pairs, orientation)
+            if turned is not None and turned.effect() > max(_MIN_EFFECT, 2 * matrix.effect()):
+                best = (gain, orientation)
     return None if best is None else best[1]
 
 
 def _single_pairs(scan: Aggregates, matrix: AlignmentMatrix) -> Iterator[Finding]:
     """Find the few pairs that do not fit where the others do."""
-    if matrix.strength() < MIN_SIGMAS:
+    if matrix.strength() < MIN_SIGMAS or matrix.effect() < _MIN_EFFECT:
         return
     turned = []
     for pair in matrix.pairs:
