@@ -39,6 +39,7 @@ class Part:
 
     def __init__(self, scan: Aggregates, pairs: dict[str, list[Thumbnails]], names: tuple[str, ...]) -> None:
         self.pairs, self.names = pairs, names
+        self.oriented: dict[int, list[Thumbnails]] = {}
         self.display, self.report_path = scan.display, scan.report_path
 
     def alarms(self) -> list[str]:

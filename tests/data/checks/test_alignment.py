@@ -33,6 +33,16 @@ def test_a_road_that_covers_the_sky_upside_down_is_not_called_turned(tmp_path):
     assert not {"mask-turned", "mask-mismatch"} & {found.code for found in inspect(tmp_path)}
 
 
+@pytest.mark.parametrize("count", [1, 24])
+def test_road_in_images_with_an_exif_orientation_is_not_called_drawn_without_it(tmp_path, count):
+    make_roads(tmp_path)
+    exif = Image.Exif()
+    exif[274] = 3
+    for path in sorted((tmp_path / "train").iterdir())[:count]:  # stored upside down, shown upright, as its mask
+        Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path, exif=exif)
+    assert "exif-orientation" not in {found.code for found in inspect(tmp_path)}
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_healthy_drawn_sets_raise_no_alarm(tmp_path, name):
     assert alarms_of(save_drawn(tmp_path, name, 11)) == []

@@ -28,7 +28,6 @@ MAX_PAIRS = 256
 FEW_VALUES = 64
 """Images with fewer different values look like masks."""
 
-_MIN_EXIF_GAIN = 0.08  # of an image's variance; EXIF already records a rotation
 _MAX_GREYS = 64  # labels of a mask whose greys are compared with other masks'
 
 DUPLICATE_SIDE = 16
@@ -137,17 +136,9 @@ class Record:
 
     @cached_property
     def ignores_exif(self) -> bool:
-        """Whether the mask was drawn on the image without its EXIF orientation: by the sizes, else by what fits better."""
-        image, mask = self.image, self.mask
-        if image.orientation == 1:
-            return False
-        if image.orientation in (5, 6, 7, 8) and image.size[0] != image.size[1]:
-            return mask.size == (image.size[1], image.size[0])
-        if mask.size != image.size or self.thumbnails is None:
-            return False
-        inverse = {6: 8, 8: 6}.get(image.orientation, image.orientation)
-        scores = self.thumbnails.score_by_orientation
-        return scores[inverse] - scores[1] > _MIN_EXIF_GAIN
+        """Whether the mask was drawn on the image without its EXIF orientation, by the sizes."""
+        height, width = self.image.size
+        return self.image.orientation in (5, 6, 7, 8) and height != width and self.mask.size == (width, height)
 
     @cached_property
     def counts(self) -> tuple[NDArray[np.int64], int, list[int]]:
@@ -224,6 +215,8 @@ class Aggregates:
         """Each image as DUPLICATE_SIDE x DUPLICATE_SIDE grey cells, by split."""
         self.pairs: dict[str, list[Thumbnails]] = defaultdict(list)
         """The first aligned pairs that can be compared, by split."""
+        self.oriented: dict[int, list[Thumbnails]] = defaultdict(list)
+        """Pairs whose sizes do not tell whether the mask follows the image's EXIF orientation, by that orientation."""
         self._seen: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
@@ -277,10 +270,14 @@ class Aggregates:
         if not self.is_first or record.image.error:
             return
         self._seen[record.split] += 1
-        # The others are judged one by one.
-        comparable = mask.size == record.image.size and record.image.orientation == 1
-        if self._seen[record.split] <= MAX_PAIRS and comparable and (pair := record.thumbnails) is not None:
-            self.pairs[record.split].append(replace(pair, classes=self._classes_by_label(mask, pair.mask)))
+        orientation, size = record.image.orientation, record.image.size
+        if mask.size != size or (orientation in (5, 6, 7, 8) and size[0] != size[1]):  # judged by the sizes
+            return
+        if (orientation != 1 or self._seen[record.split] <= MAX_PAIRS) and (pair := record.thumbnails) is not None:
+            if orientation != 1:
+                self.oriented[orientation].append(pair)
+            else:
+                self.pairs[record.split].append(replace(pair, classes=self._classes_by_label(mask, pair.mask)))
 
     def _add_image(self, record: Record) -> None:
         split, image = record.split, record.image

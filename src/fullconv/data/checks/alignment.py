@@ -21,6 +21,7 @@ MIN_SIGMAS = 4.0
 _MIN_GAIN = 0.3  # of two images' variance by an exchange of their masks; of sound masks none gains so much
 _MIN_TURNED_GAIN = 0.12  # of an image's variance that masks explain more when they are turned; sound ones explain less
 _MIN_EFFECT = 1.5  # standard deviations of the scores; up to 1.1 of sound masks when they are turned
+_MIN_EXIF_GAIN = 0.08  # of an image's variance; EXIF already records a rotation
 _MIN_OUTLIERS = 3  # masks that fit other images, from which on that is no chance
 _SHIFTS = (1, -1, 2, -2, 3, -3)
 _ORIENTATIONS = {2: "mirrored", 3: "turned by 180 degrees", 4: "upside down (mirrored)", 5: "transposed",
@@ -105,7 +106,7 @@ def align(pairs: Sequence[Thumbnails], orientation: int = 1) -> AlignmentMatrix 
 
 
 def alignment(scan: Aggregates) -> Iterable[Finding]:
-    """Find masks that are turned, shifted in their list, exchanged, or of other images."""
+    """Find masks that are turned, drawn without an EXIF orientation, shifted in their list, exchanged, or of other images."""
     everyone = [pair for pairs in scan.pairs.values() for pair in pairs]
     parts = list(scan.pairs.values())
     if any(len(pairs) < MIN_PAIRS for pairs in parts):  # judged with the others
@@ -123,7 +124,7 @@ def alignment(scan: Aggregates) -> Iterable[Finding]:
         key = (one.code, one.cause, one.detail)
         files = [*merged[key].files, *one.files] if key in merged else one.files
         merged[key] = Finding(one.code, files, one.detail, one.cause, one.fix)
-    return merged.values()
+    return [*merged.values(), *_ignored_orientations(scan)]
 
 
 def _whole_split(scan: Aggregates, matrix: AlignmentMatrix) -> Finding | None:
@@ -179,6 +180,33 @@ def _common_orientation(matrix: AlignmentMatrix) -> int | None:
             if turned is not None and turned.effect() > max(_MIN_EFFECT, 2 * matrix.effect()):
                 best = (gain, orientation)
     return None if best is None else best[1]
+
+
+def _ignored_orientations(scan: Aggregates) -> Iterator[Finding]:
+    """Find images whose masks were drawn without their EXIF orientation, where the sizes do not tell."""
+    upright = [pair for pairs in scan.pairs.values() for pair in pairs]
+    for orientation, members in scan.oriented.items():
+        found = _drawn_without(orientation, members[:MAX_PAIRS], upright[: MAX_PAIRS - len(members[:MAX_PAIRS])])
+        if found:
+            files = [scan.display(pair.sample.image) for pair in found]
+            stems = [pair.sample.stem for pair in found]
+            yield Finding("exif-orientation", files, f"the first has orientation {orientation}", stems=stems)
+
+
+def _drawn_without(orientation: int, own: Sequence[Thumbnails], others: Sequence[Thumbnails]) -> list[Thumbnails]:
+    """Return pairs that fit clearly better without the orientation, and so better than other masks would fit."""
+    stored = {6: 8, 8: 6}.get(orientation, orientation)
+    without, shown = align([*own, *others], stored), align([*own, *others])
+    if without is None or shown is None:
+        return []
+    count = len(own)
+    gains = np.array([pair.score_by_orientation[stored] - pair.score_by_orientation[1] for pair in own])
+    effects = np.diagonal(without.scores)[:count] / without.noise
+    before = np.diagonal(shown.scores)[:count] / shown.noise
+    clear = (gains > _MIN_EXIF_GAIN) & (effects > np.maximum(2 * _MIN_EFFECT, 2 * before))
+    if count >= MIN_PAIRS and effects.mean() > max(_MIN_EFFECT, 2 * before.mean()):  # together they are no chance
+        clear = gains > _MIN_EXIF_GAIN
+    return [own[int(i)] for i in np.flatnonzero(clear)]
 
 
 def _single_pairs(scan: Aggregates, matrix: AlignmentMatrix) -> Iterator[Finding]:

@@ -112,7 +112,8 @@ CHECKS = (
     Check("exif-orientation", "error", "images have an EXIF orientation, and their masks were drawn without it",
           "Remove the orientation from these images: exiftool -Orientation= -overwrite_original FILE", "pair",
           files.exif_orientation,
-          evidence="by the sizes; of square or upside-down images, by which way the mask explains the colours better"),
+          evidence="by the sizes; of square or upside-down images (six pairs or more), by which way the mask explains its "
+                   "own image's colours better, and other images' not as well"),
     Check("mask-size", "error", "masks have another size than their images", _ONE_SIZE, "pair", files.mask_size,
           evidence="after EXIF orientation; or were drawn on an image of another size (COCO, CVAT, LabelMe)"),
     Check("grids-differ", "error", "masks lie on another grid than their images, and both are georeferenced",
