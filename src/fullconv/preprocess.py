@@ -31,6 +31,7 @@ BYTES = (0.0, 255.0)
 RANGE_SAMPLES = 65536
 """Pixels of an image, evenly spaced, whose values are compared with the model's range."""
 _MIN_OUTSIDE, _MIN_OUTSIDE_BYTES = 0.1, 0.01  # share of values beyond what training can have seen
+_MOST_OUTSIDE = 0.9  # share of values beyond those of training by anything
 _FAR_STD = 4
 _MAX_SPREAD = 0.02  # of the range: all values of images that were divided by their largest, or standardized
 
@@ -127,7 +128,7 @@ def range_warning(
     """Return a notice on an image whose values are certainly not those that the model was trained on.
 
     One rule for all types. Values far outside the range: a hundredth of the image more than a quarter of the range beyond 0 to
-    255, or a tenth more than the whole of another range. Fractions, nearly all within a fiftieth of a range of whole numbers.
+    255, or a tenth more than the whole of another range; or nine tenths outside it by anything. Fractions, nearly all within a fiftieth of a range of whole numbers.
     Values nearly all within a fiftieth of the range, and there four standard deviations from the mean. 8 bits for a model
     of `MIN_DEEP_RANGE` or more. A dark image has none of these.
 
@@ -166,6 +167,8 @@ def _is_foreign(values: NDArray[np.float64], dtype: Any, card: Card, low: float,
     beyond = span / 4 if of_bytes else span
     outside = np.mean((values < low - beyond) | (values > high + beyond))
     if outside >= (_MIN_OUTSIDE_BYTES if of_bytes else _MIN_OUTSIDE):
+        return True
+    if np.mean((values < low) | (values > high)) > _MOST_OUTSIDE:
         return True
     first, last = np.percentile(values, (1, 99))
     if dtype == np.uint8 or last - first > _MAX_SPREAD * span:

@@ -20,7 +20,7 @@ from fullconv.data.problems import Problem
 from fullconv.data.samples import WARP, Colors, MaskFile, Sample, WarpedMask
 from fullconv.data.scan.scanner import Scanner
 from fullconv.data.scan.stats import ImageStats, merge_bands, select_bands
-from fullconv.data.statistics import Statistics, gather_statistics
+from fullconv.data.statistics import Statistics, class_counts, gather_statistics
 from fullconv.errors import DataError, nearest, plural
 from fullconv.images import ImageError, Pixels, read_pixels
 from fullconv.labels import VOID
@@ -183,8 +183,32 @@ class Dataset:
         """
         members = self.samples(split)
         head = self.heads[0] if head is None else head
-        masks, where = self.scanner.masks(s.masks[head] for s in members), f"{self.root} ({split})"
-        return gather_statistics(self.scan_images(members), masks, self.mappings[head], where)
+        with_holes: list[bool] = []
+        classes, where = len(self.mappings[head].labels.classes), f"{self.root} ({split})"
+
+        def images() -> Iterator[ImageStats]:
+            for stats in self.scan_images(members):
+                height, width = stats.size
+                with_holes.append(not stats.error and max(stats.valid) < height * width)
+                yield stats
+
+        return gather_statistics(images(), self._count_classes(members, with_holes, head), classes, where)
+
+    def _count_classes(
+        self, members: Sequence[Sample], with_holes: Sequence[bool], head: str
+    ) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """Yield the pixels by class (K,) and void pixels of each readable mask; where its image has no data it is void."""
+        mapping = self.mappings[head]
+        masks = self.scanner.masks(sample.masks[head] for sample in members)
+        for sample, has_holes, mask in zip(members, with_holes, masks, strict=True):
+            if mask.error:
+                continue
+            counts, void, unknown = class_counts(mask, mapping)
+            if has_holes and not unknown:
+                labels = self.read_pixels(sample).with_void(self.read_mask(sample, head))
+                found = np.bincount(labels.reshape(-1), minlength=VOID + 1)
+                counts, void = found[: len(counts)], int(found[VOID])
+            yield counts, void
 
     def without(self, stems: Iterable[str]) -> Dataset:
         """Return the data set without some samples; they are in `skipped`."""

@@ -106,11 +106,11 @@ class _ChannelSums:
 
 def gather_statistics(
     images: Iterable[ImageStats],
-    masks: Iterable[MaskStats],
-    mapping: LabelMapping,
+    masks: Iterable[tuple[NDArray[np.int64], int]],
+    classes: int,
     where: str,
 ) -> Statistics:
-    """Add up the stats of a split, without files that have errors."""
+    """Add up a split's stats of images, without those that have errors, and each mask's pixels by class and void pixels."""
     sums: dict[tuple[int, str], _ChannelSums] = {}
     sizes = []
     for stats in images:
@@ -137,15 +137,13 @@ def gather_statistics(
     # A constant channel must not be divided by 0; beside depth in millimetres, colours vary little.
     own = (merged.high - merged.low) / (high - low)
     least = 1e-3 * np.where(own > 0, np.minimum(own, 1), 1)
-    class_pixels, class_images, area = (np.zeros(len(mapping.labels.classes), dtype=np.int64) for _ in range(3))
+    class_pixels, class_images, area = (np.zeros(classes, dtype=np.int64) for _ in range(3))
     void = 0
-    for mask in masks:
-        if not mask.error:
-            counts, empty, _ = class_counts(mask, mapping)
-            class_pixels += counts
-            class_images += counts > 0
-            area += np.where(counts > 0, counts.sum(), 0)
-            void += empty
+    for counts, empty in masks:
+        class_pixels += counts
+        class_images += counts > 0
+        area += np.where(counts > 0, counts.sum(), 0)
+        void += empty
     return Statistics(
         pixels=class_pixels,
         pictures=class_images,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fullconv.data.checks.aggregates import Record
+from fullconv.data.config import config_hint
 from fullconv.data.problems import Finding, display_path
 from fullconv.data.scan.stats import ImageStats, MaskStats
 
@@ -55,7 +56,11 @@ def non_finite(record: Record) -> Finding | None:
 
 def alpha_values(record: Record) -> Finding | None:
     """An image whose alpha channel may be a band."""
-    return _of_notice(record, "alpha-values")
+    found = _of_notice(record, "alpha-values")
+    if found is None or record.sample.more is not None:
+        return found
+    bands = list(range(1, len(record.image.total) + 2))  # it was omitted
+    return replace(found, fix=f"If it is a band: {config_hint(record.dataset.root, {'bands': bands})}")
 
 
 def _of_notice(record: Record, code: str) -> Finding | None:
