@@ -128,9 +128,9 @@ def range_warning(
     """Return a notice on an image whose values are certainly not those that the model was trained on.
 
     One rule for all types. Values far outside the range: a hundredth of the image more than a quarter of the range beyond 0 to
-    255, or a tenth more than the whole of another range; or nine tenths outside it by anything. Fractions, nearly all within a fiftieth of a range of whole numbers.
-    Values nearly all within a fiftieth of the range, and there four standard deviations from the mean. 8 bits for a model
-    of `MIN_DEEP_RANGE` or more. A dark image has none of these.
+    255, or a tenth more than the whole of another range; or nine tenths outside it by anything. Fractions, nearly all within
+    a fiftieth of a range of whole numbers. Values nearly all within a fiftieth of the range, and there four standard
+    deviations from the mean. 8 bits for a model of `MIN_DEEP_RANGE` or more. A dark image has none of these.
 
     Args:
         image: (H, W, C) in the card's bands.
