@@ -147,7 +147,7 @@ def _whole_split(scan: Aggregates, matrix: AlignmentMatrix) -> Finding | None:
 def _of_other_images(scan: Aggregates, matrix: AlignmentMatrix) -> Finding | None:
     """Find masks that fit images of other names."""
     mismatched = matrix.mismatched()
-    if len(mismatched) < max(_MIN_OUTLIERS, len(matrix.pairs) / 10):
+    if len(mismatched) < max(_MIN_OUTLIERS, len(matrix.pairs) / 5):
         return None
     most = 2 * len(mismatched) > len(matrix.pairs)
     files = _names(scan, matrix.pairs if most else [mask for mask, _ in mismatched])

@@ -256,7 +256,7 @@ CHECKS = (
           "masks fit other images better than their own: the pairs are probably shuffled",
           "Pair them again, by names or lists that belong together; open a few images beside their masks.", "dataset",
           alignment.alignment,
-          evidence="of a shifted list: better the next ones; of a mixed-up one: three or more (and a tenth) much better "
+          evidence="of a shifted list: better the next ones; of a mixed-up one: three or more (and a fifth) much better "
                    "those of other names; of single pairs: no better than chance, where all others fit clearly. "
                    "A set whose masks do not tell its images apart is not judged. " + _FALSE_ALARMS),
     Check("mask-turned", "warning", "masks fit their images much better turned or mirrored, while the others fit as they are",
