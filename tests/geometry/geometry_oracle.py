@@ -34,7 +34,7 @@ def reads(module: nn.Module, size: int, dim: int) -> Tensor:
     for i in range(size):
         raised[i].select(dim - 1, i).add_(1024)
     out = module(raised)
-    changed = out[:-1] != out[-1:]
+    changed = (out[:-1] - out[-1:]).abs() > 1e-6  # the weights of an interpolation are rounded
     return changed.any(1).any(4 - dim)
 
 

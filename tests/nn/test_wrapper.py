@@ -216,6 +216,7 @@ def test_random_layers_are_refused(function, layer):
         (lambda m, y: F.pad(y, (0, -y.shape[3] % 8, 0, -y.shape[2] % 8))[..., : y.shape[2], : y.shape[3]], None),
         (lambda m, y: F.pad(y, (-y.shape[3] % 8, 0))[..., : y.shape[3]], SIZE),
         (lambda m, y: m.up(m.down(y))[..., : y.shape[2], : y.shape[3]] + y, None),
+        (lambda m, y: m.up(F.max_pool2d(y, 2, ceil_mode=True))[..., : y.shape[2], : y.shape[3]] + y, None),
         (lambda m, y: m.valid(F.pad(y, (3, 3, 3, 3), mode="reflect")), None),
         (
             lambda m, y: m.short(y[..., ::2, ::2]).repeat_interleave(1, 1)[..., :1, :1] + y,

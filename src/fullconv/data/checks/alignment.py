@@ -21,6 +21,7 @@ MIN_SIGMAS = 4.0
 _MIN_GAIN = 0.3  # of two images' variance by an exchange of their masks; of sound masks none gains so much
 _MIN_TURNED_GAIN = 0.12  # of an image's variance that masks explain more when they are turned; sound ones explain less
 _MIN_EFFECT = 1.5  # standard deviations of the scores; up to 1.1 of sound masks when they are turned
+_MIN_FIT = 2.0  # the same, of the median mask, where single ones are judged by the others
 _MIN_EXIF_GAIN = 0.08  # of an image's variance; EXIF already records a rotation
 _MIN_OUTLIERS = 3  # masks that fit other images, from which on that is no chance
 _SHIFTS = (1, -1, 2, -2, 3, -3)
@@ -209,15 +210,25 @@ def _drawn_without(orientation: int, own: Sequence[Thumbnails], others: Sequence
     return [own[int(i)] for i in np.flatnonzero(clear)]
 
 
+def _is_turned(pair: Thumbnails, matrix: AlignmentMatrix) -> bool:
+    """Whether a mask fits its image much better turned, and so better than it fits any other image of the set."""
+    scores = pair.score_by_orientation
+    best = max(scores, key=scores.__getitem__)
+    if scores[best] <= max(0.5, scores[1] + 2 * _MIN_TURNED_GAIN):
+        return False
+    others = np.stack([apply_orientation(other.image, best) for other in matrix.pairs if other is not pair])
+    columns = others.reshape(len(others), -1, 3).transpose(1, 0, 2).reshape(pair.mask.size, -1)
+    usual = explained_variance([pair.mask], np.ascontiguousarray(columns))[0]
+    excess = scores[best] - float(usual.mean())
+    return excess > max(2 * _MIN_TURNED_GAIN, MIN_SIGMAS * float(usual.std())) and scores[best] > float(usual.max())
+
+
 def _single_pairs(scan: Aggregates, matrix: AlignmentMatrix) -> Iterator[Finding]:
     """Find the few pairs that do not fit where the others do."""
-    if matrix.strength() < MIN_SIGMAS or matrix.effect() < _MIN_EFFECT:
+    fit = float(np.median(np.diagonal(matrix.scores)))
+    if matrix.strength() < MIN_SIGMAS or matrix.effect() < _MIN_EFFECT or fit < _MIN_FIT * matrix.noise:
         return
-    turned = []
-    for pair in matrix.pairs:
-        scores = pair.score_by_orientation
-        if max(scores.values()) > max(0.5, scores[1] + 2 * _MIN_TURNED_GAIN):
-            turned.append(pair)
+    turned = [pair for pair in matrix.pairs if _is_turned(pair, matrix)]
     odd = [pair for pair in dict.fromkeys([*matrix.swapped(), *matrix.outliers()]) if pair not in turned]
     if turned:
         yield Finding("mask-turned", _names(scan, turned))

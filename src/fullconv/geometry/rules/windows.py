@@ -110,6 +110,8 @@ class WindowSpec:
         if not self.ceil:
             return free // stride + 1
         count = -(-free // stride) + 1
+        if stride + after <= reach + 1:
+            return count
         return count - 1 if (count - 1) * stride >= size + before else count  # no window begins in the padding
 
     def apply(self, dim: int, axis: Axis) -> Axis:
