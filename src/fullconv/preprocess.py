@@ -150,8 +150,8 @@ def range_warning(
     if not values.size or not _is_foreign(values, image.dtype, card, low, high):
         return None
     message = (
-        f"{name + ':' if name else UNNAMED} holds values from {values.min():g} to {values.max():g} ({image.dtype}); the model"
-        f" was trained on values from {low:g} to {high:g}, so its labels may be meaningless. Scale the image to these"
+        f"{name + ':' if name else UNNAMED.capitalize()} holds values from {values.min():g} to {values.max():g} ({image.dtype});"
+        f" the model was trained on values from {low:g} to {high:g}, so its labels may be meaningless. Scale the image to these"
         " values, or use the images as the sensor wrote them."
     )
     return Notice("value-range", message, name or None)
